@@ -1,0 +1,170 @@
+"""The configuration: frozen, validated when it is built, no unknown keys; the Prefect UI shows it as a form."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, refuses unknown keys and infinite or undefined numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ImagesConfig(Section):
+    """Training images: real scans when a folder is given, phantoms otherwise."""
+
+    n_phantoms: Positive = Field(4000, description="Phantom training images drawn when no folder of scans is given.")
+    min_images: Positive = Field(40, description="Fewer usable scans than this stop the run: nothing could be learned.")
+    validation_fraction: Fraction = Field(0.1, description="Share of patients kept for validation curves.")
+    test_fraction: Fraction = Field(0.1, description="Share of patients kept for figures quoted about the models.")
+
+    @model_validator(mode="after")
+    def _leaves_training_images(self) -> Self:
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction + test_fraction must stay below 1")
+        return self
+
+
+class TrainingSection(Section):
+    """What both networks' trainings have in common."""
+
+    steps: Positive
+    batch_size: Positive
+    learning_rate: float = Field(gt=0)
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    gradient_accumulation: Positive = 1
+
+
+class VAEConfig(TrainingSection):
+    """The variational autoencoder; defaults are the original's."""
+
+    image_size: int = Field(224, ge=32, multiple_of=32, description="Side in pixels: the decoder doubles five times.")
+    latent_dim: Positive = Field(128, description="Length of z.")
+    width: float = Field(1.0, gt=0, le=4, description="Multiplies every channel count; 1 is the original.")
+    steps: Positive = Field(500_000, description="About 30 epochs of the original's 84,000 training scans.")
+    batch_size: int = Field(5, ge=2, description="Batch norm needs at least two.")
+    learning_rate: float = Field(1e-3, gt=0)
+    kl_weight: float = Field(0.037558578, ge=0, description="β after warm-up.")
+    kl_warmup_steps: int = Field(84_000, ge=0, description="β rises linearly over these steps (original: 5 epochs).")
+    cycle_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of reading z back from decode(z) with z drawn from the prior; the original has none.",
+    )
+    vgg_weights: str | None = Field(
+        None, description="Safetensors file with torchvision's VGG16 weights; without it MS-SSIM takes the place."
+    )
+
+
+class DiffusionConfig(TrainingSection):
+    """The diffusion model: our small residual one, or the original's Stable Diffusion fine-tune."""
+
+    kind: Literal["residual", "stable-diffusion"] = "residual"
+    image_size: int = Field(64, ge=32, multiple_of=32)
+    channels: tuple[Positive, ...] = Field((64, 96), description="UNet levels of the residual model, multiples of 16.")
+    pretrained: str = Field(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5", description="Folder or hub name of the model that is fine-tuned."
+    )
+    steps: Positive = 115_000
+    batch_size: Positive = 4
+    learning_rate: float = Field(1e-5, gt=0)
+    learning_rate_decay: Literal["constant", "cosine"] = "constant"
+    ema_decay: float = Field(0.9999, ge=0, lt=1)
+    min_snr_gamma: float | None = Field(5.0, gt=0, description="Cap of the min-SNR weights; null weighs all alike.")
+    noise_offset: float = Field(0.0, ge=0)
+
+    @field_validator("channels")
+    @classmethod
+    def _channels_fit_group_norm(cls, channels: tuple[int, ...]) -> tuple[int, ...]:
+        if not channels or any(count % 16 for count in channels):
+            raise ValueError("each level needs a multiple of 16 channels (group normalisation), one level at least")
+        return channels
+
+
+class GeneratorConfig(Section):
+    """How images are made from latents."""
+
+    backend: str = Field("diffusion", description="phantom, vae, diffusion, or a backend of your own.")
+    image_size: int = Field(64, ge=16, description="Side in pixels of the phantom's images; models know their own.")
+    latent_dim: Positive = Field(16, description="Length of z for the phantom; models know their own.")
+    scheduler: Literal["ddim", "ddpm", "dpm++", "euler", "unipc"] = "ddim"
+    steps: Positive = 10
+    batch_size: Positive = 64
+    recoverability_images: int = Field(512, ge=64, description="Images drawn to measure how well z reads back.")
+
+
+class DoseConfig(Section):
+    """One dose, the same for every subject."""
+
+    time: float = Field(0.0, ge=0)
+    amt: float = Field(1.0, gt=0)
+    cmt: Positive = 1
+
+
+class OutcomesConfig(Section):
+    """The longitudinal model and the visits."""
+
+    model: str = Field("depot-central-mm", description="Name of a model in models/nlme.")
+    times: tuple[float, ...] = Field(tuple(i / 2 for i in range(21)), min_length=1, description="Observation times.")
+    doses: tuple[DoseConfig, ...] = (DoseConfig(),)
+
+    @field_validator("times")
+    @classmethod
+    def _times_ascend(cls, times: tuple[float, ...]) -> tuple[float, ...]:
+        if times[0] < 0 or any(b <= a for a, b in zip(times, times[1:], strict=False)):
+            raise ValueError("times must start at 0 or later and ascend strictly")
+        return times
+
+
+class DatasetConfig(Section):
+    """What is published."""
+
+    name: str = Field("image-longitudinal-demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    date: str | None = Field(None, pattern=r"^\d{4}-\d{2}-\d{2}$", description="Stated in the Croissant description.")
+    licence: str = Field("CC-BY-4.0", description="SPDX identifier stated on the card.")
+    n_subjects: Positive = 512
+    shard_size: Positive = 128
+    association: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (1.0, 0.5, 0.1, 0.0526, 0.02), min_length=1, description="ρ²: share of Var(η) that the image can explain."
+    )
+    eta_entries: Literal["auto"] | tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        "auto", description="Latent entries that become η (from 0); auto takes the most recoverable ones."
+    )
+    validation_fraction: Fraction = 0.0
+    test_fraction: Fraction = Field(1 / 11, description="Held-out subjects; the original: 100,000 of 1,100,000.")
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction + test_fraction must stay below 1")
+        if len(set(self.association)) != len(self.association):
+            raise ValueError("association levels must differ from each other")
+        if self.eta_entries != "auto" and len(set(self.eta_entries)) != len(self.eta_entries):
+            raise ValueError("eta_entries must differ from each other")
+        return self
+
+
+class ComputeConfig(Section):
+    """Where and how wide to run; never changes what is made."""
+
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, ...")
+    workers: Positive = Field(1, description="Shards in the making at the same time.")
+
+
+class Config(Section):
+    """Everything that decides a data set, from training images to tables."""
+
+    seed: int = Field(1, ge=0, lt=2**63)
+    images: ImagesConfig = ImagesConfig()
+    vae: VAEConfig = VAEConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    outcomes: OutcomesConfig = OutcomesConfig()
+    dataset: DatasetConfig = DatasetConfig()
+    compute: ComputeConfig = ComputeConfig()

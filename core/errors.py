@@ -1,0 +1,43 @@
+"""Errors that a person can act on: every one says what, where, what was expected, what came and what to do."""
+
+from __future__ import annotations
+
+
+class ImageLongitudinalError(Exception):
+    """Base of every error this project raises on purpose.
+
+    The command line prints its message as one line and exits non-zero; anything else that escapes is a bug.
+    """
+
+    def __init__(
+        self, what: str, *, where: object = None, expected: object = None, got: object = None, do: str | None = None
+    ) -> None:
+        parts = [what if where is None else f"{what} ({where})"]
+        if expected is not None:
+            parts.append(f"expected {expected}")
+        if got is not None:
+            parts.append(f"got {got}")
+        message = "; ".join(parts)
+        if do:
+            message = f"{message}. {do[0].upper()}{do[1:]}"
+        super().__init__(" ".join(message.split()))
+
+
+class ConfigError(ImageLongitudinalError):
+    """A configuration value is unknown or impossible."""
+
+
+class IngestError(ImageLongitudinalError):
+    """Source images cannot be used."""
+
+
+class ModelError(ImageLongitudinalError):
+    """A model is missing, does not fit the request, or its training failed."""
+
+
+class SimulationError(ImageLongitudinalError):
+    """A subject's outcomes could not be simulated."""
+
+
+class StorageError(ImageLongitudinalError):
+    """A data set on disk or in an object store is missing, damaged, foreign or cannot be written."""

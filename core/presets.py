@@ -1,0 +1,103 @@
+"""From a preset, a file and overrides to one validated :class:`core.config.Config`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from core.config import Config
+from core.errors import ConfigError
+
+PRESETS = Path(__file__).resolve().parent.parent / "deployments" / "presets"
+
+
+def preset_names() -> list[str]:
+    """The presets that ship with the project."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load_config(preset: str = "demo", file: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+    """Build the configuration: the preset, then the file's values over it, then the overrides over both.
+
+    Args:
+        preset: name of a file in deployments/presets.
+        file: YAML (or JSON) file with any subset of the keys.
+        overrides: ``section.key=value`` texts; the value is read as YAML.
+
+    Raises:
+        ConfigError: a file cannot be read, or a key or value is unknown or impossible; names each of them.
+    """
+    if preset not in preset_names():
+        raise ConfigError("unknown preset", expected=f"one of {', '.join(preset_names())}", got=preset)
+    values = _read(PRESETS / f"{preset}.yaml")
+    if file is not None:
+        values = _merge(values, _read(Path(file)))
+    for override in overrides:
+        values = _merge(values, _parse_override(override))
+    return validate_config(values, where=file or f"preset {preset}")
+
+
+def validate_config(values: Mapping[str, Any], where: object = None) -> Config:
+    """A :class:`Config` of plain values, or one ConfigError that names every offending key."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        problems = [_describe(problem) for problem in error.errors()]
+        raise ConfigError(
+            f"the configuration is not valid: {'; '.join(problems)}", where=where, do="correct these values"
+        ) from error
+
+
+def _describe(problem: Any) -> str:
+    location = ".".join(str(part) for part in problem["loc"] if part not in ("literal['auto']", "tuple"))
+    if problem["type"] == "extra_forbidden":
+        return f"{location}: unknown key"
+    value = problem["input"]
+    shown = "" if isinstance(value, Mapping) else f", got {value!r}"
+    return f"{location}: {problem['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError("cannot read the configuration file", where=path, got=error) from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(
+            "the configuration file is not a mapping", where=path, expected="section: {key: value}", got=type(values)
+        )
+    return values
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError("cannot read an override", expected="section.key=value", got=text)
+    try:
+        parsed: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError("cannot read an override's value", where=key, expected="YAML", got=value) from error
+    if isinstance(parsed, str):
+        # YAML 1.1 takes 1e-4 for a text; numbers written so are common here.
+        with contextlib.suppress(ValueError):
+            parsed = float(parsed)
+    for part in reversed(key.strip().split(".")):
+        parsed = {part: parsed}
+    return parsed
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged

@@ -1,0 +1,236 @@
+"""Image models behind one interface: latents (B, D) float32 and seeds → images (B, S, S) uint8.
+
+``phantom``, ``vae`` and ``diffusion`` ship with the project. A fourth is named ``package.module:factory``; the factory
+is called like :func:`phantom_backend` and returns anything with the members of :class:`ImageModel`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from core.config import DiffusionConfig, GeneratorConfig, VAEConfig
+from core.digest import digest_of
+from core.errors import ConfigError, ModelError
+from models import phantom
+from models.diffusion.interface import DiffusionModel
+from models.diffusion.residual import ResidualDiffusion
+from models.diffusion.sampler import sample
+from models.diffusion.train import build_diffusion
+from models.recoverability import Reader, encoder_reader, probe_latents, r_squared, regression_reader
+from models.registry import ModelVersion
+from models.tensors import default_device, to_grey_levels
+from models.vae.network import VAE
+from models.vae.train import build_vae
+
+BACKENDS_VERSION = 1  # goes into cache keys: raise it whenever a backend's pixels change for the same weights
+
+
+class ImageModel(Protocol):
+    """What the pipeline asks of an image model."""
+
+    latent_dim: int
+    image_size: int
+    digest: str  # of everything that decides a pixel: weights, solver, steps, code version
+
+    def generate(self, latents: NDArray[np.float32], seeds: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Images (B, S, S) uint8 of latents (B, D); each depends on its own row and seed alone."""
+        ...
+
+
+@dataclass(frozen=True)
+class PhantomImages:
+    """The procedural B-scan: exact ground truth, no training."""
+
+    latent_dim: int
+    image_size: int
+    digest: str
+
+    def generate(self, latents: NDArray[np.float32], seeds: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """See :class:`ImageModel`."""
+        return phantom.render(latents, seeds, self.image_size)
+
+
+@dataclass(frozen=True)
+class VAEImages:
+    """The VAE's decoder: one forward pass, smooth images."""
+
+    vae: VAE
+    digest: str
+
+    @property
+    def latent_dim(self) -> int:
+        """Length of z."""
+        return self.vae.latent_dim
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels."""
+        return self.vae.image_size
+
+    @torch.no_grad()
+    def generate(self, latents: NDArray[np.float32], seeds: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """See :class:`ImageModel`; the seeds play no part."""
+        return to_grey_levels(self.vae.decode(torch.from_numpy(latents).to(self.vae.shift.device)))
+
+
+@dataclass(frozen=True)
+class DiffusionImages:
+    """The diffusion model."""
+
+    model: DiffusionModel
+    scheduler: str
+    steps: int
+    device: torch.device
+    digest: str
+
+    @property
+    def latent_dim(self) -> int:
+        """Length of z."""
+        return self.model.latent_dim
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels."""
+        return self.model.image_size
+
+    def generate(self, latents: NDArray[np.float32], seeds: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """See :class:`ImageModel`."""
+        z = torch.from_numpy(latents).to(self.device)
+        return sample(self.model, z, seeds, scheduler=self.scheduler, steps=self.steps)
+
+
+def phantom_backend(config: GeneratorConfig, version: ModelVersion | None, device: torch.device) -> ImageModel:
+    """Make the phantom; ``version`` (a trained model) and ``device`` play no part."""
+    digest = digest_of("phantom", phantom.PHANTOM_VERSION, config.image_size, config.latent_dim)
+    return PhantomImages(config.latent_dim, config.image_size, digest)
+
+
+def vae_backend(config: GeneratorConfig, version: ModelVersion | None, device: torch.device) -> ImageModel:
+    """Load a registered version's decoder."""
+    trained = _required(version, "vae")
+    return VAEImages(load_vae(trained).to(device), digest_of("vae", BACKENDS_VERSION, trained.digest))
+
+
+def diffusion_backend(config: GeneratorConfig, version: ModelVersion | None, device: torch.device) -> ImageModel:
+    """Load a registered version's diffusion model."""
+    trained = _required(version, "diffusion")
+    model = load_diffusion(trained)
+    assert isinstance(model, torch.nn.Module)
+    model.to(device).eval().to(memory_format=torch.channels_last)
+    digest = digest_of("diffusion", BACKENDS_VERSION, trained.digest, config.scheduler, config.steps)
+    return DiffusionImages(model, config.scheduler, config.steps, device, digest)
+
+
+BACKENDS: dict[str, Callable[[GeneratorConfig, ModelVersion | None, torch.device], ImageModel]] = {
+    "phantom": phantom_backend,
+    "vae": vae_backend,
+    "diffusion": diffusion_backend,
+}
+
+
+def needs_training(backend: str) -> bool:
+    """Whether a backend draws from a registered model."""
+    return backend != "phantom"
+
+
+def load_image_model(config: GeneratorConfig, version: ModelVersion | None, device: str = "auto") -> ImageModel:
+    """The image model that the configuration names.
+
+    Raises:
+        ConfigError: no backend has that name.
+        ModelError: it needs a registered model and none is given, or the weights are missing or altered.
+    """
+    return _factory(config.backend)(config, version, default_device(device))
+
+
+def generate_in_batches(
+    model: ImageModel, latents: NDArray[np.float32], seeds: NDArray[np.int64], batch_size: int
+) -> NDArray[np.uint8]:
+    """Images (n, S, S) uint8 of any number of latents (n, D).
+
+    The last batch is filled up with copies of its last row: every batch has the same shape, hence the same arithmetic,
+    so the image of a subject is the same bit for bit wherever its shard begins and ends.
+    """
+    images = np.empty((len(latents), model.image_size, model.image_size), np.uint8)
+    for start in range(0, len(latents), batch_size):
+        rows = np.minimum(np.arange(start, start + batch_size), len(latents) - 1)
+        count = min(batch_size, len(latents) - start)
+        images[start : start + count] = model.generate(latents[rows], seeds[rows])[:count]
+    return images
+
+
+def measure_recoverability(
+    model: ImageModel, version: ModelVersion | None, config: GeneratorConfig, seed: int
+) -> tuple[list[float], str]:
+    """R² per latent entry, z read back from images made as a data set's are: z ~ N(0, I), this solver, 8-bit images.
+
+    Returns:
+        One R² per entry, and what read it: ``encoder`` for trained models, else ``regression`` fitted on other images.
+    """
+    n = config.recoverability_images
+    latents, seeds = probe_latents(seed, n if version else 4 * n, model.latent_dim)
+    images = generate_in_batches(model, latents, seeds, config.batch_size)
+    if version is not None:
+        reader, name = encoder_reader(load_vae(version)), "encoder"
+        if model.image_size != load_vae(version).image_size:
+            reader = _resized(reader, load_vae(version).image_size)
+        truth, read = latents, images
+    else:
+        reader, name = regression_reader(images[n:], latents[n:]), "regression"
+        truth, read = latents[:n], images[:n]
+    return [float(value) for value in r_squared(truth, reader(read))], name
+
+
+def load_vae(version: ModelVersion) -> VAE:
+    """The VAE of a registered version, on the CPU, in evaluation mode."""
+    vae = build_vae(VAEConfig.model_validate(version.metadata["vae"]), 0)
+    vae.load_state_dict(version.tensors("vae"))
+    return vae.eval()
+
+
+def load_diffusion(version: ModelVersion) -> DiffusionModel:
+    """The diffusion model of a registered version, on the CPU, in evaluation mode."""
+    model = build_diffusion(load_vae(version), DiffusionConfig.model_validate(version.metadata["diffusion"]), 0)
+    model.denoiser.load_state_dict(version.tensors("diffusion"))
+    model.denoiser.eval()
+    if isinstance(model, ResidualDiffusion):
+        model.residual_scale = float(version.metadata["residual_scale"])
+    return model
+
+
+def _factory(name: str) -> Callable[[GeneratorConfig, ModelVersion | None, torch.device], ImageModel]:
+    if name in BACKENDS:
+        return BACKENDS[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ConfigError(
+            "generator.backend is unknown",
+            expected=f"one of {', '.join(BACKENDS)}, or package.module:factory",
+            got=name,
+        )
+    try:
+        return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+    except (ImportError, AttributeError) as error:
+        raise ConfigError("generator.backend cannot be imported", where=name, got=error) from error
+
+
+def _required(version: ModelVersion | None, backend: str) -> ModelVersion:
+    if version is None:
+        raise ModelError(f"the {backend} backend needs a trained model", do="train one with: image-longitudinal train")
+    return version
+
+
+def _resized(reader: Reader, size: int) -> Reader:
+    def read(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        pixels = torch.from_numpy(images)[:, None].float() / 255
+        smaller = torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+        return reader(to_grey_levels(smaller))
+
+    return read

@@ -1,0 +1,35 @@
+"""What a diffusion model must offer to the loss and the sampler, whatever it is built from."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+class DiffusionModel(Protocol):
+    """A denoiser over *working tensors* (scaled residuals, or an autoencoder's latents) conditioned on z (B, D)."""
+
+    image_size: int
+    latent_dim: int
+    working_shape: tuple[int, int, int]
+    schedule: dict[str, Any]
+    denoiser: nn.Module
+
+    def context(self, latents: Tensor) -> Tensor:
+        """What depends on z alone and is computed once per image."""
+        ...
+
+    def to_working(self, images: Tensor, latents: Tensor) -> Tensor:
+        """Images (B, 1, S, S), values 0 to 1 → working tensors (B, *working_shape)."""
+        ...
+
+    def to_images(self, working: Tensor, latents: Tensor) -> Tensor:
+        """Working tensors (B, *working_shape) → images (B, 1, S, S), values 0 to 1."""
+        ...
+
+    def denoise(
+        self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, latents: Tensor, context: Tensor
+    ) -> Tensor:
+        """The prediction that the schedule names, (B, *working_shape), at integer timesteps (B,)."""
+        ...

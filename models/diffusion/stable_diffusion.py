@@ -1,0 +1,86 @@
+"""The original's image model: Stable Diffusion 1.5 with its UNet fine-tuned on the latent vector in place of text.
+
+The original zero-pads z (128) to 768 entries and repeats it on all 77 tokens. With identical tokens every attention
+weight is spread over equal values, so one token gives the same output; this code passes one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from core.errors import ModelError
+
+
+class StableDiffusion(nn.Module):
+    """Latent diffusion with a pretrained autoencoder.
+
+    Args:
+        pretrained: local folder or hub name in diffusers' layout (``unet``, ``vae``, ``scheduler``), as safetensors.
+        latent_dim: length D of z, at most the UNet's cross-attention width (768).
+        image_size: side of the images in pixels, a multiple of the autoencoder's factor (8).
+
+    Raises:
+        ModelError: the weights cannot be loaded or do not fit.
+    """
+
+    def __init__(self, pretrained: str, latent_dim: int, image_size: int) -> None:
+        super().__init__()
+        try:
+            self.denoiser = UNet2DConditionModel.from_pretrained(pretrained, subfolder="unet", use_safetensors=True)
+            self.autoencoder = AutoencoderKL.from_pretrained(pretrained, subfolder="vae", use_safetensors=True)
+            scheduler = DDPMScheduler.from_pretrained(pretrained, subfolder="scheduler")
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                "cannot load the pretrained diffusion model",
+                where=pretrained,
+                expected="a folder or hub name with unet, vae and scheduler as safetensors",
+                got=str(error).splitlines()[0],
+                do="set diffusion.pretrained to a local copy, or use diffusion.kind=residual",
+            ) from error
+        self.autoencoder.eval().requires_grad_(False)
+        self.context_width = int(self.denoiser.config.cross_attention_dim)
+        if latent_dim > self.context_width:
+            raise ModelError(
+                "the latent vector is longer than the UNet's tokens", expected=f"≤ {self.context_width}", got=latent_dim
+            )
+        factor = 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
+        self.image_size, self.latent_dim = image_size, latent_dim
+        side = image_size // factor
+        self.working_shape = (int(self.denoiser.config.in_channels), side, side)
+        keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type", "steps_offset")
+        self.schedule: dict[str, Any] = {key: scheduler.config[key] for key in keys if key in scheduler.config}
+
+    def context(self, latents: Tensor) -> Tensor:
+        """One token (B, 1, 768): z padded with zeros."""
+        return pad(latents, (0, self.context_width - self.latent_dim))[:, None]
+
+    def to_working(self, images: Tensor, latents: Tensor) -> Tensor:
+        """Scaled autoencoder means (B, 4, S/8, S/8) of images (B, 1, S, S), values 0 to 1."""
+        colour = images.expand(-1, self.autoencoder.config.in_channels, -1, -1) * 2 - 1
+        return self.autoencoder.encode(colour).latent_dist.mean * self.autoencoder.config.scaling_factor
+
+    def to_images(self, working: Tensor, latents: Tensor) -> Tensor:
+        """Images (B, 1, S, S), values 0 to 1: the decoder's colours averaged."""
+        colour = self.autoencoder.decode(working / self.autoencoder.config.scaling_factor).sample
+        return ((colour.mean(1, keepdim=True) + 1) / 2).clamp(0, 1)
+
+    def denoise(
+        self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, latents: Tensor, context: Tensor
+    ) -> Tensor:
+        """Predicted noise (B, 4, h, w) at integer timesteps (B,)."""
+        return denoiser(noisy, timesteps, context, return_dict=False)[0]
+
+    def train(self, mode: bool = True) -> StableDiffusion:
+        """Only the denoiser is ever trained."""
+        self.denoiser.train(mode)
+        self.training = mode
+        return self
+
+    def extra_repr(self) -> str:
+        """Shown by print."""
+        return f"image_size={self.image_size}, latent_dim={self.latent_dim}, dtype={torch.get_default_dtype()}"

@@ -1,0 +1,228 @@
+"""From the symbolic model to compiled kernels: PyTensor graphs of scalars written out as numba functions.
+
+The generated source is one file per model in the user's cache folder, named by the digest of its own text and of the
+integrator's, so numba's on-disk cache serves the next process and an edited model can never meet an old kernel.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from core.digest import digest_of
+from core.errors import ConfigError
+from models.nlme.structural import StructuralModel
+from models.nlme.symbolic import SymbolicSystem, trace
+
+_INFIX = {
+    "Add": " + ", "Mul": " * ", "Sub": " - ", "TrueDiv": " / ", "Pow": " ** ",
+    "LT": " < ", "GT": " > ", "LE": " <= ", "GE": " >= ", "EQ": " == ", "NEQ": " != ", "AND": " and ", "OR": " or ",
+}  # fmt: skip
+_CALLS = {
+    "Exp": "math.exp", "Log": "math.log", "Sqrt": "math.sqrt", "Expm1": "math.expm1", "Log1p": "math.log1p",
+    "Log2": "math.log2", "Log10": "math.log10", "Sin": "math.sin", "Cos": "math.cos", "Tanh": "math.tanh",
+    "Abs": "abs", "Maximum": "max", "Minimum": "min",
+}  # fmt: skip
+_FORMS = {
+    "Neg": "-{0}", "Sqr": "{0} * {0}", "Reciprocal": "1.0 / {0}", "Switch": "{1} if {0} else {2}", "Invert": "not {0}",
+    "Identity": "{0}", "Second": "{1}", "Cast": "float({0})", "Sign": "float(({0} > 0.0) - ({0} < 0.0))",
+    "Sigmoid": "1.0 / (1.0 + math.exp(-{0}))", "Softplus": "math.log1p(math.exp(-abs({0}))) + max({0}, 0.0)",
+}  # fmt: skip
+
+FOOTER = '''
+integrate = make_solve(
+    rhs, jacobian, parameter_jacobian, LINEAR, initial, initial_gradient, output, output_gradient
+)
+
+
+@njit(cache=True, nogil=True)
+def solve(parameters, when, bolus, rate, scale, times, before, out):
+    """Predictions at the integrator's own tolerance; states carry their own scale, so ``scale`` is not used."""
+    none = np.empty((parameters.shape[0], 0, 0))
+    return integrate(parameters, when, bolus, rate, times, before, TOLERANCE, out, none)
+
+
+@njit(cache=True, nogil=True)
+def solve_gradient(parameters, when, bolus, rate, times, before, tolerance, out, gradient):
+    """Predictions and their derivatives with respect to the individual parameters at a chosen tolerance."""
+    return integrate(parameters, when, bolus, rate, times, before, tolerance, out, gradient)
+
+
+@njit(cache=True, nogil=True)
+def solve_ragged(parameters, event_start, when, bolus, rate, row_start, times, before, tolerance, out, gradient):
+    """As solve_gradient, each subject with its own schedule and times; out (N,), gradient (N, p) or (N, 0)."""
+    for i in range(parameters.shape[0]):
+        e0, e1, r0, r1 = event_start[i], event_start[i + 1], row_start[i], row_start[i + 1]
+        if integrate(parameters[i:i + 1], when[e0:e1], bolus[e0:e1], rate[e0:e1], times[r0:r1], before[r0:r1],
+                     tolerance, out[r0:r1].reshape(1, r1 - r0),
+                     gradient[r0:r1].reshape(1, r1 - r0, gradient.shape[1])) >= 0:
+            return i
+    return -1
+'''
+
+
+@lru_cache(maxsize=64)
+def generated_kernel(model: StructuralModel) -> ModuleType:
+    """The model's compiled functions: ``solve``, ``solve_gradient``, ``rhs``, ``jacobian``, ``output``, ...
+
+    Raises:
+        ConfigError: the model's equations use an operation that has no compiled form.
+    """
+    from models.nlme.kernels import esdirk
+
+    source = generate_source(model)
+    name = f"nlme_kernel_{digest_of(source, Path(esdirk.__file__).read_text())[:24]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    path = _cache_folder() / f"{name}.py"
+    if not path.exists():
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+            file.write(source)
+        os.replace(file.name, path)  # other processes see the whole file or none
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def generate_source(model: StructuralModel) -> str:
+    """Python source of the model's compiled functions."""
+    system = trace(model)
+    x, p = system.states, system.parameters
+    names = {system.time: "t"}
+    names |= {variable: f"x[{i}]" for i, variable in enumerate(x)}
+    names |= {variable: f"p[{i}]" for i, variable in enumerate(p)}
+    jacobian = _jacobian(system.derivatives, x)
+    functions = [
+        _function("rhs", "t, x, p, out", [f"out[{i}]" for i in range(len(x))], system.derivatives, names),
+        _function("jacobian", "t, x, p, out", _cells(x, x), jacobian, names),
+        _function("parameter_jacobian", "t, x, p, out", _cells(x, p), _jacobian(system.derivatives, p), names),
+        _function("initial", "p, out", [f"out[{i}]" for i in range(len(x))], system.initial, names),
+        _function("initial_gradient", "p, out", _cells(x, p), _jacobian(system.initial, p), names),
+        _function("output", "t, x, p", ["return"], [system.output], names),
+        _function(
+            "output_gradient",
+            "t, x, p, by_parameter, by_state",
+            [f"by_parameter[{i}]" for i in range(len(p))] + [f"by_state[{i}]" for i in range(len(x))],
+            _jacobian([system.output], p + x),
+            names,
+        ),
+    ]
+    head = (
+        f'"""Compiled functions of the structural model {model.name!r}, generated from its symbolic form."""\n\n'
+        "import math\n\nimport numpy as np\nfrom numba import njit\n\n"
+        "from models.nlme.kernels.esdirk import TOLERANCE, make_solve\n\n"
+        f"LINEAR = {_is_linear(system, jacobian)}\n\n\n"
+    )
+    return head + "\n\n".join(functions) + "\n" + FOOTER
+
+
+def _cells(rows: Sequence[Any], columns: Sequence[Any]) -> list[str]:
+    return [f"out[{i}, {j}]" for i in range(len(rows)) for j in range(len(columns))]
+
+
+def _jacobian(expressions: Sequence[Any], wrt: Sequence[Any]) -> list[Any]:
+    """Derivatives of scalars with respect to scalars, row by row, simplified."""
+    import pytensor.gradient as gradient
+    import pytensor.tensor as pt
+
+    rows: list[Any] = []
+    if not wrt:
+        return rows
+    for expression in expressions:
+        row: Any = gradient.grad(expression, list(wrt), disconnected_inputs="ignore", return_disconnected="zero")
+        rows += row
+    return [pt.as_tensor_variable(row) for row in rows]
+
+
+def _is_linear(system: SymbolicSystem, jacobian: Sequence[Any]) -> bool:
+    """Whether the right-hand side is linear in the states: its Jacobian does not contain them."""
+    from pytensor.graph.traversal import explicit_graph_inputs
+
+    return not set(system.states) & set(explicit_graph_inputs(_simplify(jacobian)))
+
+
+def _simplify(expressions: Sequence[Any]) -> list[Any]:
+    from pytensor.graph.fg import FunctionGraph
+    from pytensor.graph.rewriting.utils import rewrite_graph
+
+    if not expressions:
+        return []
+    graph: Any = FunctionGraph(outputs=list(expressions), clone=False, copy_inputs=False)
+    simplified: Any = rewrite_graph(graph, include=("canonicalize", "stabilize"), clone=False)
+    return list(simplified.outputs)
+
+
+def _function(
+    name: str, arguments: str, targets: Sequence[str], expressions: Sequence[Any], names: dict[Any, str]
+) -> str:
+    """One njit function that assigns each expression to its target; equal subexpressions are computed once."""
+    lines: list[str] = []
+    known: dict[Any, str] = dict(names)
+    by_text: dict[str, str] = {}
+    for target, expression in zip(targets, _simplify(expressions), strict=True):
+        value = _write(expression, known, by_text, lines)
+        lines.append(f"return {value}" if target == "return" else f"{target} = {value}")
+    body = "\n".join(f"    {line}" for line in lines or ["pass"])
+    return f"@njit(nogil=True)\ndef {name}({arguments}):\n{body}\n"
+
+
+def _write(variable: Any, known: dict[Any, str], by_text: dict[str, str], lines: list[str]) -> str:
+    """The name or literal that holds ``variable``, after appending the lines that compute it."""
+    if variable in known:
+        return known[variable]
+    if variable.owner is None:
+        if hasattr(variable, "data"):
+            return _literal(variable.data)
+        raise ConfigError(f"the model uses a symbol that is neither time, state nor parameter: {variable}")
+    node = variable.owner
+    arguments = [_write(argument, known, by_text, lines) for argument in node.inputs]
+    text = _operation(node.op, arguments)
+    if text not in by_text:
+        by_text[text] = f"v{len(by_text)}"
+        lines.append(f"{by_text[text]} = {text}")
+    known[variable] = by_text[text]
+    return known[variable]
+
+
+def _literal(data: Any) -> str:
+    return f"({data.item()!r})" if data.dtype.kind == "b" else f"({float(data)!r})"
+
+
+def _operation(op: Any, arguments: list[str]) -> str:
+    """Python text of one scalar operation; ConfigError if it has none."""
+    kind = type(getattr(op, "scalar_op", op)).__name__
+    if kind in ("DimShuffle", "TensorFromScalar", "ScalarFromTensor"):  # shapes of a scalar: nothing to do
+        return arguments[0]
+    if kind in _INFIX:
+        return _INFIX[kind].join(arguments)
+    if kind in _CALLS:
+        return f"{_CALLS[kind]}({', '.join(arguments)})"
+    if kind in _FORMS:
+        return _FORMS[kind].format(*arguments)
+    raise ConfigError(
+        "the model uses an operation without a compiled form",
+        expected=f"one of {', '.join(sorted([*_INFIX, *_CALLS, *_FORMS]))}",
+        got=kind,
+    )
+
+
+def _cache_folder() -> Path:
+    """Where generated kernels are kept; a private temporary folder if the user's cache cannot be written."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "image-longitudinal" / "nlme"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="image-longitudinal-nlme-"))

@@ -1,0 +1,83 @@
+"""How well each latent entry can be read back from the image: what "the image holds z" means, as a number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from core.random import normals, stream_key, subject_seeds
+from models.tensors import to_unit
+from models.vae.network import VAE
+
+Reader = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
+
+
+def r_squared(truth: NDArray[np.floating], estimate: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Coefficient of determination per column, 1 - Σ(t - e)²/Σ(t - mean t)²: (n, D), (n, D) → (D,)."""
+    truth, estimate = np.asarray(truth, np.float64), np.asarray(estimate, np.float64)
+    spread = np.square(truth - truth.mean(0)).sum(0)
+    return np.asarray(1 - np.square(truth - estimate).sum(0) / spread)
+
+
+def probe_latents(seed: int, n: int, latent_dim: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Latents from the prior and seeds of ``n`` probe images: drawn as a data set's are, but from a stream apart."""
+    ids = np.arange(n)
+    latents = normals(stream_key(seed, "probe-latent"), ids, latent_dim).astype(np.float32)
+    return latents, subject_seeds(stream_key(seed, "probe-seed") >> 1, ids)
+
+
+@torch.no_grad()
+def encoder_reader(vae: VAE) -> Reader:
+    """Reads z as the encoder's standardised posterior mean: images (n, S, S) uint8 → (n, D)."""
+
+    def read(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        device = next(vae.parameters()).device
+        with torch.no_grad():
+            parts = [vae.encode(to_unit(images[i : i + 256], device)).cpu() for i in range(0, len(images), 256)]
+        return torch.cat(parts).double().numpy()
+
+    return read
+
+
+def regression_reader(images: NDArray[np.uint8], latents: NDArray[np.float32], components: int = 48) -> Reader:
+    """A reader fitted on pairs, for backends without an encoder: ridge regression on principal components.
+
+    Uses the components, their squares and products of the first twelve.
+
+    Args:
+        images: (n, S, S) uint8, n well above ``components``.
+        latents: what to read, (n, D).
+        components: principal components kept (fewer if n is small).
+    """
+    flat = _small(images)
+    centre = flat.mean(0)
+    _, scale, axes = np.linalg.svd(flat - centre, full_matrices=False)
+    keep = min(components, len(images) // 8)
+    axes = axes[:keep] / (scale[:keep, None] / np.sqrt(len(images)))
+
+    def features(new: NDArray[np.uint8]) -> NDArray[np.float64]:
+        scores = (_small(new) - centre) @ axes.T
+        first = scores[:, :12]
+        products = (first[:, :, None] * first[:, None, :])[:, *np.triu_indices(first.shape[1])]
+        return np.concatenate([np.ones((len(new), 1)), scores, products], axis=1)
+
+    design = features(images)
+    penalty = np.eye(design.shape[1])
+    weights = np.linalg.solve(design.T @ design + penalty, design.T @ latents.astype(np.float64))
+    return lambda new: features(new) @ weights
+
+
+def choose_entries(recoverability: NDArray[np.float64] | list[float], count: int) -> list[int]:
+    """The ``count`` entries (from 0) that read back best, best first; ties go to the lower index."""
+    return [int(i) for i in np.argsort(-np.asarray(recoverability), kind="stable")[:count]]
+
+
+def _small(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Flattened images, averaged down to at most 32 pixels a side."""
+    block = max(1, images.shape[1] // 32)
+    side = images.shape[1] // block
+    cropped = images[:, : side * block, : side * block].astype(np.float64)
+    return cropped.reshape(len(images), side, block, side, block).mean((2, 4)).reshape(len(images), -1)

@@ -1,0 +1,66 @@
+"""Tensors on disk: safetensors only (no code runs on loading), written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from core.errors import ModelError
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write ``tensors`` to a safetensors file by way of a temporary name.
+
+    Raises:
+        ModelError: the file cannot be written (disk full, no permission); nothing is left under ``path``'s name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, metadata)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise ModelError(
+            "cannot write tensors", where=path, got=error, do="free space or choose another place"
+        ) from error
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors (on the CPU) and metadata of a safetensors file.
+
+    Raises:
+        ModelError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise ModelError("a model file is missing", where=path, do="train the model again, or restore it") from error
+    except (OSError, SafetensorError) as error:
+        raise ModelError("a model file is damaged", where=path, got=error, do="delete it and train again") from error
+
+
+def default_device(device: str = "auto") -> torch.device:
+    """The device to compute on: the one named, or for ``auto`` the first accelerator, else the CPU."""
+    if device != "auto":
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def to_unit(images: NDArray[np.uint8], device: torch.device | str) -> Tensor:
+    """Grey levels (B, S, S) uint8 → float32 (B, 1, S, S), values 0 to 1, on ``device``."""
+    return torch.from_numpy(np.ascontiguousarray(images)).to(device)[:, None].float() / 255
+
+
+def to_grey_levels(images: Tensor) -> NDArray[np.uint8]:
+    """Images (B, 1, S, S), values 0 to 1 → grey levels (B, S, S) uint8, rounded."""
+    levels = (images[:, 0].float() * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    return np.asarray(levels)

@@ -1,0 +1,207 @@
+"""One training loop for every network: accelerate, exact resume, averaged weights, no silent NaN.
+
+Nothing random is carried from step to step: batch, augmentation and noise of a step are pure functions of
+(seed, step), so a run that was killed and resumed from its checkpoint ends in the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from core.errors import ModelError
+from core.random import stream_key
+from models.tensors import load_tensors, save_tensors
+
+History = list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """What a watcher is told: position, pace and the latest figures."""
+
+    name: str
+    step: int
+    steps: int
+    seconds_left: float
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How long and how fast to train; the defaults that differ between networks come from the configuration."""
+
+    steps: int
+    learning_rate: float
+    seed: int
+    ema_decay: float | None = None
+    max_grad_norm: float = 1.0
+    mixed_precision: str = "no"
+    gradient_accumulation: int = 1
+    weight_decay: float = 0.0
+    cosine_decay: bool = False
+    log_every: int = 10
+    checkpoint_seconds: float = 20.0  # what a kill can cost; a checkpoint of the demo's networks takes 50 ms
+
+
+def step_generator(seed: int, stage: str, step: int) -> torch.Generator:
+    """Generator (CPU, so that every device sees the same draws) that belongs to one step of one stage."""
+    return torch.Generator().manual_seed(stream_key(seed, stage, step) >> 1)
+
+
+def batch_indices(n: int, batch: int, seed: int, stage: str, step: int) -> NDArray[np.int64]:
+    """Which of ``n`` examples step ``step`` sees: shuffled epochs, joined end to end, cut into batches.
+
+    Returns:
+        int64, shape (batch,). Every example appears once per epoch of n.
+    """
+    start = step * batch
+    epochs = range(start // n, (start + batch - 1) // n + 1)
+    orders = [torch.randperm(n, generator=step_generator(seed, f"{stage}-epoch", epoch)).numpy() for epoch in epochs]
+    first = start - epochs[0] * n
+    return np.concatenate(orders)[first : first + batch]
+
+
+def train(
+    name: str,
+    model: nn.Module,
+    loss: Callable[[nn.Module, int, torch.device], dict[str, Tensor]],
+    settings: LoopSettings,
+    checkpoint: Path,
+    report: Callable[[TrainingProgress], None] | None = None,
+) -> tuple[nn.Module, History]:
+    """Train ``model`` and return the network to use afterwards (its averaged weights if asked for) and the history.
+
+    Args:
+        name: what is trained, for messages.
+        model: the network; moved to the device that accelerate finds.
+        loss: maps (model, step, device) to scalar tensors, of which ``"loss"`` is minimised; must draw what is random
+            from :func:`step_generator`.
+        settings: length, rate and precision.
+        checkpoint: a safetensors file, replaced atomically while training runs; if it exists, training goes on from it.
+        report: told of progress about once a second.
+
+    Raises:
+        ModelError: the loss is not finite (the last good checkpoint stays), the checkpoint is damaged or foreign, or
+            the device ran out of memory.
+    """
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision, gradient_accumulation_steps=settings.gradient_accumulation
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    averaged = None
+    if settings.ema_decay is not None:
+        averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)
+        averaged.to(accelerator.device)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    plain = accelerator.unwrap_model(model)
+    start, history = _restore(checkpoint, name, plain, averaged, optimizer)
+
+    model.train()
+    began = saved = told = time.monotonic()
+    for step in range(start, settings.steps):
+        try:
+            with accelerator.accumulate(model):
+                figures = loss(model, step, accelerator.device)
+                _check_finite(name, step, figures["loss"], checkpoint)
+                accelerator.backward(figures["loss"])
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+                _set_learning_rate(optimizer, settings, step)
+                optimizer.step()
+                optimizer.zero_grad()
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                f"training {name} ran out of device memory",
+                where=f"step {step}",
+                do=f"lower {name}.batch_size, or raise {name}.gradient_accumulation to keep the effective batch",
+            ) from error
+        if averaged is not None:
+            averaged.update_parameters(plain)
+        last = step + 1 == settings.steps
+        if step % settings.log_every == 0 or last:
+            history.append({"step": step} | {key: float(value.detach()) for key, value in figures.items()})
+        now = time.monotonic()
+        if accelerator.is_main_process and (last or now - saved > settings.checkpoint_seconds):
+            _save(checkpoint, step + 1, plain, averaged, optimizer, history)
+            saved = time.monotonic()
+        if report and (last or now - told > 1.0):
+            left = (now - began) / (step + 1 - start) * (settings.steps - step - 1)
+            report(TrainingProgress(name, step + 1, settings.steps, left, history[-1]))
+            told = now
+    accelerator.wait_for_everyone()
+    trained = averaged.module if averaged is not None else plain
+    return trained.eval(), history
+
+
+def _set_learning_rate(optimizer: Any, settings: LoopSettings, step: int) -> None:
+    if settings.cosine_decay:
+        fraction = 0.5 * (1 + np.cos(np.pi * step / settings.steps))
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * max(fraction, 0.02)
+
+
+def _check_finite(name: str, step: int, loss: Tensor, checkpoint: Path) -> None:
+    if not bool(torch.isfinite(loss.detach())):
+        kept = f"the last good state is kept in {checkpoint.name}" if checkpoint.exists() else "no state was saved yet"
+        raise ModelError(
+            f"training {name} diverged: {kept}",
+            where=f"step {step}",
+            expected="a finite loss",
+            got=float(loss.detach()),
+            do=f"lower {name}.learning_rate",
+        )
+
+
+def _state(model: nn.Module, averaged: AveragedModel | None, optimizer: Any) -> Iterator[tuple[str, Tensor]]:
+    for key, value in model.state_dict().items():
+        yield f"model/{key}", value
+    if averaged is not None:
+        for key, value in averaged.state_dict().items():
+            yield f"averaged/{key}", value
+    for index, slots in optimizer.state_dict()["state"].items():
+        for key, value in slots.items():
+            yield f"optimizer/{index}/{key}", value
+
+
+def _save(
+    path: Path, step: int, model: nn.Module, averaged: AveragedModel | None, optimizer: Any, history: History
+) -> None:
+    save_tensors(path, dict(_state(model, averaged, optimizer)), {"step": str(step), "history": json.dumps(history)})
+
+
+def _restore(
+    path: Path, name: str, model: nn.Module, averaged: AveragedModel | None, optimizer: Any
+) -> tuple[int, History]:
+    if not path.exists():
+        return 0, []
+    tensors, metadata = load_tensors(path)
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}, "optimizer": {}}
+    for key, value in tensors.items():
+        part, rest = key.split("/", 1)
+        parts[part][rest] = value
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in parts["optimizer"].items():
+        index, slot = key.split("/")
+        slots.setdefault(int(index), {})[slot] = value
+    try:
+        model.load_state_dict(parts["model"])
+        if averaged is not None:
+            averaged.load_state_dict(parts["averaged"])
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"the checkpoint does not fit the {name} network", where=path, do="delete it to train afresh"
+        ) from error
+    return int(metadata["step"]), json.loads(metadata["history"])

@@ -1,0 +1,118 @@
+"""The variational autoencoder: ResNet18 encoder, convolutional decoder, and an affine map that standardises z."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import ResNetConfig, ResNetModel
+
+from core.errors import ModelError
+
+SCALE = 32  # the encoder halves the image five times, the decoder doubles it five times
+
+
+class Encoder(nn.Module):
+    """ResNet18 (one channel in) and two linear heads: mean and log-variance of the posterior.
+
+    At ``width`` 1 these are the original's layers; every channel count is multiplied by ``width``.
+    """
+
+    def __init__(self, latent_dim: int, width: float) -> None:
+        super().__init__()
+        channels = [_scaled(c, width) for c in (64, 128, 256, 512)]
+        self.features = ResNetModel(
+            ResNetConfig(
+                num_channels=1,
+                embedding_size=channels[0],
+                hidden_sizes=channels,
+                depths=[2, 2, 2, 2],
+                layer_type="basic",
+                hidden_act="relu",
+            )
+        )
+        self.mean = nn.Linear(channels[-1], latent_dim)
+        self.log_variance = nn.Linear(channels[-1], latent_dim)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance, (B, D) each, of images (B, 1, H, W), values 0 to 1."""
+        features = self.features(images).pooler_output.flatten(1).relu()
+        # Beyond ±10 the exponential only threatens training with infinities; no posterior comes near.
+        return self.mean(features), self.log_variance(features).clamp(-10, 10)
+
+
+class Decoder(nn.Sequential):
+    """Dense layer, then pairs of 3x3 convolutions with batch norm, ReLU and nearest doubling; sigmoid at the end."""
+
+    def __init__(self, latent_dim: int, image_size: int, width: float) -> None:
+        base = image_size // SCALE
+        first, *stages = [_scaled(c, width) for c in (1024, 512, 256, 128, 64, 32)]
+        layers: list[nn.Module] = [
+            nn.Linear(latent_dim, base * base * first),
+            nn.ReLU(),
+            nn.Unflatten(1, (first, base, base)),
+            *_convolution(first, stages[0]),
+        ]
+        for index, channels in enumerate(stages):
+            layers += [nn.Upsample(scale_factor=2, mode="nearest"), *_convolution(channels, channels)]
+            if index + 1 < len(stages):
+                layers += _convolution(channels, stages[index + 1])
+        layers += [nn.Conv2d(stages[-1], 1, 3, padding=1), nn.Sigmoid()]
+        super().__init__(*layers)
+
+
+class VAE(nn.Module):
+    """Images ↔ latent vectors.
+
+    Training works on the *raw* latent; :meth:`encode` and :meth:`decode` work on the *standardised* one, an affine
+    image of it (``raw = shift + z @ transform.T``) fitted after training so that the latents of real images have
+    mean zero and identity covariance, as those drawn from N(0, I) do.
+
+    Args:
+        image_size: side of the square images in pixels, a multiple of 32.
+        latent_dim: length of z (original: 128).
+        width: multiplies every channel count (original: 1).
+    """
+
+    shift: Tensor
+    transform: Tensor
+
+    def __init__(self, image_size: int, latent_dim: int, width: float) -> None:
+        super().__init__()
+        if image_size % SCALE or image_size < SCALE:
+            raise ModelError("the VAE cannot take this image size", expected=f"a multiple of {SCALE}", got=image_size)
+        self.image_size, self.latent_dim = image_size, latent_dim
+        self.encoder = Encoder(latent_dim, width)
+        self.decoder = Decoder(latent_dim, image_size, width)
+        self.register_buffer("shift", torch.zeros(latent_dim))
+        self.register_buffer("transform", torch.eye(latent_dim))
+
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One training pass in raw coordinates.
+
+        Args:
+            images: (B, 1, H, W), values 0 to 1.
+            noise: (B, D) standard normal, the reparametrisation's draw.
+
+        Returns:
+            Reconstruction (B, 1, H, W), posterior mean (B, D), posterior log-variance (B, D).
+        """
+        mean, log_variance = self.encoder(images)
+        return self.decoder(mean + noise * (0.5 * log_variance).exp()), mean, log_variance
+
+    def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Standardised latents (B, D) of images (B, 1, H, W): the posterior mean, or a sample when given noise."""
+        mean, log_variance = self.encoder(images)
+        raw = mean if noise is None else mean + noise * (0.5 * log_variance).exp()
+        return torch.linalg.solve(self.transform, (raw - self.shift).T).T
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (B, 1, H, W), values 0 to 1, of standardised latents (B, D)."""
+        return self.decoder(self.shift + latents @ self.transform.T)
+
+
+def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+def _scaled(channels: int, width: float) -> int:
+    return max(8, round(channels * width / 8) * 8)

@@ -1,0 +1,49 @@
+"""Contact sheet: some images of a set on one page, with their classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+_GAP, _LINE = 4, 14  # pixels: between tiles, and for the class beneath each
+_LETTERS = 20  # of the class that fit under a tile
+
+
+def contact_sheet(
+    images: NDArray[np.uint8], labels: Sequence[str], *, count: int = 48, columns: int = 8, tile: int = 128
+) -> Image.Image:
+    """At most ``count`` images, spread evenly over the classes and over the length of each class.
+
+    Args:
+        images: uint8 (n, H, W); read one by one, so it may be mapped from disk.
+        labels: the class of each image.
+        count, columns: how many images, and how many of them in a row.
+        tile: pixels a side of each image on the sheet.
+    """
+    shown = _evenly(labels, count)
+    columns = max(1, min(columns, len(shown)))
+    rows = -(-len(shown) // columns)
+    width, height = tile + _GAP, tile + _LINE + _GAP
+    sheet = Image.new("L", (columns * width + _GAP, rows * height + _GAP), 255)
+    draw = ImageDraw.Draw(sheet)
+    for place, index in enumerate(shown):
+        x, y = _GAP + place % columns * width, _GAP + place // columns * height
+        sheet.paste(Image.fromarray(np.asarray(images[index])).resize((tile, tile)), (x, y))
+        draw.text((x + 2, y + tile + 1), labels[index].encode("ascii", "replace").decode()[:_LETTERS], fill=0)
+    return sheet
+
+
+def _evenly(labels: Sequence[str], count: int) -> list[int]:
+    """Indices of at most ``count`` images: the same number of each class as far as it has them, evenly spaced."""
+    members: dict[str, list[int]] = {}
+    for index, label in enumerate(labels):
+        members.setdefault(label, []).append(index)
+    left, shown = count, []
+    for place, group in enumerate(sorted(members.values(), key=len)):  # small classes leave room to the large ones
+        share = min(left // (len(members) - place), len(group))
+        shown += [group[i * len(group) // share] for i in range(share)]
+        left -= share
+    return sorted(shown)

@@ -1,0 +1,265 @@
+"""Manifests: what a shard holds, what a data set is, and whether it is published.
+
+Order of a run: :func:`begin_run` claims the root, each shard's files are written and then its manifest, and
+:func:`publish` writes ``dataset.json`` last. A shard without a manifest, or a root without ``dataset.json``, is
+not done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from core.digest import digest_of
+from core.errors import StorageError
+from core.plan import SPLITS, ShardPlan
+from storage import layout
+from storage.filesystem import FileRecord, Root, is_temporary
+from storage.tables import Dose
+
+RunState = Literal["new", "unfinished", "published"]
+Digest = str  # 64 hex digits
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+DocumentT = TypeVar("DocumentT", bound=_Document)
+
+
+class Part(_Document):
+    """Files of one shard that are made together: ``key`` is the content digest of everything that made them."""
+
+    key: Digest
+    files: tuple[FileRecord, ...]
+
+
+class ShardManifest(_Document):
+    """The truth about one shard: subjects ``start <= id < stop``, and the files of each part (image, outcomes)."""
+
+    layout_version: Literal[1] = 1
+    index: int = Field(ge=0)
+    start: int = Field(ge=0)
+    stop: int = Field(gt=0)
+    parts: dict[str, Part]
+    versions: dict[str, str] = {}
+
+    @property
+    def files(self) -> tuple[FileRecord, ...]:
+        """Every file of the shard, in the order of the parts."""
+        return tuple(file for part in self.parts.values() for file in part.files)
+
+
+class ImageInfo(_Document):
+    """The images and the model that made them."""
+
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+    latent_dim: int = Field(gt=0)
+    backend: str  # phantom, vae, diffusion or a user's own
+    model: str
+    version: str
+    digest: Digest
+
+
+class RootManifest(_Document):
+    """What a published data set is. ``files`` are those outside the shards: Zarr metadata, card, reports."""
+
+    layout_version: Literal[1] = 1
+    name: str
+    date: str | None = None  # ISO 8601, as stated in the configuration: a clock here would change bytes from run to run
+    identity: Digest  # of everything that decides the content: two runs with one identity make the same data set
+    config: dict[str, Any]
+    config_digest: Digest
+    seed: int
+    n_subjects: int = Field(gt=0)
+    shard_size: int = Field(gt=0)
+    splits: dict[str, int]  # subjects per split
+    levels: tuple[float, ...]  # association levels
+    random_effects: tuple[str, ...]  # what eta_1, eta_2, … act on
+    eta_latents: tuple[int, ...] | None = (
+        None  # latent entry (from 0) that is eta_1, eta_2, …; None if not plain entries
+    )
+    parameters: tuple[str, ...]  # individual parameters, columns of random_effects
+    times: tuple[float, ...]
+    doses: tuple[Dose, ...]
+    units: dict[str, str] = dict(layout.DEFAULT_UNITS)
+    image: ImageInfo
+    shards: tuple[FileRecord, ...]  # the shard manifests
+    files: tuple[FileRecord, ...]
+    versions: dict[str, str]  # of the packages that made it
+    licence: str  # SPDX identifier
+    citation: str
+
+    @cached_property
+    def plan(self) -> ShardPlan:
+        """The shard plan behind the counts."""
+        n = self.n_subjects
+        return ShardPlan(n, self.shard_size, self.splits.get("validation", 0) / n, self.splits.get("test", 0) / n)
+
+    @property
+    def present_splits(self) -> tuple[str, ...]:
+        """Splits that have subjects, in the order of their ids."""
+        return tuple(split for split in SPLITS if self.splits.get(split))
+
+
+def write_shard_manifest(root: Root, manifest: ShardManifest) -> FileRecord:
+    """Write a shard's manifest: only after all its files, for it says that they are done."""
+    return root.write_bytes(layout.shard_manifest_path(manifest.index), _render(manifest))
+
+
+def read_shard_manifest(root: Root, index: int) -> ShardManifest | None:
+    """The manifest of a shard, or None if it has none.
+
+    Raises:
+        StorageError: if there is one but it is damaged or not this shard's.
+    """
+    path = layout.shard_manifest_path(index)
+    if not root.exists(path):
+        return None
+    manifest = _read(root, path, ShardManifest)
+    if manifest.index != index:
+        raise StorageError(
+            "a shard manifest is in the wrong place", where=root.join(path), expected=index, got=manifest.index
+        )
+    return manifest
+
+
+def publish(root: Root, manifest: RootManifest) -> FileRecord:
+    """Write ``dataset.json``: from here on the data set is published. Removes the mark of the run."""
+    record = root.write_bytes(layout.ROOT_MANIFEST, _render(manifest))
+    root.remove(layout.RUN_FILE)
+    return record
+
+
+def is_published(root: Root) -> bool:
+    """Whether the root holds a published data set."""
+    return root.exists(layout.ROOT_MANIFEST)
+
+
+def read_root_manifest(root: Root) -> RootManifest:
+    """The manifest of a published data set.
+
+    Raises:
+        StorageError: if nothing is published here, it has another layout version, or ``dataset.json`` is damaged.
+    """
+    if not is_published(root):
+        raise StorageError(
+            "no published data set here",
+            where=root.url,
+            expected=f"a {layout.ROOT_MANIFEST}, which is written when a data set is complete",
+            do="check the address, or finish the run by giving the command that started it again",
+        )
+    return _read(root, layout.ROOT_MANIFEST, RootManifest)
+
+
+def check_same_dataset(root: Root, identity: Digest) -> RunState:
+    """What the root holds, if a run of the data set ``identity`` may write there.
+
+    Returns:
+        "new" for an empty root, "unfinished" for an interrupted run of the same data set, "published" for the same
+        data set, complete.
+
+    Raises:
+        StorageError: if another data set or unrelated files are there.
+    """
+    if is_published(root):
+        there, state = read_root_manifest(root).identity, "published"
+    elif root.exists(layout.RUN_FILE):
+        there, state = (
+            str(_parse(root, layout.RUN_FILE, root.read_bytes(layout.RUN_FILE)).get("identity")),
+            "unfinished",
+        )
+    else:
+        foreign = [path for path in root.entries() if not is_temporary(path)]
+        if foreign:
+            raise StorageError(
+                "the output already holds other files",
+                where=root.url,
+                expected="an empty folder or a run of this data set",
+                got=", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""),
+                do="choose another output, or move these files away",
+            )
+        return "new"
+    if there != identity:
+        raise StorageError(
+            f"the output already holds a different data set ({state})",
+            where=root.url,
+            expected=f"identity {identity[:12]}",
+            got=there[:12],
+            do="choose another output, or the configuration that made this one",
+        )
+    return "published" if state == "published" else "unfinished"
+
+
+def begin_run(root: Root, identity: Digest, config: Mapping[str, Any]) -> RunState:
+    """Check the root (:func:`check_same_dataset`) and, where it is new, mark it as this data set's before any file.
+
+    The mark, ``.run.json``, holds the identity and the configuration; publishing removes it.
+    """
+    state = check_same_dataset(root, identity)
+    if state == "new":
+        mark = {"layout_version": layout.LAYOUT_VERSION, "identity": identity, "config": dict(config)}
+        root.write_bytes(layout.RUN_FILE, (json.dumps(mark, indent=1, sort_keys=True) + "\n").encode())
+    return state
+
+
+def file_is_intact(root: Root, file: FileRecord, *, rehash: bool) -> bool:
+    """Whether a file is there with the recorded size, and with ``rehash`` also the recorded SHA-256."""
+    return root.size(file.path) == file.bytes and (not rehash or root.sha256(file.path) == file.sha256)
+
+
+def part_is_intact(root: Root, part: Part, *, rehash: bool) -> bool:
+    """Whether every file of a part is intact; ``rehash`` reads them, else names and sizes have to do."""
+    return all(file_is_intact(root, file, rehash=rehash) for file in part.files)
+
+
+def _render(document: _Document) -> bytes:
+    """A document as text for people too, with a digest of its own content: damage shows without an outer record."""
+    content = document.model_dump(mode="json")
+    content["content_sha256"] = digest_of(content)
+    return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _read(root: Root, path: str, kind: type[DocumentT]) -> DocumentT:
+    data = root.read_bytes(path)
+    content = _parse(root, path, data)
+    version = content.get("layout_version")
+    if version != layout.LAYOUT_VERSION and isinstance(version, int):
+        raise StorageError(
+            "this data set has another layout",
+            where=root.join(path),
+            expected=f"layout version {layout.LAYOUT_VERSION}",
+            got=version,
+            do="read it with the version of image-longitudinal that made it, or generate it again",
+        )
+    try:
+        document = kind.model_validate({key: value for key, value in content.items() if key != "content_sha256"})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _damaged(root, path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    if _render(document) != data:
+        raise _damaged(root, path, "a content that its digest does not fit")
+    return document
+
+
+def _parse(root: Root, path: str, data: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(data)
+    except ValueError as error:  # neither UTF-8 nor JSON
+        raise _damaged(root, path, error) from error
+    if not isinstance(content, dict):
+        raise _damaged(root, path, type(content).__name__)
+    return content
+
+
+def _damaged(root: Root, path: str, got: object) -> StorageError:
+    do = "verify the data set with repair, or remove this file and give the command that made it again"
+    return StorageError(
+        "a manifest is damaged", where=root.join(path), expected="the document as written", got=got, do=do
+    )

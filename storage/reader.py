@@ -1,0 +1,184 @@
+"""Reading a published data set: images and latents by slice, tables lazily, one subject at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as pads
+from numpy.typing import NDArray
+
+from core.errors import StorageError
+from storage import layout
+from storage.filesystem import LocalRoot, Root, open_root
+from storage.images import ShardedArray, image_spec, latent_spec
+from storage.manifest import RootManifest, read_root_manifest
+from storage.remote import RemoteRoot
+
+
+@dataclass(frozen=True)
+class Subject:
+    """All there is about one subject.
+
+    Attributes:
+        id: subject identity.
+        split: train, validation or test.
+        seed: the subject's own seed.
+        image: uint8, shape (H, W).
+        latent: float32, shape (D,).
+        eta: float64, shape (k,): random effects linked to the image.
+        random_effects: by association level, one row: the random effects used and the individual parameters.
+        observations: by association level, the subject's rows, sorted by time.
+    """
+
+    id: int
+    split: str
+    seed: int
+    image: NDArray[np.uint8]
+    latent: NDArray[np.float32]
+    eta: NDArray[np.float64]
+    random_effects: Mapping[float, pa.Table]
+    observations: Mapping[float, pa.Table]
+
+
+class Dataset:
+    """A published data set, opened by :func:`open_dataset`: only the root manifest has been read.
+
+    Safe to use from many threads; pickles as its address.
+    """
+
+    def __init__(self, root: Root, manifest: RootManifest) -> None:
+        self.root, self.manifest = root, manifest
+        self.plan = manifest.plan
+        image, n, size = manifest.image, manifest.n_subjects, manifest.shard_size
+        self._images = ShardedArray(root, image_spec(image.height, image.width, size), n)
+        self._latents = ShardedArray(root, latent_spec(image.latent_dim, size), n)
+
+    def __len__(self) -> int:
+        return self.manifest.n_subjects
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.root.url!r}, {len(self)} subjects, levels {list(self.levels)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_dataset, (self.root.url,)
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The association levels."""
+        return self.manifest.levels
+
+    def images(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Images ``start <= i < stop``: uint8, shape (stop - start, H, W). IndexError outside the data set."""
+        return self._images.read(start, stop)
+
+    def latents(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Latents ``start <= i < stop``: float32, shape (stop - start, D). IndexError outside the data set."""
+        return self._latents.read(start, stop)
+
+    def subjects(self, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        """The subjects of one split, or of all, sorted by id within each split."""
+        return self.scan("subjects", split=split).to_table(columns=columns)
+
+    def random_effects(self, level: float, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        """The random effects behind the outcomes of one association level, sorted by id within each split."""
+        return self.scan("random_effects", level, split).to_table(columns=columns)
+
+    def observations(self, level: float, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        """The observations of one association level, sorted by id and time within each split.
+
+        All of it in memory: for more than fits there, use :meth:`scan` and take batches.
+        """
+        return self.scan("observations", level, split).to_table(columns=columns)
+
+    def scan(self, table: str, level: float | None = None, split: str | None = None) -> pads.Dataset:
+        """A table as a lazy pyarrow dataset: nothing is read until it is asked for batches, counts or a table.
+
+        Args:
+            table: subjects, random_effects or observations.
+            level: an association level of the data set; None for ``subjects``.
+            split: one split, or all.
+
+        Raises:
+            StorageError: for a table, level or split that the data set has not.
+        """
+        splits = self.manifest.present_splits if split is None else (split,)
+        _check_is_one_of("split", splits[0], self.manifest.present_splits)
+        ranges = [(part.split, shard.index) for shard in self.plan for part in shard.splits if part.split in splits]
+        return self._files(table, [self._path(table, level, index, name) for name, index in ranges])
+
+    def subject(self, subject_id: int) -> Subject:
+        """Everything about one subject. IndexError for an id outside the data set."""
+        if not 0 <= subject_id < len(self):
+            raise IndexError(f"subject {subject_id} of {len(self)}")
+        split, shard = self.plan.split_of(subject_id), subject_id // self.plan.shard_size
+
+        def rows(table: str, level: float | None = None) -> pa.Table:
+            file = self._files(table, [self._path(table, level, shard, split)])
+            return file.to_table(filter=pads.field("id") == subject_id)
+
+        row = rows("subjects")
+        names = layout.eta_columns(len(self.manifest.random_effects))
+        return Subject(
+            id=subject_id,
+            split=split,
+            seed=row["seed"][0].as_py(),
+            image=self.images(subject_id, subject_id + 1)[0],
+            latent=self.latents(subject_id, subject_id + 1)[0],
+            eta=np.array([row[name][0].as_py() for name in names]),
+            random_effects={level: rows("random_effects", level) for level in self.levels},
+            observations={level: rows("observations", level) for level in self.levels},
+        )
+
+    def schema(self, table: str) -> pa.Schema:
+        """The columns of a table, with units in the metadata of each field."""
+        manifest, n_eta = self.manifest, len(self.manifest.random_effects)
+        _check_is_one_of("table", table, layout.TABLES)
+        if table == "subjects":
+            return layout.subjects_schema(n_eta)
+        if table == "random_effects":
+            return layout.random_effects_schema(n_eta, manifest.parameters, manifest.units)
+        return layout.observations_schema(manifest.units)
+
+    def _path(self, table: str, level: float | None, shard: int, split: str) -> str:
+        _check_is_one_of("table", table, layout.TABLES)
+        if table == "subjects":
+            return layout.subjects_path(shard, split)
+        _check_is_one_of("association level", level, self.levels)
+        path = layout.random_effects_path if table == "random_effects" else layout.observations_path
+        return path(float(level or 0.0), shard, split)
+
+    def _files(self, table: str, paths: list[str]) -> pads.Dataset:
+        filesystem, prefix = self._filesystem
+        return pads.dataset(
+            [f"{prefix}/{path}" for path in paths], schema=self.schema(table), format="parquet", filesystem=filesystem
+        )
+
+    @cached_property
+    def _filesystem(self) -> tuple[Any, str]:
+        if isinstance(self.root, RemoteRoot):
+            return self.root.fs, self.root.base
+        assert isinstance(self.root, LocalRoot)
+        return None, str(self.root.folder)
+
+
+def open_dataset(url: str | Path | Root) -> Dataset:
+    """Open a published data set at a local path or fsspec URL; reads its root manifest alone.
+
+    Raises:
+        StorageError: if nothing is published there, it has another layout version, or its manifest is damaged.
+    """
+    root = url if isinstance(url, Root) else open_root(url)
+    return Dataset(root, read_root_manifest(root))
+
+
+def _check_is_one_of(what: str, value: object, known: Sequence[object]) -> None:
+    if value not in known:
+        raise StorageError(
+            f"no such {what} in this data set", expected="one of " + ", ".join(map(str, known)), got=value
+        )

@@ -1,0 +1,121 @@
+"""A root in an object store or any other fsspec file system; credentials come from the environment alone."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+
+import fsspec
+
+from core.errors import StorageError
+from storage.filesystem import BLOCK, Root, storage_error, temporary_name
+
+OBJECT_STORES = {"memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss"}  # a put shows whole or never
+
+
+class RemoteRoot(Root):
+    """A folder of any other fsspec file system."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url.rstrip("/"))
+        try:
+            self.fs, base = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            do = "check the address, or install the fsspec driver of its protocol"
+            raise StorageError("cannot open a store", where=url, got=error, do=do) from error
+        self.base = base.rstrip("/")
+        protocols = (self.fs.protocol,) if isinstance(self.fs.protocol, str) else self.fs.protocol
+        self._puts_are_atomic = bool(OBJECT_STORES.intersection(protocols))
+
+    def key(self, path: str) -> str:
+        """The name of ``path`` in its file system."""
+        return f"{self.base}/{path}" if path else self.base
+
+    def size(self, path: str) -> int | None:
+        """Bytes of ``path``, or None where there is no such file."""
+        try:
+            info = self.fs.info(self.key(path))
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise storage_error("cannot look up a file", self.join(path), error) from error
+        return int(info["size"]) if info["type"] == "file" else None
+
+    def blocks(self, path: str) -> Iterator[bytes]:
+        """The bytes of ``path`` in pieces of about 1 MiB."""
+        try:
+            with self.fs.open(self.key(path), "rb") as file:
+                while block := file.read(BLOCK):
+                    yield block
+        except GeneratorExit:
+            raise
+        except Exception as error:
+            raise storage_error("cannot read a file", self.join(path), error) from error
+
+    def read_range(self, path: str, start: int, stop: int | None = None) -> bytes:
+        """Bytes ``start <= i < stop`` of ``path``; see :meth:`Root.read_range`."""
+        try:
+            return bytes(self.fs.cat_file(self.key(path), start=start, end=stop))
+        except Exception as error:
+            raise storage_error("cannot read a file", self.join(path), error) from error
+
+    def remove(self, path: str) -> None:
+        """Remove a file; no error if there is none."""
+        try:
+            self.fs.rm_file(self.key(path))
+        except FileNotFoundError:
+            pass
+        except Exception as error:
+            raise storage_error("cannot remove a file", self.join(path), error) from error
+
+    def files(self, folder: str = "") -> list[str]:
+        """Paths of all files below ``folder``, relative to the root, sorted."""
+        try:
+            found = self.fs.find(self.key(folder))
+        except FileNotFoundError:
+            return []
+        except Exception as error:
+            raise storage_error("cannot list a folder", self.join(folder), error) from error
+        start = len(self.base.strip("/")) + 1
+        return sorted(name.strip("/")[start:] for name in found)
+
+    def entries(self) -> list[str]:
+        """Names directly under the root, sorted; see :meth:`Root.entries`."""
+        try:
+            found = self.fs.ls(self.base, detail=False)
+        except FileNotFoundError:
+            return []
+        except Exception as error:
+            raise storage_error("cannot list a folder", self.url, error) from error
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
+
+    def _write(self, path: str, pieces: Iterable[bytes | memoryview]) -> None:
+        key = self.key(path)
+        with tempfile.NamedTemporaryFile() as spool:  # a store wants the whole object, and memory may not hold it
+            try:
+                for piece in pieces:
+                    spool.write(piece)
+                spool.flush()
+            except OSError as error:
+                raise storage_error("cannot spool a file for upload", spool.name, error) from error
+            parent, _, name = key.rpartition("/")
+            landing = key if self._puts_are_atomic else f"{parent}/{temporary_name(name)}"
+            try:
+                if landing != key:  # object stores need no folders, and s3fs would make a mistyped bucket
+                    self.fs.makedirs(parent, exist_ok=True)
+                self.fs.put_file(spool.name, landing)
+                if landing != key:
+                    self.fs.mv(landing, key)
+            except Exception as error:
+                if landing != key and self.fs.exists(landing):
+                    self.fs.rm_file(landing)
+                raise storage_error("cannot write a file", self.join(path), error) from error
+
+    def _clone(self, source: Root, source_path: str, path: str) -> bool:
+        if not (isinstance(source, RemoteRoot) and source.fs is self.fs and self._puts_are_atomic):
+            return False
+        try:
+            self.fs.cp_file(source.key(source_path), self.key(path))
+        except Exception as error:
+            raise storage_error("cannot copy a file", self.join(path), error) from error
+        return True

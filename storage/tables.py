@@ -1,0 +1,204 @@
+"""Parquet tables of one shard: subjects, random effects and observations, one file per split the shard touches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from core.errors import StorageError
+from core.plan import Shard
+from storage import layout
+from storage.filesystem import FileRecord, Root
+
+ROW_GROUP = 122_880  # rows: DuckDB's own row group, so that its scans parallelise without cutting one
+OBSERVED_COMPARTMENT = 2  # Central, after Depot
+
+
+class Dose(NamedTuple):
+    """``amt`` (≥ 0) given into compartment ``cmt`` (from 1) at ``time``, the same for every subject."""
+
+    time: float
+    amt: float
+    cmt: int = 1
+
+
+def write_subjects(
+    root: Root, shard: Shard, *, seeds: NDArray[np.int64], eta: NDArray[np.float64]
+) -> tuple[FileRecord, ...]:
+    """Write who the subjects of one shard are.
+
+    Args:
+        root: where the data set is.
+        shard: which subjects.
+        seeds: int64, shape (len(shard),), in id order: each subject's own seed.
+        eta: float64, shape (len(shard), k): the random effects linked to the image.
+
+    Returns:
+        One record per split the shard touches. The same input gives the same bytes.
+
+    Raises:
+        StorageError: if the arrays do not fit the shard or are not finite, or the store refuses.
+    """
+    _check(shard, "seeds", seeds, 1)
+    _check(shard, "eta", eta, 2)
+    ids = np.arange(shard.start, shard.stop, dtype=np.int64)
+    columns = {"id": ids, "image_index": ids, "seed": seeds, **_eta_columns(eta)}
+    schema = layout.subjects_schema(eta.shape[1])
+    return tuple(
+        _write(root, layout.subjects_path(shard.index, split), schema, _cut(columns, rows), split, shard=shard.index)
+        for split, rows in _splits(shard)
+    )
+
+
+def write_random_effects(
+    root: Root,
+    shard: Shard,
+    level: float,
+    *,
+    eta: NDArray[np.float64],
+    parameters: Mapping[str, NDArray[np.float64]],
+    units: Mapping[str, str] = layout.DEFAULT_UNITS,
+) -> tuple[FileRecord, ...]:
+    """Write the random effects behind the outcomes of one association level, and what they make of each subject.
+
+    Args:
+        root: where the data set is.
+        shard: which subjects.
+        level: the association level, as written in the configuration.
+        eta: float64, shape (len(shard), k), in id order.
+        parameters: individual parameters by name, each float64, shape (len(shard),).
+        units: may name a parameter's unit.
+
+    Returns, raises: as :func:`write_subjects`.
+    """
+    _check(shard, "eta", eta, 2)
+    for name, values in parameters.items():
+        _check(shard, f"parameter {name}", values, 1)
+    ids = np.arange(shard.start, shard.stop, dtype=np.int64)
+    columns = {"id": ids, **_eta_columns(eta), **parameters}
+    schema = layout.random_effects_schema(eta.shape[1], parameters, units)
+    return tuple(
+        _write(root, layout.random_effects_path(level, shard.index, split), schema, _cut(columns, rows), split)
+        for split, rows in _splits(shard)
+    )
+
+
+def write_observations(
+    root: Root,
+    shard: Shard,
+    level: float,
+    *,
+    times: Sequence[float] | NDArray[np.float64],
+    doses: Sequence[tuple[float, float, int]],
+    dv: NDArray[Any],
+    units: Mapping[str, str] = layout.DEFAULT_UNITS,
+    observed_compartment: int = OBSERVED_COMPARTMENT,
+) -> tuple[FileRecord, ...]:
+    """Write the outcomes of one association level in long format.
+
+    Args:
+        root: where the data set is.
+        shard: which subjects.
+        level: the association level, as written in the configuration.
+        times: shape (T,), the observation times of every subject.
+        doses: (time, amt, cmt) of every dose, the same for every subject (:class:`Dose`).
+        dv: float, finite, shape (len(shard), T), in id order; stored as float32.
+        units: of ``time``, ``amt`` and ``dv``.
+        observed_compartment: ``cmt`` of the observation rows.
+
+    Returns, raises: as :func:`write_subjects`. Rows are sorted by id and time, a dose before what is observed then.
+    """
+    with np.errstate(over="ignore"):
+        dv = np.asarray(dv, np.float32)  # what is too large for it is found just below
+    _check(shard, "dv", dv, 2)
+    if dv.shape[1] != len(times):
+        raise StorageError("outcomes do not fit their times", expected=f"{len(times)} columns", got=dv.shape[1])
+    pattern = observation_pattern(times, doses, observed_compartment)
+    schema = layout.observations_schema(units)
+    width = len(pattern["time"])
+
+    def columns(rows: slice) -> dict[str, Any]:
+        n = rows.stop - rows.start
+        values = np.zeros((n, width), np.float32)
+        values[:, pattern["evid"] == 0] = dv[rows][:, np.argsort(times, kind="stable")]
+        tiled = {name: np.tile(column, n) for name, column in pattern.items()}
+        ids = np.repeat(np.arange(shard.start + rows.start, shard.start + rows.stop, dtype=np.int64), width)
+        missing = tiled["evid"] == 1
+        return {"id": ids, **tiled, "dv": pa.array(values.ravel(), mask=missing), "mdv": missing.astype(np.int8)}
+
+    return tuple(
+        _write(
+            root, layout.observations_path(level, shard.index, split), schema, columns(rows), split, association=level
+        )
+        for split, rows in _splits(shard)
+    )
+
+
+def observation_pattern(
+    times: Sequence[float] | NDArray[np.float64],
+    doses: Sequence[tuple[float, float, int]],
+    observed_compartment: int = OBSERVED_COMPARTMENT,
+) -> dict[str, NDArray[Any]]:
+    """Columns time, evid, amt and cmt of one subject's rows, in file order: every subject has the same."""
+    dosed = [Dose(*dose) for dose in doses]
+    time = np.array([dose.time for dose in dosed] + list(times), np.float64)
+    evid = np.repeat(np.array([1, 0], np.int8), [len(dosed), len(times)])
+    amt = np.array([dose.amt for dose in dosed] + [0.0] * len(times), np.float64)
+    cmt = np.array([dose.cmt for dose in dosed] + [observed_compartment] * len(times), np.int8)
+    order = np.lexsort((evid == 0, time))
+    return {"time": time[order], "evid": evid[order], "amt": amt[order], "cmt": cmt[order]}
+
+
+def _write(
+    root: Root, path: str, schema: pa.Schema, columns: Mapping[str, Any], split: str, **constants: float
+) -> FileRecord:
+    n = len(columns["id"])
+    repeated = {"split": split, **constants}
+    arrays = [
+        pa.array(columns[field.name], field.type)
+        if field.name in columns
+        else pa.repeat(pa.scalar(repeated[field.name], field.type), n)
+        for field in schema
+    ]
+    sorting = [pq.SortingColumn(schema.get_field_index(name)) for name in ("id", "time") if name in schema.names]
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        pa.Table.from_arrays(arrays, schema=schema),
+        sink,
+        compression="zstd",
+        row_group_size=ROW_GROUP,
+        use_dictionary=[field.name for field in schema if field.type != pa.float32()],  # outcomes hardly repeat
+        sorting_columns=sorting,
+    )
+    return root.write_bytes(path, memoryview(sink.getvalue()), rows=n)
+
+
+def _splits(shard: Shard) -> Iterator[tuple[str, slice]]:
+    """Each split of the shard with its rows, counted from the shard's start."""
+    return ((part.split, slice(part.start - shard.start, part.stop - shard.start)) for part in shard.splits)
+
+
+def _cut(columns: Mapping[str, NDArray[Any]], rows: slice) -> dict[str, NDArray[Any]]:
+    return {name: column[rows] for name, column in columns.items()}
+
+
+def _eta_columns(eta: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    return dict(zip(layout.eta_columns(eta.shape[1]), np.ascontiguousarray(eta.T), strict=True))
+
+
+def _check(shard: Shard, what: str, array: NDArray[Any], ndim: int) -> None:
+    if array.ndim != ndim or len(array) != len(shard):
+        raise StorageError(
+            f"{what} does not fit its shard",
+            where=f"shard {shard.index}",
+            expected=f"{len(shard)} rows in {ndim} dimension{'s' if ndim > 1 else ''}",
+            got=array.shape,
+        )
+    if not np.isfinite(array).all():
+        bad = shard.start + int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0])
+        raise StorageError(f"{what} holds numbers that are not finite", where=f"shard {shard.index}, first at id {bad}")

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from core.errors import SimulationError
+from models.nlme.bayes import population_model
+from models.nlme.data import PopulationData
+from models.nlme.simulation import simulate
+
+
+@pytest.fixture(scope="module")
+def small(original):
+    eta = np.random.default_rng(3).standard_normal((3, 3))
+    observed = simulate(original, eta) + 0.01
+    return PopulationData.of_design(original.structural, observed, original.design.times, original.design.doses)
+
+
+def test_fast_kernel_equals_the_pymc_prediction_on_10_000_subjects(original, stress_eta):
+    # the PyMC model integrates the symbolic equations at 1e-10 per step; 1e-6 is what the kernel promises
+    fast = simulate(original, stress_eta)
+    data = PopulationData.of_design(original.structural, fast, original.design.times, original.design.doses)
+    model = population_model(original, data)
+    predict = model.compile_fn(model["prediction"], inputs=[model["z"]], point_fn=False)
+    assert np.abs(predict(stress_eta).reshape(fast.shape) - fast).max() < 1e-6
+
+
+def test_gradient_of_the_log_density_equals_finite_differences(original, small):
+    model = population_model(original, small)
+    logp, gradient = model.compile_logp(), model.compile_dlogp()
+    z = np.random.default_rng(8).standard_normal((3, 3))
+    got = gradient({"z": z}).reshape(3, 3)
+    for cell in np.ndindex(3, 3):
+        step = np.zeros((3, 3))
+        step[cell] = 1e-5
+        difference = (logp({"z": z + step}) - logp({"z": z - step})) / 2e-5
+        assert got[cell] == pytest.approx(difference, rel=1e-6, abs=1e-6)
+
+
+def test_log_density_is_the_sum_of_normal_densities(original, small):
+    from scipy.stats import norm
+
+    z = np.full((3, 3), 0.3)
+    expected = norm.logpdf(z).sum() + norm.logpdf(small.observed, simulate(original, z).ravel(), 0.01).sum()
+    # predictions agree to 1e-7, and the density changes by (residual / sigma²) = 1e4 times that per observation
+    assert population_model(original, small).compile_logp()({"z": z}) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_subject_that_cannot_be_integrated_is_named(original, small):
+    model = population_model(original, small)
+    predict = model.compile_fn(model["prediction"], inputs=[model["z"]], point_fn=False)
+    z = np.zeros((3, 3))
+    z[1, 0] = np.nan
+    with pytest.raises(SimulationError, match="subject 1"):
+        predict(z)

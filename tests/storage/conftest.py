@@ -1,0 +1,124 @@
+"""A small data set made through the public functions alone, in the order a flow uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.digest import digest_of
+from core.plan import Shard, ShardPlan
+from storage.card import CITATION, write_card
+from storage.filesystem import FileRecord, Root, open_root
+from storage.images import create_image_arrays, write_image_shard
+from storage.manifest import (
+    ImageInfo,
+    Part,
+    RootManifest,
+    ShardManifest,
+    begin_run,
+    publish,
+    write_shard_manifest,
+)
+from storage.tables import Dose, write_observations, write_random_effects, write_subjects
+
+SIDE, LATENT_DIM, TIMES = 8, 6, (0.0, 0.5, 1.0, 4.0)
+LEVELS = (1.0, 0.0526)
+PLAN = ShardPlan(n_subjects=22, shard_size=8, validation_fraction=0.15, test_fraction=0.3)  # 12 train, 3, 7
+IDENTITY = digest_of("the data set of these tests")
+
+
+@dataclass(frozen=True)
+class Arrays:
+    images: np.ndarray
+    latents: np.ndarray
+    seeds: np.ndarray
+    eta: np.ndarray
+    used: dict[float, np.ndarray]
+    dv: dict[float, np.ndarray]
+
+
+def arrays(plan: ShardPlan = PLAN) -> Arrays:
+    rng, n = np.random.default_rng(7), plan.n_subjects
+    images = rng.integers(0, 256, (n, SIDE, SIDE), dtype=np.uint8)
+    images[3] = 0
+    latents = rng.normal(size=(n, LATENT_DIM)).astype(np.float32)
+    eta = latents[:, [4, 0]].astype(np.float64)
+    used = {level: eta if level == 1 else rng.normal(size=(n, 2)) for level in LEVELS}
+    dv = {level: rng.normal(size=(n, len(TIMES))) for level in LEVELS}
+    return Arrays(images, latents, rng.integers(0, 2**62, n), eta, used, dv)
+
+
+def write_shard(root: Root, shard: Shard, data: Arrays, plan: ShardPlan = PLAN) -> FileRecord:
+    rows = slice(shard.start, shard.stop)
+    images = write_image_shard(root, shard, data.images[rows], data.latents[rows], shard_size=plan.shard_size)
+    outcomes = write_subjects(root, shard, seeds=data.seeds[rows], eta=data.eta[rows])
+    for level in LEVELS:
+        used = data.used[level][rows]
+        outcomes += write_random_effects(root, shard, level, eta=used, parameters={"Ka": np.exp(used[:, 0])})
+        outcomes += write_observations(root, shard, level, times=TIMES, doses=[Dose(0, 1)], dv=data.dv[level][rows])
+    parts = {"image": Part(key=digest_of("image"), files=images), "outcomes": Part(key=digest_of("pk"), files=outcomes)}
+    manifest = ShardManifest(index=shard.index, start=shard.start, stop=shard.stop, parts=parts)
+    return write_shard_manifest(root, manifest)
+
+
+def write_dataset(root: Root, plan: ShardPlan = PLAN) -> RootManifest:
+    data = arrays(plan)
+    begin_run(root, IDENTITY, {"n_subjects": plan.n_subjects})
+    files = create_image_arrays(
+        root, n=plan.n_subjects, height=SIDE, width=SIDE, latent_dim=LATENT_DIM, shard_size=plan.shard_size
+    )
+    shards = tuple(write_shard(root, shard, data, plan) for shard in plan)
+    manifest = RootManifest(
+        name="tiny",
+        date="2026-01-02",
+        identity=IDENTITY,
+        config={"n_subjects": plan.n_subjects},
+        config_digest=digest_of("config"),
+        seed=7,
+        n_subjects=plan.n_subjects,
+        shard_size=plan.shard_size,
+        splits=plan.split_counts,
+        levels=LEVELS,
+        random_effects=("Ka", "Imax"),
+        eta_latents=(4, 0),
+        parameters=("Ka",),
+        times=TIMES,
+        doses=(Dose(0, 1),),
+        image=ImageInfo(
+            height=SIDE,
+            width=SIDE,
+            latent_dim=LATENT_DIM,
+            backend="phantom",
+            model="phantom",
+            version="1",
+            digest=digest_of("m"),
+        ),
+        shards=shards,
+        files=files,
+        versions={"zarr": "3"},
+        licence="CC-BY-4.0",
+        citation=CITATION,
+    )
+    manifest = manifest.model_copy(update={"files": files + write_card(root, manifest)})
+    publish(root, manifest)
+    return manifest
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Root:
+    return open_root(tmp_path / "data")
+
+
+@pytest.fixture
+def published(root: Root) -> Root:
+    write_dataset(root)
+    return root
+
+
+@pytest.fixture
+def snapshot() -> Callable[[Root], dict[str, str]]:
+    return lambda root: {path: root.sha256(path) for path in root.files()}
