@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -96,7 +97,15 @@ class GeneratorConfig(Section):
     scheduler: Literal["ddim", "ddpm", "dpm++", "euler", "unipc"] = "ddim"
     steps: Positive = 10
     batch_size: Positive = 64
-    recoverability_images: int = Field(512, ge=64, description="Images drawn to measure how well z reads back.")
+
+
+class ProbeConfig(Section):
+    """How a finished model is measured: fixed with it, so that other solver steps never change which entries are η."""
+
+    n_images: int = Field(512, ge=64, description="Images drawn to measure how well z reads back.")
+    scheduler: Literal["ddim", "ddpm", "dpm++", "euler", "unipc"] = "ddim"
+    steps: Positive = 10
+    batch_size: Positive = 32
 
 
 class DoseConfig(Section):
@@ -117,7 +126,7 @@ class OutcomesConfig(Section):
     @field_validator("times")
     @classmethod
     def _times_ascend(cls, times: tuple[float, ...]) -> tuple[float, ...]:
-        if times[0] < 0 or any(b <= a for a, b in zip(times, times[1:], strict=False)):
+        if times[0] < 0 or any(b <= a for a, b in itertools.pairwise(times)):
             raise ValueError("times must start at 0 or later and ascend strictly")
         return times
 
@@ -164,6 +173,7 @@ class Config(Section):
     images: ImagesConfig = ImagesConfig()
     vae: VAEConfig = VAEConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
+    probe: ProbeConfig = ProbeConfig()
     generator: GeneratorConfig = GeneratorConfig()
     outcomes: OutcomesConfig = OutcomesConfig()
     dataset: DatasetConfig = DatasetConfig()

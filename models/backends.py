@@ -9,11 +9,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from core.config import DiffusionConfig, GeneratorConfig, VAEConfig
 from core.digest import digest_of
@@ -23,7 +24,7 @@ from models.diffusion.interface import DiffusionModel
 from models.diffusion.residual import ResidualDiffusion
 from models.diffusion.sampler import sample
 from models.diffusion.train import build_diffusion
-from models.recoverability import Reader, encoder_reader, probe_latents, r_squared, regression_reader
+from models.recoverability import encoder_reader, probe_latents, r_squared, regression_reader
 from models.registry import ModelVersion
 from models.tensors import default_device, to_grey_levels
 from models.vae.network import VAE
@@ -35,9 +36,20 @@ BACKENDS_VERSION = 1  # goes into cache keys: raise it whenever a backend's pixe
 class ImageModel(Protocol):
     """What the pipeline asks of an image model."""
 
-    latent_dim: int
-    image_size: int
-    digest: str  # of everything that decides a pixel: weights, solver, steps, code version
+    @property
+    def latent_dim(self) -> int:
+        """Length of z."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Of everything that decides a pixel: weights, solver, steps, code version."""
+        ...
 
     def generate(self, latents: NDArray[np.float32], seeds: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Images (B, S, S) uint8 of latents (B, D); each depends on its own row and seed alone."""
@@ -121,9 +133,7 @@ def vae_backend(config: GeneratorConfig, version: ModelVersion | None, device: t
 def diffusion_backend(config: GeneratorConfig, version: ModelVersion | None, device: torch.device) -> ImageModel:
     """Load a registered version's diffusion model."""
     trained = _required(version, "diffusion")
-    model = load_diffusion(trained)
-    assert isinstance(model, torch.nn.Module)
-    model.to(device).eval().to(memory_format=torch.channels_last)
+    model = assemble_diffusion(trained.metadata, load_vae(trained), trained.tensors("diffusion")).to(device)
     digest = digest_of("diffusion", BACKENDS_VERSION, trained.digest, config.scheduler, config.steps)
     return DiffusionImages(model, config.scheduler, config.steps, device, digest)
 
@@ -138,6 +148,11 @@ BACKENDS: dict[str, Callable[[GeneratorConfig, ModelVersion | None, torch.device
 def needs_training(backend: str) -> bool:
     """Whether a backend draws from a registered model."""
     return backend != "phantom"
+
+
+def needs_diffusion(backend: str) -> bool:
+    """Whether a backend's model includes a diffusion model (a backend of one's own is given all there is)."""
+    return backend not in ("phantom", "vae")
 
 
 def load_image_model(config: GeneratorConfig, version: ModelVersion | None, device: str = "auto") -> ImageModel:
@@ -167,42 +182,46 @@ def generate_in_batches(
 
 
 def measure_recoverability(
-    model: ImageModel, version: ModelVersion | None, config: GeneratorConfig, seed: int
+    model: ImageModel, vae: VAE | None, *, n: int, batch_size: int, seed: int
 ) -> tuple[list[float], str]:
     """R² per latent entry, z read back from images made as a data set's are: z ~ N(0, I), this solver, 8-bit images.
 
+    Args:
+        model: makes the images.
+        vae: whose encoder reads them; without one a regression does, fitted on 3n other images.
+        n: images that the figure is measured on.
+        batch_size: images made at a time.
+        seed: of latents and images.
+
     Returns:
-        One R² per entry, and what read it: ``encoder`` for trained models, else ``regression`` fitted on other images.
+        One R² per entry, and what read it: ``encoder`` or ``regression``.
     """
-    n = config.recoverability_images
-    latents, seeds = probe_latents(seed, n if version else 4 * n, model.latent_dim)
-    images = generate_in_batches(model, latents, seeds, config.batch_size)
-    if version is not None:
-        reader, name = encoder_reader(load_vae(version)), "encoder"
-        if model.image_size != load_vae(version).image_size:
-            reader = _resized(reader, load_vae(version).image_size)
-        truth, read = latents, images
-    else:
-        reader, name = regression_reader(images[n:], latents[n:]), "regression"
-        truth, read = latents[:n], images[:n]
-    return [float(value) for value in r_squared(truth, reader(read))], name
+    latents, seeds = probe_latents(seed, n if vae else 4 * n, model.latent_dim)
+    images = generate_in_batches(model, latents, seeds, batch_size)
+    reader = encoder_reader(vae) if vae else regression_reader(images[n:], latents[n:])
+    figures = r_squared(latents[:n], reader(images[:n]))
+    return [float(value) for value in figures], "encoder" if vae else "regression"
 
 
 def load_vae(version: ModelVersion) -> VAE:
     """The VAE of a registered version, on the CPU, in evaluation mode."""
-    vae = build_vae(VAEConfig.model_validate(version.metadata["vae"]), 0)
-    vae.load_state_dict(version.tensors("vae"))
+    return assemble_vae(version.metadata, version.tensors("vae"))
+
+
+def assemble_vae(metadata: dict[str, Any], weights: dict[str, Tensor]) -> VAE:
+    """A VAE of its recorded configuration and weights, on the CPU, in evaluation mode."""
+    vae = build_vae(VAEConfig.model_validate(metadata["vae"]), 0)
+    vae.load_state_dict(weights)
     return vae.eval()
 
 
-def load_diffusion(version: ModelVersion) -> DiffusionModel:
-    """The diffusion model of a registered version, on the CPU, in evaluation mode."""
-    model = build_diffusion(load_vae(version), DiffusionConfig.model_validate(version.metadata["diffusion"]), 0)
-    model.denoiser.load_state_dict(version.tensors("diffusion"))
-    model.denoiser.eval()
+def assemble_diffusion(metadata: dict[str, Any], vae: VAE, weights: dict[str, Tensor]) -> DiffusionModel:
+    """A diffusion model of its recorded configuration and weights, on the CPU, in evaluation mode."""
+    model = build_diffusion(vae, DiffusionConfig.model_validate(metadata["diffusion"]), 0)
+    model.denoiser.load_state_dict(weights)
     if isinstance(model, ResidualDiffusion):
-        model.residual_scale = float(version.metadata["residual_scale"])
-    return model
+        model.residual_scale = float(metadata["residual_scale"])
+    return model.eval()
 
 
 def _factory(name: str) -> Callable[[GeneratorConfig, ModelVersion | None, torch.device], ImageModel]:
@@ -216,7 +235,7 @@ def _factory(name: str) -> Callable[[GeneratorConfig, ModelVersion | None, torch
             got=name,
         )
     try:
-        return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+        return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError("generator.backend cannot be imported", where=name, got=error) from error
 
@@ -225,12 +244,3 @@ def _required(version: ModelVersion | None, backend: str) -> ModelVersion:
     if version is None:
         raise ModelError(f"the {backend} backend needs a trained model", do="train one with: image-longitudinal train")
     return version
-
-
-def _resized(reader: Reader, size: int) -> Reader:
-    def read(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        pixels = torch.from_numpy(images)[:, None].float() / 255
-        smaller = torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
-        return reader(to_grey_levels(smaller))
-
-    return read

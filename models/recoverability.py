@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import interpolate
 
 from core.random import normals, stream_key, subject_seeds
 from models.tensors import to_unit
@@ -29,14 +30,18 @@ def probe_latents(seed: int, n: int, latent_dim: int) -> tuple[NDArray[np.float3
     return latents, subject_seeds(stream_key(seed, "probe-seed") >> 1, ids)
 
 
-@torch.no_grad()
 def encoder_reader(vae: VAE) -> Reader:
-    """Reads z as the encoder's standardised posterior mean: images (n, S, S) uint8 → (n, D)."""
+    """Reads z as the encoder's standardised posterior mean: images (n, S, S) uint8, any S → (n, D)."""
 
     def read(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        device = next(vae.parameters()).device
-        with torch.no_grad():
-            parts = [vae.encode(to_unit(images[i : i + 256], device)).cpu() for i in range(0, len(images), 256)]
+        device, size = next(vae.parameters()).device, (vae.image_size, vae.image_size)
+        parts = []
+        for start in range(0, len(images), 256):
+            pixels = to_unit(images[start : start + 256], device)
+            if pixels.shape[-2:] != size:
+                pixels = interpolate(pixels, size, mode="bilinear", antialias=True)
+            with torch.no_grad():
+                parts.append(vae.encode(pixels).cpu())
         return torch.cat(parts).double().numpy()
 
     return read

@@ -89,7 +89,7 @@ class Registry:
             for name, tensors in weights.items():
                 save_tensors(temporary / f"{name}.safetensors", dict(tensors))
             files = {path.name: file_sha256(path) for path in sorted(temporary.iterdir())}
-            content = {"format": 1, "files": files, "metadata": dict(metadata)}
+            content: dict[str, Any] = {"format": 1, "files": files, "metadata": dict(metadata)}
             content["digest"] = digest_of(content)
             (temporary / MODEL).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
             (temporary / CARD).write_text(card)

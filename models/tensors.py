@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,6 +14,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from core.errors import ModelError
+
+
+class ImageRows(Protocol):
+    """Grey images that are read some at a time: an array (n, S, S) uint8, or a view of one on disk."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The images of some rows, (m, S, S) uint8."""
+        ...
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -51,6 +51,7 @@ class LoopSettings:
     gradient_accumulation: int = 1
     weight_decay: float = 0.0
     cosine_decay: bool = False
+    device: str = "auto"  # accelerate's choice; "cpu" keeps off an accelerator
     log_every: int = 10
     checkpoint_seconds: float = 20.0  # what a kill can cost; a checkpoint of the demo's networks takes 50 ms
 
@@ -97,7 +98,9 @@ def train(
             the device ran out of memory.
     """
     accelerator = Accelerator(
-        mixed_precision=settings.mixed_precision, gradient_accumulation_steps=settings.gradient_accumulation
+        cpu=settings.device == "cpu",
+        mixed_precision=settings.mixed_precision,
+        gradient_accumulation_steps=settings.gradient_accumulation,
     )
     optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     averaged = None

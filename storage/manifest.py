@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from core.digest import digest_of
+from core.digest import canonical_json, digest_of
 from core.errors import StorageError
 from core.plan import SPLITS, ShardPlan
 from storage import layout
@@ -131,10 +131,11 @@ def read_shard_manifest(root: Root, index: int) -> ShardManifest | None:
 
 
 def publish(root: Root, manifest: RootManifest) -> FileRecord:
-    """Write ``dataset.json``: from here on the data set is published. Removes the mark of the run."""
-    record = root.write_bytes(layout.ROOT_MANIFEST, _render(manifest))
-    root.remove(layout.RUN_FILE)
-    return record
+    """Write ``dataset.json``: from here on the data set is published.
+
+    The mark of the run stays: should ``dataset.json`` be lost, the same command recognises the rest and goes on.
+    """
+    return root.write_bytes(layout.ROOT_MANIFEST, _render(manifest))
 
 
 def is_published(root: Root) -> bool:
@@ -197,10 +198,47 @@ def check_same_dataset(root: Root, identity: Digest) -> RunState:
     return "published" if state == "published" else "unfinished"
 
 
+def check_configuration(root: Root, config: Mapping[str, Any]) -> None:
+    """Refuse, before any work, a root that holds a data set of another configuration or unrelated files.
+
+    The identity, which :func:`begin_run` checks, also covers the image model: it is known only once that is trained.
+    """
+    if is_published(root):
+        there = read_root_manifest(root).config
+    elif root.exists(layout.RUN_FILE):
+        there = _parse(root, layout.RUN_FILE, root.read_bytes(layout.RUN_FILE)).get("config", {})
+    else:
+        check_same_dataset(root, "")
+        return
+    if canonical_json(there) != canonical_json(config):
+        changed = [
+            key for key in _leaves(config) | _leaves(there) if _leaves(config).get(key) != _leaves(there).get(key)
+        ]
+        shown = ", ".join(sorted(changed)[:4]) + (" and more" if len(changed) > 4 else "")
+        raise StorageError(
+            "the output already holds a different data set",
+            where=root.url,
+            expected="the same configuration, or an empty folder",
+            got=f"other values of {shown}",
+            do="choose another output (what both have in common is not made again), or the old configuration",
+        )
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Every value of nested mappings by its dotted name, as text."""
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _leaves(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = canonical_json(value)
+    return flat
+
+
 def begin_run(root: Root, identity: Digest, config: Mapping[str, Any]) -> RunState:
     """Check the root (:func:`check_same_dataset`) and, where it is new, mark it as this data set's before any file.
 
-    The mark, ``.run.json``, holds the identity and the configuration; publishing removes it.
+    The mark, ``.run.json``, holds the identity and the configuration.
     """
     state = check_same_dataset(root, identity)
     if state == "new":

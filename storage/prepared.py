@@ -40,6 +40,20 @@ Squares = Mapping[int, NDArray[np.uint8]]  # one image at every size: (size, siz
 
 
 @dataclass(frozen=True)
+class ImageView:
+    """Some rows of images (n, S, S) uint8 that lie on disk: indexing reads, and copies, what it names."""
+
+    images: NDArray[np.uint8]
+    index: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        return np.asarray(self.images[self.index[rows]])
+
+
+@dataclass(frozen=True)
 class PreparedImages:
     """A prepared image set that was opened: ``len()`` images, each at every one of ``sizes``."""
 
@@ -86,6 +100,10 @@ class PreparedImages:
         if images.dtype != np.uint8 or images.shape != (len(self), size, size):
             raise _damaged(path, f"uint8 {(len(self), size, size)}", f"{images.dtype} {images.shape}")
         return images
+
+    def rows(self, size: int, split: str) -> ImageView:
+        """The images of one split at one size, read from disk as they are asked for."""
+        return ImageView(self.images(size), self.split(split))
 
     def split(self, name: str) -> NDArray[np.int64]:
         """Indices of the images of one split, int64, ascending; empty for a split nobody is in."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import google_crc32c
 import numpy as np
-from numcodecs import zstd  # type: ignore[import-untyped]
+from numcodecs import zstd
 from numpy.typing import NDArray
 
 from core.errors import StorageError

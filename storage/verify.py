@@ -17,7 +17,7 @@ from core.errors import StorageError
 from core.plan import Shard
 from storage import layout
 from storage.filesystem import FileRecord, Root, is_temporary
-from storage.manifest import ShardManifest, read_root_manifest, read_shard_manifest
+from storage.manifest import RootManifest, ShardManifest, read_root_manifest, read_shard_manifest
 from storage.reader import Dataset
 from storage.tables import observation_pattern
 
@@ -66,8 +66,10 @@ class VerificationReport:
         return "\n".join([f"{seen}: {len(self.problems)} problems", *(f"  {problem}" for problem in self.problems)])
 
 
-def verify_dataset(root: Root, *, progress: Progress | None = None, workers: int = 2) -> VerificationReport:
-    """Check a published data set: presence, size and SHA-256 of every file; then what is in them.
+def verify_dataset(
+    root: Root, *, manifest: RootManifest | None = None, progress: Progress | None = None, workers: int = 2
+) -> VerificationReport:
+    """Check a data set: presence, size and SHA-256 of every file; then what is in them.
 
     A shard whose files are all intact is also read: schemas, row counts, ids aligned with the plan, the Zarr arrays and
     between tables, times and doses, value ranges. All latents are read, and the first and last image of each shard (the
@@ -75,13 +77,14 @@ def verify_dataset(root: Root, *, progress: Progress | None = None, workers: int
 
     Args:
         root: where the data set is.
+        manifest: of a data set about to be published; the published one's if None.
         progress: told after each shard.
         workers: threads; each holds one shard's tables at a time.
 
     Raises:
         StorageError: if there is no published data set to verify, or its root manifest is damaged.
     """
-    manifest = read_root_manifest(root)
+    manifest = manifest or read_root_manifest(root)
     dataset = Dataset(root, manifest)
     problems = [problem for file in manifest.files for problem in _check_file(root, file, None)]
     seen = [*manifest.files]

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import Tensor, nn
 
 
-class DiffusionModel(Protocol):
+class DiffusionModel(nn.Module, ABC):
     """A denoiser over *working tensors* (scaled residuals, or an autoencoder's latents) conditioned on z (B, D)."""
 
     image_size: int
     latent_dim: int
     working_shape: tuple[int, int, int]
-    schedule: dict[str, Any]
-    denoiser: nn.Module
+    schedule: dict[str, Any]  # keyword arguments of a diffusers scheduler
+    denoiser: nn.Module  # the part that is trained
 
+    @abstractmethod
     def context(self, latents: Tensor) -> Tensor:
         """What depends on z alone and is computed once per image."""
-        ...
 
+    @abstractmethod
     def to_working(self, images: Tensor, latents: Tensor) -> Tensor:
         """Images (B, 1, S, S), values 0 to 1 → working tensors (B, *working_shape)."""
-        ...
 
+    @abstractmethod
     def to_images(self, working: Tensor, latents: Tensor) -> Tensor:
         """Working tensors (B, *working_shape) → images (B, 1, S, S), values 0 to 1."""
-        ...
 
+    @abstractmethod
     def denoise(
         self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, latents: Tensor, context: Tensor
     ) -> Tensor:
         """The prediction that the schedule names, (B, *working_shape), at integer timesteps (B,)."""
-        ...

@@ -8,19 +8,18 @@ on, and all capacity goes into texture. z also enters every block by adaptive gr
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 
+from models.diffusion.interface import DiffusionModel
 from models.vae.network import VAE
 
 PATCH = 4
 
 
-class ResidualDiffusion(nn.Module):
+class ResidualDiffusion(DiffusionModel):
     """Diffusion over the scaled residual of a frozen VAE.
 
     Args:
@@ -30,19 +29,18 @@ class ResidualDiffusion(nn.Module):
         residual_scale: standard deviation of x - decode(z) over training images, in units of grey 0 to 1.
     """
 
-    schedule: dict[str, Any] = {  # noqa: RUF012
-        "num_train_timesteps": 1000,
-        "beta_schedule": "squaredcos_cap_v2",  # cosine (Nichol & Dhariwal 2021)
-        "prediction_type": "v_prediction",  # Salimans & Ho 2022: stable targets at every noise level
-    }
-
     def __init__(self, vae: VAE, image_size: int, channels: tuple[int, ...], residual_scale: float = 1.0) -> None:
         super().__init__()
         self.vae = vae.eval().requires_grad_(False)
         self.image_size, self.latent_dim = image_size, vae.latent_dim
         self.residual_scale = residual_scale
+        self.schedule = {
+            "num_train_timesteps": 1000,
+            "beta_schedule": "squaredcos_cap_v2",  # cosine (Nichol & Dhariwal 2021)
+            "prediction_type": "v_prediction",  # Salimans & Ho 2022: stable targets at every noise level
+        }
         self.working_shape = (PATCH**2, image_size // PATCH, image_size // PATCH)
-        self.denoiser = UNet2DConditionModel(
+        unet = UNet2DConditionModel(
             sample_size=image_size // PATCH,
             in_channels=2 * PATCH**2,
             out_channels=PATCH**2,
@@ -57,8 +55,9 @@ class ResidualDiffusion(nn.Module):
             resnet_time_scale_shift="scale_shift",
             attention_head_dim=32,
         )
-        nn.init.zeros_(self.denoiser.conv_out.weight)
-        nn.init.zeros_(self.denoiser.conv_out.bias)
+        nn.init.zeros_(unet.conv_out.weight)
+        nn.init.zeros_(unet.conv_out.bias)
+        self.denoiser = unet
 
     def context(self, latents: Tensor) -> Tensor:
         """What the denoiser is told at every step: the folded decoder output (B, 16, h, w) centred on 0."""

@@ -6,17 +6,15 @@ weight is spread over equal values, so one token gives the same output; this cod
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from core.errors import ModelError
+from models.diffusion.interface import DiffusionModel
 
 
-class StableDiffusion(nn.Module):
+class StableDiffusion(DiffusionModel):
     """Latent diffusion with a pretrained autoencoder.
 
     Args:
@@ -31,7 +29,7 @@ class StableDiffusion(nn.Module):
     def __init__(self, pretrained: str, latent_dim: int, image_size: int) -> None:
         super().__init__()
         try:
-            self.denoiser = UNet2DConditionModel.from_pretrained(pretrained, subfolder="unet", use_safetensors=True)
+            unet = UNet2DConditionModel.from_pretrained(pretrained, subfolder="unet", use_safetensors=True)
             self.autoencoder = AutoencoderKL.from_pretrained(pretrained, subfolder="vae", use_safetensors=True)
             scheduler = DDPMScheduler.from_pretrained(pretrained, subfolder="scheduler")
         except (OSError, ValueError) as error:
@@ -43,7 +41,8 @@ class StableDiffusion(nn.Module):
                 do="set diffusion.pretrained to a local copy, or use diffusion.kind=residual",
             ) from error
         self.autoencoder.eval().requires_grad_(False)
-        self.context_width = int(self.denoiser.config.cross_attention_dim)
+        self.denoiser = unet
+        self.context_width = int(unet.config.cross_attention_dim)
         if latent_dim > self.context_width:
             raise ModelError(
                 "the latent vector is longer than the UNet's tokens", expected=f"≤ {self.context_width}", got=latent_dim
@@ -51,9 +50,9 @@ class StableDiffusion(nn.Module):
         factor = 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
         self.image_size, self.latent_dim = image_size, latent_dim
         side = image_size // factor
-        self.working_shape = (int(self.denoiser.config.in_channels), side, side)
+        self.working_shape = (int(unet.config.in_channels), side, side)
         keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type", "steps_offset")
-        self.schedule: dict[str, Any] = {key: scheduler.config[key] for key in keys if key in scheduler.config}
+        self.schedule = {key: scheduler.config[key] for key in keys if key in scheduler.config}
 
     def context(self, latents: Tensor) -> Tensor:
         """One token (B, 1, 768): z padded with zeros."""
@@ -80,7 +79,3 @@ class StableDiffusion(nn.Module):
         self.denoiser.train(mode)
         self.training = mode
         return self
-
-    def extra_repr(self) -> str:
-        """Shown by print."""
-        return f"image_size={self.image_size}, latent_dim={self.latent_dim}, dtype={torch.get_default_dtype()}"

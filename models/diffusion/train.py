@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import DDPMScheduler
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -19,7 +18,7 @@ from models.diffusion.interface import DiffusionModel
 from models.diffusion.loss import diffusion_loss
 from models.diffusion.residual import ResidualDiffusion
 from models.diffusion.stable_diffusion import StableDiffusion
-from models.tensors import default_device, to_unit
+from models.tensors import ImageRows, default_device, to_unit
 from models.training import History, LoopSettings, TrainingProgress, batch_indices, step_generator, train
 from models.vae.augment import augment, centre
 from models.vae.network import VAE
@@ -38,8 +37,8 @@ class DiffusionFigures:
 
 def train_diffusion(
     vae: VAE,
-    images: NDArray[np.uint8],
-    validation: NDArray[np.uint8],
+    images: ImageRows,
+    validation: ImageRows,
     config: DiffusionConfig,
     seed: int,
     checkpoint: Path,
@@ -100,6 +99,7 @@ def train_diffusion(
         mixed_precision=config.mixed_precision,
         gradient_accumulation=config.gradient_accumulation,
         cosine_decay=config.learning_rate_decay == "cosine",
+        device=device,
     )
     model.denoiser, history = train("diffusion", model.denoiser, loss, settings, checkpoint, report)
     with torch.no_grad():
@@ -107,7 +107,7 @@ def train_diffusion(
             batch_loss(
                 model.denoiser, to_unit(batch, where), step_generator(seed, "diffusion-validation", index), False
             )
-            for index, batch in enumerate(np.array_split(validation[:VALIDATION_IMAGES], 8))
+            for index, batch in enumerate(np.array_split(validation[slice(VALIDATION_IMAGES)], 8))
             if len(batch)
         ]
     return model, DiffusionFigures(history, float(torch.stack(losses).mean()) if losses else float("nan"))
@@ -131,7 +131,7 @@ def posterior_sample(vae: VAE, images: Tensor, generator: torch.Generator) -> Te
 
 
 @torch.no_grad()
-def measure_residual_scale(vae: VAE, images: NDArray[np.uint8], image_size: int, seed: int) -> float:
+def measure_residual_scale(vae: VAE, images: ImageRows, image_size: int, seed: int) -> float:
     """Standard deviation of x - decode(z) over training images, in units of grey 0 to 1."""
     chosen = images[np.linspace(0, len(images) - 1, min(len(images), SCALE_IMAGES)).astype(int)]
     view = centre(to_unit(chosen, next(vae.parameters()).device))

@@ -6,6 +6,7 @@ integrator's, so numba's on-disk cache serves the next process and an edited mod
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import sys
@@ -37,25 +38,25 @@ _FORMS = {
 }  # fmt: skip
 
 FOOTER = '''
-integrate = make_solve(
+integrate = private_copy(__name__, "esdirk").make_solve(
     rhs, jacobian, parameter_jacobian, LINEAR, initial, initial_gradient, output, output_gradient
 )
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def solve(parameters, when, bolus, rate, scale, times, before, out):
     """Predictions at the integrator's own tolerance; states carry their own scale, so ``scale`` is not used."""
     none = np.empty((parameters.shape[0], 0, 0))
     return integrate(parameters, when, bolus, rate, times, before, TOLERANCE, out, none)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def solve_gradient(parameters, when, bolus, rate, times, before, tolerance, out, gradient):
     """Predictions and their derivatives with respect to the individual parameters at a chosen tolerance."""
     return integrate(parameters, when, bolus, rate, times, before, tolerance, out, gradient)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def solve_ragged(parameters, event_start, when, bolus, rate, row_start, times, before, tolerance, out, gradient):
     """As solve_gradient, each subject with its own schedule and times; out (N,), gradient (N, p) or (N, 0)."""
     for i in range(parameters.shape[0]):
@@ -65,6 +66,43 @@ def solve_ragged(parameters, event_start, when, bolus, rate, row_start, times, b
                      gradient[r0:r1].reshape(1, r1 - r0, gradient.shape[1])) >= 0:
             return i
     return -1
+'''
+
+ESTIMATION = '''"""Individual level of estimation for one model."""
+
+from numba import njit
+
+from models.nlme.codegen import private_copy
+from {solver} import solve_ragged
+
+_individual = private_copy(__name__, "individual")
+_predict = _individual.make_predict(solve_ragged)
+_modes = _individual.make_modes(_individual.make_mode(_predict), _predict)
+_contributions = _individual.make_contributions(_predict)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def modes(
+    eta, starts, mu, w, random, scales, kind, error, interaction,
+    event_start, when, bolus, rate, row_start, times, before, y, tolerance, values, good,
+):
+    """See individual.make_modes."""
+    return _modes(
+        eta, starts, mu, w, random, scales, kind, error, interaction,
+        event_start, when, bolus, rate, row_start, times, before, y, tolerance, values, good,
+    )
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def contributions(
+    method, eta, mu, omega, w, random, scales, kind, error,
+    event_start, when, bolus, rate, row_start, times, before, y, tolerance, objective, by_mu, by_w, by_error,
+):
+    """See individual.make_contributions."""
+    return _contributions(
+        method, eta, mu, omega, w, random, scales, kind, error,
+        event_start, when, bolus, rate, row_start, times, before, y, tolerance, objective, by_mu, by_w, by_error,
+    )
 '''
 
 
@@ -78,7 +116,26 @@ def generated_kernel(model: StructuralModel) -> ModuleType:
     from models.nlme.kernels import esdirk
 
     source = generate_source(model)
-    name = f"nlme_kernel_{digest_of(source, Path(esdirk.__file__).read_text())[:24]}"
+    return _written("kernel", source, Path(esdirk.__file__).read_text())
+
+
+@lru_cache(maxsize=64)
+def estimation_kernel(model: StructuralModel) -> ModuleType:
+    """The individual level of estimation compiled for a model: ``modes`` and ``contributions``."""
+    from models.nlme.kernels import individual
+
+    if model.kernel is None:
+        solver = generated_kernel(model).__name__  # (its name is the digest of its text)
+        parts = []
+    else:
+        solver = model.kernel.partition(":")[0]
+        parts = [Path(str(importlib.import_module(solver).__file__)).read_text()]
+    return _written("estimation", ESTIMATION.format(solver=solver), Path(individual.__file__).read_text(), *parts)
+
+
+def _written(kind: str, source: str, *depends: str) -> ModuleType:
+    """The module of ``source``, imported from the cache folder; ``depends``: texts that its compiled form contains."""
+    name = f"nlme_{kind}_{digest_of(source, *depends)[:24]}"
     if name in sys.modules:
         return sys.modules[name]
     path = _cache_folder() / f"{name}.py"
@@ -86,6 +143,20 @@ def generated_kernel(model: StructuralModel) -> ModuleType:
         with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
             file.write(source)
         os.replace(file.name, path)  # other processes see the whole file or none
+    return _load(name, path)
+
+
+def private_copy(kernel: str, module: str) -> ModuleType:
+    """A copy of ``models.nlme.kernels.<module>`` under a name of its own for one generated file.
+
+    numba names compiled functions by module and a counter that starts anew in each process. With one shared module,
+    two kernels compiled in different processes and loaded from the cache into a third would carry different machine
+    code under equal symbols, and the linker would silently give both the same.
+    """
+    return _load(f"{kernel}_{module}", Path(__file__).parent / "kernels" / f"{module}.py")
+
+
+def _load(name: str, path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -121,7 +192,8 @@ def generate_source(model: StructuralModel) -> str:
     head = (
         f'"""Compiled functions of the structural model {model.name!r}, generated from its symbolic form."""\n\n'
         "import math\n\nimport numpy as np\nfrom numba import njit\n\n"
-        "from models.nlme.kernels.esdirk import TOLERANCE, make_solve\n\n"
+        "from models.nlme.codegen import private_copy\n"
+        "from models.nlme.kernels.esdirk import TOLERANCE\n\n"
         f"LINEAR = {_is_linear(system, jacobian)}\n\n\n"
     )
     return head + "\n\n".join(functions) + "\n" + FOOTER
@@ -174,7 +246,7 @@ def _function(
         value = _write(expression, known, by_text, lines)
         lines.append(f"return {value}" if target == "return" else f"{target} = {value}")
     body = "\n".join(f"    {line}" for line in lines or ["pass"])
-    return f"@njit(nogil=True)\ndef {name}({arguments}):\n{body}\n"
+    return f'@njit(nogil=True, error_model="numpy")\ndef {name}({arguments}):\n{body}\n'
 
 
 def _write(variable: Any, known: dict[Any, str], by_text: dict[str, str], lines: list[str]) -> str:

@@ -14,7 +14,7 @@ from torch.nn.functional import mse_loss
 
 from core.config import VAEConfig
 from core.random import stream_key
-from models.tensors import to_unit
+from models.tensors import ImageRows, to_unit
 from models.training import History, LoopSettings, TrainingProgress, batch_indices, step_generator, train
 from models.vae.augment import augment, centre
 from models.vae.loss import kl_per_entry, kl_weight, make_perception, reconstruction_loss
@@ -37,11 +37,12 @@ class VAEFigures:
 
 
 def train_vae(
-    images: NDArray[np.uint8],
-    validation: NDArray[np.uint8],
+    images: ImageRows,
+    validation: ImageRows,
     config: VAEConfig,
     seed: int,
     checkpoint: Path,
+    device: str = "auto",
     report: Callable[[TrainingProgress], None] | None = None,
 ) -> tuple[VAE, VAEFigures]:
     """Train a VAE on uint8 images (n, S, S) and standardise its latent space.
@@ -52,6 +53,7 @@ def train_vae(
         config: architecture, loss weights and length.
         seed: of initial weights, order, augmentation and noise.
         checkpoint: file to resume from and save to.
+        device: ``cpu`` keeps the training off an accelerator that is there.
         report: told of progress.
 
     Raises:
@@ -84,6 +86,7 @@ def train_vae(
         mixed_precision=config.mixed_precision,
         gradient_accumulation=config.gradient_accumulation,
         cosine_decay=config.cycle_weight > 0,  # the original's rate is constant
+        device=device,
     )
     trained, history = train("vae", vae, loss, settings, checkpoint, report)
     assert isinstance(trained, VAE)
@@ -102,7 +105,9 @@ def build_vae(config: VAEConfig, seed: int) -> VAE:
     """A VAE with the configured architecture and initial weights that depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_key(seed, "vae-weights") >> 1)
-        return VAE(config.image_size, config.latent_dim, config.width)
+        vae = VAE(config.image_size, config.latent_dim, config.width)
+    vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # half the time of a step on a CPU
+    return vae
 
 
 def cycle_loss(vae: VAE, prior: Tensor, kl: Tensor) -> Tensor:
@@ -115,7 +120,7 @@ def cycle_loss(vae: VAE, prior: Tensor, kl: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def standardise(vae: VAE, images: NDArray[np.uint8]) -> Tensor:
+def standardise(vae: VAE, images: ImageRows) -> Tensor:
     """Fit the affine map between raw and standardised latents; returns the KL per raw entry, (D,), nats.
 
     Over real images the raw latents have some mean m and covariance C = Cov(mean) + mean of the posterior variances.
@@ -141,7 +146,7 @@ def standardise(vae: VAE, images: NDArray[np.uint8]) -> Tensor:
 
 
 @torch.no_grad()
-def reconstruction_error(vae: VAE, images: NDArray[np.uint8]) -> float:
+def reconstruction_error(vae: VAE, images: ImageRows) -> float:
     """Mean squared error of decode(encode(x)) over the evaluation views of uint8 images (n, S, S); NaN for none."""
     device = next(vae.parameters()).device
     errors = []
@@ -151,5 +156,5 @@ def reconstruction_error(vae: VAE, images: NDArray[np.uint8]) -> float:
     return float(torch.cat(errors).mean()) if errors else float("nan")
 
 
-def _batches(images: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+def _batches(images: ImageRows) -> list[NDArray[np.uint8]]:
     return [images[start : start + EVALUATION_BATCH] for start in range(0, len(images), EVALUATION_BATCH)]

@@ -92,7 +92,7 @@ def test_publishing_is_the_last_step(root: Root, monkeypatch: pytest.MonkeyPatch
     manifest = write_dataset(root)
     assert written[-1] == "dataset.json"
     assert read_root_manifest(root) == manifest
-    assert not root.exists(".run.json")
+    assert root.exists(".run.json")
 
 
 def test_a_disk_that_fills_while_publishing_leaves_it_unpublished(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:

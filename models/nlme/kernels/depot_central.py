@@ -27,7 +27,7 @@ MAX_STEPS = 100_000  # random subjects need about 55
 NEWTON = 8
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _closed_root(r: float, w: float, km: float) -> float:
     """Non-negative root y of y + w·y/(km + y) = r for r ≥ 0: one implicit Euler stage in closed form."""
     p = r - km - w
@@ -35,17 +35,32 @@ def _closed_root(r: float, w: float, km: float) -> float:
     return 0.5 * (p + s) if p >= 0.0 else 2.0 * r * km / (s - p)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _advance(
     t: float, end: float, y: float, depot: float, step: float,
     ka: float, v: float, km: float, depot_rate: float, central_rate: float, tolerance: float,
+    sens: np.ndarray,
 ) -> tuple[float, float, float, bool]:  # fmt: skip
-    """Integrate from t to end; returns (y, depot, next step size, success)."""
+    """Integrate from t to end; returns (y, depot, next step size, success).
+
+    ``sens`` is empty, or (4,) and updated in place: derivatives of y with respect to ka, v and km, and of the depot
+    with respect to ka. They are those of the computed solution at its step sizes: the defect of every step is
+    differentiated.
+    """
     plateau = depot_rate / ka
     vk = v * km
     u = 1.0 / (km + y)
+    g1 = vk * u * u
     f = ka * depot + central_rate - v * y * u
-    fp = ka * (depot_rate - ka * depot) - vk * u * u * f
+    fp = ka * (depot_rate - ka * depot) - g1 * f
+    wanted = sens.size > 0
+    f_ka = f_v = f_km = fp_ka = fp_v = fp_km = 0.0
+    if wanted:
+        partial = _partials(y, u, f, fp, ka, v, km, depot, depot_rate, sens[3])
+        df1 = g1 * g1 + 2.0 * g1 * u * f
+        f_ka, fp_ka = partial[0] - g1 * sens[0], partial[1] + df1 * sens[0]
+        f_v, fp_v = partial[3] - g1 * sens[1], partial[4] + df1 * sens[1]
+        f_km, fp_km = partial[6] - g1 * sens[2], partial[7] + df1 * sens[2]
     for _ in range(MAX_STEPS):
         rest = end - t
         h = step
@@ -56,7 +71,8 @@ def _advance(
             h = 0.5 * rest
         if t + h == t and not last:
             return y, depot, step, False
-        depot_new = plateau + (depot - plateau) * math.exp(-ka * h)
+        decay = math.exp(-ka * h)
+        depot_new = plateau + (depot - plateau) * decay
         inflow = ka * depot_new + central_rate
         inflow1 = ka * (depot_rate - ka * depot_new)
         inflow2 = -ka * inflow1
@@ -86,10 +102,25 @@ def _advance(
         error = math.inf
         if converged and slope > 0.0:
             u = 1.0 / (km + z)
+            g1 = vk * u * u
             fz = inflow - v * z * u
-            f1 = inflow1 - vk * u * u * fz
+            f1 = inflow1 - g1 * fz
             error = abs(z - y - 0.5 * h * (f + fz) + h * h / 12.0 * (f1 - fp)) / slope
         if error <= tolerance:
+            if wanted:
+                plateau_ka = -plateau / ka
+                sens[3] = plateau_ka + (sens[3] - plateau_ka - (depot - plateau) * h) * decay
+                partial = _partials(z, u, fz, f1, ka, v, km, depot_new, depot_rate, sens[3])
+                df1 = g1 * g1 + 2.0 * g1 * u * fz
+                start = sens[0] + h * (0.4 * f_ka + 0.05 * h * fp_ka)
+                sens[0] = (start + h1 * partial[0] - h2 * partial[1] + h3 * partial[2]) / slope
+                start = sens[1] + h * (0.4 * f_v + 0.05 * h * fp_v)
+                sens[1] = (start + h1 * partial[3] - h2 * partial[4] + h3 * partial[5]) / slope
+                start = sens[2] + h * (0.4 * f_km + 0.05 * h * fp_km)
+                sens[2] = (start + h1 * partial[6] - h2 * partial[7] + h3 * partial[8]) / slope
+                f_ka, fp_ka = partial[0] - g1 * sens[0], partial[1] + df1 * sens[0]
+                f_v, fp_v = partial[3] - g1 * sens[1], partial[4] + df1 * sens[1]
+                f_km, fp_km = partial[6] - g1 * sens[2], partial[7] + df1 * sens[2]
             t, y, depot, f, fp = t + h, z, depot_new, fz, f1
             grown = h * min(GROWTH, 0.85 * math.sqrt(math.sqrt(tolerance / (error + 1e-30))))
             step = max(step, grown) if last else grown
@@ -100,7 +131,74 @@ def _advance(
     return y, depot, step, False
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
+def _partials(
+    y: float, u: float, f: float, f1: float, ka: float, v: float, km: float,
+    depot: float, depot_rate: float, depot_ka: float,
+) -> tuple[float, float, float, float, float, float, float, float, float]:  # fmt: skip
+    """Derivatives of (y', y'', y''') with respect to ka, then v, then km, at fixed y; u = 1 / (km + y)."""
+    u2 = u * u
+    g1 = v * km * u2
+    g2 = -2.0 * g1 * u
+    slope = depot_rate - ka * depot
+    f_ka = depot + ka * depot_ka
+    rate1_ka = slope - ka * f_ka
+    f1_ka = rate1_ka - g1 * f_ka
+    f2_ka = -ka * slope - ka * rate1_ka - 2.0 * g2 * f * f_ka - g1 * f1_ka
+    f_v = -y * u
+    f1_v = -km * u2 * f - g1 * f_v
+    f2_v = 2.0 * km * u2 * u * f * f - 2.0 * g2 * f * f_v - km * u2 * f1 - g1 * f1_v
+    f_km = v * y * u2
+    g1_km = v * u2 * (1.0 - 2.0 * km * u)
+    g2_km = v * u2 * u * (6.0 * km * u - 2.0)
+    f1_km = -g1_km * f - g1 * f_km
+    f2_km = -g2_km * f * f - 2.0 * g2 * f * f_km - g1_km * f1 - g1 * f1_km
+    return f_ka, f1_ka, f2_ka, f_v, f1_v, f2_v, f_km, f1_km, f2_km
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _subject(
+    p: np.ndarray, when: np.ndarray, bolus: np.ndarray, rate: np.ndarray,
+    times: np.ndarray, before: np.ndarray, tolerance: float, out: np.ndarray, gradient: np.ndarray, sens: np.ndarray,
+) -> bool:  # fmt: skip
+    """One subject: out (T,), gradient (T, 3) if ``sens`` is (4,); False if the integration failed."""
+    ka, v, km = p[0], p[1], p[2]
+    t, y, depot, depot_rate, central_rate = times[0], 0.0, 0.0, 0.0, 0.0
+    if when.size > 0:
+        t = min(t, when[0])
+    sens[:] = 0.0
+    step = 0.01 / (1.0 + ka)
+    event = 0
+    for j in range(times.size):
+        while event < before[j]:
+            if when[event] > t:
+                y, depot, step, good = _advance(
+                    t, when[event], y, depot, step, ka, v, km, depot_rate, central_rate, tolerance, sens
+                )
+                if not good:
+                    return False
+                t = when[event]
+            depot += bolus[event, 0]
+            y += bolus[event, 1]
+            depot_rate, central_rate = rate[event, 0], rate[event, 1]
+            step = 0.01 / (1.0 + ka)
+            event += 1
+        if times[j] > t:
+            y, depot, step, good = _advance(
+                t, times[j], y, depot, step, ka, v, km, depot_rate, central_rate, tolerance, sens
+            )
+            if not good:
+                return False
+            t = times[j]
+        if not math.isfinite(y):
+            return False
+        out[j] = y
+        if sens.size > 0:
+            gradient[j, 0], gradient[j, 1], gradient[j, 2] = sens[0], sens[1], sens[2]
+    return True
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def solve(
     parameters: np.ndarray, when: np.ndarray, bolus: np.ndarray, rate: np.ndarray, scale: float,
     times: np.ndarray, before: np.ndarray, out: np.ndarray,
@@ -120,36 +218,34 @@ def solve(
     Returns:
         Row of the first subject whose integration failed, or -1.
     """
-    tolerance = TOLERANCE * scale
+    sens, gradient = np.empty(0), np.empty((0, 3))
     for row in range(parameters.shape[0]):
-        ka, v, km = parameters[row, 0], parameters[row, 1], parameters[row, 2]
-        t, y, depot, depot_rate, central_rate = times[0], 0.0, 0.0, 0.0, 0.0
-        if when.size > 0:
-            t = min(t, when[0])
-        step = 0.01 / (1.0 + ka)
-        event = 0
-        for j in range(times.size):
-            while event < before[j]:
-                if when[event] > t:
-                    y, depot, step, good = _advance(
-                        t, when[event], y, depot, step, ka, v, km, depot_rate, central_rate, tolerance
-                    )
-                    if not good:
-                        return row
-                    t = when[event]
-                depot += bolus[event, 0]
-                y += bolus[event, 1]
-                depot_rate, central_rate = rate[event, 0], rate[event, 1]
-                step = 0.01 / (1.0 + ka)
-                event += 1
-            if times[j] > t:
-                y, depot, step, good = _advance(
-                    t, times[j], y, depot, step, ka, v, km, depot_rate, central_rate, tolerance
-                )
-                if not good:
-                    return row
-                t = times[j]
-            if not math.isfinite(y):
-                return row
-            out[row, j] = y
+        if not _subject(parameters[row], when, bolus, rate, times, before, TOLERANCE * scale, out[row], gradient, sens):
+            return row
+    return -1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def solve_ragged(
+    parameters: np.ndarray, event_start: np.ndarray, when: np.ndarray, bolus: np.ndarray, rate: np.ndarray,
+    row_start: np.ndarray, times: np.ndarray, before: np.ndarray, tolerance: float,
+    out: np.ndarray, gradient: np.ndarray,
+) -> int:  # fmt: skip
+    """Every subject with its own schedule and times (models.nlme.data), at a chosen tolerance per step.
+
+    ``out`` (N,) and ``gradient`` (N, 3), or (N, 0) if not wanted, receive the predictions and their derivatives with
+    respect to ka, imax and ic50. The tolerance is relative to the largest bolus, or absolute where there is none.
+    Returns the first failed row or -1.
+    """
+    sens = np.empty(4 if gradient.shape[1] > 0 else 0)
+    for row in range(parameters.shape[0]):
+        e0, e1, r0, r1 = event_start[row], event_start[row + 1], row_start[row], row_start[row + 1]
+        scale = 0.0
+        for event in range(e0, e1):
+            scale = max(scale, bolus[event, 0] + bolus[event, 1])
+        if not _subject(
+            parameters[row], when[e0:e1], bolus[e0:e1], rate[e0:e1], times[r0:r1], before[r0:r1],
+            tolerance * (scale if scale > 0.0 else 1.0), out[r0:r1], gradient[r0:r1], sens,
+        ):  # fmt: skip
+            return row
     return -1

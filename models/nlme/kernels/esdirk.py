@@ -43,7 +43,7 @@ MAX_STEPS = 200_000
 TOLERANCE = 1e-8  # per step, relative to the largest size each state has had; global errors stay near 1e-6 or below
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def factor(a: np.ndarray, pivot: np.ndarray) -> bool:
     """LU factors of a (n, n) in place with partial pivoting; False if singular."""
     n = a.shape[0]
@@ -65,7 +65,7 @@ def factor(a: np.ndarray, pivot: np.ndarray) -> bool:
     return True
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def substitute(a: np.ndarray, pivot: np.ndarray, x: np.ndarray) -> None:
     """Solve with the factors of :func:`factor`, in place; x (n,)."""
     n = a.shape[0]
@@ -83,7 +83,7 @@ def substitute(a: np.ndarray, pivot: np.ndarray, x: np.ndarray) -> None:
 def make_step(rhs: Compiled, jacobian: Compiled, parameter_jacobian: Compiled, linear: bool) -> Compiled:
     """The function that takes one step; ``linear``: the equations are, so Newton's first iterate is the solution."""
 
-    @njit(nogil=True)
+    @njit(nogil=True, error_model="numpy")
     def step_once(t, h, y, sens, p, rate, scale, w):  # type: ignore[no-untyped-def]
         """One step from y (and sens) with k[0] known: scaled error estimate; the end is left in w.z, w.zs."""
         k, ks, z, zs, base, bases, lu, pivot, delta, column = w
@@ -161,7 +161,7 @@ def make_step(rhs: Compiled, jacobian: Compiled, parameter_jacobian: Compiled, l
 def make_advance(step_once: Compiled, rhs: Compiled, jacobian: Compiled, parameter_jacobian: Compiled) -> Compiled:
     """The function that integrates from one breakpoint or observation to the next."""
 
-    @njit(nogil=True)
+    @njit(nogil=True, error_model="numpy")
     def advance(t, end, y, sens, p, rate, size, step, tolerance, w):  # type: ignore[no-untyped-def]
         """Integrate y (n,) and sens (n, m) in place from t to end; next step size, or a negative number on failure."""
         k, ks, z, zs, _, _, lu, _, _, _ = w
@@ -227,7 +227,7 @@ def make_solve(
     """
     advance = make_advance(make_step(rhs, jacobian, parameter_jacobian, linear), rhs, jacobian, parameter_jacobian)
 
-    @njit(nogil=True)
+    @njit(nogil=True, error_model="numpy")
     def solve(  # type: ignore[no-untyped-def]
         parameters, when, bolus, rate, times, before, tolerance, out, gradient,
     ):  # fmt: skip

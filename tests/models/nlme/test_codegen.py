@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
@@ -125,3 +129,21 @@ def test_an_operation_without_compiled_form_is_refused():
     odd = StructuralModel("odd", ("a",), ("k",), lambda t, x, p: {"a": -pt.gammaln(p.k) * x.a}, lambda t, x, p: x.a)
     with pytest.raises(ConfigError, match="without a compiled form"):
         generate_source(odd)
+
+
+def test_kernels_cached_by_different_processes_do_not_mix(tmp_path):
+    # numba's symbols are numbered per process: two kernels compiled apart and loaded together must keep their own code
+    script = """
+import sys, numpy as np
+from models.nlme.structural import StructuralModel
+from tests.models.nlme.test_codegen import ragged
+from models.nlme.dosing import Dose
+one = StructuralModel("one", ("a",), ("k",), lambda t, x, p: {"a": -p.k * x.a}, lambda t, x, p: x.a)
+two = StructuralModel("two", ("a",), ("k",), lambda t, x, p: {"a": -p.k}, lambda t, x, p: x.a)
+for name in sys.argv[1:]:
+    value = ragged({"one": one, "two": two}[name], [0.5], [1.0], [Dose(0.0, 1.0)], gradient=False)[0][0, 0]
+    assert abs(value - {"one": np.exp(-0.5), "two": 0.5}[name]) < 1e-8, (name, value)
+"""
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    for names in (["one"], ["two"], ["one", "two"], ["two", "one"]):
+        subprocess.run([sys.executable, "-c", script, *names], check=True, env=environment)

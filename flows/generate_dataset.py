@@ -1,0 +1,212 @@
+"""generate-dataset, the main job: latents → images and outcomes, shard by shard, then verified and published."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_table_artifact
+from prefect.futures import PrefectFuture
+
+from core.config import Config
+from core.errors import ConfigError, StorageError
+from core.plan import Shard
+from flows.parameters import ConfigChoice, resolve
+from flows.train_models import train_models
+from models.backends import needs_training
+from models.nlme.simulation import get_model
+from models.recoverability import choose_entries
+from models.registry import ModelVersion
+from storage.filesystem import FileRecord, Root, clean_temporaries, open_root
+from storage.images import create_image_arrays
+from storage.manifest import (
+    Part,
+    ShardManifest,
+    begin_run,
+    check_configuration,
+    file_is_intact,
+    part_is_intact,
+    read_root_manifest,
+    read_shard_manifest,
+    write_shard_manifest,
+)
+from tasks.progress import Progress
+from tasks.publish import measure_images, publish_dataset
+from tasks.shards import image_key, image_model, make_images, make_outcomes, outcome_key, place_part
+from tasks.spec import DatasetSpec
+from tasks.workspace import Workspace
+
+SHOWN_SHARDS = 500  # rows of the shard table in the UI
+
+
+@flow(name="generate-dataset", flow_run_name="generate {output}", persist_result=False)
+def generate_dataset(
+    output: str,
+    images: str | None = None,
+    preset: ConfigChoice = "demo",
+    config: Config | None = None,
+    model: str | None = None,
+    workspace: str = "workspace",
+) -> str:
+    """Make and publish a data set; trains the image models first where none is named and none fits.
+
+    Args:
+        output: where to, a local folder or any fsspec URL. A run that was stopped goes on; another data set is refused.
+        images: folder of scans to train on. Without one, phantom images.
+        preset: configuration to start from.
+        config: a whole configuration; takes the preset's place.
+        model: registered model (version or alias) to use in place of training.
+        workspace: local folder for prepared images, checkpoints and models.
+
+    Returns:
+        The address of the data set.
+    """
+    config = resolve(preset, config)
+    root = open_root(output)
+    check_configuration(root, config.model_dump(mode="json", exclude={"compute"}))
+    version = _model(images, config, model, workspace)
+    spec = _specify(config, version, Workspace.at(workspace))
+    state = begin_run(root, spec.identity, config.model_dump(mode="json", exclude={"compute"}))
+    if state == "published" and _complete(root, spec):
+        get_run_logger().info(f"{root.url} is published already and complete: nothing to do")
+        return root.url
+    clean_temporaries(root)
+    arrays = create_image_arrays(
+        root,
+        n=config.dataset.n_subjects,
+        height=spec.image_size,
+        width=spec.image_size,
+        latent_dim=spec.latent_dim,
+        shard_size=config.dataset.shard_size,
+    )
+    shards = make_shards(spec, root)
+    recoverability, read_by = measure_images(spec)
+    publish_dataset(root.url, spec, shards, list(arrays), recoverability, read_by)
+    return root.url
+
+
+class _Shard(NamedTuple):
+    """A shard in the making."""
+
+    shard: Shard
+    images: PrefectFuture[dict[str, Any]]
+    outcomes: PrefectFuture[dict[str, Any]]
+
+
+def make_shards(spec: DatasetSpec, root: Root) -> list[FileRecord]:
+    """Make every shard that is not done, ``compute.workers`` at a time; the records of all manifests, in order."""
+    plan = spec.plan
+    records = {shard.index: record for shard in plan if (record := _done(root, spec, shard))}
+    kept, subjects = set(records), sum(len(plan.shard(index)) for index in records)
+    progress = Progress("make subjects", plan.n_subjects, "subjects", done=subjects)
+    in_the_making: deque[_Shard] = deque()
+    todo = (shard for shard in plan if shard.index not in kept)
+    while True:
+        while len(in_the_making) < spec.config.compute.workers and (shard := next(todo, None)):
+            in_the_making.append(_Shard(shard, *_submit(root, spec, shard)))
+        if not in_the_making:
+            break
+        oldest = in_the_making.popleft()
+        records[oldest.shard.index] = _commit(root, spec, oldest)
+        subjects += len(oldest.shard)
+        progress.update(subjects, f"shard {oldest.shard.index} in place")
+    _show_shards(spec, records, kept)
+    return [records[shard.index] for shard in plan]
+
+
+def _submit(root: Root, spec: DatasetSpec, shard: Shard) -> tuple[PrefectFuture[Any], PrefectFuture[Any]]:
+    return (
+        make_images.submit(image_key(spec, shard), shard.index, root.url, spec),
+        make_outcomes.submit(outcome_key(spec, shard), shard.index, root.url, spec),
+    )
+
+
+def _commit(root: Root, spec: DatasetSpec, pending: _Shard) -> FileRecord:
+    """Wait for both parts of a shard, put them in place and say so in its manifest: from then on it is done."""
+    shard = pending.shard
+    parts: dict[str, Part] = {}
+    for name, future, task in (("image", pending.images, make_images), ("outcomes", pending.outcomes, make_outcomes)):
+        part = place_part(future.result(), root)
+        if part is None:  # a cached result whose files are gone or damaged
+            key = future.result()["key"]
+            fresh = task.with_options(refresh_cache=True)
+            part = place_part(fresh(key=key, index=shard.index, output=root.url, spec=spec), root)
+        if part is None:
+            raise StorageError("a shard's files vanished while it was made", where=f"shard {shard.index} of {root.url}")
+        parts[name] = part
+    manifest = ShardManifest(index=shard.index, start=shard.start, stop=shard.stop, parts=parts)
+    return write_shard_manifest(root, manifest)
+
+
+def _done(root: Root, spec: DatasetSpec, shard: Shard) -> FileRecord | None:
+    """The record of a shard's manifest if the shard is made as this data set wants it and its files are there."""
+    try:
+        manifest = read_shard_manifest(root, shard.index)
+    except StorageError:  # damaged: the shard is made again
+        return None
+    wanted = {"image": image_key(spec, shard), "outcomes": outcome_key(spec, shard)}
+    if manifest is None or {name: part.key for name, part in manifest.parts.items()} != wanted:
+        return None
+    if not all(part_is_intact(root, part, rehash=False) for part in manifest.parts.values()):
+        return None
+    return write_shard_manifest(root, manifest)
+
+
+def _specify(config: Config, version: ModelVersion | None, workspace: Workspace) -> DatasetSpec:
+    """Everything that decides the data set, the entries that become η among it."""
+    name = version.version if version else None
+    model = image_model(str(workspace.root), name, config.generator, config.compute.device)
+    spec = DatasetSpec(
+        config=config,
+        workspace=str(workspace.root),
+        model_version=name,
+        model_digest=model.digest,
+        image_size=model.image_size,
+        latent_dim=model.latent_dim,
+        entries=(),
+    )
+    count = get_model(config.outcomes.model).n_random_effects
+    chosen = config.dataset.eta_entries
+    if chosen == "auto":
+        recoverability = version.metadata["recoverability"] if version else measure_images(spec)[0]
+        entries = tuple(choose_entries(recoverability, count))
+    else:
+        entries = chosen
+    if len(entries) != count or not all(entry < model.latent_dim for entry in entries):
+        raise ConfigError(
+            "dataset.eta_entries do not fit",
+            expected=f"{count} different entries from 0 to {model.latent_dim - 1} (model {config.outcomes.model})",
+            got=list(entries),
+        )
+    return spec.model_copy(update={"entries": entries})
+
+
+def _model(images: str | None, config: Config, model: str | None, workspace: str) -> ModelVersion | None:
+    if model is not None:
+        return Workspace.at(workspace).registry.get(model)
+    if not needs_training(config.generator.backend):
+        return None
+    return train_models(images, config=config, workspace=workspace)
+
+
+def _complete(root: Root, spec: DatasetSpec) -> bool:
+    """Whether a published data set still has every file at its recorded size."""
+    manifest = read_root_manifest(root)
+    outside = all(file_is_intact(root, file, rehash=False) for file in (*manifest.files, *manifest.shards))
+    return outside and all(_done(root, spec, shard) for shard in spec.plan)
+
+
+def _show_shards(spec: DatasetSpec, records: dict[int, FileRecord], kept: set[int]) -> None:
+    shown = sorted(records)[:SHOWN_SHARDS]
+    table = [
+        {
+            "shard": index,
+            "subjects": len(spec.plan.shard(index)),
+            "state": "kept" if index in kept else "made",
+            "manifest": records[index].sha256[:12],
+        }
+        for index in shown
+    ]
+    more = f", the first {len(shown)}" if len(shown) < len(records) else ""
+    create_table_artifact(table, key="shards", description=f"{len(records)} shards{more}")

@@ -1,0 +1,323 @@
+"""Fitting a population model: the estimates that minimise the population objective, and how sure they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from core.errors import ConfigError, SimulationError
+from models.nlme.data import PopulationData
+from models.nlme.objective import Objective, Values
+from models.nlme.population import PopulationModel, check_omega
+
+FloatArray = NDArray[np.float64]
+Progress = Callable[[int, float], None]
+DIFFERENCE = 1e-3  # central differences in coordinates that are logarithms or of order 1
+BEYOND = 1e15  # objective of a trial that cannot be evaluated: finite, so that the line search can interpolate
+ROUNDS = 3  # how often new, better modes may send the search on
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Estimates of one population fit.
+
+    ``model`` holds the estimates. ``objective`` is minus twice the log-likelihood without N·log 2π; ``objectives``
+    (n,) its shares. ``eta`` (n, k) are the empirical Bayes estimates, ``searches_converged`` (n,) whether each search
+    ended at a mode. ``names`` label ``estimates`` and ``standard_errors`` (m,) on the natural scale (typical values,
+    Ω entries, residual variances) and ``covariance`` (m, m); NaN where no covariance was asked for or it does not
+    exist. ``shrinkage`` (k,) is 1 - sd(η̂) / ω. ``converged`` is False when ``message`` says why.
+    """
+
+    model: PopulationModel
+    method: str
+    objective: float
+    objectives: FloatArray
+    eta: FloatArray
+    searches_converged: NDArray[np.bool_]
+    names: tuple[str, ...]
+    estimates: FloatArray
+    standard_errors: FloatArray
+    covariance: FloatArray
+    condition_number: float
+    shrinkage: FloatArray
+    converged: bool
+    message: str
+    evaluations: int
+
+    @property
+    def table(self) -> dict[str, tuple[float, float]]:
+        """Estimate and standard error by name."""
+        pairs = zip(self.names, self.estimates, self.standard_errors, strict=True)
+        return {name: (float(value), float(error)) for name, value, error in pairs}
+
+
+class Coordinates:
+    """The free values of a fit as an unconstrained vector ψ: μ, the Cholesky factor of Ω (log diagonal), log errors."""
+
+    def __init__(self, model: PopulationModel, omega: str, fixed: Sequence[str]) -> None:
+        unknown = set(fixed) - {*model.parameter_names, "omega", "residual"}
+        if unknown:
+            expected = f"names among {', '.join(model.parameter_names)}, omega, residual"
+            raise ConfigError("unknown value to hold fixed", expected=expected, got=sorted(unknown))
+        if omega not in ("full", "diagonal"):
+            raise ConfigError("unknown structure of omega", expected="full or diagonal", got=repr(omega))
+        k = model.n_random_effects
+        self.model, self.start = model, Values.of(model)
+        if omega == "diagonal" and np.count_nonzero(self.start.omega) != k:
+            raise ConfigError("a diagonal omega was asked for, but the model's start has covariances", got=model.omega)
+        check_omega(self.start.omega, k, model.name)
+        self.mu = [i for i, name in enumerate(model.parameter_names) if name not in fixed]
+        cells = [(i, j) for i in range(k) for j in range(i + 1) if omega == "full" or i == j]
+        self.cells = [] if "omega" in fixed else cells
+        self.errors = [] if "residual" in fixed else [i for i in range(3) if self._uses_error(i)]
+
+    def _uses_error(self, index: int) -> bool:
+        kind, values = self.model.residual.kind, self.start.error
+        used = (
+            ("additive", "combined1", "combined2", "log-normal"),
+            ("proportional", "combined1", "combined2", "power"),
+            ("power",),
+        )
+        return kind in used[index] and values[index] > 0
+
+    def pack(self, values: Values) -> FloatArray:
+        """ψ of given values."""
+        factor = np.linalg.cholesky(values.omega)
+        chol = [np.log(factor[i, i]) if i == j else factor[i, j] for i, j in self.cells]
+        return np.concatenate([values.mu[self.mu], chol, np.log(values.error[self.errors])])
+
+    def unpack(self, psi: FloatArray) -> Values:
+        """The values at ψ."""
+        mu, error = self.start.mu.copy(), self.start.error.copy()
+        mu[self.mu] = psi[: len(self.mu)]
+        omega = self.start.omega
+        if self.cells:
+            factor = np.zeros_like(omega)
+            for (i, j), value in zip(self.cells, psi[len(self.mu) :], strict=False):
+                factor[i, j] = np.exp(value) if i == j else value
+            omega = factor @ factor.T
+        error[self.errors] = np.exp(psi[len(self.mu) + len(self.cells) :])
+        return Values(mu, omega, error)
+
+    def natural(self, psi: FloatArray) -> FloatArray:
+        """What a report shows: typical values, Ω's lower triangle, residual variances (the power itself)."""
+        values = self.unpack(psi)
+        fitted = values.into(self.model)
+        typical = [fitted.parameters[i].typical for i in self.mu]
+        error = [values.error[i] ** (1 if i == 2 else 2) for i in self.errors]
+        return np.array([*typical, *(values.omega[i, j] for i, j in self.cells), *error])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of :meth:`natural`."""
+        effects = self.model.random_effect_names
+        omega = [f"omega({effects[i]},{effects[j]})" for i, j in self.cells]
+        errors = ("sigma2_additive", "sigma2_proportional", "power")
+        return (*(self.model.parameter_names[i] for i in self.mu), *omega, *(errors[i] for i in self.errors))
+
+
+class _Search:
+    """The objective in ψ with its gradient, subject by subject: analytic for FOCEI, differences otherwise."""
+
+    def __init__(self, objective: Objective, coordinates: Coordinates, progress: Progress | None) -> None:
+        self.objective, self.coordinates, self.progress = objective, coordinates, progress
+        self.evaluations = 0
+
+    def shares(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Each subject's objective (n,) and gradient (n, m)."""
+        if self.objective.analytic:
+            return self._analytic(psi)
+        here = self.objective.evaluate(self.coordinates.unpack(psi))
+        kept = self.objective.eta.copy()
+        columns = []
+        for j in range(len(psi)):
+            pair = []
+            for sign in (1.0, -1.0):
+                moved = psi.copy()
+                moved[j] += sign * DIFFERENCE
+                self.objective.eta[:] = kept
+                pair.append(self.objective.evaluate(self.coordinates.unpack(moved)))
+            columns.append((pair[0] - pair[1]) / (2 * DIFFERENCE))
+        self.objective.eta[:] = kept
+        return here, np.stack(columns, axis=1)
+
+    def _analytic(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
+        c, values = self.coordinates, self.coordinates.unpack(psi)
+        gradient = self.objective.gradient(values)
+        columns = [gradient.by_mu[:, c.mu]]
+        if c.cells:
+            precision, factor = np.linalg.inv(values.omega), np.linalg.cholesky(values.omega)
+            by_factor = -2.0 * precision @ gradient.by_precision @ (precision @ factor)
+            scale = [factor[i, i] if i == j else 1.0 for i, j in c.cells]
+            columns.append(np.stack([by_factor[:, i, j] for i, j in c.cells], axis=1) * scale)
+        columns.append(gradient.by_error[:, c.errors])
+        return gradient.objective, np.concatenate(columns, axis=1)
+
+    def total(self, psi: FloatArray) -> tuple[float, FloatArray]:
+        """Objective and gradient; huge where a trial is so far off that it cannot be evaluated."""
+        self.evaluations += 1
+        before = self.objective.eta.copy()
+        try:
+            objective, gradient = self.shares(psi)
+        except (SimulationError, np.linalg.LinAlgError):
+            self.objective.eta[:] = before
+            return BEYOND, np.zeros(len(psi))
+        if self.progress:
+            self.progress(self.evaluations, float(objective.sum()))
+        return float(objective.sum()), gradient.sum(axis=0)
+
+
+def starting_points(omega: FloatArray, size: float = 1.5) -> FloatArray:
+    """Starts for the search of modes: 0 and the corners of a box at ±``size`` standard deviations, (1 + 2^k, k).
+
+    From 4 random effects on, the ends of the axes instead of the corners, (1 + 2k, k).
+    """
+    k = len(omega)
+    corners = np.array(list(product((-1.0, 1.0), repeat=k))) if k < 4 else np.concatenate([np.eye(k), -np.eye(k)])
+    return np.concatenate([np.zeros((1, k)), size * corners * np.sqrt(np.diag(omega))])
+
+
+def fit(
+    model: PopulationModel,
+    data: PopulationData,
+    method: str = "FOCEI",
+    *,
+    omega: str = "full",
+    fixed: Sequence[str] = (),
+    covariance: str = "sandwich",
+    workers: int = 1,
+    max_iterations: int = 200,
+    progress: Progress | None = None,
+) -> Fit:
+    """Estimate typical values, Ω and residual error from the values in ``model`` on.
+
+    BFGS in unconstrained coordinates, started with the outer product of the subjects' gradients as curvature. Modes
+    are searched from several starts before and after; if the second search finds better ones, the fit goes on from
+    there.
+
+    Args:
+        model: the population model; its values are the start.
+        data: observations and designs.
+        method: FO, FOCE, FOCEI or Laplace.
+        omega: ``full`` or ``diagonal``.
+        fixed: parameters to hold at their start; ``omega`` and ``residual`` hold those.
+        covariance: ``sandwich`` (R⁻¹ S R⁻¹, NONMEM's default), ``hessian`` (R⁻¹), ``gradient`` (S⁻¹, nearly free),
+            or ``none``.
+        workers: threads; the result does not depend on it.
+        max_iterations: of BFGS, per round.
+        progress: called with (evaluation, objective).
+
+    Raises:
+        ConfigError: options, start values or data that do not fit the model.
+        SimulationError: the objective does not exist at the start values.
+    """
+    if covariance not in ("sandwich", "hessian", "gradient", "none"):
+        raise ConfigError(
+            "unknown kind of covariance", expected="sandwich, hessian, gradient or none", got=repr(covariance)
+        )
+    objective = Objective(model, data, method, workers=workers)
+    coordinates = Coordinates(model, omega, fixed)
+    search = _Search(objective, coordinates, progress)
+    psi = coordinates.pack(coordinates.start)
+    converged, message = True, "nothing to estimate"
+    for _ in range(ROUNDS):
+        _restart_modes(objective, coordinates.unpack(psi))
+        shares, gradients = search.shares(psi)
+        if not len(psi):
+            break
+        result = minimize(
+            search.total,
+            psi,
+            jac=True,
+            method="BFGS",
+            options={
+                "gtol": 3e-3 * np.sqrt(len(data)),  # a hundredth of a standard error or less
+                "maxiter": max_iterations,
+                "hess_inv0": _inverse(_outer(gradients)),
+            },
+        )
+        psi, message = result.x, str(result.message)
+        gradient = search.total(psi)[1]
+        converged = bool(result.success or np.abs(gradient).max() < 3e-2 * np.sqrt(len(data)))
+        if method == "FO" or not _restart_modes(objective, coordinates.unpack(psi)):
+            break
+    values = coordinates.unpack(psi)
+    searches = objective.find_modes(values)[1]
+    shares = objective.at_modes(values, gradient=False).objective + objective.constant / len(data)
+    matrix, problem = _covariance(search, psi, covariance)
+    spread = objective.eta.std(axis=0, ddof=1) if len(data) > 1 else np.zeros(len(values.omega))
+    correlation = matrix / np.sqrt(np.outer(np.diag(matrix), np.diag(matrix)))
+    finite = len(matrix) > 0 and np.isfinite(correlation).all()
+    return Fit(
+        model=values.into(model),
+        method=method,
+        objective=float(shares.sum()),
+        objectives=shares,
+        eta=objective.eta,
+        searches_converged=searches,
+        names=coordinates.names,
+        estimates=coordinates.natural(psi),
+        standard_errors=np.sqrt(np.diag(matrix)),
+        covariance=matrix,
+        condition_number=float(np.linalg.cond(correlation)) if finite else float("nan"),
+        shrinkage=1.0 - spread / np.sqrt(np.diag(values.omega)),
+        converged=converged,
+        message="; ".join(part for part in (message, problem) if part),
+        evaluations=search.evaluations,
+    )
+
+
+def _restart_modes(objective: Objective, values: Values) -> bool:
+    """Search modes from several starts; whether any subject's became clearly better."""
+    if objective.method == "FO":
+        return False
+    before = objective.find_modes(values)[0]
+    after = objective.find_modes(values, starting_points(values.omega))[0]
+    return bool((before - after > 1e-4).any())
+
+
+def _inverse(matrix: FloatArray) -> FloatArray:
+    inverse = np.linalg.inv(matrix)
+    return 0.5 * (inverse + inverse.T)
+
+
+def _outer(gradients: FloatArray) -> FloatArray:
+    """Curvature of the objective expected from the subjects' gradients: ½ Σ g gᵀ (the information identity)."""
+    curvature = 0.5 * gradients.T @ gradients
+    return curvature + 1e-3 * np.diag(np.diag(curvature) + 1e-6)
+
+
+def _covariance(search: _Search, psi: FloatArray, kind: str) -> tuple[FloatArray, str]:
+    """Covariance of the natural values, and what is wrong with it if anything."""
+    m = len(psi)
+    nothing = np.full((m, m), np.nan)
+    if kind == "none" or not m:
+        return nothing, ""
+    kept = search.objective.eta.copy()
+    gradients = search.shares(psi)[1]
+    score = 0.25 * gradients.T @ gradients
+    bend = np.empty((m, m))
+    for j in range(m if kind != "gradient" else 0):
+        pair = []
+        for sign in (1.0, -1.0):
+            moved = psi.copy()
+            moved[j] += sign * DIFFERENCE
+            search.objective.eta[:] = kept
+            pair.append(search.shares(moved)[1].sum(axis=0))
+        bend[:, j] = 0.5 * (pair[0] - pair[1]) / (2 * DIFFERENCE)
+    search.objective.eta[:] = kept
+    information = score if kind == "gradient" else 0.5 * (bend + bend.T)
+    if np.linalg.eigvalsh(information)[0] <= 0:
+        return nothing, "no standard errors: the objective is not convex at the estimates"
+    matrix = np.linalg.inv(information)
+    if kind == "sandwich":
+        matrix = matrix @ score @ matrix
+    steps = 1e-6 * np.eye(m)
+    slope = [(search.coordinates.natural(psi + s) - search.coordinates.natural(psi - s)) / 2e-6 for s in steps]
+    jacobian = np.stack(slope, axis=1)
+    return jacobian @ matrix @ jacobian.T, ""

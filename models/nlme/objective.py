@@ -1,0 +1,203 @@
+"""The population objective: minus twice the approximate marginal log-likelihood, subject by subject."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from core.errors import ConfigError, SimulationError
+from models.nlme.codegen import estimation_kernel
+from models.nlme.data import PopulationData
+from models.nlme.population import DISTRIBUTIONS, PopulationModel
+from models.nlme.residual import KINDS, ResidualError
+
+FloatArray = NDArray[np.float64]
+METHODS = ("FO", "FOCE", "FOCEI", "Laplace")
+TOLERANCE = 1e-9  # per step of the solvers: derivatives of the objective are differences of what they give
+CONSTANT_VARIANCE = ("additive", "log-normal")  # FOCE with and without interaction are the same for these
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """What is estimated: typical values μ on the scale where random effects add (p,), Ω (k, k), residual error (3,)."""
+
+    mu: FloatArray
+    omega: FloatArray
+    error: FloatArray
+
+    @classmethod
+    def of(cls, model: PopulationModel) -> Values:
+        """The values that a population model holds."""
+        mu = [transform(parameter.distribution, parameter.typical) for parameter in model.parameters]
+        residual = model.residual
+        error = np.array([residual.additive, residual.proportional, residual.power])
+        return cls(np.array(mu), np.array(model.omega, dtype=np.float64), error)
+
+    def into(self, model: PopulationModel) -> PopulationModel:
+        """The population model with these values."""
+        typical = [inverse(parameter.distribution, m) for parameter, m in zip(model.parameters, self.mu, strict=True)]
+        return replace(
+            model,
+            parameters=tuple(replace(p, typical=float(v)) for p, v in zip(model.parameters, typical, strict=True)),
+            omega=tuple(tuple(float(v) for v in row) for row in self.omega),
+            residual=ResidualError(model.residual.kind, *(float(v) for v in self.error)),
+        )
+
+
+def transform(distribution: str, value: ArrayLike) -> FloatArray:
+    """A parameter value on the scale where its random effect adds."""
+    value = np.asarray(value, dtype=np.float64)
+    if distribution == "log-normal":
+        return np.log(value)
+    return np.log(value / (1.0 - value)) if distribution == "logit-normal" else value
+
+
+def inverse(distribution: str, value: ArrayLike) -> FloatArray:
+    """The parameter value from the scale where its random effect adds."""
+    value = np.asarray(value, dtype=np.float64)
+    if distribution == "log-normal":
+        return np.exp(value)
+    return 1.0 / (1.0 + np.exp(-value)) if distribution == "logit-normal" else value
+
+
+@dataclass(frozen=True, eq=False)
+class Gradient:
+    """Each subject's objective (n,), and its derivatives by μ (n, p), Ω⁻¹ (n, k, k) and log residual values (n, 3)."""
+
+    objective: FloatArray
+    by_mu: FloatArray
+    by_precision: FloatArray
+    by_error: FloatArray
+
+
+class Objective:
+    """FO, FOCE, FOCEI or Laplace objective of one data set, without the constant N·log 2π.
+
+    The modes of the random effects are kept in ``eta`` (n, k) and are the start of the next search; results do not
+    depend on the number of workers.
+
+    Raises:
+        ConfigError: an unknown method, or log-normal residual error with an observation that is not positive.
+    """
+
+    def __init__(
+        self,
+        model: PopulationModel,
+        data: PopulationData,
+        method: str = "FOCEI",
+        *,
+        workers: int = 1,
+        tolerance: float = TOLERANCE,
+    ) -> None:
+        if method not in METHODS:
+            raise ConfigError("unknown estimation method", expected=", ".join(METHODS), got=repr(method))
+        kind = model.residual.kind
+        if kind == "log-normal" and (data.observed <= 0).any():
+            row = int(np.argmax(data.observed <= 0))
+            subject = data.ids[data.subject_of_row[row]]
+            raise ConfigError(
+                "log-normal residual error needs positive observations",
+                where=f"subject {subject}, time {data.times[row]:g}",
+                got=data.observed[row],
+            )
+        self.model, self.data, self.method, self.workers, self.tolerance = model, data, method, workers, tolerance
+        self.kernel = estimation_kernel(model.structural)
+        # with constant variance the two coincide, and only FOCEI has the analytic gradient
+        effective = "FOCEI" if method == "FOCE" and kind in CONSTANT_VARIANCE else method
+        self.code, self.kind = METHODS.index(effective), KINDS.index(kind)
+        self.analytic = effective == "FOCEI"
+        self.random = np.array([i for i, p in enumerate(model.parameters) if p.random], dtype=np.int64)
+        self.scales = np.array([DISTRIBUTIONS.index(p.distribution) for p in model.parameters], dtype=np.int64)
+        self.constant = 2.0 * np.log(data.observed).sum() if kind == "log-normal" else 0.0
+        self.eta = np.zeros((len(data), model.n_random_effects))
+        pieces = np.linspace(0, len(data), min(len(data), 8 * workers if workers > 1 else 1) + 1).astype(int)
+        self.pieces = [(slice(a, b), data.subset(a, b)) for a, b in pairwise(pieces)]
+
+    def find_modes(self, values: Values, starts: ArrayLike | None = None) -> tuple[FloatArray, NDArray[np.bool_]]:
+        """Move ``eta`` to the modes: the best over the present ``eta`` and the rows of ``starts`` (S, k).
+
+        Returns:
+            ℓ at the mode (half of minus twice the joint log-density, without constants), (n,), and which searches
+            converged, (n,).
+        """
+        n, k = self.eta.shape
+        extra = np.empty((0, k)) if starts is None else np.ascontiguousarray(starts, dtype=np.float64).reshape(-1, k)
+        precision = np.linalg.inv(values.omega)
+        joint, good = np.empty(n), np.empty(n, dtype=np.bool_)
+
+        def run(piece: tuple[slice, PopulationData]) -> None:
+            rows, data = piece
+            self.kernel.modes(
+                self.eta[rows], extra, self._mu(values, data), precision, self.random, self.scales, self.kind,
+                values.error, self.code >= METHODS.index("FOCEI"), *self._arrays(data), joint[rows], good[rows],
+            )  # fmt: skip
+
+        self._in_threads(run)
+        return joint, good
+
+    def at_modes(self, values: Values, *, gradient: bool) -> Gradient:
+        """Each subject's objective at the present ``eta``, and its gradient (FOCEI only; arrays of no rows if not).
+
+        Raises:
+            SimulationError: the objective does not exist for a subject.
+        """
+        n, k = self.eta.shape
+        p = len(values.mu)
+        rows = n if gradient else 0
+        result = Gradient(np.empty(n), np.empty((rows, p)), np.empty((rows, k, k)), np.empty((rows, 3)))
+        precision = np.linalg.inv(values.omega)
+
+        def run(piece: tuple[slice, PopulationData]) -> None:
+            where, data = piece
+            failed = self.kernel.contributions(
+                self.code, self.eta[where], self._mu(values, data), values.omega, precision, self.random, self.scales,
+                self.kind, values.error, *self._arrays(data), result.objective[where], result.by_mu[where],
+                result.by_precision[where], result.by_error[where],
+            )  # fmt: skip
+            if failed >= 0:
+                raise SimulationError(
+                    f"the {self.method} objective of model {self.model.name!r} does not exist",
+                    where=f"subject {data.ids[failed]}",
+                    got=f"eta {self.eta[where][failed].tolist()}",
+                )
+
+        self._in_threads(run)
+        return result
+
+    def evaluate(self, values: Values, starts: ArrayLike | None = None) -> FloatArray:
+        """Each subject's objective at its mode, found from the present ``eta`` and ``starts``, (n,).
+
+        The sum is minus twice the log-likelihood without N·log 2π, as NONMEM prints it.
+        """
+        if self.method != "FO":
+            self.find_modes(values, starts)
+        share = self.constant / max(1, len(self.data))
+        return self.at_modes(values, gradient=False).objective + share
+
+    def gradient(self, values: Values) -> Gradient:
+        """As :meth:`evaluate`, with derivatives."""
+        self.find_modes(values)
+        result = self.at_modes(values, gradient=True)
+        return replace(result, objective=result.objective + self.constant / max(1, len(self.data)))
+
+    def _mu(self, values: Values, data: PopulationData) -> FloatArray:
+        return np.tile(values.mu, (len(data), 1))
+
+    def _arrays(self, data: PopulationData) -> tuple[object, ...]:
+        return (
+            data.event_start, data.when, data.bolus, data.rate, data.row_start, data.times, data.before,
+            data.observed, self.tolerance,
+        )  # fmt: skip
+
+    def _in_threads(self, run: Callable[[tuple[slice, PopulationData]], None]) -> None:
+        if self.workers <= 1:
+            for piece in self.pieces:
+                run(piece)
+            return
+        with ThreadPoolExecutor(self.workers) as pool:
+            list(pool.map(run, self.pieces))

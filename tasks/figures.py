@@ -1,0 +1,97 @@
+"""The report's figures, each a function from figures of the run to a PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from models.association import AssociationSums
+from storage.reader import Dataset
+from tasks.pictures import rendered
+
+INK, ACCENT, SOFT = "#1f2a37", "#b4441f", "#8fa3b5"
+
+
+def pairs_figure(dataset: Dataset, subjects: Sequence[int]) -> bytes:
+    """Each subject's image above the outcomes at the strongest and the weakest association level."""
+    strong, weak = max(dataset.levels), min(dataset.levels)
+    figure = Figure(figsize=(1.9 * len(subjects), 3.9), layout="constrained")
+    axes = figure.subplots(2, len(subjects), squeeze=False, gridspec_kw={"height_ratios": [1.3, 1]})
+    for column, subject_id in enumerate(subjects):
+        subject = dataset.subject(subject_id)
+        top, bottom = axes[:, column]
+        top.imshow(subject.image, cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
+        top.set_axis_off()
+        top.set_title(f"subject {subject_id}", fontsize=8, color=INK)
+        for level, colour in ((weak, SOFT), (strong, ACCENT)):
+            rows = subject.observations[level].to_pandas()
+            seen = rows[rows["evid"] == 0]
+            bottom.plot(seen["time"], seen["dv"], color=colour, lw=1.4, marker=".", ms=3, label=f"ρ² = {level:g}")
+        bottom.set_xlabel("time", fontsize=7)
+        bottom.tick_params(labelsize=6)
+        bottom.spines[["top", "right"]].set_visible(False)
+        bottom.sharey(axes[1, 0])
+    axes[1, 0].set_ylabel("outcome", fontsize=7)
+    axes[1, 0].legend(fontsize=6, frameon=False)
+    return rendered(figure)
+
+
+def loss_figure(figures: dict[str, Any]) -> bytes:
+    """Loss curves of the networks of a model version, as its metadata records them."""
+    curves = [
+        ("vae", "mse", "reconstruction error"),
+        ("vae", "kl", "KL (nats)"),
+        ("diffusion", "loss", "diffusion loss"),
+    ]
+    curves = [curve for curve in curves if curve[0] in figures]
+    figure = Figure(figsize=(3.6 * len(curves), 2.6), layout="constrained")
+    for axis, (network, key, label) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
+        history = figures[network]["history"]
+        steps = np.array([row["step"] for row in history])
+        values = np.array([row[key] for row in history])
+        axis.plot(steps, values, color=SOFT, lw=0.8)
+        axis.plot(steps, _smoothed(values), color=ACCENT, lw=1.6)
+        axis.set(xlabel="step", title=f"{network}: {label}", yscale="linear" if key == "kl" else "log")
+        axis.spines[["top", "right"]].set_visible(False)
+    return rendered(figure)
+
+
+def recoverability_figure(recoverability: Sequence[float], entries: Sequence[int]) -> bytes:
+    """R² per latent entry, those that became η marked."""
+    figure = Figure(figsize=(max(4.0, 0.22 * len(recoverability)), 2.6), layout="constrained")
+    axis = figure.subplots()
+    colours = [ACCENT if index in entries else SOFT for index in range(len(recoverability))]
+    axis.bar(range(len(recoverability)), np.clip(recoverability, 0, 1), color=colours)
+    axis.axhline(0.8, color=INK, lw=0.6, ls=":")
+    axis.set(xlabel="latent entry", ylabel="R² read back", ylim=(0, 1))
+    axis.spines[["top", "right"]].set_visible(False)
+    return rendered(figure)
+
+
+def association_figure(achieved: dict[float, list[AssociationSums]]) -> bytes:
+    """Designed against achieved share of variance, one point per level and random effect, with 95 % intervals."""
+    figure = Figure(figsize=(4.2, 3.4), layout="constrained")
+    axis = figure.subplots()
+    levels = sorted(achieved)
+    axis.plot([min(levels) / 2, 1.1], [min(levels) / 2, 1.1], color=INK, lw=0.7, ls=":")
+    floor = min(levels) / 10  # where an interval that reaches 0 is cut on the logarithmic axis
+    for level in levels:
+        for k, sums in enumerate(achieved[level]):
+            value, low, high = sums.r_squared()
+            place = level * (1 + 0.06 * (k - 1))
+            axis.plot([place, place], [max(low, floor), high], color=SOFT, lw=2)
+            axis.plot(place, max(value, floor), "o", ms=4, color=ACCENT)
+    axis.set(xscale="log", yscale="log", xlabel="designed ρ²", ylabel="achieved R² (95 % interval)")
+    axis.set_ylim(floor, 1.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    return rendered(figure)
+
+
+def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    window = max(1, len(values) // 15)
+    padded = np.pad(values, (window // 2, window - 1 - window // 2), mode="edge")
+    return np.convolve(padded, np.ones(window) / window, mode="valid")

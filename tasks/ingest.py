@@ -1,0 +1,154 @@
+"""Training images: real scans from a folder, or phantoms where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+
+from core.config import Config
+from core.errors import IngestError, StorageError
+from core.random import normals, stream_key, subject_seeds
+from models.phantom import LATENT_NAMES, PHANTOM_VERSION, render
+from models.preparation import PREPARATION_VERSION, prepare_image
+from storage.prepared import CONTACT_SHEET, PreparedImages, drawn_image, open_prepared, write_prepared
+from storage.scans import FoundScans, ReadScan, SetAside, find_scans, prepare_scan
+from tasks.keys import key_of
+from tasks.options import CACHED
+from tasks.pictures import picture, thumbnail
+from tasks.progress import Progress
+from tasks.workspace import Workspace
+
+INGEST_VERSION = 1
+MASTER_SIZES = (512, 224)  # the original's two geometries, kept whatever the preset trains on
+WINDOW = 256  # scans handed to the threads at a time, so that any number fits in memory
+PHANTOM_BATCH = 256
+
+
+def ingest(folder: str | None, config: Config, workspace: Workspace) -> PreparedImages:
+    """Prepared images of a folder of scans, or of phantoms if it is None; made only if they are not there yet."""
+    if folder is None:
+        sizes = sorted({config.vae.image_size, config.diffusion.image_size}, reverse=True)
+        key = key_of(
+            "draw-phantoms",
+            INGEST_VERSION,
+            phantom=PHANTOM_VERSION,
+            sizes=sizes,
+            images=config.images,
+            seed=config.seed,
+        )
+        return _opened(draw_phantoms, key=key, target=str(workspace.images(key)), sizes=sizes, config=config)
+    found = find_scans(folder)
+    sizes = sorted({*MASTER_SIZES, config.vae.image_size, config.diffusion.image_size}, reverse=True)
+    fingerprint = [(scan.name, scan.path.stat().st_size, scan.path.stat().st_mtime_ns) for scan in found.scans]
+    key = key_of(
+        "ingest-scans",
+        INGEST_VERSION,
+        preparation=PREPARATION_VERSION,
+        folder=fingerprint,
+        sizes=sizes,
+        images=config.images,
+        seed=config.seed,
+    )
+    target = str(workspace.images(key))
+    return _opened(ingest_scans, key=key, target=target, sizes=sizes, config=config, folder=folder)
+
+
+@task(name="ingest-scans", task_run_name="ingest {folder}", **CACHED)
+def ingest_scans(key: str, target: str, sizes: list[int], config: Config, folder: str) -> dict[str, Any]:
+    """Clean and bring to one geometry every usable scan of a folder; list the others with the reason."""
+    found = find_scans(folder)
+    progress = Progress("ingest scans", len(found.scans), "scans")
+    prepared = write_prepared(
+        target,
+        _watched(_prepare_all(found, sizes), progress),
+        sizes=sizes,
+        fractions=_fractions(config),
+        seed=config.seed,
+        source={"kind": "scans", "folder": Path(folder).name},
+        set_aside=found.set_aside,
+        ignored=found.ignored,
+        minimum=config.images.min_images,
+    )
+    return _summarised(prepared)
+
+
+@task(name="draw-phantoms", task_run_name="draw phantom images", **CACHED)
+def draw_phantoms(key: str, target: str, sizes: list[int], config: Config) -> dict[str, Any]:
+    """Draw phantom training images with z ~ N(0, I) from streams apart from any data set's."""
+    n = config.images.n_phantoms
+    if n < config.images.min_images:
+        raise IngestError(
+            "too few phantom images", expected=f"at least images.min_images = {config.images.min_images}", got=n
+        )
+    progress = Progress("draw phantoms", n, "images")
+    prepared = write_prepared(
+        target,
+        _watched(_phantoms(n, sizes, config.seed), progress),
+        sizes=sizes,
+        fractions=_fractions(config),
+        seed=config.seed,
+        source={"kind": "phantom", "version": PHANTOM_VERSION},
+        minimum=config.images.min_images,
+    )
+    return _summarised(prepared)
+
+
+def _prepare_all(found: FoundScans, sizes: list[int]) -> Iterator[ReadScan[Any] | SetAside]:
+    job = partial(prepare_scan, prepare=partial(prepare_image, sizes=sizes))
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(found.scans), WINDOW):
+            yield from pool.map(job, found.scans[start : start + WINDOW])
+
+
+def _phantoms(n: int, sizes: list[int], seed: int) -> Iterator[ReadScan[Any]]:
+    for start in range(0, n, PHANTOM_BATCH):
+        ids = np.arange(start, min(start + PHANTOM_BATCH, n))
+        latents = normals(stream_key(seed, "phantom-training"), ids, len(LATENT_NAMES)).astype(np.float32)
+        seeds = subject_seeds(stream_key(seed, "phantom-training") >> 1, ids)
+        drawn = {size: render(latents, seeds, size) for size in sizes}
+        for row, index in enumerate(ids):
+            yield drawn_image(f"phantom-{index:06d}", {size: drawn[size][row] for size in sizes}, "phantom")
+
+
+def _fractions(config: Config) -> dict[str, float]:
+    validation, test = config.images.validation_fraction, config.images.test_fraction
+    return {"train": 1 - validation - test, "validation": validation, "test": test}
+
+
+def _watched(scans: Iterable[Any], progress: Progress) -> Iterator[Any]:
+    for done, scan in enumerate(scans, 1):
+        yield scan
+        progress.update(done)
+
+
+def _summarised(prepared: PreparedImages) -> dict[str, Any]:
+    counts = prepared.manifest["counts"]
+    aside = prepared.manifest["set_aside"]
+    rows = "\n".join(f"| {item['file']} | {item['reason']} |" for item in aside[:50])
+    listed = f"\n\n| set aside | reason |\n|---|---|\n{rows}" if aside else ""
+    more = f"\n\nand {len(aside) - 50} more, in the manifest" if len(aside) > 50 else ""
+    create_markdown_artifact(
+        f"{counts['images']} images of {counts['patients']} patients; by split {counts['by_split']}; by class "
+        f"{counts['by_class']}; {len(aside)} files set aside\n\n{picture(thumbnail(prepared.folder / CONTACT_SHEET))}"
+        f"{listed}{more}",
+        key="prepared-images",
+        description="What was ingested",
+    )
+    return {"folder": str(prepared.folder), "digest": prepared.digest}
+
+
+def _opened(task: Any, **parameters: Any) -> PreparedImages:
+    """The prepared images that a task's (perhaps cached) result points to; made anew if they are gone."""
+    result = task(**parameters)
+    try:
+        return open_prepared(result["folder"])
+    except StorageError:
+        result = task.with_options(refresh_cache=True)(**parameters)
+        return open_prepared(result["folder"])

@@ -1,0 +1,35 @@
+"""Cache keys, written out: the task's name, its code version and a digest of what decides its result.
+
+Prefect's own policies cannot be trusted here: INPUTS has no task identity, and tensors or sets hash differently in
+every process. A result found under a key is a hint: what it points to is checked before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from prefect.context import TaskRunContext
+from prefect.tasks import Task
+
+from core.digest import digest_of
+
+R = TypeVar("R")
+
+
+def key_of(task: str, version: int, **decisive: Any) -> str:
+    """64 hex digits that change when the task's name, its version or anything decisive changes."""
+    return digest_of(task, version, decisive)
+
+
+def cache_by_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+    """Prefect's ``cache_key_fn``: the task's name and the ``key`` parameter that its caller computed."""
+    return f"{context.task.name}-{parameters['key']}"
+
+
+def cached_or_fresh(task: Task[Any, R], still_there: Callable[[R], bool], **parameters: Any) -> R:
+    """Run a cached task; where what its cached result points to is gone or damaged, run it again, refreshing."""
+    result = task(**parameters)
+    if not still_there(result):
+        result = task.with_options(refresh_cache=True)(**parameters)
+    return result

@@ -1,0 +1,52 @@
+"""Small pictures inside markdown and HTML."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+
+def picture(png: bytes, alt: str = "") -> str:
+    """Markdown that holds a PNG inline: Prefect's artifacts keep text only."""
+    return f"![{alt}]({data_url(png)})"
+
+
+def data_url(png: bytes) -> str:
+    """A PNG as a URL that holds it."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def thumbnail(path: Path, width: int = 640) -> bytes:
+    """A picture file as PNG, at most ``width`` pixels wide: artifacts live in a database."""
+    with Image.open(path) as image:
+        image.thumbnail((width, 4 * width))
+        return _png(image)
+
+
+def mosaic(images: NDArray[np.uint8], columns: int, scale: int = 1) -> bytes:
+    """Images (n, S, S) in rows of ``columns``, as PNG; ``scale`` enlarges each pixel."""
+    n, size = len(images), images.shape[1]
+    rows = -(-n // columns)
+    sheet = np.zeros((rows * columns, size, size), np.uint8)
+    sheet[:n] = images
+    grid = sheet.reshape(rows, columns, size, size).transpose(0, 2, 1, 3).reshape(rows * size, columns * size)
+    return _png(Image.fromarray(grid.repeat(scale, 0).repeat(scale, 1)))
+
+
+def rendered(figure: Figure) -> bytes:
+    """A figure as PNG, without the metadata that changes from run to run."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

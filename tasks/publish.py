@@ -1,0 +1,134 @@
+"""The last stage: report, card, verification, and the root manifest that makes the data set public."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as package_version
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from core.digest import digest_of
+from core.errors import StorageError
+from models.association import AssociationSums, is_identity
+from models.backends import load_vae, measure_recoverability
+from models.nlme.simulation import get_model
+from models.registry import ModelVersion
+from storage.card import CITATION, write_card
+from storage.filesystem import FileRecord, Root, open_root
+from storage.manifest import ImageInfo, RootManifest, publish
+from storage.reader import Dataset
+from storage.tables import Dose
+from storage.verify import verify_dataset
+from tasks.pictures import picture
+from tasks.report import REPORT, achieved_association, association_rows, thumbnails, write_report
+from tasks.shards import image_model
+from tasks.spec import DatasetSpec
+
+PACKAGES = ("image-longitudinal", "diffusers", "numpy", "pyarrow", "torch", "zarr")
+
+
+@task(name="measure-recoverability", persist_result=False)
+def measure_images(spec: DatasetSpec) -> tuple[list[float], str]:
+    """R² per latent entry of images made exactly as this data set's; the model's own figure where it is the same."""
+    generator, probe = spec.config.generator, spec.config.probe
+    version = registered(spec)
+    same_solver = (generator.scheduler, generator.steps) == (probe.scheduler, probe.steps)
+    recorded = version and version.metadata["probe"] == probe.model_dump(mode="json") and same_solver
+    if version and recorded and generator.backend == version.metadata["backend"]:
+        return version.metadata["recoverability"], version.metadata["read_by"]
+    model = image_model(spec.workspace, spec.model_version, generator, spec.config.compute.device)
+    vae = load_vae(version) if version else None
+    return measure_recoverability(model, vae, n=probe.n_images, batch_size=probe.batch_size, seed=spec.config.seed)
+
+
+@task(name="publish-dataset", task_run_name="publish {output}", persist_result=False)
+def publish_dataset(
+    output: str,
+    spec: DatasetSpec,
+    shards: list[FileRecord],
+    arrays: list[FileRecord],
+    recoverability: list[float],
+    read_by: str,
+) -> None:
+    """Write report and card, verify every file, then publish.
+
+    Raises:
+        StorageError: verification found something; nothing is published.
+    """
+    root = open_root(output)
+    manifest = _manifest(spec, shards, arrays)
+    achieved = achieved_association(Dataset(root, manifest))
+    report = write_report(
+        root,
+        manifest,
+        version=registered(spec),
+        entries=spec.entries,
+        recoverability=recoverability,
+        read_by=read_by,
+        achieved=achieved,
+    )
+    manifest = manifest.model_copy(update={"files": (*manifest.files, report, *write_card(root, manifest))})
+    found = verify_dataset(root, manifest=manifest, workers=spec.config.compute.workers)
+    if not found.ok:
+        raise StorageError(
+            f"the finished data set does not verify: {found.problems[0]}",
+            where=root.url,
+            do=f"give the same command again to make shards {list(found.bad_shards)} anew",
+        )
+    publish(root, manifest)
+    _show(root, manifest, achieved)
+
+
+def registered(spec: DatasetSpec) -> ModelVersion | None:
+    """The registered model of a data set, if its images come from one."""
+    return spec.files.registry.get(spec.model_version) if spec.model_version else None
+
+
+def _manifest(spec: DatasetSpec, shards: list[FileRecord], arrays: list[FileRecord]) -> RootManifest:
+    config, model = spec.config, get_model(spec.config.outcomes.model)
+    dataset, plain = config.dataset, config.model_dump(mode="json", exclude={"compute"})
+    return RootManifest(
+        name=dataset.name,
+        date=dataset.date,
+        identity=spec.identity,
+        config=plain,
+        config_digest=digest_of(plain),
+        seed=config.seed,
+        n_subjects=dataset.n_subjects,
+        shard_size=dataset.shard_size,
+        splits=spec.plan.split_counts,
+        levels=dataset.association,
+        random_effects=model.random_effect_names,
+        eta_latents=spec.entries if is_identity(model.omega) else None,  # else η is a mixture of entries
+        parameters=model.parameter_names,
+        times=config.outcomes.times,
+        doses=tuple(Dose(dose.time, dose.amt, dose.cmt) for dose in config.outcomes.doses),
+        image=ImageInfo(
+            height=spec.image_size,
+            width=spec.image_size,
+            latent_dim=spec.latent_dim,
+            backend=config.generator.backend,
+            model=spec.model_version or config.generator.backend,
+            version=spec.model_version or "1",
+            digest=spec.model_digest,
+        ),
+        shards=tuple(shards),
+        files=tuple(arrays),
+        versions={name: package_version(name) for name in PACKAGES},
+        licence=dataset.licence,
+        citation=CITATION,
+    )
+
+
+def _show(root: Root, manifest: RootManifest, achieved: dict[float, list[AssociationSums]]) -> None:
+    """Leave what was made in the Prefect UI: pictures, and designed against achieved association."""
+    pairs, strip = thumbnails(Dataset(root, manifest))
+    create_markdown_artifact(
+        f"# {manifest.name}\n\n{manifest.n_subjects:,} subjects in `{root.url}`, report in `{root.join(REPORT)}`\n\n"
+        f"{picture(strip, 'images')}\n\n{picture(pairs, 'images and outcomes')}",
+        key="dataset",
+        description=f"{manifest.name}: images and trajectories",
+    )
+    create_table_artifact(
+        association_rows(achieved, manifest), key="association", description="Designed against achieved association"
+    )

@@ -1,0 +1,41 @@
+"""What the shard tasks are told: everything that decides a data set, as one frozen document."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from core.config import Config, Section
+from core.digest import digest_of
+from core.plan import ShardPlan
+from tasks.workspace import Workspace
+
+GENERATION_VERSION = 1  # raise it whenever the same configuration and model would give other data
+
+
+class DatasetSpec(Section):
+    """A data set to be made: configuration, model and the entries that become η. Paths and digests, no arrays."""
+
+    config: Config
+    workspace: str
+    model_version: str | None  # of the registry; None for the phantom
+    model_digest: str  # of everything that decides a pixel
+    image_size: int
+    latent_dim: int
+    entries: tuple[int, ...]
+
+    @property
+    def plan(self) -> ShardPlan:
+        """Which subjects are in which shard and split."""
+        dataset = self.config.dataset
+        return ShardPlan(dataset.n_subjects, dataset.shard_size, dataset.validation_fraction, dataset.test_fraction)
+
+    @property
+    def identity(self) -> str:
+        """Digest of all that decides a byte of the data set; where it runs and how wide does not."""
+        decisive = self.config.model_dump(mode="json", exclude={"compute"})
+        return digest_of("dataset", GENERATION_VERSION, decisive, self.model_digest, self.entries)
+
+    @property
+    def files(self) -> Workspace:
+        """The user's workspace."""
+        return Workspace(Path(self.workspace))

@@ -1,0 +1,221 @@
+"""Training tasks: each leaves its network in the workspace under the digest of what made it, and can be resumed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from prefect import task
+from prefect.artifacts import create_table_artifact
+
+from core.config import Config
+from core.digest import file_sha256
+from core.errors import ModelError
+from models.backends import (
+    DiffusionImages,
+    ImageModel,
+    VAEImages,
+    assemble_diffusion,
+    assemble_vae,
+    measure_recoverability,
+    needs_diffusion,
+)
+from models.diffusion.residual import ResidualDiffusion
+from models.diffusion.train import train_diffusion
+from models.recoverability import choose_entries
+from models.registry import ModelVersion, Registry
+from models.tensors import ImageRows, default_device, load_tensors, save_tensors
+from models.vae.network import VAE
+from models.vae.train import build_vae, train_vae
+from storage.prepared import PreparedImages, open_prepared
+from tasks.keys import cached_or_fresh, key_of
+from tasks.options import CACHED
+from tasks.progress import Progress
+from tasks.workspace import Workspace
+
+TRAINING_VERSION = 1  # raise it whenever the same data and configuration would give other weights
+EXAMPLES = 24  # held-out images kept with a model, to show beside generated ones
+
+
+def training_key(config: Config, images_digest: str) -> str:
+    """Digest of everything that decides a trained model."""
+    return key_of(
+        "train-models",
+        TRAINING_VERSION,
+        images=images_digest,
+        vae=config.vae,
+        diffusion=config.diffusion if needs_diffusion(config.generator.backend) else None,
+        probe=config.probe,
+        seed=config.seed,
+        torch=torch.__version__,
+    )
+
+
+def trained_model(config: Config, prepared: PreparedImages, workspace: Workspace) -> ModelVersion:
+    """The registered version for these images and this configuration; trains what is missing."""
+    key = training_key(config, prepared.digest)
+    registry = workspace.registry
+    parameters = {"prepared": str(prepared.folder), "config": config}
+    vae_key = key_of("train-vae", TRAINING_VERSION, images=prepared.digest, vae=config.vae, seed=config.seed)
+    vae = cached_or_fresh(fit_vae, _intact, key=vae_key, folder=str(workspace.training(vae_key)), **parameters)
+    diffusion = None
+    if needs_diffusion(config.generator.backend):
+        diffusion_key = key_of(
+            "train-diffusion", TRAINING_VERSION, vae=vae["sha256"], images=prepared.digest, diffusion=config.diffusion,
+            seed=config.seed,
+        )  # fmt: skip
+        folder = str(workspace.training(diffusion_key))
+        diffusion = cached_or_fresh(
+            fit_diffusion, _intact, key=diffusion_key, folder=folder, vae=vae["weights"], **parameters
+        )
+    name = cached_or_fresh(
+        register_model,
+        lambda version: registry.find(key) is not None,
+        key=key,
+        registry=str(registry.root),
+        vae=vae,
+        diffusion=diffusion,
+        **parameters,
+    )
+    return registry.get(name)
+
+
+@task(name="train-vae", **CACHED)
+def fit_vae(key: str, folder: str, prepared: str, config: Config) -> dict[str, str]:
+    """Train the VAE; resumes from its checkpoint."""
+    weights, figures = Path(folder) / "vae.safetensors", Path(folder) / "vae.json"
+    if not figures.exists():
+        images = open_prepared(prepared)
+        progress = Progress("train vae", config.vae.steps, "steps")
+        train, validation = _split(images, config.vae.image_size)
+        vae, trained = train_vae(
+            train, validation, config.vae, config.seed, Path(folder) / "vae.checkpoint", config.compute.device,
+            progress.of_training,
+        )  # fmt: skip
+        save_tensors(weights, vae.state_dict())
+        _write_json(figures, asdict(trained))
+    return {"weights": str(weights), "sha256": file_sha256(weights), "figures": str(figures)}
+
+
+@task(name="train-diffusion", **CACHED)
+def fit_diffusion(key: str, folder: str, vae: str, prepared: str, config: Config) -> dict[str, str]:
+    """Train the diffusion model on posterior samples of the VAE; resumes from its checkpoint."""
+    weights, figures = Path(folder) / "diffusion.safetensors", Path(folder) / "diffusion.json"
+    if not figures.exists():
+        images = open_prepared(prepared)
+        progress = Progress("train diffusion", config.diffusion.steps, "steps")
+        train, validation = _split(images, config.diffusion.image_size)
+        model, trained = train_diffusion(
+            _load_vae(vae, config), train, validation, config.diffusion, config.seed,
+            Path(folder) / "diffusion.checkpoint", config.compute.device, progress.of_training,
+        )  # fmt: skip
+        save_tensors(weights, model.denoiser.state_dict())
+        scale = model.residual_scale if isinstance(model, ResidualDiffusion) else None
+        _write_json(figures, {**asdict(trained), "residual_scale": scale})
+    return {"weights": str(weights), "sha256": file_sha256(weights), "figures": str(figures)}
+
+
+@task(name="register-model", **CACHED)
+def register_model(
+    key: str, registry: str, prepared: str, config: Config, vae: dict[str, str], diffusion: dict[str, str] | None
+) -> str:
+    """Measure what the finished generator keeps of z, and register weights, figures and card as one version."""
+    images = open_prepared(prepared)
+    weights = {"vae": load_tensors(Path(vae["weights"]))[0]}
+    figures: dict[str, Any] = {"vae": _read_json(vae["figures"])}
+    metadata: dict[str, Any] = {
+        "seed": config.seed,
+        "vae": config.vae.model_dump(mode="json"),
+        "images": {"digest": images.digest, "source": images.manifest["source"], "counts": images.manifest["counts"]},
+        "figures": figures,
+    }
+    if diffusion is not None:
+        weights["diffusion"] = load_tensors(Path(diffusion["weights"]))[0]
+        figures["diffusion"] = _read_json(diffusion["figures"])
+        metadata["diffusion"] = config.diffusion.model_dump(mode="json")
+        metadata["residual_scale"] = figures["diffusion"].pop("residual_scale")
+    size = config.diffusion.image_size if diffusion else config.vae.image_size
+    held_out = images.split("test")
+    weights["examples"] = {"images": torch.from_numpy(images.images(size)[held_out[:EXAMPLES]].copy())}
+
+    probe, device = config.probe, default_device(config.compute.device)
+    network = assemble_vae(metadata, weights["vae"]).to(device)
+    model: ImageModel = VAEImages(network, digest="")
+    if diffusion is not None:
+        generator = assemble_diffusion(metadata, network, weights["diffusion"]).to(device)
+        model = DiffusionImages(generator, probe.scheduler, probe.steps, device, digest="")
+    recoverability, reader = measure_recoverability(
+        model, network, n=probe.n_images, batch_size=probe.batch_size, seed=config.seed
+    )
+    entries = choose_entries(recoverability, len(recoverability))
+    metadata |= {
+        "training_key": key,
+        "recoverability": recoverability,
+        "read_by": reader,
+        "backend": "diffusion" if diffusion else "vae",
+        "probe": probe.model_dump(mode="json"),
+        "entries": entries,
+    }
+    version = Registry(registry).register(weights, metadata, _card(metadata))
+    Registry(registry).set_alias("production", version.version)
+    create_table_artifact(
+        [{"entry": entry, "recoverability R2": round(recoverability[entry], 4)} for entry in entries],
+        key="recoverability",
+        description=f"Model {version.version}: z read back from generated images by the {reader}, best first",
+    )
+    return version.version
+
+
+def _split(images: PreparedImages, size: int) -> tuple[ImageRows, ImageRows]:
+    """Training and validation images at one size."""
+    if not len(images.split("train")):
+        raise ModelError("no training images", where=images.folder, do="lower the other splits' fractions")
+    return images.rows(size, "train"), images.rows(size, "validation")
+
+
+def _load_vae(path: str, config: Config) -> VAE:
+    vae = build_vae(config.vae, 0)
+    vae.load_state_dict(load_tensors(Path(path))[0])
+    return vae.eval()
+
+
+def _intact(result: dict[str, str]) -> bool:
+    weights = Path(result["weights"])
+    return Path(result["figures"]).exists() and weights.exists() and file_sha256(weights) == result["sha256"]
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=1))
+    temporary.replace(path)
+
+
+def _read_json(path: str) -> Any:
+    return json.loads(Path(path).read_text())
+
+
+def _card(metadata: dict[str, Any]) -> str:
+    """The model card: what it is, what it was trained on, what was measured."""
+    images, vae = metadata["images"], metadata["figures"]["vae"]
+    source = "scans" if images["source"]["kind"] == "scans" else "procedural phantom images"
+    rows = "\n".join(f"| {entry} | {metadata['recoverability'][entry]:.3f} |" for entry in metadata["entries"])
+    return f"""# Image model of image-longitudinal
+
+A VAE{" and a diffusion model" if "diffusion" in metadata else ""} trained on {images["counts"]["images"]} {source}
+({images["counts"]["by_split"]}; splits share no patient). For making synthetic benchmark data; not for diagnosis.
+
+- Perceptual term of the VAE's loss: {vae["perception"]}. Validation error (mean squared, grey 0 to 1):
+  {vae["validation_mse"]:.5f}. Active entries before standardisation: {vae["active_units"]}.
+- Latents are standardised: over training images they have mean 0 and covariance I, most informative axes first.
+
+Recoverability (R² of z read back from generated images, z ~ N(0, I)), best first:
+
+| entry | R² |
+|---|---|
+{rows}
+
+Method: arXiv 2410.16177. Weights are safetensors; `model.json` holds configuration and figures.
+"""
