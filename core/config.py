@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 import itertools
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
+
+# YAML 1.1 reads an unquoted `no` as false and 2024-05-01 as a date; people write both without quotes.
+MixedPrecision = Annotated[Literal["no", "fp16", "bf16"], BeforeValidator(lambda value: "no" if value is False else value)]
+
+
+def _date_text(value: Any) -> Any:
+    return value.isoformat() if type(value) is datetime.date else value
 
 
 class Section(BaseModel):
@@ -28,7 +36,8 @@ class ImagesConfig(Section):
     @model_validator(mode="after")
     def _leaves_training_images(self) -> Self:
         if self.validation_fraction + self.test_fraction >= 1:
-            raise ValueError("validation_fraction + test_fraction must stay below 1")
+            total = self.validation_fraction + self.test_fraction
+            raise ValueError(f"validation_fraction + test_fraction must stay below 1, got {total:g}")
         return self
 
 
@@ -38,7 +47,7 @@ class TrainingSection(Section):
     steps: Positive
     batch_size: Positive
     learning_rate: float = Field(gt=0)
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    mixed_precision: MixedPrecision = "no"
     gradient_accumulation: Positive = 1
 
 
@@ -135,7 +144,9 @@ class DatasetConfig(Section):
     """What is published."""
 
     name: str = Field("image-longitudinal-demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    date: str | None = Field(None, pattern=r"^\d{4}-\d{2}-\d{2}$", description="Stated in the Croissant description.")
+    date: Annotated[str | None, BeforeValidator(_date_text)] = Field(
+        None, pattern=r"^\d{4}-\d{2}-\d{2}$", description="Stated in the Croissant description."
+    )
     licence: str = Field("CC-BY-4.0", description="SPDX identifier stated on the card.")
     n_subjects: Positive = 512
     shard_size: Positive = 128
@@ -151,11 +162,12 @@ class DatasetConfig(Section):
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         if self.validation_fraction + self.test_fraction >= 1:
-            raise ValueError("validation_fraction + test_fraction must stay below 1")
+            total = self.validation_fraction + self.test_fraction
+            raise ValueError(f"validation_fraction + test_fraction must stay below 1, got {total:g}")
         if len(set(self.association)) != len(self.association):
-            raise ValueError("association levels must differ from each other")
+            raise ValueError(f"association levels must differ from each other, got {list(self.association)}")
         if self.eta_entries != "auto" and len(set(self.eta_entries)) != len(self.eta_entries):
-            raise ValueError("eta_entries must differ from each other")
+            raise ValueError(f"eta_entries must differ from each other, got {list(self.eta_entries)}")
         return self
 
 

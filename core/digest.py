@@ -20,6 +20,7 @@ def canonical_json(value: Any) -> str:
 
     Raises:
         TypeError: for a value without one stable text (sets, arrays, tensors, objects).
+        ValueError: for a number that is infinite or undefined.
     """
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -39,7 +40,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return _plain(value.model_dump(mode="json"))
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        named = {str(key): _plain(item) for key, item in value.items()}
+        if len(named) < len(value):
+            raise TypeError(f"keys of a dictionary have the same text: {list(value)}")
+        return named
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, Path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,14 +47,29 @@ def validate_config(values: Mapping[str, Any], where: object = None) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors()]
+        problems = [_describe(problem) for problem in _deepest(error.errors())]
         raise ConfigError(
             f"the configuration is not valid: {'; '.join(problems)}", where=where, do="correct these values"
         ) from error
 
 
+def _deepest(problems: list[Any]) -> list[Any]:
+    """Without those that only repeat, for a whole list, what is wrong with one of its items."""
+    locations = [_location(problem) for problem in problems]
+    return [
+        problem
+        for problem, location in zip(problems, locations, strict=True)
+        if not any(other.startswith(f"{location}.") for other in locations)
+    ]
+
+
+def _location(problem: Any) -> str:
+    """Dotted name of the value, without the names that pydantic gives to a union's members."""
+    return ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("literal[", "tuple[")))
+
+
 def _describe(problem: Any) -> str:
-    location = ".".join(str(part) for part in problem["loc"] if part not in ("literal['auto']", "tuple"))
+    location = _location(problem)
     if problem["type"] == "extra_forbidden":
         return f"{location}: unknown key"
     value = problem["input"]
@@ -84,10 +99,8 @@ def _parse_override(text: str) -> dict[str, Any]:
         parsed: Any = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError("cannot read an override's value", where=key, expected="YAML", got=value) from error
-    if isinstance(parsed, str):
-        # YAML 1.1 takes 1e-4 for a text; numbers written so are common here.
-        with contextlib.suppress(ValueError):
-            parsed = float(parsed)
+    if isinstance(parsed, str) and re.fullmatch(r"[-+]?\d+\.?\d*[eE][-+]?\d+", value.strip()):
+        parsed = float(parsed)  # YAML 1.1 takes 1e-4 for a text; numbers written so are common here
     for part in reversed(key.strip().split(".")):
         parsed = {part: parsed}
     return parsed

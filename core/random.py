@@ -45,7 +45,7 @@ def uniforms(key: int | ArrayLike, ids: ArrayLike, n: int) -> NDArray[np.float64
         ((keys & _LOW)[:, None], (keys >> _HALF)[:, None]),
     )
     pairs = np.stack([_to_unit(words[0], words[1]), _to_unit(words[2], words[3])], axis=-1)
-    return pairs.reshape(len(ids), -1)[:, :n]
+    return pairs.reshape(len(ids), 2 * len(blocks))[:, :n]
 
 
 def normals(key: int | ArrayLike, ids: ArrayLike, n: int) -> NDArray[np.float64]:

@@ -143,14 +143,14 @@ def prepare_prefect() -> None:
     from prefect.logging.configuration import setup_logging
 
     setup_logging()
-    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
-        for handler in logging.getLogger(name).handlers:
-            handler.addFilter(without_traceback)
+    for handler in logging.getLogger().handlers:  # the console; the Prefect UI keeps the whole record
+        handler.addFilter(is_not_said_by_main)
 
 
-def without_traceback(record: logging.LogRecord) -> bool:
-    """Drop the log record of an error that :func:`main` is going to print in one line anyway."""
-    return not (record.exc_info and isinstance(record.exc_info[1], ImageLongitudinalError))
+def is_not_said_by_main(record: logging.LogRecord) -> bool:
+    """Keep from the console what :func:`main` says in one line anyway, and what only Prefect's makers need."""
+    told = bool(record.exc_info) and isinstance(record.exc_info[1], ImageLongitudinalError)
+    return not (told or "Finished in state Failed" in record.getMessage() or record.name == "prefect.events.worker")
 
 
 def say(text: str) -> None:

@@ -92,7 +92,7 @@ def describe_subject(dataset: Dataset, subject_id: int) -> str:
 def characters(image: np.ndarray, width: int = 64) -> str:
     """A grey image (H, W) uint8 as text, darker to brighter, for terminals."""
     ramp = " .:-=+*#%@"
-    block = max(1, image.shape[1] // width)
+    block = -(-image.shape[1] // width)
     rows, columns = image.shape[0] // (2 * block), image.shape[1] // block
     cut = image[: rows * 2 * block, : columns * block].astype(float)
     levels = cut.reshape(rows, 2 * block, columns, block).mean((1, 3)) / 256 * len(ramp)
@@ -100,9 +100,9 @@ def characters(image: np.ndarray, width: int = 64) -> str:
 
 
 def human_bytes(count: float) -> str:
-    """1234567 → 1.2 MB."""
+    """1234567 → 1.23 MB."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
+        if count < 999.5:  # beyond, three digits round to the next unit
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"

@@ -18,8 +18,9 @@ from models.backends import needs_training
 from models.nlme.simulation import get_model
 from models.recoverability import choose_entries
 from models.registry import ModelVersion
-from storage.filesystem import FileRecord, Root, clean_temporaries, open_root
+from storage.filesystem import FileRecord, Root, clean_temporaries, file_record, open_root
 from storage.images import create_image_arrays
+from storage.layout import shard_manifest_path
 from storage.manifest import (
     Part,
     ShardManifest,
@@ -150,7 +151,7 @@ def _done(root: Root, spec: DatasetSpec, shard: Shard) -> FileRecord | None:
         return None
     if not all(part_is_intact(root, part, rehash=False) for part in manifest.parts.values()):
         return None
-    return write_shard_manifest(root, manifest)
+    return file_record(root, shard_manifest_path(shard.index))
 
 
 def _specify(config: Config, version: ModelVersion | None, workspace: Workspace) -> DatasetSpec:

@@ -105,8 +105,8 @@ class AssociationSums:
         return AssociationSums(self.n + other.n, added)
 
     def r_squared(self) -> tuple[float, float, float]:
-        """R² with its 95 % interval by Fisher's z-transform (needs at least 4 subjects, NaN bounds otherwise)."""
-        x, y, xx, yy, xy = (value / self.n for value in self.sums)
+        """R² with its 95 % interval by Fisher's z-transform (all NaN for fewer than 4 subjects)."""
+        x, y, xx, yy, xy = (value / max(self.n, 1) for value in self.sums)
         spread = (xx - x * x) * (yy - y * y)
         if self.n < 4 or spread <= 0:
             return float("nan"), float("nan"), float("nan")

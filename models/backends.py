@@ -236,7 +236,7 @@ def _factory(name: str) -> Callable[[GeneratorConfig, ModelVersion | None, torch
         )
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError("generator.backend cannot be imported", where=name, got=error) from error
 
 

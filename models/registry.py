@@ -61,7 +61,10 @@ class ModelVersion:
         expected = self.content["files"].get(path.name)
         if path.exists() and file_sha256(path) != expected:
             raise ModelError(
-                "registered weights were altered", where=path, expected=f"sha256 {expected}", do="train the model again"
+                "registered weights were altered",
+                where=path,
+                expected=f"sha256 {expected}",
+                do="remove this version's folder and train again",
             )
         return load_tensors(path)[0]
 
@@ -104,7 +107,8 @@ class Registry:
 
     def versions(self) -> list[ModelVersion]:
         """Every registered version, by name."""
-        return [self._open(path.parent) for path in sorted(self.root.glob(f"*/{MODEL}"))]
+        # A registration that was killed may have left its hidden temporary folder.
+        return [self._open(path.parent) for path in sorted(self.root.glob(f"[!.]*/{MODEL}"))]
 
     def find(self, training_key: str) -> ModelVersion | None:
         """The version whose training had this key (data, configuration and code), if there is one."""
@@ -135,8 +139,10 @@ class Registry:
             return dict(json.loads((self.root / ALIASES).read_text()))
         except FileNotFoundError:
             return {}
-        except ValueError as error:
-            raise ModelError("the aliases file is damaged", where=self.root / ALIASES, got=error) from error
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                "the aliases file is damaged", where=self.root / ALIASES, got=error, do="remove it and train again"
+            ) from error
 
     def set_alias(self, alias: str, version: str) -> None:
         """Let an alias point to a version, replacing the file as a whole."""
@@ -145,8 +151,10 @@ class Registry:
         try:
             temporary.write_text(json.dumps(aliases, indent=1, sort_keys=True) + "\n")
             os.replace(temporary, self.root / ALIASES)
+        except OSError as error:
+            raise ModelError("cannot write the aliases", where=self.root / ALIASES, got=error, do="free space") from error
         finally:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 temporary.unlink()
 
     def _open(self, folder: Path) -> ModelVersion:
@@ -158,5 +166,10 @@ class Registry:
                 "a registered model is damaged", where=folder, got=error, do="remove this folder and train again"
             ) from error
         if digest_of(content) != recorded:
-            raise ModelError("a registered model was altered", where=folder, expected=f"digest {recorded}")
+            raise ModelError(
+                "a registered model was altered",
+                where=folder,
+                expected=f"digest {recorded}",
+                do="remove this folder and train again",
+            )
         return ModelVersion(folder, {**content, "digest": recorded})

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from core.errors import ModelError
+from core.errors import ConfigError, ModelError
 
 
 class ImageRows(Protocol):
@@ -32,9 +32,9 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     Raises:
         ModelError: the file cannot be written (disk full, no permission); nothing is left under ``path``'s name.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, metadata)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
@@ -60,10 +60,21 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def default_device(device: str = "auto") -> torch.device:
-    """The device to compute on: the one named, or for ``auto`` the first accelerator, else the CPU."""
-    if device != "auto":
-        return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device to compute on: the one named, or for ``auto`` the first accelerator, else the CPU.
+
+    Raises:
+        ConfigError: no device has that name, or it is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's ways to say so
+        raise ConfigError(
+            "compute.device cannot be used",
+            expected="auto, cpu, or an accelerator that is there, as cuda or cuda:1",
+            got=device,
+        ) from error
 
 
 def to_unit(images: NDArray[np.uint8], device: torch.device | str) -> Tensor:

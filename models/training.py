@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -94,9 +95,10 @@ def train(
         report: told of progress about once a second.
 
     Raises:
-        ModelError: the loss is not finite (the last good checkpoint stays), the checkpoint is damaged or foreign, or
-            the device ran out of memory.
+        ModelError: loss or gradient is not finite (the last good checkpoint stays), the checkpoint is damaged or
+            foreign, or the device ran out of memory.
     """
+    AcceleratorState._reset_state()  # accelerate keeps the precision of a process's first training for all others
     accelerator = Accelerator(
         cpu=settings.device == "cpu",
         mixed_precision=settings.mixed_precision,
@@ -117,10 +119,12 @@ def train(
         try:
             with accelerator.accumulate(model):
                 figures = loss(model, step, accelerator.device)
-                _check_finite(name, step, figures["loss"], checkpoint)
+                _check_finite(name, step, "loss", figures["loss"], checkpoint)
                 accelerator.backward(figures["loss"])
                 if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+                    norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+                    if settings.mixed_precision != "fp16":  # whose scaler skips such a step and goes on
+                        _check_finite(name, step, "gradient", norm, checkpoint)
                 _set_learning_rate(optimizer, settings, step)
                 optimizer.step()
                 optimizer.zero_grad()
@@ -136,7 +140,9 @@ def train(
         if step % settings.log_every == 0 or last:
             history.append({"step": step} | {key: float(value.detach()) for key, value in figures.items()})
         now = time.monotonic()
-        if accelerator.is_main_process and (last or now - saved > settings.checkpoint_seconds):
+        # Not in the middle of an accumulation: what has gathered in the gradients is not part of a checkpoint.
+        due = last or (accelerator.sync_gradients and now - saved > settings.checkpoint_seconds)
+        if due and accelerator.is_main_process:
             _save(checkpoint, step + 1, plain, averaged, optimizer, history)
             saved = time.monotonic()
         if report and (last or now - told > 1.0):
@@ -155,14 +161,14 @@ def _set_learning_rate(optimizer: Any, settings: LoopSettings, step: int) -> Non
             group["lr"] = settings.learning_rate * max(fraction, 0.02)
 
 
-def _check_finite(name: str, step: int, loss: Tensor, checkpoint: Path) -> None:
-    if not bool(torch.isfinite(loss.detach())):
+def _check_finite(name: str, step: int, what: str, value: Tensor, checkpoint: Path) -> None:
+    if not bool(torch.isfinite(value.detach())):
         kept = f"the last good state is kept in {checkpoint.name}" if checkpoint.exists() else "no state was saved yet"
         raise ModelError(
             f"training {name} diverged: {kept}",
             where=f"step {step}",
-            expected="a finite loss",
-            got=float(loss.detach()),
+            expected=f"a finite {what}",
+            got=float(value.detach()),
             do=f"lower {name}.learning_rate",
         )
 
@@ -191,20 +197,20 @@ def _restore(
         return 0, []
     tensors, metadata = load_tensors(path)
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}, "optimizer": {}}
-    for key, value in tensors.items():
-        part, rest = key.split("/", 1)
-        parts[part][rest] = value
     slots: dict[int, dict[str, Tensor]] = {}
-    for key, value in parts["optimizer"].items():
-        index, slot = key.split("/")
-        slots.setdefault(int(index), {})[slot] = value
     try:
+        for key, value in tensors.items():
+            part, rest = key.split("/", 1)
+            parts[part][rest] = value
+        for key, value in parts["optimizer"].items():
+            index, slot = key.split("/")
+            slots.setdefault(int(index), {})[slot] = value
         model.load_state_dict(parts["model"])
         if averaged is not None:
             averaged.load_state_dict(parts["averaged"])
         optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
-    except (RuntimeError, ValueError) as error:
+        return int(metadata["step"]), json.loads(metadata["history"])
+    except (KeyError, RuntimeError, ValueError) as error:
         raise ModelError(
             f"the checkpoint does not fit the {name} network", where=path, do="delete it to train afresh"
         ) from error
-    return int(metadata["step"]), json.loads(metadata["history"])

@@ -263,6 +263,11 @@ def open_root(url: str | Path) -> Root:
     return RemoteRoot(text)
 
 
+def file_record(root: Root, path: str) -> FileRecord:
+    """The record of a file that is there, by reading it."""
+    return FileRecord(path=path, sha256=root.sha256(path), bytes=root.size(path) or 0)
+
+
 def clean_temporaries(root: Root) -> list[str]:
     """Remove what killed runs left half-written; returns the paths. Only while nobody else writes to this root."""
     found = [path for path in root.files() if is_temporary(path)]

@@ -28,9 +28,10 @@ def pairs_figure(dataset: Dataset, subjects: Sequence[int]) -> bytes:
         top.set_axis_off()
         top.set_title(f"subject {subject_id}", fontsize=8, color=INK)
         for level, colour in ((weak, SOFT), (strong, ACCENT)):
-            rows = subject.observations[level].to_pandas()
-            seen = rows[rows["evid"] == 0]
-            bottom.plot(seen["time"], seen["dv"], color=colour, lw=1.4, marker=".", ms=3, label=f"ρ² = {level:g}")
+            rows = subject.observations[level]
+            seen = rows["evid"].to_numpy() == 0
+            time, dv = rows["time"].to_numpy()[seen], rows["dv"].to_numpy()[seen]
+            bottom.plot(time, dv, color=colour, lw=1.4, marker=".", ms=3, label=f"ρ² = {level:g}")
         bottom.set_xlabel("time", fontsize=7)
         bottom.tick_params(labelsize=6)
         bottom.spines[["top", "right"]].set_visible(False)

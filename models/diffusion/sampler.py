@@ -34,10 +34,13 @@ def make_scheduler(name: str, schedule: dict[str, Any], steps: int) -> Any:
     """A diffusers scheduler for ``steps`` steps on the noise schedule that a model was trained with.
 
     Raises:
-        ConfigError: no scheduler has that name.
+        ConfigError: no scheduler has that name, or the noise schedule has fewer steps.
     """
     if name not in SCHEDULERS:
         raise ConfigError("generator.scheduler is unknown", expected=f"one of {', '.join(SCHEDULERS)}", got=name)
+    trained_steps = int(schedule["num_train_timesteps"])
+    if steps > trained_steps:
+        raise ConfigError("generator.steps is impossible", expected=f"at most {trained_steps}", got=steps)
     # Steps end at the noisiest timestep, as training's does; clipping is for images, not for working tensors.
     options = {"timestep_spacing": "trailing"} | ({"clip_sample": False} if name in ("ddim", "ddpm") else {})
     scheduler = SCHEDULERS[name].from_config({**schedule, **options})

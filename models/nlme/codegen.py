@@ -37,11 +37,28 @@ _FORMS = {
     "Sigmoid": "1.0 / (1.0 + math.exp(-{0}))", "Softplus": "math.log1p(math.exp(-abs({0}))) + max({0}, 0.0)",
 }  # fmt: skip
 
-FOOTER = '''
+INTEGRATED = """
 integrate = private_copy(__name__, "esdirk").make_solve(
     rhs, jacobian, parameter_jacobian, LINEAR, initial, initial_gradient, output, output_gradient
 )
 
+"""
+
+CLOSED_FORM = """
+@njit(nogil=True, error_model="numpy")
+def integrate(parameters, when, bolus, rate, times, before, tolerance, out, gradient):
+    by_state = np.empty(0)
+    for row in range(parameters.shape[0]):
+        for j in range(times.size):
+            out[row, j] = output(times[j], by_state, parameters[row])
+            if not math.isfinite(out[row, j]):
+                return row
+            if gradient.shape[2] > 0:
+                output_gradient(times[j], by_state, parameters[row], gradient[row, j], by_state)
+    return -1
+"""
+
+FOOTER = '''
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def solve(parameters, when, bolus, rate, scale, times, before, out):
@@ -77,30 +94,37 @@ from {solver} import solve_ragged
 
 _individual = private_copy(__name__, "individual")
 _predict = _individual.make_predict(solve_ragged)
-_modes = _individual.make_modes(_individual.make_mode(_predict), _predict)
+_predictions = _individual.make_predictions(_predict)
+_modes = _individual.make_modes(_individual.make_mode(_predict))
 _contributions = _individual.make_contributions(_predict)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def predictions(phi, scales, event_start, when, bolus, rate, row_start, times, before, tolerance, f, g):
+    """See individual.make_predictions."""
+    return _predictions(phi, scales, event_start, when, bolus, rate, row_start, times, before, tolerance, f, g)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def modes(
-    eta, starts, mu, w, random, scales, kind, error, interaction,
+    eta, starts, mu, w, random, scales, kind, error, interaction, typical,
     event_start, when, bolus, rate, row_start, times, before, y, tolerance, values, good,
 ):
     """See individual.make_modes."""
     return _modes(
-        eta, starts, mu, w, random, scales, kind, error, interaction,
+        eta, starts, mu, w, random, scales, kind, error, interaction, typical,
         event_start, when, bolus, rate, row_start, times, before, y, tolerance, values, good,
     )
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def contributions(
-    method, eta, mu, omega, w, random, scales, kind, error,
+    method, eta, mu, omega, w, random, scales, kind, error, typical,
     event_start, when, bolus, rate, row_start, times, before, y, tolerance, objective, by_mu, by_w, by_error,
 ):
     """See individual.make_contributions."""
     return _contributions(
-        method, eta, mu, omega, w, random, scales, kind, error,
+        method, eta, mu, omega, w, random, scales, kind, error, typical,
         event_start, when, bolus, rate, row_start, times, before, y, tolerance, objective, by_mu, by_w, by_error,
     )
 '''
@@ -121,7 +145,7 @@ def generated_kernel(model: StructuralModel) -> ModuleType:
 
 @lru_cache(maxsize=64)
 def estimation_kernel(model: StructuralModel) -> ModuleType:
-    """The individual level of estimation compiled for a model: ``modes`` and ``contributions``."""
+    """The individual level of estimation compiled for a model: ``predictions``, ``modes``, ``contributions``."""
     from models.nlme.kernels import individual
 
     if model.kernel is None:
@@ -196,7 +220,7 @@ def generate_source(model: StructuralModel) -> str:
         "from models.nlme.kernels.esdirk import TOLERANCE\n\n"
         f"LINEAR = {_is_linear(system, jacobian)}\n\n\n"
     )
-    return head + "\n\n".join(functions) + "\n" + FOOTER
+    return head + "\n\n".join(functions) + "\n" + (INTEGRATED if x else CLOSED_FORM) + FOOTER
 
 
 def _cells(rows: Sequence[Any], columns: Sequence[Any]) -> list[str]:

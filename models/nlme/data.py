@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -73,6 +74,20 @@ class PopulationData:
             bolus=np.tile(schedule.bolus, (n, 1)),
             rate=np.tile(schedule.rate, (n, 1)),
         )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[PopulationData]) -> PopulationData:
+        """The subjects of all parts, in order."""
+
+        def stacked(name: str) -> NDArray[Any]:
+            return np.concatenate([getattr(part, name) for part in parts])
+
+        def offsets(name: str) -> IntArray:
+            counts = np.concatenate([np.diff(getattr(part, name)) for part in parts])
+            return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+        names = ("ids", "times", "observed", "before", "when", "bolus", "rate")
+        return cls(row_start=offsets("row_start"), event_start=offsets("event_start"), **{n: stacked(n) for n in names})
 
     def subset(self, start: int, stop: int) -> PopulationData:
         """Subjects start..stop as views of the same arrays."""

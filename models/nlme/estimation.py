@@ -8,10 +8,10 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from core.errors import ConfigError, SimulationError
 from models.nlme.data import PopulationData
+from models.nlme.minimise import minimise
 from models.nlme.objective import Objective, Values
 from models.nlme.population import PopulationModel, check_omega
 
@@ -19,7 +19,9 @@ FloatArray = NDArray[np.float64]
 Progress = Callable[[int, float], None]
 DIFFERENCE = 1e-3  # central differences in coordinates that are logarithms or of order 1
 BEYOND = 1e15  # objective of a trial that cannot be evaluated: finite, so that the line search can interpolate
-ROUNDS = 3  # how often new, better modes may send the search on
+LEFT = 1e-5  # decrease left at convergence per √subject: the rounding of the sum grows like that
+WARM_UP = 30  # at most; each costs as much as one gradient
+ROUNDS = 2  # how often new, better modes may send the search on
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +128,7 @@ class _Search:
 
     def __init__(self, objective: Objective, coordinates: Coordinates, progress: Progress | None) -> None:
         self.objective, self.coordinates, self.progress = objective, coordinates, progress
-        self.evaluations = 0
+        self.evaluations, self.best, self.eta = 0, BEYOND, objective.eta.copy()
 
     def shares(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Each subject's objective (n,) and gradient (n, m)."""
@@ -161,15 +163,62 @@ class _Search:
     def total(self, psi: FloatArray) -> tuple[float, FloatArray]:
         """Objective and gradient; huge where a trial is so far off that it cannot be evaluated."""
         self.evaluations += 1
-        before = self.objective.eta.copy()
+        self.objective.eta[:] = self.eta  # every trial starts from the modes at the best point so far
         try:
             objective, gradient = self.shares(psi)
         except (SimulationError, np.linalg.LinAlgError):
-            self.objective.eta[:] = before
             return BEYOND, np.zeros(len(psi))
+        value = float(objective.sum())
+        if value < self.best:
+            self.best, self.eta = value, self.objective.eta.copy()
         if self.progress:
-            self.progress(self.evaluations, float(objective.sum()))
-        return float(objective.sum()), gradient.sum(axis=0)
+            self.progress(self.evaluations, value)
+        return value, gradient.sum(axis=0)
+
+    def warm_up(self, psi: FloatArray) -> FloatArray:
+        """Fixed-point steps of the approximate EM algorithm from ψ, as long as they pay.
+
+        From a far start they are safer than any quasi-Newton step: μ moves by the mean random effect, Ω becomes their
+        mean second moment (spread within subjects included), each residual value follows its own score.
+        """
+        c, objective = self.coordinates, self.objective
+        best, kept = np.inf, psi
+        worth = 1.0 + 0.01 * len(objective.data)
+        for _ in range(WARM_UP):
+            self.evaluations += 1
+            values = c.unpack(psi)
+            gradient = objective.gradient(values)
+            total = float(gradient.objective.sum())
+            if self.progress:
+                self.progress(self.evaluations, total)
+            if not total < best - worth:
+                return psi if total < best else kept
+            best, kept = total, psi
+            mu, omega, error = values.mu.copy(), values.omega.copy(), values.error.copy()
+            moves = np.zeros(len(mu))
+            moves[objective.random] = -0.5 * omega @ gradient.by_mu[:, objective.random].mean(axis=0)
+            mu[c.mu] += moves[c.mu]
+            if c.cells:
+                omega += gradient.by_precision.mean(axis=0)
+                mask = np.zeros(omega.shape, dtype=bool)
+                mask[tuple(np.transpose(c.cells))] = True
+                omega *= mask | mask.T
+            score = gradient.by_error.sum(axis=0) / (2.0 * len(objective.data.times))
+            error[c.errors] *= np.sqrt(np.clip(1.0 - score[c.errors], 0.1, 10.0))
+            if np.linalg.eigvalsh(omega)[0] <= 1e-6 * np.trace(omega):
+                return psi
+            psi = c.pack(Values(mu, omega, error))
+        return psi
+
+    def minimise(self, psi: FloatArray, limit: int) -> tuple[FloatArray, bool, str]:
+        """The minimum from ψ on, with ``objective.eta`` at its modes; see :func:`models.nlme.minimise.minimise`."""
+        if self.objective.analytic:
+            psi = self.warm_up(psi)
+        self.best, self.eta = BEYOND, self.objective.eta.copy()
+        gradients = self.shares(psi)[1]
+        found = minimise(self.total, psi, _outer(gradients), limit, LEFT * np.sqrt(len(self.objective.data)))
+        self.objective.eta[:] = self.eta
+        return found
 
 
 def starting_points(omega: FloatArray, size: float = 1.5) -> FloatArray:
@@ -227,23 +276,9 @@ def fit(
     converged, message = True, "nothing to estimate"
     for _ in range(ROUNDS):
         _restart_modes(objective, coordinates.unpack(psi))
-        shares, gradients = search.shares(psi)
         if not len(psi):
             break
-        result = minimize(
-            search.total,
-            psi,
-            jac=True,
-            method="BFGS",
-            options={
-                "gtol": 3e-3 * np.sqrt(len(data)),  # a hundredth of a standard error or less
-                "maxiter": max_iterations,
-                "hess_inv0": _inverse(_outer(gradients)),
-            },
-        )
-        psi, message = result.x, str(result.message)
-        gradient = search.total(psi)[1]
-        converged = bool(result.success or np.abs(gradient).max() < 3e-2 * np.sqrt(len(data)))
+        psi, converged, message = search.minimise(psi, max_iterations)
         if method == "FO" or not _restart_modes(objective, coordinates.unpack(psi)):
             break
     values = coordinates.unpack(psi)
@@ -279,11 +314,6 @@ def _restart_modes(objective: Objective, values: Values) -> bool:
     before = objective.find_modes(values)[0]
     after = objective.find_modes(values, starting_points(values.omega))[0]
     return bool((before - after > 1e-4).any())
-
-
-def _inverse(matrix: FloatArray) -> FloatArray:
-    inverse = np.linalg.inv(matrix)
-    return 0.5 * (inverse + inverse.T)
 
 
 def _outer(gradients: FloatArray) -> FloatArray:

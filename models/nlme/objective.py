@@ -18,7 +18,7 @@ from models.nlme.residual import KINDS, ResidualError
 
 FloatArray = NDArray[np.float64]
 METHODS = ("FO", "FOCE", "FOCEI", "Laplace")
-TOLERANCE = 1e-9  # per step of the solvers: derivatives of the objective are differences of what they give
+TOLERANCE = 1e-8  # per step of the solvers: derivatives of the objective are differences of what they give
 CONSTANT_VARIANCE = ("additive", "log-normal")  # FOCE with and without interaction are the same for these
 
 
@@ -134,7 +134,8 @@ class Objective:
             rows, data = piece
             self.kernel.modes(
                 self.eta[rows], extra, self._mu(values, data), precision, self.random, self.scales, self.kind,
-                values.error, self.code >= METHODS.index("FOCEI"), *self._arrays(data), joint[rows], good[rows],
+                values.error, self.code >= METHODS.index("FOCEI"), self._typical(values, data), *self._arrays(data),
+                joint[rows], good[rows],
             )  # fmt: skip
 
         self._in_threads(run)
@@ -156,8 +157,8 @@ class Objective:
             where, data = piece
             failed = self.kernel.contributions(
                 self.code, self.eta[where], self._mu(values, data), values.omega, precision, self.random, self.scales,
-                self.kind, values.error, *self._arrays(data), result.objective[where], result.by_mu[where],
-                result.by_precision[where], result.by_error[where],
+                self.kind, values.error, self._typical(values, data), *self._arrays(data), result.objective[where],
+                result.by_mu[where], result.by_precision[where], result.by_error[where],
             )  # fmt: skip
             if failed >= 0:
                 raise SimulationError(
@@ -187,6 +188,36 @@ class Objective:
 
     def _mu(self, values: Values, data: PopulationData) -> FloatArray:
         return np.tile(values.mu, (len(data), 1))
+
+    def predict(self, values: Values, eta: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Predictions (N,) at random effects ``eta`` (n, k), and their derivatives with respect to η, (N, k).
+
+        Raises:
+            SimulationError: a subject's equations cannot be integrated.
+        """
+        phi = self._mu(values, self.data)
+        phi[:, self.random] += eta
+        f, g = np.empty(len(self.data.times)), np.empty((len(self.data.times), phi.shape[1]))
+        self._predictions(phi, self.data, f, g)
+        return f, g[:, self.random]
+
+    def _predictions(self, phi: FloatArray, data: PopulationData, f: FloatArray, g: FloatArray) -> None:
+        events = (data.event_start, data.when, data.bolus, data.rate, data.row_start, data.times, data.before)
+        failed = self.kernel.predictions(phi, self.scales, *events, self.tolerance, f, g)
+        if failed >= 0:
+            raise SimulationError(
+                f"model {self.model.name!r} could not be integrated",
+                where=f"subject {data.ids[failed]}",
+                got=f"parameters on the scale of their random effects {phi[failed].tolist()}",
+            )
+
+    def _typical(self, values: Values, data: PopulationData) -> FloatArray:
+        """Predictions at η = 0, where variances are taken without interaction; nothing with it."""
+        if self.code >= METHODS.index("FOCEI"):
+            return np.empty(0)
+        f = np.empty(len(data.times))
+        self._predictions(self._mu(values, data), data, f, np.empty((len(f), len(values.mu))))
+        return f
 
     def _arrays(self, data: PopulationData) -> tuple[object, ...]:
         return (

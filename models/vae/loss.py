@@ -114,6 +114,6 @@ class VGGDistance(nn.Module):
         return SHALLOW_WEIGHT * mse_loss(*shallow.chunk(2)) + DEEP_WEIGHT * mse_loss(*deep.chunk(2))
 
 
-def make_perception(vgg_weights: Path | None) -> Perception:
-    """The original's VGG16 distance when its weights are given, else the structural distance."""
-    return structural_distance if vgg_weights is None else VGGDistance(vgg_weights).eval()
+def make_perception(vgg_weights: Path | None, device: torch.device | str = "cpu") -> Perception:
+    """The original's VGG16 distance, on ``device``, when its weights are given, else the structural distance."""
+    return structural_distance if vgg_weights is None else VGGDistance(vgg_weights).eval().to(device)

@@ -14,7 +14,7 @@ from torch.nn.functional import mse_loss
 
 from core.config import VAEConfig
 from core.random import stream_key
-from models.tensors import ImageRows, to_unit
+from models.tensors import ImageRows, default_device, to_unit
 from models.training import History, LoopSettings, TrainingProgress, batch_indices, step_generator, train
 from models.vae.augment import augment, centre
 from models.vae.loss import kl_per_entry, kl_weight, make_perception, reconstruction_loss
@@ -60,7 +60,7 @@ def train_vae(
         ModelError: see :func:`models.training.train`.
     """
     vae = build_vae(config, seed)
-    perception = make_perception(Path(config.vgg_weights) if config.vgg_weights else None)
+    perception = make_perception(Path(config.vgg_weights) if config.vgg_weights else None, default_device(device))
 
     def loss(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
         draws = step_generator(seed, "vae", step)

@@ -25,7 +25,9 @@ LOG_NORMAL, NORMAL, LOGIT = 0, 1, 2  # scales of the parameters
 ADDITIVE, PROPORTIONAL, COMBINED1, COMBINED2, POWER, LOG_ERROR = range(6)  # residual.KINDS, in that order
 STEP = 1e-3  # central differences in φ: truncation 1e-6, and the solvers' noise of about 1e-8 becomes 1e-5
 ITERATIONS = 200
-CONVERGED = 1e-14  # decrease of ℓ that a full step still promises: η̂ within 1e-7 standard deviations of the mode
+CONVERGED = 1e-12  # decrease of ℓ that the last full step promises: η̂ within 1e-6 standard deviations of the mode
+EXPLORE, EXPLORED = 12, 1e-2  # iterations and promise of a search that only asks which valley is the deepest
+NOISE = 1e-7  # a promise below this (relative) that is not kept is the solver's noise
 FO, FOCE, FOCEI, LAPLACE = range(4)
 
 
@@ -160,24 +162,47 @@ def make_predict(solve_ragged: Compiled) -> Compiled:
     return predict
 
 
+def make_predictions(predict: Compiled) -> Compiled:
+    """Predictions of all subjects."""
+
+    @njit(nogil=True, error_model="numpy")
+    def predictions(  # type: ignore[no-untyped-def]
+        phi, scales, event_start, when, bolus, rate, row_start, times, before, tolerance, f, g
+    ):  # fmt: skip
+        """f (N,) and its derivative g (N, p) at φ (n, p); first failed subject or -1."""
+        for i in range(phi.shape[0]):
+            r0, r1 = row_start[i], row_start[i + 1]
+            if not predict(
+                i, phi[i], scales, event_start, when, bolus, rate, row_start, times, before, tolerance,
+                f[r0:r1], g[r0:r1],
+            ):  # fmt: skip
+                return i
+        return -1
+
+    return predictions
+
+
 def make_mode(predict: Compiled) -> Compiled:
     """The search for one subject's mode from one start."""
 
     @njit(nogil=True, error_model="numpy")
     def mode(  # type: ignore[no-untyped-def]
-        i, eta, mu, w, random, scales, kind, error, interaction, typical,
+        i, eta, mu, w, random, scales, kind, error, interaction, typical, iterations, promise,
         event_start, when, bolus, rate, row_start, times, before, y, tolerance,
     ):  # fmt: skip
-        """Levenberg-Marquardt from ``eta``, which it moves to the mode; (ℓ there, whether it converged)."""
+        """Levenberg-Marquardt from ``eta``, which it moves to the mode; (ℓ there, whether it converged).
+
+        It ends with a full step once that promises a decrease of ℓ below ``promise``, or after so many ``iterations``.
+        """
         n_p, k, n_rows = mu.size, eta.size, row_start[i + 1] - row_start[i]
         f, g = np.empty(n_rows), np.empty((n_rows, n_p))
         first, second, phi = np.empty(n_p), np.empty((n_p, n_p)), np.empty(n_p)
         new_first, new_second, trial = np.empty(n_p), np.empty((n_p, n_p)), eta.copy()
         h, slope, move = np.empty((k, k)), np.empty(k), np.empty(k)
         rows = y[row_start[i] : row_start[i + 1]]
-        value, damping, start = math.inf, 0.0, True
-        for _ in range(ITERATIONS):
-            if not start:
+        value, damping, decrease = math.inf, 0.0, math.inf
+        for iteration in range(iterations):
+            if iteration > 0:
                 for a in range(k):
                     slope[a] = first[random[a]]
                     for b in range(k):
@@ -191,12 +216,11 @@ def make_mode(predict: Compiled) -> Compiled:
                 decrease = 0.0
                 for a in range(k):
                     decrease += 0.5 * slope[a] * move[a]
-                if decrease < CONVERGED and damping < 1.0:
-                    return value, True
-                for a in range(k):
                     trial[a] = eta[a] - move[a]
-            for a in range(n_p):
-                phi[a] = mu[a]
+                if decrease < promise and damping < 1.0:
+                    eta[:] = trial
+                    return value - decrease, True
+            phi[:] = mu
             for a in range(k):
                 phi[random[a]] += trial[a]
             new = math.inf
@@ -206,18 +230,16 @@ def make_mode(predict: Compiled) -> Compiled:
                 for a in range(k):
                     for b in range(k):
                         new += 0.5 * trial[a] * w[a, b] * trial[b]
-            if start and not new < math.inf:
+            if iteration == 0 and not new < math.inf:
                 return math.inf, False
             if new < value:
-                value, start = new, False
+                value = new
                 eta[:] = trial
                 first[:] = new_first
                 second[:, :] = new_second
                 damping = 0.0 if damping < 1e-3 else 0.1 * damping
             else:
-                if damping > 1e12:
-                    return value, True  # no descent left but rounding
-                if decrease < 1e-8 * (1.0 + abs(value)) and damping > 1.0:
+                if decrease < NOISE * (1.0 + abs(value)):
                     return value, True
                 damping = max(1e-2, 10.0 * damping)
         return value, False
@@ -225,39 +247,44 @@ def make_mode(predict: Compiled) -> Compiled:
     return mode
 
 
-def make_modes(mode: Compiled, predict: Compiled) -> Compiled:
+def make_modes(mode: Compiled) -> Compiled:
     """The search over all subjects and starts."""
 
     @njit(nogil=True, error_model="numpy")
     def modes(  # type: ignore[no-untyped-def]
-        eta, starts, mu, w, random, scales, kind, error, interaction,
+        eta, starts, mu, w, random, scales, kind, error, interaction, typical,
         event_start, when, bolus, rate, row_start, times, before, y, tolerance, values, good,
     ):  # fmt: skip
         """Best mode of each subject over its own ``eta`` (n, k) and ``starts`` (S, k); results replace ``eta``.
 
-        ``values`` (n,) receives ℓ, ``good`` (n,) whether the best search converged.
+        A few steps from every start tell which valley is the deepest; the search is finished in that one. ``values``
+        (n,) receives ℓ, ``good`` (n,) whether the search converged. ``typical`` (N,): predictions at η = 0, needed
+        without interaction.
         """
-        k = eta.shape[1]
-        trial = np.empty(k)
+        k, n_starts = eta.shape[1], starts.shape[0]
+        trial, best = np.empty(k), np.empty(k)
         for i in range(eta.shape[0]):
-            n_rows = row_start[i + 1] - row_start[i]
-            typical = np.empty(n_rows)
-            good[i] = interaction or predict(
-                i, mu[i], scales, event_start, when, bolus, rate, row_start, times, before, tolerance,
-                typical, np.empty((n_rows, mu.shape[1])),
-            )  # fmt: skip
+            at = typical[row_start[i] : row_start[i + 1]] if typical.size > 0 else typical
             values[i] = math.inf
-            own = eta[i].copy()
-            for s in range(starts.shape[0] + 1):
-                trial[:] = own if s == 0 else starts[s - 1]
+            best[:] = eta[i]
+            for s in range(n_starts + 2 if n_starts > 0 else 1):
+                last = s == n_starts + 1 or n_starts == 0
+                if last:
+                    trial[:] = best
+                elif s == 0:
+                    trial[:] = eta[i]
+                else:
+                    trial[:] = starts[s - 1]
                 value, converged = mode(
-                    i, trial, mu[i], w, random, scales, kind, error, interaction, typical,
+                    i, trial, mu[i], w, random, scales, kind, error, interaction, at,
+                    ITERATIONS if last else EXPLORE, CONVERGED if last else EXPLORED,
                     event_start, when, bolus, rate, row_start, times, before, y, tolerance,
                 )  # fmt: skip
-                if value < values[i]:
+                if value < values[i] or last:
                     values[i] = value
                     good[i] = converged
-                    eta[i] = trial
+                    best[:] = trial
+            eta[i] = best
         return 0
 
     return modes
@@ -268,7 +295,7 @@ def make_contributions(predict: Compiled) -> Compiled:
 
     @njit(nogil=True, error_model="numpy")
     def contributions(  # type: ignore[no-untyped-def]
-        method, eta, mu, omega, w, random, scales, kind, error,
+        method, eta, mu, omega, w, random, scales, kind, error, typical,
         event_start, when, bolus, rate, row_start, times, before, y, tolerance,
         objective, by_mu, by_w, by_error,
     ):  # fmt: skip
@@ -293,38 +320,35 @@ def make_contributions(predict: Compiled) -> Compiled:
         for i in range(eta.shape[0]):
             rows = y[row_start[i] : row_start[i + 1]]
             n_rows = rows.size
-            f, g, typical = np.empty(n_rows), np.empty((n_rows, n_p)), np.empty(n_rows)
-            if not interaction and not predict(
-                i, mu[i], scales, event_start, when, bolus, rate, row_start, times, before, tolerance, typical, g
-            ):
-                return i
-            for direction in range(2 * n_p if gradient or method == LAPLACE else 0):
+            f, g = np.empty(n_rows), np.empty((n_rows, n_p))
+            around = 2 * n_p if gradient or method == LAPLACE else 0
+            value = math.inf
+            for direction in range(around + 1):  # forth and back in every φ, and at last the mode itself
                 a, sign = direction // 2, 1.0 if direction % 2 == 0 else -1.0
                 phi[:] = mu[i]
                 for b in range(k):
-                    phi[random[b]] += eta[i, b]
-                phi[a] += sign * STEP
+                    phi[random[b]] += eta[i, b] if method != FO else 0.0
+                if direction < around:
+                    phi[a] += sign * STEP
                 if not predict(
                     i, phi, scales, event_start, when, bolus, rate, row_start, times, before, tolerance, f, g
                 ):
                     return i
-                data_terms(
-                    kind, error, interaction, rows, f, f if interaction else typical, g,
-                    up if sign > 0 else down, b_up if sign > 0 else b_down,
-                )  # fmt: skip
+                at = f if interaction else typical[row_start[i] : row_start[i + 1]]
+                value = data_terms(kind, error, interaction, rows, f, at, g, first, second)
+                if direction == around:
+                    break
+                for b in range(n_p):
+                    if sign > 0:
+                        up[b] = first[b]
+                        b_up[b] = second[b]
+                    else:
+                        hessian[b, a] = (up[b] - first[b]) / (2.0 * STEP)
                 if sign < 0:
-                    for b in range(n_p):
-                        hessian[b, a] = (up[b] - down[b]) / (2.0 * STEP)
                     for b in range(k):
                         for c in range(k):
-                            change[a, b, c] = (b_up[random[b], random[c]] - b_down[random[b], random[c]]) / (2.0 * STEP)
-            phi[:] = mu[i]
-            for b in range(k):
-                phi[random[b]] += eta[i, b] if method != FO else 0.0
-            if not predict(i, phi, scales, event_start, when, bolus, rate, row_start, times, before, tolerance, f, g):
-                return i
-            at = f if interaction else typical
-            value = data_terms(kind, error, interaction, rows, f, at, g, first, second)
+                            change[a, b, c] = (b_up[random[b], random[c]] - second[random[b], random[c]]) / (2.0 * STEP)
+            at = f if interaction else typical[row_start[i] : row_start[i + 1]]
             for b in range(k):
                 for c in range(k):
                     if method == LAPLACE:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 from core.errors import ConfigError
-from models.nlme.library import depot_central
+from models.nlme.library import compartments, depot_central, indirect_response
 from models.nlme.population import PopulationModel
 
 _MODELS: dict[str, PopulationModel] = {}
@@ -28,5 +31,25 @@ def get_model(name: str) -> PopulationModel:
     return _MODELS[name]
 
 
-for _model in (depot_central.MODEL,):
+def load_models(path: str | Path) -> list[str]:
+    """Run a user's Python file, which calls :func:`register`; names of the models it added.
+
+    Raises:
+        ConfigError: no such file, or it registers nothing.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError("no such model file", got=file)
+    before = set(_MODELS)
+    spec = importlib.util.spec_from_file_location(f"user_models_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise ConfigError("a model file must be a Python file", got=file)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    added = sorted(set(_MODELS) - before)
+    if not added:
+        raise ConfigError("the model file registers no model", where=file, do="call register(...) in it")
+    return added
+
+
+for _model in (depot_central.MODEL, *compartments.MODELS, *indirect_response.MODELS):
     register(_model)

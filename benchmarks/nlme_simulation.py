@@ -1,0 +1,220 @@
+"""Speed and accuracy of simulating trajectories, against scipy and diffrax on the same subjects in the same run.
+
+    python -m benchmarks.nlme_simulation [--quick] [--workers 2]
+
+Peers solve one subject (scipy) or a batch (diffrax) per call with tolerance 1e-6, as a user would write it. Every
+speed is per core: all are timed on one thread; the full population uses ``--workers`` threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import math
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy.integrate import odeint, solve_ivp
+
+from core.random import normals, stream_key
+from models.nlme.codegen import generated_kernel
+from models.nlme.data import PopulationData
+from models.nlme.dosing import Dose
+from models.nlme.library import get_model
+from models.nlme.simulation import individual_parameters, observe, simulate
+
+LEVELS, POPULATION = 5, 1_100_000
+MODEL = get_model("depot-central-mm")
+TIMES = np.array(MODEL.design.times)
+MULTI_DOSE = [Dose(24.0 * day, 100.0, "depot") for day in range(5)] + [Dose(6.0, 50.0, "central", duration=2.0)]
+MULTI_TIMES = np.arange(0.0, 120.1, 6.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer subjects; the full population is not simulated")
+    parser.add_argument("--workers", type=int, default=2, help="threads for the full population")
+    options = parser.parse_args()
+    n, n_peer = (5_000, 50) if options.quick else (50_000, 500)
+    simulate(MODEL, np.zeros((1, 3)))  # compiled or loaded before the clock starts
+
+    eta = normals(stream_key(0, "benchmark"), np.arange(n), 3)
+    ours = best_of(3, lambda: simulate(MODEL, eta)) / n
+    peers = {
+        "scipy solve_ivp LSODA": one_by_one(lsoda, eta[:n_peer]),
+        "scipy odeint (LSODA)": one_by_one(fortran_lsoda, eta[:n_peer]),
+    }
+    diffrax, why_not = time_diffrax(eta[:n_peer])
+    if diffrax is not None:
+        peers["diffrax Tsit5, vmap"] = diffrax
+    error, lowest = accuracy()
+    general, general_peer = multi_dose(eta[: n // 25], n_peer // 10)
+    seconds, with_noise = (None, None) if options.quick else full_population(options.workers)
+
+    print(f"{'':34}{'µs / subject':>14}{'ratio':>10}")
+    print(f"{'this kernel':34}{1e6 * ours:14.2f}{1.0:10.1f}")
+    for name, value in peers.items():
+        print(f"{name:34}{1e6 * value:14.1f}{value / ours:10.1f}")
+    print(f"{'multi-dose, generated kernel':34}{1e6 * general:14.2f}{1.0:10.1f}")
+    print(f"{'multi-dose, solve_ivp LSODA':34}{1e6 * general_peer:14.1f}{general_peer / general:10.1f}")
+    print(f"largest error {error:.2e}, lowest value {lowest:.1e}, over 11,000 subjects")
+    result: dict[str, Any] = {
+        "benchmark": "nlme_simulation",
+        "machine": f"{platform.processor() or platform.machine()}, {options.workers} workers",
+        "versions": {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "numba")},
+        "microseconds_per_subject": 1e6 * ours,
+        "speedup_vs_lsoda": peers["scipy solve_ivp LSODA"] / ours,
+        "speedup_vs_odeint": peers["scipy odeint (LSODA)"] / ours,
+        "speedup_vs_diffrax": None if diffrax is None else diffrax / ours,
+        "speedup_multi_dose_vs_lsoda": general_peer / general,
+        "seconds_full_population": seconds,
+        "seconds_full_population_with_noise": with_noise,
+        "max_abs_error": error,
+        "lowest_value": lowest,
+        "why": {},
+    }
+    if diffrax is None:
+        result["why"]["speedup_vs_diffrax"] = why_not
+    if seconds is None:
+        result["why"]["seconds_full_population"] = "not simulated with --quick"
+    print("RESULT " + json.dumps(result))
+
+
+def best_of(times: int, run: Callable[[], Any]) -> float:
+    """Shortest wall-clock seconds of several runs: what the code costs, without what else the machine did."""
+    durations = []
+    for _ in range(times):
+        start = time.perf_counter()
+        run()
+        durations.append(time.perf_counter() - start)
+    return min(durations)
+
+
+def one_by_one(solve: Callable[[np.ndarray], np.ndarray], eta: np.ndarray) -> float:
+    """Seconds per subject of a solver that takes one; its answers are checked against ours."""
+    parameters = individual_parameters(MODEL, eta)
+    answers = [solve(row) for row in parameters]
+    assert np.abs(np.array(answers) - simulate(MODEL, eta)).max() < 1e-3, "the peer solves another problem"
+    return best_of(2, lambda: [solve(row) for row in parameters]) / len(eta)
+
+
+def lsoda(p: np.ndarray) -> np.ndarray:
+    ka, imax, ic50 = (float(v) for v in p)
+
+    def rhs(t: float, x: np.ndarray) -> list[float]:
+        return [-ka * x[0], ka * x[0] - imax * x[1] / (ic50 + x[1])]
+
+    return solve_ivp(rhs, (0.0, 10.0), [1.0, 0.0], method="LSODA", t_eval=TIMES, rtol=1e-6, atol=1e-6).y[1]
+
+
+def fortran_lsoda(p: np.ndarray) -> np.ndarray:
+    ka, imax, ic50 = (float(v) for v in p)
+
+    def rhs(t: float, x: np.ndarray) -> list[float]:
+        return [-ka * x[0], ka * x[0] - imax * x[1] / (ic50 + x[1])]
+
+    return odeint(rhs, [1.0, 0.0], TIMES, rtol=1e-6, atol=1e-6, tfirst=True)[:, 1]
+
+
+def time_diffrax(eta: np.ndarray) -> tuple[float | None, str]:
+    """Seconds per subject of diffrax (Tsit5, adaptive, vmap) on the CPU; None and the reason if it is not there."""
+    try:
+        import diffrax
+        import jax
+        import jax.numpy as jnp
+    except ImportError as error:
+        return None, f"diffrax is not installed ({error})"
+    jax.config.update("jax_enable_x64", True)
+
+    def rhs(t, x, p):  # type: ignore[no-untyped-def]
+        elimination = p[1] * x[1] / (p[2] + x[1])
+        return jnp.array([-p[0] * x[0], p[0] * x[0] - elimination])
+
+    def one(p):  # type: ignore[no-untyped-def]
+        return diffrax.diffeqsolve(
+            diffrax.ODETerm(rhs), diffrax.Tsit5(), 0.0, 10.0, None, jnp.array([1.0, 0.0]), p, max_steps=200_000,
+            saveat=diffrax.SaveAt(ts=TIMES), stepsize_controller=diffrax.PIDController(rtol=1e-6, atol=1e-6),
+        ).ys[:, 1]  # fmt: skip
+
+    batch = jax.jit(jax.vmap(one))
+    parameters = jnp.asarray(individual_parameters(MODEL, eta))
+    batch(parameters).block_until_ready()
+    return best_of(2, lambda: batch(parameters).block_until_ready()) / len(eta), ""
+
+
+def accuracy() -> tuple[float, float]:
+    """Largest error over 10,000 random and 1,000 extreme subjects against the symbolic model at 1e-11 per step."""
+    rng = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(*[np.linspace(-6, 6, 7)] * 3), axis=-1).reshape(-1, 3)
+    eta = np.concatenate([rng.standard_normal((10_000, 3)), grid, rng.uniform(-5, 5, (1000 - len(grid), 3))])
+    ours = simulate(MODEL, eta)
+    reference = reference_solution(MODEL.structural, individual_parameters(MODEL, eta), TIMES, MODEL.design.doses)
+    return float(np.abs(ours - reference).max()), float(ours.min())
+
+
+def reference_solution(structural: Any, parameters: np.ndarray, times: np.ndarray, doses: Any) -> np.ndarray:
+    """Solution of the generated integrator at 1e-11 per step."""
+    data = PopulationData.of_design(structural, np.zeros((len(parameters), len(times))), times, doses)
+    out = np.empty(len(data.times))
+    generated_kernel(structural).solve_ragged(
+        parameters, data.event_start, data.when, data.bolus, data.rate, data.row_start, data.times, data.before,
+        1e-11, out, np.empty((len(out), 0)),
+    )  # fmt: skip
+    return out.reshape(len(parameters), -1)
+
+
+def multi_dose(eta: np.ndarray, n_peer: int) -> tuple[float, float]:
+    """Seconds per subject of a generated kernel and of LSODA: daily doses and an infusion, saturable elimination."""
+    model = get_model("one-compartment-mm")
+    effects = 0.3 * np.concatenate([eta, eta[:, :1]], axis=1)
+    got = simulate(model, effects, MULTI_TIMES, MULTI_DOSE)
+    parameters = individual_parameters(model, effects[:n_peer])
+
+    def peer(p: np.ndarray) -> np.ndarray:
+        ka, vmax, km, v = (float(value) for value in p)
+        x, rows = np.zeros(2), np.zeros(len(MULTI_TIMES))
+        cuts = sorted({0.0, 120.0, 6.0, 8.0, *[24.0 * day for day in range(5)]})
+        for left, right in zip(cuts[:-1], cuts[1:], strict=True):
+            rate = 25.0 if left == 6.0 else 0.0
+            x = x + [100.0 if left % 24 == 0 else 0.0, 0.0]
+
+            def rhs(t: float, x: np.ndarray, rate: float = rate) -> list[float]:
+                c = x[1] / v
+                return [-ka * x[0], ka * x[0] - vmax * c / (km + c) + rate]
+
+            inside = (MULTI_TIMES >= left) & (MULTI_TIMES <= right)
+            at = np.unique(np.append(MULTI_TIMES[inside], right))
+            y = solve_ivp(rhs, (left, right), x, method="LSODA", t_eval=at, rtol=1e-6, atol=1e-6).y
+            rows[inside] = y[1][: inside.sum()] / v
+            x = y[:, -1]
+        return rows
+
+    answers = np.array([peer(row) for row in parameters])
+    assert np.abs(answers - got[:n_peer]).max() < 1e-3, "the peer solves another problem"
+    seconds = best_of(2, lambda: simulate(model, effects, MULTI_TIMES, MULTI_DOSE)) / len(effects)
+    return seconds, best_of(2, lambda: [peer(row) for row in parameters]) / n_peer
+
+
+def full_population(workers: int) -> tuple[float, float]:
+    """Seconds for 1.1 million subjects at five levels: random effects and predictions; with observations too."""
+    chunk = 100_000
+    predicting = observing = 0.0
+    for level in range(LEVELS):
+        for first in range(0, POPULATION, chunk):
+            ids = np.arange(first, min(first + chunk, POPULATION))
+            start = time.perf_counter()
+            prediction = simulate(MODEL, normals(stream_key(0, "eta", level), ids, 3), workers=workers)
+            middle = time.perf_counter()
+            outcome = observe(MODEL, prediction, key=stream_key(0, "residual", level), ids=ids)
+            observing += time.perf_counter() - middle
+            predicting += middle - start
+            assert math.isfinite(outcome.sum())
+    return predicting, predicting + observing
+
+
+if __name__ == "__main__":
+    main()

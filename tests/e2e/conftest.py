@@ -1,0 +1,84 @@
+"""A Prefect server for in-process flows, the command line as a subprocess, and a configuration that takes seconds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+from prefect.testing.utilities import prefect_test_harness
+
+from core.config import Config
+from core.digest import file_sha256
+from core.presets import load_config
+
+TINY = {
+    "images": {"n_phantoms": 120, "min_images": 20},
+    "vae": {
+        "image_size": 32,
+        "latent_dim": 6,
+        "width": 0.15,
+        "steps": 30,
+        "batch_size": 16,
+        "kl_warmup_steps": 5,
+    },
+    "diffusion": {"image_size": 32, "channels": [32, 32], "steps": 20, "batch_size": 16},
+    "probe": {"n_images": 64, "steps": 4},
+    "generator": {"steps": 4, "batch_size": 16},
+    "dataset": {"n_subjects": 60, "shard_size": 16},
+}
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One temporary Prefect server and result store for the flows that tests run in this process."""
+    storage = tmp_path_factory.mktemp("results")
+    settings = {PREFECT_LOCAL_STORAGE_PATH: storage, PREFECT_LOGGING_TO_API_ENABLED: False}
+    with prefect_test_harness(server_startup_timeout=180), temporary_settings(settings):
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny configuration as a file."""
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_file: Path) -> Callable[..., Config]:
+    """The tiny configuration with overrides: ``tiny("seed=2")``."""
+    return lambda *overrides: load_config("demo", tiny_file, overrides)
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The console script as a person runs it, with a Prefect home of its own."""
+
+    def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            cli_arguments(*arguments), env=cli_environment(tmp_path), cwd=tmp_path, capture_output=True, text=True,
+            timeout=600, check=False, **options,  # type: ignore[call-overload]
+        )  # fmt: skip
+
+    return run
+
+
+def cli_arguments(*arguments: object) -> list[str]:
+    return [str(Path(sys.executable).with_name("image-longitudinal")), *map(str, arguments)]
+
+
+def cli_environment(home: Path) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+    return {**kept, "PREFECT_HOME": str(home / "prefect"), "OMP_NUM_THREADS": "1"}
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder, by relative path."""
+    return {str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}

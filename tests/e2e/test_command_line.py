@@ -1,0 +1,134 @@
+"""The console script: what it prints, and what it says to bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.e2e
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def refused(result: subprocess.CompletedProcess[str]) -> str:
+    """The one line that says why, after checking that it is one line, without a traceback, and the exit status."""
+    assert result.returncode == 1, result.stderr[-2000:]
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr[-2000:]
+    return lines[0]
+
+
+def test_the_plan_is_printed_and_nothing_is_made(command: Command, tmp_path: Path) -> None:
+    result = command("generate", "--preset", "paper", "--output", "out", "--dry-run")
+    assert result.returncode == 0
+    for expected in ("1,100,000", "550", "115,000 steps", "0.0526", "GB", "days"):
+        assert expected in result.stdout
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("dataset.association=[1.5]", "dataset.association.0: Input should be less than or equal to 1, got 1.5"),
+        ("dataset.association=[0]", "dataset.association.0: Input should be greater than 0, got 0"),
+        ("dataset.shard_size=0", "dataset.shard_size: Input should be greater than or equal to 1, got 0"),
+        ("dataset.subjects=5", "dataset.subjects: unknown key"),
+        ("diffusion.channels=[20]", "multiple of 16"),
+        ("vae.image_size=100", "multiple of 32"),
+        ("nonsense", "section.key=value"),
+    ],
+)
+def test_impossible_values_are_refused_by_name(command: Command, override: str, said: str) -> None:
+    assert said in refused(command("generate", "--output", "out", "--dry-run", "--set", override))
+
+
+def test_an_unknown_preset_or_file_is_refused(command: Command) -> None:
+    assert "expected one of demo, paper, small; got huge" in refused(
+        command("generate", "--output", "out", "--preset", "huge", "--dry-run")
+    )
+    assert "missing.yaml" in refused(command("generate", "--output", "out", "--config", "missing.yaml", "--dry-run"))
+
+
+def test_entries_that_the_latent_vector_does_not_have_are_refused(command: Command, tmp_path: Path) -> None:
+    result = command(
+        "generate", "--output", "out", "--set", "generator.backend=phantom", "--set", "dataset.eta_entries=[0, 1, 99]"
+    )
+    assert "expected 3 different entries from 0 to 15" in refused(result)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_without_usable_scans_are_refused(command: Command, tmp_path: Path) -> None:
+    empty, text, bad = (tmp_path / name for name in ("empty", "text", "bad"))
+    for folder in (empty, text, bad):
+        folder.mkdir()
+    (text / "notes.doc").write_text("not a scan")
+    (bad / "broken.jpeg").write_bytes(b"\xff\xd8\xff nothing")
+    Image.new("L", (20, 20)).save(bad / "small.png")
+    assert "no scans found" in refused(command("generate", "--output", "out", "--images", empty))
+    assert "no scans found" in refused(command("ingest", text))
+    said = refused(command("train", "--images", bad))
+    assert "too few usable scans" in said
+    assert "got 0 of 0; set aside: 1 x" in said
+    assert "no folder of scans" in refused(command("ingest", tmp_path / "nowhere"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_model_is_refused(command: Command, tmp_path: Path) -> None:
+    said = refused(command("generate", "--output", "out", "--model", "0123456789ab"))
+    assert "no such model" in said
+    assert "got 0123456789ab" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_with_something_else_in_it_is_refused_and_left_alone(
+    command: Command, tmp_path: Path, tiny_file: Path
+) -> None:
+    phantom = ("--config", tiny_file, "--set", "generator.backend=phantom", "--set", "generator.image_size=32")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    assert "thesis.txt" in refused(command("generate", "--output", "mine", *phantom))
+    assert os.listdir(tmp_path / "mine") == ["thesis.txt"]
+
+    assert command("generate", "--output", "data", *phantom).returncode == 0
+    said = refused(command("generate", "--output", "data", *phantom, "--set", "seed=2"))
+    assert "different data set" in said
+    assert "seed" in said
+    assert json.loads((tmp_path / "data" / "dataset.json").read_text())["seed"] == 1
+
+    shown = command("show", "data", "--subject", "3")
+    assert "subject 3" in shown.stdout
+
+    shard = tmp_path / "data" / "images.zarr/image/c/2/0/0"
+    shard.write_bytes(shard.read_bytes()[:-50])
+    said = refused(command("verify", "data"))
+    assert "images.zarr/image/c/2/0/0" in said
+    assert "--repair" in said
+    again = command("generate", "--output", "data", *phantom)  # the file's size gives it away: made anew
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert command("verify", "data").returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
+def test_a_full_disk_is_said_and_leaves_nothing_published(command: Command, tmp_path: Path, tiny_file: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    phantom = ("--config", tiny_file, "--set", "generator.backend=phantom", "--set", "generator.image_size=32")
+    try:
+        said = refused(command("generate", "--output", disk / "data", *phantom, "--set", "dataset.n_subjects=300"))
+        assert "No space left on device" in said
+        assert not (disk / "data" / "dataset.json").exists()
+        assert not list((disk / "data").rglob("*.tmp"))
+        subprocess.run(["mount", "-o", "remount,size=10M", disk], check=True)
+        assert command("generate", "--output", disk / "data", *phantom, "--set", "dataset.n_subjects=300").returncode == 0
+        assert command("verify", disk / "data").returncode == 0
+    finally:
+        subprocess.run(["umount", disk], check=False)

@@ -1,0 +1,161 @@
+"""The main job in one process: what is made, what is made again, and what decides it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from core.config import Config
+from flows.generate_dataset import generate_dataset
+from flows.verify_dataset import verify
+from storage.reader import Dataset, open_dataset
+from tests.e2e.conftest import digests
+
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("workspace"))
+
+
+@pytest.fixture(scope="module")
+def first(
+    tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Config], workspace: str, prefect_server: None
+) -> Path:
+    """A data set made by models trained on the spot."""
+    output = tmp_path_factory.mktemp("first") / "data"
+    generate_dataset(str(output), config=tiny(), workspace=workspace)
+    return output
+
+
+def inodes(folder: Path, pattern: str) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_ino for path in folder.glob(pattern) if path.is_file()}
+
+
+def test_a_published_data_set_is_complete_and_verifies(first: Path) -> None:
+    assert verify(str(first)).ok
+    dataset = open_dataset(first)
+    assert len(dataset) == 60
+    assert dataset.levels == (1.0, 0.5, 0.1, 0.0526, 0.02)
+    assert dataset.manifest.splits == {"train": 48, "validation": 6, "test": 6}
+    page = (first / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 6  # pairs, real, generated, recoverability, association, loss
+    assert "http-equiv" not in page
+    assert "<script" not in page
+    assert {path.name for path in first.iterdir()} >= {"README.md", "croissant.json", "dataset.json", "images.zarr"}
+
+
+def test_outcomes_follow_the_linked_entries_at_level_one(first: Path) -> None:
+    dataset = open_dataset(first)
+    latents = dataset.latents(0, len(dataset))
+    linked = np.stack([dataset.subjects()[f"eta_{k}"].to_numpy() for k in (1, 2, 3)], 1)
+    np.testing.assert_array_equal(linked, latents[:, list(dataset.manifest.eta_latents or ())].astype(float))
+    effects = dataset.random_effects(1.0)
+    np.testing.assert_array_equal(np.stack([effects[f"eta_{k}"].to_numpy() for k in (1, 2, 3)], 1), linked)
+    np.testing.assert_allclose(effects["imax"].to_numpy(), 2.1 * np.exp(linked[:, 1]), rtol=1e-12)
+
+
+def test_the_same_command_again_changes_no_file(first: Path, tiny: Callable[..., Config], workspace: str) -> None:
+    before = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()}
+    generate_dataset(str(first), config=tiny(), workspace=workspace)
+    assert {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()} == before
+
+
+def test_new_association_levels_make_no_image_again(
+    first: Path, tmp_path: Path, tiny: Callable[..., Config], workspace: str
+) -> None:
+    generate_dataset(str(tmp_path / "other"), config=tiny("dataset.association=[0.7]"), workspace=workspace)
+    shards = "images.zarr/*/c/**/*"
+    assert inodes(tmp_path / "other", shards) == inodes(first, shards) != {}
+    assert open_dataset(tmp_path / "other").levels == (0.7,)
+    assert verify(str(tmp_path / "other")).ok
+
+
+def test_new_solver_steps_keep_the_outcomes(
+    first: Path, tmp_path: Path, tiny: Callable[..., Config], workspace: str
+) -> None:
+    generate_dataset(str(tmp_path / "other"), config=tiny("generator.steps=3"), workspace=workspace)
+    tables = "observations/**/*.parquet"
+    assert inodes(tmp_path / "other", tables) == inodes(first, tables) != {}
+    old, new = open_dataset(first).images(0, 60), open_dataset(tmp_path / "other").images(0, 60)
+    assert not np.array_equal(old, new)
+
+
+def everything(dataset: Dataset) -> dict[str, pa.Table | np.ndarray]:
+    """Latents and all tables in id order, without the columns that name a file."""
+    tables = {"subjects": dataset.subjects().drop_columns(["shard"])}
+    for level in dataset.levels:
+        tables[f"effects {level}"] = dataset.random_effects(level)
+        tables[f"observations {level}"] = dataset.observations(level)
+    return {name: table.combine_chunks() for name, table in tables.items()}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param(["dataset.shard_size=60"], id="one shard"),
+        pytest.param(["dataset.shard_size=6"], id="ten shards"),
+        pytest.param(["dataset.shard_size=6", "compute.workers=4"], id="four workers"),
+        pytest.param(["generator.batch_size=1"], id="batch of 1"),
+        pytest.param(["generator.batch_size=64"], id="batch of 64"),
+    ],
+)
+def test_no_division_of_the_work_changes_a_subject(
+    overrides: list[str], first: Path, tmp_path: Path, tiny: Callable[..., Config], workspace: str
+) -> None:
+    generate_dataset(str(tmp_path / "other"), config=tiny(*overrides), workspace=workspace)
+    one, other = open_dataset(first), open_dataset(tmp_path / "other")
+    np.testing.assert_array_equal(one.latents(0, 60), other.latents(0, 60))
+    for (name, left), right in zip(everything(one).items(), everything(other).values(), strict=True):
+        assert left.equals(right), name
+    old, new = one.images(0, 60).astype(int), other.images(0, 60).astype(int)
+    if any("batch_size" in override for override in overrides):
+        assert np.abs(old - new).max() <= 1  # another batch size rounds differently on the device
+    else:
+        np.testing.assert_array_equal(old, new)
+
+
+def test_another_run_elsewhere_gives_the_same_bytes(
+    first: Path, tmp_path: Path, tiny: Callable[..., Config]
+) -> None:
+    """Nothing shared: own workspace, hence ingest, training and generation all over again."""
+    from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path / "results"}):
+        generate_dataset(str(tmp_path / "data"), config=tiny(), workspace=str(tmp_path / "workspace"))
+    assert digests(tmp_path / "data") == digests(first)
+
+
+@pytest.mark.parametrize("backend", ["phantom", "vae"])
+def test_other_backends_make_a_data_set_too(
+    backend: str, tmp_path: Path, tiny: Callable[..., Config], workspace: str
+) -> None:
+    config = tiny(f"generator.backend={backend}", "generator.image_size=32", "generator.latent_dim=12")
+    generate_dataset(str(tmp_path / "data"), config=config, workspace=workspace)
+    assert verify(str(tmp_path / "data")).ok
+    assert open_dataset(tmp_path / "data").images(0, 60).std() > 10
+
+
+def test_repair_makes_a_flipped_shard_anew_and_nothing_else(
+    first: Path, tmp_path: Path, tiny: Callable[..., Config], workspace: str
+) -> None:
+    from core.errors import StorageError
+
+    output = tmp_path / "data"
+    generate_dataset(str(output), config=tiny("dataset.shard_size=20"), workspace=workspace)
+    before = digests(output)
+    bad = output / "images.zarr/image/c/1/0/0"
+    content = bytearray(bad.read_bytes())
+    content[100] ^= 1
+    bad.write_bytes(bytes(content))
+    kept = inodes(output, "images.zarr/*/c/[02]/**/*")
+    with pytest.raises(StorageError, match="image/c/1/0/0"):
+        verify(str(output))
+    assert verify(str(output), repair=True, workspace=workspace).ok
+    assert digests(output) == before
+    assert inodes(output, "images.zarr/*/c/[02]/**/*") == kept
