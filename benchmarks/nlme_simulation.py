@@ -15,6 +15,7 @@ import math
 import platform
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -178,19 +179,19 @@ def multi_dose(eta: np.ndarray, n_peer: int) -> tuple[float, float]:
         ka, vmax, km, v = (float(value) for value in p)
         x, rows = np.zeros(2), np.zeros(len(MULTI_TIMES))
         cuts = sorted({0.0, 120.0, 6.0, 8.0, *[24.0 * day for day in range(5)]})
-        for left, right in zip(cuts[:-1], cuts[1:], strict=True):
+        for left, right in pairwise(cuts):
             rate = 25.0 if left == 6.0 else 0.0
-            x = x + [100.0 if left % 24 == 0 else 0.0, 0.0]
+            x[0] += 100.0 if left % 24 == 0 else 0.0
 
             def rhs(t: float, x: np.ndarray, rate: float = rate) -> list[float]:
                 c = x[1] / v
                 return [-ka * x[0], ka * x[0] - vmax * c / (km + c) + rate]
 
-            inside = (MULTI_TIMES >= left) & (MULTI_TIMES <= right)
+            inside = np.isin(MULTI_TIMES, [at for at in MULTI_TIMES if left <= at <= right])
             at = np.unique(np.append(MULTI_TIMES[inside], right))
             y = solve_ivp(rhs, (left, right), x, method="LSODA", t_eval=at, rtol=1e-6, atol=1e-6).y
             rows[inside] = y[1][: inside.sum()] / v
-            x = y[:, -1]
+            x = y[:, -1].copy()
         return rows
 
     answers = np.array([peer(row) for row in parameters])

@@ -11,12 +11,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 
+
 # YAML 1.1 reads an unquoted `no` as false and 2024-05-01 as a date; people write both without quotes.
-MixedPrecision = Annotated[Literal["no", "fp16", "bf16"], BeforeValidator(lambda value: "no" if value is False else value)]
+def _precision_text(value: Any) -> Any:
+    return "no" if value is False else value
 
 
 def _date_text(value: Any) -> Any:
     return value.isoformat() if type(value) is datetime.date else value
+
+
+MixedPrecision = Annotated[Literal["no", "fp16", "bf16"], BeforeValidator(_precision_text)]
 
 
 class Section(BaseModel):

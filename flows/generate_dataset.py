@@ -46,6 +46,7 @@ def generate_dataset(
     output: str,
     images: str | None = None,
     preset: ConfigChoice = "demo",
+    overrides: tuple[str, ...] = (),
     config: Config | None = None,
     model: str | None = None,
     workspace: str = "workspace",
@@ -53,17 +54,18 @@ def generate_dataset(
     """Make and publish a data set; trains the image models first where none is named and none fits.
 
     Args:
-        output: where to, a local folder or any fsspec URL. A run that was stopped goes on; another data set is refused.
-        images: folder of scans to train on. Without one, phantom images.
-        preset: configuration to start from.
-        config: a whole configuration; takes the preset's place.
-        model: registered model (version or alias) to use in place of training.
-        workspace: local folder for prepared images, checkpoints and models.
+        output: Where to, a local folder or any fsspec URL. A run that was stopped goes on; another data set is refused.
+        images: Folder of scans to train on. Without one, phantom images.
+        preset: Configuration to start from.
+        overrides: Values over the preset's, such as dataset.n_subjects=2000, one per line.
+        config: A whole configuration in the preset's place; what it leaves out is as in the published method.
+        model: Registered model (version or alias) to use in place of training.
+        workspace: Local folder for prepared images, checkpoints and models.
 
     Returns:
         The address of the data set.
     """
-    config = resolve(preset, config)
+    config = resolve(preset, config, overrides)
     root = open_root(output)
     check_configuration(root, config.model_dump(mode="json", exclude={"compute"}))
     version = _model(images, config, model, workspace)

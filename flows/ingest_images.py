@@ -5,22 +5,27 @@ from __future__ import annotations
 from prefect import flow
 
 from core.config import Config
-from flows.parameters import ConfigChoice, resolve
+from flows.parameters import ConfigChoice, images_in_words, resolve
 from storage.prepared import PreparedImages
 from tasks.ingest import ingest
 from tasks.workspace import Workspace
 
 
-@flow(name="ingest-images", flow_run_name="ingest {images}", persist_result=False, validate_parameters=True)
+@flow(name="ingest-images", flow_run_name=lambda: f"ingest {images_in_words()}", persist_result=False)
 def ingest_images(
-    images: str | None = None, preset: ConfigChoice = "demo", config: Config | None = None, workspace: str = "workspace"
+    images: str | None = None,
+    preset: ConfigChoice = "demo",
+    overrides: tuple[str, ...] = (),
+    config: Config | None = None,
+    workspace: str = "workspace",
 ) -> PreparedImages:
     """Prepare training images.
 
     Args:
-        images: folder of scans (JPEG, PNG, TIFF; in class folders or not). Without one, phantom images are drawn.
-        preset: configuration to start from.
-        config: a whole configuration; takes the preset's place.
-        workspace: local folder for prepared images, checkpoints and models.
+        images: Folder of scans (JPEG, PNG, TIFF; in class folders or not). Without one, phantom images are drawn.
+        preset: Configuration to start from.
+        overrides: Values over the preset's, such as dataset.n_subjects=2000, one per line.
+        config: A whole configuration in the preset's place; what it leaves out is as in the published method.
+        workspace: Local folder for prepared images, checkpoints and models.
     """
-    return ingest(images, resolve(preset, config), Workspace.at(workspace))
+    return ingest(images, resolve(preset, config, overrides), Workspace.at(workspace))

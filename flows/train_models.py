@@ -7,26 +7,31 @@ from prefect import flow, get_run_logger
 from core.config import Config
 from core.errors import ConfigError
 from flows.ingest_images import ingest_images
-from flows.parameters import ConfigChoice, resolve
+from flows.parameters import ConfigChoice, images_in_words, resolve
 from models.backends import needs_training
 from models.registry import ModelVersion
 from tasks.training import trained_model
 from tasks.workspace import Workspace
 
 
-@flow(name="train-models", flow_run_name="train on {images}", persist_result=False)
+@flow(name="train-models", flow_run_name=lambda: f"train on {images_in_words()}", persist_result=False)
 def train_models(
-    images: str | None = None, preset: ConfigChoice = "demo", config: Config | None = None, workspace: str = "workspace"
+    images: str | None = None,
+    preset: ConfigChoice = "demo",
+    overrides: tuple[str, ...] = (),
+    config: Config | None = None,
+    workspace: str = "workspace",
 ) -> ModelVersion:
     """Train the image models and register them; what is trained already is not trained again.
 
     Args:
-        images: folder of scans. Without one, phantom images are drawn and trained on.
-        preset: configuration to start from.
-        config: a whole configuration; takes the preset's place.
-        workspace: local folder for prepared images, checkpoints and models.
+        images: Folder of scans. Without one, phantom images are drawn and trained on.
+        preset: Configuration to start from.
+        overrides: Values over the preset's, such as dataset.n_subjects=2000, one per line.
+        config: A whole configuration in the preset's place; what it leaves out is as in the published method.
+        workspace: Local folder for prepared images, checkpoints and models.
     """
-    config = resolve(preset, config)
+    config = resolve(preset, config, overrides)
     if not needs_training(config.generator.backend):
         raise ConfigError(
             "nothing to train", expected="generator.backend vae or diffusion", got=config.generator.backend

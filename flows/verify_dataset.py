@@ -21,11 +21,11 @@ def verify(output: str, repair: bool = False, workers: int = 2, workspace: str =
     """Check a published data set.
 
     Args:
-        output: its address.
-        repair: make exactly the bad shards anew, from the configuration and the registered model recorded in the data
+        output: Address of the data set, a local folder or any fsspec URL.
+        repair: Make exactly the bad shards anew, from the configuration and the registered model recorded in the data
             set, then check again.
-        workers: shards checked at a time.
-        workspace: where the registered model lies; only needed for a repair.
+        workers: Shards checked at a time.
+        workspace: Where the registered model lies; only needed for a repair.
 
     Raises:
         StorageError: a file is missing, damaged or does not fit the others; the log and a table name each.

@@ -152,7 +152,9 @@ class Registry:
             temporary.write_text(json.dumps(aliases, indent=1, sort_keys=True) + "\n")
             os.replace(temporary, self.root / ALIASES)
         except OSError as error:
-            raise ModelError("cannot write the aliases", where=self.root / ALIASES, got=error, do="free space") from error
+            raise ModelError(
+                "cannot write the aliases", where=self.root / ALIASES, got=error, do="free space"
+            ) from error
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Protocol
@@ -38,7 +39,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, metadata)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise ModelError(
             "cannot write tensors", where=path, got=error, do="free space or choose another place"
         ) from error
@@ -69,7 +71,7 @@ def default_device(device: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's ways to say so
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch's ways to say so
         raise ConfigError(
             "compute.device cannot be used",
             expected="auto, cpu, or an accelerator that is there, as cuda or cuda:1",

@@ -98,6 +98,8 @@ def train(
         ModelError: loss or gradient is not finite (the last good checkpoint stays), the checkpoint is damaged or
             foreign, or the device ran out of memory.
     """
+    if settings.device.startswith("cuda:"):
+        torch.cuda.set_device(settings.device)  # accelerate takes the current one
     AcceleratorState._reset_state()  # accelerate keeps the precision of a process's first training for all others
     accelerator = Accelerator(
         cpu=settings.device == "cpu",

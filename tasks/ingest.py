@@ -131,13 +131,15 @@ def _watched(scans: Iterable[Any], progress: Progress) -> Iterator[Any]:
 def _summarised(prepared: PreparedImages) -> dict[str, Any]:
     counts = prepared.manifest["counts"]
     aside = prepared.manifest["set_aside"]
+    parts = [*counts["by_split"].items(), *counts["by_class"].items()]
+    shares = "\n".join(f"| {name} | {count:,} |" for name, count in parts)
     rows = "\n".join(f"| {item['file']} | {item['reason']} |" for item in aside[:50])
     listed = f"\n\n| set aside | reason |\n|---|---|\n{rows}" if aside else ""
     more = f"\n\nand {len(aside) - 50} more, in the manifest" if len(aside) > 50 else ""
     create_markdown_artifact(
-        f"{counts['images']} images of {counts['patients']} patients; by split {counts['by_split']}; by class "
-        f"{counts['by_class']}; {len(aside)} files set aside\n\n{picture(thumbnail(prepared.folder / CONTACT_SHEET))}"
-        f"{listed}{more}",
+        f"{counts['images']:,} images of {counts['patients']:,} patients, {len(aside):,} files set aside\n\n"
+        f"{picture(thumbnail(prepared.folder / CONTACT_SHEET), 'contact sheet')}\n\n"
+        f"| split or class | images |\n|---|---|\n{shares}{listed}{more}",
         key="prepared-images",
         description="What was ingested",
     )

@@ -30,7 +30,7 @@ class Progress:
         self.what, self.total, self.unit, self.first = what, total, unit, done
         self.logger = get_run_logger()
         self.began = time.monotonic()
-        self.told = self.logged = 0.0
+        self.told = self.logged = self.began
         self.artifact = cast(
             UUID,  # the function is a coroutine only inside an event loop
             create_progress_artifact(100 * done / max(total, 1), artifact_key(what), f"{what}: starting"),

@@ -27,7 +27,7 @@ from tasks.spec import DatasetSpec
 PACKAGES = ("image-longitudinal", "diffusers", "numpy", "pyarrow", "torch", "zarr")
 
 
-@task(name="measure-recoverability", persist_result=False)
+@task(name="measure-recoverability", task_run_name="read z back from images", persist_result=False)
 def measure_images(spec: DatasetSpec) -> tuple[list[float], str]:
     """R² per latent entry of images made exactly as this data set's; the model's own figure where it is the same."""
     generator, probe = spec.config.generator, spec.config.probe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from typing import Any
 
@@ -62,9 +63,7 @@ def make_images(key: str, index: int, output: str, spec: DatasetSpec) -> dict[st
     shard = spec.plan.shard(index)
     ids = range(shard.start, shard.stop)
     latents = draw_latents(spec.config.seed, ids, spec.latent_dim)
-    model = image_model(
-        spec.workspace, spec.model_version, spec.config.generator, spec.config.compute.device, spec.model_digest
-    )
+    model = image_model(spec.workspace, spec.model_version, spec.config.generator, spec.config.compute.device)
     images = generate_in_batches(model, latents, subject_seeds(spec.config.seed, ids), spec.config.generator.batch_size)
     root = open_root(output)
     records = write_image_shard(root, shard, images, latents, shard_size=spec.config.dataset.shard_size)
@@ -95,9 +94,7 @@ def make_outcomes(key: str, index: int, output: str, spec: DatasetSpec) -> dict[
     return _result(output, key, records)
 
 
-def image_model(
-    workspace: str, version: str | None, generator: GeneratorConfig, device: str, digest: str | None = None
-) -> ImageModel:
+def image_model(workspace: str, version: str | None, generator: GeneratorConfig, device: str) -> ImageModel:
     """The image model, loaded once per process."""
     return _image_model(workspace, version, generator.model_dump_json(), device)
 
@@ -125,4 +122,7 @@ def place_part(result: dict[str, Any], root: Root) -> Part | None:
 
 
 def _result(output: str, key: str, records: tuple[FileRecord, ...] | list[FileRecord]) -> dict[str, Any]:
-    return {"output": output, "key": key, "files": [record.model_dump(mode="json") for record in records]}
+    result = {"output": output, "key": key, "files": [record.model_dump(mode="json") for record in records]}
+    # Fresh objects, as they come back from the cache: Prefect takes a parameter that is the same object as a part of
+    # an earlier result for a dependency on it, and would draw an arrow for every use of the address.
+    return json.loads(json.dumps(result))

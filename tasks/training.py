@@ -83,7 +83,7 @@ def trained_model(config: Config, prepared: PreparedImages, workspace: Workspace
     return registry.get(name)
 
 
-@task(name="train-vae", **CACHED)
+@task(name="train-vae", task_run_name="train VAE", **CACHED)
 def fit_vae(key: str, folder: str, prepared: str, config: Config) -> dict[str, str]:
     """Train the VAE; resumes from its checkpoint."""
     weights, figures = Path(folder) / "vae.safetensors", Path(folder) / "vae.json"
@@ -100,7 +100,7 @@ def fit_vae(key: str, folder: str, prepared: str, config: Config) -> dict[str, s
     return {"weights": str(weights), "sha256": file_sha256(weights), "figures": str(figures)}
 
 
-@task(name="train-diffusion", **CACHED)
+@task(name="train-diffusion", task_run_name="train diffusion model", **CACHED)
 def fit_diffusion(key: str, folder: str, vae: str, prepared: str, config: Config) -> dict[str, str]:
     """Train the diffusion model on posterior samples of the VAE; resumes from its checkpoint."""
     weights, figures = Path(folder) / "diffusion.safetensors", Path(folder) / "diffusion.json"
@@ -118,7 +118,7 @@ def fit_diffusion(key: str, folder: str, vae: str, prepared: str, config: Config
     return {"weights": str(weights), "sha256": file_sha256(weights), "figures": str(figures)}
 
 
-@task(name="register-model", **CACHED)
+@task(name="register-model", task_run_name="measure and register", **CACHED)
 def register_model(
     key: str, registry: str, prepared: str, config: Config, vae: dict[str, str], diffusion: dict[str, str] | None
 ) -> str:

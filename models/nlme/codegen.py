@@ -39,7 +39,8 @@ _FORMS = {
 
 INTEGRATED = """
 integrate = private_copy(__name__, "esdirk").make_solve(
-    rhs, jacobian, parameter_jacobian, LINEAR, initial, initial_gradient, output, output_gradient
+    N_STATES, N_PARAMETERS, rhs, jacobian, parameter_jacobian, LINEAR,
+    initial, initial_gradient, output, output_gradient,
 )
 
 """
@@ -218,7 +219,7 @@ def generate_source(model: StructuralModel) -> str:
         "import math\n\nimport numpy as np\nfrom numba import njit\n\n"
         "from models.nlme.codegen import private_copy\n"
         "from models.nlme.kernels.esdirk import TOLERANCE\n\n"
-        f"LINEAR = {_is_linear(system, jacobian)}\n\n\n"
+        f"LINEAR = {_is_linear(system, jacobian)}\nN_STATES, N_PARAMETERS = {len(x)}, {len(p)}\n\n\n"
     )
     return head + "\n\n".join(functions) + "\n" + (INTEGRATED if x else CLOSED_FORM) + FOOTER
 

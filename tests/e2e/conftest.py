@@ -57,13 +57,19 @@ def tiny(tiny_file: Path) -> Callable[..., Config]:
     return lambda *overrides: load_config("demo", tiny_file, overrides)
 
 
+@pytest.fixture(scope="session")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the command line's own Prefect keeps its database: made once, for that takes longest."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture
-def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The console script as a person runs it, with a Prefect home of its own."""
+def command(tmp_path: Path, prefect_home: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The console script as a person runs it, in a folder of its own."""
 
     def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            cli_arguments(*arguments), env=cli_environment(tmp_path), cwd=tmp_path, capture_output=True, text=True,
+            cli_arguments(*arguments), env=cli_environment(prefect_home), cwd=tmp_path, capture_output=True, text=True,
             timeout=600, check=False, **options,  # type: ignore[call-overload]
         )  # fmt: skip
 

@@ -37,10 +37,11 @@ B_EMBEDDED = np.array(
 )
 ERROR = B - B_EMBEDDED
 STAGES = 6
-NEWTON = 8
+CHORD, NEWTON = 4, 8  # iterations of a stage with the step's first Jacobian, then with its own
+SOLVED = 0.01  # change of a stage, in units of the tolerance, at which it counts as solved
 GROWTH = 3.0
 MAX_STEPS = 200_000
-TOLERANCE = 1e-8  # per step, relative to the largest size each state has had; global errors stay near 1e-6 or below
+TOLERANCE = 2e-8  # per step, relative to the largest size each state has had: global errors stay below 1e-6
 
 
 @njit(nogil=True, error_model="numpy")
@@ -80,15 +81,33 @@ def substitute(a: np.ndarray, pivot: np.ndarray, x: np.ndarray) -> None:
             x[i] -= a[i, j] * x[j]
 
 
-def make_step(rhs: Compiled, jacobian: Compiled, parameter_jacobian: Compiled, linear: bool) -> Compiled:
-    """The function that takes one step; ``linear``: the equations are, so Newton's first iterate is the solution."""
+@njit(nogil=True, error_model="numpy")
+def _newton_matrix(a: np.ndarray, hg: float) -> None:
+    """a ← I - hγ a in place."""
+    for i in range(a.shape[0]):
+        for j in range(a.shape[0]):
+            a[i, j] *= -hg
+        a[i, i] += 1.0
+
+
+def make_step(
+    n: int, m: int, rhs: Compiled, jacobian: Compiled, parameter_jacobian: Compiled, linear: bool
+) -> Compiled:
+    """The function that takes one step of a model with n states and m parameters.
+
+    n and m are constants in it, so its loops unroll. ``linear``: the equations are, so Newton's first iterate is the
+    solution.
+    """
 
     @njit(nogil=True, error_model="numpy")
     def step_once(t, h, y, sens, p, rate, scale, w):  # type: ignore[no-untyped-def]
         """One step from y (and sens) with k[0] known: scaled error estimate; the end is left in w.z, w.zs."""
-        k, ks, z, zs, base, bases, lu, pivot, delta, column = w
-        n, m = y.size, sens.shape[1]
+        k, ks, z, zs, base, bases, lu, pivot, delta, column, lus, pivots = w
         hg = h * GAMMA
+        jacobian(t, y, p, lu)
+        _newton_matrix(lu, hg)
+        if not factor(lu, pivot):
+            return math.inf
         for stage in range(1, STAGES):
             ts = t + C[stage] * h
             for i in range(n):
@@ -98,23 +117,22 @@ def make_step(rhs: Compiled, jacobian: Compiled, parameter_jacobian: Compiled, l
                 base[i] = y[i] + h * total
                 z[i] = base[i] + hg * k[stage - 1, i]
             previous, converged = 0.0, False
-            for iteration in range(NEWTON):
+            for iteration in range(CHORD + NEWTON):
+                if iteration >= CHORD:  # slow with the Jacobian of the step's start: take the one here
+                    jacobian(ts, z, p, lu)
+                    _newton_matrix(lu, hg)
+                    if not factor(lu, pivot):
+                        return math.inf
                 rhs(ts, z, p, delta)
-                jacobian(ts, z, p, lu)
                 for i in range(n):
                     delta[i] = z[i] - base[i] - hg * (delta[i] + rate[i])
-                    for j in range(n):
-                        lu[i, j] *= -hg
-                    lu[i, i] += 1.0
-                if not factor(lu, pivot):
-                    return math.inf
                 substitute(lu, pivot, delta)
                 change = 0.0
                 for i in range(n):
                     z[i] -= delta[i]
                     change = max(change, abs(delta[i]) / scale[i])
                 # (NaN never converges)
-                if linear or change < 0.003 or (iteration > 0 and change * change < 0.003 * previous):
+                if linear or change < SOLVED or (iteration > 0 and change * change < SOLVED * (previous - change)):
                     converged = change < math.inf
                     break
                 previous = change
@@ -122,25 +140,22 @@ def make_step(rhs: Compiled, jacobian: Compiled, parameter_jacobian: Compiled, l
                 return math.inf
             for i in range(n):
                 k[stage, i] = (z[i] - base[i]) / hg
-            if m > 0:
+            if sens.size > 0:
                 for i in range(n):
                     for q in range(m):
                         total = 0.0
                         for j in range(stage):
                             total += A[stage, j] * ks[j, i, q]
                         bases[i, q] = sens[i, q] + h * total
-                jacobian(ts, z, p, lu)
-                for i in range(n):
-                    for j in range(n):
-                        lu[i, j] *= -hg
-                    lu[i, i] += 1.0
-                if not factor(lu, pivot):
+                jacobian(ts, z, p, lus)
+                _newton_matrix(lus, hg)
+                if not factor(lus, pivots):
                     return math.inf
                 parameter_jacobian(ts, z, p, zs)
                 for q in range(m):
                     for i in range(n):
                         column[i] = bases[i, q] + hg * zs[i, q]
-                    substitute(lu, pivot, column)
+                    substitute(lus, pivots, column)
                     for i in range(n):
                         zs[i, q] = column[i]
                         ks[stage, i, q] = (column[i] - bases[i, q]) / hg
@@ -164,7 +179,7 @@ def make_advance(step_once: Compiled, rhs: Compiled, jacobian: Compiled, paramet
     @njit(nogil=True, error_model="numpy")
     def advance(t, end, y, sens, p, rate, size, step, tolerance, w):  # type: ignore[no-untyped-def]
         """Integrate y (n,) and sens (n, m) in place from t to end; next step size, or a negative number on failure."""
-        k, ks, z, zs, _, _, lu, _, _, _ = w
+        k, ks, z, zs, _, _, lu, _, _, _, _, _ = w
         n, m = y.size, sens.shape[1]
         scale = np.empty(n)
         rhs(t, y, p, k[0])
@@ -217,7 +232,7 @@ def make_advance(step_once: Compiled, rhs: Compiled, jacobian: Compiled, paramet
 
 
 def make_solve(
-    rhs: Compiled, jacobian: Compiled, parameter_jacobian: Compiled, linear: bool,
+    n_states: int, n_parameters: int, rhs: Compiled, jacobian: Compiled, parameter_jacobian: Compiled, linear: bool,
     initial: Compiled, initial_gradient: Compiled, output: Compiled, output_gradient: Compiled,
 ) -> Compiled:  # fmt: skip
     """The function that runs subjects through a schedule, for one model's compiled functions.
@@ -225,7 +240,9 @@ def make_solve(
     The parts are closures over the model's functions, not functions that take them: only then can numba keep the
     whole in its on-disk cache.
     """
-    advance = make_advance(make_step(rhs, jacobian, parameter_jacobian, linear), rhs, jacobian, parameter_jacobian)
+    advance = make_advance(
+        make_step(n_states, n_parameters, rhs, jacobian, parameter_jacobian, linear), rhs, jacobian, parameter_jacobian
+    )
 
     @njit(nogil=True, error_model="numpy")
     def solve(  # type: ignore[no-untyped-def]
@@ -249,6 +266,8 @@ def make_solve(
             np.zeros(n, dtype=np.int64),  # pivot
             np.zeros(n),  # delta
             np.zeros(n),  # column
+            np.zeros((n, n)),  # lus
+            np.zeros(n, dtype=np.int64),  # pivots
         )
         y, sens, size, no_rate, direct = np.zeros(n), np.zeros((n, m)), np.zeros(n), np.zeros(n), np.zeros(m)
         for row in range(parameters.shape[0]):

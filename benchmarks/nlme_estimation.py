@@ -1,0 +1,83 @@
+"""Time, memory and accuracy of fitting the original's model by FOCE from its own far start values.
+
+    python -m benchmarks.nlme_estimation [--quick] [--workers 2]
+
+10,000 and 100,000 subjects with 21 observations (1,000 only with ``--quick``), simulated by this package, fitted with
+a full Ω, standard errors from the outer product of gradients. θ is compared with what the data were simulated from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import resource
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from core.random import normals, stream_key
+from models.nlme.data import PopulationData
+from models.nlme.estimation import Fit, fit
+from models.nlme.library import get_model
+from models.nlme.objective import Values
+from models.nlme.simulation import observe, simulate
+
+MODEL = get_model("depot-central-mm")
+START = replace(
+    Values.of(MODEL), mu=np.log([1.0, 1.1, 0.6]), omega=0.2 * np.eye(3), error=np.array([0.1, 0.0, 1.0])
+).into(MODEL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="1,000 subjects only")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--largest", type=int, default=100_000, help="leave out fits of more subjects than this")
+    options = parser.parse_args()
+    sizes = [n for n in ((1_000,) if options.quick else (10_000, 100_000)) if n <= options.largest]
+    run(50, options.workers)  # compiled or loaded before the clock starts
+    seconds: dict[int, float] = {}
+    print(f"{'subjects':>10}{'seconds':>10}{'evaluations':>13}{'largest θ error':>17}{'EBE MSE':>9}  end")
+    for n in sizes:
+        seconds[n], result, error, ebe = run(n, options.workers)
+        print(f"{n:10,}{seconds[n]:10.1f}{result.evaluations:13}{error:17.2%}{ebe:9.4f}  {result.message}")
+    why = {
+        f"seconds_{n // 1000}k": "not fitted in this run (--quick or --largest)"
+        for n in (10_000, 100_000)
+        if n not in seconds
+    }
+    figures = {
+        "benchmark": "nlme_estimation",
+        "machine": f"{platform.processor() or platform.machine()}, {options.workers} workers",
+        "versions": {name: importlib.metadata.version(name) for name in ("numpy", "numba")},
+        "subjects": sizes,
+        "seconds": [seconds[n] for n in sizes],
+        "seconds_10k": seconds.get(10_000),
+        "seconds_100k": seconds.get(100_000),
+        "theta_rel_error": error,
+        "ebe_mse": ebe,
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "why": why,
+    }
+    print("RESULT " + json.dumps(figures))
+
+
+def run(n: int, workers: int) -> tuple[float, Fit, float, float]:
+    """Seconds, fit, largest relative error of a typical value, mean squared error of the empirical Bayes estimates."""
+    ids = np.arange(n)
+    eta = normals(stream_key(1, "eta"), ids, 3)
+    observed = observe(MODEL, simulate(MODEL, eta, workers=workers), key=stream_key(1, "residual"), ids=ids)
+    data = PopulationData.of_design(MODEL.structural, observed, MODEL.design.times, MODEL.design.doses)
+    start = time.perf_counter()
+    result = fit(START, data, "FOCE", covariance="gradient", workers=workers)
+    seconds = time.perf_counter() - start
+    true = np.array(list(MODEL.typical_values.values()))
+    error = float(np.abs(result.estimates[:3] / true - 1.0).max())
+    return seconds, result, error, float(((result.eta - eta) ** 2).mean())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""The configuration: frozen, refuses what is unknown or impossible, and says the key, the expectation and what came."""
+
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from core.config import Config
+from core.errors import ConfigError
+from core.presets import validate_config
+
+
+def refusal(**sections: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        validate_config(sections, where="a test")
+    message = str(caught.value)
+    assert message.startswith("the configuration is not valid: ")
+    assert "(a test)" in message
+    return message
+
+
+def test_no_values_at_all_give_the_defaults() -> None:
+    assert validate_config({}) == Config()
+
+
+def test_the_configuration_survives_its_own_json() -> None:
+    config = Config()
+    assert Config.model_validate(config.model_dump(mode="json")) == config
+    assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+def test_the_configuration_cannot_be_changed() -> None:
+    config = Config()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.dataset.n_subjects = 3
+
+
+@pytest.mark.parametrize(
+    ("sections", "key"),
+    [
+        ({"sead": 1}, "sead"),
+        ({"vae": {"stepz": 1}}, "vae.stepz"),
+        ({"outcomes": {"doses": [{"amnt": 1}]}}, "doses.0.amnt"),
+    ],
+)
+def test_unknown_keys_are_refused_by_name(sections: dict[str, Any], key: str) -> None:
+    assert f"{key}: unknown key" in refusal(**sections)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "expected"),
+    [
+        ("dataset", "association", [0.5, 0.0], "greater than 0"),
+        ("dataset", "association", [1.5], "less than or equal to 1"),
+        ("dataset", "association", [-0.1], "greater than 0"),
+        ("dataset", "association", [], "at least 1 item"),
+        ("dataset", "association", 0.5, "valid tuple"),
+        ("dataset", "association", [float("nan")], "finite"),
+        ("dataset", "association", [0.5, 0.5], "differ from each other"),
+        ("dataset", "shard_size", 0, "greater than or equal to 1"),
+        ("dataset", "n_subjects", 0, "greater than or equal to 1"),
+        ("dataset", "n_subjects", 10.5, "valid integer"),
+        ("dataset", "test_fraction", 1.0, "less than 1"),
+        ("dataset", "test_fraction", -0.1, "greater than or equal to 0"),
+        ("dataset", "name", "../up", "pattern"),
+        ("dataset", "name", "", "pattern"),
+        ("dataset", "date", "yesterday", "pattern"),
+        ("dataset", "eta_entries", [0, 0], "differ from each other"),
+        ("dataset", "eta_entries", [-1], "greater than or equal to 0"),
+        ("dataset", "eta_entries", "best", "auto"),
+        ("generator", "scheduler", "heun", "'ddim'"),
+        ("generator", "steps", 0, "greater than or equal to 1"),
+        ("vae", "image_size", 100, "multiple of 32"),
+        ("vae", "image_size", 0, "greater than or equal to 32"),
+        ("vae", "batch_size", 1, "greater than or equal to 2"),
+        ("vae", "width", 0, "greater than 0"),
+        ("vae", "learning_rate", float("inf"), "finite"),
+        ("vae", "mixed_precision", "fp8", "'bf16'"),
+        ("diffusion", "channels", [], "one level at least"),
+        ("diffusion", "channels", [20], "multiple of 16"),
+        ("diffusion", "ema_decay", 1.0, "less than 1"),
+        ("diffusion", "min_snr_gamma", 0, "greater than 0"),
+        ("outcomes", "times", [0.0, 1.0, 1.0], "ascend"),
+        ("outcomes", "times", [-1.0, 0.0], "ascend"),
+        ("outcomes", "times", [], "at least 1 item"),
+        ("outcomes", "doses", [{"amt": 0}], "greater than 0"),
+        ("compute", "workers", 0, "greater than or equal to 1"),
+    ],
+)
+def test_impossible_values_are_refused_with_key_expectation_and_value(
+    section: str, key: str, value: Any, expected: str
+) -> None:
+    message = refusal(**{section: {key: value}})
+    assert section in message
+    assert key in message
+    assert expected in message
+    shown = value[-1] if isinstance(value, list) and value else value
+    shown = shown.get("amt") if isinstance(shown, dict) else shown
+    assert f"{shown}" in message.split("got ", 1)[1]
+
+
+@pytest.mark.parametrize("section", ["images", "dataset"])
+def test_splits_that_leave_no_training_data_are_refused(section: str) -> None:
+    message = refusal(**{section: {"validation_fraction": 0.5, "test_fraction": 0.5}})
+    assert section in message
+    assert "validation_fraction + test_fraction must stay below 1, got 1" in message
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, "one", 1.5, None])
+def test_a_seed_is_a_number_of_63_bits(seed: Any) -> None:
+    assert "seed" in refusal(seed=seed)
+
+
+def test_every_problem_is_named_and_each_only_once() -> None:
+    message = refusal(seed=-1, dataset={"shard_size": 0, "association": [2.0, 0.5]}, oops=1)
+    assert message.count("got") == 3
+    for part in ("seed: ", "dataset.shard_size: ", "dataset.association.0: ", "oops: unknown key"):
+        assert message.count(part) == 1
+
+
+def test_what_yaml_makes_of_unquoted_words_is_taken_back() -> None:
+    """YAML 1.1 reads ``no`` as false and ``2024-05-01`` as a date."""
+    text = "vae: {mixed_precision: no}\ndataset: {date: 2024-05-01}"
+    config = validate_config(yaml.safe_load(text))
+    assert config.vae.mixed_precision == "no"
+    assert config.dataset.date == "2024-05-01"
+
+
+def test_a_form_can_be_drawn_from_the_configuration() -> None:
+    """The Prefect UI shows the schema: every section is there and every field has a type or a choice."""
+    schema = Config.model_json_schema()
+    assert set(schema["properties"]) == set(Config.model_fields)
+    for name, section in schema["$defs"].items():
+        for field, form in section["properties"].items():
+            assert form.keys() & {"type", "enum", "anyOf", "$ref", "allOf"}, f"{name}.{field}"

@@ -1,0 +1,177 @@
+"""The registry: content names the version, altered content is refused, and half a registration is none."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.errors import ModelError
+from models import registry as module
+from models.registry import ModelVersion, Registry
+from models.tensors import save_tensors
+
+WEIGHTS = {"vae": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(1)}, "extra": {"c": torch.zeros(2)}}
+METADATA = {"training_key": "k1", "figures": {"mse": 0.25, "kl": [1.0, 0.5]}}
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "models")
+
+
+@pytest.fixture
+def version(registry: Registry) -> ModelVersion:
+    return registry.register(WEIGHTS, METADATA, "# Card")
+
+
+def leftovers(registry: Registry) -> list[str]:
+    return [path.name for path in registry.root.iterdir() if path.name.startswith(".")]
+
+
+def test_what_is_registered_comes_back(registry: Registry, version: ModelVersion) -> None:
+    again = registry.get(version.version)
+    assert again == version
+    assert again.metadata == METADATA
+    for name, weights in WEIGHTS.items():
+        loaded = again.tensors(name)
+        assert loaded.keys() == weights.keys()
+        assert all(torch.equal(loaded[key], value) for key, value in weights.items())
+    assert (again.folder / "README.md").read_text() == "# Card"
+    assert len(version.version) == 12
+    assert version.digest.startswith(version.version)
+    assert not leftovers(registry)
+
+
+def test_equal_content_is_one_version_whoever_registers_it(registry: Registry, tmp_path: Path) -> None:
+    first = registry.register(WEIGHTS, METADATA, "# Card")
+    backwards = {name: dict(reversed(WEIGHTS[name].items())) for name in reversed(WEIGHTS)}
+    assert registry.register(backwards, dict(reversed(METADATA.items())), "# Other words") == first
+    assert Registry(tmp_path / "elsewhere").register(WEIGHTS, METADATA, "").digest == first.digest
+    assert [v.version for v in registry.versions()] == [first.version]
+    assert not leftovers(registry)
+
+
+def test_other_content_is_another_version(registry: Registry, version: ModelVersion) -> None:
+    changed = {"vae": {**WEIGHTS["vae"], "b": torch.tensor(2)}, "extra": WEIGHTS["extra"]}
+    others = [
+        registry.register(changed, METADATA, ""),
+        registry.register(WEIGHTS, {**METADATA, "training_key": "k2"}, ""),
+        registry.register({"vae": WEIGHTS["vae"]}, METADATA, ""),
+    ]
+    assert len({version.digest, *(other.digest for other in others)}) == 4
+    assert len(registry.versions()) == 4
+
+
+def test_altered_weights_are_refused(registry: Registry, version: ModelVersion) -> None:
+    path = version.folder / "vae.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"weights were altered .*vae\.safetensors.*[Rr]emove this version's folder"):
+        version.tensors("vae")
+    assert version.tensors("extra")
+
+
+def test_missing_and_foreign_weights_are_refused(version: ModelVersion) -> None:
+    (version.folder / "vae.safetensors").unlink()
+    with pytest.raises(ModelError, match="missing"):
+        version.tensors("vae")
+    save_tensors(version.folder / "smuggled.safetensors", {"a": torch.zeros(1)})
+    with pytest.raises(ModelError, match="altered"):
+        version.tensors("smuggled")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [("0.25", "0.26", "altered"), ('"k1"', '"k2"', "altered"), ("{", "", "damaged"), ('"digest"', '"digits"', "damaged")],
+)
+def test_an_altered_description_is_refused(
+    registry: Registry, version: ModelVersion, old: str, new: str, message: str
+) -> None:
+    path = version.folder / "model.json"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ModelError, match=f"{message} .*{version.version}.*Remove this folder"):
+        registry.get(version.version)
+
+
+def test_a_version_is_found_by_alias_name_beginning_and_digest(registry: Registry, version: ModelVersion) -> None:
+    registry.register(WEIGHTS, {"training_key": "k2"}, "")
+    registry.set_alias("production", version.version)
+    for name in ("production", version.version, version.version[:6], version.digest):
+        assert registry.get(name) == version
+
+
+def test_an_alias_can_move_and_leaves_others_alone(registry: Registry, version: ModelVersion) -> None:
+    other = registry.register(WEIGHTS, {"training_key": "k2"}, "")
+    registry.set_alias("production", version.version)
+    registry.set_alias("mine", version.version)
+    registry.set_alias("production", other.version)
+    assert registry.aliases() == {"production": other.version, "mine": version.version}
+    assert registry.get("production") == other
+    assert not leftovers(registry)
+
+
+@pytest.mark.parametrize("name", ["production", "0123456789ab", "", "short"])
+def test_an_unknown_model_is_refused_with_the_known_ones(registry: Registry, version: ModelVersion, name: str) -> None:
+    with pytest.raises(ModelError, match=f"no such model .*expected one of {version.version}; got {name}"):
+        registry.get(name)
+
+
+def test_a_beginning_of_five_digits_is_too_short(registry: Registry, version: ModelVersion) -> None:
+    with pytest.raises(ModelError, match="no such model"):
+        registry.get(version.version[:5])
+
+
+def test_an_empty_registry_says_how_to_train(registry: Registry) -> None:
+    assert registry.versions() == []
+    assert registry.aliases() == {}
+    with pytest.raises(ModelError, match="there is none; got production. Train one with: image-longitudinal train"):
+        registry.get("production")
+
+
+def test_a_version_is_found_by_its_training_key(registry: Registry, version: ModelVersion) -> None:
+    assert registry.find("k1") == version
+    assert registry.find("k2") is None
+
+
+@pytest.mark.parametrize("step", ["save_tensors", "replace"])
+def test_a_failure_leaves_no_version(registry: Registry, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(*((module, step) if step == "save_tensors" else (os, step)), fail)
+    with pytest.raises(ModelError, match=r"cannot (register the model|write tensors) .*No space left"):
+        registry.register(WEIGHTS, METADATA, "")
+    assert registry.versions() == []
+    assert not leftovers(registry)
+
+
+def test_what_a_killed_registration_leaves_is_no_version(registry: Registry, version: ModelVersion) -> None:
+    """A process killed just before its folder gets its name leaves it whole, under the temporary one."""
+    shutil.copytree(version.folder, registry.root / ".1234abcd.tmp")
+    (registry.root / ".5678abcd.tmp").mkdir()
+    (registry.root / ".5678abcd.tmp" / "model.json").write_text("{half")
+    assert registry.versions() == [version]
+    assert registry.get(version.version) == version
+
+
+def test_damaged_aliases_are_refused(registry: Registry, version: ModelVersion) -> None:
+    for content in ("{half", "[1]", ""):
+        (registry.root / "aliases.json").write_text(content)
+        with pytest.raises(ModelError, match="aliases file is damaged"):
+            registry.get("production")
+
+
+def test_aliases_that_cannot_be_written_are_a_model_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot write the aliases"):
+        Registry(tmp_path / "none").set_alias("production", "0" * 12)
+
+
+def test_the_description_is_json_that_people_can_read(version: ModelVersion) -> None:
+    content = json.loads((version.folder / "model.json").read_text())
+    assert content["format"] == 1
+    assert content["metadata"] == METADATA
+    assert sorted(content["files"]) == ["extra.safetensors", "vae.safetensors"]
