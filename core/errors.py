@@ -19,7 +19,7 @@ class ImageLongitudinalError(Exception):
             parts.append(f"got {got}")
         message = "; ".join(parts)
         if do:
-            message = f"{message}. {do[0].upper()}{do[1:]}"
+            message = f"{message.rstrip(' .')}. {do[0].upper()}{do[1:]}"
         super().__init__(" ".join(message.split()))
 
 

@@ -149,8 +149,8 @@ def prepare_prefect() -> None:
 
 def is_not_said_by_main(record: logging.LogRecord) -> bool:
     """Keep from the console what :func:`main` says in one line anyway, and what only Prefect's makers need."""
-    told = bool(record.exc_info) and isinstance(record.exc_info[1], ImageLongitudinalError)
-    return not (told or "Finished in state Failed" in record.getMessage() or record.name == "prefect.events.worker")
+    told = record.exc_info is not None and isinstance(record.exc_info[1], ImageLongitudinalError)
+    return not (told or "Finished in state Failed" in record.getMessage() or record.name == "EventsWorker")
 
 
 def say(text: str) -> None:

@@ -30,12 +30,12 @@ History = list[dict[str, float]]
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """What a watcher is told: position, pace and the latest figures."""
+    """What a watcher is told: ``step`` of ``steps`` done, this run having begun at ``first``, and the latest figures."""
 
     name: str
+    first: int
     step: int
     steps: int
-    seconds_left: float
     figures: dict[str, float]
 
 
@@ -116,7 +116,7 @@ def train(
     start, history = _restore(checkpoint, name, plain, averaged, optimizer)
 
     model.train()
-    began = saved = told = time.monotonic()
+    saved = told = time.monotonic()
     for step in range(start, settings.steps):
         try:
             with accelerator.accumulate(model):
@@ -148,8 +148,7 @@ def train(
             _save(checkpoint, step + 1, plain, averaged, optimizer, history)
             saved = time.monotonic()
         if report and (last or now - told > 1.0):
-            left = (now - began) / (step + 1 - start) * (settings.steps - step - 1)
-            report(TrainingProgress(name, step + 1, settings.steps, left, history[-1]))
+            report(TrainingProgress(name, start, step + 1, settings.steps, history[-1]))
             told = now
     accelerator.wait_for_everyone()
     trained = averaged.module if averaged is not None else plain

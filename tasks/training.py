@@ -47,6 +47,7 @@ def training_key(config: Config, images_digest: str) -> str:
         TRAINING_VERSION,
         images=images_digest,
         vae=config.vae,
+        perception=_perception_digest(config),
         diffusion=config.diffusion if needs_diffusion(config.generator.backend) else None,
         probe=config.probe,
         seed=config.seed,
@@ -59,7 +60,14 @@ def trained_model(config: Config, prepared: PreparedImages, workspace: Workspace
     key = training_key(config, prepared.digest)
     registry = workspace.registry
     parameters = {"prepared": str(prepared.folder), "config": config}
-    vae_key = key_of("train-vae", TRAINING_VERSION, images=prepared.digest, vae=config.vae, seed=config.seed)
+    vae_key = key_of(
+        "train-vae",
+        TRAINING_VERSION,
+        images=prepared.digest,
+        vae=config.vae,
+        perception=_perception_digest(config),
+        seed=config.seed,
+    )
     vae = cached_or_fresh(fit_vae, _intact, key=vae_key, folder=str(workspace.training(vae_key)), **parameters)
     diffusion = None
     if needs_diffusion(config.generator.backend):
@@ -167,6 +175,14 @@ def register_model(
         description=f"Model {version.version}: z read back from generated images by the {reader}, best first",
     )
     return version.version
+
+
+def _perception_digest(config: Config) -> str | None:
+    """Digest of the VGG16 weights: other weights under the same name give another model."""
+    path = config.vae.vgg_weights
+    if path is not None and not Path(path).is_file():
+        raise ModelError("the VGG16 weights are missing", where=path, do="correct or drop vae.vgg_weights")
+    return file_sha256(path) if path is not None else None
 
 
 def _split(images: PreparedImages, size: int) -> tuple[ImageRows, ImageRows]:

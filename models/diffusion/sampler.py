@@ -75,7 +75,7 @@ def sample(
     options = {"generator": own} if own else {}
     for timestep in solver.timesteps:
         scaled = solver.scale_model_input(working, timestep)
-        batch = timestep.expand(len(latents)).to(latents.device)
+        batch = timestep.long().expand(len(latents)).to(latents.device)  # Euler's are whole numbers kept as floats
         predicted = model.denoise(model.denoiser, scaled, batch, latents, context)
         working = solver.step(predicted, timestep, working, return_dict=False, **options)[0]
     return to_grey_levels(model.to_images(working, latents))

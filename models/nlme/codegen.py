@@ -69,14 +69,8 @@ def solve(parameters, when, bolus, rate, scale, times, before, out):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def solve_gradient(parameters, when, bolus, rate, times, before, tolerance, out, gradient):
-    """Predictions and their derivatives with respect to the individual parameters at a chosen tolerance."""
-    return integrate(parameters, when, bolus, rate, times, before, tolerance, out, gradient)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
 def solve_ragged(parameters, event_start, when, bolus, rate, row_start, times, before, tolerance, out, gradient):
-    """As solve_gradient, each subject with its own schedule and times; out (N,), gradient (N, p) or (N, 0)."""
+    """Each subject with its own schedule and times, at a chosen tolerance: out (N,), gradient (N, p) or (N, 0)."""
     for i in range(parameters.shape[0]):
         e0, e1, r0, r1 = event_start[i], event_start[i + 1], row_start[i], row_start[i + 1]
         if integrate(parameters[i:i + 1], when[e0:e1], bolus[e0:e1], rate[e0:e1], times[r0:r1], before[r0:r1],
@@ -133,7 +127,7 @@ def contributions(
 
 @lru_cache(maxsize=64)
 def generated_kernel(model: StructuralModel) -> ModuleType:
-    """The model's compiled functions: ``solve``, ``solve_gradient``, ``rhs``, ``jacobian``, ``output``, ...
+    """The model's compiled functions: ``solve``, ``solve_ragged``, ``rhs``, ``jacobian``, ``output``, ...
 
     Raises:
         ConfigError: the model's equations use an operation that has no compiled form.

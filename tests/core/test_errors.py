@@ -21,6 +21,7 @@ def test_the_message_has_all_its_parts_in_order() -> None:
         ({"got": 0}, "it failed; got 0"),
         ({"expected": "1"}, "it failed; expected 1"),
         ({"do": "wait"}, "it failed. Wait"),
+        ({"got": "a sentence.", "do": "wait"}, "it failed; got a sentence. Wait"),
     ],
 )
 def test_parts_that_are_not_given_leave_no_trace(arguments: dict[str, object], message: str) -> None:

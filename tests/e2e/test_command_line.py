@@ -118,7 +118,9 @@ def test_an_output_with_something_else_in_it_is_refused_and_left_alone(
 def test_a_full_disk_is_said_and_leaves_nothing_published(command: Command, tmp_path: Path, tiny_file: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", disk], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", disk], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
     phantom = ("--config", tiny_file, "--set", "generator.backend=phantom", "--set", "generator.image_size=32")
@@ -128,7 +130,9 @@ def test_a_full_disk_is_said_and_leaves_nothing_published(command: Command, tmp_
         assert not (disk / "data" / "dataset.json").exists()
         assert not list((disk / "data").rglob("*.tmp"))
         subprocess.run(["mount", "-o", "remount,size=10M", disk], check=True)
-        assert command("generate", "--output", disk / "data", *phantom, "--set", "dataset.n_subjects=300").returncode == 0
+        assert (
+            command("generate", "--output", disk / "data", *phantom, "--set", "dataset.n_subjects=300").returncode == 0
+        )
         assert command("verify", disk / "data").returncode == 0
     finally:
         subprocess.run(["umount", disk], check=False)

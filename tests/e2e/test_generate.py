@@ -120,9 +120,7 @@ def test_no_division_of_the_work_changes_a_subject(
         np.testing.assert_array_equal(old, new)
 
 
-def test_another_run_elsewhere_gives_the_same_bytes(
-    first: Path, tmp_path: Path, tiny: Callable[..., Config]
-) -> None:
+def test_another_run_elsewhere_gives_the_same_bytes(first: Path, tmp_path: Path, tiny: Callable[..., Config]) -> None:
     """Nothing shared: own workspace, hence ingest, training and generation all over again."""
     from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 

@@ -18,7 +18,7 @@ KILLS = 5
 
 
 def test_killed_five_times_and_finished_as_if_never_killed(tmp_path: Path, tiny_file: Path) -> None:
-    chosen = random.Random(os.environ.get("KILL_SEED", "2410.16177"))  # noqa: S311
+    chosen = random.Random(os.environ.get("KILL_SEED", "2410.16177"))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for home in (whole, killed):
         home.mkdir()

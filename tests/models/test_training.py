@@ -224,7 +224,7 @@ def test_trainings_of_other_precision_can_follow_each_other(tmp_path: Path) -> N
 def test_a_watcher_is_told_of_the_end(tmp_path: Path) -> None:
     told: list[TrainingProgress] = []
     train("tiny", network(), loss, SETTINGS, tmp_path / "checkpoint", told.append)
-    assert (told[-1].step, told[-1].steps, told[-1].seconds_left) == (STEPS, STEPS, 0)
+    assert (told[-1].first, told[-1].step, told[-1].steps) == (0, STEPS, STEPS)
     assert told[-1].figures["step"] == STEPS - 1
 
 

@@ -257,34 +257,44 @@ def make_modes(mode: Compiled) -> Compiled:
     ):  # fmt: skip
         """Best mode of each subject over its own ``eta`` (n, k) and ``starts`` (S, k); results replace ``eta``.
 
-        A few steps from every start tell which valley is the deepest; the search is finished in that one. ``values``
-        (n,) receives ℓ, ``good`` (n,) whether the search converged. ``typical`` (N,): predictions at η = 0, needed
-        without interaction.
+        A few steps from every start tell which valley is the deepest; the search is finished in that one and, lest more
+        starts do harm, in that of ``eta``. ``values`` (n,) receives ℓ, ``good`` (n,) whether the search converged.
+        ``typical`` (N,): predictions at η = 0, needed without interaction.
         """
         k, n_starts = eta.shape[1], starts.shape[0]
-        trial, best = np.empty(k), np.empty(k)
+        trial, best, own = np.empty(k), np.empty(k), np.empty(k)
         for i in range(eta.shape[0]):
             at = typical[row_start[i] : row_start[i + 1]] if typical.size > 0 else typical
-            values[i] = math.inf
+            lowest, deepest = math.inf, -1
+            values[i], good[i] = math.inf, False
+            own[:] = eta[i]
             best[:] = eta[i]
-            for s in range(n_starts + 2 if n_starts > 0 else 1):
-                last = s == n_starts + 1 or n_starts == 0
-                if last:
-                    trial[:] = best
-                elif s == 0:
+            explored = n_starts + 1 if n_starts > 0 else 0
+            for s in range(explored + 2):
+                finish = s >= explored
+                if s == explored + 1 and deepest <= 0:
+                    break  # the deepest valley is that of eta
+                if s == 0 and not finish:
                     trial[:] = eta[i]
-                else:
+                elif not finish:
                     trial[:] = starts[s - 1]
+                elif s == explored:
+                    trial[:] = own
+                else:
+                    trial[:] = best
                 value, converged = mode(
                     i, trial, mu[i], w, random, scales, kind, error, interaction, at,
-                    ITERATIONS if last else EXPLORE, CONVERGED if last else EXPLORED,
+                    ITERATIONS if finish else EXPLORE, CONVERGED if finish else EXPLORED,
                     event_start, when, bolus, rate, row_start, times, before, y, tolerance,
                 )  # fmt: skip
-                if value < values[i] or last:
-                    values[i] = value
-                    good[i] = converged
+                if finish and value < values[i]:
+                    values[i], good[i] = value, converged
+                    eta[i] = trial
+                elif not finish and value < lowest:
+                    lowest, deepest = value, s
                     best[:] = trial
-            eta[i] = best
+                if s == 0 and not finish:
+                    own[:] = trial
         return 0
 
     return modes

@@ -51,3 +51,25 @@ def test_a_subject_that_cannot_be_integrated_is_named(original, small):
     z[1, 0] = np.nan
     with pytest.raises(SimulationError, match="subject 1"):
         predict(z)
+
+
+def test_with_priors_every_unknown_has_a_finite_density_and_the_right_gradient(original, small):
+    model = population_model(original, small, estimate=True)
+    names = {variable.name for variable in model.free_RVs}
+    assert names == {"omega", "z", "shift_ka", "shift_imax", "shift_ic50", "error_scale"}
+    fast = "FAST_COMPILE"  # dozens of C files otherwise, for a handful of evaluations
+    logp, gradient = model.compile_logp(mode=fast), model.compile_dlogp(mode=fast)
+    point = model.initial_point(random_seed=1)
+    layout, got, position = list(point), gradient(point), 0
+    for name in [variable.name for variable in model.value_vars]:
+        assert name in layout
+        for cell in np.ndindex(point[name].shape):
+            step = np.zeros(point[name].shape)
+            step[cell] = 1e-5
+            up, down = (point | {name: point[name] + sign * step} for sign in (1, -1))
+            difference = (logp(up) - logp(down)) / 2e-5
+            # 1e-6 of the value, and of the density's size (1e5) times rounding over the step
+            assert got[position] == pytest.approx(difference, rel=1e-6, abs=1e-4)
+            position += 1
+    assert position == len(got)
+    assert np.isfinite(logp(point))

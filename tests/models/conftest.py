@@ -1,0 +1,79 @@
+"""Tiny phantoms and one tiny trained model that several tests share; seconds to make, once per session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from core.config import DiffusionConfig, VAEConfig
+from core.random import normals, stream_key
+from models.diffusion.residual import ResidualDiffusion
+from models.diffusion.train import train_diffusion
+from models.phantom import render
+from models.registry import ModelVersion, Registry
+from models.vae.network import VAE
+from models.vae.train import VAEFigures, train_vae
+
+VAE_CONFIG = VAEConfig(
+    image_size=32, latent_dim=5, width=1 / 64, steps=60, batch_size=8, learning_rate=3e-3, kl_weight=0.02,
+    kl_warmup_steps=5,
+)  # fmt: skip
+DIFFUSION_CONFIG = DiffusionConfig(
+    image_size=32, channels=(16,), steps=6, batch_size=4, learning_rate=1e-3, ema_decay=0.5
+)
+
+
+def phantoms(n: int, size: int, seed: int = 0) -> np.ndarray:
+    ids = np.arange(n) + 10_000 * seed
+    return render(normals(stream_key(seed, "test-latents"), ids, 12), ids, size)
+
+
+@pytest.fixture(autouse=True)
+def _same_draws_in_any_order() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_images() -> np.ndarray:
+    return phantoms(96, 32)
+
+
+@pytest.fixture(scope="session")
+def trained_vae(tiny_images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> tuple[VAE, VAEFigures]:
+    folder = tmp_path_factory.mktemp("vae")
+    return train_vae(tiny_images, phantoms(9, 32, 1), VAE_CONFIG, 1, folder / "checkpoint", "cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_version(
+    trained_vae: tuple[VAE, VAEFigures], tiny_images: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+) -> ModelVersion:
+    """A registered VAE and residual diffusion model, with what the pipeline records of them."""
+    folder: Path = tmp_path_factory.mktemp("models")
+    vae, _ = trained_vae
+    diffusion, _ = train_diffusion(vae, tiny_images, tiny_images[:4], DIFFUSION_CONFIG, 1, folder / "checkpoint", "cpu")
+    assert isinstance(diffusion, ResidualDiffusion)
+    metadata = {
+        "vae": VAE_CONFIG.model_dump(mode="json"),
+        "diffusion": DIFFUSION_CONFIG.model_dump(mode="json"),
+        "residual_scale": diffusion.residual_scale,
+    }
+    weights = {"vae": vae.state_dict(), "diffusion": diffusion.denoiser.state_dict()}
+    return Registry(folder / "registry").register(weights, metadata, "# Tiny")
+
+
+def draws(n: int, latent_dim: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Latents from the prior and seeds, as a data set has them."""
+    ids = np.arange(n)
+    return normals(stream_key(seed, "test-draws"), ids, latent_dim).astype(np.float32), ids + 1_000 * seed
+
+
+def random_denoiser(model: ResidualDiffusion) -> ResidualDiffusion:
+    """Give the zero-initialised last layer weights, so that the network's output depends on its input."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        torch.nn.init.normal_(model.denoiser.conv_out.weight, std=0.05)
+    return model

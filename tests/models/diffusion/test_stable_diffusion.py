@@ -1,0 +1,116 @@
+"""The original's model at tiny size: one token for 77, parts from a folder, and one clear line when it is not there."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from core.config import DiffusionConfig
+from core.errors import ModelError
+from models.diffusion.sampler import SCHEDULERS, sample
+from models.diffusion.stable_diffusion import StableDiffusion
+from models.diffusion.train import build_diffusion, train_diffusion
+from models.vae.network import VAE
+from tests.models.conftest import draws
+
+
+@pytest.fixture(scope="module")
+def model(pretrained: Path) -> StableDiffusion:
+    return StableDiffusion(str(pretrained), 5, 32).eval()
+
+
+def test_the_parts_fit_together(model: StableDiffusion) -> None:
+    assert (model.image_size, model.latent_dim, model.working_shape) == (32, 5, (4, 8, 8))
+    assert model.schedule["beta_schedule"] == "scaled_linear"
+    assert model.schedule["prediction_type"] == "epsilon"
+
+
+def test_the_token_is_z_and_zeros(model: StableDiffusion) -> None:
+    z = torch.randn(3, 5)
+    token = model.context(z)
+    assert token.shape == (3, 1, 24)
+    assert torch.equal(token[:, 0, :5], z)
+    assert not token[:, 0, 5:].any()
+
+
+def test_one_token_is_as_good_as_77_identical_ones(model: StableDiffusion) -> None:
+    """Attention spreads its weights over equal values; 1e-5 is float32 rounding."""
+    noisy, z, t = torch.randn(2, 4, 8, 8), torch.randn(2, 5), torch.tensor([10, 900])
+    one = model.context(z)
+    with torch.no_grad():
+        single = model.denoise(model.denoiser, noisy, t, z, one)
+        repeated = model.denoise(model.denoiser, noisy, t, z, one.expand(-1, 77, -1).contiguous())
+        other = model.denoise(model.denoiser, noisy, t, z, model.context(z + 1))
+    torch.testing.assert_close(single, repeated, atol=1e-5, rtol=0)
+    assert (other - single).abs().max() > 1e-3, "z must matter"
+
+
+def test_images_become_scaled_latents_and_come_back_grey(model: StableDiffusion) -> None:
+    images, z = torch.rand(2, 1, 32, 32), torch.randn(2, 5)
+    with torch.no_grad():
+        working = model.to_working(images, z)
+        colour = images.repeat(1, 3, 1, 1) * 2 - 1
+        expected = model.autoencoder.encode(colour).latent_dist.mean * 0.18215
+        decoded = model.to_images(working, z)
+    torch.testing.assert_close(working, expected)
+    assert decoded.shape == images.shape
+    assert 0 <= decoded.min() <= decoded.max() <= 1
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_every_scheduler_samples(model: StableDiffusion, scheduler: str) -> None:
+    z, seeds = draws(2, 5)
+    images = sample(model, torch.from_numpy(z), seeds, scheduler=scheduler, steps=3)
+    assert images.shape == (2, 32, 32)
+    assert np.ptp(images) > 0
+
+
+def test_only_the_denoiser_is_ever_trained(pretrained: Path) -> None:
+    model = StableDiffusion(str(pretrained), 5, 32)
+    model.train()
+    assert model.denoiser.training
+    assert not model.autoencoder.training
+    assert not any(parameter.requires_grad for parameter in model.autoencoder.parameters())
+
+
+def test_a_step_of_training_changes_the_unet_only(
+    tiny_vae: VAE, tiny_images: np.ndarray, pretrained: Path, tmp_path: Path
+) -> None:
+    config = DiffusionConfig(
+        kind="stable-diffusion", pretrained=str(pretrained), image_size=32, steps=1, batch_size=2, ema_decay=0.5,
+        noise_offset=0.1, learning_rate=1e-3,
+    )  # fmt: skip
+    model, figures = train_diffusion(tiny_vae, tiny_images, tiny_images[:3], config, 1, tmp_path / "checkpoint", "cpu")
+    before = build_diffusion(tiny_vae, config, 1)
+    assert isinstance(model, StableDiffusion)
+    assert isinstance(before, StableDiffusion)
+    for key, value in before.autoencoder.state_dict().items():
+        assert torch.equal(model.autoencoder.state_dict()[key], value)
+    assert not torch.equal(model.denoiser.conv_in.weight, before.denoiser.conv_in.weight)
+    assert len(figures.history) == 1
+    assert np.isfinite(figures.validation_loss)
+
+
+@pytest.mark.parametrize("lost", ["unet", "vae", "scheduler", "all"])
+def test_a_folder_that_lacks_a_part_is_refused_in_one_line(pretrained: Path, tmp_path: Path, lost: str) -> None:
+    folder = tmp_path / "copy"
+    if lost != "all":
+        shutil.copytree(pretrained, folder)
+        shutil.rmtree(folder / lost)
+    with pytest.raises(ModelError, match=r"cannot load the pretrained .*copy.*diffusion\.pretrained") as caught:
+        StableDiffusion(str(folder), 5, 32)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_weights_are_refused(pretrained: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(pretrained, tmp_path / "copy")
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"half")
+    with pytest.raises(ModelError, match="cannot load the pretrained"):
+        StableDiffusion(str(folder), 5, 32)
+
+
+def test_a_latent_vector_longer_than_a_token_is_refused(pretrained: Path) -> None:
+    with pytest.raises(ModelError, match="expected ≤ 24; got 25"):
+        StableDiffusion(str(pretrained), 25, 32)

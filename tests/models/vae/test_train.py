@@ -1,0 +1,180 @@
+"""Training of the VAE: the latent space it leaves is the one that data sets draw from."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from core.config import VAEConfig
+from models.tensors import ImageRows, load_tensors, to_unit
+from models.training import LoopSettings
+from models.vae import train as module
+from models.vae.augment import centre
+from models.vae.network import VAE
+from models.vae.train import VAEFigures, build_vae, cycle_loss, reconstruction_error, standardise, train_vae
+from tests.models.conftest import VAE_CONFIG, phantoms
+
+Trained = tuple[VAE, VAEFigures]
+
+
+def standardised_posterior(vae: VAE, images: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Covariance of the standardised posterior means, and mean covariance of the posteriors around them."""
+    with torch.no_grad():
+        view = centre(to_unit(images, "cpu"))
+        mean = vae.encode(view).double()
+        variance = vae.encoder(view)[1].exp().mean(0).double()
+    inverse = torch.linalg.inv(vae.transform.double())
+    return torch.cov(mean.T), inverse @ torch.diag(variance) @ inverse.T
+
+
+def test_standardised_latents_have_mean_0_and_covariance_1(trained_vae: Trained, tiny_images: np.ndarray) -> None:
+    """Over the training images, the posterior's own variance included; 1e-4 is float32 rounding of the network."""
+    vae, _ = trained_vae
+    with torch.no_grad():
+        mean = vae.encode(centre(to_unit(tiny_images, "cpu"))).mean(0)
+    torch.testing.assert_close(mean, torch.zeros(5), atol=1e-4, rtol=0)
+    between, within = standardised_posterior(vae, tiny_images)
+    torch.testing.assert_close(between + within, torch.eye(5).double(), atol=1e-4, rtol=0)
+
+
+def test_the_most_informative_axes_come_first(trained_vae: Trained, tiny_images: np.ndarray) -> None:
+    """Variances of the posterior means descend along the axes, which are uncorrelated."""
+    between, _ = standardised_posterior(trained_vae[0], tiny_images)
+    variances = between.diagonal()
+    assert (variances.diff() <= 1e-6).all()
+    assert variances[0] > 0.2, "nothing was learned"  # untrained, the encoder says next to nothing
+    torch.testing.assert_close(between, torch.diag(variances), atol=1e-4, rtol=0)
+
+
+def test_samples_of_the_posterior_have_the_distribution_that_generation_draws_from(
+    trained_vae: Trained, tiny_images: np.ndarray
+) -> None:
+    """20 samples for each of 96 images: a variance of about 96 independent draws would be 1 ± 0.15."""
+    vae, _ = trained_vae
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        view = centre(to_unit(tiny_images, "cpu"))
+        drawn = torch.cat([vae.encode(view, torch.randn(96, 5, generator=generator)) for _ in range(20)])
+    torch.testing.assert_close(torch.cov(drawn.T), torch.eye(5), atol=0.15, rtol=0)
+
+
+def test_standardising_twice_changes_nothing_and_images_stay(trained_vae: Trained, tiny_images: np.ndarray) -> None:
+    vae = build_vae(VAE_CONFIG, 1)
+    vae.load_state_dict(trained_vae[0].state_dict())
+    vae.eval()
+    before, view = vae.transform.clone(), centre(to_unit(tiny_images[:4], "cpu"))
+    with torch.no_grad():
+        decoded = vae.decode(vae.encode(view))
+        vae.transform.copy_(torch.eye(5))
+        vae.shift.zero_()
+        raw = vae.decode(vae.encode(view))
+    torch.testing.assert_close(decoded, raw, atol=1e-4, rtol=0)
+    standardise(vae, tiny_images)
+    assert torch.equal(vae.transform, before)
+
+
+def test_the_figures_say_what_was_left(trained_vae: Trained, tiny_images: np.ndarray) -> None:
+    vae, figures = trained_vae
+    assert figures.perception == "ms-ssim"
+    assert figures.kl == sorted(figures.kl, reverse=True)
+    assert len(figures.kl) == 5
+    assert figures.active_units == sum(value > 0.1 for value in figures.kl) > 0
+    assert figures.validation_mse == pytest.approx(reconstruction_error(vae, phantoms(9, 32, 1)))
+    assert np.isnan(reconstruction_error(vae, tiny_images[:0]))
+    assert figures.history[-1]["step"] == VAE_CONFIG.steps - 1
+    assert figures.history[-1]["mse"] < 0.7 * figures.history[0]["mse"]
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_others(
+    trained_vae: Trained, tiny_images: np.ndarray, tmp_path: Path
+) -> None:
+    same, figures = train_vae(tiny_images, phantoms(9, 32, 1), VAE_CONFIG, 1, tmp_path / "same", "cpu")
+    short = VAE_CONFIG.model_copy(update={"steps": 1})
+    other = train_vae(tiny_images, tiny_images[:0], short, 2, tmp_path / "other", "cpu")[0]
+    first = train_vae(tiny_images, tiny_images[:0], short, 1, tmp_path / "first", "cpu")[0]
+    assert figures == trained_vae[1]
+    for key, value in same.state_dict().items():
+        assert torch.equal(value, trained_vae[0].state_dict()[key]), key
+    assert not torch.equal(other.transform, first.transform)
+
+
+class Interrupted(Exception):
+    """Stands for a kill."""
+
+
+class Failing:
+    """Images that can be read ``reads`` times."""
+
+    def __init__(self, images: np.ndarray, reads: int) -> None:
+        self.images, self.left = images, reads
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        self.left -= 1
+        if self.left < 0:
+            raise Interrupted
+        return self.images[rows]
+
+
+@pytest.mark.parametrize("kills", [(1,), (7, 20)], ids=str)
+def test_a_killed_and_resumed_training_ends_in_the_same_bits(
+    trained_vae: Trained,
+    tiny_images: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kills: tuple[int, ...],
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "LoopSettings", partial(LoopSettings, checkpoint_seconds=-1))
+        for reads in kills:
+            images: ImageRows = Failing(tiny_images, reads)
+            with pytest.raises(Interrupted):
+                train_vae(images, tiny_images[:0], VAE_CONFIG, 1, tmp_path / "checkpoint", "cpu")
+    assert load_tensors(tmp_path / "checkpoint")[1]["step"] == str(sum(kills))
+    resumed, figures = train_vae(tiny_images, phantoms(9, 32, 1), VAE_CONFIG, 1, tmp_path / "checkpoint", "cpu")
+    for key, value in trained_vae[0].state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], value), key
+    assert figures == trained_vae[1]
+
+
+def test_the_cycle_term_joins_after_the_warm_up_and_trains_the_encoder(tiny_images: np.ndarray, tmp_path: Path) -> None:
+    config = VAE_CONFIG.model_copy(update={"cycle_weight": 0.1, "steps": 12, "kl_warmup_steps": 10})
+    _, figures = train_vae(tiny_images, tiny_images[:0], config, 1, tmp_path / "checkpoint", "cpu")
+    assert "cycle" not in figures.history[0]
+    assert figures.history[-1]["cycle"] >= 0
+
+
+def test_the_cycle_term_is_the_error_of_active_entries_read_back() -> None:
+    vae = build_vae(VAE_CONFIG, 1).eval()
+    prior = torch.randn(3, 5)
+    with torch.no_grad():
+        error = (vae.encoder(vae.decoder(prior))[0] - prior).square()
+        for kl in ([1.0, 0.0, 0.2, 0.0, 0.0], [0.0] * 5):
+            active = torch.tensor(kl) > 0.1
+            expected = error[:, active].sum(1).mean()
+            torch.testing.assert_close(cycle_loss(vae, prior, torch.tensor(kl)), expected)
+
+
+def test_initial_weights_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(3)
+    first = build_vae(VAE_CONFIG, 1).state_dict()
+    after = torch.rand(1)
+    torch.manual_seed(4)
+    second, other = build_vae(VAE_CONFIG, 1).state_dict(), build_vae(VAE_CONFIG, 2).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not torch.equal(first["encoder.mean.weight"], other["encoder.mean.weight"])
+    torch.manual_seed(3)
+    assert torch.equal(torch.rand(1), after), "building a network must not use up the caller's random numbers"
+
+
+def test_one_latent_entry_is_enough(tiny_images: np.ndarray, tmp_path: Path) -> None:
+    config = VAEConfig.model_validate(VAE_CONFIG.model_dump() | {"latent_dim": 1, "steps": 2})
+    vae, figures = train_vae(tiny_images, tiny_images[:0], config, 1, tmp_path / "checkpoint", "cpu")
+    between, within = standardised_posterior(vae, tiny_images)
+    assert float(between.reshape(()) + within.reshape(())) == pytest.approx(1, abs=1e-4)
+    assert len(figures.kl) == 1
