@@ -13,6 +13,7 @@ import typer
 from core.config import Config
 from core.errors import ImageLongitudinalError
 from core.presets import load_config, preset_names
+from flows.temporary_server import stop_orphaned_servers
 
 app = typer.Typer(
     help="Benchmark data sets of synthetic retinal OCT images paired with longitudinal outcomes.",
@@ -139,6 +140,7 @@ def prepare_prefect() -> None:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     say("starting (the first start on a machine takes longer)")
+    stop_orphaned_servers()
     import prefect  # noqa: F401
     from prefect.logging.configuration import setup_logging
 

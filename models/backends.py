@@ -24,7 +24,7 @@ from models.diffusion.interface import DiffusionModel
 from models.diffusion.residual import ResidualDiffusion
 from models.diffusion.sampler import sample
 from models.diffusion.train import build_diffusion
-from models.recoverability import encoder_reader, probe_latents, r_squared, regression_reader
+from models.recoverability import encoder_reader, probe_latents, r_squared, recoverable_axes, regression_reader
 from models.registry import ModelVersion
 from models.tensors import default_device, to_grey_levels
 from models.vae.network import VAE
@@ -201,6 +201,13 @@ def measure_recoverability(
     reader = encoder_reader(vae) if vae else regression_reader(images[n:], latents[n:])
     figures = r_squared(latents[:n], reader(images[:n]))
     return [float(value) for value in figures], "encoder" if vae else "regression"
+
+
+def find_recoverable_axes(model: ImageModel, vae: VAE, *, n: int, batch_size: int, seed: int) -> Tensor:
+    """:func:`recoverable_axes` of ``n`` images of a finished model, float32 (D, D); the draws are no measure's."""
+    latents, seeds = probe_latents(seed, n, model.latent_dim, "axes")
+    reading = encoder_reader(vae)(generate_in_batches(model, latents, seeds, batch_size))
+    return torch.from_numpy(recoverable_axes(latents, reading)).float()
 
 
 def load_vae(version: ModelVersion) -> VAE:

@@ -23,11 +23,13 @@ def r_squared(truth: NDArray[np.floating], estimate: NDArray[np.floating]) -> ND
     return np.asarray(1 - np.square(truth - estimate).sum(0) / spread)
 
 
-def probe_latents(seed: int, n: int, latent_dim: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Latents from the prior and seeds of ``n`` probe images: drawn as a data set's are, but from a stream apart."""
+def probe_latents(
+    seed: int, n: int, latent_dim: int, purpose: str = "measure"
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Latents from the prior and seeds of ``n`` probe images: drawn as a data set's are, from streams apart."""
     ids = np.arange(n)
-    latents = normals(stream_key(seed, "probe-latent"), ids, latent_dim).astype(np.float32)
-    return latents, subject_seeds(stream_key(seed, "probe-seed") >> 1, ids)
+    latents = normals(stream_key(seed, "probe-latent", purpose), ids, latent_dim).astype(np.float32)
+    return latents, subject_seeds(stream_key(seed, "probe-seed", purpose) >> 1, ids)
 
 
 def encoder_reader(vae: VAE) -> Reader:
@@ -73,6 +75,30 @@ def regression_reader(images: NDArray[np.uint8], latents: NDArray[np.float32], c
     penalty = np.eye(design.shape[1])
     weights = np.linalg.solve(design.T @ design + penalty, design.T @ latents.astype(np.float64))
     return lambda new: features(new) @ weights
+
+
+def recoverable_axes(latents: NDArray[np.float32], reading: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The directions of z that survive best into finished images, best first.
+
+    They are the eigenvectors of the covariance of the best linear estimate of z from what was read. z ~ N(0, I) is
+    N(0, I) along any orthogonal axes, so turning to these changes no image's distribution; it only gathers what the
+    generator keeps into few entries.
+
+    Args:
+        latents: what the images were made of, (n, D), n well above D.
+        reading: what was read from them, (n, D).
+
+    Returns:
+        float64, (D, D), orthogonal; column j is the new entry j.
+    """
+    z = np.asarray(latents, np.float64) - latents.mean(0)
+    r = reading - reading.mean(0)
+    cross = z.T @ r
+    explained = cross @ np.linalg.pinv(r.T @ r, hermitian=True) @ cross.T / len(z)
+    _, axes = np.linalg.eigh((explained + explained.T) / 2)
+    axes = axes[:, ::-1]
+    # An eigenvector's sign is arbitrary: let its largest component be positive, whatever library computed it.
+    return np.asarray(axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])]))
 
 
 def choose_entries(recoverability: NDArray[np.float64] | list[float], count: int) -> list[int]:

@@ -30,7 +30,7 @@ History = list[dict[str, float]]
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """What a watcher is told: ``step`` of ``steps`` done, this run having begun at ``first``, and the latest figures."""
+    """What a watcher is told: ``step`` of ``steps`` done (this run began at ``first``), and the latest figures."""
 
     name: str
     first: int

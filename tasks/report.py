@@ -115,8 +115,9 @@ def thumbnails(dataset: Dataset) -> tuple[bytes, bytes]:
     """Small pictures for an artifact: a few pairs, and a strip of images."""
     n = len(dataset)
     few = np.unique(np.linspace(0, n - 1, 4).astype(int)).tolist()
-    strip = dataset.images(0, min(8, n))
-    return pairs_figure(dataset, few), mosaic(strip, len(strip))
+    step = max(1, dataset.manifest.image.width // 128)  # artifacts live in a database: 128 pixels a picture will do
+    strip = dataset.images(0, min(8, n))[:, ::step, ::step]
+    return pairs_figure(dataset, few), mosaic(strip, len(strip), scale=_scale(strip))
 
 
 def _aligned(first: Iterator[pa.RecordBatch], second: Iterator[pa.RecordBatch]) -> Iterator[tuple[Matrix, Matrix]]:

@@ -30,6 +30,13 @@ class DiffusionModel(nn.Module, ABC):
         """Working tensors (B, *working_shape) → images (B, 1, S, S), values 0 to 1."""
 
     @abstractmethod
+    def rotate(self, axes: Tensor) -> None:
+        """Take the columns of ``axes`` (D, D), orthogonal, as the new entries of z, by turning the trained weights.
+
+        The VAE that the model was trained with has to be turned alike (:meth:`models.vae.network.VAE.rotate`).
+        """
+
+    @abstractmethod
     def denoise(
         self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, latents: Tensor, context: Tensor
     ) -> Tensor:

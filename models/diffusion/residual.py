@@ -78,6 +78,12 @@ class ResidualDiffusion(DiffusionModel):
         """Inverse of :meth:`to_working`, clamped to 0 to 1."""
         return (self.outline(latents) + pixel_shuffle(working, PATCH) * self.residual_scale).clamp(0, 1)
 
+    @torch.no_grad()
+    def rotate(self, axes: Tensor) -> None:
+        """See :class:`DiffusionModel`: z enters by the decoder, which is the VAE's, and by this one linear layer."""
+        weight = self.denoiser.get_parameter("class_embedding.linear_1.weight")
+        weight.copy_(weight @ axes.to(weight))
+
     def denoise(
         self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, latents: Tensor, context: Tensor
     ) -> Tensor:

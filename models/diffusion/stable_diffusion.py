@@ -6,6 +6,7 @@ weight is spread over equal values, so one token gives the same output; this cod
 
 from __future__ import annotations
 
+import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -67,6 +68,13 @@ class StableDiffusion(DiffusionModel):
         """Images (B, 1, S, S), values 0 to 1: the decoder's colours averaged."""
         colour = self.autoencoder.decode(working / self.autoencoder.config.scaling_factor).sample
         return ((colour.mean(1, keepdim=True) + 1) / 2).clamp(0, 1)
+
+    @torch.no_grad()
+    def rotate(self, axes: Tensor) -> None:
+        """See :class:`DiffusionModel`: z enters by the keys and values of every cross-attention."""
+        for name, weight in self.denoiser.named_parameters():
+            if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")):
+                weight[:, : self.latent_dim] = weight[:, : self.latent_dim] @ axes.to(weight)
 
     def denoise(
         self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, latents: Tensor, context: Tensor

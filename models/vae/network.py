@@ -109,6 +109,11 @@ class VAE(nn.Module):
         """Images (B, 1, H, W), values 0 to 1, of standardised latents (B, D)."""
         return self.decoder(self.shift + latents @ self.transform.T)
 
+    @torch.no_grad()
+    def rotate(self, axes: Tensor) -> None:
+        """Take the columns of ``axes`` (D, D), orthogonal, as the new entries of standardised latents."""
+        self.transform.copy_(self.transform @ axes.to(self.transform))
+
 
 def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
