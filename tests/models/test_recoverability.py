@@ -7,7 +7,14 @@ import torch
 from core.random import stream_key
 from models.association import draw_latents
 from models.phantom import render
-from models.recoverability import choose_entries, encoder_reader, probe_latents, r_squared, regression_reader
+from models.recoverability import (
+    choose_entries,
+    encoder_reader,
+    probe_latents,
+    r_squared,
+    recoverable_axes,
+    regression_reader,
+)
 from models.vae.network import VAE
 
 
@@ -78,3 +85,16 @@ def test_the_encoder_reader_takes_images_of_any_size() -> None:
 def test_the_best_entries_come_first_and_ties_go_to_the_lower_index() -> None:
     assert choose_entries([0.1, 0.9, float("nan"), 0.9, -2.0, 0.5], 4) == [1, 3, 5, 0]
     assert choose_entries([0.1, float("nan")], 2) == [0, 1]
+
+
+def test_the_recoverable_axes_are_the_directions_that_survive_best_first() -> None:
+    """Two of four directions, mixed over the entries, are read with R² 0.9 and 0.5; the others not at all."""
+    rng = np.random.default_rng(1)
+    mixing, _ = np.linalg.qr(rng.normal(size=(4, 4)))
+    z = rng.normal(size=(4000, 4)).astype(np.float32)
+    noisy = z @ mixing + rng.normal(size=z.shape) * np.array([np.sqrt(1 / 9), 1, 1e3, 1e3])
+    axes = recoverable_axes(z, noisy @ rng.normal(size=(4, 4)))  # whatever linear mixture the reader returns
+    np.testing.assert_allclose(axes.T @ axes, np.eye(4), atol=1e-12)
+    # Sampling error of a direction is about 1/√4000 a component.
+    np.testing.assert_allclose(np.abs((axes.T @ mixing)[:2, :2]), np.eye(2), atol=0.06)
+    assert (axes[np.abs(axes).argmax(0), np.arange(4)] > 0).all()

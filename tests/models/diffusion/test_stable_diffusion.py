@@ -114,3 +114,19 @@ def test_damaged_weights_are_refused(pretrained: Path, tmp_path: Path) -> None:
 def test_a_latent_vector_longer_than_a_token_is_refused(pretrained: Path) -> None:
     with pytest.raises(ModelError, match="expected ≤ 24; got 25"):
         StableDiffusion(str(pretrained), 25, 32)
+
+
+def test_turning_the_axes_of_z_changes_no_prediction(pretrained: Path) -> None:
+    """As for the residual model; z enters by keys and values here."""
+    model = StableDiffusion(str(pretrained), 5, 32).eval()
+    axes = torch.linalg.qr(torch.randn(5, 5)).Q
+    noisy, times, z = torch.randn(2, *model.working_shape), torch.tensor([3, 700]), torch.randn(2, 5)
+
+    def predict(latents: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return model.denoise(model.denoiser, noisy, times, latents, model.context(latents))
+
+    before = predict(z)
+    model.rotate(axes)
+    torch.testing.assert_close(predict(z @ axes), before, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(predict(z), before, atol=1e-3)
