@@ -9,7 +9,7 @@ from core.plan import ShardPlan
 from storage.reader import Dataset
 
 # Rough costs for the guess, measured on two cores (AMD EPYC); a GPU is far faster. Seconds at 64x64, by width squared.
-_VAE_STEP, _DIFFUSION_STEP, _SOLVER_STEP = 0.15, 0.25, 0.0025
+_VAE_STEP, _DIFFUSION_STEP, _SOLVER_STEP = 0.15, 0.33, 0.0022
 _START, _SUBJECT = 25.0, 0.0004
 _ROW_BYTES = 7.0  # of an observations row, compressed
 

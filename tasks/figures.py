@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from models.association import AssociationSums
@@ -68,6 +69,7 @@ def recoverability_figure(recoverability: Sequence[float], entries: Sequence[int
     colours = [ACCENT if index in entries else SOFT for index in range(len(recoverability))]
     axis.bar(range(len(recoverability)), np.clip(recoverability, 0, 1), color=colours)
     axis.axhline(0.8, color=INK, lw=0.6, ls=":")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set(xlabel="latent entry", ylabel="R² read back", ylim=(0, 1))
     axis.spines[["top", "right"]].set_visible(False)
     return rendered(figure)
