@@ -91,10 +91,10 @@ def test_the_recoverable_axes_are_the_directions_that_survive_best_first() -> No
     """Two of four directions, mixed over the entries, are read with R² 0.9 and 0.5; the others not at all."""
     rng = np.random.default_rng(1)
     mixing, _ = np.linalg.qr(rng.normal(size=(4, 4)))
-    z = rng.normal(size=(4000, 4)).astype(np.float32)
+    z = rng.normal(size=(40_000, 4)).astype(np.float32)
     noisy = z @ mixing + rng.normal(size=z.shape) * np.array([np.sqrt(1 / 9), 1, 1e3, 1e3])
     axes = recoverable_axes(z, noisy @ rng.normal(size=(4, 4)))  # whatever linear mixture the reader returns
     np.testing.assert_allclose(axes.T @ axes, np.eye(4), atol=1e-12)
-    # Sampling error of a direction is about 1/√4000 a component.
+    # A direction errs by the sampling error of a covariance, about 1/√40,000, over the gap of 0.4 between the two.
     np.testing.assert_allclose(np.abs((axes.T @ mixing)[:2, :2]), np.eye(2), atol=0.06)
     assert (axes[np.abs(axes).argmax(0), np.arange(4)] > 0).all()

@@ -30,6 +30,9 @@ class Oracle(DiffusionModel):
     def context(self, latents: Tensor) -> Tensor:
         return latents + 1
 
+    def rotate(self, axes: torch.Tensor) -> None:
+        raise AssertionError("nothing here turns axes")
+
     def denoise(
         self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, latents: Tensor, context: Tensor
     ) -> Tensor:

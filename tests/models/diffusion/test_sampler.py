@@ -75,6 +75,9 @@ class Gaussian(DiffusionModel):
     def to_images(self, working: Tensor, latents: Tensor) -> Tensor:
         return working
 
+    def rotate(self, axes: torch.Tensor) -> None:
+        raise AssertionError("nothing here turns axes")
+
     def denoise(
         self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, latents: Tensor, context: Tensor
     ) -> Tensor:
