@@ -241,7 +241,7 @@ def begin_run(root: Root, identity: Digest, config: Mapping[str, Any]) -> RunSta
     The mark, ``.run.json``, holds the identity and the configuration.
     """
     state = check_same_dataset(root, identity)
-    if state == "new":
+    if not root.exists(layout.RUN_FILE):
         mark = {"layout_version": layout.LAYOUT_VERSION, "identity": identity, "config": dict(config)}
         root.write_bytes(layout.RUN_FILE, (json.dumps(mark, indent=1, sort_keys=True) + "\n").encode())
     return state

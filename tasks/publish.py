@@ -14,7 +14,8 @@ from models.backends import load_vae, measure_recoverability
 from models.nlme.simulation import get_model
 from models.registry import ModelVersion
 from storage.card import CITATION, write_card
-from storage.filesystem import FileRecord, Root, open_root
+from storage.filesystem import FileRecord, Root, file_record, open_root
+from storage.layout import RUN_FILE
 from storage.manifest import ImageInfo, RootManifest, publish
 from storage.reader import Dataset
 from storage.tables import Dose
@@ -56,7 +57,7 @@ def publish_dataset(
         StorageError: verification found something; nothing is published.
     """
     root = open_root(output)
-    manifest = _manifest(spec, shards, arrays)
+    manifest = _manifest(spec, shards, [file_record(root, RUN_FILE), *arrays])
     achieved = achieved_association(Dataset(root, manifest))
     report = write_report(
         root,

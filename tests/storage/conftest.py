@@ -12,7 +12,7 @@ import pytest
 from core.digest import digest_of
 from core.plan import Shard, ShardPlan
 from storage.card import CITATION, write_card
-from storage.filesystem import FileRecord, Root, open_root
+from storage.filesystem import FileRecord, Root, file_record, open_root
 from storage.images import create_image_arrays, write_image_shard
 from storage.manifest import (
     ImageInfo,
@@ -71,6 +71,7 @@ def write_dataset(root: Root, plan: ShardPlan = PLAN) -> RootManifest:
     files = create_image_arrays(
         root, n=plan.n_subjects, height=SIDE, width=SIDE, latent_dim=LATENT_DIM, shard_size=plan.shard_size
     )
+    files = (*files, file_record(root, ".run.json"))
     shards = tuple(write_shard(root, shard, data, plan) for shard in plan)
     manifest = RootManifest(
         name="tiny",
