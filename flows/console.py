@@ -1,0 +1,61 @@
+"""What every command of the console script shares: its options, and how it talks to people."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from core.config import Config
+from core.errors import ImageLongitudinalError
+from core.presets import preset_names
+from flows.temporary_server import stop_orphaned_servers
+
+Preset = Annotated[str, typer.Option(help=f"Configuration to start from: {', '.join(preset_names())}.")]
+File = Annotated[Path | None, typer.Option("--config", help="YAML file with values over the preset's.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, e.g. dataset.n_subjects=2000.")]
+Images = Annotated[str | None, typer.Option(help="Folder of scans to train on; phantom images without one.")]
+Workspace = Annotated[str, typer.Option(envvar="IMAGE_LONGITUDINAL_WORKSPACE", help="Prepared images and models.")]
+Output = Annotated[str, typer.Option(help="Where the data set goes: a folder or an fsspec URL.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
+
+
+def plan(config: Config, *, training: bool, generation: bool) -> None:
+    """Print what is about to be done."""
+    from flows.description import describe_plan
+
+    say(describe_plan(config, training=training, generation=generation))
+
+
+def prepare_prefect() -> None:
+    """Settings for a run without a server of one's own: patient start, no telemetry, errors of ours in one line."""
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    say("starting (the first start on a machine takes longer)")
+    stop_orphaned_servers()
+    import prefect  # noqa: F401
+    from prefect.logging.configuration import setup_logging
+
+    setup_logging()
+    for handler in logging.getLogger().handlers:  # the console; the Prefect UI keeps the whole record
+        handler.addFilter(is_not_said_by_main)
+
+
+def is_not_said_by_main(record: logging.LogRecord) -> bool:
+    """Keep from the console what :func:`main` says in one line anyway, and what only Prefect's makers need."""
+    told = record.exc_info is not None and isinstance(record.exc_info[1], ImageLongitudinalError)
+    return not (told or "Finished in state Failed" in record.getMessage() or record.name == "EventsWorker")
+
+
+def say(text: str) -> None:
+    """Print for people, at once."""
+    print(text, flush=True)
+
+
+def done(path: object, following: str) -> None:
+    """The end of every command: where the result is, and what comes next."""
+    say(f"\ndone: {path}\nnext: {following}")
