@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from core.errors import ConfigError
@@ -44,12 +44,17 @@ class ShardPlan:
     Ids run from 0 to n_subjects - 1: train first, then validation, then test. The counts of validation and test are
     rounded from their fractions; train takes the rest. The shards are made one at a time, so a plan for a billion
     subjects costs nothing.
+
+    ``only_shards`` and ``only_splits`` make it the plan of a part of a data set: ids, shards and cuts stay those of the
+    whole, and only what was chosen is there.
     """
 
     n_subjects: int
     shard_size: int
     validation_fraction: float = 0.0
     test_fraction: float = 0.0
+    only_shards: tuple[int, ...] | None = None
+    only_splits: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("n_subjects", self.n_subjects), ("shard_size", self.shard_size)):
@@ -64,38 +69,75 @@ class ShardPlan:
 
     @property
     def n_shards(self) -> int:
-        """How many shards the plan has."""
+        """How many shards are there."""
+        return sum(1 for _ in self) if self.is_part else self._all_shards
+
+    @property
+    def is_part(self) -> bool:
+        """Whether some shards or splits of the whole are left out."""
+        return self.only_shards is not None or self.only_splits is not None
+
+    @property
+    def _all_shards(self) -> int:
         return -(-self.n_subjects // self.shard_size)
 
     @property
     def split_counts(self) -> dict[str, int]:
-        """Subjects per split, in the order of their ids."""
+        """Subjects per split of the whole, in the order of their ids."""
         validation = round(self.n_subjects * self.validation_fraction)
         test = min(round(self.n_subjects * self.test_fraction), self.n_subjects - validation)
         return {"train": self.n_subjects - validation - test, "validation": validation, "test": test}
 
     def shard(self, index: int) -> Shard:
-        """Shard ``index``, 0 ≤ index < n_shards (IndexError otherwise)."""
-        if not 0 <= index < self.n_shards:
-            raise IndexError(f"shard {index} of {self.n_shards}")
+        """Shard ``index`` (IndexError where the plan has none)."""
+        if not 0 <= index < self._all_shards or (self.only_shards is not None and index not in self.only_shards):
+            raise IndexError(f"shard {index} of {self._all_shards}{' in this part' * self.is_part}")
         start = index * self.shard_size
         stop = min(start + self.shard_size, self.n_subjects)
         ranges, begin = [], 0
         for split, count in self.split_counts.items():
             low, high = max(start, begin), min(stop, begin + count)
-            if low < high:
+            if low < high and (self.only_splits is None or split in self.only_splits):
                 ranges.append(SplitRange(split, low, high))
             begin += count
         return Shard(index, start, stop, tuple(ranges))
 
     def __iter__(self) -> Iterator[Shard]:
-        return (self.shard(index) for index in range(self.n_shards))
+        shards = map(self.shard, range(self._all_shards) if self.only_shards is None else self.only_shards)
+        return (shard for shard in shards if shard.splits)
 
     def split_of(self, subject_id: int) -> str:
-        """The split of one subject."""
-        begin = 0
-        for split, count in self.split_counts.items():
-            if begin <= subject_id < begin + count:
-                return split
-            begin += count
-        raise IndexError(f"subject {subject_id} of {self.n_subjects}")
+        """The split of one subject (IndexError where the plan has no such subject)."""
+        if 0 <= subject_id < self.n_subjects and (
+            self.only_shards is None or subject_id // self.shard_size in self.only_shards
+        ):
+            for part in self.shard(subject_id // self.shard_size).splits:
+                if part.start <= subject_id < part.stop:
+                    return part.split
+        raise IndexError(f"subject {subject_id} of {self.n_subjects}{' is not in this part' * self.is_part}")
+
+
+def shard_ranges(indices: Sequence[int]) -> str:
+    """Ascending shard indices as people write them: 0-9, 12."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][1] + 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+
+
+def parse_shard_ranges(text: str) -> tuple[int, ...]:
+    """Indices from text such as ``0-9,12``, ascending.
+
+    Raises:
+        ConfigError: for any other text.
+    """
+    chosen: set[int] = set()
+    for piece in text.split(","):
+        low, dash, high = piece.strip().partition("-")
+        if not (low.isdigit() and (high.isdigit() or not dash)) or int(high or low) < int(low):
+            raise ConfigError("shards are not understood", expected="ranges such as 0-9,12", got=text)
+        chosen.update(range(int(low), int(high or low) + 1))
+    return tuple(sorted(chosen))

@@ -22,6 +22,7 @@ from flows.console import (
     prepare_prefect,
     say,
 )
+from flows.transfer import fetch, publish
 
 app = typer.Typer(
     help="Benchmark data sets of synthetic retinal OCT images paired with longitudinal outcomes.",
@@ -125,6 +126,10 @@ def show(
 
     dataset = open_dataset(output)
     say(describe_dataset(dataset) if subject is None else describe_subject(dataset, subject))
+
+
+app.command()(publish)
+app.command()(fetch)
 
 
 def main() -> None:

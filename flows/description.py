@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from core.config import Config
-from core.plan import ShardPlan
+from core.plan import ShardPlan, shard_ranges
+from storage.manifest import RootManifest
 from storage.reader import Dataset
 
 # Rough costs for the guess, measured on two cores (AMD EPYC); a GPU is far faster. Seconds at 64x64, by width squared.
@@ -49,7 +50,7 @@ def describe_plan(config: Config, *, training: bool, generation: bool) -> str:
         seconds += dataset.n_subjects * _SUBJECT
         if backend == "diffusion":
             seconds += dataset.n_subjects * config.generator.steps * _SOLVER_STEP * _diffusion_scale(config)
-    lines.append(f"time              about {_rough(seconds)} on two CPU cores (a guess; a GPU is far faster)")
+    lines.append(f"time              about {rough_time(seconds)} on two CPU cores (a guess; a GPU is far faster)")
     return "\n".join(lines)
 
 
@@ -73,8 +74,22 @@ def describe_dataset(dataset: Dataset) -> str:
             f"seed              {manifest.seed}",
             f"identity          {manifest.identity[:12]}",
             f"licence           {manifest.licence}",
+            *_lineage(manifest),
         ]
     )
+
+
+def _lineage(manifest: RootManifest) -> list[str]:
+    lines = []
+    if whole := manifest.part_of:
+        lines.append(
+            f"part of           {whole.identity[:12]}: shards {shard_ranges(whole.shards)} "
+            f"of {whole.n_subjects:,} subjects in all, with levels {', '.join(map(str, whole.levels))}"
+        )
+    if origin := manifest.derived_from:
+        reused = ", ".join(f"{name} files of {count} shards" for name, count in origin.reused.items())
+        lines.append(f"derived from      {origin.name} {origin.identity[:12]}: shares {reused}")
+    return lines
 
 
 def describe_subject(dataset: Dataset, subject_id: int) -> str:
@@ -121,7 +136,8 @@ def _diffusion_scale(config: Config) -> float:
     return (diffusion.image_size / 64) ** 2 * (sum(diffusion.channels) / 160) ** 2
 
 
-def _rough(seconds: float) -> str:
+def rough_time(seconds: float) -> str:
+    """Seconds as people say them: 40 seconds, 12 minutes, 3 hours, 2 days."""
     if seconds < 90:
         return f"{round(seconds)} seconds"
     if seconds < 5400:

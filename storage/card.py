@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+from core.plan import shard_ranges
 from storage import layout
 from storage.croissant import PAPER, render_croissant
 from storage.filesystem import FileRecord, Root
@@ -45,6 +46,7 @@ def render_card(dataset: Dataset) -> str:
     split = manifest.present_splits[0]
     tables = "\n\n".join(_table_section(dataset, table) for table in layout.TABLES)
     counts = "\n".join(f"| {name} | {manifest.splits[name]:,} |" for name in manifest.present_splits)
+    lineage = "".join(f"\n{line}\n" for line in (_part_of(manifest), _derived_from(manifest)) if line)
     effects = ", ".join(f"`eta_{k}` ({name})" for k, name in enumerate(manifest.random_effects, 1))
     return f"""---
 {_front_matter(manifest)}
@@ -56,7 +58,7 @@ Synthetic medical images paired with longitudinal outcomes. One latent vector ma
 random effects {effects}, the subject's outcomes. How much of the outcomes' between-subject variability the image can
 explain is set by design: at association ρ², exactly the share ρ² of the variance of the random effects is tied to the
 image. No record describes a real person.
-
+{lineage}
 | | |
 |---|---|
 | subjects | {manifest.n_subjects:,} |
@@ -139,6 +141,22 @@ The method: [arXiv 2410.16177]({PAPER}).
 {manifest.citation.strip()}
 ```
 """
+
+
+def _part_of(manifest: RootManifest) -> str:
+    if (whole := manifest.part_of) is None:
+        return ""
+    levels = ", ".join(map(layout.level_name, whole.levels))
+    return f"""**A part** of the data set `{whole.identity[:12]}`, which has {whole.n_subjects:,} subjects and the
+association levels {levels}: here are subjects of its shards {shard_ranges(whole.shards)}.
+Ids and image indices are those of the whole; in `images.zarr` every other image reads as black, for it is not there."""
+
+
+def _derived_from(manifest: RootManifest) -> str:
+    if (origin := manifest.derived_from) is None:
+        return ""
+    reused = " and ".join(f"the {name} files of {count} shards" for name, count in origin.reused.items())
+    return f"**Derived** from the data set {origin.name} `{origin.identity[:12]}`: {reused} are the same files."
 
 
 def _front_matter(manifest: RootManifest) -> str:

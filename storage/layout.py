@@ -8,6 +8,8 @@ from types import MappingProxyType
 
 import pyarrow as pa
 
+from core.plan import Shard
+
 LAYOUT_VERSION = 1
 
 ROOT_MANIFEST = "dataset.json"  # written last: its presence is what "published" means
@@ -67,6 +69,17 @@ def random_effects_path(level: float, shard: int, split: str) -> str:
 def observations_path(level: float, shard: int, split: str) -> str:
     """The observations of one association level, shard and split."""
     return f"observations/association={level_name(level)}/split={split}/{_part(shard)}"
+
+
+def shard_files(shard: Shard, levels: Iterable[float]) -> set[str]:
+    """Paths of all data files of a shard: every file its manifest names."""
+    paths = {image_shard_path(shard.index), latent_shard_path(shard.index)}
+    for part in shard.splits:
+        paths.add(subjects_path(shard.index, part.split))
+        for level in levels:
+            paths.add(random_effects_path(level, shard.index, part.split))
+            paths.add(observations_path(level, shard.index, part.split))
+    return paths
 
 
 def eta_columns(count: int) -> tuple[str, ...]:

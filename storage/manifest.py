@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +22,7 @@ from storage.tables import Dose
 
 RunState = Literal["new", "unfinished", "published"]
 Digest = str  # 64 hex digits
+_LEFT_OUT = ("derived_from", "part_of")  # where they are None: most data sets are neither
 
 
 class _Document(BaseModel):
@@ -67,8 +67,31 @@ class ImageInfo(_Document):
     digest: Digest
 
 
+class Origin(_Document):
+    """The data set that another was derived from, by what it is, wherever it lies."""
+
+    name: str
+    identity: Digest
+    manifest: Digest  # content_sha256 of its dataset.json
+    reused: dict[str, int]  # shards whose files of a part (image, outcomes) are its files, by part
+
+
+class PartOf(_Document):
+    """The whole of which a data set is a part; ids, image indices and shards stay those of the whole."""
+
+    identity: Digest
+    manifest: Digest  # content_sha256 of its dataset.json
+    n_subjects: int = Field(gt=0)
+    splits: dict[str, int]
+    levels: tuple[float, ...]
+    shards: tuple[int, ...]  # those that are here
+
+
 class RootManifest(_Document):
-    """What a published data set is. ``files`` are those outside the shards: Zarr metadata, card, reports."""
+    """What a published data set is. ``files`` are those outside the shards: Zarr metadata, card, reports.
+
+    In a part of a data set the counts are those of the part, and ``part_of`` says what is needed of the whole.
+    """
 
     layout_version: Literal[1] = 1
     name: str
@@ -95,17 +118,32 @@ class RootManifest(_Document):
     versions: dict[str, str]  # of the packages that made it
     licence: str  # SPDX identifier
     citation: str
+    derived_from: Origin | None = None
+    part_of: PartOf | None = None
 
-    @cached_property
+    @property
     def plan(self) -> ShardPlan:
-        """The shard plan behind the counts."""
-        n = self.n_subjects
-        return ShardPlan(n, self.shard_size, self.splits.get("validation", 0) / n, self.splits.get("test", 0) / n)
+        """The shard plan behind the counts; of a part, only the shards and splits that are here."""
+        whole = self.part_of or self
+        n, splits = whole.n_subjects, whole.splits
+        return ShardPlan(
+            n,
+            self.shard_size,
+            splits.get("validation", 0) / n,
+            splits.get("test", 0) / n,
+            only_shards=self.part_of.shards if self.part_of else None,
+            only_splits=self.present_splits if self.part_of else None,
+        )
 
     @property
     def present_splits(self) -> tuple[str, ...]:
         """Splits that have subjects, in the order of their ids."""
         return tuple(split for split in SPLITS if self.splits.get(split))
+
+
+def render_shard_manifest(manifest: ShardManifest) -> bytes:
+    """The text of a shard's manifest."""
+    return _render(manifest)
 
 
 def write_shard_manifest(root: Root, manifest: ShardManifest) -> FileRecord:
@@ -257,9 +295,19 @@ def part_is_intact(root: Root, part: Part, *, rehash: bool) -> bool:
     return all(file_is_intact(root, file, rehash=rehash) for file in part.files)
 
 
+def content_digest(document: _Document) -> Digest:
+    """The ``content_sha256`` of a manifest: of all that it says."""
+    return digest_of(_content(document))
+
+
+def _content(document: _Document) -> dict[str, Any]:
+    content = document.model_dump(mode="json")
+    return {key: value for key, value in content.items() if value is not None or key not in _LEFT_OUT}
+
+
 def _render(document: _Document) -> bytes:
     """A document as text for people too, with a digest of its own content: damage shows without an outer record."""
-    content = document.model_dump(mode="json")
+    content = _content(document)
     content["content_sha256"] = digest_of(content)
     return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 

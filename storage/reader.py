@@ -14,6 +14,7 @@ import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
 from core.errors import StorageError
+from core.plan import shard_ranges
 from storage import layout
 from storage.filesystem import LocalRoot, Root, open_root
 from storage.images import ShardedArray, image_spec, latent_spec
@@ -55,7 +56,7 @@ class Dataset:
     def __init__(self, root: Root, manifest: RootManifest) -> None:
         self.root, self.manifest = root, manifest
         self.plan = manifest.plan
-        image, n, size = manifest.image, manifest.n_subjects, manifest.shard_size
+        image, n, size = manifest.image, self.plan.n_subjects, manifest.shard_size
         self._images = ShardedArray(root, image_spec(image.height, image.width, size), n)
         self._latents = ShardedArray(root, latent_spec(image.latent_dim, size), n)
 
@@ -75,10 +76,12 @@ class Dataset:
 
     def images(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Images ``start <= i < stop``: uint8, shape (stop - start, H, W). IndexError outside the data set."""
+        self._check_here(start, stop)
         return self._images.read(start, stop)
 
     def latents(self, start: int, stop: int) -> NDArray[np.float32]:
         """Latents ``start <= i < stop``: float32, shape (stop - start, D). IndexError outside the data set."""
+        self._check_here(start, stop)
         return self._latents.read(start, stop)
 
     def subjects(self, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
@@ -114,8 +117,6 @@ class Dataset:
 
     def subject(self, subject_id: int) -> Subject:
         """Everything about one subject. IndexError for an id outside the data set."""
-        if not 0 <= subject_id < len(self):
-            raise IndexError(f"subject {subject_id} of {len(self)}")
         split, shard = self.plan.split_of(subject_id), subject_id // self.plan.shard_size
 
         def rows(table: str, level: float | None = None) -> pa.Table:
@@ -158,6 +159,16 @@ class Dataset:
         return pads.dataset(
             [f"{prefix}/{path}" for path in paths], schema=self.schema(table), format="parquet", filesystem=filesystem
         )
+
+    def _check_here(self, start: int, stop: int) -> None:
+        """Refuse images of shards that are not in this part of a data set: Zarr itself would call them black."""
+        if (here := self.plan.only_shards) is None:
+            return
+        for shard in range(start // self.plan.shard_size, -(-stop // self.plan.shard_size)):
+            if shard not in here:
+                expected = f"images of shards {shard_ranges(here)}, {self.plan.shard_size} each"
+                got = f"images {start} to {stop - 1}, of shard {shard}"
+                raise StorageError("this part of the data set has no such images", expected=expected, got=got)
 
     @cached_property
     def _filesystem(self) -> tuple[Any, str]:

@@ -10,7 +10,7 @@ import fsspec
 from core.errors import StorageError
 from storage.filesystem import BLOCK, Root, storage_error, temporary_name
 
-OBJECT_STORES = {"memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss"}  # a put shows whole or never
+OBJECT_STORES = {"memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "hf"}  # a put shows whole
 
 
 class RemoteRoot(Root):

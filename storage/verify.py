@@ -132,7 +132,7 @@ def _check_shard(
         return (), problems
     if problems:
         return manifest.files, problems
-    if expected := sorted(_expected_files(dataset, shard) ^ {file.path for file in manifest.files}):
+    if expected := sorted(layout.shard_files(shard, dataset.levels) ^ {file.path for file in manifest.files}):
         problems.append(Problem(path, "its files are not those of the plan", shard.index, got=", ".join(expected)))
     for file in manifest.files:
         problems += _check_file(root, file, shard.index)
@@ -157,16 +157,6 @@ def _check_file(root: Root, file: FileRecord, shard: int | None) -> list[Problem
     if digest != file.sha256:
         return [Problem(file.path, "bytes are not as written", shard, f"sha256 {file.sha256}", digest)]
     return []
-
-
-def _expected_files(dataset: Dataset, shard: Shard) -> set[str]:
-    paths = {layout.image_shard_path(shard.index), layout.latent_shard_path(shard.index)}
-    for part in shard.splits:
-        paths.add(layout.subjects_path(shard.index, part.split))
-        for level in dataset.levels:
-            paths.add(layout.random_effects_path(level, shard.index, part.split))
-            paths.add(layout.observations_path(level, shard.index, part.split))
-    return paths
 
 
 Finding = tuple[str, str, str, str]  # path, what, expected, got

@@ -1,13 +1,14 @@
 """The shard plan: every subject exactly once, splits that partition, and nothing that depends on the order."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import ConfigError
-from core.plan import SPLITS, ShardPlan
+from core.plan import SPLITS, ShardPlan, parse_shard_ranges, shard_ranges
 
 fractions = st.tuples(st.floats(0, 0.45), st.floats(0, 0.45))
 plans = st.builds(lambda n, size, parts: ShardPlan(n, size, *parts), st.integers(1, 400), st.integers(1, 60), fractions)
@@ -68,3 +69,31 @@ def test_the_papers_plan_is_cheap_and_right() -> None:
     assert plan.n_shards == 135
     assert plan.split_counts == {"train": 1_000_000, "validation": 0, "test": 100_000}
     assert [part.split for part in plan.shard(1_000_000 // 8192).splits] == ["train", "test"]
+
+
+@given(plans, st.data())
+def test_a_part_keeps_ids_shards_and_cuts_of_the_whole(plan: ShardPlan, data: st.DataObject) -> None:
+    shards = tuple(sorted(data.draw(st.sets(st.integers(0, plan.n_shards - 1)))))
+    splits = tuple(data.draw(st.sets(st.sampled_from(SPLITS))))
+    part = replace(plan, only_shards=shards, only_splits=splits)
+    chosen = [(index, piece) for index in shards for piece in plan.shard(index).splits if piece.split in splits]
+    assert [(shard.index, piece) for shard in part for piece in shard.splits] == chosen
+    assert part.n_shards == len({index for index, _ in chosen})
+    here = {subject: piece.split for _, piece in chosen for subject in range(piece.start, piece.stop)}
+    for subject in range(plan.n_subjects):
+        if subject in here:
+            assert part.split_of(subject) == here[subject]
+        else:
+            with pytest.raises(IndexError, match="part"):
+                part.split_of(subject)
+
+
+@given(st.sets(st.integers(0, 60), min_size=1))
+def test_shard_ranges_are_read_back(indices: set[int]) -> None:
+    assert parse_shard_ranges(shard_ranges(sorted(indices))) == tuple(sorted(indices))
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-", "-3", "5-2", "1,,2", "0-1-2"])
+def test_shards_that_make_no_sense_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="shards are not understood"):
+        parse_shard_ranges(text)
