@@ -35,6 +35,12 @@ def verify(output: str, repair: bool = False, workers: int = 2, workspace: str =
     if not report.ok and repair:
         manifest = read_root_manifest(root)
         _forget(root, manifest, report)
+        if manifest.part_of:
+            raise StorageError(
+                f"{len(report.problems)} problems found, and a part of a data set is not made anew but fetched",
+                where=root.url,
+                do="give the command that fetched it again: what is right is kept",
+            )
         config = validate_config(manifest.config, where=root.url)
         model = manifest.image.model if needs_training(config.generator.backend) else None
         generate_dataset(root.url, config=config, model=model, workspace=workspace)
