@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ import typer
 from core.config import Config
 from core.errors import ImageLongitudinalError
 from core.presets import preset_names
-from flows.temporary_server import stop_orphaned_servers
+from flows.temporary_server import stop_orphaned_servers, temporary_server
 
 Preset = Annotated[str, typer.Option(help=f"Configuration to start from: {', '.join(preset_names())}.")]
 File = Annotated[Path | None, typer.Option("--config", help="YAML file with values over the preset's.")]
@@ -30,8 +31,11 @@ def plan(config: Config, *, training: bool, generation: bool) -> None:
     say(describe_plan(config, training=training, generation=generation))
 
 
-def prepare_prefect() -> None:
-    """Settings for a run without a server of one's own: patient start, no telemetry, errors of ours in one line."""
+def prepare_prefect(flows: str = "flows.generate_dataset") -> None:
+    """Settings for a run without a server of one's own: patient start, no telemetry, errors of ours in one line.
+
+    Prefect's temporary server takes as long to start as the module of ``flows`` to import: both happen at once.
+    """
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -43,12 +47,16 @@ def prepare_prefect() -> None:
     setup_logging()
     for handler in logging.getLogger().handlers:  # the console; the Prefect UI keeps the whole record
         handler.addFilter(is_not_said_by_main)
+    with temporary_server():
+        import_module(flows)
 
 
 def is_not_said_by_main(record: logging.LogRecord) -> bool:
     """Keep from the console what :func:`main` says in one line anyway, and what only Prefect's makers need."""
     told = record.exc_info is not None and isinstance(record.exc_info[1], ImageLongitudinalError)
-    return not (told or "Finished in state Failed" in record.getMessage() or record.name == "EventsWorker")
+    message = record.getMessage()
+    about_prefect = record.name == "EventsWorker" or "temporary server on" in message
+    return not (told or about_prefect or "Finished in state Failed" in message)
 
 
 def say(text: str) -> None:

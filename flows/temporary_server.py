@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 
@@ -22,3 +25,31 @@ def stop_orphaned_servers() -> None:
             if starter and int(starter) != process.ppid():
                 process.terminate()
     os.environ[STARTED_BY] = str(os.getpid())
+
+
+@contextlib.contextmanager
+def temporary_server() -> Iterator[None]:
+    """Have Prefect's temporary server start while the body runs, and answer when it ends; none where one is named.
+
+    Prefect itself would start it at the first flow, and everything would wait.
+    """
+    from prefect.settings import get_current_settings
+
+    if get_current_settings().api.url or not get_current_settings().server.ephemeral.enabled:
+        yield
+        return
+    from prefect.server.api.server import SubprocessASGIServer
+
+    server = SubprocessASGIServer()
+    with ThreadPoolExecutor(1) as pool:
+        started = pool.submit(server.start)
+        yield
+        started.result()
+
+    def kill() -> None:
+        if server.server_process:
+            server.server_process.kill()
+
+    # Exit handlers run last to first: after Prefect's workers have sent what they hold, before its own handler, which
+    # asks the server to end and waits up to 5 s for it. Nothing of it is worth saving: SQLite commits as it goes.
+    atexit.register(kill)

@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
-from flows.temporary_server import APPLICATION, STARTED_BY, stop_orphaned_servers
+from flows.temporary_server import APPLICATION, STARTED_BY, stop_orphaned_servers, temporary_server
 
 # A command that marks itself, starts something with the arguments of Prefect's server, says its id and waits.
 COMMAND = f"""
@@ -47,3 +48,38 @@ def test_the_server_of_a_killed_command_is_stopped(
     stop_orphaned_servers()
     server.wait(10)
     assert not server.is_running()
+
+
+# A command in whose ``with`` Prefect's server starts; says what the server answers, and its process id.
+SERVED = """
+import httpx
+from flows.temporary_server import temporary_server
+with temporary_server():
+    from prefect.server.api.server import SubprocessASGIServer
+server = SubprocessASGIServer()
+print(httpx.get(f"{server.api_url}/health").status_code, server.server_process.pid)
+"""
+
+
+def test_the_server_answers_when_the_body_is_done_and_ends_with_the_command(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(tmp_path),
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    }
+    environment.pop("PREFECT_API_URL", None)
+    ended = subprocess.run(
+        [sys.executable, "-c", SERVED], env=environment, capture_output=True, text=True, timeout=300, check=True
+    )
+    status, pid = map(int, ended.stdout.split())
+    assert status == 200
+    assert not psutil.pid_exists(pid)
+
+
+def test_no_server_is_started_where_one_is_named() -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}), temporary_server():
+        from prefect.server.api.server import SubprocessASGIServer
+
+        assert not SubprocessASGIServer().running
