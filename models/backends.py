@@ -30,7 +30,7 @@ from models.tensors import default_device, to_grey_levels
 from models.vae.network import VAE
 from models.vae.train import build_vae
 
-BACKENDS_VERSION = 1  # goes into cache keys: raise it whenever a backend's pixels change for the same weights
+BACKENDS_VERSION = 2  # goes into cache keys: raise it whenever a backend's pixels change for the same weights
 
 
 class ImageModel(Protocol):
@@ -134,7 +134,8 @@ def diffusion_backend(config: GeneratorConfig, version: ModelVersion | None, dev
     """Load a registered version's diffusion model."""
     trained = _required(version, "diffusion")
     model = assemble_diffusion(trained.metadata, load_vae(trained), trained.tensors("diffusion")).to(device)
-    digest = digest_of("diffusion", BACKENDS_VERSION, trained.digest, config.scheduler, config.steps)
+    model.for_sampling(getattr(torch, config.precision))
+    digest = digest_of("diffusion", BACKENDS_VERSION, trained.digest, config.scheduler, config.steps, config.precision)
     return DiffusionImages(model, config.scheduler, config.steps, device, digest)
 
 

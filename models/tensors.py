@@ -84,7 +84,11 @@ def to_unit(images: NDArray[np.uint8], device: torch.device | str) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(images)).to(device)[:, None].float() / 255
 
 
+def as_grey_levels(images: Tensor) -> Tensor:
+    """Images (B, 1, S, S), values 0 to 1 → grey levels (B, S, S) uint8, rounded, where they are."""
+    return (images[:, 0].float() * 255).round().clamp(0, 255).to(torch.uint8).contiguous()
+
+
 def to_grey_levels(images: Tensor) -> NDArray[np.uint8]:
-    """Images (B, 1, S, S), values 0 to 1 → grey levels (B, S, S) uint8, rounded."""
-    levels = (images[:, 0].float() * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
-    return np.asarray(levels)
+    """:func:`as_grey_levels` in host memory."""
+    return np.asarray(as_grey_levels(images).cpu().numpy())

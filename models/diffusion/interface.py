@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -41,3 +42,9 @@ class DiffusionModel(nn.Module, ABC):
         self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, latents: Tensor, context: Tensor
     ) -> Tensor:
         """The prediction that the schedule names, (B, *working_shape), at integer timesteps (B,)."""
+
+    def for_sampling(self, dtype: torch.dtype) -> None:
+        """Make ready to be sampled from, and no longer trained: the network in ``dtype``, channels last."""
+        self.eval().requires_grad_(False)
+        # torch's own method: diffusers' warns of modules to be kept in float32, though it finds none.
+        nn.Module.to(self.denoiser, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from core.errors import ModelError
+from models.diffusion.cross_attention import CrossAttentionConstants, collapse_cross_attention
 from models.diffusion.interface import DiffusionModel
 
 
@@ -42,6 +43,7 @@ class StableDiffusion(DiffusionModel):
                 do="set diffusion.pretrained to a local copy, or use diffusion.kind=residual",
             ) from error
         self.autoencoder.eval().requires_grad_(False)
+        self.constants: CrossAttentionConstants | None = None
         self.denoiser = unet
         self.context_width = int(unet.config.cross_attention_dim)
         if latent_dim > self.context_width:
@@ -56,8 +58,9 @@ class StableDiffusion(DiffusionModel):
         self.schedule = {key: scheduler.config[key] for key in keys if key in scheduler.config}
 
     def context(self, latents: Tensor) -> Tensor:
-        """One token (B, 1, 768): z padded with zeros."""
-        return pad(latents, (0, self.context_width - self.latent_dim))[:, None]
+        """One token (B, 1, 768): z padded with zeros. Once ready for sampling, what the layers make of it."""
+        token = pad(latents, (0, self.context_width - self.latent_dim))[:, None]
+        return token if self.constants is None else self.constants(token)
 
     def to_working(self, images: Tensor, latents: Tensor) -> Tensor:
         """Scaled autoencoder means (B, 4, S/8, S/8) of images (B, 1, S, S), values 0 to 1."""
@@ -66,8 +69,16 @@ class StableDiffusion(DiffusionModel):
 
     def to_images(self, working: Tensor, latents: Tensor) -> Tensor:
         """Images (B, 1, S, S), values 0 to 1: the decoder's colours averaged."""
-        colour = self.autoencoder.decode(working / self.autoencoder.config.scaling_factor).sample
+        scaled = working / self.autoencoder.config.scaling_factor
+        colour = self.autoencoder.decode(scaled.to(self.autoencoder.dtype)).sample.float()
         return ((colour.mean(1, keepdim=True) + 1) / 2).clamp(0, 1)
+
+    def for_sampling(self, dtype: torch.dtype) -> None:
+        """See :class:`DiffusionModel`: cross-attention becomes constants, worked out in float32."""
+        if self.constants is None:
+            self.constants = collapse_cross_attention(self.denoiser)
+        super().for_sampling(dtype)
+        nn.Module.to(self.autoencoder, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
     def rotate(self, axes: Tensor) -> None:

@@ -69,7 +69,7 @@ def test_unknown_keys_are_refused_by_name(sections: dict[str, Any], key: str) ->
         ("dataset", "eta_entries", [0, 0], "differ from each other"),
         ("dataset", "eta_entries", [-1], "greater than or equal to 0"),
         ("dataset", "eta_entries", "best", "auto"),
-        ("generator", "scheduler", "heun", "'ddim'"),
+        ("generator", "scheduler", "plms", "'ddim'"),
         ("generator", "steps", 0, "greater than or equal to 1"),
         ("vae", "image_size", 100, "multiple of 32"),
         ("vae", "image_size", 0, "greater than or equal to 32"),

@@ -9,7 +9,8 @@ import torch
 
 from core.config import DiffusionConfig
 from core.errors import ModelError
-from models.diffusion.sampler import SCHEDULERS, sample
+from models.diffusion.sampler import sample
+from models.diffusion.solvers import SOLVERS
 from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.train import build_diffusion, train_diffusion
 from models.vae.network import VAE
@@ -59,7 +60,7 @@ def test_images_become_scaled_latents_and_come_back_grey(model: StableDiffusion)
     assert 0 <= decoded.min() <= decoded.max() <= 1
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", SOLVERS)
 def test_every_scheduler_samples(model: StableDiffusion, scheduler: str) -> None:
     z, seeds = draws(2, 5)
     images = sample(model, torch.from_numpy(z), seeds, scheduler=scheduler, steps=3)
@@ -130,3 +131,16 @@ def test_turning_the_axes_of_z_changes_no_prediction(pretrained: Path) -> None:
     model.rotate(axes)
     torch.testing.assert_close(predict(z @ axes), before, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(predict(z), before, atol=1e-3)
+
+
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1), (torch.bfloat16, 20)])
+def test_ready_for_sampling_it_draws_the_same_images(pretrained: Path, dtype: torch.dtype, apart: int) -> None:
+    """Constants for cross-attention change no grey level by more than one; bfloat16 has 8 bits, over three steps."""
+    z, seeds = draws(2, 5)
+    model = StableDiffusion(str(pretrained), 5, 32).eval()
+    before = sample(model, torch.from_numpy(z), seeds, scheduler="ddim", steps=3).astype(int)
+    model.for_sampling(dtype)
+    assert next(model.denoiser.parameters()).dtype == dtype
+    after = sample(model, torch.from_numpy(z), seeds, scheduler="ddim", steps=3).astype(int)
+    assert np.abs(after - before).max() <= apart
+    assert np.ptp(before) > 2 * apart
