@@ -106,6 +106,10 @@ class PopulationData:
             rate=self.rate[events],
         )
 
+    def take(self, positions: ArrayLike) -> PopulationData:
+        """The subjects at some positions, in that order."""
+        return PopulationData.concatenate([self.subset(i, i + 1) for i in np.asarray(positions, dtype=np.int64)])
+
     @property
     def subject_of_row(self) -> IntArray:
         """Position of each observation's subject, (N,)."""

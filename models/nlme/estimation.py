@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from core.errors import ConfigError, SimulationError
 from models.nlme.data import PopulationData
 from models.nlme.minimise import minimise
-from models.nlme.objective import Objective, Values
+from models.nlme.objective import Gradient, Objective, Values
 from models.nlme.population import PopulationModel, check_omega
 
 FloatArray = NDArray[np.float64]
@@ -123,6 +124,28 @@ class Coordinates:
         return (*(self.model.parameter_names[i] for i in self.mu), *omega, *(errors[i] for i in self.errors))
 
 
+def by_coordinates(c: Coordinates, values: Values, gradient: Gradient) -> FloatArray:
+    """Each subject's derivatives with respect to ψ, (n, m), from those by μ, Ω⁻¹ and log residual values."""
+    columns = [gradient.by_mu[:, c.mu]]
+    if c.cells:
+        precision, factor = np.linalg.inv(values.omega), np.linalg.cholesky(values.omega)
+        by_factor = -2.0 * precision @ gradient.by_precision @ (precision @ factor)
+        scale = [factor[i, i] if i == j else 1.0 for i, j in c.cells]
+        columns.append(np.stack([by_factor[:, i, j] for i, j in c.cells], axis=1) * scale)
+    columns.append(gradient.by_error[:, c.errors])
+    return np.concatenate(columns, axis=1)
+
+
+class SearchSpace(Protocol):
+    """What a covariance is computed from: subjects' objectives and gradients as functions of ψ."""
+
+    objective: Objective
+    coordinates: Coordinates
+
+    def shares(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Each subject's objective (n,) and gradient (n, m)."""
+
+
 class _Search:
     """The objective in ψ with its gradient, subject by subject: analytic for FOCEI, differences otherwise."""
 
@@ -149,16 +172,9 @@ class _Search:
         return here, np.stack(columns, axis=1)
 
     def _analytic(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
-        c, values = self.coordinates, self.coordinates.unpack(psi)
+        values = self.coordinates.unpack(psi)
         gradient = self.objective.gradient(values)
-        columns = [gradient.by_mu[:, c.mu]]
-        if c.cells:
-            precision, factor = np.linalg.inv(values.omega), np.linalg.cholesky(values.omega)
-            by_factor = -2.0 * precision @ gradient.by_precision @ (precision @ factor)
-            scale = [factor[i, i] if i == j else 1.0 for i, j in c.cells]
-            columns.append(np.stack([by_factor[:, i, j] for i, j in c.cells], axis=1) * scale)
-        columns.append(gradient.by_error[:, c.errors])
-        return gradient.objective, np.concatenate(columns, axis=1)
+        return gradient.objective, by_coordinates(self.coordinates, values, gradient)
 
     def total(self, psi: FloatArray) -> tuple[float, FloatArray]:
         """Objective and gradient; huge where a trial is so far off that it cannot be evaluated."""
@@ -284,7 +300,7 @@ def fit(
     values = coordinates.unpack(psi)
     searches = objective.find_modes(values)[1]
     shares = objective.at_modes(values, gradient=False).objective + objective.constant / len(data)
-    matrix, problem = _covariance(search, psi, covariance)
+    matrix, problem = covariance_of(search, psi, covariance)
     spread = objective.eta.std(axis=0, ddof=1) if len(data) > 1 else np.zeros(len(values.omega))
     correlation = matrix / np.sqrt(np.outer(np.diag(matrix), np.diag(matrix)))
     finite = len(matrix) > 0 and np.isfinite(correlation).all()
@@ -322,8 +338,8 @@ def _outer(gradients: FloatArray) -> FloatArray:
     return curvature + 1e-3 * np.diag(np.diag(curvature) + 1e-6)
 
 
-def _covariance(search: _Search, psi: FloatArray, kind: str) -> tuple[FloatArray, str]:
-    """Covariance of the natural values, and what is wrong with it if anything."""
+def covariance_of(search: SearchSpace, psi: FloatArray, kind: str) -> tuple[FloatArray, str]:
+    """Covariance (m, m) of the natural values, ``kind`` as in :func:`fit`, and what is wrong with it if anything."""
     m = len(psi)
     nothing = np.full((m, m), np.nan)
     if kind == "none" or not m:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +18,8 @@ from models.nlme.population import DISTRIBUTIONS, PopulationModel
 from models.nlme.residual import KINDS, ResidualError
 
 FloatArray = NDArray[np.float64]
+T = TypeVar("T")
+R = TypeVar("R")
 METHODS = ("FO", "FOCE", "FOCEI", "Laplace")
 TOLERANCE = 1e-8  # per step of the solvers: derivatives of the objective are differences of what they give
 CONSTANT_VARIANCE = ("additive", "log-normal")  # FOCE with and without interaction are the same for these
@@ -138,7 +141,7 @@ class Objective:
                 joint[rows], good[rows],
             )  # fmt: skip
 
-        self._in_threads(run)
+        self.in_threads(run, self.pieces)
         return joint, good
 
     def at_modes(self, values: Values, *, gradient: bool) -> Gradient:
@@ -167,7 +170,7 @@ class Objective:
                     got=f"eta {self.eta[where][failed].tolist()}",
                 )
 
-        self._in_threads(run)
+        self.in_threads(run, self.pieces)
         return result
 
     def evaluate(self, values: Values, starts: ArrayLike | None = None) -> FloatArray:
@@ -189,6 +192,10 @@ class Objective:
     def _mu(self, values: Values, data: PopulationData) -> FloatArray:
         return np.tile(values.mu, (len(data), 1))
 
+    def typical_phi(self, values: Values) -> FloatArray:
+        """Each subject's parameters for η = 0 on the scale where random effects add, (n, p)."""
+        return self._mu(values, self.data)
+
     def predict(self, values: Values, eta: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Predictions (N,) at random effects ``eta`` (n, k), and their derivatives with respect to η, (N, k).
 
@@ -201,9 +208,27 @@ class Objective:
         self._predictions(phi, self.data, f, g)
         return f, g[:, self.random]
 
+    def predict_at(self, phi: FloatArray) -> FloatArray:
+        """Predictions (N,) at parameters on the scale where random effects add, (n, p), without derivatives.
+
+        Raises:
+            SimulationError: a subject's equations cannot be integrated.
+        """
+        data = self.data
+        columns = [inverse(p.distribution, phi[:, i]) for i, p in enumerate(self.model.parameters)]
+        f = np.empty(len(data.times))
+        failed = self.kernel.solve_ragged(
+            np.stack(columns, axis=1), data.event_start, data.when, data.bolus, data.rate, data.row_start, data.times,
+            data.before, self.tolerance, f, np.empty((len(f), 0)),
+        )  # fmt: skip
+        self._check(failed, phi, data)
+        return f
+
     def _predictions(self, phi: FloatArray, data: PopulationData, f: FloatArray, g: FloatArray) -> None:
         events = (data.event_start, data.when, data.bolus, data.rate, data.row_start, data.times, data.before)
-        failed = self.kernel.predictions(phi, self.scales, *events, self.tolerance, f, g)
+        self._check(self.kernel.predictions(phi, self.scales, *events, self.tolerance, f, g), phi, data)
+
+    def _check(self, failed: int, phi: FloatArray, data: PopulationData) -> None:
         if failed >= 0:
             raise SimulationError(
                 f"model {self.model.name!r} could not be integrated",
@@ -225,10 +250,9 @@ class Objective:
             data.observed, self.tolerance,
         )  # fmt: skip
 
-    def _in_threads(self, run: Callable[[tuple[slice, PopulationData]], None]) -> None:
+    def in_threads(self, run: Callable[[T], R], pieces: Iterable[T]) -> list[R]:
+        """The results of ``run`` for each piece, in order; the compiled kernels run without Python's lock."""
         if self.workers <= 1:
-            for piece in self.pieces:
-                run(piece)
-            return
+            return [run(piece) for piece in pieces]
         with ThreadPoolExecutor(self.workers) as pool:
-            list(pool.map(run, self.pieces))
+            return list(pool.map(run, pieces))
