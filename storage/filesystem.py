@@ -14,7 +14,7 @@ import re
 import secrets
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -136,6 +136,10 @@ class Root(ABC):
         """Bytes ``start <= i < stop`` of ``path`` (to its end without a stop); a negative start counts from the end."""
 
     @abstractmethod
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Several ranges (start, stop) of ``path``, 0 ≤ start ≤ stop, in one go: one open file, or requests at once."""
+
+    @abstractmethod
     def remove(self, path: str) -> None:
         """Remove a file; no error if there is none."""
 
@@ -187,6 +191,14 @@ class LocalRoot(Root):
                 size = os.fstat(file.fileno()).st_size
                 start = max(start + size, 0) if start < 0 else start
                 return os.pread(file.fileno(), max((size if stop is None else stop) - start, 0), start)
+        except OSError as error:
+            raise storage_error("cannot read a file", self.join(path), error) from error
+
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Several ranges of ``path``; see :meth:`Root.read_ranges`."""
+        try:
+            with open(self.folder / path, "rb", buffering=0) as file:
+                return [os.pread(file.fileno(), stop - start, start) for start, stop in ranges]
         except OSError as error:
             raise storage_error("cannot read a file", self.join(path), error) from error
 

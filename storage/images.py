@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import zarr
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore
 
@@ -125,6 +125,37 @@ class ShardedArray:
             self._read_from(shard, first, last, out[position : position + last - first])
             start += last - first
         return out
+
+    def take(self, ids: ArrayLike) -> NDArray[Any]:
+        """Rows of any ids in any order, shape (len(ids), ...); every chunk is read and decoded once.
+
+        Cheapest when few shards are touched: shuffle shards, then rows within them. IndexError outside the array.
+        """
+        wanted = np.asarray(ids, np.int64)
+        if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.n:
+            raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {self.n}")
+        out = np.empty((len(wanted), *self.spec.row), self.spec.dtype)
+        order = np.argsort(wanted, kind="stable")
+        shards = wanted[order] // self.spec.shard_rows
+        for group in np.split(order, np.flatnonzero(np.diff(shards)) + 1):
+            if len(group):
+                self._take_from(int(wanted[group[0]] // self.spec.shard_rows), wanted[group], group, out)
+        return out
+
+    def _take_from(self, shard: int, ids: NDArray[np.int64], places: NDArray[np.int64], out: NDArray[Any]) -> None:
+        """Rows ``ids``, ascending and all of one shard, into ``out[places]``."""
+        path, size = self.spec.shard_path(shard), self.spec.chunk_rows
+        rows = ids - shard * self.spec.shard_rows
+        chunks, which = np.unique(rows // size, return_inverse=True)
+        stored = self._index(shard)[chunks]
+        present = stored[:, 0] != sharding.MISSING
+        pieces = self.root.read_ranges(path, [(int(o), int(o + n)) for o, n in stored[present]])
+        decoded = [np.zeros((size, *self.spec.row), self.spec.dtype)] * len(chunks)  # what is left out is fill value
+        where = self.root.join(path)
+        for position, piece in zip(np.flatnonzero(present), pieces, strict=True):
+            decoded[position] = sharding.decode_chunk(memoryview(piece), decoded[0].shape, self.spec.dtype, where)
+        for place, row, position in zip(places, rows % size, which, strict=True):
+            out[place] = decoded[position][row]
 
     def _read_index(self, shard: int) -> NDArray[np.uint64]:
         path = self.spec.shard_path(shard)

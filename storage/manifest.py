@@ -215,7 +215,7 @@ def check_same_dataset(root: Root, identity: Digest) -> RunState:
             "unfinished",
         )
     else:
-        foreign = [path for path in root.entries() if not is_temporary(path)]
+        foreign = [path for path in root.entries() if path != layout.LEASE and not is_temporary(path)]
         if foreign:
             raise StorageError(
                 "the output already holds other files",

@@ -1,25 +1,30 @@
-"""Reading a published data set: images and latents by slice, tables lazily, one subject at a time."""
+"""Reading a published data set: arrays by slice, tables lazily, one subject at a time, views of a split and level.
+
+For PyTorch see ``storage.torch_dataset``; for pandas, polars and xarray see :meth:`Dataset.view`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
-from numpy.typing import NDArray
+import pyarrow.parquet as pq
+from numpy.typing import ArrayLike, NDArray
 
 from core.errors import StorageError
 from core.plan import shard_ranges
 from storage import layout
-from storage.filesystem import LocalRoot, Root, open_root
+from storage.filesystem import LocalRoot, Root, open_root, storage_error
 from storage.images import ShardedArray, image_spec, latent_spec
 from storage.manifest import RootManifest, read_root_manifest
 from storage.remote import RemoteRoot
+from storage.tables import observation_pattern
+from storage.views import View
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,58 @@ class Dataset:
         self._check_here(start, stop)
         return self._latents.read(start, stop)
 
+    def take_images(self, ids: ArrayLike) -> NDArray[np.uint8]:
+        """Images of any ids in any order: uint8, shape (len(ids), H, W); fastest when few shards are touched."""
+        self._check_all_here(ids)
+        return self._images.take(ids)
+
+    def take_latents(self, ids: ArrayLike) -> NDArray[np.float32]:
+        """Latents of any ids in any order: float32, shape (len(ids), D)."""
+        self._check_all_here(ids)
+        return self._latents.take(ids)
+
+    def eta(self, start: int, stop: int) -> NDArray[np.float64]:
+        """Random effects linked to the image of subjects ``start <= id < stop``: float64, shape (stop - start, k)."""
+        return self._columns("subjects", None, start, stop, layout.eta_columns(len(self.manifest.random_effects)))
+
+    def effects(self, level: float, start: int, stop: int) -> NDArray[np.float64]:
+        """Random effects behind the outcomes of one association level: float64, shape (stop - start, k)."""
+        names = layout.eta_columns(len(self.manifest.random_effects))
+        return self._columns("random_effects", level, start, stop, names)
+
+    def outcomes(self, level: float, start: int, stop: int) -> NDArray[np.float32]:
+        """Outcomes at ``manifest.times``, which ascend: float32, shape (stop - start, T)."""
+        pattern = observation_pattern(self.manifest.times, self.manifest.doses)
+        dv = self._columns("observations", level, start, stop, ("dv",), rows=len(pattern["evid"]))
+        return dv.reshape(stop - start, -1)[:, pattern["evid"] == 0].astype(np.float32)
+
+    def view(self, split: str | None = None, level: float | None = None) -> View:
+        """The subjects of one split, or all, at one association level, or none; see :class:`storage.views.View`.
+
+        Raises:
+            StorageError: for a split or level that the data set has not.
+        """
+        if split is not None:
+            _check_is_one_of("split", split, self.manifest.present_splits)
+        if level is not None:
+            _check_is_one_of("association level", level, self.levels)
+        return View(self, split, level)
+
+    def runs(self, split: str | None = None) -> list[tuple[int, int]]:
+        """The ids of one split, or of all subjects, as runs ``start <= id < stop`` within one shard, ascending."""
+        splits = self.manifest.present_splits if split is None else (split,)
+        _check_is_one_of("split", splits[0], self.manifest.present_splits)
+        runs: list[tuple[int, int]] = []
+        for shard in self.plan:
+            for part in shard.splits:
+                if part.split not in splits:
+                    continue
+                if runs and runs[-1][1] == part.start > shard.start:  # the next split of the same shard
+                    runs[-1] = (runs[-1][0], part.stop)
+                else:
+                    runs.append((part.start, part.stop))
+        return runs
+
     def subjects(self, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """The subjects of one split, or of all, sorted by id within each split."""
         return self.scan("subjects", split=split).to_table(columns=columns)
@@ -146,6 +203,44 @@ class Dataset:
             return layout.random_effects_schema(n_eta, manifest.parameters, manifest.units)
         return layout.observations_schema(manifest.units)
 
+    def _columns(
+        self, table: str, level: float | None, start: int, stop: int, names: Sequence[str], rows: int = 1
+    ) -> NDArray[Any]:
+        """Number columns of subjects ``start <= id < stop``, float64 (rows of each subject · subjects, columns)."""
+        if not 0 <= start <= stop <= self.plan.n_subjects:
+            raise IndexError(f"subjects {start} to {stop} of {self.plan.n_subjects}")
+        out, filled, size = np.empty(((stop - start) * rows, len(names))), 0, self.plan.shard_size
+        for index in range(start // size, -(-stop // size)):
+            for part in self.plan.shard(index).splits:
+                low, high = max(part.start, start), min(part.stop, stop)
+                if low >= high:
+                    continue
+                path = self._path(table, level, index, part.split)
+                found = self._read_columns(path, names)
+                if len(found) != rows * (part.stop - part.start):
+                    raise StorageError(
+                        "a table has another number of rows than its subjects need",
+                        where=self.root.join(path),
+                        expected=rows * (part.stop - part.start),
+                        got=len(found),
+                        do="verify the data set",
+                    )
+                target = slice((low - start) * rows, (high - start) * rows)
+                out[target] = found[(low - part.start) * rows : (high - part.start) * rows]
+                filled += high - low
+        if filled < stop - start:
+            raise IndexError(f"subjects {start} to {stop}: {stop - start - filled} of them are not in this part")
+        return out
+
+    def _read_columns(self, path: str, names: Sequence[str]) -> NDArray[Any]:
+        """Columns of one file as float64 (rows, columns), null as NaN; one thread, for there are workers around us."""
+        try:
+            file = pq.ParquetFile(pa.BufferReader(self.root.read_bytes(path)))
+            table = file.read(columns=list(names), use_threads=False)
+            return np.stack([table[name].to_numpy().astype(np.float64, copy=False) for name in names], axis=1)
+        except (pa.ArrowException, KeyError, OSError) as error:
+            raise storage_error("cannot read a table", self.root.join(path), error) from error
+
     def _path(self, table: str, level: float | None, shard: int, split: str) -> str:
         _check_is_one_of("table", table, layout.TABLES)
         if table == "subjects":
@@ -170,7 +265,12 @@ class Dataset:
                 got = f"images {start} to {stop - 1}, of shard {shard}"
                 raise StorageError("this part of the data set has no such images", expected=expected, got=got)
 
-    @cached_property
+    def _check_all_here(self, ids: ArrayLike) -> None:
+        if self.plan.only_shards is not None:
+            for shard in np.unique(np.asarray(ids, np.int64) // self.plan.shard_size).tolist():
+                self._check_here(shard * self.plan.shard_size, shard * self.plan.shard_size + 1)
+
+    @property
     def _filesystem(self) -> tuple[Any, str]:
         if isinstance(self.root, RemoteRoot):
             return self.root.fs, self.root.base

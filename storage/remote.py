@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import fsspec
 
@@ -19,13 +21,24 @@ class RemoteRoot(Root):
     def __init__(self, url: str) -> None:
         super().__init__(url.rstrip("/"))
         try:
-            self.fs, base = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+            self._fs, base = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             do = "check the address, or install the fsspec driver of its protocol"
             raise StorageError("cannot open a store", where=url, got=error, do=do) from error
+        self._process = os.getpid()
         self.base = base.rstrip("/")
         protocols = (self.fs.protocol,) if isinstance(self.fs.protocol, str) else self.fs.protocol
         self._puts_are_atomic = bool(OBJECT_STORES.intersection(protocols))
+
+    @property
+    def fs(self) -> Any:
+        """The file system; opened anew in a forked process, such as a data loader's worker, for connections do not
+        survive a fork.
+        """
+        if self._process != os.getpid():
+            self._fs, _ = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+            self._process = os.getpid()
+        return self._fs
 
     def key(self, path: str) -> str:
         """The name of ``path`` in its file system."""
@@ -58,6 +71,31 @@ class RemoteRoot(Root):
             return bytes(self.fs.cat_file(self.key(path), start=start, end=stop))
         except Exception as error:
             raise storage_error("cannot read a file", self.join(path), error) from error
+
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Several ranges of ``path``, asked for at once; see :meth:`Root.read_ranges`."""
+        starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
+        try:
+            return [
+                bytes(piece)
+                for piece in self.fs.cat_ranges([self.key(path)] * len(starts), starts, stops, on_error="raise")
+            ]
+        except Exception as error:
+            raise storage_error("cannot read a file", self.join(path), error) from error
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a small file unless there is one; whether it was written. Atomic in a store with conditional puts."""
+        if self.exists(path):  # for stores that ignore the condition
+            return False
+        try:
+            self.fs.pipe_file(self.key(path), data, mode="create")
+        except FileExistsError:
+            return False
+        except Exception as error:
+            if self.exists(path):  # S3 tells a lost race as a failed precondition
+                return False
+            raise storage_error("cannot write a file", self.join(path), error) from error
+        return True
 
     def remove(self, path: str) -> None:
         """Remove a file; no error if there is none."""
@@ -112,7 +150,7 @@ class RemoteRoot(Root):
                 raise storage_error("cannot write a file", self.join(path), error) from error
 
     def _clone(self, source: Root, source_path: str, path: str) -> bool:
-        if not (isinstance(source, RemoteRoot) and source.fs is self.fs and self._puts_are_atomic):
+        if not (isinstance(source, RemoteRoot) and source.fs == self.fs and self._puts_are_atomic):
             return False
         try:
             self.fs.cp_file(source.key(source_path), self.key(path))
