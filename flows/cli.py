@@ -84,6 +84,7 @@ def generate(
     config: File = None,
     overrides: Overrides = None,
     workspace: Workspace = "workspace",
+    reuse: Annotated[str | None, typer.Option(help="Data set whose images are shared: only outcomes differ.")] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Make and publish a data set; trains the image models first where none fits."""
@@ -94,7 +95,7 @@ def generate(
     prepare_prefect()
     from flows.generate_dataset import generate_dataset
 
-    url = generate_dataset(output, images, config=settings, model=model, workspace=workspace)
+    url = generate_dataset(output, images, config=settings, model=model, workspace=workspace, reuse=reuse)
     say(f"report: {url}/report.html")
     done(url, f"image-longitudinal verify {url}")
 

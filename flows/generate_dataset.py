@@ -34,6 +34,7 @@ from storage.manifest import (
 )
 from tasks.progress import Progress
 from tasks.publish import measure_images, publish_dataset
+from tasks.reuse import Found, Reusable, find_reusable
 from tasks.shards import image_key, image_model, make_images, make_outcomes, outcome_key, place_part
 from tasks.spec import DatasetSpec
 from tasks.workspace import Workspace
@@ -50,6 +51,7 @@ def generate_dataset(
     config: Config | None = None,
     model: str | None = None,
     workspace: str = "workspace",
+    reuse: str | None = None,
 ) -> str:
     """Make and publish a data set; trains the image models first where none is named and none fits.
 
@@ -61,6 +63,8 @@ def generate_dataset(
         config: A whole configuration in the preset's place; what it leaves out is as in the published method.
         model: Registered model (version or alias) to use in place of training.
         workspace: Local folder for prepared images, checkpoints and models.
+        reuse: Published data set whose images this one shares, with other association levels, splits or outcomes. The
+            manifest records it.
 
     Returns:
         The address of the data set.
@@ -70,7 +74,9 @@ def generate_dataset(
     check_configuration(root, config.model_dump(mode="json", exclude={"compute"}))
     version = _model(images, config, model, workspace)
     spec = _specify(config, version, Workspace.at(workspace))
-    state = begin_run(root, spec.identity, config.model_dump(mode="json", exclude={"compute"}))
+    found = find_reusable(reuse, spec) if reuse else None
+    plain = config.model_dump(mode="json", exclude={"compute"})
+    state = begin_run(root, spec.identity, plain, found.origin if found else None)
     if state == "published" and _complete(root, spec):
         get_run_logger().info(f"{root.url} is published already and complete: nothing to do")
         return root.url
@@ -83,22 +89,28 @@ def generate_dataset(
         latent_dim=spec.latent_dim,
         shard_size=config.dataset.shard_size,
     )
-    shards = make_shards(spec, root)
+    shards = make_shards(spec, root, found)
     recoverability, read_by = measure_images(spec)
     publish_dataset(root.url, spec, shards, list(arrays), recoverability, read_by)
     return root.url
+
+
+Pending = PrefectFuture[dict[str, Any]] | Found
 
 
 class _Shard(NamedTuple):
     """A shard in the making."""
 
     shard: Shard
-    images: PrefectFuture[dict[str, Any]]
-    outcomes: PrefectFuture[dict[str, Any]]
+    images: Pending
+    outcomes: Pending
 
 
-def make_shards(spec: DatasetSpec, root: Root) -> list[FileRecord]:
-    """Make every shard that is not done, ``compute.workers`` at a time; the records of all manifests, in order."""
+def make_shards(spec: DatasetSpec, root: Root, found: Reusable | None = None) -> list[FileRecord]:
+    """Make every shard that is not done, ``compute.workers`` at a time; the records of all manifests, in order.
+
+    What another data set has of a shard (``found``) is not made but shared.
+    """
     plan = spec.plan
     records = {shard.index: record for shard in plan if (record := _done(root, spec, shard))}
     kept, subjects = set(records), sum(len(plan.shard(index)) for index in records)
@@ -107,7 +119,7 @@ def make_shards(spec: DatasetSpec, root: Root) -> list[FileRecord]:
     todo = (shard for shard in plan if shard.index not in kept)
     while True:
         while len(in_the_making) < spec.config.compute.workers and (shard := next(todo, None)):
-            in_the_making.append(_Shard(shard, *_submit(root, spec, shard)))
+            in_the_making.append(_Shard(shard, *_submit(root, spec, shard, found)))
         if not in_the_making:
             break
         oldest = in_the_making.popleft()
@@ -118,10 +130,12 @@ def make_shards(spec: DatasetSpec, root: Root) -> list[FileRecord]:
     return [records[shard.index] for shard in plan]
 
 
-def _submit(root: Root, spec: DatasetSpec, shard: Shard) -> tuple[PrefectFuture[Any], PrefectFuture[Any]]:
+def _submit(root: Root, spec: DatasetSpec, shard: Shard, found: Reusable | None) -> tuple[Pending, Pending]:
+    images = found.images.get(shard.index) if found else None
+    outcomes = found.outcomes.get(shard.index) if found else None
     return (
-        make_images.submit(image_key(spec, shard), shard.index, root.url, spec),
-        make_outcomes.submit(outcome_key(spec, shard), shard.index, root.url, spec),
+        images or make_images.submit(image_key(spec, shard), shard.index, root.url, spec),
+        outcomes or make_outcomes.submit(outcome_key(spec, shard), shard.index, root.url, spec),
     )
 
 

@@ -273,16 +273,25 @@ def _leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def begin_run(root: Root, identity: Digest, config: Mapping[str, Any]) -> RunState:
+def begin_run(root: Root, identity: Digest, config: Mapping[str, Any], origin: Origin | None = None) -> RunState:
     """Check the root (:func:`check_same_dataset`) and, where it is new, mark it as this data set's before any file.
 
-    The mark, ``.run.json``, holds the identity and the configuration.
+    The mark, ``.run.json``, holds the identity, the configuration and, where there is one, the data set whose files
+    are reused: whoever finishes the run knows it (:func:`origin_of_run`).
     """
     state = check_same_dataset(root, identity)
-    if not root.exists(layout.RUN_FILE):
+    if not root.exists(layout.RUN_FILE) or (origin and origin_of_run(root) is None):
         mark = {"layout_version": layout.LAYOUT_VERSION, "identity": identity, "config": dict(config)}
+        if origin:
+            mark["derived_from"] = origin.model_dump(mode="json")
         root.write_bytes(layout.RUN_FILE, (json.dumps(mark, indent=1, sort_keys=True) + "\n").encode())
     return state
+
+
+def origin_of_run(root: Root) -> Origin | None:
+    """The data set that the run in ``root`` takes files from, by its mark."""
+    content = _parse(root, layout.RUN_FILE, root.read_bytes(layout.RUN_FILE)).get("derived_from")
+    return Origin.model_validate(content) if content else None
 
 
 def file_is_intact(root: Root, file: FileRecord, *, rehash: bool) -> bool:

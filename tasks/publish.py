@@ -16,7 +16,7 @@ from models.registry import ModelVersion
 from storage.card import CITATION, write_card
 from storage.filesystem import FileRecord, Root, file_record, open_root
 from storage.layout import RUN_FILE
-from storage.manifest import ImageInfo, RootManifest, publish
+from storage.manifest import ImageInfo, Origin, RootManifest, origin_of_run, publish
 from storage.reader import Dataset
 from storage.tables import Dose
 from storage.verify import verify_dataset
@@ -57,7 +57,7 @@ def publish_dataset(
         StorageError: verification found something; nothing is published.
     """
     root = open_root(output)
-    manifest = _manifest(spec, shards, [file_record(root, RUN_FILE), *arrays])
+    manifest = _manifest(spec, shards, [file_record(root, RUN_FILE), *arrays], origin_of_run(root))
     achieved = achieved_association(Dataset(root, manifest))
     report = write_report(
         root,
@@ -85,7 +85,9 @@ def registered(spec: DatasetSpec) -> ModelVersion | None:
     return spec.files.registry.get(spec.model_version) if spec.model_version else None
 
 
-def _manifest(spec: DatasetSpec, shards: list[FileRecord], arrays: list[FileRecord]) -> RootManifest:
+def _manifest(
+    spec: DatasetSpec, shards: list[FileRecord], arrays: list[FileRecord], origin: Origin | None
+) -> RootManifest:
     config, model = spec.config, get_model(spec.config.outcomes.model)
     dataset, plain = config.dataset, config.model_dump(mode="json", exclude={"compute"})
     return RootManifest(
@@ -118,6 +120,7 @@ def _manifest(spec: DatasetSpec, shards: list[FileRecord], arrays: list[FileReco
         versions={name: package_version(name) for name in PACKAGES},
         licence=dataset.licence,
         citation=CITATION,
+        derived_from=origin,
     )
 
 

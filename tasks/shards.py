@@ -121,6 +121,11 @@ def place_part(result: dict[str, Any], root: Root) -> Part | None:
     return part
 
 
+def part_result(url: str, part: Part) -> dict[str, Any]:
+    """What the task that made a part returned: a part at ``url`` that :func:`place_part` can place elsewhere."""
+    return _result(url, part.key, part.files)
+
+
 def _result(output: str, key: str, records: tuple[FileRecord, ...] | list[FileRecord]) -> dict[str, Any]:
     result = {"output": output, "key": key, "files": [record.model_dump(mode="json") for record in records]}
     # Fresh objects, as they come back from the cache: Prefect takes a parameter that is the same object as a part of

@@ -1,0 +1,233 @@
+"""The rehearsal: 1.1 million subjects x five association levels, complete, with phantom images at 32x32.
+
+Command: python -m benchmarks.rehearsal            (1,100,000 subjects; about 3 GB of disk, deleted afterwards)
+         python -m benchmarks.rehearsal --quick    (40,000 subjects; a minute or two)
+
+One process runs the flows as the console script does: generate-dataset, verify-dataset, then every image, latent and
+table is read back through the reader. Memory is that of all processes together, Prefect's server and this script
+included: the sum of their proportional set sizes, once a second. Stages inside generate-dataset are told apart by the
+times at which their files were put in place. Before the large data set four of 10,000 subjects are made in the same
+way; ``cost_growth_percent`` compares the CPU seconds per subject of the stages whose work grows with the subjects with
+the median of the last three of those (the first warms up). CPU seconds are those of all processes, so that what else
+the machine does counts less; ``time_growth_percent`` is the same of the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+FULL, QUICK, SMALL, REPEATS = 1_100_000, 40_000, 10_000, 4
+SHARD = 2_000  # 5 shards at 10,000 subjects, 550 at 1.1 million
+BYTES_PER_SUBJECT = 3_500  # on disk, rounded up
+STAGES = ("start", "make", "report", "check and publish", "verify", "read back")
+GROWING = ("make", "check and publish", "verify", "read back")  # start and report are mostly the same at any size
+
+
+def settings(n: int, seed: int) -> tuple[str, ...]:
+    """What a run of ``n`` subjects changes of the configuration."""
+    return (
+        f"seed={seed}",
+        "generator.backend=phantom",
+        "generator.image_size=32",
+        "dataset.name=rehearsal",
+        f"dataset.n_subjects={n}",
+        f"dataset.shard_size={SHARD}",
+        "dataset.validation_fraction=0",
+        "dataset.test_fraction=0.09090909090909091",
+        "compute.workers=2",
+    )
+
+
+def rehearse(folder: Path, n: int, seed: int) -> dict[str, Any]:
+    """Make, verify and read back one data set; the moments at which stages ended, bytes and files."""
+    from flows.generate_dataset import generate_dataset
+    from flows.verify_dataset import verify
+
+    began = time.time()
+    generate_dataset(str(folder), overrides=settings(n, seed), workspace=str(folder.parent / "workspace"))
+    moments = [
+        began,
+        (folder / ".run.json").stat().st_mtime,
+        max(path.stat().st_mtime for path in (folder / "shards").iterdir()),
+        (folder / "report.html").stat().st_mtime,
+        (folder / "dataset.json").stat().st_mtime,
+    ]
+    report = verify(str(folder), workers=2)
+    moments.append(time.time())
+    read_back(folder, n)
+    moments.append(time.time())
+    return {"subjects": n, "moments": moments, "bytes": report.bytes, "files": report.files}
+
+
+def read_back(folder: Path, n: int) -> None:
+    """Read every image, latent and row through the reader; AssertionError where something is not as designed."""
+    from storage.reader import open_dataset
+
+    dataset = open_dataset(folder)
+    assert len(dataset) == n
+    for shard in dataset.plan:
+        images, latents = dataset.images(shard.start, shard.stop), dataset.latents(shard.start, shard.stop)
+        assert images.shape[1:] == (32, 32)
+        assert images.std() > 20, "images that are all alike"
+        assert abs(latents.mean()) < 0.1
+    rows = 1 + len(dataset.manifest.times)
+    parts = [("subjects", None, n)]
+    for level in dataset.levels:
+        parts += [("random_effects", level, n), ("observations", level, rows * n)]
+    for table, level, expected in parts:
+        batches = dataset.scan(table, level).to_batches(batch_readahead=2, fragment_readahead=2)  # bounds the memory
+        assert sum(batch.num_rows for batch in batches) == expected
+
+
+def child(folder: Path, n: int) -> None:
+    """All the work, in one process: the small data sets, then the large one. Results go to results.json."""
+    from flows.console import prepare_prefect
+
+    prepare_prefect()
+    runs = []
+    for number in range(REPEATS + 1):
+        target = folder / f"data{number}"
+        runs.append(rehearse(target, n if number == REPEATS else SMALL, seed=1 + number))
+        shutil.rmtree(target)
+        (folder / "results.json").write_text(json.dumps(runs))
+
+
+class Watch(threading.Thread):
+    """Samples memory and CPU time of this process and everything it started, about once a second."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.samples: list[tuple[float, float, float]] = []  # moment, GB, CPU seconds
+        self.cpu: dict[int, float] = {}  # of each process, those that ended included
+
+    def run(self) -> None:
+        """Until the program ends."""
+        me = psutil.Process()
+        while True:
+            memory = sum(map(self._look, [me, *me.children(recursive=True)])) / 1e9
+            self.samples.append((time.time(), memory, sum(self.cpu.values())))
+            time.sleep(0.5)
+
+    def _look(self, process: psutil.Process) -> float:
+        try:
+            with process.oneshot():
+                self.cpu[process.pid] = sum(process.cpu_times()[:2])
+                memory = process.memory_full_info()
+        except psutil.Error:
+            return 0.0  # it ended just now
+        return getattr(memory, "pss", memory.rss)  # shared pages counted once, where the system tells
+
+    def peak(self, began: float, ended: float) -> float:
+        """GB at most between two moments."""
+        return max((gb for moment, gb, _ in self.samples if began <= moment <= ended), default=0.0)
+
+    def cpu_seconds(self, moments: list[float]) -> list[float]:
+        """CPU seconds between moments that follow each other."""
+        times, _, used = zip(*self.samples, strict=True)
+        return [float(value) for value in np.diff(np.interp(moments, times, used))]
+
+
+def costs(run: dict[str, Any], watched: Watch) -> dict[str, dict[str, float]]:
+    """Seconds of the clock and of the CPUs, by stage."""
+    moments = run["moments"]
+    clock = [later - earlier for earlier, later in itertools.pairwise(moments)]
+    return {
+        "clock": dict(zip(STAGES, clock, strict=True)),
+        "cpu": dict(zip(STAGES, watched.cpu_seconds(moments), strict=True)),
+    }
+
+
+def growth(runs: list[dict[str, Any]], measured: list[dict[str, dict[str, float]]], kind: str) -> float:
+    """Per cent by which a subject of the last run costs more than one of the small runs."""
+    each = [sum(m[kind][stage] for stage in GROWING) / run["subjects"] for run, m in zip(runs, measured, strict=True)]
+    return 100 * (each[-1] / statistics.median(each[1:-1]) - 1)
+
+
+def main() -> None:
+    """Run the child, watch it, print the table and the result line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--subjects", type=int, help="another number of subjects")
+    parser.add_argument("--folder", type=Path, help="where the data sets are made (default: the temporary folder)")
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    n = options.subjects or (QUICK if options.quick else FULL)
+    if options.child:
+        child(options.child, n)
+        return
+    with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=options.folder) as name:
+        folder = Path(name)
+        if (free := shutil.disk_usage(folder).free) < n * BYTES_PER_SUBJECT:
+            raise SystemExit(f"{folder}: {n * BYTES_PER_SUBJECT / 1e9:.1f} GB are needed, {free / 1e9:.1f} are free")
+        watched = Watch()
+        watched.start()
+        runs = watch(folder, n)
+    large, measured = runs[-1], [costs(run, watched) for run in runs]
+    began, ended = large["moments"][0], large["moments"][-1]
+    total, peak = ended - began, watched.peak(began, ended)
+    clock, cpu = measured[-1]["clock"], measured[-1]["cpu"]
+    more = {kind: growth(runs, measured, kind) for kind in ("clock", "cpu")}
+    print(f"{'':<18} {'':>8} {'':>11} {'CPU us':>10} {'the same':>10}")
+    print(f"{'stage':<18} {'seconds':>8} {'subjects/s':>11} {'a subject':>10} {'at 10,000':>10}")
+    for stage in STAGES:
+        small = statistics.median(run["cpu"][stage] for run in measured[1:-1]) / SMALL * 1e6
+        rate = n / max(clock[stage], 1e-9)
+        print(f"{stage:<18} {clock[stage]:>8.1f} {rate:>11,.0f} {cpu[stage] / n * 1e6:>10.1f} {small:>10.1f}")
+    print(f"{'all':<18} {total:>8.1f} {n / total:>11,.0f} {sum(cpu.values()) / n * 1e6:>10.1f}")
+    print(f"{large['bytes'] / 1e9:.2f} GB in {large['files']:,} files, {large['bytes'] / n:,.0f} bytes a subject")
+    print(f"peak memory of all processes {peak:.2f} GB")
+    print(f"cost of a subject against that at {SMALL:,}: {more['cpu']:+.1f} % CPU time, {more['clock']:+.1f} % time")
+    result = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: version(name) for name in ("image-longitudinal", "prefect", "pyarrow", "numpy", "zarr")},
+        "subjects": n,
+        "seconds_total": round(total, 1),
+        "peak_memory_gb": round(peak, 3),
+        "cost_growth_percent": round(more["cpu"], 1),
+        "time_growth_percent": round(more["clock"], 1),
+        "seconds": {stage: round(value, 1) for stage, value in clock.items()},
+        "cpu_seconds": {stage: round(value, 1) for stage, value in cpu.items()},
+        "bytes": large["bytes"],
+    }
+    print("RESULT", json.dumps(result))
+
+
+def watch(folder: Path, n: int) -> list[dict[str, Any]]:
+    """Run the child in ``folder``, repeat now and then what it logged last, and give back its results."""
+    project = Path(__file__).resolve().parents[1]
+    environment = {**os.environ, "PREFECT_HOME": str(folder / "prefect"), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(project), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "benchmarks.rehearsal", "--child", str(folder), "--subjects", str(n)]
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+    try:
+        while process.poll() is None:
+            time.sleep(10)
+            lines = (folder / "log").read_text(errors="replace").splitlines()
+            print("..", (lines or ["starting"])[-1][:160], flush=True)
+    finally:
+        process.terminate()
+    if process.returncode:
+        raise SystemExit((folder / "log").read_text(errors="replace")[-3000:])
+    return json.loads((folder / "results.json").read_text())
+
+
+if __name__ == "__main__":
+    main()
