@@ -18,18 +18,17 @@ from models.backends import needs_training
 from models.nlme.simulation import get_model
 from models.recoverability import choose_entries
 from models.registry import ModelVersion
-from storage.filesystem import FileRecord, Root, clean_temporaries, file_record, open_root
+from storage.filesystem import FileRecord, Root, clean_temporaries, open_root
 from storage.images import create_image_arrays
-from storage.layout import shard_manifest_path
+from storage.lease import Lease, hold_lease
 from storage.manifest import (
     Part,
     ShardManifest,
     begin_run,
     check_configuration,
     file_is_intact,
-    part_is_intact,
+    finished_shard,
     read_root_manifest,
-    read_shard_manifest,
     write_shard_manifest,
 )
 from tasks.progress import Progress
@@ -72,26 +71,28 @@ def generate_dataset(
     config = resolve(preset, config, overrides)
     root = open_root(output)
     check_configuration(root, config.model_dump(mode="json", exclude={"compute"}))
-    version = _model(images, config, model, workspace)
-    spec = _specify(config, version, Workspace.at(workspace))
-    found = find_reusable(reuse, spec) if reuse else None
-    plain = config.model_dump(mode="json", exclude={"compute"})
-    state = begin_run(root, spec.identity, plain, found.origin if found else None)
-    if state == "published" and _complete(root, spec):
-        get_run_logger().info(f"{root.url} is published already and complete: nothing to do")
-        return root.url
-    clean_temporaries(root)
-    arrays = create_image_arrays(
-        root,
-        n=config.dataset.n_subjects,
-        height=spec.image_size,
-        width=spec.image_size,
-        latent_dim=spec.latent_dim,
-        shard_size=config.dataset.shard_size,
-    )
-    shards = make_shards(spec, root, found)
-    recoverability, read_by = measure_images(spec)
-    publish_dataset(root.url, spec, shards, list(arrays), recoverability, read_by)
+    with hold_lease(root, get_run_logger().info) as lease:
+        version = _model(images, config, model, workspace)
+        spec = _specify(config, version, Workspace.at(workspace))
+        found = find_reusable(reuse, spec) if reuse else None
+        plain = config.model_dump(mode="json", exclude={"compute"})
+        state = begin_run(root, spec.identity, plain, found.origin if found else None)
+        if state == "published" and _complete(root, spec):
+            get_run_logger().info(f"{root.url} is published already and complete: nothing to do")
+            return root.url
+        clean_temporaries(root)
+        arrays = create_image_arrays(
+            root,
+            n=config.dataset.n_subjects,
+            height=spec.image_size,
+            width=spec.image_size,
+            latent_dim=spec.latent_dim,
+            shard_size=config.dataset.shard_size,
+        )
+        shards = make_shards(spec, root, lease, found)
+        recoverability, read_by = measure_images(spec)
+        lease.check()
+        publish_dataset(root.url, spec, shards, list(arrays), recoverability, read_by)
     return root.url
 
 
@@ -106,7 +107,7 @@ class _Shard(NamedTuple):
     outcomes: Pending
 
 
-def make_shards(spec: DatasetSpec, root: Root, found: Reusable | None = None) -> list[FileRecord]:
+def make_shards(spec: DatasetSpec, root: Root, lease: Lease, found: Reusable | None = None) -> list[FileRecord]:
     """Make every shard that is not done, ``compute.workers`` at a time; the records of all manifests, in order.
 
     What another data set has of a shard (``found``) is not made but shared.
@@ -123,6 +124,7 @@ def make_shards(spec: DatasetSpec, root: Root, found: Reusable | None = None) ->
         if not in_the_making:
             break
         oldest = in_the_making.popleft()
+        lease.check()
         records[oldest.shard.index] = _commit(root, spec, oldest)
         subjects += len(oldest.shard)
         progress.update(subjects, f"shard {oldest.shard.index} in place")
@@ -158,16 +160,7 @@ def _commit(root: Root, spec: DatasetSpec, pending: _Shard) -> FileRecord:
 
 def _done(root: Root, spec: DatasetSpec, shard: Shard) -> FileRecord | None:
     """The record of a shard's manifest if the shard is made as this data set wants it and its files are there."""
-    try:
-        manifest = read_shard_manifest(root, shard.index)
-    except StorageError:  # damaged: the shard is made again
-        return None
-    wanted = {"image": image_key(spec, shard), "outcomes": outcome_key(spec, shard)}
-    if manifest is None or {name: part.key for name, part in manifest.parts.items()} != wanted:
-        return None
-    if not all(part_is_intact(root, part, rehash=False) for part in manifest.parts.values()):
-        return None
-    return file_record(root, shard_manifest_path(shard.index))
+    return finished_shard(root, shard.index, {"image": image_key(spec, shard), "outcomes": outcome_key(spec, shard)})
 
 
 def _specify(config: Config, version: ModelVersion | None, workspace: Workspace) -> DatasetSpec:

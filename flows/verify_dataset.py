@@ -11,6 +11,7 @@ from flows.generate_dataset import generate_dataset
 from models.backends import needs_training
 from storage.filesystem import Root, open_root
 from storage.layout import shard_manifest_path
+from storage.lease import hold_lease
 from storage.manifest import RootManifest, read_root_manifest
 from storage.verify import VerificationReport, verify_dataset
 from tasks.progress import Progress
@@ -34,7 +35,8 @@ def verify(output: str, repair: bool = False, workers: int = 2, workspace: str =
     report = _check(root, workers)
     if not report.ok and repair:
         manifest = read_root_manifest(root)
-        _forget(root, manifest, report)
+        with hold_lease(root, get_run_logger().info):
+            _forget(root, manifest, report)
         if manifest.part_of:
             raise StorageError(
                 f"{len(report.problems)} problems found, and a part of a data set is not made anew but fetched",

@@ -129,7 +129,7 @@ class Root(ABC):
 
     @abstractmethod
     def blocks(self, path: str) -> Iterator[bytes]:
-        """The bytes of ``path`` in pieces of about 1 MiB."""
+        """The bytes of ``path`` in pieces of a few MiB at most."""
 
     @abstractmethod
     def read_range(self, path: str, start: int, stop: int | None = None) -> bytes:
@@ -301,6 +301,9 @@ def temporary_name(name: str) -> str:
 def storage_error(what: str, where: str, error: Exception) -> StorageError:
     """``error`` from a store, told as a StorageError that names the file and what to do."""
     number = errno.ENOENT if isinstance(error, FileNotFoundError) else getattr(error, "errno", None) or 0
+    if "credential" in f"{type(error).__name__} {error}".lower():
+        do = "set the store's credentials in the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        return StorageError(what, where=where, got=f"{type(error).__name__}: {error}", do=do)
     do = _ADVICE.get(number, "check that the store can be reached, then run the same command again")
     return StorageError(what, where=where, got=f"{type(error).__name__}: {error}", do=do)
 

@@ -17,7 +17,7 @@ from core.digest import canonical_json, digest_of
 from core.errors import StorageError
 from core.plan import SPLITS, ShardPlan
 from storage import layout
-from storage.filesystem import FileRecord, Root, is_temporary
+from storage.filesystem import FileRecord, Root, file_record, is_temporary
 from storage.tables import Dose
 
 RunState = Literal["new", "unfinished", "published"]
@@ -166,6 +166,28 @@ def read_shard_manifest(root: Root, index: int) -> ShardManifest | None:
             "a shard manifest is in the wrong place", where=root.join(path), expected=index, got=manifest.index
         )
     return manifest
+
+
+def finished_shard(root: Root, index: int, keys: Mapping[str, Digest]) -> FileRecord | None:
+    """The record of a shard's manifest where the shard is done: made under these keys, every file there at its size.
+
+    Args:
+        root: where the data set is.
+        index: the shard.
+        keys: by the name of each part, what it must have been made by.
+
+    Returns:
+        None where the shard is to be made (again), also for a damaged manifest.
+    """
+    try:
+        manifest = read_shard_manifest(root, index)
+    except StorageError:
+        return None
+    if manifest is None or {name: part.key for name, part in manifest.parts.items()} != dict(keys):
+        return None
+    if not all(part_is_intact(root, part, rehash=False) for part in manifest.parts.values()):
+        return None
+    return file_record(root, layout.shard_manifest_path(index))
 
 
 def publish(root: Root, manifest: RootManifest) -> FileRecord:

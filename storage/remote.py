@@ -1,18 +1,42 @@
-"""A root in an object store or any other fsspec file system; credentials come from the environment alone."""
+"""A root in an object store or any other fsspec file system; credentials come from the environment alone.
+
+Requests that fail are tried again after a while, on top of what the store's own driver does: a store that is away for
+some seconds stops no run of hours.
+"""
 
 from __future__ import annotations
 
 import os
+import random
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import fsspec
 
 from core.errors import StorageError
-from storage.filesystem import BLOCK, Root, storage_error, temporary_name
+from storage.filesystem import Root, storage_error, temporary_name
 
 OBJECT_STORES = {"memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "hf"}  # a put shows whole
+REQUEST = 8 << 20  # bytes per request when a whole object is read: long beside the way there and back
+PAUSES = (1.0, 4.0)  # seconds before another attempt; drivers of object stores have backed off for a while already
+DEFINITE = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError,
+            NotImplementedError, ImportError)  # fmt: skip
+
+T = TypeVar("T")
+
+
+def persistently(action: Callable[[], T]) -> T:
+    """The result of ``action``, tried again where it fails for a reason that may pass."""
+    for pause in PAUSES:
+        try:
+            return action()
+        except DEFINITE:
+            raise
+        except Exception:  # drivers raise what they like
+            time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - so that many workers do not come back at once
+    return action()
 
 
 class RemoteRoot(Root):
@@ -47,7 +71,7 @@ class RemoteRoot(Root):
     def size(self, path: str) -> int | None:
         """Bytes of ``path``, or None where there is no such file."""
         try:
-            info = self.fs.info(self.key(path))
+            info = persistently(lambda: self.fs.info(self.key(path)))
         except FileNotFoundError:
             return None
         except Exception as error:
@@ -55,11 +79,14 @@ class RemoteRoot(Root):
         return int(info["size"]) if info["type"] == "file" else None
 
     def blocks(self, path: str) -> Iterator[bytes]:
-        """The bytes of ``path`` in pieces of about 1 MiB."""
+        """The bytes of ``path`` in pieces of 8 MiB, each asked for by itself."""
         try:
-            with self.fs.open(self.key(path), "rb") as file:
-                while block := file.read(BLOCK):
-                    yield block
+            size = int(persistently(lambda: self.fs.info(self.key(path)))["size"])
+            for start in range(0, size, REQUEST):
+                block = self._range(path, start, min(start + REQUEST, size))
+                if len(block) != min(REQUEST, size - start):
+                    raise OSError(f"the file ended early, {start + len(block)} of {size} bytes")
+                yield block
         except GeneratorExit:
             raise
         except Exception as error:
@@ -68,9 +95,12 @@ class RemoteRoot(Root):
     def read_range(self, path: str, start: int, stop: int | None = None) -> bytes:
         """Bytes ``start <= i < stop`` of ``path``; see :meth:`Root.read_range`."""
         try:
-            return bytes(self.fs.cat_file(self.key(path), start=start, end=stop))
+            return self._range(path, start, stop)
         except Exception as error:
             raise storage_error("cannot read a file", self.join(path), error) from error
+
+    def _range(self, path: str, start: int, stop: int | None) -> bytes:
+        return bytes(persistently(lambda: self.fs.cat_file(self.key(path), start=start, end=stop)))
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Several ranges of ``path``, asked for at once; see :meth:`Root.read_ranges`."""
@@ -100,7 +130,7 @@ class RemoteRoot(Root):
     def remove(self, path: str) -> None:
         """Remove a file; no error if there is none."""
         try:
-            self.fs.rm_file(self.key(path))
+            persistently(lambda: self.fs.rm_file(self.key(path)))
         except FileNotFoundError:
             pass
         except Exception as error:
@@ -109,7 +139,7 @@ class RemoteRoot(Root):
     def files(self, folder: str = "") -> list[str]:
         """Paths of all files below ``folder``, relative to the root, sorted."""
         try:
-            found = self.fs.find(self.key(folder))
+            found = persistently(lambda: self.fs.find(self.key(folder)))
         except FileNotFoundError:
             return []
         except Exception as error:
@@ -120,7 +150,7 @@ class RemoteRoot(Root):
     def entries(self) -> list[str]:
         """Names directly under the root, sorted; see :meth:`Root.entries`."""
         try:
-            found = self.fs.ls(self.base, detail=False)
+            found = persistently(lambda: self.fs.ls(self.base, detail=False))
         except FileNotFoundError:
             return []
         except Exception as error:
@@ -141,7 +171,7 @@ class RemoteRoot(Root):
             try:
                 if landing != key:  # object stores need no folders, and s3fs would make a mistyped bucket
                     self.fs.makedirs(parent, exist_ok=True)
-                self.fs.put_file(spool.name, landing)
+                persistently(lambda: self.fs.put_file(spool.name, landing))
                 if landing != key:
                     self.fs.mv(landing, key)
             except Exception as error:
@@ -153,7 +183,7 @@ class RemoteRoot(Root):
         if not (isinstance(source, RemoteRoot) and source.fs == self.fs and self._puts_are_atomic):
             return False
         try:
-            self.fs.cp_file(source.key(source_path), self.key(path))
+            persistently(lambda: self.fs.cp_file(source.key(source_path), self.key(path)))
         except Exception as error:
             raise storage_error("cannot copy a file", self.join(path), error) from error
         return True

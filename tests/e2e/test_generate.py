@@ -10,8 +10,11 @@ import pyarrow as pa
 import pytest
 
 from core.config import Config
+from core.errors import StorageError
 from flows.generate_dataset import generate_dataset
 from flows.verify_dataset import verify
+from storage.filesystem import open_root
+from storage.lease import hold_lease
 from storage.reader import Dataset, open_dataset
 from tests.e2e.conftest import digests
 
@@ -64,6 +67,15 @@ def test_the_same_command_again_changes_no_file(first: Path, tiny: Callable[...,
     before = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()}
     generate_dataset(str(first), config=tiny(), workspace=workspace)
     assert {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()} == before
+
+
+def test_a_second_run_on_one_output_is_refused_before_any_work(
+    tmp_path: Path, tiny: Callable[..., Config], workspace: str
+) -> None:
+    root = open_root(tmp_path / "data")
+    with hold_lease(root), pytest.raises(StorageError, match="another run is writing to this output"):
+        generate_dataset(root.url, config=tiny("seed=3"), workspace=workspace)
+    assert root.files() == []
 
 
 def test_new_association_levels_make_no_image_again(

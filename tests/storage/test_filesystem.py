@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from core.errors import StorageError
-from storage import filesystem
+from storage import filesystem, remote
 from storage.filesystem import FileRecord, LocalRoot, Root, clean_temporaries, is_temporary, open_root
 
 
@@ -160,10 +160,47 @@ def test_a_failing_store_is_told_as_a_storage_error(tmp_path: Path, monkeypatch:
     def fail(*_: object, **__: object) -> None:
         raise ConnectionError("gone")
 
+    monkeypatch.setattr(remote, "PAUSES", (0.0, 0.0))
     monkeypatch.setattr(type(root.fs), "put_file", fail)  # type: ignore[attr-defined]
     with pytest.raises(StorageError, match=r"cannot write a file \(memory://.*/x\).*gone.*Check that the store"):
         root.write_bytes("x", b"data")
     assert root.files() == []
+
+
+def test_a_failure_that_passes_is_tried_again_and_one_that_will_not_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, calls = open_root(f"memory://{tmp_path.name}/data"), []
+    monkeypatch.setattr(remote, "PAUSES", (0.0, 0.0))
+    kind = type(root.fs)  # type: ignore[attr-defined]
+
+    def flaky(real: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **kwargs: object) -> object:
+            calls.append(args)
+            if len(calls) % 3:
+                raise ConnectionResetError("cut")
+            return real(*args, **kwargs)
+
+        return call
+
+    for name in ("put_file", "cat_file", "info", "rm_file", "find"):
+        monkeypatch.setattr(kind, name, flaky(getattr(kind, name)))
+    root.write_bytes("x", b"data" * 10)
+    assert root.read_bytes("x") == b"data" * 10
+    assert root.read_range("x", -4) == b"data"
+    assert root.files() == ["x"]
+    root.remove("x")
+    assert len(calls) % 3 == 0
+
+    def refuse(*_: object, **__: object) -> None:
+        calls.append(_)
+        raise PermissionError("not yours")
+
+    calls.clear()
+    monkeypatch.setattr(kind, "put_file", refuse)
+    with pytest.raises(StorageError, match="not yours"):
+        root.write_bytes("x", b"data")
+    assert len(calls) == 1
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
