@@ -34,6 +34,11 @@ class ImagesConfig(Section):
     """Training images: real scans when a folder is given, phantoms otherwise."""
 
     n_phantoms: Positive = Field(4000, description="Phantom training images drawn when no folder of scans is given.")
+    denoise: Literal["nlm", "bm3d", "none"] = Field(
+        "nlm",
+        description="Of scans: fast non-local means, or the original's BM3D (an optional extra, 16 s a scan; its "
+        "licence allows non-commercial use only).",
+    )
     min_images: Positive = Field(40, description="Fewer usable scans than this stop the run: nothing could be learned.")
     validation_fraction: Fraction = Field(0.1, description="Share of patients kept for validation curves.")
     test_fraction: Fraction = Field(0.1, description="Share of patients kept for figures quoted about the models.")
@@ -125,6 +130,13 @@ class ProbeConfig(Section):
     scheduler: Literal["ddim", "ddpm", "dpm++", "unipc", "euler", "heun"] = "ddim"
     steps: Positive = 10
     batch_size: Positive = 32
+    noise_seeds: int = Field(3, ge=2, description="Draws of the images' noise that the spread of R² is taken over.")
+    reader: Literal["encoder", "network"] = Field(
+        "encoder", description="What reads z back: the VAE's encoder, or a network trained for it on generated images."
+    )
+    reader_images: int = Field(4096, ge=64, description="Generated images that a network reader learns from.")
+    reader_steps: Positive = Field(800, description="Batches of 64 that a network reader is trained for.")
+    dinov2: str | None = Field(None, description="Local folder of a DINOv2 network, for figures in its features too.")
 
 
 class DoseConfig(Section):

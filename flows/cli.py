@@ -9,6 +9,7 @@ import typer
 
 from core.errors import ImageLongitudinalError
 from core.presets import load_config
+from flows import cli_models
 from flows.console import (
     DryRun,
     File,
@@ -30,11 +31,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_models.app, name="models")
 
 
 @app.command()
 def ingest(
-    images: Annotated[str | None, typer.Argument(help="Folder of scans; phantom images without one.")] = None,
+    images: Annotated[
+        str | None, typer.Argument(help="Folder, zip or tar file, or URL of scans; phantoms without one.")
+    ] = None,
     preset: Preset = "demo",
     config: File = None,
     overrides: Overrides = None,
@@ -49,7 +53,8 @@ def ingest(
     prepared = ingest_images(images, config=settings, workspace=workspace)
     counts = prepared.manifest["counts"]
     say(
-        f"{counts['images']} images of {counts['patients']} patients, {counts['set_aside']} files set aside with reason"
+        f"{counts['images']} images of {counts['patients']} patients, {counts['set_aside']} files set aside with "
+        f"reason, {len(prepared.manifest['near_duplicates'])} near-duplicates across patients"
     )
     done(prepared.folder, f"image-longitudinal train --preset {preset}{(images and f' --images {images}') or ''}")
 

@@ -18,7 +18,7 @@ from flows.temporary_server import stop_orphaned_servers, temporary_server
 Preset = Annotated[str, typer.Option(help=f"Configuration to start from: {', '.join(preset_names())}.")]
 File = Annotated[Path | None, typer.Option("--config", help="YAML file with values over the preset's.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, e.g. dataset.n_subjects=2000.")]
-Images = Annotated[str | None, typer.Option(help="Folder of scans to train on; phantom images without one.")]
+Images = Annotated[str | None, typer.Option(help="Folder, archive or URL of scans to train on; phantoms without one.")]
 Workspace = Annotated[str, typer.Option(envvar="IMAGE_LONGITUDINAL_WORKSPACE", help="Prepared images and models.")]
 Output = Annotated[str, typer.Option(help="Where the data set goes: a folder or an fsspec URL.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]

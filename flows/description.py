@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from core.config import Config
 from core.plan import ShardPlan, shard_ranges
 from storage.manifest import RootManifest
 from storage.reader import Dataset
+
+if TYPE_CHECKING:  # a plan should not wait for torch
+    from models.registry import Registry
 
 # Rough costs for the guess, measured on two cores (AMD EPYC); a GPU is far faster. Seconds at 64x64, by width squared.
 _VAE_STEP, _DIFFUSION_STEP, _SOLVER_STEP = 0.15, 0.33, 0.0022
@@ -102,6 +107,23 @@ def describe_subject(dataset: Dataset, subject_id: int) -> str:
         shown = ", ".join(f"{row['time']:g}: {row['dv']:.3f}" for row in seen[::4])
         lines.append(f"outcomes at association {level}: {shown}")
     return "\n".join([*lines, "", characters(subject.image)])
+
+
+def describe_models(registry: Registry) -> str:
+    """The registered versions, one a line: name, aliases, what it makes, metrics; damaged ones with the reason."""
+    aliases: dict[str, list[str]] = {}
+    for alias, name in registry.aliases().items():
+        aliases.setdefault(name, []).append(alias)
+    lines = []
+    for version in registry.versions():
+        told = version.metadata
+        names = ", ".join(sorted(aliases.get(version.version, [])))
+        network = told.get("diffusion") or told.get("vae") or {}
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in told.get("metrics", {}).items())
+        size = f"{network['image_size']}x{network['image_size']}" if "image_size" in network else ""
+        lines.append(f"{version.version}  {names:<22}  {told.get('backend', ''):<10} {size:<8} {metrics}".rstrip())
+    lines += [f"{name}  damaged: {problem}" for name, problem in registry.damaged().items()]
+    return "\n".join(lines) or f"no models in {registry.shared.url if registry.shared else registry.root}"
 
 
 def characters(image: np.ndarray, width: int = 64) -> str:

@@ -22,7 +22,8 @@ def ingest_images(
     """Prepare training images.
 
     Args:
-        images: Folder of scans (JPEG, PNG, TIFF; in class folders or not). Without one, phantom images are drawn.
+        images: Folder, zip or tar file, or fsspec URL of scans (JPEG, PNG, TIFF; in class folders or not). Without one,
+            phantom images are drawn.
         preset: Configuration to start from.
         overrides: Values over the preset's, such as dataset.n_subjects=2000, one per line.
         config: A whole configuration in the preset's place; what it leaves out is as in the published method.

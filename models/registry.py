@@ -1,11 +1,14 @@
-"""Trained models on disk: immutable versions named by their content, and aliases that point to them.
+"""Trained models: immutable versions named by their content, and aliases that point to them.
 
 ::
 
     <root>/<version>/model.json            what it is: architecture, training key, figures; lists the other files
     <root>/<version>/*.safetensors         weights
     <root>/<version>/README.md             model card
-    <root>/aliases.json                    {"production": "<version>"}
+    <root>/aliases.json                    {"production": "<version>", "candidate": "<version>"}
+
+The root is a local folder. With a shared address (any fsspec URL, the same layout) versions registered here are put
+there too, those registered elsewhere are fetched when they are asked for, and the aliases are the shared ones.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +28,11 @@ from torch import Tensor
 
 from core.digest import SHORT, digest_of, file_sha256
 from core.errors import ModelError
+from models.shared_folder import SharedFolder
 from models.tensors import load_tensors, save_tensors
 
 MODEL, CARD, ALIASES = "model.json", "README.md", "aliases.json"
+PRODUCTION, CANDIDATE = "production", "candidate"
 
 
 @dataclass(frozen=True)
@@ -70,10 +76,16 @@ class ModelVersion:
 
 
 class Registry:
-    """The versions in one local folder (created on the first registration)."""
+    """The versions in one local folder (created on the first registration), shared or not.
 
-    def __init__(self, root: str | Path) -> None:
+    Args:
+        root: the local folder.
+        shared: fsspec URL of the folder that several machines share; None for the local folder alone.
+    """
+
+    def __init__(self, root: str | Path, shared: str | None = None) -> None:
         self.root = Path(root)
+        self.shared = SharedFolder(shared) if shared else None
 
     def register(
         self, weights: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, Any], card: str
@@ -85,10 +97,7 @@ class Registry:
             metadata: what :attr:`ModelVersion.metadata` will give back; plain JSON values.
             card: text of the model card.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        temporary = self.root / f".{uuid.uuid4().hex[:8]}.tmp"
-        temporary.mkdir()
-        try:
+        with self._new_folder() as temporary:
             for name, tensors in weights.items():
                 save_tensors(temporary / f"{name}.safetensors", dict(tensors))
             files = {path.name: file_sha256(path) for path in sorted(temporary.iterdir())}
@@ -96,60 +105,101 @@ class Registry:
             content["digest"] = digest_of(content)
             (temporary / MODEL).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
             (temporary / CARD).write_text(card)
-            folder = self.root / content["digest"][:SHORT]
-            if not (folder / MODEL).exists():
-                os.replace(temporary, folder)
-            return ModelVersion(folder, content)
-        except OSError as error:
-            raise ModelError("cannot register the model", where=self.root, got=error, do="free space") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            version = self._keep(temporary, content)
+        if self.shared:
+            self._share(version)
+        return version
+
+    def add(self, folder: str | Path | SharedFolder) -> ModelVersion:
+        """Take in a version's folder that was exported elsewhere, as it is: same content, same name.
+
+        Args:
+            folder: local, or behind any fsspec URL.
+
+        Raises:
+            ModelError: it is no version's folder, or a file is not what its model.json says.
+        """
+        source = folder if isinstance(folder, SharedFolder) else SharedFolder(str(folder))
+        text = source.read(MODEL)
+        if text is None:
+            raise ModelError("no model here", where=source.url, expected=f"a folder with {MODEL}")
+        content = _parsed(text, source.url)
+        with self._new_folder() as temporary:
+            (temporary / MODEL).write_bytes(text)
+            for name, expected in content["files"].items():
+                source.fetch(name, temporary / name)
+                if file_sha256(temporary / name) != expected:
+                    raise ModelError(
+                        "a model file was altered", where=f"{source.url}/{name}", expected=f"sha256 {expected}"
+                    )
+            (temporary / CARD).write_bytes(source.read(CARD) or b"")
+            version = self._keep(temporary, content)
+        if self.shared and source.url != self.shared.join(version.version):
+            self._share(version)
+        return version
 
     def versions(self) -> list[ModelVersion]:
-        """Every registered version, by name."""
-        # A registration that was killed may have left its hidden temporary folder.
-        return [self._open(path.parent) for path in sorted(self.root.glob(f"[!.]*/{MODEL}"))]
+        """Every sound version, by name; of those that are only shared the weights come with :meth:`get`."""
+        return [found for found in self._look().values() if isinstance(found, ModelVersion)]
+
+    def damaged(self) -> dict[str, ModelError]:
+        """What is wrong with the folders that cannot be used, by name: they never hide the others."""
+        return {name: found for name, found in self._look().items() if isinstance(found, ModelError)}
 
     def find(self, training_key: str) -> ModelVersion | None:
         """The version whose training had this key (data, configuration and code), if there is one."""
-        return next((v for v in self.versions() if v.content["metadata"].get("training_key") == training_key), None)
+        found = next((v for v in self.versions() if v.content["metadata"].get("training_key") == training_key), None)
+        return found and self._here(found)
 
     def get(self, name: str) -> ModelVersion:
-        """A version by its name, a unique beginning of it (six digits at least), or an alias.
+        """A version by its name, a unique beginning of it (six digits at least), or an alias; its files are then here.
 
         Raises:
-            ModelError: there is none; says which there are.
+            ModelError: there is none, and which there are; or the one that is meant is damaged.
         """
         wanted = self.aliases().get(name, name)
-        found = [v for v in self.versions() if v.digest.startswith(wanted) and len(wanted) >= 6]
+        known = self._look()
+        for folder, problem in known.items():
+            if isinstance(problem, ModelError) and len(wanted) >= 6 and folder.startswith(wanted[:SHORT]):
+                raise problem
+        sound = [version for version in known.values() if isinstance(version, ModelVersion)]
+        found = [version for version in sound if version.digest.startswith(wanted) and len(wanted) >= 6]
         if len(found) != 1:
-            known = [*self.aliases(), *(v.version for v in self.versions())]
+            names = [*self.aliases(), *(version.version for version in sound)]
             raise ModelError(
                 "no such model",
-                where=self.root,
-                expected=f"one of {', '.join(known)}" if known else "a registered model, and there is none",
+                where=self.shared.url if self.shared else self.root,
+                expected=f"one of {', '.join(names)}" if names else "a registered model, and there is none",
                 got=name,
                 do="train one with: image-longitudinal train",
             )
-        return found[0]
+        return self._here(found[0])
 
     def aliases(self) -> dict[str, str]:
         """Version by alias."""
+        where = self.shared.join(ALIASES) if self.shared else self.root / ALIASES
         try:
-            return dict(json.loads((self.root / ALIASES).read_text()))
+            text = self.shared.read(ALIASES) if self.shared else (self.root / ALIASES).read_bytes()
+            return dict(json.loads(text)) if text is not None else {}
         except FileNotFoundError:
             return {}
+        except OSError as error:
+            raise ModelError("cannot read the aliases", where=where, got=error) from error
         except (TypeError, ValueError) as error:
             raise ModelError(
-                "the aliases file is damaged", where=self.root / ALIASES, got=error, do="remove it and train again"
+                "the aliases file is damaged", where=where, got=error, do="remove it and set the aliases again"
             ) from error
 
     def set_alias(self, alias: str, version: str) -> None:
-        """Let an alias point to a version, replacing the file as a whole."""
-        aliases = {**self.aliases(), alias: version}
+        """Let an alias point to a version that is there, replacing the file as a whole."""
+        aliases = {**self.aliases(), alias: self.get(version).version}
+        text = json.dumps(aliases, indent=1, sort_keys=True) + "\n"
+        if self.shared:
+            self.shared.write(ALIASES, text.encode())
+            return
         temporary = self.root / f".{ALIASES}.{uuid.uuid4().hex[:8]}.tmp"
         try:
-            temporary.write_text(json.dumps(aliases, indent=1, sort_keys=True) + "\n")
+            temporary.write_text(text)
             os.replace(temporary, self.root / ALIASES)
         except OSError as error:
             raise ModelError(
@@ -159,19 +209,76 @@ class Registry:
             with contextlib.suppress(OSError):
                 temporary.unlink()
 
-    def _open(self, folder: Path) -> ModelVersion:
+    def _look(self) -> dict[str, ModelVersion | ModelError]:
+        """Version, or what is wrong with it, by folder name: the local ones and those that are only shared."""
+        found: dict[str, ModelVersion | ModelError] = {}
+        # A registration that was killed may have left its hidden temporary folder.
+        for path in sorted(self.root.glob(f"[!.]*/{MODEL}")):
+            found[path.parent.name] = self._open(path.parent, path.read_bytes)
+        for name in self.shared.folders_with(MODEL) if self.shared else ():
+            if name not in found:
+                found[name] = self._open(self.root / name, partial(self._read_shared, f"{name}/{MODEL}"))
+        return dict(sorted(found.items()))
+
+    def _read_shared(self, path: str) -> bytes:
+        assert self.shared is not None
+        return self.shared.read(path) or b""
+
+    def _open(self, folder: Path, read: Callable[[], bytes]) -> ModelVersion | ModelError:
         try:
-            content = json.loads((folder / MODEL).read_text())
-            recorded = content.pop("digest")
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(
-                "a registered model is damaged", where=folder, got=error, do="remove this folder and train again"
-            ) from error
-        if digest_of(content) != recorded:
-            raise ModelError(
-                "a registered model was altered",
-                where=folder,
-                expected=f"digest {recorded}",
-                do="remove this folder and train again",
-            )
-        return ModelVersion(folder, {**content, "digest": recorded})
+            return ModelVersion(folder, _parsed(read(), folder))
+        except ModelError as error:
+            return error
+        except OSError as error:
+            return ModelError("a registered model cannot be read", where=folder, got=error)
+
+    def _here(self, version: ModelVersion) -> ModelVersion:
+        """The version with its files on this machine."""
+        if self.shared and not version.folder.exists():
+            return self.add(SharedFolder(self.shared.join(version.version)))
+        return version
+
+    @contextlib.contextmanager
+    def _new_folder(self) -> Iterator[Path]:
+        """A hidden folder to fill, gone afterwards unless it was given its name."""
+        temporary = self.root / f".{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+        except OSError as error:
+            raise ModelError("cannot register the model", where=self.root, got=error, do="free space") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _keep(self, temporary: Path, content: dict[str, Any]) -> ModelVersion:
+        folder = self.root / content["digest"][:SHORT]
+        if not (folder / MODEL).exists():
+            os.replace(temporary, folder)
+        return ModelVersion(folder, content)
+
+    def _share(self, version: ModelVersion) -> None:
+        """Put a version into the shared folder: its model.json last, for that makes it one."""
+        assert self.shared is not None
+        if self.shared.read(f"{version.version}/{MODEL}") is None:
+            for name in (*version.content["files"], CARD, MODEL):
+                self.shared.put(version.folder / name, f"{version.version}/{name}")
+
+
+def _parsed(text: bytes, where: object) -> dict[str, Any]:
+    """The content of a model.json, checked against the digest in it."""
+    try:
+        content = json.loads(text)
+        recorded = content.pop("digest")
+        names = [str(name) for name in content["files"]]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            "a registered model is damaged", where=where, got=error, do="remove this folder and train again"
+        ) from error
+    if digest_of(content) != recorded or any(Path(name).name != name for name in names):
+        raise ModelError(
+            "a registered model was altered",
+            where=where,
+            expected=f"digest {recorded}",
+            do="remove this folder and train again",
+        )
+    return {**content, "digest": recorded}

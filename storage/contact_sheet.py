@@ -23,7 +23,7 @@ def contact_sheet(
         count, columns: how many images, and how many of them in a row.
         tile: pixels a side of each image on the sheet.
     """
-    shown = _evenly(labels, count)
+    shown = evenly(labels, count)
     columns = max(1, min(columns, len(shown)))
     rows = -(-len(shown) // columns)
     width, height = tile + _GAP, tile + _LINE + _GAP
@@ -36,7 +36,23 @@ def contact_sheet(
     return sheet
 
 
-def _evenly(labels: Sequence[str], count: int) -> list[int]:
+def before_and_after(
+    before: Sequence[NDArray[np.uint8]], after: Sequence[NDArray[np.uint8]], labels: Sequence[str], *, columns: int = 4
+) -> Image.Image:
+    """Pairs of squares side by side, with their labels: uint8 (S, S) each, all of one size."""
+    size = before[0].shape[0]
+    width, height = 2 * size + 2 * _GAP, size + _LINE + _GAP
+    rows = -(-len(before) // columns)
+    sheet = Image.new("L", (min(columns, len(before)) * width + _GAP, rows * height + _GAP), 255)
+    draw = ImageDraw.Draw(sheet)
+    for place, (first, second, label) in enumerate(zip(before, after, labels, strict=True)):
+        x, y = _GAP + place % columns * width, _GAP + place // columns * height
+        sheet.paste(Image.fromarray(np.concatenate([first, second], axis=1)), (x, y))
+        draw.text((x + 2, y + size + 1), label.encode("ascii", "replace").decode()[: 2 * _LETTERS], fill=0)
+    return sheet
+
+
+def evenly(labels: Sequence[str], count: int) -> list[int]:
     """Indices of at most ``count`` images: the same number of each class as far as it has them, evenly spaced."""
     members: dict[str, list[int]] = {}
     for index, label in enumerate(labels):

@@ -5,6 +5,7 @@
     images-<size>.npy    uint8 (n, size, size), one file per size, rows in the order of the manifest
     manifest.json        version, sizes; per image its file, digest, patient, class, split, size; what was set aside
     contact_sheet.png    some 48 of the images with their classes
+    before_after.png     of scans: some before and after cleaning, side by side
 """
 
 from __future__ import annotations
@@ -17,23 +18,25 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from core.digest import digest_of, file_sha256
 from core.errors import IngestError, StorageError
 from storage.contact_sheet import contact_sheet
+from storage.duplicates import near_duplicates, perceptual_hash
 from storage.filesystem import storage_error, temporary_name
 from storage.npy import growing_npy, to_disk
 from storage.scans import ReadScan, ScanFile, SetAside, assign_splits
 
 FORMAT, VERSION = "prepared-images", 1
-MANIFEST, CONTACT_SHEET = "manifest.json", "contact_sheet.png"
+MANIFEST, CONTACT_SHEET, BEFORE_AFTER = "manifest.json", "contact_sheet.png", "before_after.png"
 TILE = 128  # pixels a side on the contact sheet: layers can be told apart, and 48 fit on a screen
 
 Squares = Mapping[int, NDArray[np.uint8]]  # one image at every size: (size, size) by size
@@ -171,6 +174,8 @@ def write_prepared(
     set_aside: Iterable[SetAside] = (),
     ignored: int = 0,
     minimum: int = 1,
+    compare: bool = True,
+    pictures: Callable[[PreparedImages], Mapping[str, Image.Image]] | None = None,
 ) -> PreparedImages:
     """Write a prepared image set in one pass over ``scans``, holding one image at a time.
 
@@ -186,6 +191,8 @@ def write_prepared(
         source: where the images came from, for the manifest; plain JSON values; not part of the digest.
         set_aside, ignored: what was not even tried (``storage.scans.FoundScans``).
         minimum: fewer images than this are refused.
+        compare: look for near-duplicates across patients.
+        pictures: makes further pictures of the finished set, by file name.
 
     Raises:
         IngestError: when fewer than ``minimum`` images, or fewer patients than splits, remain.
@@ -196,6 +203,8 @@ def write_prepared(
     aside = [*set_aside]
     records: list[dict[str, Any]] = []
     first: dict[str, str] = {}
+    hashes: list[NDArray[np.uint8]] = []
+    largest = max(sizes)
     with _beside(target) as temporary, contextlib.ExitStack() as open_files:
         arrays = {size: open_files.enter_context(growing_npy(temporary / _npy(size), (size, size))) for size in sizes}
         for scan in scans:
@@ -208,6 +217,8 @@ def write_prepared(
                 for size, array in arrays.items():
                     array.append(scan.content[size])
                 records.append(_record(scan))
+                if compare:
+                    hashes.append(perceptual_hash(scan.content[largest]))
         aside.sort(key=lambda item: item.name)
         _refuse_too_few(records, aside, minimum, sum(share > 0 for share in fractions.values()), source)
         open_files.close()
@@ -227,6 +238,17 @@ def write_prepared(
                 "by_class": dict(Counter(record["class"] for record in records)),
             },
             "split": {"fractions": dict(fractions), "seed": seed},
+            "statistics": _statistics(records),
+            "near_duplicates": [
+                {
+                    "files": [records[pair.first]["file"], records[pair.second]["file"]],
+                    "patients": [records[pair.first]["patient"], records[pair.second]["patient"]],
+                    "bits": pair.distance,
+                }
+                for pair in near_duplicates(np.stack(hashes), [record["patient"] for record in records])
+            ]
+            if compare
+            else [],
             "source": dict(source),
             "files": {
                 _npy(size): {
@@ -241,6 +263,8 @@ def write_prepared(
         manifest["digest"] = _digest(manifest)
         made = PreparedImages(temporary, manifest)
         contact_sheet(made.images(_near(sizes, TILE)), made.labels, tile=TILE).save(temporary / CONTACT_SHEET)
+        for name, image in (pictures(made) if pictures else {}).items():
+            image.save(temporary / name)
         with open(temporary / MANIFEST, "w") as file:
             json.dump(manifest, file, indent=1)
             to_disk(file)
@@ -286,6 +310,22 @@ def _record(scan: ReadScan[Squares]) -> dict[str, Any]:
         "width": scan.width,
         "height": scan.height,
     }
+
+
+def _statistics(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Sizes of the scans, and how many each patient has."""
+    per_patient = Counter(Counter(record["patient"] for record in records).values())
+    by_size = Counter(f"{record['width']}x{record['height']}" for record in records)
+    patients = {label: len({r["patient"] for r in records if r["class"] == label}) for label in _labels(records)}
+    return {
+        "by_size": dict(by_size.most_common()),
+        "patients_by_class": patients,
+        "patients_by_number_of_images": {str(count): per_patient[count] for count in sorted(per_patient)},
+    }
+
+
+def _labels(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    return sorted({record["class"] for record in records})
 
 
 def _refuse_foreign(target: Path) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from core.errors import ConfigError, IngestError
+from storage.frame_cache import FrameCache
 
 EXTENSIONS = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 FORMATS = ("JPEG", "PNG", "TIFF")  # what the bytes may be, whatever the name says
@@ -209,16 +210,32 @@ def _pixels(image: Image.Image) -> NDArray[Any]:
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
-def prepare_scan(file: ScanFile, prepare: Callable[[NDArray[Any]], T]) -> ReadScan[T] | SetAside:
-    """Read one file and make of its pixels what ``prepare`` makes; its IngestError sets the file aside.
+def prepare_scan(
+    file: ScanFile,
+    clean: Callable[[NDArray[Any]], NDArray[np.uint8]],
+    finish: Callable[[NDArray[np.uint8]], T],
+    cache: FrameCache | None = None,
+) -> ReadScan[T] | SetAside:
+    """Read one file and make of its pixels what ``finish(clean(pixels))`` makes; their IngestError sets it aside.
 
-    Pure and picklable when ``prepare`` is: what a pool of threads or processes maps over the files.
+    What a pool of threads maps over the files.
+
+    Args:
+        file: which.
+        clean: the slow part, which depends on the pixels alone.
+        finish: the quick part.
+        cache: where the results of ``clean`` are kept by the file's digest.
     """
     scan = read_scan(file)
     if isinstance(scan, SetAside):
         return scan
     try:
-        content = prepare(scan.content)
+        framed = cache.get(scan.sha256) if cache else None
+        if framed is None:
+            framed = clean(scan.content)
+            if cache:
+                cache.put(scan.sha256, framed)
+        content = finish(framed)
     except IngestError as error:
         return SetAside(file.name, str(error))
     return ReadScan(file, scan.sha256, scan.width, scan.height, content)

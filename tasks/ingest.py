@@ -1,14 +1,16 @@
-"""Training images: real scans from a folder, or phantoms where there is none."""
+"""Training images: real scans from a folder, an archive or a URL, or phantoms where there is none."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
@@ -16,24 +18,34 @@ from core.config import Config
 from core.errors import IngestError, StorageError
 from core.random import normals, stream_key, subject_seeds
 from models.phantom import LATENT_NAMES, PHANTOM_VERSION, render
-from models.preparation import PREPARATION_VERSION, prepare_image
-from storage.prepared import CONTACT_SHEET, PreparedImages, drawn_image, open_prepared, write_prepared
-from storage.scans import FoundScans, ReadScan, SetAside, find_scans, prepare_scan
+from models.preparation import PREPARATION_VERSION, clean_frame, to_grey, to_sizes, to_square
+from storage.contact_sheet import before_and_after, evenly
+from storage.frame_cache import FrameCache
+from storage.prepared import BEFORE_AFTER, CONTACT_SHEET, PreparedImages, drawn_image, open_prepared, write_prepared
+from storage.scans import FoundScans, ReadScan, SetAside, find_scans, prepare_scan, read_scan, scan_file
+from storage.sources import local_scans
 from tasks.keys import key_of
 from tasks.options import CACHED
 from tasks.pictures import picture, thumbnail
 from tasks.progress import Progress
 from tasks.workspace import Workspace
 
-INGEST_VERSION = 1
+INGEST_VERSION = 2
 MASTER_SIZES = (512, 224)  # the original's two geometries, kept whatever the preset trains on
 WINDOW = 256  # scans handed to the threads at a time, so that any number fits in memory
 PHANTOM_BATCH = 256
+PAIRS, PAIR_SIZE = 12, 224  # before and after: how many, and about how many pixels a side
 
 
-def ingest(folder: str | None, config: Config, workspace: Workspace) -> PreparedImages:
-    """Prepared images of a folder of scans, or of phantoms if it is None; made only if they are not there yet."""
-    if folder is None:
+def ingest(source: str | None, config: Config, workspace: Workspace) -> PreparedImages:
+    """Prepared images of scans, or of phantoms if ``source`` is None; made only if they are not there yet.
+
+    Args:
+        source: folder, zip or tar file, or fsspec URL of one of them.
+        config: which sizes, how cleaned, how split.
+        workspace: where to.
+    """
+    if source is None:
         sizes = sorted({config.vae.image_size, config.diffusion.image_size}, reverse=True)
         key = key_of(
             "draw-phantoms",
@@ -44,6 +56,7 @@ def ingest(folder: str | None, config: Config, workspace: Workspace) -> Prepared
             seed=config.seed,
         )
         return _opened(draw_phantoms, key=key, target=str(workspace.images(key)), sizes=sizes, config=config)
+    folder = local_scans(source, workspace.sources)
     found = find_scans(folder)
     sizes = sorted({*MASTER_SIZES, config.vae.image_size, config.diffusion.image_size}, reverse=True)
     fingerprint = [(scan.name, scan.path.stat().st_size, scan.path.stat().st_mtime_ns) for scan in found.scans]
@@ -56,25 +69,40 @@ def ingest(folder: str | None, config: Config, workspace: Workspace) -> Prepared
         images=config.images,
         seed=config.seed,
     )
-    target = str(workspace.images(key))
-    return _opened(ingest_scans, key=key, target=target, sizes=sizes, config=config, folder=folder)
+    return _opened(
+        ingest_scans,
+        key=key,
+        target=str(workspace.images(key)),
+        sizes=sizes,
+        config=config,
+        folder=str(folder),
+        source=source,
+        frames=str(workspace.frames(key_of("clean-frame", PREPARATION_VERSION, denoise=config.images.denoise))),
+    )
 
 
-@task(name="ingest-scans", task_run_name="ingest {folder}", **CACHED)
-def ingest_scans(key: str, target: str, sizes: list[int], config: Config, folder: str) -> dict[str, Any]:
+@task(name="ingest-scans", task_run_name="ingest {source}", **CACHED)
+def ingest_scans(
+    key: str, target: str, sizes: list[int], config: Config, folder: str, source: str, frames: str
+) -> dict[str, Any]:
     """Clean and bring to one geometry every usable scan of a folder; list the others with the reason."""
     found = find_scans(folder)
     progress = Progress("ingest scans", len(found.scans), "scans")
     prepared = write_prepared(
         target,
-        _watched(_prepare_all(found, sizes), progress),
+        _watched(_prepare_all(found, sizes, config.images.denoise, FrameCache(Path(frames))), progress),
         sizes=sizes,
         fractions=_fractions(config),
         seed=config.seed,
-        source={"kind": "scans", "folder": Path(folder).name},
+        source={
+            "kind": "scans",
+            "folder": PurePosixPath(source.rstrip("/")).name,
+            "preparation": {"version": PREPARATION_VERSION, "denoise": config.images.denoise},
+        },
         set_aside=found.set_aside,
         ignored=found.ignored,
         minimum=config.images.min_images,
+        pictures=partial(_before_and_after, Path(folder)),
     )
     return _summarised(prepared)
 
@@ -96,15 +124,33 @@ def draw_phantoms(key: str, target: str, sizes: list[int], config: Config) -> di
         seed=config.seed,
         source={"kind": "phantom", "version": PHANTOM_VERSION},
         minimum=config.images.min_images,
+        compare=False,  # each is drawn for itself
     )
     return _summarised(prepared)
 
 
-def _prepare_all(found: FoundScans, sizes: list[int]) -> Iterator[ReadScan[Any] | SetAside]:
-    job = partial(prepare_scan, prepare=partial(prepare_image, sizes=sizes))
-    with ThreadPoolExecutor() as pool:
+def _prepare_all(
+    found: FoundScans, sizes: list[int], denoiser: str, cache: FrameCache
+) -> Iterator[ReadScan[Any] | SetAside]:
+    clean, finish = partial(clean_frame, denoiser=denoiser), partial(to_sizes, sizes=sizes)
+    job = partial(prepare_scan, clean=clean, finish=finish, cache=cache)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # threads: the slow parts let go of the interpreter
         for start in range(0, len(found.scans), WINDOW):
             yield from pool.map(job, found.scans[start : start + WINDOW])
+
+
+def _before_and_after(folder: Path, prepared: PreparedImages) -> dict[str, Image.Image]:
+    """Some scans of every class as they came, framed alike, beside what was made of them."""
+    records = prepared.manifest["images"]
+    shown = evenly(prepared.labels, PAIRS)
+    size = min(prepared.sizes, key=lambda size: abs(size - PAIR_SIZE))
+    before = []
+    for index in shown:
+        scan = read_scan(scan_file(folder / records[index]["file"], folder))
+        assert not isinstance(scan, SetAside), "it could be read a moment ago"
+        before.append(to_square(to_grey(scan.content), size))
+    after = [prepared.images(size)[index] for index in shown]
+    return {BEFORE_AFTER: before_and_after(before, after, [Path(records[index]["file"]).stem for index in shown])}
 
 
 def _phantoms(n: int, sizes: list[int], seed: int) -> Iterator[ReadScan[Any]]:
@@ -131,15 +177,21 @@ def _watched(scans: Iterable[Any], progress: Progress) -> Iterator[Any]:
 def _summarised(prepared: PreparedImages) -> dict[str, Any]:
     counts = prepared.manifest["counts"]
     aside = prepared.manifest["set_aside"]
-    parts = [*counts["by_split"].items(), *counts["by_class"].items()]
+    statistics, alike = prepared.manifest["statistics"], prepared.manifest["near_duplicates"]
+    parts = [*counts["by_split"].items(), *counts["by_class"].items(), *statistics["by_size"].items()]
     shares = "\n".join(f"| {name} | {count:,} |" for name, count in parts)
     rows = "\n".join(f"| {item['file']} | {item['reason']} |" for item in aside[:50])
     listed = f"\n\n| set aside | reason |\n|---|---|\n{rows}" if aside else ""
     more = f"\n\nand {len(aside) - 50} more, in the manifest" if len(aside) > 50 else ""
     create_markdown_artifact(
-        f"{counts['images']:,} images of {counts['patients']:,} patients, {len(aside):,} files set aside\n\n"
-        f"{picture(thumbnail(prepared.folder / CONTACT_SHEET), 'contact sheet')}\n\n"
-        f"| split or class | images |\n|---|---|\n{shares}{listed}{more}",
+        f"{counts['images']:,} images of {counts['patients']:,} patients, {len(aside):,} files set aside, "
+        f"{len(alike):,} near-duplicates across patients\n\n"
+        + "\n\n".join(
+            picture(thumbnail(prepared.folder / name), name)
+            for name in (CONTACT_SHEET, BEFORE_AFTER)
+            if (prepared.folder / name).exists()
+        )
+        + f"\n\n| split, class or size | images |\n|---|---|\n{shares}{listed}{more}",
         key="prepared-images",
         description="What was ingested",
     )

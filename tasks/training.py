@@ -7,12 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from prefect import task
+from numpy.typing import NDArray
+from prefect import get_run_logger, task
 from prefect.artifacts import create_table_artifact
 
 from core.config import Config
-from core.digest import file_sha256
+from core.digest import digest_of, file_sha256
 from core.errors import ModelError
 from models.backends import (
     DiffusionImages,
@@ -21,23 +23,26 @@ from models.backends import (
     assemble_diffusion,
     assemble_vae,
     find_recoverable_axes,
-    measure_recoverability,
     needs_diffusion,
 )
 from models.diffusion.residual import ResidualDiffusion
 from models.diffusion.train import train_diffusion
+from models.measurement import measure_model
+from models.promotion import promote
+from models.quality import FIGURES
 from models.recoverability import choose_entries
-from models.registry import ModelVersion, Registry
+from models.registry import CANDIDATE, ModelVersion, Registry
 from models.tensors import ImageRows, default_device, load_tensors, save_tensors
 from models.vae.network import VAE
 from models.vae.train import build_vae, train_vae
-from storage.prepared import PreparedImages, open_prepared
+from storage.prepared import ImageView, PreparedImages, open_prepared
 from tasks.keys import cached_or_fresh, key_of
 from tasks.options import CACHED
 from tasks.progress import Progress
 from tasks.workspace import Workspace
 
-TRAINING_VERSION = 1  # raise it whenever the same data and configuration would give other weights
+TRAINING_VERSION = 2  # raise it whenever the same data and configuration would give other weights
+RANDOM_EFFECTS = 3  # entries that the metric "recoverability" asks for: as many become η in the original's outcomes
 EXAMPLES = 24  # held-out images kept with a model, to show beside generated ones
 
 
@@ -84,7 +89,7 @@ def trained_model(config: Config, prepared: PreparedImages, workspace: Workspace
         register_model,
         lambda version: registry.find(key) is not None,
         key=key,
-        registry=str(registry.root),
+        workspace=str(workspace.root),
         vae=vae,
         diffusion=diffusion,
         **parameters,
@@ -129,7 +134,7 @@ def fit_diffusion(key: str, folder: str, vae: str, prepared: str, config: Config
 
 @task(name="register-model", task_run_name="measure and register", **CACHED)
 def register_model(
-    key: str, registry: str, prepared: str, config: Config, vae: dict[str, str], diffusion: dict[str, str] | None
+    key: str, workspace: str, prepared: str, config: Config, vae: dict[str, str], diffusion: dict[str, str] | None
 ) -> str:
     """Measure what the finished generator keeps of z, and register weights, figures and card as one version."""
     images = open_prepared(prepared)
@@ -164,24 +169,103 @@ def register_model(
     if generator is not None:
         generator.rotate(axes)
         weights["diffusion"] = generator.denoiser.state_dict()
-    recoverability, reader = measure_recoverability(model, network, **settings)
-    entries = choose_entries(recoverability, len(recoverability))
+    measured = measure_model(
+        model, network, images.rows(size, "train"), _held_out(images, size), probe, config.seed, config.compute.device
+    )
+    entries = choose_entries(measured.recoverability, len(measured.recoverability))
     metadata |= {
         "training_key": key,
-        "recoverability": recoverability,
-        "read_by": reader,
+        "recoverability": measured.recoverability,
+        "noise_spread": measured.noise_spread,
+        "read_by": measured.read_by,
+        "quality": measured.quality,
+        "memory": measured.memory,
+        "metrics": {
+            "recoverability": measured.recoverability[entries[min(RANDOM_EFFECTS, len(entries)) - 1]],
+            **measured.metrics,
+        },
+        "held_out": held_out_digest(images, size),
         "backend": "diffusion" if diffusion else "vae",
         "probe": probe.model_dump(mode="json"),
         "entries": entries,
     }
-    version = Registry(registry).register(weights, metadata, _card(metadata))
-    Registry(registry).set_alias("production", version.version)
-    create_table_artifact(
-        [{"entry": entry, "recoverability R2": round(recoverability[entry], 4)} for entry in entries],
-        key="recoverability",
-        description=f"Model {version.version}: z read back from generated images by the {reader}, best first",
-    )
+    registry = Workspace.at(workspace).registry
+    version = registry.register(weights, metadata, _card(metadata))
+    registry.set_alias(CANDIDATE, version.version)
+    _promote_if_no_worse(registry, version)
+    _show(version)
     return version.version
+
+
+def held_out_digest(images: PreparedImages, size: int) -> str:
+    """Names the images that figures of a model are measured on: figures of two models compare if it is the same."""
+    records = images.manifest["images"]
+    return digest_of(size, [records[i]["sha256"] for i in _held_out_index(images)])
+
+
+def _held_out(images: PreparedImages, size: int) -> ImageRows:
+    """Images of patients that no network was trained on: both other splits, for one of them alone is often small."""
+    return ImageView(images.images(size), _held_out_index(images))
+
+
+def _held_out_index(images: PreparedImages) -> NDArray[np.int64]:
+    return np.sort(np.concatenate([images.split("validation"), images.split("test")]))
+
+
+def _show(version: ModelVersion) -> None:
+    told = version.metadata
+    create_table_artifact(
+        [
+            {
+                "entry": entry,
+                "recoverability R2": round(told["recoverability"][entry], 4),
+                "sd over noise seeds": round(told["noise_spread"][entry], 4),
+            }
+            for entry in told["entries"]
+        ],
+        key="recoverability",
+        description=f"Model {version.version}: z read back from generated images by the {told['read_by']}, best first",
+    )
+    if told["quality"]:
+        create_table_artifact(
+            quality_rows(told),
+            key="image-quality",
+            description=f"Model {version.version}: generated beside real images",
+        )
+
+
+def quality_rows(metadata: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row per feature space and figure: generated against held-out, and the floor, real against held-out."""
+    rows = [
+        {
+            "features": space,
+            "figure": name.upper() if name in ("fd", "kid") else name,
+            "generated": round(figures[name], 4),
+            "real (floor)": round(figures[f"floor_{name}"], 4),
+        }
+        for space, figures in metadata["quality"].items()
+        for name in FIGURES
+    ]
+    memory = metadata["memory"]
+    return [
+        *rows,
+        {
+            "features": "pixels",
+            "figure": "nearest training image, 1st percentile",
+            "generated": round(memory["generated_first_percentile"], 4),
+            "real (floor)": round(memory["held_out_first_percentile"], 4),
+        },
+    ]
+
+
+def _promote_if_no_worse(registry: Registry, version: ModelVersion) -> None:
+    logger = get_run_logger()
+    try:
+        comparisons = promote(registry, version.version)
+    except ModelError as error:
+        logger.warning(f"model {version.version} stays a candidate: {error}")
+        return
+    logger.info(f"model {version.version} is production now{''.join(f'; {one}' for one in comparisons)}")
 
 
 def _perception_digest(config: Config) -> str | None:
@@ -224,7 +308,10 @@ def _card(metadata: dict[str, Any]) -> str:
     """The model card: what it is, what it was trained on, what was measured."""
     images, vae = metadata["images"], metadata["figures"]["vae"]
     source = "scans" if images["source"]["kind"] == "scans" else "procedural phantom images"
-    rows = "\n".join(f"| {entry} | {metadata['recoverability'][entry]:.3f} |" for entry in metadata["entries"])
+    rows = "\n".join(
+        f"| {entry} | {metadata['recoverability'][entry]:.3f} | {metadata['noise_spread'][entry]:.3f} |"
+        for entry in metadata["entries"]
+    )
     return f"""# Image model of image-longitudinal
 
 A VAE{" and a diffusion model" if "diffusion" in metadata else ""} trained on {images["counts"]["images"]} {source}
@@ -235,11 +322,30 @@ A VAE{" and a diffusion model" if "diffusion" in metadata else ""} trained on {i
 - Latents are standardised (over training images they have mean 0 and covariance I) and turned to the axes that
   survive best into finished images.
 
-Recoverability (R² of z read back from generated images, z ~ N(0, I)), best first:
+Recoverability (R² of z read back from generated images by the {metadata["read_by"]}, z ~ N(0, I)), best first, and its
+standard deviation over draws of the noise:
 
-| entry | R² |
-|---|---|
+| entry | R² | sd |
+|---|---|---|
 {rows}
-
+{_quality_words(metadata)}
 Method: arXiv 2410.16177. Weights are safetensors; `model.json` holds configuration and figures.
 """
+
+
+def _quality_words(metadata: dict[str, Any]) -> str:
+    if not metadata["quality"]:
+        return ""
+    lines = ["| {features} | {figure} | {generated} | {real (floor)} |".format(**row) for row in quality_rows(metadata)]
+    n = next(iter(metadata["quality"].values()))["n"]
+    return "\n".join(
+        [
+            "",
+            f"Generated images beside real ones, {n} of each against images of patients held out:",
+            "",
+            "| features | figure | generated | real (floor) |",
+            "|---|---|---|---|",
+            *lines,
+            "",
+        ]
+    )

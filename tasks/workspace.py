@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.digest import SHORT
 from models.registry import Registry
 
+SHARED_REGISTRY = "IMAGE_LONGITUDINAL_REGISTRY"  # environment: fsspec URL of a registry that several machines share
+
 
 @dataclass(frozen=True)
 class Workspace:
-    """A local folder with three rooms; every path below it is named by the digest of what made it."""
+    """A local folder with a room for each kind; every path below it is named by the digest of what made it."""
 
     root: Path
 
@@ -24,11 +27,20 @@ class Workspace:
         """Folder of the prepared images with this key."""
         return self.root / "images" / key[:SHORT]
 
+    def frames(self, key: str) -> Path:
+        """Folder of the cleaned frames made with this key; a cache that may be deleted."""
+        return self.root / "frames" / key[:SHORT]
+
+    @property
+    def sources(self) -> Path:
+        """Where archives are extracted and downloads kept."""
+        return self.root / "sources"
+
     def training(self, key: str) -> Path:
         """Folder of the checkpoints of the training with this key."""
         return self.root / "training" / key[:SHORT]
 
     @property
     def registry(self) -> Registry:
-        """The model registry."""
-        return Registry(self.root / "models")
+        """The model registry: in this workspace, and shared when the environment names an address."""
+        return Registry(self.root / "models", os.environ.get(SHARED_REGISTRY) or None)

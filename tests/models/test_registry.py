@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 
@@ -173,9 +175,58 @@ def test_damaged_aliases_are_refused(registry: Registry, version: ModelVersion) 
             registry.get("production")
 
 
-def test_aliases_that_cannot_be_written_are_a_model_error(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="cannot write the aliases"):
-        Registry(tmp_path / "none").set_alias("production", "0" * 12)
+def test_an_alias_to_nothing_is_refused(registry: Registry, version: ModelVersion) -> None:
+    with pytest.raises(ModelError, match="no such model"):
+        registry.set_alias("production", "0" * 12)
+    assert registry.aliases() == {}
+
+
+def test_aliases_that_cannot_be_written_are_a_model_error(registry: Registry, version: ModelVersion) -> None:
+    (registry.root / "aliases.json").mkdir()
+    with pytest.raises(ModelError, match="cannot read the aliases"):
+        registry.set_alias("production", version.version)
+
+
+def test_a_damaged_version_hides_no_other(registry: Registry, version: ModelVersion) -> None:
+    other = registry.register(WEIGHTS, {"training_key": "k2"}, "")
+    (other.folder / "model.json").write_text("{half")
+    assert registry.versions() == [version]
+    assert registry.get(version.version) == version
+    assert list(registry.damaged()) == [other.version]
+    with pytest.raises(ModelError, match=f"damaged .*{other.version}"):
+        registry.get(other.version)
+
+
+@pytest.fixture
+def store() -> Iterator[str]:
+    """An object store in this process's memory."""
+    yield "memory://registry"
+    fsspec.filesystem("memory").rm("/registry", recursive=True)
+
+
+def test_what_one_machine_registers_another_finds_in_the_shared_registry(tmp_path: Path, store: str) -> None:
+    here, there = Registry(tmp_path / "here", store), Registry(tmp_path / "there", store)
+    version = here.register(WEIGHTS, METADATA, "# Card")
+    here.set_alias("production", version.version)
+    assert [v.version for v in there.versions()] == [version.version]
+    found = there.get("production")
+    assert found.folder == tmp_path / "there" / version.version
+    assert torch.equal(found.tensors("vae")["a"], WEIGHTS["vae"]["a"])
+    assert there.find("k1") == found
+    assert Registry(tmp_path / "there").get(version.version) == found  # and stays when the store is not asked
+
+
+def test_altered_files_of_a_shared_registry_are_not_taken_in(tmp_path: Path, store: str) -> None:
+    version = Registry(tmp_path / "here", store).register(WEIGHTS, METADATA, "")
+    fsspec.filesystem("memory").pipe_file(f"/registry/{version.version}/vae.safetensors", b"other")
+    with pytest.raises(ModelError, match=r"altered .*vae\.safetensors"):
+        Registry(tmp_path / "there", store).get(version.version)
+    assert not list((tmp_path / "there").iterdir())
+
+
+def test_a_store_without_driver_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"cannot open a model store .*nosuch://x"):
+        Registry(tmp_path, "nosuch://x")
 
 
 def test_the_description_is_json_that_people_can_read(version: ModelVersion) -> None:

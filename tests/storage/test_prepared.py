@@ -14,7 +14,7 @@ from PIL import Image
 
 from core.errors import IngestError, StorageError
 from models.phantom import render
-from models.preparation import prepare_image
+from models.preparation import clean_frame, to_sizes
 from storage import prepared as module
 from storage.contact_sheet import contact_sheet
 from storage.npy import growing_npy
@@ -344,7 +344,8 @@ def test_real_scans_become_a_set(tmp_path):
     (folder / "CNV" / "notes.txt").write_text("x")
     Image.new("L", (500, 500), 255).save(folder / "blank.png")
     found = find_scans(folder)
-    job = partial(prepare_scan, prepare=partial(prepare_image, sizes=(512, 64)))
+    clean = partial(clean_frame, denoiser="none")
+    job = partial(prepare_scan, clean=clean, finish=partial(to_sizes, sizes=(512, 64)))
     with ThreadPoolExecutor(2) as pool:
         made = write_prepared(
             tmp_path / "set", pool.map(job, found.scans), **{**OPTIONS, "sizes": (512, 64)}, set_aside=found.set_aside

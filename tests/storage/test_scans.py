@@ -10,6 +10,7 @@ from PIL import Image
 
 from core.errors import ConfigError, IngestError
 from storage import scans
+from storage.frame_cache import FrameCache
 from storage.scans import SetAside, assign_splits, find_scans, prepare_scan, read_scan, scan_file
 
 
@@ -259,11 +260,38 @@ def test_what_preparation_refuses_is_set_aside(tmp_path):
         raise IngestError("the scan shows nothing")
 
     file = scan_file(picture(tmp_path / "a.png"), tmp_path)
-    assert prepare_scan(file, refuse) == SetAside("a.png", "the scan shows nothing")
-    prepared = prepare_scan(file, lambda pixels: pixels.shape)
+    assert prepare_scan(file, refuse, np.shape) == SetAside("a.png", "the scan shows nothing")
+    prepared = prepare_scan(file, lambda pixels: pixels, np.shape)
     assert (prepared.content, prepared.width, prepared.sha256) == ((70, 80), 80, read_scan(file).sha256)
     (tmp_path / "b.png").write_bytes(b"")
-    assert prepare_scan(scan_file(tmp_path / "b.png", tmp_path), refuse).reason == "empty file"
+    assert prepare_scan(scan_file(tmp_path / "b.png", tmp_path), refuse, np.shape).reason == "empty file"
+
+
+def test_a_scan_is_cleaned_once_and_adding_some_cleans_those(tmp_path):
+    cleaned = []
+
+    def clean(pixels):
+        cleaned.append(pixels.shape)
+        return np.ascontiguousarray(255 - pixels)
+
+    def ingest():
+        files = [scan_file(path, tmp_path / "scans") for path in sorted((tmp_path / "scans").iterdir())]
+        return [prepare_scan(file, clean, lambda framed: framed, FrameCache(tmp_path / "frames")) for file in files]
+
+    picture(tmp_path / "scans" / "a.png")
+    picture(tmp_path / "scans" / "b.png", size=(90, 70))
+    first = ingest()
+    picture(tmp_path / "scans" / "c.png", size=(100, 70))
+    (tmp_path / "scans" / "b.png").rename(tmp_path / "scans" / "z.png")  # the bytes count, not the name
+    again = ingest()
+    assert cleaned == [(70, 80), (70, 90), (70, 100)]
+    np.testing.assert_array_equal(again[0].content, first[0].content)
+    np.testing.assert_array_equal(again[2].content, first[1].content)
+
+    for path in (tmp_path / "frames").rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:50])
+    np.testing.assert_array_equal(ingest()[0].content, first[0].content)
+    assert len(cleaned) == 6  # damaged ones are made anew
 
 
 # splitting
