@@ -11,6 +11,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from core.digest import digest_of
@@ -19,6 +20,7 @@ from core.plan import Shard, shard_ranges
 from storage import layout
 from storage.card import write_card
 from storage.filesystem import FileRecord, Root, clean_temporaries, file_record
+from storage.lease import hold_lease
 from storage.manifest import (
     Part,
     PartOf,
@@ -34,6 +36,8 @@ from storage.manifest import (
     render_shard_manifest,
 )
 from storage.reader import Dataset
+
+HUB = "hf://"  # there every write is a commit: a sign of life every few seconds would be one too
 
 
 @dataclass(frozen=True)
@@ -84,21 +88,22 @@ def copy_dataset(
     whole = read_root_manifest(source)
     manifest = _part(whole, selection)
     _check_target(target, manifest)
-    for mark in [file for file in whole.files if manifest is whole and file.path == layout.RUN_FILE]:
-        _copy(source, mark, target)  # first: it says whose target this is
-    begin_run(target, manifest.identity, manifest.config)
-    clean_temporaries(target)
-    arrays = layout.zarr_metadata_paths()  # the other files describe the whole: a part has a card of its own
-    outside = [file for file in whole.files if manifest is whole or file.path in arrays]
-    for file in outside:
-        _copy(source, file, target)
-    shards = _copy_shards(Dataset(source, whole), manifest, target, workers, progress)
-    if manifest is not whole:
-        outside.append(file_record(target, layout.RUN_FILE))
-        manifest = manifest.model_copy(update={"shards": tuple(shards), "files": tuple(outside)})
-        manifest = manifest.model_copy(update={"files": (*manifest.files, *write_card(target, manifest))})
-    publish(target, manifest)
-    return manifest
+    with hold_lease(target) if not target.url.startswith(HUB) else nullcontext():
+        for mark in [file for file in whole.files if manifest is whole and file.path == layout.RUN_FILE]:
+            _copy(source, mark, target)  # first: it says whose target this is
+        begin_run(target, manifest.identity, manifest.config)
+        clean_temporaries(target)
+        arrays = layout.zarr_metadata_paths()  # the other files describe the whole: a part has a card of its own
+        outside = [file for file in whole.files if manifest is whole or file.path in arrays]
+        for file in outside:
+            _copy(source, file, target)
+        shards = _copy_shards(Dataset(source, whole), manifest, target, workers, progress)
+        if manifest is not whole:
+            outside.append(file_record(target, layout.RUN_FILE))
+            manifest = manifest.model_copy(update={"shards": tuple(shards), "files": tuple(outside)})
+            manifest = manifest.model_copy(update={"files": (*manifest.files, *write_card(target, manifest))})
+        publish(target, manifest)
+        return manifest
 
 
 def _part(whole: RootManifest, selection: Selection) -> RootManifest:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from core.presets import load_config, preset_names
-from flows.description import _rough, characters, describe_dataset, describe_plan, describe_subject, human_bytes
+from flows.description import characters, describe_dataset, describe_plan, describe_subject, human_bytes, rough_time
 from storage.filesystem import open_root
 from storage.reader import Dataset
 from tests.storage.conftest import PLAN, TIMES, arrays, write_dataset
@@ -69,8 +69,8 @@ def test_bytes_as_people_say_them(count: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(42, "42 seconds"), (600, "10 minutes"), (7200, "2 hours"), (8.64e8, "10,000 days")]
 )
-def test_times_are_rough(seconds: float, text: str) -> None:
-    assert _rough(seconds) == text
+def test_times_arerough_time(seconds: float, text: str) -> None:
+    assert rough_time(seconds) == text
 
 
 @pytest.mark.parametrize("size", [8, 32, 64, 96, 224, 512])

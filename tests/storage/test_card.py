@@ -62,6 +62,14 @@ def test_croissant_describes_every_table_and_its_files(published: Root) -> None:
     assert {f["source"]["fileSet"]["@id"] for r in croissant["recordSet"] for f in r["field"]} <= identifiers
 
 
+def test_croissant_is_valid_and_reads_the_tables(published: Root) -> None:
+    croissant = pytest.importorskip("mlcroissant").Dataset(jsonld=published.join("croissant.json"))
+    assert not croissant.metadata.issues.errors
+    assert not croissant.metadata.issues.warnings
+    records = list(croissant.records("subjects"))
+    assert sorted(record["subjects/id"] for record in records) == list(range(22))
+
+
 def test_both_are_files_of_the_manifest(published: Root) -> None:
     recorded = {file.path: file.sha256 for file in read_root_manifest(published).files}
     for path in ("README.md", "croissant.json"):

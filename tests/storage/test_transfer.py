@@ -13,6 +13,7 @@ import pytest
 from core.errors import StorageError
 from storage import layout
 from storage.filesystem import LocalRoot, Root, open_root
+from storage.lease import hold_lease
 from storage.manifest import is_published, publish, read_root_manifest, read_shard_manifest
 from storage.reader import open_dataset
 from storage.transfer import Copied, Selection, copy_dataset
@@ -200,6 +201,13 @@ def test_what_is_not_there_cannot_be_chosen(published: Root, target: Root, selec
     with pytest.raises(StorageError, match=said):
         copy_dataset(published, target, selection)
     assert target.files() == []
+
+
+def test_a_target_that_somebody_writes_to_is_refused(published: Root, tmp_path: Path) -> None:
+    target = open_root(tmp_path / "copy")
+    with hold_lease(target), pytest.raises(StorageError, match="another run"):
+        copy_dataset(published, target)
+    copy_dataset(published, target)
 
 
 def test_an_unpublished_source_is_refused(root: Root, target: Root) -> None:
