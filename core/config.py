@@ -120,7 +120,9 @@ class GeneratorConfig(Section):
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Type the network works in; the solver always works in float32."
     )
-    batch_size: Positive = 64
+    batch_size: Literal["auto"] | Positive = Field(
+        "auto", description="Images at a time; auto suits the device. Halved, with a warning, when they do not fit."
+    )
 
 
 class ProbeConfig(Section):
@@ -198,6 +200,10 @@ class ComputeConfig(Section):
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, ...")
     workers: Positive = Field(1, description="Shards in the making at the same time.")
+    processes: Literal["auto"] | Positive = Field(
+        "auto",
+        description="Processes of this host that draw images; auto: one per accelerator where there are several.",
+    )
 
 
 class Config(Section):

@@ -31,10 +31,12 @@ from storage.manifest import (
     read_root_manifest,
     write_shard_manifest,
 )
-from tasks.progress import Progress
+from tasks.host_workers import drawing_processes, worker_devices
+from tasks.image_shards import image_model
+from tasks.progress import DeviceShare, Progress
 from tasks.publish import measure_images, publish_dataset
 from tasks.reuse import Found, Reusable, find_reusable
-from tasks.shards import image_key, image_model, make_images, make_outcomes, outcome_key, place_part
+from tasks.shards import image_key, make_images, make_outcomes, outcome_key, place_part
 from tasks.spec import DatasetSpec
 from tasks.workspace import Workspace
 
@@ -71,7 +73,7 @@ def generate_dataset(
     config = resolve(preset, config, overrides)
     root = open_root(output)
     check_configuration(root, config.model_dump(mode="json", exclude={"compute"}))
-    with hold_lease(root, get_run_logger().info) as lease:
+    with hold_lease(root, get_run_logger().info) as lease, drawing_processes():
         version = _model(images, config, model, workspace)
         spec = _specify(config, version, Workspace.at(workspace))
         found = find_reusable(reuse, spec) if reuse else None
@@ -108,18 +110,18 @@ class _Shard(NamedTuple):
 
 
 def make_shards(spec: DatasetSpec, root: Root, lease: Lease, found: Reusable | None = None) -> list[FileRecord]:
-    """Make every shard that is not done, ``compute.workers`` at a time; the records of all manifests, in order.
+    """Make every shard that is not done, some at a time (:func:`_width`); the records of all manifests, in order.
 
     What another data set has of a shard (``found``) is not made but shared.
     """
-    plan = spec.plan
+    plan, width = spec.plan, _width(spec)
     records = {shard.index: record for shard in plan if (record := _done(root, spec, shard))}
     kept, subjects = set(records), sum(len(plan.shard(index)) for index in records)
-    progress = Progress("make subjects", plan.n_subjects, "subjects", done=subjects)
+    progress, share = Progress("make subjects", plan.n_subjects, "subjects", done=subjects), DeviceShare()
     in_the_making: deque[_Shard] = deque()
     todo = (shard for shard in plan if shard.index not in kept)
     while True:
-        while len(in_the_making) < spec.config.compute.workers and (shard := next(todo, None)):
+        while len(in_the_making) < width and (shard := next(todo, None)):
             in_the_making.append(_Shard(shard, *_submit(root, spec, shard, found)))
         if not in_the_making:
             break
@@ -127,9 +129,21 @@ def make_shards(spec: DatasetSpec, root: Root, lease: Lease, found: Reusable | N
         lease.check()
         records[oldest.shard.index] = _commit(root, spec, oldest)
         subjects += len(oldest.shard)
-        progress.update(subjects, f"shard {oldest.shard.index} in place")
+        share.add(_device_use(oldest.images))
+        progress.update(subjects, "; ".join(filter(None, [f"shard {oldest.shard.index} in place", str(share)])))
     _show_shards(spec, records, kept)
     return [records[shard.index] for shard in plan]
+
+
+def _width(spec: DatasetSpec) -> int:
+    """Shards in the making: as configured, and never fewer than there are processes to draw their images."""
+    return max(spec.config.compute.workers, len(worker_devices(spec.config.compute)))
+
+
+def _device_use(images: Pending) -> dict[str, float]:
+    """How a device spent its time on a shard; nothing where the images were there already."""
+    made_now = isinstance(images, PrefectFuture) and images.state.name != "Cached"
+    return images.result().get("use", {}) if made_now else {}
 
 
 def _submit(root: Root, spec: DatasetSpec, shard: Shard, found: Reusable | None) -> tuple[Pending, Pending]:

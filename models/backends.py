@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,13 +21,15 @@ from core.config import DiffusionConfig, GeneratorConfig, VAEConfig
 from core.digest import digest_of
 from core.errors import ConfigError, ModelError
 from models import phantom
+from models.device import Launched, auto_batch_size, launch
 from models.diffusion.interface import DiffusionModel
 from models.diffusion.residual import ResidualDiffusion
-from models.diffusion.sampler import sample
+from models.diffusion.sampler import draw_images
 from models.diffusion.train import build_diffusion
+from models.pipeline import BatchSize, stream_images
 from models.recoverability import encoder_reader, probe_latents, r_squared, recoverable_axes, regression_reader
 from models.registry import ModelVersion
-from models.tensors import default_device, to_grey_levels
+from models.tensors import as_grey_levels, default_device
 from models.vae.network import VAE
 from models.vae.train import build_vae
 
@@ -75,6 +78,7 @@ class VAEImages:
 
     vae: VAE
     digest: str
+    turn: Lock = field(default_factory=Lock, compare=False)  # one thread at a time draws
 
     @property
     def latent_dim(self) -> int:
@@ -86,10 +90,17 @@ class VAEImages:
         """Side in pixels."""
         return self.vae.image_size
 
-    @torch.no_grad()
     def generate(self, latents: NDArray[np.float32], seeds: NDArray[np.int64]) -> NDArray[np.uint8]:
         """See :class:`ImageModel`; the seeds play no part."""
-        return to_grey_levels(self.vae.decode(torch.from_numpy(latents).to(self.vae.shift.device)))
+        return self.launch(latents, seeds).wait()
+
+    def launch(self, latents: NDArray[np.float32], seeds: NDArray[np.int64]) -> Launched:
+        """:meth:`generate` without waiting."""
+        return launch(self._draw, self.vae.shift.device, latents, seeds)
+
+    @torch.no_grad()
+    def _draw(self, latents: Tensor, seeds: Tensor) -> Tensor:
+        return as_grey_levels(self.vae.decode(latents))
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,7 @@ class DiffusionImages:
     steps: int
     device: torch.device
     digest: str
+    turn: Lock = field(default_factory=Lock, compare=False)  # one thread at a time draws
 
     @property
     def latent_dim(self) -> int:
@@ -114,8 +126,14 @@ class DiffusionImages:
 
     def generate(self, latents: NDArray[np.float32], seeds: NDArray[np.int64]) -> NDArray[np.uint8]:
         """See :class:`ImageModel`."""
-        z = torch.from_numpy(latents).to(self.device)
-        return sample(self.model, z, seeds, scheduler=self.scheduler, steps=self.steps)
+        return self.launch(latents, seeds).wait()
+
+    def launch(self, latents: NDArray[np.float32], seeds: NDArray[np.int64]) -> Launched:
+        """:meth:`generate` without waiting."""
+        return launch(self._draw, self.device, latents, seeds)
+
+    def _draw(self, latents: Tensor, seeds: Tensor) -> Tensor:
+        return draw_images(self.model, latents, seeds, scheduler=self.scheduler, steps=self.steps)
 
 
 def phantom_backend(config: GeneratorConfig, version: ModelVersion | None, device: torch.device) -> ImageModel:
@@ -169,16 +187,12 @@ def load_image_model(config: GeneratorConfig, version: ModelVersion | None, devi
 def generate_in_batches(
     model: ImageModel, latents: NDArray[np.float32], seeds: NDArray[np.int64], batch_size: int
 ) -> NDArray[np.uint8]:
-    """Images (n, S, S) uint8 of any number of latents (n, D).
-
-    The last batch is filled up with copies of its last row: every batch has the same shape, hence the same arithmetic,
-    so the image of a subject is the same bit for bit wherever its shard begins and ends.
-    """
+    """Images (n, S, S) uint8 of any number of latents (n, D); see :func:`models.pipeline.stream_images`."""
     images = np.empty((len(latents), model.image_size, model.image_size), np.uint8)
-    for start in range(0, len(latents), batch_size):
-        rows = np.minimum(np.arange(start, start + batch_size), len(latents) - 1)
-        count = min(batch_size, len(latents) - start)
-        images[start : start + count] = model.generate(latents[rows], seeds[rows])[:count]
+    start = 0
+    for made in stream_images(model, latents, seeds, BatchSize(batch_size)):
+        images[start : start + len(made)] = made
+        start += len(made)
     return images
 
 
@@ -230,6 +244,13 @@ def assemble_diffusion(metadata: dict[str, Any], vae: VAE, weights: dict[str, Te
     if isinstance(model, ResidualDiffusion):
         model.residual_scale = float(metadata["residual_scale"])
     return model.eval()
+
+
+def first_batch_size(model: ImageModel, config: GeneratorConfig, device: str = "auto") -> int:
+    """Images at a time to begin with: as configured, or what suits device and image size."""
+    if config.batch_size == "auto":
+        return auto_batch_size(default_device(device), model.image_size)
+    return config.batch_size
 
 
 def _factory(name: str) -> Callable[[GeneratorConfig, ModelVersion | None, torch.device], ImageModel]:

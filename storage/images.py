@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -71,14 +72,20 @@ def create_image_arrays(
 
 
 def write_image_shard(
-    root: Root, shard: Shard, images: NDArray[np.uint8], latents: NDArray[np.float32], *, shard_size: int
+    root: Root,
+    shard: Shard,
+    images: NDArray[np.uint8] | Iterable[NDArray[np.uint8]],
+    latents: NDArray[np.float32],
+    *,
+    shard_size: int,
 ) -> tuple[FileRecord, ...]:
     """Write the two shard objects of one shard, each whole or not at all.
 
     Args:
         root: where the data set is.
         shard: which subjects; ``len(shard)`` rows, fewer than ``shard_size`` in a short last shard.
-        images: uint8, shape (len(shard), H, W), 0-255, in id order.
+        images: uint8, shape (len(shard), H, W), 0-255, in id order; whole, or in batches that are compressed and
+            written as they come, so that memory holds a few of them.
         latents: float32, finite, shape (len(shard), D), in id order.
         shard_size: rows of a full shard, as given to :func:`create_image_arrays`.
 
@@ -88,13 +95,13 @@ def write_image_shard(
     Raises:
         StorageError: if the arrays do not fit the shard, or the store refuses.
     """
-    _check(shard, "images", images, np.uint8, 3)
     _check(shard, "latents", latents, np.float32, 2)
     if not np.isfinite(latents).all():
         raise StorageError("latents hold numbers that are not finite", where=f"shard {shard.index}")
-    _, height, width = images.shape
+    batches = _counted(shard, [images] if isinstance(images, np.ndarray) else images)
+    pieces = sharding.encode_batches(batches, shard_rows=shard_size)
     return (
-        _write_rows(root, shard, image_spec(height, width, shard_size), images),
+        root.write(image_shard_path(shard.index), pieces, rows=len(shard)),
         _write_rows(root, shard, latent_spec(latents.shape[1], shard_size), latents),
     )
 
@@ -189,14 +196,31 @@ def _write_rows(root: Root, shard: Shard, spec: ArraySpec, rows: NDArray[Any]) -
     return root.write(spec.shard_path(shard.index), pieces, rows=len(shard))
 
 
+def _counted(shard: Shard, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+    """The same batches, refused where they are no images of one size, or not as many as the shard has subjects."""
+    count, side = 0, None
+    for batch in batches:
+        count += len(batch)
+        side = side or batch.shape[1:]
+        if batch.dtype != np.uint8 or batch.ndim != 3 or batch.shape[1:] != side or count > len(shard):
+            raise _misfit(shard, "images", np.uint8, 3, f"{batch.dtype} {(count, *batch.shape[1:])}")
+        yield batch
+    if count != len(shard):
+        raise _misfit(shard, "images", np.uint8, 3, f"{count} rows")
+
+
 def _check(shard: Shard, what: str, array: NDArray[Any], dtype: type, ndim: int) -> None:
     if array.dtype != dtype or array.ndim != ndim or len(array) != len(shard):
-        raise StorageError(
-            f"{what} do not fit their shard",
-            where=f"shard {shard.index}",
-            expected=f"{len(shard)} rows of {np.dtype(dtype).name} in {ndim} dimensions",
-            got=f"{array.dtype} {array.shape}",
-        )
+        raise _misfit(shard, what, dtype, ndim, f"{array.dtype} {array.shape}")
+
+
+def _misfit(shard: Shard, what: str, dtype: type, ndim: int, got: str) -> StorageError:
+    return StorageError(
+        f"{what} do not fit their shard",
+        where=f"shard {shard.index}",
+        expected=f"{len(shard)} rows of {np.dtype(dtype).name} in {ndim} dimensions",
+        got=got,
+    )
 
 
 def _metadata(n: int, height: int, width: int, latent_dim: int, shard_size: int) -> dict[str, bytes]:

@@ -8,7 +8,9 @@ bytes are those of zarr-python with the same codecs. Specification: https://zarr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import google_crc32c
 import numpy as np
@@ -30,16 +32,50 @@ def encode_shard(rows: NDArray[np.generic], *, chunk_rows: int, shard_rows: int)
         chunk_rows: rows per chunk; divides shard_rows.
         shard_rows: rows of a full shard. A shorter last shard leaves its unused chunks out.
 
-    Yields:
+    Returns:
         One compressed chunk after another, then the index with its checksum.
     """
-    index = np.full((shard_rows // chunk_rows, 2), MISSING)
+
+    def blocks() -> Iterator[NDArray[np.generic]]:
+        for start in range(0, len(rows), chunk_rows):
+            block = rows[start : start + chunk_rows]
+            if len(block) < chunk_rows:  # Zarr pads the last chunk with the fill value, 0
+                block = np.concatenate([block, np.zeros((chunk_rows - len(block), *rows.shape[1:]), rows.dtype)])
+            yield block
+
+    return _with_index(map(_compress, blocks()), shard_rows // chunk_rows)
+
+
+def encode_batches(batches: Iterable[NDArray[np.generic]], *, shard_rows: int, threads: int = 2) -> Iterator[bytes]:
+    """:func:`encode_shard` of rows that come in batches, one row per chunk: the same bytes.
+
+    Batches are compressed on threads of their own while the next one is waited for; at most two per thread are held.
+    """
+
+    def pieces() -> Iterator[bytes]:
+        ahead: deque[Future[list[bytes]]] = deque()
+        with ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool:
+            for batch in batches:
+                share = max(1, -(-len(batch) // threads))
+                for start in range(0, len(batch), share):
+                    ahead.append(pool.submit(lambda rows: [*map(_compress, rows)], batch[start : start + share]))
+                while len(ahead) > 2 * threads or (ahead and ahead[0].done()):
+                    yield from ahead.popleft().result()
+            while ahead:
+                yield from ahead.popleft().result()
+
+    return _with_index(pieces(), shard_rows)
+
+
+def _compress(block: NDArray[np.generic]) -> bytes:
+    return bytes(zstd.compress(np.ascontiguousarray(block), ZSTD_LEVEL, True))
+
+
+def _with_index(pieces: Iterable[bytes], n_chunks: int) -> Iterator[bytes]:
+    """Compressed chunks, then their index with its checksum; chunks beyond the last are not stored."""
+    index = np.full((n_chunks, 2), MISSING)
     offset = 0
-    for chunk, start in enumerate(range(0, len(rows), chunk_rows)):
-        block = rows[start : start + chunk_rows]
-        if len(block) < chunk_rows:  # Zarr pads the last chunk with the fill value, 0
-            block = np.concatenate([block, np.zeros((chunk_rows - len(block), *rows.shape[1:]), rows.dtype)])
-        piece = zstd.compress(np.ascontiguousarray(block), ZSTD_LEVEL, True)
+    for chunk, piece in enumerate(pieces):
         index[chunk] = offset, len(piece)
         offset += len(piece)
         yield piece

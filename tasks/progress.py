@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from typing import cast
 from uuid import UUID
 
@@ -43,7 +44,10 @@ class Progress:
         left = (self.total - done) / rate if rate > 0 else float("inf")
         pace = f"{rate:.3g} {self.unit}/s"
         remaining = f"done in {duration(now - self.began)}" if finished else f"{duration(left)} left"
-        text = f"{self.what}: {done:,} of {self.total:,} {self.unit}, {pace}, {remaining}{extra and f'; {extra}'}"
+        text = (
+            f"{self.what}: {done:,} of {self.total:,} {self.unit}, {self.total - done:,} to go, {pace}, "
+            f"{remaining}{extra and f'; {extra}'}"
+        )
         if finished or now - self.told > ARTIFACT_SECONDS:
             update_progress_artifact(self.artifact, 100 * done / max(self.total, 1), description=text)
             self.told = now
@@ -56,6 +60,29 @@ class Progress:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in progress.figures.items() if name != "step")
         self.first = progress.first  # steps that an earlier run did are not this one's pace
         self.update(progress.step, figures)
+
+
+class DeviceShare:
+    """What the devices that drew images were doing, summed over processes and shards; as text for people."""
+
+    def __init__(self) -> None:
+        self.images = self.seconds = self.busy = 0.0
+        self.batch_size = 0
+
+    def add(self, use: Mapping[str, float]) -> None:
+        """The ``use`` of a shard's images, as :class:`tasks.image_shards.MadeImages` has it; empty if it took none."""
+        if not use:
+            return
+        self.images += use["images"]
+        self.seconds += use["seconds"]
+        self.busy += use["busy_seconds"]
+        self.batch_size = int(use["batch_size"])
+
+    def __str__(self) -> str:
+        """Empty before the first shard."""
+        if not self.seconds:
+            return ""
+        return f"device busy {min(self.busy / self.seconds, 1):.0%}, {self.batch_size} images at a time"
 
 
 def artifact_key(text: str) -> str:

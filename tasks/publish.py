@@ -20,9 +20,9 @@ from storage.manifest import ImageInfo, Origin, RootManifest, origin_of_run, pub
 from storage.reader import Dataset
 from storage.tables import Dose
 from storage.verify import verify_dataset
+from tasks.image_shards import image_model
 from tasks.pictures import picture
 from tasks.report import REPORT, achieved_association, association_rows, thumbnails, write_report
-from tasks.shards import image_model
 from tasks.spec import DatasetSpec
 
 PACKAGES = ("image-longitudinal", "diffusers", "numpy", "pyarrow", "torch", "zarr")

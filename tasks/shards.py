@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
 from typing import Any
 
 from prefect import task
 
-from core.config import GeneratorConfig
 from core.plan import Shard
 from core.random import stream_key, subject_seeds
 from models.association import associate, draw_latents, linked_effects, scale_effects
-from models.backends import ImageModel, generate_in_batches, load_image_model, needs_training
 from models.nlme.dosing import Dose
 from models.nlme.simulation import get_model, individual_parameters, observe, simulate
 from storage.filesystem import FileRecord, Root, open_root
-from storage.images import write_image_shard
 from storage.manifest import Part, part_is_intact
 from storage.tables import write_observations, write_random_effects, write_subjects
+from tasks.host_workers import host_workers
+from tasks.image_shards import ImageJob, make_image_shard
 from tasks.keys import key_of
 from tasks.options import CACHED
 from tasks.spec import DatasetSpec
-from tasks.workspace import Workspace
 
 IMAGES_VERSION = 1  # raise it whenever the same latents and model would give other image files
 OUTCOMES_VERSION = 1  # raise it whenever the same latents would give other tables
@@ -59,15 +56,10 @@ def outcome_key(spec: DatasetSpec, shard: Shard) -> str:
 
 @task(name="make-images", task_run_name="images of shard {index}", **CACHED)
 def make_images(key: str, index: int, output: str, spec: DatasetSpec) -> dict[str, Any]:
-    """Latents → images of one shard, written as one Zarr shard each."""
-    shard = spec.plan.shard(index)
-    ids = range(shard.start, shard.stop)
-    latents = draw_latents(spec.config.seed, ids, spec.latent_dim)
-    model = image_model(spec.workspace, spec.model_version, spec.config.generator, spec.config.compute.device)
-    images = generate_in_batches(model, latents, subject_seeds(spec.config.seed, ids), spec.config.generator.batch_size)
-    root = open_root(output)
-    records = write_image_shard(root, shard, images, latents, shard_size=spec.config.dataset.shard_size)
-    return _result(output, key, records)
+    """Latents → images of one shard, written as one Zarr shard each; here, or by a process of this host that does."""
+    workers = host_workers(spec)
+    made = workers.run(ImageJob(spec, index, output)) if workers else make_image_shard(ImageJob(spec, index, output))
+    return _result(output, key, made.records) | {"use": made.use}
 
 
 @task(name="make-outcomes", task_run_name="outcomes of shard {index}", **CACHED)
@@ -92,18 +84,6 @@ def make_outcomes(key: str, index: int, output: str, spec: DatasetSpec) -> dict[
             root, shard, level, times=settings.times, doses=[(d.time, d.amt, d.cmt) for d in settings.doses], dv=dv
         )
     return _result(output, key, records)
-
-
-def image_model(workspace: str, version: str | None, generator: GeneratorConfig, device: str) -> ImageModel:
-    """The image model, loaded once per process."""
-    return _image_model(workspace, version, generator.model_dump_json(), device)
-
-
-@lru_cache(maxsize=1)
-def _image_model(workspace: str, version: str | None, generator: str, device: str) -> ImageModel:
-    config = GeneratorConfig.model_validate_json(generator)
-    registered = Workspace.at(workspace).registry.get(version) if version and needs_training(config.backend) else None
-    return load_image_model(config, registered, device)
 
 
 def place_part(result: dict[str, Any], root: Root) -> Part | None:

@@ -53,6 +53,25 @@ def test_plain_zarr_reads_back_what_was_written(tmp_path: Path, n: int, size: in
     assert group["image"].attrs["value_range"] == [0, 255]
 
 
+@pytest.mark.parametrize("sizes", [[4, 4, 2], [1] * 10, [10], [3, 7]])
+def test_images_that_come_in_batches_give_the_same_bytes(tmp_path: Path, sizes: list[int]) -> None:
+    images, latents = make(10)
+    shard = ShardPlan(10, 16).shard(0)
+    whole = write_image_shard(open_root(tmp_path / "whole"), shard, images, latents, shard_size=16)
+    batches = np.split(images, np.cumsum(sizes)[:-1])
+    assert write_image_shard(open_root(tmp_path / "parts"), shard, iter(batches), latents, shard_size=16) == whole
+
+
+@pytest.mark.parametrize("batches", [[4, 4], [4, 4, 4], []])
+def test_batches_that_are_not_the_whole_shard_are_refused_and_leave_nothing(tmp_path: Path, batches: list[int]) -> None:
+    images, latents = make(12)
+    root = open_root(tmp_path)
+    stream = (images[:count] for count in batches)
+    with pytest.raises(StorageError, match=r"images do not fit their shard .*expected 10 rows"):
+        write_image_shard(root, ShardPlan(10, 16).shard(0), stream, latents[:10], shard_size=16)
+    assert root.files() == []
+
+
 def test_the_zarrs_pipeline_reads_it_too(tmp_path: Path) -> None:
     images, latents = make(10)
     write(open_root(tmp_path), ShardPlan(10, 4), images, latents)
