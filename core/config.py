@@ -120,6 +120,9 @@ class GeneratorConfig(Section):
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Type the network works in; the solver always works in float32."
     )
+    compile: Literal["auto"] | bool = Field(
+        "auto", description="Let torch.compile write the network's kernels; auto: on CUDA. Changes the last bits only."
+    )
     batch_size: Literal["auto"] | Positive = Field(
         "auto", description="Images at a time; auto suits the device. Halved, with a warning, when they do not fit."
     )

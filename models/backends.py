@@ -152,7 +152,8 @@ def diffusion_backend(config: GeneratorConfig, version: ModelVersion | None, dev
     """Load a registered version's diffusion model."""
     trained = _required(version, "diffusion")
     model = assemble_diffusion(trained.metadata, load_vae(trained), trained.tensors("diffusion")).to(device)
-    model.for_sampling(getattr(torch, config.precision))
+    compiled = device.type == "cuda" if config.compile == "auto" else config.compile
+    model.for_sampling(getattr(torch, config.precision), compiled)
     digest = digest_of("diffusion", BACKENDS_VERSION, trained.digest, config.scheduler, config.steps, config.precision)
     return DiffusionImages(model, config.scheduler, config.steps, device, digest)
 

@@ -43,8 +43,20 @@ class DiffusionModel(nn.Module, ABC):
     ) -> Tensor:
         """The prediction that the schedule names, (B, *working_shape), at integer timesteps (B,)."""
 
-    def for_sampling(self, dtype: torch.dtype) -> None:
-        """Make ready to be sampled from, and no longer trained: the network in ``dtype``, channels last."""
+    def for_sampling(self, dtype: torch.dtype, compiled: bool = False) -> None:
+        """Make ready to be sampled from, and no longer trained.
+
+        Args:
+            dtype: of the network's weights and arithmetic; its convolutions go channels last.
+            compiled: have torch.compile write the network's kernels for the first batch's shape (a minute or two).
+        """
         self.eval().requires_grad_(False)
-        # torch's own method: diffusers' warns of modules to be kept in float32, though it finds none.
-        nn.Module.to(self.denoiser, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        ready(self.denoiser, dtype, compiled)
+
+
+def ready(network: nn.Module, dtype: torch.dtype, compiled: bool) -> None:
+    """Bring one network into the form of :meth:`DiffusionModel.for_sampling`, in place."""
+    # torch's own method: diffusers' warns of modules to be kept in float32, though it finds none.
+    nn.Module.to(network, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if compiled:
+        network.compile(dynamic=False)

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from core.errors import ModelError
 from models.diffusion.cross_attention import CrossAttentionConstants, collapse_cross_attention
-from models.diffusion.interface import DiffusionModel
+from models.diffusion.interface import DiffusionModel, ready
 
 
 class StableDiffusion(DiffusionModel):
@@ -73,12 +73,13 @@ class StableDiffusion(DiffusionModel):
         colour = self.autoencoder.decode(scaled.to(self.autoencoder.dtype)).sample.float()
         return ((colour.mean(1, keepdim=True) + 1) / 2).clamp(0, 1)
 
-    def for_sampling(self, dtype: torch.dtype) -> None:
+    def for_sampling(self, dtype: torch.dtype, compiled: bool = False) -> None:
         """See :class:`DiffusionModel`: cross-attention becomes constants, worked out in float32."""
         if self.constants is None:
             self.constants = collapse_cross_attention(self.denoiser)
-        super().for_sampling(dtype)
-        nn.Module.to(self.autoencoder, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        super().for_sampling(dtype, compiled)
+        self.autoencoder.to(dtype)
+        ready(self.autoencoder.decoder, dtype, compiled)
 
     @torch.no_grad()
     def rotate(self, axes: Tensor) -> None:
