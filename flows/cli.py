@@ -23,6 +23,7 @@ from flows.console import (
     prepare_prefect,
     say,
 )
+from flows.population import fit, simulate
 from flows.transfer import fetch, publish
 
 app = typer.Typer(
@@ -136,6 +137,8 @@ def show(
 
 app.command()(publish)
 app.command()(fetch)
+app.command()(simulate)
+app.command()(fit)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
-GOOD_ENOUGH = 2e-2  # decrease left that counts as converged where rounding lets no further descent be found
+GOOD_ENOUGH = 5e-2  # decrease left (0.3 standard errors) that counts as converged where rounding stops the descent
 LONGEST = 0.5  # largest change of a coordinate (a logarithm, mostly) in one step
 HALVINGS = 12
 

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
@@ -20,26 +21,36 @@ from models.nlme.data import PopulationData
 from models.nlme.structural import StructuralModel
 
 COLUMNS = ("id", "time", "evid", "amt", "cmt", "dv", "mdv")
-IGNORED = ("association", "split")  # what a published table says about itself
+NOT_READ = ("rate", "addl", "ii", "ss")  # refused unless 0
 BATCH_ROWS = 1 << 16
 Source: TypeAlias = str | Path | Sequence[str | Path] | pads.Dataset
 
 
 def open_observations(source: Source) -> pads.Dataset:
-    """Parquet files (or a table that pyarrow has opened already) as a lazy table.
+    """Parquet files, a CSV file (read whole), or a table that pyarrow has opened already, as a lazy table.
+
+    Column names may be in any case; ``.`` and ``NA`` mean missing in a CSV.
 
     Raises:
-        ConfigError: a file is missing, or a column is.
+        ConfigError: a file is missing or cannot be read, or a column is missing.
     """
     if isinstance(source, pads.Dataset):
         table = source
     else:
-        files = [source] if isinstance(source, str | Path) else list(source)
+        files = [Path(source)] if isinstance(source, str | Path) else [Path(file) for file in source]
         for file in files:
-            if not Path(file).is_file():
+            if not file.is_file():
                 raise ConfigError("no such table of observations", got=file)
-        table = pads.dataset([str(file) for file in files], format="parquet")
-    missing = [name for name in COLUMNS if name not in table.schema.names]
+        try:
+            if files[0].suffix == ".csv":
+                options = pacsv.ConvertOptions(null_values=["", ".", "NA", "NaN"], strings_can_be_null=True)
+                table = pads.dataset([pacsv.read_csv(file, convert_options=options) for file in files])
+            else:
+                table = pads.dataset([str(file) for file in files], format="parquet")
+        except pa.ArrowInvalid as error:
+            raise ConfigError("not a table", where=files[0], expected="a CSV or Parquet file", got=error) from error
+    names = _names(table)
+    missing = [name for name in COLUMNS if name not in names]
     if missing:
         raise ConfigError(
             "a table of observations lacks columns",
@@ -51,15 +62,16 @@ def open_observations(source: Source) -> pads.Dataset:
 
 
 def subject_tables(observations: pads.Dataset, size: int) -> Iterator[pa.Table]:
-    """The rows of ``size`` subjects at a time (fewer at the end), in the order of the files."""
+    """The rows of ``size`` subjects at a time (fewer at the end), in the order of the files, names in small letters."""
     rest: pa.Table | None = None
+    names = _names(observations)
     batches = observations.to_batches(
-        columns=list(COLUMNS), batch_size=BATCH_ROWS, batch_readahead=4, fragment_readahead=1
+        columns=list(names.values()), batch_size=BATCH_ROWS, batch_readahead=4, fragment_readahead=1
     )
     for batch in batches:
         if not batch.num_rows:
             continue
-        table = pa.Table.from_batches([batch])
+        table = pa.Table.from_batches([batch]).rename_columns(list(names))
         rest = table if rest is None else pa.concat_tables([rest, table])
         starts = _starts(_numbers(rest, "id"))
         first = 0
@@ -69,6 +81,12 @@ def subject_tables(observations: pads.Dataset, size: int) -> Iterator[pa.Table]:
         rest = rest.slice(starts[first])
     if rest is not None and rest.num_rows:
         yield rest
+
+
+def _names(table: pads.Dataset) -> dict[str, str]:
+    """The columns that count, in small letters, and what the table calls them."""
+    own = {name.lower(): name for name in table.schema.names}
+    return {name: own[name] for name in (*COLUMNS, *NOT_READ) if name in own}
 
 
 def population_data(model: StructuralModel, table: pa.Table, *, first_row: int = 0) -> PopulationData:
@@ -88,14 +106,18 @@ def population_data(model: StructuralModel, table: pa.Table, *, first_row: int =
     subject = np.repeat(np.arange(len(starts)), np.diff([*starts, len(ids)]))
     dose, seen = evid == 1, (evid == 0) & (missing == 0)
     again = np.concatenate([[False], (np.diff(time) < 0) & (np.diff(subject) == 0)])
-    problems = (
+    problems: list[tuple[Any, str, Any]] = [
         (~np.isfinite(time), "time is not a finite number", time),
         (again, "unsorted times of a subject", time),
         (~np.isin(evid, (0, 1)), "evid is neither 0 (observation) nor 1 (dose)", evid),
         (dose & ~((amount >= 0) & np.isfinite(amount)), "the amount of a dose is negative or missing", amount),
         (dose & ~np.isin(cmt, range(1, len(model.states) + 1)), f"model {model.name!r} has no such compartment", cmt),
         (seen & ~np.isfinite(value), "an observation has no dv (and mdv is 0)", value),
-    )
+    ]
+    for name in NOT_READ:
+        if name in table.column_names:
+            values = np.nan_to_num(_numbers(table, name))
+            problems.append((dose & (values != 0), f"{name} is not 0, which this reader does not know", values))
     for bad, what, got in problems:
         if bad.any():
             row = int(np.argmax(bad))
