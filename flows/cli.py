@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from core.errors import ImageLongitudinalError
+from core.errors import ImageLongitudinalError, StorageError
 from core.presets import load_config
 from flows import cli_models
 from flows.console import (
@@ -23,6 +24,7 @@ from flows.console import (
     prepare_prefect,
     say,
 )
+from flows.export import export
 from flows.population import fit, simulate
 from flows.transfer import fetch, publish
 
@@ -125,20 +127,35 @@ def verify(
 @app.command()
 def show(
     output: Annotated[str, typer.Argument(help="The data set: a folder or an fsspec URL.")],
-    subject: Annotated[int | None, typer.Option(min=0, help="Show this subject's numbers.")] = None,
+    subject: Annotated[int | None, typer.Option(min=0, help="Draw this subject, and print its numbers.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Where the drawing goes (default: NAME-subject-N.png here).")] = None,
 ) -> None:
-    """Print what a data set is, or one of its subjects."""
+    """Print what a data set is, or draw one of its subjects."""
     from flows.description import describe_dataset, describe_subject
     from storage.reader import open_dataset
 
     dataset = open_dataset(output)
-    say(describe_dataset(dataset) if subject is None else describe_subject(dataset, subject))
+    if subject is None:
+        say(describe_dataset(dataset))
+        return
+    say(describe_subject(dataset, subject))
+    from tasks.figures import subject_figure
+
+    path = png or Path(f"{dataset.manifest.name}-subject-{subject}.png")
+    try:
+        path.write_bytes(subject_figure(dataset, subject))
+    except OSError as error:
+        raise StorageError(
+            "cannot write the drawing", where=path, got=error, do="name another file with --png"
+        ) from error
+    say(f"\ndrawn: {path}")
 
 
 app.command()(publish)
 app.command()(fetch)
 app.command()(simulate)
 app.command()(fit)
+app.command()(export)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from core.config import Config
+from core.errors import StorageError
 from core.plan import ShardPlan, shard_ranges
 from storage.manifest import RootManifest
 from storage.reader import Dataset
@@ -98,10 +99,21 @@ def _lineage(manifest: RootManifest) -> list[str]:
 
 
 def describe_subject(dataset: Dataset, subject_id: int) -> str:
-    """One subject's numbers, with its image in characters."""
-    subject = dataset.subject(subject_id)
-    lines = [f"subject {subject_id} of {dataset.manifest.name}, split {dataset.manifest.plan.split_of(subject_id)}"]
+    """One subject's numbers, with its image in characters.
+
+    Raises:
+        StorageError: there is no such subject here.
+    """
+    try:
+        subject = dataset.subject(subject_id)
+    except IndexError as error:
+        raise StorageError("no such subject", where=dataset.root.url, got=error) from error
+    lines = [f"subject {subject_id} of {dataset.manifest.name}, split {subject.split}"]
     lines.append("eta linked to the image: " + ", ".join(f"{value:.3f}" for value in subject.eta))
+    names = dataset.manifest.random_effects
+    for level, table in subject.random_effects.items():
+        used = ", ".join(f"{table[f'eta_{k}'][0].as_py():.3f}" for k in range(1, len(names) + 1))
+        lines.append(f"eta behind the outcomes at association {level}: {used}")
     for level, table in subject.observations.items():
         seen = [row for row in table.to_pylist() if row["evid"] == 0]
         shown = ", ".join(f"{row['time']:g}: {row['dv']:.3f}" for row in seen[::4])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -39,6 +40,35 @@ def pairs_figure(dataset: Dataset, subjects: Sequence[int]) -> bytes:
         bottom.sharey(axes[1, 0])
     axes[1, 0].set_ylabel("outcome", fontsize=7)
     axes[1, 0].legend(fontsize=6, frameon=False)
+    return rendered(figure)
+
+
+def subject_figure(dataset: Dataset, subject_id: int) -> bytes:
+    """One subject: the image with the random effects linked to it, and the outcomes at every association level."""
+    subject, manifest = dataset.subject(subject_id), dataset.manifest
+    figure = Figure(figsize=(9.4, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1, 1.35]})
+    left.imshow(subject.image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    left.set_axis_off()
+    left.set_title(f"{manifest.name}, subject {subject_id} ({subject.split})", fontsize=10, color=INK)
+    linked = zip(manifest.random_effects, subject.eta, strict=True)
+    effects = "   ".join(f"{name} {value:+.2f}" for name, value in linked)
+    left.text(0.5, -0.03, effects, transform=left.transAxes, ha="center", va="top", fontsize=8, color=INK)
+    levels = sorted(dataset.levels)
+    for place, level in enumerate(levels):
+        rows = subject.observations[level]
+        seen = rows["evid"].to_numpy() == 0
+        time, dv = rows["time"].to_numpy()[seen], rows["dv"].to_numpy()[seen]
+        strength = (place + 1) / len(levels)  # the stronger the association, the redder and thicker
+        colour = tuple(strength * a + (1 - strength) * b for a, b in zip(to_rgb(ACCENT), to_rgb(SOFT), strict=True))
+        right.plot(time, dv, color=colour, lw=0.8 + strength, marker=".", ms=4, label=f"ρ² = {level:g}")
+    for dose in manifest.doses:
+        right.axvline(dose.time, color=INK, lw=0.8, ls=":", zorder=0)
+    units = {name: manifest.units.get(name, "1") for name in ("time", "dv")}
+    labels = {name: "" if unit == "1" else f" ({unit})" for name, unit in units.items()}
+    right.set(xlabel=f"time{labels['time']}, doses dotted", ylabel=f"outcome{labels['dv']}")
+    right.spines[["top", "right"]].set_visible(False)
+    right.legend(frameon=False, fontsize=8)
     return rendered(figure)
 
 

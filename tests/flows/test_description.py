@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from core.errors import StorageError
 from core.presets import load_config, preset_names
 from flows.description import characters, describe_dataset, describe_plan, describe_subject, human_bytes, rough_time
 from storage.filesystem import open_root
@@ -106,4 +107,7 @@ def test_a_subject_is_described_by_its_numbers(dataset: Dataset) -> None:
     assert f"{data.eta[20, 0]:.3f}, {data.eta[20, 1]:.3f}" in text
     for level, dv in data.dv.items():
         assert f"outcomes at association {level}: 0: {dv[20, 0]:.3f}" in text
+        assert f"behind the outcomes at association {level}: {data.used[level][20, 0]:.3f}" in text
     assert text.endswith(characters(data.images[20]))
+    with pytest.raises(StorageError, match=r"no such subject.*subject 22 of 22"):
+        describe_subject(dataset, 22)

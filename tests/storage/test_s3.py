@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from core.errors import StorageError
 from storage import layout
-from storage.filesystem import open_root
+from storage.filesystem import Root, open_root
 from storage.reader import open_dataset
+from storage.transfer import Selection, copy_dataset
 from storage.verify import verify_dataset
 from tests.storage.conftest import write_dataset
 
@@ -55,6 +57,18 @@ def test_a_data_set_lives_on_s3(server: object) -> None:
     root.write_bytes(layout.latent_shard_path(1), b"short")
     root.remove(layout.subjects_path(2, "test"))
     assert verify_dataset(root).bad_shards == (1, 2)
+
+
+def test_a_data_set_is_published_there_and_parts_are_fetched(server: object, published: Root, tmp_path: Path) -> None:
+    store = open_root("s3://bucket/published")
+    copy_dataset(published, store)
+    assert {path: store.sha256(path) for path in store.files()} == {
+        path: published.sha256(path) for path in published.files()
+    }
+    part = open_root(tmp_path / "part")
+    copy_dataset(store, part, Selection(splits=("test",), levels=(1.0,)))
+    assert verify_dataset(part).ok
+    assert open_dataset(part).manifest.splits == {"test": 7}
 
 
 def test_a_missing_bucket_and_a_vanished_server_are_clear_errors(server: object) -> None:
