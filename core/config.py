@@ -59,6 +59,8 @@ class TrainingSection(Section):
     learning_rate: float = Field(gt=0)
     mixed_precision: MixedPrecision = "no"
     gradient_accumulation: Positive = 1
+    validate_every: int = Field(0, ge=0, description="Steps between validations, whose best weights are kept; 0: none.")
+    patience: int = Field(0, ge=0, description="Validations without a new best before training stops; 0: never.")
 
 
 class VAEConfig(TrainingSection):
@@ -72,6 +74,11 @@ class VAEConfig(TrainingSection):
     learning_rate: float = Field(1e-3, gt=0)
     kl_weight: float = Field(0.037558578, ge=0, description="β after warm-up.")
     kl_warmup_steps: int = Field(84_000, ge=0, description="β rises linearly over these steps (original: 5 epochs).")
+    free_bits: float = Field(
+        0.0,
+        ge=0,
+        description="Nats per entry that the KL term does not charge for (Kingma et al. 2016): more stay alive.",
+    )
     cycle_weight: float = Field(
         0.0,
         ge=0,

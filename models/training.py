@@ -55,6 +55,8 @@ class LoopSettings:
     device: str = "auto"  # accelerate's choice; "cpu" keeps off an accelerator
     log_every: int = 10
     checkpoint_seconds: float = 20.0  # what a kill can cost; a checkpoint of the demo's networks takes 50 ms
+    validate_every: int = 0  # steps between validations; 0 for none
+    patience: int = 0  # validations without a new best after which training stops; 0 for never
 
 
 def step_generator(seed: int, stage: str, step: int) -> torch.Generator:
@@ -82,8 +84,12 @@ def train(
     settings: LoopSettings,
     checkpoint: Path,
     report: Callable[[TrainingProgress], None] | None = None,
+    validate: Callable[[nn.Module], float] | None = None,
 ) -> tuple[nn.Module, History]:
     """Train ``model`` and return the network to use afterwards (its averaged weights if asked for) and the history.
+
+    With ``validate`` and ``settings.validate_every``, the weights that validated best are kept beside the checkpoint
+    (:func:`best_of`) and returned in the place of the last ones.
 
     Args:
         name: what is trained, for messages.
@@ -93,6 +99,7 @@ def train(
         settings: length, rate and precision.
         checkpoint: a safetensors file, replaced atomically while training runs; if it exists, training goes on from it.
         report: told of progress about once a second.
+        validate: error of the network as it would be used, in evaluation mode; lower is better.
 
     Raises:
         ModelError: loss or gradient is not finite (the last good checkpoint stays), the checkpoint is damaged or
@@ -113,11 +120,14 @@ def train(
         averaged.to(accelerator.device)
     model, optimizer = accelerator.prepare(model, optimizer)
     plain = accelerator.unwrap_model(model)
-    start, history = _restore(checkpoint, name, plain, averaged, optimizer)
+    start, history = _restore(checkpoint, name, plain, averaged, optimizer, accelerator.scaler)
+    watch = _Watch(best_of(checkpoint), settings, history)
 
     model.train()
     saved = told = time.monotonic()
     for step in range(start, settings.steps):
+        if watch.patience_is_over:
+            break
         try:
             with accelerator.accumulate(model):
                 figures = loss(model, step, accelerator.device)
@@ -136,23 +146,60 @@ def train(
                 where=f"step {step}",
                 do=f"lower {name}.batch_size, or raise {name}.gradient_accumulation to keep the effective batch",
             ) from error
-        if averaged is not None:
+        if averaged is not None and accelerator.sync_gradients:
             averaged.update_parameters(plain)
         last = step + 1 == settings.steps
+        if validate and watch.is_due(step, last):
+            used = averaged.module if averaged is not None else plain
+            watch.look(step, validate(used.eval()), used, accelerator.is_main_process)
+            used.train()
+            last = last or watch.patience_is_over
         if step % settings.log_every == 0 or last:
             history.append({"step": step} | {key: float(value.detach()) for key, value in figures.items()})
         now = time.monotonic()
         # Not in the middle of an accumulation: what has gathered in the gradients is not part of a checkpoint.
         due = last or (accelerator.sync_gradients and now - saved > settings.checkpoint_seconds)
         if due and accelerator.is_main_process:
-            _save(checkpoint, step + 1, plain, averaged, optimizer, history)
+            _save(checkpoint, step + 1, plain, averaged, optimizer, history, accelerator.scaler)
             saved = time.monotonic()
         if report and (last or now - told > 1.0):
             report(TrainingProgress(name, start, step + 1, settings.steps, history[-1]))
             told = now
     accelerator.wait_for_everyone()
     trained = averaged.module if averaged is not None else plain
+    if watch.best is not None:
+        trained.load_state_dict(load_tensors(best_of(checkpoint))[0])
     return trained.eval(), history
+
+
+def best_of(checkpoint: Path) -> Path:
+    """Where the weights that validated best lie: beside the checkpoint, which holds the last ones."""
+    return checkpoint.with_name(f"{checkpoint.name}.best")
+
+
+class _Watch:
+    """Keeps the best weights, and knows when waiting for better ones is over; its memory is the history."""
+
+    def __init__(self, path: Path, settings: LoopSettings, history: History) -> None:
+        self.path, self.settings, self.history = path, settings, history
+
+    @property
+    def best(self) -> float | None:
+        return min((row["validation"] for row in self.history if "validation" in row), default=None)
+
+    @property
+    def patience_is_over(self) -> bool:
+        seen = [row["validation"] for row in self.history if "validation" in row]
+        return bool(self.settings.patience and seen and len(seen) - 1 - int(np.argmin(seen)) >= self.settings.patience)
+
+    def is_due(self, step: int, last: bool) -> bool:
+        every = self.settings.validate_every
+        return bool(every) and ((step + 1) % every == 0 or last)
+
+    def look(self, step: int, value: float, network: nn.Module, main: bool) -> None:
+        if main and (self.best is None or value < self.best):
+            save_tensors(self.path, network.state_dict(), {"step": str(step + 1), "validation": repr(value)})
+        self.history.append({"step": step, "validation": value})
 
 
 def _set_learning_rate(optimizer: Any, settings: LoopSettings, step: int) -> None:
@@ -186,13 +233,22 @@ def _state(model: nn.Module, averaged: AveragedModel | None, optimizer: Any) -> 
 
 
 def _save(
-    path: Path, step: int, model: nn.Module, averaged: AveragedModel | None, optimizer: Any, history: History
+    path: Path,
+    step: int,
+    model: nn.Module,
+    averaged: AveragedModel | None,
+    optimizer: Any,
+    history: History,
+    scaler: Any,
 ) -> None:
-    save_tensors(path, dict(_state(model, averaged, optimizer)), {"step": str(step), "history": json.dumps(history)})
+    told = {"step": str(step), "history": json.dumps(history)}
+    if scaler is not None:  # fp16: the factor that keeps small gradients from vanishing, and its count
+        told["scaler"] = json.dumps(scaler.state_dict())
+    save_tensors(path, dict(_state(model, averaged, optimizer)), told)
 
 
 def _restore(
-    path: Path, name: str, model: nn.Module, averaged: AveragedModel | None, optimizer: Any
+    path: Path, name: str, model: nn.Module, averaged: AveragedModel | None, optimizer: Any, scaler: Any
 ) -> tuple[int, History]:
     if not path.exists():
         return 0, []
@@ -210,6 +266,8 @@ def _restore(
         if averaged is not None:
             averaged.load_state_dict(parts["averaged"])
         optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+        if scaler is not None and "scaler" in metadata:
+            scaler.load_state_dict(json.loads(metadata["scaler"]))
         return int(metadata["step"]), json.loads(metadata["history"])
     except (KeyError, RuntimeError, ValueError) as error:
         raise ModelError(

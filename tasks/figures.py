@@ -82,7 +82,7 @@ def loss_figure(figures: dict[str, Any]) -> bytes:
     curves = [curve for curve in curves if curve[0] in figures]
     figure = Figure(figsize=(3.6 * len(curves), 2.6), layout="constrained")
     for axis, (network, key, label) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
-        history = figures[network]["history"]
+        history = [row for row in figures[network]["history"] if key in row]  # a validation's row has no loss
         steps = np.array([row["step"] for row in history])
         values = np.array([row[key] for row in history])
         axis.plot(steps, values, color=SOFT, lw=0.8)

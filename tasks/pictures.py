@@ -17,9 +17,10 @@ def picture(png: bytes, alt: str = "") -> str:
     return f"![{alt}]({data_url(png)})"
 
 
-def data_url(png: bytes) -> str:
-    """A PNG as a URL that holds it."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def data_url(picture: bytes) -> str:
+    """A PNG or GIF as a URL that holds it."""
+    kind = "gif" if picture.startswith(b"GIF8") else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def thumbnail(path: Path, width: int = 640) -> bytes:

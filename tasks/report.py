@@ -17,6 +17,7 @@ from storage.filesystem import FileRecord, Root
 from storage.manifest import RootManifest
 from storage.reader import Dataset
 from tasks.figures import association_figure, loss_figure, pairs_figure, recoverability_figure
+from tasks.model_figures import model_pictures, quality_rows
 from tasks.pictures import data_url, mosaic
 
 Matrix = NDArray[np.float64]
@@ -79,6 +80,7 @@ def write_report(
         if len(real):
             pictures["real"] = mosaic(real, 8, scale=_scale(real))
         pictures["loss"] = loss_figure(version.metadata["figures"])
+        pictures |= model_pictures(version)
     page = _template().render(
         manifest=manifest,
         pictures={name: data_url(png) for name, png in pictures.items()},
@@ -88,6 +90,7 @@ def write_report(
         read_by=read_by,
         entries=entries,
         rows=association_rows(achieved, manifest),
+        quality=quality_rows(version.metadata) if version and version.metadata.get("quality") else [],
     )
     return root.write_bytes(REPORT, page.encode())
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from prefect import get_run_logger, task
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from core.config import Config
 from core.digest import digest_of, file_sha256
@@ -25,23 +25,28 @@ from models.backends import (
     find_recoverable_axes,
     needs_diffusion,
 )
+from models.diffusion.interface import DiffusionModel
 from models.diffusion.residual import ResidualDiffusion
 from models.diffusion.train import train_diffusion
+from models.gallery import noise_to_image, traversal, triptychs
 from models.measurement import measure_model
 from models.promotion import promote
-from models.quality import FIGURES
 from models.recoverability import choose_entries
 from models.registry import CANDIDATE, ModelVersion, Registry
 from models.tensors import ImageRows, default_device, load_tensors, save_tensors
+from models.vae.importance import importance
 from models.vae.network import VAE
 from models.vae.train import build_vae, train_vae
 from storage.prepared import ImageView, PreparedImages, open_prepared
 from tasks.keys import cached_or_fresh, key_of
+from tasks.model_figures import model_pictures, quality_rows
 from tasks.options import CACHED
+from tasks.pictures import picture
 from tasks.progress import Progress
 from tasks.workspace import Workspace
 
 TRAINING_VERSION = 2  # raise it whenever the same data and configuration would give other weights
+MEASURING_VERSION = 1  # raise it whenever the same networks would be measured or shown otherwise
 RANDOM_EFFECTS = 3  # entries that the metric "recoverability" asks for: as many become η in the original's outcomes
 EXAMPLES = 24  # held-out images kept with a model, to show beside generated ones
 
@@ -56,6 +61,7 @@ def training_key(config: Config, images_digest: str) -> str:
         perception=_perception_digest(config),
         diffusion=config.diffusion if needs_diffusion(config.generator.backend) else None,
         probe=config.probe,
+        measured=MEASURING_VERSION,
         seed=config.seed,
         torch=torch.__version__,
     )
@@ -169,6 +175,7 @@ def register_model(
     if generator is not None:
         generator.rotate(axes)
         weights["diffusion"] = generator.denoiser.state_dict()
+    ranked = importance(network, config.seed)
     measured = measure_model(
         model, network, images.rows(size, "train"), _held_out(images, size), probe, config.seed, config.compute.device
     )
@@ -178,6 +185,7 @@ def register_model(
         "recoverability": measured.recoverability,
         "noise_spread": measured.noise_spread,
         "read_by": measured.read_by,
+        "importance": asdict(ranked),
         "quality": measured.quality,
         "memory": measured.memory,
         "metrics": {
@@ -189,12 +197,34 @@ def register_model(
         "probe": probe.model_dump(mode="json"),
         "entries": entries,
     }
+    weights["gallery"] = _gallery(model, generator, network, images.images(size)[held_out[:EXAMPLES]], metadata, config)
     registry = Workspace.at(workspace).registry
     version = registry.register(weights, metadata, _card(metadata))
     registry.set_alias(CANDIDATE, version.version)
     _promote_if_no_worse(registry, version)
     _show(version)
     return version.version
+
+
+def _gallery(
+    model: ImageModel,
+    generator: DiffusionModel | None,
+    vae: VAE,
+    held_out: NDArray[np.uint8],
+    metadata: dict[str, Any],
+    config: Config,
+) -> dict[str, torch.Tensor]:
+    """The arrays of :mod:`models.gallery`, as they lie in the registry: uint8."""
+    probe = config.probe
+    shown = {"traversal": traversal(model, metadata["entries"], probe.batch_size)}
+    if len(held_out):
+        shown["triptychs"] = triptychs(model, vae, held_out, probe.batch_size)
+    if generator is not None:
+        where = default_device(config.compute.device)
+        shown["noise_to_image"] = noise_to_image(
+            generator, config.seed, scheduler=probe.scheduler, steps=probe.steps, device=where
+        )
+    return {name: torch.from_numpy(images) for name, images in shown.items()}
 
 
 def held_out_digest(images: PreparedImages, size: int) -> str:
@@ -226,36 +256,18 @@ def _show(version: ModelVersion) -> None:
         key="recoverability",
         description=f"Model {version.version}: z read back from generated images by the {told['read_by']}, best first",
     )
+    pictures = model_pictures(version)
+    create_markdown_artifact(
+        "\n\n".join(f"**{name}**\n\n{picture(image, name)}" for name, image in pictures.items()),
+        key="model-pictures",
+        description=f"Model {version.version}: what its entries do, how images come about, what is kept of a scan",
+    )
     if told["quality"]:
         create_table_artifact(
             quality_rows(told),
             key="image-quality",
             description=f"Model {version.version}: generated beside real images",
         )
-
-
-def quality_rows(metadata: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per feature space and figure: generated against held-out, and the floor, real against held-out."""
-    rows = [
-        {
-            "features": space,
-            "figure": name.upper() if name in ("fd", "kid") else name,
-            "generated": round(figures[name], 4),
-            "real (floor)": round(figures[f"floor_{name}"], 4),
-        }
-        for space, figures in metadata["quality"].items()
-        for name in FIGURES
-    ]
-    memory = metadata["memory"]
-    return [
-        *rows,
-        {
-            "features": "pixels",
-            "figure": "nearest training image, 1st percentile",
-            "generated": round(memory["generated_first_percentile"], 4),
-            "real (floor)": round(memory["held_out_first_percentile"], 4),
-        },
-    ]
 
 
 def _promote_if_no_worse(registry: Registry, version: ModelVersion) -> None:

@@ -39,6 +39,14 @@ def kl_weight(step: int, warmup_steps: int, final: float) -> float:
     return final * min(1.0, (step + 1) / max(warmup_steps, 1))
 
 
+def charged_kl(kl: Tensor, free_bits: float) -> Tensor:
+    """What the loss counts of the KL per entry (D,), a scalar: at least ``free_bits`` nats each.
+
+    Below them an entry's KL has no gradient, so that it is not pushed into collapse (Kingma et al. 2016, "free bits").
+    """
+    return kl.clamp(min=free_bits).sum()
+
+
 def reconstruction_loss(output: Tensor, target: Tensor, perception: Perception) -> Tensor:
     """Weighted pixel and perceptual distance of two image batches (B, 1, H, W), values 0 to 1."""
     return PIXEL_WEIGHT * mse_loss(output, target) + perception(output, target)

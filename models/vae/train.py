@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from core.random import stream_key
 from models.tensors import ImageRows, default_device, to_unit
 from models.training import History, LoopSettings, TrainingProgress, batch_indices, step_generator, train
 from models.vae.augment import augment, centre
-from models.vae.loss import kl_per_entry, kl_weight, make_perception, reconstruction_loss
+from models.vae.loss import Perception, charged_kl, kl_per_entry, kl_weight, make_perception, reconstruction_loss
 from models.vae.network import VAE
 
 ACTIVE_NATS = 0.1  # KL above which an entry counts as active: below, it carries under a tenth of its variance
@@ -70,7 +71,9 @@ def train_vae(
         output, mean, log_variance = model(batch, noise)
         reconstruction = reconstruction_loss(output, batch, perception)
         kl = kl_per_entry(mean, log_variance)
-        total = reconstruction + kl_weight(step, config.kl_warmup_steps, config.kl_weight) * kl.sum()
+        total = reconstruction + kl_weight(step, config.kl_warmup_steps, config.kl_weight) * charged_kl(
+            kl, config.free_bits
+        )
         figures = {"reconstruction": reconstruction, "mse": mse_loss(output, batch), "kl": kl.sum()}
         if config.cycle_weight and step >= config.kl_warmup_steps:
             prior = torch.randn(len(batch), config.latent_dim, generator=draws).to(device)
@@ -87,8 +90,15 @@ def train_vae(
         gradient_accumulation=config.gradient_accumulation,
         cosine_decay=config.cycle_weight > 0,  # the original's rate is constant
         device=device,
+        validate_every=config.validate_every,
+        patience=config.patience,
     )
-    trained, history = train("vae", vae, loss, settings, checkpoint, report)
+
+    def error(network: nn.Module) -> float:
+        assert isinstance(network, VAE)
+        return reconstruction_error(network, validation, partial(reconstruction_loss, perception=perception))
+
+    trained, history = train("vae", vae, loss, settings, checkpoint, report, error if len(validation) else None)
     assert isinstance(trained, VAE)
     kl = standardise(trained, images)
     figures = VAEFigures(
@@ -146,14 +156,18 @@ def standardise(vae: VAE, images: ImageRows) -> Tensor:
 
 
 @torch.no_grad()
-def reconstruction_error(vae: VAE, images: ImageRows) -> float:
-    """Mean squared error of decode(encode(x)) over the evaluation views of uint8 images (n, S, S); NaN for none."""
+def reconstruction_error(vae: VAE, images: ImageRows, distance: Perception = mse_loss) -> float:
+    """Distance (mean squared error unless another is given) of decode(encode(x)) from the evaluation views x.
+
+    Of uint8 images (n, S, S); NaN for none.
+    """
     device = next(vae.parameters()).device
-    errors = []
+    errors, counts = [], []
     for batch in _batches(images):
         view = centre(to_unit(batch, device))
-        errors.append((vae.decode(vae.encode(view)) - view).square().mean((1, 2, 3)))
-    return float(torch.cat(errors).mean()) if errors else float("nan")
+        errors.append(float(distance(vae.decode(vae.encode(view)), view)) * len(batch))
+        counts.append(len(batch))
+    return sum(errors) / sum(counts) if counts else float("nan")
 
 
 def _batches(images: ImageRows) -> list[NDArray[np.uint8]]:

@@ -14,7 +14,7 @@ from torch.nn.functional import mse_loss
 
 from core.errors import ModelError
 from models.tensors import load_tensors, save_tensors
-from models.training import LoopSettings, TrainingProgress, batch_indices, step_generator, train
+from models.training import LoopSettings, TrainingProgress, batch_indices, best_of, step_generator, train
 
 STEPS = 24
 SETTINGS = LoopSettings(STEPS, 1e-2, seed=1, device="cpu", log_every=5, checkpoint_seconds=-1)  # one after every step
@@ -252,3 +252,70 @@ def test_draws_of_a_step_belong_to_seed_stage_and_step() -> None:
 
     assert draw(1, "vae", 3) == draw(1, "vae", 3)
     assert len({draw(1, "vae", 3), draw(1, "vae", 4), draw(2, "vae", 3), draw(1, "diffusion", 3)}) == 4
+
+
+# validation
+
+
+def error_at(best: int) -> Callable[[nn.Module], float]:
+    """An error that is least at the ``best``-th validation, counted from 0."""
+    calls: list[int] = []
+
+    def error(model: nn.Module) -> float:
+        assert not model.training
+        calls.append(1)
+        return abs(len(calls) - 1 - best) + 1.0
+
+    return error
+
+
+def test_the_best_weights_are_returned_and_the_last_ones_kept_too(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, validate_every=4)
+    short, _ = train("tiny", network(), loss, replace(SETTINGS, steps=8), tmp_path / "short")
+    best, history = train("tiny", network(), loss, settings, tmp_path / "a", validate=error_at(1))
+    assert_same(state(best), state(short))  # after 8 of the 24 steps
+    assert [row["validation"] for row in history if "validation" in row] == [2, 1, 2, 3, 4, 5]
+    whole, _ = train("tiny", network(), loss, SETTINGS, tmp_path / "whole")
+    last = {
+        key.removeprefix("model/"): value for key, value in load_tensors(tmp_path / "a")[0].items() if "model/" in key
+    }
+    assert_same(last, state(whole))
+    assert load_tensors(best_of(tmp_path / "a"))[1] == {"step": "8", "validation": "1.0"}
+
+
+def test_training_stops_when_nothing_better_comes_and_stays_stopped(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, validate_every=4, patience=2)
+    stopped, history = train("tiny", network(), loss, settings, tmp_path / "a", validate=error_at(1))
+    assert max(row["step"] for row in history) == 15  # the fourth validation is the second without a new best
+    again, same = train("tiny", network(), loss, settings, tmp_path / "a", validate=error_at(1))
+    assert same == history
+    assert_same(state(again), state(stopped))
+
+
+def test_a_killed_training_knows_its_best(tmp_path: Path) -> None:
+    def distance(model: nn.Module) -> float:
+        return abs(float(next(model.parameters()).detach().sum()))
+
+    settings = replace(SETTINGS, validate_every=3, ema_decay=0.9)
+    whole, history = train("tiny", network(), loss, settings, tmp_path / "whole", validate=distance)
+    with pytest.raises(Killed):
+        train("tiny", network(), stopping(14), settings, tmp_path / "a", validate=distance)
+    resumed, same = train("tiny", network(), loss, settings, tmp_path / "a", validate=distance)
+    assert same == history
+    assert_same(state(resumed), state(whole))
+
+
+def test_the_average_counts_whole_steps_under_accumulation(tmp_path: Path) -> None:
+    """Three equal quarters of a batch, gathered, move the average as one whole does."""
+    decay = 0.5
+    settings = replace(SETTINGS, steps=6, gradient_accumulation=3, ema_decay=decay)
+    seen: list[Tensor] = []
+
+    def watched(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
+        seen.append(model[0].weight.detach().clone())  # type: ignore[index]
+        return loss(model, step, device)
+
+    trained, _ = train("tiny", network(), watched, settings, tmp_path / "a")
+    first = seen[3]  # after the first whole step; AveragedModel's first update copies
+    last = load_tensors(tmp_path / "a")[0]["model/0.weight"]
+    torch.testing.assert_close(trained[0].weight, decay * first + (1 - decay) * last)  # type: ignore[index]

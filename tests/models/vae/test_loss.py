@@ -18,6 +18,7 @@ from core.errors import ModelError
 from models.tensors import save_tensors
 from models.vae.loss import (
     VGGDistance,
+    charged_kl,
     kl_per_entry,
     kl_weight,
     make_perception,
@@ -170,3 +171,13 @@ def test_other_weights_are_refused(vgg: tuple[Path, dict[str, Tensor]], tmp_path
 def test_a_missing_weight_file_is_a_model_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"none\.safetensors"):
         make_perception(tmp_path / "none.safetensors")
+
+
+def test_free_bits_charge_at_least_so_much_and_push_no_entry_below() -> None:
+    kl = torch.tensor([0.01, 0.05, 0.3], requires_grad=True)
+    charged = charged_kl(kl, 0.1)
+    charged.backward()
+    assert charged.item() == pytest.approx(0.1 + 0.1 + 0.3)
+    assert kl.grad is not None
+    assert kl.grad.tolist() == [0, 0, 1]
+    assert charged_kl(kl, 0).item() == pytest.approx(0.36)
