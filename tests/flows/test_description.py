@@ -47,7 +47,7 @@ def test_the_plan_names_only_what_will_be_done() -> None:
     assert "96x96 (vae)" in vae
     assert "make" not in plan_of(generation=False)
     assert "train VAE" not in plan_of(training=False)
-    assert "ddim 10 steps" in plan_of()
+    assert "unipc 7 steps" in plan_of()
 
 
 def test_the_guess_of_the_time_grows_with_the_work() -> None:
