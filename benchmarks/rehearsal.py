@@ -9,7 +9,8 @@ included: the sum of their proportional set sizes, once a second. Stages inside 
 times at which their files were put in place. Before the large data set four of 10,000 subjects are made in the same
 way; ``cost_growth_percent`` compares the CPU seconds per subject of the stages whose work grows with the subjects with
 the median of the last three of those (the first warms up). CPU seconds are those of all processes, so that what else
-the machine does counts less; ``time_growth_percent`` is the same of the clock.
+the machine does counts less; ``time_growth_percent`` is the same of the clock. What a run costs once, whatever its
+size, makes these fall; ``drift_percent`` has none of it: CPU seconds of the last tenth of the shards against the first.
 """
 
 from __future__ import annotations
@@ -62,10 +63,11 @@ def rehearse(folder: Path, n: int, seed: int) -> dict[str, Any]:
 
     began = time.time()
     generate_dataset(str(folder), overrides=settings(n, seed), workspace=str(folder.parent / "workspace"))
+    shards = sorted(path.stat().st_mtime for path in (folder / "shards").iterdir())
     moments = [
         began,
         (folder / ".run.json").stat().st_mtime,
-        max(path.stat().st_mtime for path in (folder / "shards").iterdir()),
+        shards[-1],
         (folder / "report.html").stat().st_mtime,
         (folder / "dataset.json").stat().st_mtime,
     ]
@@ -73,7 +75,9 @@ def rehearse(folder: Path, n: int, seed: int) -> dict[str, Any]:
     moments.append(time.time())
     read_back(folder, n)
     moments.append(time.time())
-    return {"subjects": n, "moments": moments, "bytes": report.bytes, "files": report.files}
+    tenth = len(shards) // 10
+    first, last = [shards[0], shards[tenth]], [shards[-1 - tenth], shards[-1]]
+    return {"subjects": n, "moments": moments, "tenths": first + last, "bytes": report.bytes, "files": report.files}
 
 
 def read_back(folder: Path, n: int) -> None:
@@ -184,6 +188,8 @@ def main() -> None:
     total, peak = ended - began, watched.peak(began, ended)
     clock, cpu = measured[-1]["clock"], measured[-1]["cpu"]
     more = {kind: growth(runs, measured, kind) for kind in ("clock", "cpu")}
+    first_tenth, _, last_tenth = watched.cpu_seconds(large["tenths"])
+    drift = 100 * (last_tenth / max(first_tenth, 1e-9) - 1)
     print(f"{'':<18} {'':>8} {'':>11} {'CPU us':>10} {'the same':>10}")
     print(f"{'stage':<18} {'seconds':>8} {'subjects/s':>11} {'a subject':>10} {'at 10,000':>10}")
     for stage in STAGES:
@@ -194,6 +200,7 @@ def main() -> None:
     print(f"{large['bytes'] / 1e9:.2f} GB in {large['files']:,} files, {large['bytes'] / n:,.0f} bytes a subject")
     print(f"peak memory of all processes {peak:.2f} GB")
     print(f"cost of a subject against that at {SMALL:,}: {more['cpu']:+.1f} % CPU time, {more['clock']:+.1f} % time")
+    print(f"the last tenth of the shards against the first: {drift:+.1f} % CPU time")
     result = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": {name: version(name) for name in ("image-longitudinal", "prefect", "pyarrow", "numpy", "zarr")},
@@ -202,6 +209,7 @@ def main() -> None:
         "peak_memory_gb": round(peak, 3),
         "cost_growth_percent": round(more["cpu"], 1),
         "time_growth_percent": round(more["clock"], 1),
+        "drift_percent": round(drift, 1),
         "seconds": {stage: round(value, 1) for stage, value in clock.items()},
         "cpu_seconds": {stage: round(value, 1) for stage, value in cpu.items()},
         "bytes": large["bytes"],
