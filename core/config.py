@@ -24,6 +24,9 @@ def _date_text(value: Any) -> Any:
 MixedPrecision = Annotated[Literal["no", "fp16", "bf16"], BeforeValidator(_precision_text)]
 
 
+NOT_OF_THE_DATA = frozenset({"compute", "evaluation"})  # sections of Config that decide no byte of a data set
+
+
 class Section(BaseModel):
     """Base of every section: immutable, refuses unknown keys and infinite or undefined numbers."""
 
@@ -216,6 +219,41 @@ class ComputeConfig(Section):
     )
 
 
+class EvaluationConfig(Section):
+    """How a published data set is evaluated; decides nothing of the data."""
+
+    levels: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(
+        None, description="Some levels; null for all."
+    )
+    population: Literal["fitted", "known"] = Field("fitted", description="Fit the population, or take its true values.")
+    fit_subjects: Positive = Field(2000, description="Training subjects fitted: evenly spaced where there are more.")
+    reader: Literal["auto", "model", "polynomial"] = Field(
+        "auto",
+        description="What reads z from images: the encoder of the registered model that made them, or a polynomial of "
+        "principal components fitted to training subjects; auto takes the encoder where the workspace has it.",
+    )
+    components: Positive = Field(160, description="Principal components of the polynomial reader.")
+    products: Positive = Field(40, description="Components that enter it by products too.")
+    folds: int = Field(5, ge=2, description="Of the cross-fit.")
+    rounds: int = Field(6, ge=0, description="Most rounds of the image-informed model after the one-step correction.")
+    regression_steps: int = Field(
+        0, ge=0, description="Most steps of the original's ResNet18 on EBEs; 0 leaves it out."
+    )
+    regression_batch: Positive = Field(16, description="Its batch; the original's.")
+    regression_width: float = Field(1.0, gt=0, le=4, description="Multiplies its channels; 1 is ResNet18.")
+    regression_precision: MixedPrecision = "no"
+    bootstrap: int = Field(1000, ge=100, description="Resamples behind each 95 % interval.")
+    visits: tuple[Annotated[int, Field(ge=0)], ...] = Field((0, 1, 2, 4), description="Observed visits of forecasts.")
+    residual_subjects: Positive = Field(5000, description="Subjects whose residuals are tested against the design.")
+
+    @field_validator("visits")
+    @classmethod
+    def _visits_ascend(cls, visits: tuple[int, ...]) -> tuple[int, ...]:
+        if not visits or any(b <= a for a, b in itertools.pairwise(visits)):
+            raise ValueError("visits must be at least one number, ascending strictly")
+        return visits
+
+
 class Config(Section):
     """Everything that decides a data set, from training images to tables."""
 
@@ -228,3 +266,4 @@ class Config(Section):
     outcomes: OutcomesConfig = OutcomesConfig()
     dataset: DatasetConfig = DatasetConfig()
     compute: ComputeConfig = ComputeConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()

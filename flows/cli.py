@@ -11,6 +11,7 @@ import typer
 from core.errors import ImageLongitudinalError, StorageError
 from core.presets import load_config
 from flows import cli_models
+from flows.cli_evaluate import evaluate, score
 from flows.console import (
     DryRun,
     File,
@@ -151,6 +152,8 @@ def show(
     say(f"\ndrawn: {path}")
 
 
+app.command()(evaluate)
+app.command()(score)
 app.command()(publish)
 app.command()(fetch)
 app.command()(simulate)

@@ -9,7 +9,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 from prefect.futures import PrefectFuture
 
-from core.config import Config
+from core.config import NOT_OF_THE_DATA, Config
 from core.errors import ConfigError, StorageError
 from core.plan import Shard
 from flows.parameters import ConfigChoice, resolve
@@ -72,12 +72,12 @@ def generate_dataset(
     """
     config = resolve(preset, config, overrides)
     root = open_root(output)
-    check_configuration(root, config.model_dump(mode="json", exclude={"compute"}))
+    check_configuration(root, config.model_dump(mode="json", exclude=set(NOT_OF_THE_DATA)))
     with hold_lease(root, get_run_logger().info) as lease, drawing_processes():
         version = _model(images, config, model, workspace)
         spec = _specify(config, version, Workspace.at(workspace))
         found = find_reusable(reuse, spec) if reuse else None
-        plain = config.model_dump(mode="json", exclude={"compute"})
+        plain = config.model_dump(mode="json", exclude=set(NOT_OF_THE_DATA))
         state = begin_run(root, spec.identity, plain, found.origin if found else None)
         if state == "published" and _complete(root, spec):
             get_run_logger().info(f"{root.url} is published already and complete: nothing to do")

@@ -7,6 +7,7 @@ from importlib.metadata import version as package_version
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from core.config import NOT_OF_THE_DATA
 from core.digest import digest_of
 from core.errors import StorageError
 from models.association import AssociationSums, is_identity
@@ -89,7 +90,7 @@ def _manifest(
     spec: DatasetSpec, shards: list[FileRecord], arrays: list[FileRecord], origin: Origin | None
 ) -> RootManifest:
     config, model = spec.config, get_model(spec.config.outcomes.model)
-    dataset, plain = config.dataset, config.model_dump(mode="json", exclude={"compute"})
+    dataset, plain = config.dataset, config.model_dump(mode="json", exclude=set(NOT_OF_THE_DATA))
     return RootManifest(
         name=dataset.name,
         date=dataset.date,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from core.config import Config, Section
+from core.config import NOT_OF_THE_DATA, Config, Section
 from core.digest import digest_of
 from core.plan import ShardPlan
 from tasks.workspace import Workspace
@@ -32,7 +32,7 @@ class DatasetSpec(Section):
     @property
     def identity(self) -> str:
         """Digest of all that decides a byte of the data set; where it runs and how wide does not."""
-        decisive = self.config.model_dump(mode="json", exclude={"compute"})
+        decisive = self.config.model_dump(mode="json", exclude=set(NOT_OF_THE_DATA))
         return digest_of("dataset", GENERATION_VERSION, decisive, self.model_digest, self.entries)
 
     @property

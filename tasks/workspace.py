@@ -1,4 +1,4 @@
-"""Where a user's own files lie between runs: prepared images, checkpoints, registered models."""
+"""Where a user's own files lie between runs: prepared images, checkpoints, registered models, evaluations."""
 
 from __future__ import annotations
 
@@ -39,6 +39,10 @@ class Workspace:
     def training(self, key: str) -> Path:
         """Folder of the checkpoints of the training with this key."""
         return self.root / "training" / key[:SHORT]
+
+    def evaluation(self, key: str) -> Path:
+        """Folder of the evaluation stage with this key."""
+        return self.root / "evaluation" / key[:SHORT]
 
     @property
     def registry(self) -> Registry:

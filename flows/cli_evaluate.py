@@ -1,0 +1,81 @@
+"""The commands ``evaluate`` and ``score``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from core.presets import load_config
+from flows.console import File, Overrides, Preset, Workspace, done, prepare_prefect, say
+
+DatasetArgument = Annotated[str, typer.Argument(help="The data set: a folder or an fsspec URL.")]
+
+
+def evaluate(
+    dataset: DatasetArgument,
+    output: Annotated[str | None, typer.Option(help="Folder for tables, figures and report.")] = None,
+    preset: Preset = "demo",
+    config: File = None,
+    overrides: Overrides = None,
+    workspace: Workspace = "workspace",
+    workers: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
+    verify: Annotated[bool, typer.Option(help="Verify every byte of the data set first.")] = True,
+) -> None:
+    """Measure what a data set's images say about its outcomes, against its design; tables, figures, report."""
+    settings = load_config(preset, config, overrides or ())
+    say(f"evaluate {dataset}: {settings.evaluation.population} population, {settings.evaluation.bootstrap} resamples")
+    prepare_prefect("flows.evaluate_dataset")
+    from flows.evaluate_dataset import evaluate_dataset
+    from tasks.evaluation.report import PAGE
+
+    result = evaluate_dataset(dataset, output, config=settings, workspace=workspace, workers=workers, verify=verify)
+    table = result["headline"]
+    say(aligned([table.columns, *table.rows]))
+    failed = [check for check in result["checks"] if not check["passed"]]
+    say(f"design against truth: {len(result['checks']) - len(failed)} of {len(result['checks'])} checks pass")
+    for check in failed:
+        say(f"  FAIL {check['group']}: {check['name']}, found {check['value']:.4g}, expected {check['expected']:g}")
+    folder = Path(result["output"])
+    say(f"report: {folder / PAGE}")
+    example = f"{folder}/predictions/informed-{result['levels'][0]['level']:g}.parquet"
+    done(folder, f"image-longitudinal score {dataset} {example}")
+
+
+def score(
+    dataset: DatasetArgument,
+    predictions: Annotated[Path, typer.Argument(help="Parquet file; docs/scoring.md says what it holds.")],
+    baselines: Annotated[
+        Path | None, typer.Option(help="Folder predictions/ of an evaluation, to score its predictors beside.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the tables as markdown, LaTeX and CSV.")] = None,
+    bootstrap: Annotated[int, typer.Option(min=100, help="Resamples behind each interval.")] = 1000,
+    workers: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
+) -> None:
+    """Score anyone's predictions of random effects or outcomes for the held-out subjects."""
+    from flows.score_predictions import score_predictions
+    from storage.reader import open_dataset
+    from tasks.evaluation.spec import default_output
+
+    opened = open_dataset(dataset)
+    usual = default_output(opened.manifest) / "predictions"
+    beside = baselines or (usual if usual.is_dir() else None)
+    say(f"score {predictions} on the test subjects of {dataset}{f', beside {beside}' if beside else ''}")
+    made = score_predictions(opened, predictions, beside, replicates=bootstrap, workers=workers)
+    for table in made:
+        say(f"\n{table.title}\n{aligned([table.columns, *table.rows])}")
+    if output is not None:
+        for table in made:
+            table.write(output)
+    done(output or predictions, f"image-longitudinal show {dataset}")
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text in columns, the first aligned left, the others right."""
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join(
+        "  ".join([f"{row[0]:<{first}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], others, strict=True))])
+        for row in rows
+    )

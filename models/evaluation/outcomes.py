@@ -1,0 +1,93 @@
+"""How well random effects account for outcomes: squared error and conditional negative log-likelihood per subject."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.random import stream_key
+from models.evaluation.informed import informed_modes
+from models.nlme.population import PopulationModel
+from models.nlme.simulation import observe, simulate
+
+FloatArray = NDArray[np.float64]
+
+
+def squared_error(
+    model: PopulationModel, observed: NDArray[np.floating], eta: FloatArray, workers: int = 1
+) -> FloatArray:
+    """Mean over visits of (outcome - prediction at η)², (n,); observed (n, T), η (n, k)."""
+    return np.asarray(np.square(observed - simulate(model, eta, workers=workers)).mean(1))
+
+
+def conditional_nll(
+    model: PopulationModel, observed: NDArray[np.floating], eta: FloatArray, workers: int = 1
+) -> FloatArray:
+    """-log p(observed | η), all visits, (n,): how unlikely the outcomes are for a subject with these effects."""
+    prediction, seen = simulate(model, eta, workers=workers), np.asarray(observed, np.float64)
+    spread = np.maximum(model.residual.standard_deviation(prediction), 1e-12)
+    jacobian = 0.0
+    if model.residual.kind == "log-normal":
+        prediction, seen = np.log(np.maximum(prediction, 1e-300)), np.log(seen)
+        jacobian = seen.sum(1)
+    terms = 0.5 * np.square((seen - prediction) / spread) + np.log(spread) + 0.5 * np.log(2 * np.pi)
+    return np.asarray(terms.sum(1) + jacobian)
+
+
+def simulated_nll(
+    model: PopulationModel,
+    known: PopulationModel,
+    eta: FloatArray,
+    true: FloatArray,
+    *,
+    seed: int,
+    stage: str,
+    ids: NDArray[np.int64],
+    workers: int = 1,
+) -> FloatArray:
+    """The original's figure: outcomes *simulated* from η by ``model``, scored at ``known``'s noise-free truth, (n,).
+
+    It asks whether a simulated population could come from the true one; it scores no observed outcome.
+    """
+    key = stream_key(seed, "evaluation-simulated", stage)
+    drawn = observe(model, simulate(model, eta, workers=workers), key=key, ids=ids)
+    return conditional_nll(known, drawn, true, workers)
+
+
+def informative_visits(model: PopulationModel) -> NDArray[np.int64]:
+    """Positions of the visits after the first dose: before it there is nothing to see."""
+    first = min((dose.time for dose in model.design.doses), default=-np.inf)
+    return np.flatnonzero(np.asarray(model.design.times) > first)
+
+
+def forecast(
+    model: PopulationModel,
+    observed: NDArray[np.floating],
+    mean: FloatArray,
+    visits: Sequence[int],
+    workers: int = 1,
+) -> dict[int, tuple[FloatArray, FloatArray]]:
+    """Later outcomes foretold from the prior N(mean, Ω) and the first k visits after the dose.
+
+    Args:
+        model: population model; its Ω is the prior's.
+        observed: outcomes (n, T).
+        mean: of the prior, (n, k): the image's prediction, or zeros for no image.
+        visits: the numbers of visits, ascending; what is foretold is what comes after the largest, the same for all.
+        workers: threads.
+
+    Returns:
+        By number of visits: mean squared error over the later visits (n,), and the mode of η (n, k).
+    """
+    known = informative_visits(model)
+    later = known[max(visits) :]
+    result = {}
+    for count in visits:
+        eta = mean
+        if count:
+            eta = informed_modes(model, observed, mean, columns=known[:count], workers=workers).eta
+        prediction = simulate(model, eta, workers=workers)
+        result[count] = (np.square(np.asarray(observed)[:, later] - prediction[:, later]).mean(1), eta)
+    return result

@@ -1,0 +1,104 @@
+"""From a data set's files to the arrays that the evaluation works on; images are streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import StorageError
+from models.evaluation.reader import Chunk
+from storage.layout import eta_columns
+from storage.reader import Dataset
+
+ROWS = 2_000  # images at a time: 8 MB at 64x64, 0.5 GB at 512x512
+
+Array = NDArray[np.float64]
+
+
+def split_ids(dataset: Dataset, split: str) -> NDArray[np.int64]:
+    """Ids of a split's subjects, ascending, int64 (n,)."""
+    ranges = [
+        np.arange(part.start, part.stop) for shard in dataset.plan for part in shard.splits if part.split == split
+    ]
+    return np.concatenate(ranges) if ranges else np.empty(0, np.int64)
+
+
+def image_chunks(dataset: Dataset, split: str, rows: int = ROWS) -> Iterator[Chunk]:
+    """Ids (m,), images (m, S, S) and latents (m, D) of a split, some at a time."""
+    for shard in dataset.plan:
+        for part in shard.splits:
+            for start in range(part.start, part.stop if part.split == split else part.start, rows):
+                stop = min(start + rows, part.stop)
+                yield np.arange(start, stop), dataset.images(start, stop), dataset.latents(start, stop)
+
+
+def latent_chunks(dataset: Dataset, split: str, rows: int = 20 * ROWS) -> Iterator[NDArray[np.float32]]:
+    """Latents (m, D) of a split, some at a time."""
+    for shard in dataset.plan:
+        for part in shard.splits:
+            for start in range(part.start, part.stop if part.split == split else part.start, rows):
+                yield dataset.latents(start, min(start + rows, part.stop))
+
+
+def linked_effects(dataset: Dataset, split: str) -> Array:
+    """Random effects linked to the image, (n, k)."""
+    return _effects(dataset, "subjects", None, split)
+
+
+def true_effects(dataset: Dataset, level: float, split: str) -> Array:
+    """Random effects behind the outcomes of a level, (n, k)."""
+    return _effects(dataset, "random_effects", level, split)
+
+
+def outcomes(dataset: Dataset, level: float, split: str) -> NDArray[np.float32]:
+    """The outcomes of a level and split in memory, (n, T), in order of ids; raises as :func:`write_outcomes`."""
+    out = np.empty((len(split_ids(dataset, split)), len(dataset.manifest.times)), np.float32)
+    _fill(out, dataset, level, split)
+    return out
+
+
+def write_outcomes(dataset: Dataset, level: float, split: str, path: Path) -> None:
+    """The outcomes of a level and split as one .npy file, float32 (n, T), in order of ids.
+
+    Raises:
+        StorageError: an outcome is missing, or the rows are not those of the subjects and visits.
+    """
+    shape = (len(split_ids(dataset, split)), len(dataset.manifest.times))
+    temporary = path.with_suffix(".tmp")
+    out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+    _fill(out, dataset, level, split)
+    out.flush()
+    temporary.replace(path)
+
+
+def _fill(out: NDArray[np.float32], dataset: Dataset, level: float, split: str) -> None:
+    ids, times = split_ids(dataset, split), out.shape[1]
+    flat, done = out.reshape(-1), 0
+    scan = dataset.scan("observations", level, split)
+    for batch in scan.to_batches(columns=["id", "evid", "dv"], use_threads=False):
+        seen = batch["evid"].to_numpy() == 0
+        values, owners = batch["dv"].to_numpy(zero_copy_only=False)[seen], batch["id"].to_numpy()[seen]
+        expected = ids[np.minimum(np.arange(done, done + len(values)) // times, len(ids) - 1)]
+        wrong = np.flatnonzero(~np.isfinite(values) | (owners != expected))
+        if len(wrong) or done + len(values) > len(flat):
+            first = int(wrong[0]) if len(wrong) else 0
+            raise StorageError(
+                "outcomes cannot be evaluated", where=f"association {level}, {split}, subject {owners[first]}",
+                expected=f"{times} outcomes of each subject", got=f"{values[first]} for subject {owners[first]}",
+                do="verify the data set",
+            )  # fmt: skip
+        flat[done : done + len(values)] = values
+        done += len(values)
+    if done != len(flat):
+        raise StorageError("outcomes are missing", where=f"association {level}, {split}", expected=len(flat), got=done)
+
+
+def _effects(dataset: Dataset, table: str, level: float | None, split: str) -> Array:
+    names = eta_columns(len(dataset.manifest.random_effects))
+    rows = dataset.scan(table, level, split).to_table(columns=["id", *names])
+    if not np.array_equal(rows["id"].to_numpy(), split_ids(dataset, split)):
+        raise StorageError("subjects are not in order", where=f"{table} of split {split}", do="verify the data set")
+    return np.stack([rows[name].to_numpy() for name in names], axis=1)

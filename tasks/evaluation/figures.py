@@ -1,0 +1,203 @@
+"""The evaluation's figures, each a function from figures or arrays to a PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
+from models.evaluation.summary import Predictions, Truth
+from models.nlme.population import PopulationModel
+from models.nlme.simulation import observe, simulate
+from storage.reader import Dataset
+from tasks.evaluation.tables import SOURCES, Level
+from tasks.figures import ACCENT, INK, SOFT
+from tasks.pictures import rendered
+
+BLUE, GREEN = "#2b6ca3", "#4b8b3b"
+COLOURS = {"regression": BLUE, "resnet": BLUE, "informed": ACCENT, "one_step": GREEN, "oracle": INK}
+PAPER = {1.0: 0.6007, 0.5: 0.3017, 0.1: 0.0544, 0.0526: 0.0271, 0.02: 0.0064}  # R² in arXiv 2410.16177, 1M subjects
+
+PANELS = 12
+SHOWN = 2_000  # points of a scatter plot
+
+
+def trajectories_figure(
+    model: PopulationModel, known: PopulationModel, truth: Truth, predictions: Predictions
+) -> bytes:
+    """Observed outcomes of 12 test subjects with those of true, predicted and average random effects."""
+    chosen = np.unique(np.linspace(0, len(truth.ids) - 1, PANELS).astype(int))
+    fine = np.linspace(min(model.design.times), max(model.design.times), 121)
+    informed = predictions.sources["informed"][chosen]
+    curves = {
+        "true effects": (simulate(known, truth.eta[chosen], fine), INK, "-"),
+        "predicted from the image": (simulate(model, informed, fine), ACCENT, "-"),
+        "average": (simulate(model, np.zeros_like(informed), fine), SOFT, "--"),
+    }
+    figure = Figure(figsize=(11, 6.4), layout="constrained")
+    axes = figure.subplots(3, 4, sharex=True, sharey=True).ravel()
+    for axis in axes[len(chosen) :]:
+        axis.set_axis_off()
+    for i, (axis, row) in enumerate(zip(axes, chosen, strict=False)):
+        for label, (values, colour, style) in curves.items():
+            axis.plot(fine, values[i], style, color=colour, lw=1.5, label=label)
+        axis.plot(model.design.times, truth.observed[row], ".", color=BLUE, ms=4, label="observed")
+        axis.set_title(f"subject {truth.ids[row]}", fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("time", fontsize=9)
+    figure.supylabel("outcome", fontsize=9)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+    return rendered(figure)
+
+
+def r2_figure(levels: Sequence[Level]) -> bytes:
+    """R² of every predictor against the designed level, beside the published points."""
+    figure = Figure(figsize=(6.2, 4.6), layout="constrained")
+    axis = figure.subplots()
+    designed = np.array(sorted(level["level"] for level in levels))
+    floor = designed.min() / 20
+    axis.plot(designed, designed, color=SOFT, lw=1, ls=":", label="designed ρ²")
+    by_level = {level["level"]: level for level in levels}
+    names = [name for name in COLOURS if all(name in level["effects"] for level in levels)]
+    for shift, name in enumerate(names):
+        found = np.array([by_level[value]["effects"][name]["r2"] for value in designed])
+        place = designed * 1.06 ** (shift - len(names) / 2)
+        seen = np.maximum(found, floor)
+        axis.vlines(place, seen[:, 1], seen[:, 2], color=COLOURS[name], lw=1.4)
+        axis.plot(place, seen[:, 0], "o", ms=4.5, color=COLOURS[name], label=SOURCES[name])
+    paper = [value for value in designed if value in PAPER]
+    if paper:
+        axis.plot(paper, [PAPER[value] for value in paper], "x", ms=6, color="black", label="published (1M subjects)")
+    axis.set(xscale="log", yscale="log", xlabel="designed share ρ²", ylabel="R² to true random effects (95 %)")
+    axis.xaxis.set_major_locator(FixedLocator(designed.tolist()))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xticklabels([f"{value:g}" for value in designed])
+    axis.set_ylim(floor, 1.5)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8)
+    return rendered(figure)
+
+
+def calibration_figure(levels: Sequence[Level]) -> bytes:
+    """Share of true effects inside regions of the image-informed model against the share that should be."""
+    figure = Figure(figsize=(3.0 * len(levels), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(levels), squeeze=False, sharey=True)[0]
+    for axis, level in zip(axes, levels, strict=True):
+        rows = level["calibration"]
+        nominal = np.array([row["nominal"] for row in rows])
+        joint = np.array([row["joint"] for row in rows])
+        axis.plot([0, 1], [0, 1], color=SOFT, lw=1, ls=":")
+        axis.fill_between(nominal, joint[:, 1], joint[:, 2], color=ACCENT, alpha=0.25, lw=0)
+        axis.plot(nominal, joint[:, 0], color=ACCENT, lw=1.6, label="all effects jointly")
+        for i in range(len(rows[0]["each"])):
+            each = [row["each"][i][0] for row in rows]
+            axis.plot(nominal, each, color=BLUE, lw=0.8, alpha=0.8, label="each effect" if i == 0 else None)
+        axis.set(title=f"ρ² = {level['level']:g}", xlabel="nominal", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("share of subjects inside")
+    axes[0].legend(frameon=False, fontsize=7)
+    return rendered(figure)
+
+
+def scatter_figure(truths: Sequence[Truth], predictions: Sequence[Predictions], names: Sequence[str]) -> bytes:
+    """Predicted against true random effects: a row per level, a column per effect."""
+    figure = Figure(figsize=(2.7 * len(names), 2.5 * len(truths)), layout="constrained")
+    axes = figure.subplots(len(truths), len(names), squeeze=False, sharex=True, sharey="row")
+    for row, (truth, predicted) in enumerate(zip(truths, predictions, strict=True)):
+        some = np.unique(np.linspace(0, len(truth.ids) - 1, SHOWN).astype(int))
+        eta = predicted.sources["informed"]
+        for column, name in enumerate(names):
+            axis = axes[row, column]
+            size = 3 if len(some) > 300 else 9
+            axis.scatter(truth.eta[some, column], eta[some, column], s=size, color=ACCENT, alpha=0.35, lw=0)
+            axis.axline((0, 0), slope=1, color=INK, lw=0.7, ls=":")
+            axis.axline((0, 0), slope=truth.level, color=SOFT, lw=0.7)
+            axis.tick_params(labelsize=7)
+            axis.spines[["top", "right"]].set_visible(False)
+            if row == 0:
+                axis.set_title(name, fontsize=9)
+            if row == len(truths) - 1:
+                axis.set_xlabel("true", fontsize=8)
+        axes[row, 0].set_ylabel(f"predicted, ρ² = {truth.level:g}", fontsize=8)
+    return rendered(figure)
+
+
+def forecast_figure(levels: Sequence[Level]) -> bytes:
+    """Error of later outcomes against visits seen, with the image and without."""
+    figure = Figure(figsize=(2.7 * len(levels), 2.8), layout="constrained")
+    axes = figure.subplots(1, len(levels), squeeze=False, sharey=True)[0]
+    for axis, level in zip(axes, levels, strict=True):
+        rows = level["forecasts"]
+        visits = [row["visits"] for row in rows]
+        for key, colour, label in (
+            ("outcomes_without", SOFT, "visits alone"),
+            ("outcomes_with_image", ACCENT, "image and visits"),
+        ):
+            found = np.array([row[key] for row in rows])
+            axis.fill_between(visits, found[:, 1], found[:, 2], color=colour, alpha=0.25, lw=0)
+            axis.plot(visits, found[:, 0], "o-", ms=4, color=colour, label=label)
+        axis.set(title=f"ρ² = {level['level']:g}", xlabel="visits seen", yscale="log", xticks=visits)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("MSE of later outcomes")
+    axes[0].legend(frameon=False, fontsize=8)
+    return rendered(figure)
+
+
+def extremes_figure(
+    dataset: Dataset, truth: Truth, predictions: Predictions, names: Sequence[str], each: int = 4
+) -> bytes:
+    """Images of the test subjects whose predicted random effects are lowest and highest, a row per effect."""
+    eta = predictions.sources["informed"]
+    figure = Figure(figsize=(1.35 * 2 * each, 1.55 * len(names)), layout="constrained")
+    axes = figure.subplots(len(names), 2 * each, squeeze=False)
+    for row, name in enumerate(names):
+        order = np.argsort(eta[:, row], kind="stable")
+        for axis, index in zip(axes[row], [*order[:each], *order[-each:]], strict=True):
+            subject = int(truth.ids[index])
+            axis.imshow(dataset.images(subject, subject + 1)[0], cmap="gray", vmin=0, vmax=255)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.set_title(f"{eta[index, row]:.2f} ({truth.linked[index, row]:.2f})", fontsize=7)
+        axes[row, 0].set_ylabel(name, fontsize=8)
+    return rendered(figure)
+
+
+def vpc_figure(model: PopulationModel, truth: Truth, replicates: int = 20) -> bytes:
+    """Visual predictive check: percentiles of observed outcomes over those of populations simulated from the fit."""
+    k = model.n_random_effects
+    generator = np.random.Generator(np.random.Philox(truth.seed))
+    factor = np.linalg.cholesky(np.asarray(model.omega))
+    n, shares = min(len(truth.ids), 1_000), (5, 50, 95)
+    simulated = np.empty((replicates, len(shares), truth.observed.shape[1]))
+    for replicate in range(replicates):
+        eta = generator.standard_normal((n, k)) @ factor.T
+        drawn = observe(model, simulate(model, eta), key=replicate + 1, ids=np.arange(n))
+        simulated[replicate] = np.percentile(drawn, shares, axis=0)
+    figure = Figure(figsize=(5.4, 3.6), layout="constrained")
+    axis = figure.subplots()
+    times = model.design.times
+    for i, (share, colour) in enumerate(zip(shares, (BLUE, ACCENT, BLUE), strict=True)):
+        low, high = np.percentile(simulated[:, i], (2.5, 97.5), axis=0)
+        axis.fill_between(times, low, high, color=colour, alpha=0.25, lw=0)
+        observed = np.percentile(truth.observed, share, axis=0)
+        axis.plot(times, observed, color=INK, lw=1.3, ls="-" if share == 50 else "--")
+    axis.set(xlabel="time", ylabel="outcome: 5th, 50th and 95th percentile")
+    axis.spines[["top", "right"]].set_visible(False)
+    return rendered(figure)
+
+
+def reading_figure(r2: Sequence[float], entries: Sequence[int] | None) -> bytes:
+    """How well each latent entry is read from test images, those that are random effects marked."""
+    figure = Figure(figsize=(max(4.0, 0.22 * len(r2)), 2.6), layout="constrained")
+    axis = figure.subplots()
+    axis.bar(
+        range(len(r2)), np.clip(r2, 0, 1), color=[ACCENT if i in (entries or ()) else SOFT for i in range(len(r2))]
+    )
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set(xlabel="latent entry", ylabel="R² read from test images", ylim=(0, 1))
+    axis.spines[["top", "right"]].set_visible(False)
+    return rendered(figure)

@@ -1,0 +1,113 @@
+"""What the evaluation's stages are told: which data set, how, and where results lie. Paths and digests, no arrays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.config import EvaluationConfig, Section
+from core.digest import SHORT
+from core.errors import StorageError
+from models.nlme.dosing import Dose
+from models.nlme.objective import Values
+from models.nlme.population import Design, PopulationModel
+from models.nlme.simulation import get_model
+from models.registry import ModelVersion
+from storage.manifest import RootManifest
+from storage.reader import Dataset, open_dataset
+from tasks.keys import key_of
+from tasks.workspace import Workspace
+
+EVALUATION_VERSION = 1  # raise it whenever the same data set and settings would give other figures
+FEWEST = {"train": 40, "test": 8}  # subjects without which there is nothing to learn from, or to score
+
+# Where the published fit began (arXiv 2410.16177); other models begin at their own typical values.
+STARTS = {"depot-central-mm": Values(np.log([1.0, 1.1, 0.6]), 0.2 * np.eye(3), np.array([0.1, 0.0, 1.0]))}
+
+
+class EvaluationSpec(Section):
+    """One evaluation of one data set."""
+
+    url: str
+    identity: str  # of the data set
+    settings: EvaluationConfig
+    workspace: str
+    device: str
+    workers: int
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data set."""
+        return open_dataset(self.url)
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The association levels evaluated."""
+        return self.settings.levels or self.dataset.levels
+
+    def own_model(self) -> ModelVersion | None:
+        """The registered model that made the images, where the workspace has it and the settings allow its encoder.
+
+        Raises:
+            ModelError: the settings ask for it and it is not there.
+        """
+        if self.settings.reader == "polynomial":
+            return None
+        name, registry = self.dataset.manifest.image.model, Workspace.at(self.workspace).registry
+        there = any(version.version == name for version in registry.versions())
+        return registry.get(name) if there or self.settings.reader == "model" else None
+
+    @property
+    def reader_digest(self) -> str | None:
+        """Digest of the registered model whose encoder reads the images; None for the polynomial reader."""
+        version = self.own_model()
+        return version.digest if version else None
+
+    def key(self, stage: str, *names: str, **more: Any) -> str:
+        """Key of a stage: the data set and those settings, by name, that decide its result."""
+        decisive = {name: getattr(self.settings, name) for name in names}
+        return key_of(stage, EVALUATION_VERSION, dataset=self.identity, settings=decisive, **more)
+
+    def folder(self, key: str) -> Path:
+        """Where the stage with this key leaves its files."""
+        return Workspace.at(self.workspace).evaluation(key)
+
+    @property
+    def model(self) -> PopulationModel:
+        """The population model behind the outcomes, with the data set's visits and doses."""
+        manifest = self.dataset.manifest
+        known = get_model(manifest.config["outcomes"]["model"])
+        doses = tuple(Dose(dose.time, dose.amt, dose.cmt) for dose in manifest.doses)
+        return replace(known, design=Design(manifest.times, doses))
+
+
+def default_output(manifest: RootManifest) -> Path:
+    """Where the evaluation of a data set goes if nothing is said."""
+    return Path("evaluations") / f"{manifest.name}-{manifest.identity[:SHORT]}"
+
+
+def start_of(model: PopulationModel) -> PopulationModel:
+    """Where the fit begins: the published values, or the model's own with small effects and a large residual error."""
+    own = Values.of(model)
+    return STARTS.get(model.name, Values(own.mu, 0.5 * own.omega, own.error * np.array([2.0, 2.0, 1.0]))).into(model)
+
+
+def check_is_evaluable(dataset: Dataset, settings: EvaluationConfig) -> None:
+    """Refuse a data set that lacks what an evaluation needs; StorageError names it."""
+    for split, fewest in FEWEST.items():
+        count = dataset.manifest.splits.get(split, 0)
+        if count < fewest:
+            raise StorageError(
+                f"too few {split} subjects to evaluate",
+                where=dataset.root.url,
+                expected=f"at least {fewest}",
+                got=count,
+                do="make a data set with a larger dataset.n_subjects or dataset.test_fraction",
+            )
+    missing = [level for level in settings.levels or () if level not in dataset.levels]
+    if missing:
+        known = ", ".join(map(str, dataset.levels))
+        raise StorageError("no such association level in this data set", expected=f"some of {known}", got=missing)

@@ -1,0 +1,295 @@
+"""The stages as Prefect tasks. Each result names a folder and the digests of its files, checked before it is used."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from prefect import task
+
+from core.digest import file_sha256
+from core.errors import StorageError
+from core.random import normals, stream_key
+from models.backends import load_vae
+from models.evaluation.bootstrap import Resampling
+from models.evaluation.checks import (
+    association_checks,
+    balance_checks,
+    effect_checks,
+    failures,
+    latent_checks,
+    residual_checks,
+)
+from models.evaluation.informed import fit_informed, one_step
+from models.evaluation.null import shuffled
+from models.evaluation.reader import fit_reader
+from models.evaluation.ridge import CHUNK, cross_fit
+from models.evaluation.summary import Predictions, Truth, summarise
+from models.nlme.data import PopulationData
+from models.nlme.ebes import empirical_bayes
+from models.nlme.estimation import fit
+from models.nlme.objective import Values
+from models.nlme.population import PopulationModel
+from models.recoverability import encoder_reader, r_squared
+from models.tensors import default_device
+from storage.verify import verify_dataset
+from tasks.evaluation import data
+from tasks.evaluation.spec import EvaluationSpec, start_of
+from tasks.keys import cached_or_fresh
+from tasks.options import CACHED
+from tasks.progress import Progress
+
+Result = dict[str, Any]
+
+
+@task(name="check-input", task_run_name="verify the data set", persist_result=False)
+def check_input(spec: EvaluationSpec) -> None:
+    """Refuse a data set that does not verify; StorageError names the first file that is wrong."""
+    root = spec.dataset.root
+    progress = Progress("verify", spec.dataset.manifest.plan.n_shards, "shards")
+    report = verify_dataset(root, progress=lambda done, total: progress.update(done), workers=spec.workers)
+    if not report.ok:
+        raise StorageError(
+            f"the data set does not verify, {len(report.problems)} problems; the first: {report.problems[0]}",
+            where=root.url, do=f"see them with: image-longitudinal verify {root.url}",
+        )  # fmt: skip
+
+
+def run_stage(stage: Any, spec: EvaluationSpec, key: str, **parameters: Any) -> Result:
+    """Run a stage, or take its result from the cache where its files are still as they were."""
+    return cached_or_fresh(stage, _intact, key=key, folder=str(spec.folder(key)), spec=spec, **parameters)
+
+
+@task(name="read-images", task_run_name="read z from images", **CACHED)
+def read_images(key: str, folder: str, spec: EvaluationSpec) -> Result:
+    """Features of every training and test image, read once; how well each latent entry reads back on test images."""
+    dataset, where = spec.dataset, _made(folder)
+    version = spec.own_model()
+    if version is not None:
+        vae = load_vae(version).to(default_device(spec.device))
+        read, how = encoder_reader(vae), "encoder"
+    else:
+        settings = spec.settings
+        polynomial = fit_reader(
+            lambda: data.image_chunks(dataset, "train"), components=settings.components, products=settings.products
+        )
+        polynomial.save(where / "reader.safetensors")
+        read, how = polynomial, "polynomial"
+    recovered: list[float] = []
+    for split in ("train", "test"):
+        progress = Progress(f"read {split} images", len(data.split_ids(dataset, split)), "images")
+        features: list[NDArray[np.float32]] = []
+        latents: list[NDArray[np.float32]] = []
+        for _, images, z in data.image_chunks(dataset, split):
+            features.append(read(images).astype(np.float32))
+            latents += [z] if split == "test" else []
+            progress.update(sum(map(len, features)))
+        np.save(where / f"{split}.npy", np.concatenate(features))
+        if split == "test":
+            recovered = r_squared(np.concatenate(latents), np.concatenate(features)).tolist()
+    _write(where / "reader.json", {"reader": how, "r2": recovered})
+    return _result(where, "train.npy", "test.npy", "reader.json")
+
+
+@task(name="fit-population", task_run_name="fit population at {level}", **CACHED)
+def fit_population(key: str, folder: str, spec: EvaluationSpec, level: float) -> Result:
+    """Outcomes of the level as arrays, and the population fitted to training subjects evenly spaced among them."""
+    where, dataset, model = _made(folder), spec.dataset, spec.model
+    for split in ("train", "test"):
+        data.write_outcomes(dataset, level, split, where / f"{split}.npy")
+    if spec.settings.population == "known":
+        figures: Result = {"method": "known", "estimates": {}, "converged": True, "message": "true values taken"}
+        values = Values.of(model)
+    else:
+        observed = np.load(where / "train.npy", mmap_mode="r")
+        chosen = np.unique(
+            np.linspace(0, len(observed) - 1, min(spec.settings.fit_subjects, len(observed))).astype(int)
+        )
+        sample = PopulationData.of_design(
+            model.structural, np.asarray(observed[chosen], np.float64), model.design.times, model.design.doses
+        )
+        fitted = fit(start_of(model), sample, "FOCE", covariance="gradient", workers=spec.workers)
+        values = Values.of(fitted.model)
+        figures = {
+            "method": "FOCE",
+            "estimates": {name: [value, error] for name, (value, error) in fitted.table.items()},
+            "shrinkage": fitted.shrinkage.tolist(),
+            "objective": fitted.objective,
+            "subjects": len(chosen),
+            "converged": fitted.converged,
+            "message": fitted.message,
+        }
+    figures |= {"mu": values.mu.tolist(), "omega": values.omega.tolist(), "error": values.error.tolist()}
+    _write(where / "population.json", figures)
+    return _result(where, "train.npy", "test.npy", "population.json")
+
+
+@task(name="estimate-effects", task_run_name="empirical Bayes estimates at {level}", **CACHED)
+def estimate_effects(key: str, folder: str, spec: EvaluationSpec, level: float, population: Result) -> Result:
+    """Empirical Bayes estimates of training and test subjects under the fitted population."""
+    where, model = _made(folder), population_model(spec, population)
+    for split in ("train", "test"):
+        observed = np.load(Path(population["folder"]) / f"{split}.npy", mmap_mode="r")
+        modes = np.empty((len(observed), model.n_random_effects))
+        progress = Progress(f"estimate effects at {level:g} {split}", len(observed), "subjects")
+        for start in range(0, len(observed), CHUNK):
+            rows = slice(start, start + CHUNK)
+            modes[rows] = empirical_bayes(model, observed[rows], workers=spec.workers).eta
+            progress.update(min(start + CHUNK, len(observed)))
+        np.save(where / f"{split}.npy", modes)
+    return _result(where, "train.npy", "test.npy")
+
+
+@task(name="predict-effects", task_run_name="images to random effects at {level}", **CACHED)
+def predict_effects(
+    key: str, folder: str, spec: EvaluationSpec, level: float, images: Result, population: Result, effects: Result
+) -> Result:
+    """Fit the predictors to training subjects and predict the test subjects' random effects."""
+    where, model, settings = _made(folder), population_model(spec, population), spec.settings
+    train, test = (np.load(Path(images["folder"]) / f"{split}.npy", mmap_mode="r") for split in ("train", "test"))
+    modes = np.load(Path(effects["folder"]) / "train.npy")
+    ids = data.split_ids(spec.dataset, "train")
+    true = data.true_effects(spec.dataset, level, "train")
+    observed = np.load(Path(population["folder"]) / "train.npy", mmap_mode="r")
+    informed = fit_informed(
+        model, observed, train, modes, ids, rounds=settings.rounds, folds=settings.folds, workers=spec.workers
+    )
+    predictors = {
+        "regression": cross_fit(train, modes, ids, settings.folds).whole,
+        "informed": informed.head.whole,
+        "one_step": one_step(model, train, modes, ids, settings.folds).whole,
+        "oracle": cross_fit(train, true, ids, settings.folds).whole,
+    }
+    for name, predictor in predictors.items():
+        np.save(where / f"{name}.npy", predictor(test))
+    _write(where / "informed.json", {"omega": informed.omega.tolist(), "objectives": informed.objectives})
+    return _result(where, *(f"{name}.npy" for name in predictors), "informed.json")
+
+
+@task(name="score-predictions", task_run_name="score at {level}", **CACHED)
+def score_predictions(
+    key: str, folder: str, spec: EvaluationSpec, level: float, population: Result, effects: Result, predicted: Result
+) -> Result:
+    """Every table of one level, as JSON."""
+    where, model = _made(folder), population_model(spec, population)
+    truth, predictions = load_predictions(spec, level, population, effects, predicted)
+    resampling = Resampling(len(truth.ids), truth.seed, spec.settings.bootstrap)
+    figures = summarise(
+        model,
+        truth,
+        predictions,
+        resampling=resampling,
+        visits=spec.settings.visits,
+        known=spec.model,
+        workers=spec.workers,
+    )
+    figures["population"] = _read(Path(population["folder"]) / "population.json")
+    figures["objectives"] = _read(Path(predicted["folder"]) / "informed.json")["objectives"]
+    _write(where / "scores.json", figures)
+    return _result(where, "scores.json")
+
+
+@task(name="check-design", task_run_name="design against truth", **CACHED)
+def check_design(key: str, folder: str, spec: EvaluationSpec, outcomes: dict[str, Result]) -> Result:
+    """Everything that the design promises, tested."""
+    where, dataset, model = _made(folder), spec.dataset, spec.model
+    names, splits = dataset.manifest.random_effects, dataset.manifest.present_splits
+    linked = {split: data.linked_effects(dataset, split) for split in splits}
+    checks = latent_checks(z for split in splits for z in data.latent_chunks(dataset, split))
+    checks += balance_checks(linked, names)
+    omega = np.asarray(model.omega)
+    for level in spec.levels:
+        used = {split: data.true_effects(dataset, level, split) for split in splits}
+        together = np.concatenate([linked[split] for split in splits]), np.concatenate(list(used.values()))
+        checks += association_checks(level, *together, names)
+        checks += effect_checks(level, *together, omega, names)
+        rows = slice(0, spec.settings.residual_subjects)
+        observed = np.load(Path(outcomes[str(level)]["folder"]) / "train.npy", mmap_mode="r")[rows]
+        checks += residual_checks(model, level, observed, used["train"][rows], spec.workers)
+    failed = failures(checks)
+    _write(where / "checks.json", [asdict(check) | {"passed": check not in failed} for check in checks])
+    return _result(where, "checks.json")
+
+
+@task(name="check-null", task_run_name="shuffled association", **CACHED)
+def check_null(
+    key: str, folder: str, spec: EvaluationSpec, level: float, images: Result, population: Result, effects: Result
+) -> Result:
+    """The whole prediction with every image given to another subject: there must be nothing to find."""
+    where, model, settings = _made(folder), population_model(spec, population), spec.settings
+    dataset = spec.dataset
+    train, test = (np.load(Path(images["folder"]) / f"{split}.npy") for split in ("train", "test"))
+    modes, ids = np.load(Path(effects["folder"]) / "train.npy"), data.split_ids(dataset, "train")
+    observed = np.load(Path(population["folder"]) / "train.npy", mmap_mode="r")
+    found = shuffled(
+        model, observed, train, modes, ids, test,
+        truth=data.true_effects(dataset, level, "test"), true=data.true_effects(dataset, level, "train"),
+        seed=dataset.manifest.seed, rounds=settings.rounds, folds=settings.folds, replicates=settings.bootstrap,
+        workers=spec.workers,
+    )  # fmt: skip
+    _write(where / "null.json", {"level": level, "r2": {name: asdict(one) for name, one in found.items()}})
+    return _result(where, "null.json")
+
+
+def load_predictions(
+    spec: EvaluationSpec, level: float, population: Result, effects: Result, predicted: Result
+) -> tuple[Truth, Predictions]:
+    """What is known of the test subjects of a level, and every source's random effects for them."""
+    dataset, k = spec.dataset, len(spec.dataset.manifest.random_effects)
+    ids = data.split_ids(dataset, "test")
+    truth = Truth(
+        level=level,
+        ids=ids,
+        eta=data.true_effects(dataset, level, "test"),
+        linked=data.linked_effects(dataset, "test"),
+        observed=np.load(Path(population["folder"]) / "test.npy").astype(np.float64),
+        modes=np.load(Path(effects["folder"]) / "test.npy"),
+        seed=dataset.manifest.seed,
+    )
+    drawn = normals(stream_key(dataset.manifest.seed, "evaluation-random", level), ids, k)
+    omega = np.asarray(population_model(spec, population).omega)
+    names = [Path(name).stem for name in predicted["files"] if name.endswith(".npy")]
+    sources = {name: np.load(Path(predicted["folder"]) / f"{name}.npy") for name in names}
+    informed = _read(Path(predicted["folder"]) / "informed.json")
+    return truth, Predictions(sources, drawn @ np.linalg.cholesky(omega).T, np.array(informed["omega"]))
+
+
+def population_model(spec: EvaluationSpec, population: Result) -> PopulationModel:
+    """The population model with the values of a fit."""
+    figures = _read(Path(population["folder"]) / "population.json")
+    values = Values(*(np.array(figures[name]) for name in ("mu", "omega", "error")))
+    return values.into(spec.model)
+
+
+def read_figures(result: Result, name: str) -> Any:
+    """A JSON file that a stage left."""
+    return _read(Path(result["folder"]) / name)
+
+
+def _made(folder: str) -> Path:
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _result(folder: Path, *names: str) -> Result:
+    return {"folder": str(folder), "files": {name: file_sha256(folder / name) for name in names}}
+
+
+def _intact(result: Result) -> bool:
+    files = {Path(result["folder"]) / name: digest for name, digest in result["files"].items()}
+    return all(path.exists() and file_sha256(path) == digest for path, digest in files.items())
+
+
+def _write(path: Path, value: Any) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=1))
+    temporary.replace(path)
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text())

@@ -1,0 +1,153 @@
+"""A data set evaluated as a whole: tables, figures and report; nothing computed twice; submissions scored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from core.config import Config
+from core.errors import StorageError
+from flows.evaluate_dataset import evaluate_dataset
+from flows.generate_dataset import generate_dataset
+from flows.score_predictions import score_predictions
+from storage.reader import open_dataset
+
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
+
+LEVELS = (1.0, 0.1)
+SETTINGS = (
+    "generator.backend=phantom",
+    "generator.image_size=32",
+    "generator.latent_dim=12",
+    "dataset.n_subjects=260",
+    "dataset.shard_size=70",
+    "dataset.test_fraction=0.2",
+    "dataset.association=[1.0, 0.1]",
+    "evaluation.fit_subjects=80",
+    "evaluation.bootstrap=100",
+    "evaluation.rounds=1",
+)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workspace")
+
+
+@pytest.fixture(scope="module")
+def data(
+    tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Config], workspace: Path, prefect_server: None
+) -> Path:
+    output = tmp_path_factory.mktemp("data") / "set"
+    generate_dataset(str(output), config=tiny(*SETTINGS), workspace=str(workspace))
+    return output
+
+
+@pytest.fixture(scope="module")
+def evaluated(
+    data: Path, tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Config], workspace: Path
+) -> Path:
+    output = tmp_path_factory.mktemp("evaluation")
+    evaluate_dataset(str(data), str(output), config=tiny(*SETTINGS), workspace=str(workspace))
+    return output
+
+
+def test_the_figures_are_there_and_make_sense(evaluated: Path) -> None:
+    figures = json.loads((evaluated / "evaluation.json").read_text())
+    assert [level["level"] for level in figures["levels"]] == list(LEVELS)
+    strong = figures["levels"][0]
+    assert strong["subjects"] == 52
+    assert strong["ceiling"] == [1.0, 1.0, 1.0]
+    # position, tilt and luminance of a phantom are easy to see, even after 150 training images
+    assert strong["effects"]["oracle"]["r2"][0] > 0.75
+    assert strong["effects"]["informed"]["r2"][0] > 0.6  # 182 training subjects
+    # each number of visits is foretold better than the one before, and better with the image than without
+    errors = [row["outcomes_without"][0] for row in strong["forecasts"]]
+    assert errors[-1] < errors[0]
+    assert strong["forecasts"][0]["gain"][0] > 0.3
+    for level in figures["levels"]:
+        nll = {name: row["nll_observed"][0] for name, row in level["outcomes"].items()}
+        assert nll["true"] < nll["average"] < nll["random"]
+        assert level["outcomes"]["true"]["nll_simulated"][0] < level["outcomes"]["random"]["nll_simulated"][0]
+    assert all(check["passed"] for check in figures["checks"])
+    assert all(one["low"] <= 0 for one in figures["null"]["r2"].values())
+
+
+def test_report_tables_and_predictions_are_files(evaluated: Path) -> None:
+    page = (evaluated / "evaluation.html").read_text()
+    assert page.count("data:image/png;base64,") == 8
+    assert "<script" not in page
+    names = {path.name for path in (evaluated / "tables").iterdir()}
+    assert {"effects.md", "effects.tex", "effects.csv", "outcomes.csv", "forecasts.csv", "checks.csv"} <= names
+    rows = (evaluated / "tables/effects.csv").read_text().splitlines()
+    assert rows[0].startswith("ρ²,source,MSE to true η")
+    assert sum("(b) image-informed model" in row for row in rows) == 2
+    predicted = pq.read_table(evaluated / "predictions/informed-0.1.parquet")
+    assert predicted.column_names == ["id", "association", "eta_1", "eta_2", "eta_3"]
+    assert predicted.num_rows == 52
+
+
+def test_the_same_evaluation_again_computes_no_stage(
+    data: Path, evaluated: Path, tmp_path: Path, tiny: Callable[..., Config], workspace: Path
+) -> None:
+    stages = {path: path.stat().st_mtime_ns for path in (workspace / "evaluation").rglob("*") if path.is_file()}
+    assert len(stages) > 20
+    evaluate_dataset(str(data), str(tmp_path), config=tiny(*SETTINGS, "compute.workers=2"), workspace=str(workspace))
+    assert {path: path.stat().st_mtime_ns for path in stages} == stages
+    for path in (p for p in evaluated.rglob("*") if p.is_file() and p.suffix != ".html"):
+        assert (tmp_path / path.relative_to(evaluated)).read_bytes() == path.read_bytes(), path.name
+
+
+def test_a_submission_gets_the_score_that_the_evaluation_gave_it(data: Path, evaluated: Path) -> None:
+    mine = evaluated / "predictions/informed-1.parquet"
+    effects, each, outcomes = score_predictions(
+        open_dataset(data), mine, evaluated / "predictions", replicates=100, workers=1
+    )
+    by_source = {row[1]: row for row in effects.rows}
+    assert by_source["this submission"][2:7] == by_source["(b) image-informed model"][2:7]
+    assert {"average subject", "random subject", "empirical Bayes (sees the outcomes)"} <= set(by_source)
+    assert next(row[1] for row in each.rows) == "this submission"
+    assert outcomes.rows[0][1] == "this submission"
+
+
+def test_predicted_outcomes_are_scored_too_and_malformed_ones_refused(data: Path, tmp_path: Path) -> None:
+    opened = open_dataset(data)
+    seen = opened.observations(1.0, "test").to_pandas().query("evid == 0")
+    mine = seen[["id", "association", "time", "dv"]].astype({"dv": float})
+    mine.to_parquet(tmp_path / "perfect.parquet", index=False)
+    (table,) = score_predictions(opened, tmp_path / "perfect.parquet", None, replicates=100, workers=1)
+    assert table.rows[0][1:3] == ("this submission", "0.0000 [0.0000, 0.0000]")
+    mine.iloc[:-1].to_parquet(tmp_path / "short.parquet", index=False)
+    with pytest.raises(StorageError, match=r"1 predictions are missing.*none for id 259, time 10"):
+        score_predictions(opened, tmp_path / "short.parquet", None, replicates=100, workers=1)
+
+
+def test_what_cannot_be_evaluated_is_refused_by_name(data: Path, tmp_path: Path, tiny: Callable[..., Config]) -> None:
+    with pytest.raises(StorageError, match="no published data set"):
+        evaluate_dataset(str(tmp_path), str(tmp_path / "out"), config=tiny(*SETTINGS))
+    with pytest.raises(StorageError, match=r"no such association level.*0\.7"):
+        evaluate_dataset(str(data), str(tmp_path / "out"), config=tiny(*SETTINGS, "evaluation.levels=[0.7]"))
+    small = tiny(*SETTINGS, "dataset.n_subjects=30", "dataset.test_fraction=0", "dataset.association=[1.0]")
+    generate_dataset(str(tmp_path / "small"), config=small, workspace=str(tmp_path / "workspace"))
+    with pytest.raises(StorageError, match="too few train subjects"):
+        evaluate_dataset(str(tmp_path / "small"), str(tmp_path / "out"), config=small)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_data_set_is_refused(data: Path, tmp_path: Path, tiny: Callable[..., Config]) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    shard = copy / "images.zarr/image/c/1/0/0"
+    content = bytearray(shard.read_bytes())
+    content[50] ^= 1
+    shard.write_bytes(bytes(content))
+    with pytest.raises(StorageError, match=r"does not verify.*image/c/1/0/0"):
+        evaluate_dataset(str(copy), str(tmp_path / "out"), config=tiny(*SETTINGS), workspace=str(tmp_path))
+    assert np.frombuffer(shard.read_bytes(), np.uint8).size == len(content), "evaluation leaves a data set alone"

@@ -1,0 +1,42 @@
+"""A population with outcomes at one association level, and what an image would say about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.random import normals, stream_key
+from models.association import associate
+from models.nlme.ebes import empirical_bayes
+from models.nlme.library import get_model
+from models.nlme.simulation import observe, simulate
+
+MODEL = get_model("depot-central-mm")
+TRAIN = 1500
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """Training subjects first, then test subjects: ids, features, linked and true effects, outcomes, modes."""
+
+    ids: NDArray[np.int64]
+    features: NDArray[np.float64]
+    linked: NDArray[np.float64]
+    eta: NDArray[np.float64]
+    observed: NDArray[np.float64]
+    modes: NDArray[np.float64]
+
+
+@lru_cache
+def population(level: float) -> Population:
+    """3,000 subjects; the features are eight entries of z, three of them the linked effects, each slightly blurred."""
+    ids = np.arange(2 * TRAIN)
+    z = normals(stream_key(3, "z"), ids, 8)
+    linked = z[:, :3]
+    eta = associate(linked, level, omega=MODEL.omega, seed=3, ids=ids)
+    observed = observe(MODEL, simulate(MODEL, eta), key=stream_key(3, "noise", level), ids=ids)
+    features = z + 0.1 * normals(stream_key(3, "blur"), ids, 8)
+    return Population(ids, features, linked, eta, observed, empirical_bayes(MODEL, observed).eta)

@@ -1,0 +1,56 @@
+"""Ridge regression from normal equations: least squares where that is best, nothing where there is nothing."""
+
+import numpy as np
+
+from models.evaluation.ridge import NormalEquations, cross_fit, fold_of
+
+RNG = np.random.default_rng
+
+
+def test_without_noise_it_is_least_squares() -> None:
+    rng = RNG(0)
+    x, weights = rng.normal(size=(400, 3)) * [1, 10, 0.1] + 5, rng.normal(size=(3, 2))
+    y = x @ weights + [1, -2]
+    fit = cross_fit(x, y, np.arange(400), 5)
+    # the smallest penalty on offer is 1e-6 of the features' variance
+    np.testing.assert_allclose(fit.whole(x), y, atol=1e-4)
+    np.testing.assert_allclose(fit.whole.weights, weights, rtol=1e-4)
+
+
+def test_chunks_change_nothing_and_each_fold_is_fitted_without_its_rows() -> None:
+    rng = RNG(1)
+    x, ids = rng.normal(size=(90, 4)), np.arange(100, 190)
+    y = x[:, :2] + rng.normal(size=(90, 2))
+    whole = cross_fit(x, y, ids, 3)
+    parts = NormalEquations(4, 2, 3)
+    for rows in (slice(0, 17), slice(17, 60), slice(60, 90)):
+        parts.add(x[rows], y[rows], fold_of(ids[rows], 3))
+    np.testing.assert_allclose(parts.solve().whole.weights, whole.whole.weights, atol=1e-12)
+    fold = fold_of(ids, 3)
+    for j in range(3):
+        kept = fold != j
+        centred = x[kept] - x[kept].mean(0)
+        scale = centred.std(0)
+        for t in range(2):
+            gram = (centred / scale).T @ (centred / scale) / kept.sum() + (whole.penalties[t] + 1e-10) * np.eye(4)
+            slope = np.linalg.solve(gram, (centred / scale).T @ (y[kept, t] - y[kept, t].mean()) / kept.sum()) / scale
+            np.testing.assert_allclose(whole.without[j].weights[:, t], slope, rtol=1e-9)
+    predicted = whole.out_of_fold(x, fold)
+    np.testing.assert_allclose(predicted[fold == 1], whole.without[1](x[fold == 1]))
+
+
+def test_noise_is_given_no_slope_and_signal_is() -> None:
+    rng = RNG(2)
+    x = rng.normal(size=(300, 40))
+    y = np.stack([rng.normal(size=300), x[:, 0] + 0.1 * rng.normal(size=300)], 1)
+    fit = cross_fit(x, y, np.arange(300), 5)
+    assert np.abs(fit.whole.weights[:, 0]).sum() < 0.35, "40 useless features, 300 rows: unpenalised it is about 2"
+    assert fit.penalties[0] > fit.penalties[1]
+    assert abs(fit.whole.weights[0, 1] - 1) < 0.05
+
+
+def test_a_constant_feature_is_left_out() -> None:
+    x = np.stack([np.ones(50), np.arange(50.0)], 1)
+    fit = cross_fit(x, 2 * x[:, 1:], np.arange(50), 5)
+    assert fit.whole.weights[0, 0] == 0
+    np.testing.assert_allclose(fit.whole(x)[:, 0], 2 * x[:, 1], atol=1e-3)
