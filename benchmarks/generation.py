@@ -39,8 +39,8 @@ from models.diffusion.interface import DiffusionModel
 from models.diffusion.solvers import evaluations
 from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.train import build_diffusion
-from models.quality import encoder_features, frechet_distance
-from models.recoverability import encoder_reader, probe_latents, r_squared
+from models.draws import loss_percent, measure_draws
+from models.recoverability import probe_latents
 from models.registry import ModelVersion
 from models.tensors import as_grey_levels, default_device
 from models.vae.train import build_vae
@@ -150,20 +150,6 @@ def network_rate(model: DiffusionModel, recipe: Recipe, device: torch.device, le
     return counter.get_total_flops() / seconds(call, device, least)
 
 
-def recoverability_and_fd(
-    model: DiffusionModel, recipe: Recipe, trained: ModelVersion, real: np.ndarray, n: int, device: torch.device
-) -> tuple[float, float]:
-    """Mean R² of the three best entries, and Fréchet distance to real images, over ``n`` images."""
-    vae = load_vae(trained).to(device)
-    latents, seeds = probe_latents(1, n, model.latent_dim)
-    made = generate_in_batches(
-        DiffusionImages(model, recipe.scheduler, recipe.steps, device, ""), latents, seeds, recipe.batch
-    )
-    figures = r_squared(latents, encoder_reader(vae)(made))[trained.metadata["entries"][:3]]
-    features = encoder_features(vae)
-    return float(figures.mean()), frechet_distance(features(made), features(real))
-
-
 class RandomStableDiffusion(StableDiffusion):
     """Stable Diffusion 1.5's networks with random weights: as fast as the real ones, and as good as noise."""
 
@@ -176,7 +162,7 @@ class RandomStableDiffusion(StableDiffusion):
             up_block_types=("UpDecoderBlock2D",) * 4,
             layers_per_block=2,
         )
-        self.constants = None
+        self.constants, self.light = None, None
         self.context_width, self.latent_dim, self.image_size = 768, 128, image_size
         self.working_shape = (4, image_size // 8, image_size // 8)
         self.schedule = {
@@ -243,13 +229,6 @@ def cell(value: float | None) -> str:
     return f"{'-':>9}" if value is None else f"{value:>9.4f}"
 
 
-def loss_percent(reference: float | None, value: float | None, *, more_is_better: bool) -> float | None:
-    """By how much a figure is worse than the reference's; negative where it is better."""
-    if reference is None or value is None:
-        return None
-    return 100 * ((reference - value) if more_is_better else (value - reference)) / abs(reference)
-
-
 def device_name(device: torch.device) -> str:
     """For people."""
     if device.type == "cuda":
@@ -301,7 +280,12 @@ def main() -> None:
         assert trained is not None
         assert real is not None
         recipe = recipe or Recipe("ddpm", ORIGINAL_STEPS, batch, torch.float32)
-        return recoverability_and_fd(prepared(make, recipe, device), recipe, trained, real, options.images, device)
+        images = DiffusionImages(prepared(make, recipe, device), recipe.scheduler, recipe.steps, device, "")
+        found = measure_draws(
+            images, load_vae(trained).to(device), trained.metadata["entries"][:3], real,
+            n=options.images, batch_size=batch, seed=1,
+        )  # fmt: skip
+        return found.recoverability, found.fd
 
     table = measure(f"Small model ({label})", make, recipes, device, least, quality if real is not None else None)
     fraction = network_rate(prepared(make, preset, device), preset, device, least) / matmul_peak(

@@ -127,6 +127,7 @@ class GeneratorConfig(Section):
         "ddim", description="Solver; student is the distilled few-step network, where the model has one."
     )
     steps: Positive = 10
+    decoder: Literal["full", "light"] = Field("full", description="light: the distilled one, where the model has one.")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Type the network works in; the solver always works in float32."
     )
@@ -136,6 +137,24 @@ class GeneratorConfig(Section):
     batch_size: Literal["auto"] | Positive = Field(
         "auto", description="Images at a time; auto suits the device. Halved, with a warning, when they do not fit."
     )
+
+
+class DistillationConfig(Section):
+    """What ``distill`` makes of a trained diffusion model: a few-step student and, where it pays, a light decoder."""
+
+    student_steps: int = Field(20_000, ge=0, description="Training steps of the student; 0: none.")
+    grid: int = Field(16, ge=2, le=1000, description="Steps of the teacher's way that the student learns to leap.")
+    solver_steps: Positive = Field(2, description="Leaps that the student is measured with.")
+    decoder_steps: int = Field(
+        20_000,
+        ge=0,
+        description="Training steps of the light decoder (stable-diffusion alone has a heavy one); 0: none.",
+    )
+    decoder_width: Positive = Field(64, description="Channels of the light decoder (TAESD: 64).")
+    batch_size: Positive = 32
+    learning_rate: float = Field(1e-4, gt=0)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    mixed_precision: MixedPrecision = "no"
 
 
 class ProbeConfig(Section):
@@ -262,6 +281,7 @@ class Config(Section):
     vae: VAEConfig = VAEConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     probe: ProbeConfig = ProbeConfig()
+    distillation: DistillationConfig = DistillationConfig()
     generator: GeneratorConfig = GeneratorConfig()
     outcomes: OutcomesConfig = OutcomesConfig()
     dataset: DatasetConfig = DatasetConfig()

@@ -11,6 +11,7 @@ import typer
 from core.errors import ImageLongitudinalError, StorageError
 from core.presets import load_config
 from flows import cli_models
+from flows.cli_distill import distill
 from flows.cli_evaluate import evaluate, score
 from flows.console import (
     DryRun,
@@ -158,6 +159,7 @@ app.command()(publish)
 app.command()(fetch)
 app.command()(simulate)
 app.command()(fit)
+app.command()(distill)
 app.command()(export)
 
 

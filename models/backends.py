@@ -23,8 +23,10 @@ from core.errors import ConfigError, ModelError
 from models import phantom
 from models.device import Launched, auto_batch_size, launch
 from models.diffusion.interface import DiffusionModel
+from models.diffusion.light_decoder import build_light_decoder
 from models.diffusion.residual import ResidualDiffusion
 from models.diffusion.sampler import draw_images
+from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.train import build_diffusion
 from models.pipeline import BatchSize, stream_images
 from models.recoverability import encoder_reader, probe_latents, r_squared, recoverable_axes, regression_reader
@@ -151,7 +153,12 @@ def vae_backend(config: GeneratorConfig, version: ModelVersion | None, device: t
 def diffusion_backend(config: GeneratorConfig, version: ModelVersion | None, device: torch.device) -> ImageModel:
     """Load a registered version's diffusion model."""
     trained = _required(version, "diffusion")
-    model = assemble_diffusion(trained.metadata, load_vae(trained), trained.tensors("diffusion")).to(device)
+    student, light = config.scheduler == "student", config.decoder == "light"
+    weights = trained.tensors(_distilled(trained, "student", "scheduler") if student else "diffusion")
+    model = assemble_diffusion(trained.metadata, load_vae(trained), weights)
+    if light:
+        use_light_decoder(model, trained, trained.tensors(_distilled(trained, "light-decoder", "decoder")))
+    model.to(device)
     compiled = device.type == "cuda" if config.compile == "auto" else config.compile
     model.for_sampling(getattr(torch, config.precision), compiled)
     digest = digest_of("diffusion", BACKENDS_VERSION, trained.digest, config.scheduler, config.steps, config.precision)
@@ -252,6 +259,24 @@ def first_batch_size(model: ImageModel, config: GeneratorConfig, device: str = "
     if config.batch_size == "auto":
         return auto_batch_size(default_device(device), model.image_size)
     return config.batch_size
+
+
+def use_light_decoder(model: DiffusionModel, version: ModelVersion, weights: dict[str, Tensor]) -> None:
+    """Put a version's light decoder in the place of its autoencoder's."""
+    assert isinstance(model, StableDiffusion), "only such a model is given one"
+    width = int(version.metadata["distillation"]["config"]["decoder_width"])
+    model.light = build_light_decoder(model, width, 0)
+    model.light.load_state_dict(weights)
+
+
+def _distilled(version: ModelVersion, what: str, key: str) -> str:
+    if what not in version.metadata.get("distillation", {}).get("made", ()):
+        raise ModelError(
+            f"the model has no {what}",
+            where=version.version,
+            do=f"make one with: image-longitudinal distill {version.version}; or choose another generator.{key}",
+        )
+    return what
 
 
 def _factory(name: str) -> Callable[[GeneratorConfig, ModelVersion | None, torch.device], ImageModel]:

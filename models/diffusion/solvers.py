@@ -94,8 +94,8 @@ def make_path(schedule: dict[str, Any], steps: int, *, even_flow: bool = False) 
     )
 
 
-def split(prediction: Tensor, x: Tensor, alpha: float, sigma: float, kind: str) -> Split:
-    """Take x apart by what a network of prediction type ``kind`` says of it.
+def split(prediction: Tensor, x: Tensor, alpha: float | Tensor, sigma: float | Tensor, kind: str) -> Split:
+    """Take x apart by what a network of prediction type ``kind`` says of it; α and σ may differ between images.
 
     Raises:
         ConfigError: no such prediction type.

@@ -44,6 +44,7 @@ class StableDiffusion(DiffusionModel):
             ) from error
         self.autoencoder.eval().requires_grad_(False)
         self.constants: CrossAttentionConstants | None = None
+        self.light: nn.Module | None = None  # takes the place of the autoencoder's decoder
         self.denoiser = unet
         self.context_width = int(unet.config.cross_attention_dim)
         if latent_dim > self.context_width:
@@ -68,7 +69,13 @@ class StableDiffusion(DiffusionModel):
         return self.autoencoder.encode(colour).latent_dist.mean * self.autoencoder.config.scaling_factor
 
     def to_images(self, working: Tensor, latents: Tensor) -> Tensor:
-        """Images (B, 1, S, S), values 0 to 1: the decoder's colours averaged."""
+        """Images (B, 1, S, S), values 0 to 1, by the light decoder where one is in use, else by the full one."""
+        if self.light is None:
+            return self.decode_fully(working)
+        return self.light(working.to(next(self.light.parameters()).dtype)).float().clamp(0, 1)
+
+    def decode_fully(self, working: Tensor) -> Tensor:
+        """Images (B, 1, S, S), values 0 to 1: the autoencoder's colours averaged."""
         scaled = working / self.autoencoder.config.scaling_factor
         colour = self.autoencoder.decode(scaled.to(self.autoencoder.dtype)).sample.float()
         return ((colour.mean(1, keepdim=True) + 1) / 2).clamp(0, 1)
@@ -79,7 +86,7 @@ class StableDiffusion(DiffusionModel):
             self.constants = collapse_cross_attention(self.denoiser)
         super().for_sampling(dtype, compiled)
         self.autoencoder.to(dtype)
-        ready(self.autoencoder.decoder, dtype, compiled)
+        ready(self.light or self.autoencoder.decoder, dtype, compiled)
 
     @torch.no_grad()
     def rotate(self, axes: Tensor) -> None:

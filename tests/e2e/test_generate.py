@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from core.config import Config
-from core.errors import StorageError
+from core.errors import ModelError, StorageError
 from flows.generate_dataset import generate_dataset
 from flows.verify_dataset import verify
 from storage.filesystem import open_root
@@ -170,3 +170,25 @@ def test_repair_makes_a_flipped_shard_anew_and_nothing_else(
     assert verify(str(output), repair=True, workspace=workspace).ok
     assert digests(output) == before
     assert inodes(output, "images.zarr/*/c/[02]/**/*") == kept
+
+
+def test_a_distilled_student_makes_a_data_set_too(
+    first: Path, tmp_path: Path, tiny: Callable[..., Config], workspace: str
+) -> None:
+    from flows.distill_model import distill_model
+
+    config = tiny("distillation.student_steps=3", "distillation.batch_size=8", "probe.n_images=64")
+    model = open_dataset(first).manifest.image.model
+    version = distill_model(model, config=config, workspace=workspace)
+    told = version.metadata["distillation"]
+    assert (told["of"], told["made"]) == (model, ["student"])
+    assert [(row["solver"], row["steps"]) for row in told["measured"]] == [("ddpm", 50), ("unipc", 4), ("student", 2)]
+    assert told["measured"][0]["fd_loss_percent"] == 0
+    assert "| student | 2 | full |" in (version.folder / "README.md").read_text()
+    assert distill_model(model, config=config, workspace=workspace).version == version.version, "nothing done twice"
+
+    fast = tiny("generator.scheduler=student", "generator.steps=2", "dataset.n_subjects=20")
+    with pytest.raises(ModelError, match=r"the model has no student.*image-longitudinal distill"):
+        generate_dataset(str(tmp_path / "none"), config=fast, model=model, workspace=workspace)
+    generate_dataset(str(tmp_path / "data"), config=fast, model=version.version, workspace=workspace)
+    assert verify(str(tmp_path / "data")).ok

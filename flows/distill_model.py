@@ -1,0 +1,44 @@
+"""distill-model: a registered model → the same with a few-step student and a light decoder, measured and registered."""
+
+from __future__ import annotations
+
+from prefect import flow, get_run_logger
+
+from core.config import Config
+from flows.ingest_images import ingest_images
+from flows.parameters import ConfigChoice, resolve
+from models.registry import ModelVersion
+from tasks.distillation import distilled_model
+from tasks.workspace import Workspace
+
+
+@flow(name="distill-model", flow_run_name="distil {model}", persist_result=False)
+def distill_model(
+    model: str = "production",
+    images: str | None = None,
+    preset: ConfigChoice = "demo",
+    overrides: tuple[str, ...] = (),
+    config: Config | None = None,
+    workspace: str = "workspace",
+) -> ModelVersion:
+    """Distil a registered model; what is done already is not done again.
+
+    Args:
+        model: Registered model (version or alias).
+        images: The folder of scans it was trained on. Without one, the phantom images.
+        preset: Configuration it was trained with.
+        overrides: Values over the preset's, such as distillation.student_steps=5000, one per line.
+        config: A whole configuration in the preset's place.
+        workspace: Local folder for prepared images, checkpoints and models.
+    """
+    config = resolve(preset, config, overrides)
+    place = Workspace.at(workspace)
+    base = place.registry.get(model)
+    prepared = ingest_images(images, config=config, workspace=workspace)
+    version = place.registry.get(distilled_model(base, config, prepared, place))
+    for row in version.metadata["distillation"]["measured"]:
+        get_run_logger().info(
+            f"{row['solver']} {row['steps']}, {row['decoder']} decoder: recoverability {row['recoverability']:.3f} "
+            f"({row['recoverability_loss_percent']:+.1f} % lost), FD {row['fd']:.3f} ({row['fd_loss_percent']:+.1f} %)"
+        )
+    return version

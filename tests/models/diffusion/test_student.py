@@ -1,0 +1,147 @@
+"""The distilled student: its loss on cases with a known answer, its training, and that few leaps suffice it."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from core.config import DistillationConfig
+from models.diffusion import student as module
+from models.diffusion.interface import DiffusionModel
+from models.diffusion.residual import ResidualDiffusion
+from models.diffusion.solvers import make_path, split
+from models.diffusion.student import consistency_loss, distill
+from models.tensors import load_tensors
+from models.training import LoopSettings, step_generator
+from models.vae.network import VAE
+from tests.models.vae.test_train import Failing, Interrupted
+
+FLOW = {"num_train_timesteps": 1000, "prediction_type": "flow_prediction"}
+
+
+class Point(nn.Module):
+    """Predicts the flow to one clean value from anywhere: the teacher of data that are all alike, and exact."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(value))
+
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        sigma = ((timesteps + 1) / 1000)[:, None, None, None]
+        return (x - self.value) / sigma
+
+
+class PointModel(DiffusionModel):
+    """A flow between noise and images of one grey level."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image_size, self.latent_dim, self.working_shape = 4, 1, (1, 4, 4)
+        self.schedule, self.denoiser = FLOW, Point(0.3)
+
+    def context(self, latents: Tensor) -> Tensor:
+        return latents
+
+    def to_working(self, images: Tensor, latents: Tensor) -> Tensor:
+        return images
+
+    def to_images(self, working: Tensor, latents: Tensor) -> Tensor:
+        return working
+
+    def rotate(self, axes: Tensor) -> None:
+        raise AssertionError("nothing here turns axes")
+
+    def denoise(
+        self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, latents: Tensor, context: Tensor
+    ) -> Tensor:
+        return denoiser(noisy, timesteps)
+
+
+def loss_of(student: nn.Module, grid: int = 4) -> Tensor:
+    model = PointModel()
+    working = torch.full((64, 1, 4, 4), 0.3)
+    return consistency_loss(
+        model, student, model.denoiser, make_path(FLOW, grid), working, torch.zeros(64, 1), step_generator(1, "t", 0)
+    )
+
+
+def test_a_student_that_leaps_to_the_truth_has_no_loss() -> None:
+    """1e-3 is float32 rounding, as large as the division by small noise levels makes it."""
+    assert float(loss_of(Point(0.3)).detach()) == pytest.approx(0, abs=1e-3)
+
+
+def test_a_student_that_agrees_with_itself_alone_is_held_to_the_teacher_at_the_end() -> None:
+    """Its answers are all 0.9, so only the quarter of examples at the last of four timesteps is off: by 0.6 x 4."""
+    student = Point(0.9)
+    loss = loss_of(student)
+    assert 0.15 * 2.4 < float(loss.detach()) < 0.35 * 2.4
+    loss.backward()
+    assert student.value.grad is not None
+    assert student.value.grad > 0, "the way down leads towards 0.3"
+
+
+CONFIG = DistillationConfig(student_steps=6, grid=4, batch_size=4, learning_rate=1e-3, ema_decay=0.5)
+
+
+def test_a_killed_and_resumed_distillation_ends_in_the_same_bits_and_leaves_the_teacher_alone(
+    residual: ResidualDiffusion,
+    tiny_vae: VAE,
+    tiny_images: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = copy.deepcopy(residual.denoiser.state_dict())
+    whole, history = distill(residual, tiny_vae, tiny_images, CONFIG, 1, tmp_path / "whole", "cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "LoopSettings", partial(LoopSettings, checkpoint_seconds=-1))
+        with pytest.raises(Interrupted):
+            distill(residual, tiny_vae, Failing(tiny_images, 3), CONFIG, 1, tmp_path / "killed", "cpu")
+    assert load_tensors(tmp_path / "killed")[1]["step"] == "3"
+    resumed, resumed_history = distill(residual, tiny_vae, tiny_images, CONFIG, 1, tmp_path / "killed", "cpu")
+    assert resumed_history == history
+    for key, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], value), key
+        assert torch.equal(residual.denoiser.state_dict()[key], before[key]), key
+    assert any(not torch.equal(value, before[key]) for key, value in whole.state_dict().items())
+
+
+class TwoPoints(PointModel):
+    """Data that are half -0.5, half 0.5: in one leap its exact denoiser says their mean, 0, its way ends at either."""
+
+    def denoise(
+        self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, latents: Tensor, context: Tensor
+    ) -> Tensor:
+        sigma = ((timesteps + 1) / 1000)[:, None, None, None]
+        if denoiser is not self.denoiser:
+            return denoiser(torch.cat([noisy, sigma], 1).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        clean = 0.5 * torch.tanh(0.5 * (1 - sigma) * noisy / sigma**2)
+        return (noisy - clean) / sigma
+
+
+def test_a_student_learns_to_leap_to_where_its_teachers_way_ends() -> None:
+    model, grid = TwoPoints(), make_path(FLOW, 8)
+    student = nn.Sequential(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
+    optimizer = torch.optim.Adam(student.parameters(), 3e-3)
+    for step in range(800):
+        draws = step_generator(1, "two points", step)
+        working = torch.randint(0, 2, (256, 1, 1, 1), generator=draws) - 0.5
+        loss = consistency_loss(model, student, model.denoiser, grid, working, torch.zeros(256, 1), draws)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    noise = torch.linspace(-2, 2, 40).reshape(-1, 1, 1, 1)
+    noise = noise[noise[:, 0, 0, 0].abs() > 0.3]  # in between the leap is a cliff, which no small network is
+
+    def leap(network: nn.Module) -> Tensor:
+        said = model.denoise(network, noise, torch.full((len(noise),), 999), noise, noise)
+        return split(said, noise, 0.0, 1.0, "flow_prediction").clean.detach()
+
+    assert leap(model.denoiser).abs().max() < 0.01
+    assert (leap(student) - 0.5 * noise.sign()).abs().mean() < 0.25  # the teacher is off by 0.5
