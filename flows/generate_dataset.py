@@ -90,6 +90,7 @@ def generate_dataset(
             width=spec.image_size,
             latent_dim=spec.latent_dim,
             shard_size=config.dataset.shard_size,
+            licence=config.dataset.licence,
         )
         shards = make_shards(spec, root, lease, found)
         recoverability, read_by = measure_images(spec)

@@ -49,7 +49,7 @@ def latent_spec(latent_dim: int, shard_size: int) -> ArraySpec:
 
 
 def create_image_arrays(
-    root: Root, *, n: int, height: int, width: int, latent_dim: int, shard_size: int
+    root: Root, *, n: int, height: int, width: int, latent_dim: int, shard_size: int, licence: str = ""
 ) -> tuple[FileRecord, ...]:
     """Write the Zarr metadata of ``n`` images (height, width) uint8 and latents (latent_dim,) float32.
 
@@ -59,7 +59,7 @@ def create_image_arrays(
         StorageError: if the metadata of another geometry is there already, or the store refuses.
     """
     records = []
-    for path, content in _metadata(n, height, width, latent_dim, shard_size).items():
+    for path, content in _metadata(n, height, width, latent_dim, shard_size, licence).items():
         if root.exists(path) and root.read_bytes(path) != content:
             raise StorageError(
                 "the images of another data set are here already",
@@ -223,10 +223,11 @@ def _misfit(shard: Shard, what: str, dtype: type, ndim: int, got: str) -> Storag
     )
 
 
-def _metadata(n: int, height: int, width: int, latent_dim: int, shard_size: int) -> dict[str, bytes]:
+def _metadata(n: int, height: int, width: int, latent_dim: int, shard_size: int, licence: str) -> dict[str, bytes]:
     """The three metadata documents as zarr-python writes them."""
     store = MemoryStore()
-    group = zarr.create_group(store, attributes={"layout_version": LAYOUT_VERSION})
+    stated = {"licence": licence} if licence else {}
+    group = zarr.create_group(store, attributes={"layout_version": LAYOUT_VERSION, **stated})
     described: dict[str, tuple[ArraySpec, tuple[str, ...], dict[str, Any]]] = {
         "image": (
             image_spec(height, width, shard_size),

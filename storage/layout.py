@@ -88,7 +88,7 @@ def eta_columns(count: int) -> tuple[str, ...]:
     return tuple(f"eta_{k}" for k in range(1, count + 1))
 
 
-def subjects_schema(n_eta: int) -> pa.Schema:
+def subjects_schema(n_eta: int, *, licence: str = "") -> pa.Schema:
     """One row per subject; ``n_eta`` random effects are linked to the image."""
     return _schema(
         "subjects",
@@ -100,16 +100,20 @@ def subjects_schema(n_eta: int) -> pa.Schema:
             _field("seed", pa.int64(), "1", "the subject's own seed, given to the image model"),
             *(_field(name, pa.float64(), "1", "random effect linked to the image") for name in eta_columns(n_eta)),
         ],
+        licence,
     )
 
 
-def random_effects_schema(n_eta: int, parameters: Iterable[str], units: Mapping[str, str] = DEFAULT_UNITS) -> pa.Schema:
+def random_effects_schema(
+    n_eta: int, parameters: Iterable[str], units: Mapping[str, str] = DEFAULT_UNITS, *, licence: str = ""
+) -> pa.Schema:
     """One row per subject at one association level: the random effects used and the parameters they give.
 
     Args:
         n_eta: number of random effects.
         parameters: names of the individual parameters.
         units: may name a parameter's unit; "1" otherwise.
+        licence: SPDX identifier, repeated in the metadata of each file; left out where it is empty.
     """
     return _schema(
         "random_effects",
@@ -118,10 +122,11 @@ def random_effects_schema(n_eta: int, parameters: Iterable[str], units: Mapping[
             *(_field(name, pa.float64(), "1", "random effect behind the outcomes") for name in eta_columns(n_eta)),
             *(_field(name, pa.float64(), units.get(name, "1"), "individual parameter") for name in parameters),
         ],
+        licence,
     )
 
 
-def observations_schema(units: Mapping[str, str] = DEFAULT_UNITS) -> pa.Schema:
+def observations_schema(units: Mapping[str, str] = DEFAULT_UNITS, *, licence: str = "") -> pa.Schema:
     """Long format, one row per dose and per observation, sorted by id and time, a dose before what is seen then."""
     return _schema(
         "observations",
@@ -136,6 +141,7 @@ def observations_schema(units: Mapping[str, str] = DEFAULT_UNITS) -> pa.Schema:
             _field("association", pa.float64(), "1", "share of the random effects' variance the image explains"),
             _field("split", pa.string(), "1", "train, validation or test"),
         ],
+        licence,
     )
 
 
@@ -157,7 +163,9 @@ def _field(name: str, kind: pa.DataType, unit: str, description: str) -> pa.Fiel
     return pa.field(name, kind, nullable=name == "dv", metadata={"unit": unit, "description": description})
 
 
-def _schema(table: str, fields: list[pa.Field]) -> pa.Schema:
+def _schema(table: str, fields: list[pa.Field], licence: str) -> pa.Schema:
     units = {field.name: unit_of(field) for field in fields}
     metadata = {"table": table, "layout_version": str(LAYOUT_VERSION), "units": json.dumps(units, sort_keys=True)}
+    if licence:
+        metadata["licence"] = licence
     return pa.schema(fields, metadata=metadata)

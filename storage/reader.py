@@ -198,10 +198,10 @@ class Dataset:
         manifest, n_eta = self.manifest, len(self.manifest.random_effects)
         _check_is_one_of("table", table, layout.TABLES)
         if table == "subjects":
-            return layout.subjects_schema(n_eta)
+            return layout.subjects_schema(n_eta, licence=manifest.licence)
         if table == "random_effects":
-            return layout.random_effects_schema(n_eta, manifest.parameters, manifest.units)
-        return layout.observations_schema(manifest.units)
+            return layout.random_effects_schema(n_eta, manifest.parameters, manifest.units, licence=manifest.licence)
+        return layout.observations_schema(manifest.units, licence=manifest.licence)
 
     def _columns(
         self, table: str, level: float | None, start: int, stop: int, names: Sequence[str], rows: int = 1

@@ -28,7 +28,7 @@ class Dose(NamedTuple):
 
 
 def write_subjects(
-    root: Root, shard: Shard, *, seeds: NDArray[np.int64], eta: NDArray[np.float64]
+    root: Root, shard: Shard, *, seeds: NDArray[np.int64], eta: NDArray[np.float64], licence: str = ""
 ) -> tuple[FileRecord, ...]:
     """Write who the subjects of one shard are.
 
@@ -37,6 +37,7 @@ def write_subjects(
         shard: which subjects.
         seeds: int64, shape (len(shard),), in id order: each subject's own seed.
         eta: float64, shape (len(shard), k): the random effects linked to the image.
+        licence: SPDX identifier, for the metadata of the files.
 
     Returns:
         One record per split the shard touches. The same input gives the same bytes.
@@ -48,7 +49,7 @@ def write_subjects(
     _check(shard, "eta", eta, 2)
     ids = np.arange(shard.start, shard.stop, dtype=np.int64)
     columns = {"id": ids, "image_index": ids, "seed": seeds, **_eta_columns(eta)}
-    schema = layout.subjects_schema(eta.shape[1])
+    schema = layout.subjects_schema(eta.shape[1], licence=licence)
     return tuple(
         _write(root, layout.subjects_path(shard.index, split), schema, _cut(columns, rows), split, shard=shard.index)
         for split, rows in _splits(shard)
@@ -63,6 +64,7 @@ def write_random_effects(
     eta: NDArray[np.float64],
     parameters: Mapping[str, NDArray[np.float64]],
     units: Mapping[str, str] = layout.DEFAULT_UNITS,
+    licence: str = "",
 ) -> tuple[FileRecord, ...]:
     """Write the random effects behind the outcomes of one association level, and what they make of each subject.
 
@@ -73,6 +75,7 @@ def write_random_effects(
         eta: float64, shape (len(shard), k), in id order.
         parameters: individual parameters by name, each float64, shape (len(shard),).
         units: may name a parameter's unit.
+        licence: SPDX identifier, for the metadata of the files.
 
     Returns, raises: as :func:`write_subjects`.
     """
@@ -81,7 +84,7 @@ def write_random_effects(
         _check(shard, f"parameter {name}", values, 1)
     ids = np.arange(shard.start, shard.stop, dtype=np.int64)
     columns = {"id": ids, **_eta_columns(eta), **parameters}
-    schema = layout.random_effects_schema(eta.shape[1], parameters, units)
+    schema = layout.random_effects_schema(eta.shape[1], parameters, units, licence=licence)
     return tuple(
         _write(root, layout.random_effects_path(level, shard.index, split), schema, _cut(columns, rows), split)
         for split, rows in _splits(shard)
@@ -98,6 +101,7 @@ def write_observations(
     dv: NDArray[Any],
     units: Mapping[str, str] = layout.DEFAULT_UNITS,
     observed_compartment: int = OBSERVED_COMPARTMENT,
+    licence: str = "",
 ) -> tuple[FileRecord, ...]:
     """Write the outcomes of one association level in long format.
 
@@ -110,6 +114,7 @@ def write_observations(
         dv: float, finite, shape (len(shard), T), in id order; stored as float32.
         units: of ``time``, ``amt`` and ``dv``.
         observed_compartment: ``cmt`` of the observation rows.
+        licence: SPDX identifier, for the metadata of the files.
 
     Returns, raises: as :func:`write_subjects`. Rows are sorted by id and time, a dose before what is observed then.
     """
@@ -119,7 +124,7 @@ def write_observations(
     if dv.shape[1] != len(times):
         raise StorageError("outcomes do not fit their times", expected=f"{len(times)} columns", got=dv.shape[1])
     pattern = observation_pattern(times, doses, observed_compartment)
-    schema = layout.observations_schema(units)
+    schema = layout.observations_schema(units, licence=licence)
     width = len(pattern["time"])
 
     def columns(rows: slice) -> dict[str, Any]:

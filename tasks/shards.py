@@ -22,7 +22,7 @@ from tasks.options import CACHED
 from tasks.spec import DatasetSpec
 
 IMAGES_VERSION = 1  # raise it whenever the same latents and model would give other image files
-OUTCOMES_VERSION = 1  # raise it whenever the same latents would give other tables
+OUTCOMES_VERSION = 2  # raise it whenever the same latents would give other tables
 
 
 def image_key(spec: DatasetSpec, shard: Shard) -> str:
@@ -48,6 +48,7 @@ def outcome_key(spec: DatasetSpec, shard: Shard) -> str:
         latent_dim=spec.latent_dim,
         entries=spec.entries,
         association=spec.config.dataset.association,
+        licence=spec.config.dataset.licence,
         outcomes=spec.config.outcomes,
         index=shard.index,
         splits=[[part.split, part.start, part.stop] for part in shard.splits],
@@ -65,24 +66,23 @@ def make_images(key: str, index: int, output: str, spec: DatasetSpec) -> dict[st
 @task(name="make-outcomes", task_run_name="outcomes of shard {index}", **CACHED)
 def make_outcomes(key: str, index: int, output: str, spec: DatasetSpec) -> dict[str, Any]:
     """Latents → random effects at every association level → outcomes of one shard, written as Parquet."""
-    shard, seed = spec.plan.shard(index), spec.config.seed
+    shard, seed, licence = spec.plan.shard(index), spec.config.seed, spec.config.dataset.licence
     ids = range(shard.start, shard.stop)
     settings = spec.config.outcomes
     model = get_model(settings.model)
     doses = [Dose(dose.time, dose.amt, dose.cmt) for dose in settings.doses]
     linked = scale_effects(linked_effects(draw_latents(seed, ids, spec.latent_dim), spec.entries), model.omega)
     root = open_root(output)
-    records = [*write_subjects(root, shard, seeds=subject_seeds(seed, ids), eta=linked)]
+    records = [*write_subjects(root, shard, seeds=subject_seeds(seed, ids), eta=linked, licence=licence)]
     for level in spec.config.dataset.association:
         eta = associate(linked, level, omega=model.omega, seed=seed, ids=ids)
         parameters = individual_parameters(model, eta)
         prediction = simulate(model, eta, settings.times, doses, ids=ids)
         dv = observe(model, prediction, key=stream_key(seed, "residual", float(level)), ids=ids)
         named = {name: parameters[:, column].copy() for column, name in enumerate(model.parameter_names)}
-        records += write_random_effects(root, shard, level, eta=eta, parameters=named)
-        records += write_observations(
-            root, shard, level, times=settings.times, doses=[(d.time, d.amt, d.cmt) for d in settings.doses], dv=dv
-        )
+        records += write_random_effects(root, shard, level, eta=eta, parameters=named, licence=licence)
+        given = [(d.time, d.amt, d.cmt) for d in settings.doses]
+        records += write_observations(root, shard, level, times=settings.times, doses=given, dv=dv, licence=licence)
     return _result(output, key, records)
 
 

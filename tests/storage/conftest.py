@@ -26,6 +26,7 @@ from storage.manifest import (
 from storage.tables import Dose, write_observations, write_random_effects, write_subjects
 
 SIDE, LATENT_DIM, TIMES = 8, 6, (0.0, 0.5, 1.0, 4.0)
+LICENCE = "CC-BY-4.0"
 LEVELS = (1.0, 0.0526)
 PLAN = ShardPlan(n_subjects=22, shard_size=8, validation_fraction=0.15, test_fraction=0.3)  # 12 train, 3, 7
 IDENTITY = digest_of("the data set of these tests")
@@ -55,11 +56,15 @@ def arrays(plan: ShardPlan = PLAN) -> Arrays:
 def write_shard(root: Root, shard: Shard, data: Arrays, plan: ShardPlan = PLAN) -> FileRecord:
     rows = slice(shard.start, shard.stop)
     images = write_image_shard(root, shard, data.images[rows], data.latents[rows], shard_size=plan.shard_size)
-    outcomes = write_subjects(root, shard, seeds=data.seeds[rows], eta=data.eta[rows])
+    outcomes = write_subjects(root, shard, seeds=data.seeds[rows], eta=data.eta[rows], licence=LICENCE)
     for level in LEVELS:
         used = data.used[level][rows]
-        outcomes += write_random_effects(root, shard, level, eta=used, parameters={"Ka": np.exp(used[:, 0])})
-        outcomes += write_observations(root, shard, level, times=TIMES, doses=[Dose(0, 1)], dv=data.dv[level][rows])
+        outcomes += write_random_effects(
+            root, shard, level, eta=used, parameters={"Ka": np.exp(used[:, 0])}, licence=LICENCE
+        )
+        outcomes += write_observations(
+            root, shard, level, times=TIMES, doses=[Dose(0, 1)], dv=data.dv[level][rows], licence=LICENCE
+        )
     parts = {"image": Part(key=digest_of("image"), files=images), "outcomes": Part(key=digest_of("pk"), files=outcomes)}
     manifest = ShardManifest(index=shard.index, start=shard.start, stop=shard.stop, parts=parts)
     return write_shard_manifest(root, manifest)
@@ -101,7 +106,7 @@ def write_dataset(root: Root, plan: ShardPlan = PLAN) -> RootManifest:
         shards=shards,
         files=files,
         versions={"zarr": "3"},
-        licence="CC-BY-4.0",
+        licence=LICENCE,
         citation=CITATION,
     )
     manifest = manifest.model_copy(update={"files": files + write_card(root, manifest)})

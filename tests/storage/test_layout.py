@@ -62,12 +62,13 @@ def test_columns_are_those_of_the_contract() -> None:
 
 def test_every_column_says_its_unit_and_every_table_its_layout() -> None:
     schemas = (
-        layout.subjects_schema(3),
-        layout.random_effects_schema(1, ["V"], {"V": "L"}),
-        layout.observations_schema({"time": "day"}),
+        layout.subjects_schema(3, licence="CC0-1.0"),
+        layout.random_effects_schema(1, ["V"], {"V": "L"}, licence="CC0-1.0"),
+        layout.observations_schema({"time": "day"}, licence="CC0-1.0"),
     )
     for schema in schemas:
         assert schema.metadata[b"layout_version"] == b"1"
+        assert schema.metadata[b"licence"] == b"CC0-1.0"
         assert all(layout.unit_of(field) and layout.describe(field) for field in schema)
     assert layout.unit_of(schemas[1].field("V")) == "L"
     assert layout.unit_of(schemas[2].field("time")) == "day"

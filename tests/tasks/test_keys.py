@@ -96,7 +96,7 @@ def test_keys_are_the_same_in_a_process_that_hashes_differently() -> None:
         (["generator.scheduler=euler"], {"solver": "euler 10"}, True, False),
         (["generator.batch_size=8"], {}, True, False),
         (["dataset.name=other"], {}, False, False),
-        (["dataset.licence=MIT"], {}, False, False),
+        (["dataset.licence=MIT"], {}, False, True),
         (["dataset.n_subjects=6400", "dataset.validation_fraction=0", "dataset.test_fraction=0"], {}, False, False),
         (["compute.workers=8", "compute.device=cpu"], {}, False, False),
         (["vae.steps=9"], {}, False, False),  # the model's digest says what came of it
