@@ -10,10 +10,10 @@ import pytensor.tensor as pt
 from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
 
-from core.errors import SimulationError
 from models.nlme.codegen import generated_kernel
 from models.nlme.data import PopulationData
 from models.nlme.population import PopulationModel
+from models.nlme.simulation import failure
 from models.nlme.structural import StructuralModel
 
 TIGHT = 1e-10  # per step: gradients agree with finite differences to 1e-6 and better
@@ -43,15 +43,10 @@ class Prediction(Op):
         parameters, data = np.ascontiguousarray(inputs[0], dtype=np.float64), self.data
         out = np.empty(len(data.times))
         gradient = np.empty((len(out), parameters.shape[1] if self.with_gradient else 0))
-        failed = generated_kernel(self.model).solve_ragged(
-            parameters, data.event_start, data.when, data.bolus, data.rate,
-            data.row_start, data.times, data.before, self.tolerance, out, gradient,
-        )  # fmt: skip
+        run = generated_kernel(self.model).run
+        failed, reason = run(parameters, data.arrays, 0, False, self.tolerance, out, gradient)
         if failed >= 0:
-            values = ", ".join(f"{k}={v:.6g}" for k, v in zip(self.model.parameters, parameters[failed], strict=True))
-            raise SimulationError(
-                f"model {self.model.name!r} could not be integrated", where=f"subject {data.ids[failed]}", got=values
-            )
+            raise failure(self.model, parameters[failed], data.ids[failed], reason)
         outputs[0][0] = gradient if self.with_gradient else out
 
     def L_op(self, inputs: Any, outputs: Any, output_grads: Any) -> list[Any]:

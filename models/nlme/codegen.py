@@ -38,46 +38,26 @@ _FORMS = {
 }  # fmt: skip
 
 INTEGRATED = """
-integrate = private_copy(__name__, "esdirk").make_solve(
-    N_STATES, N_PARAMETERS, rhs, jacobian, parameter_jacobian, LINEAR,
-    initial, initial_gradient, output, output_gradient,
+_explicit = private_copy(__name__, "dop853").make_explicit(N_STATES, rhs, jacobian)
+_esdirk = private_copy(__name__, "esdirk")
+_run = private_copy(__name__, "course").make_run(
+    N_STATES, N_PARAMETERS, N_COVARIATES, MODELLED,
+    _esdirk.make_advance(N_STATES, N_PARAMETERS, rhs, jacobian, parameter_jacobian, LINEAR, _explicit),
+    _esdirk.workspace,
+    rhs, initial, initial_gradient, output, output_gradient, dosing, dosing_gradient,
 )
-
 """
 
 CLOSED_FORM = """
-@njit(nogil=True, error_model="numpy")
-def integrate(parameters, when, bolus, rate, times, before, tolerance, out, gradient):
-    by_state = np.empty(0)
-    for row in range(parameters.shape[0]):
-        for j in range(times.size):
-            out[row, j] = output(times[j], by_state, parameters[row])
-            if not math.isfinite(out[row, j]):
-                return row
-            if gradient.shape[2] > 0:
-                output_gradient(times[j], by_state, parameters[row], gradient[row, j], by_state)
-    return -1
+_run = private_copy(__name__, "closed_form").make_run(N_PARAMETERS, N_COVARIATES, output, output_gradient)
 """
 
 FOOTER = '''
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def solve(parameters, when, bolus, rate, scale, times, before, out):
-    """Predictions at the integrator's own tolerance; states carry their own scale, so ``scale`` is not used."""
-    none = np.empty((parameters.shape[0], 0, 0))
-    return integrate(parameters, when, bolus, rate, times, before, TOLERANCE, out, none)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def solve_ragged(parameters, event_start, when, bolus, rate, row_start, times, before, tolerance, out, gradient):
-    """Each subject with its own schedule and times, at a chosen tolerance: out (N,), gradient (N, p) or (N, 0)."""
-    for i in range(parameters.shape[0]):
-        e0, e1, r0, r1 = event_start[i], event_start[i + 1], row_start[i], row_start[i + 1]
-        if integrate(parameters[i:i + 1], when[e0:e1], bolus[e0:e1], rate[e0:e1], times[r0:r1], before[r0:r1],
-                     tolerance, out[r0:r1].reshape(1, r1 - r0),
-                     gradient[r0:r1].reshape(1, r1 - r0, gradient.shape[1])) >= 0:
-            return i
-    return -1
+def run(parameters, data, start, shared, tolerance, out, gradient):
+    """See course.make_run."""
+    return _run(parameters, data, start, shared, tolerance, out, gradient)
 '''
 
 ESTIMATION = '''"""Individual level of estimation for one model."""
@@ -85,71 +65,66 @@ ESTIMATION = '''"""Individual level of estimation for one model."""
 from numba import njit
 
 from models.nlme.codegen import private_copy
-from {solver} import solve_ragged
+from {solver} import run
 
 _individual = private_copy(__name__, "individual")
-_predict = _individual.make_predict(solve_ragged)
+_predict = _individual.make_predict(run)
 _predictions = _individual.make_predictions(_predict)
 _modes = _individual.make_modes(_individual.make_mode(_predict))
 _contributions = _individual.make_contributions(_predict)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def predictions(phi, scales, event_start, when, bolus, rate, row_start, times, before, tolerance, f, g):
+def predictions(phi, scales, data, tolerance, f, g):
     """See individual.make_predictions."""
-    return _predictions(phi, scales, event_start, when, bolus, rate, row_start, times, before, tolerance, f, g)
+    return _predictions(phi, scales, data, tolerance, f, g)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def modes(
-    eta, starts, mu, w, random, scales, kind, error, interaction, typical,
-    event_start, when, bolus, rate, row_start, times, before, y, tolerance, values, good,
-):
+def modes(eta, starts, mu, w, random, scales, kinds, error, interaction, typical, data, tolerance, values, good):
     """See individual.make_modes."""
     return _modes(
-        eta, starts, mu, w, random, scales, kind, error, interaction, typical,
-        event_start, when, bolus, rate, row_start, times, before, y, tolerance, values, good,
+        eta, starts, mu, w, random, scales, kinds, error, interaction, typical, data, tolerance, values, good
     )
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def contributions(
-    method, eta, mu, omega, w, random, scales, kind, error, typical,
-    event_start, when, bolus, rate, row_start, times, before, y, tolerance, objective, by_mu, by_w, by_error,
+    method, eta, mu, omega, w, random, scales, kinds, error, typical, data, tolerance,
+    objective, by_mu, by_w, by_error,
 ):
     """See individual.make_contributions."""
     return _contributions(
-        method, eta, mu, omega, w, random, scales, kind, error, typical,
-        event_start, when, bolus, rate, row_start, times, before, y, tolerance, objective, by_mu, by_w, by_error,
+        method, eta, mu, omega, w, random, scales, kinds, error, typical, data, tolerance,
+        objective, by_mu, by_w, by_error,
     )
 '''
 
 
 @lru_cache(maxsize=64)
 def generated_kernel(model: StructuralModel) -> ModuleType:
-    """The model's compiled functions: ``solve``, ``solve_ragged``, ``rhs``, ``jacobian``, ``output``, ...
+    """The model's compiled functions: ``run`` (:mod:`models.nlme.kernels.course`), ``rhs``, ``jacobian``, ...
 
     Raises:
         ConfigError: the model's equations use an operation that has no compiled form.
     """
-    from models.nlme.kernels import esdirk
-
-    source = generate_source(model)
-    return _written("kernel", source, Path(esdirk.__file__).read_text())
+    return _written("kernel", generate_source(model), *_texts("compiled", "dop853", "esdirk", "course", "closed_form"))
 
 
 @lru_cache(maxsize=64)
-def estimation_kernel(model: StructuralModel) -> ModuleType:
-    """The individual level of estimation compiled for a model: ``predictions``, ``modes``, ``contributions``."""
-    from models.nlme.kernels import individual
+def estimation_kernel(model: StructuralModel, *, plain: bool = True) -> ModuleType:
+    """The individual level of estimation compiled for a model: ``predictions``, ``modes``, ``contributions``.
 
-    if model.kernel is None:
-        solver = generated_kernel(model).__name__  # (its name is the digest of its text)
-        parts = []
-    else:
-        solver = model.kernel.partition(":")[0]
-        parts = [Path(str(importlib.import_module(solver).__file__)).read_text()]
-    return _written("estimation", ESTIMATION.format(solver=solver), Path(individual.__file__).read_text(), *parts)
+    ``plain``: every event is a dose of known amount and rate, so that a hand-made solver will do.
+    """
+    hand_made = model.kernel is not None and plain  # (the name of a generated one is the digest of its text)
+    solver = importlib.import_module(str(model.kernel)) if hand_made else generated_kernel(model)
+    text = Path(str(solver.__file__)).read_text()
+    return _written("estimation", ESTIMATION.format(solver=solver.__name__), text, *_texts("compiled", "individual"))
+
+
+def _texts(*kernels: str) -> list[str]:
+    return [(Path(__file__).parent / "kernels" / f"{name}.py").read_text() for name in kernels]
 
 
 def _written(kind: str, source: str, *depends: str) -> ModuleType:
@@ -186,36 +161,59 @@ def _load(name: str, path: Path) -> ModuleType:
 
 
 def generate_source(model: StructuralModel) -> str:
-    """Python source of the model's compiled functions."""
+    """Python source of the model's compiled functions.
+
+    Their argument ``p`` holds the parameters (m), the covariates' values (c) at a time, their slopes (c), that time.
+    """
     system = trace(model)
-    x, p = system.states, system.parameters
+    x, p, m, c = system.states, system.parameters, len(system.parameters), len(system.covariates)
     names = {system.time: "t"}
     names |= {variable: f"x[{i}]" for i, variable in enumerate(x)}
     names |= {variable: f"p[{i}]" for i, variable in enumerate(p)}
+    names |= {variable: f"c{i}" for i, variable in enumerate(system.covariates)}
+    head = [f"c{i} = p[{m + i}] + p[{m + c + i}] * (t - p[{m + 2 * c}])" for i in range(c)]
+
+    def function(name: str, arguments: str, targets: Sequence[str], expressions: Sequence[Any]) -> str:
+        return _function(name, arguments, targets, expressions, names, head)
+
     jacobian = _jacobian(system.derivatives, x)
     functions = [
-        _function("rhs", "t, x, p, out", [f"out[{i}]" for i in range(len(x))], system.derivatives, names),
-        _function("jacobian", "t, x, p, out", _cells(x, x), jacobian, names),
-        _function("parameter_jacobian", "t, x, p, out", _cells(x, p), _jacobian(system.derivatives, p), names),
-        _function("initial", "p, out", [f"out[{i}]" for i in range(len(x))], system.initial, names),
-        _function("initial_gradient", "p, out", _cells(x, p), _jacobian(system.initial, p), names),
-        _function("output", "t, x, p", ["return"], [system.output], names),
-        _function(
-            "output_gradient",
-            "t, x, p, by_parameter, by_state",
-            [f"by_parameter[{i}]" for i in range(len(p))] + [f"by_state[{i}]" for i in range(len(x))],
-            _jacobian([system.output], p + x),
-            names,
-        ),
+        function("rhs", "t, x, p, out", _entries("out", x), system.derivatives),
+        function("jacobian", "t, x, p, out", _cells(x, x), jacobian),
+        function("parameter_jacobian", "t, x, p, out", _cells(x, p), _jacobian(system.derivatives, p)),
+        function("initial", "t, p, out", _entries("out", x), system.initial),
+        function("initial_gradient", "t, p, out", _cells(x, p), _jacobian(system.initial, p)),
+        function("dosing", "t, p, out", _entries("out", system.dosing), system.dosing),
+        function("dosing_gradient", "t, p, out", _cells(system.dosing, p), _jacobian(system.dosing, p)),
     ]
-    head = (
+    targets = [*_entries("by_parameter", p), *_entries("by_state", x)]
+    for i, output in enumerate(system.outputs):
+        functions.append(function(f"output{i}", "t, x, p", ["return"], [output]))
+        arguments = "t, x, p, by_parameter, by_state"
+        functions.append(function(f"output_gradient{i}", arguments, targets, _jacobian([output], p + x)))
+    functions += [_choice(name, arguments, len(system.outputs)) for name, arguments in (
+        ("output", "t, x, p"), ("output_gradient", "t, x, p, by_parameter, by_state"),
+    )]  # fmt: skip
+    head_of_file = (
         f'"""Compiled functions of the structural model {model.name!r}, generated from its symbolic form."""\n\n'
         "import math\n\nimport numpy as np\nfrom numba import njit\n\n"
         "from models.nlme.codegen import private_copy\n"
         "from models.nlme.kernels.esdirk import TOLERANCE\n\n"
-        f"LINEAR = {_is_linear(system, jacobian)}\nN_STATES, N_PARAMETERS = {len(x)}, {len(p)}\n\n\n"
+        f"LINEAR, MODELLED = {_is_linear(system, jacobian)}, {bool(system.dosing)}\n"
+        f"N_STATES, N_PARAMETERS, N_COVARIATES = {len(x)}, {m}, {c}\n\n\n"
     )
-    return head + "\n\n".join(functions) + "\n" + (INTEGRATED if x else CLOSED_FORM) + FOOTER
+    return head_of_file + "\n\n".join(functions) + "\n" + (INTEGRATED if x else CLOSED_FORM) + FOOTER
+
+
+def _entries(name: str, of: Sequence[Any]) -> list[str]:
+    return [f"{name}[{i}]" for i in range(len(of))]
+
+
+def _choice(name: str, arguments: str, n: int) -> str:
+    """A function that calls the one of the endpoint asked for."""
+    lines = [f"    if endpoint == {i}:\n        return {name}{i}({arguments})" for i in range(n - 1)]
+    body = "\n".join([*lines, f"    return {name}{n - 1}({arguments})"])
+    return f'@njit(nogil=True, error_model="numpy")\ndef {name}(endpoint, {arguments}):\n{body}\n'
 
 
 def _cells(rows: Sequence[Any], columns: Sequence[Any]) -> list[str]:
@@ -255,7 +253,12 @@ def _simplify(expressions: Sequence[Any]) -> list[Any]:
 
 
 def _function(
-    name: str, arguments: str, targets: Sequence[str], expressions: Sequence[Any], names: dict[Any, str]
+    name: str,
+    arguments: str,
+    targets: Sequence[str],
+    expressions: Sequence[Any],
+    names: dict[Any, str],
+    head: Sequence[str] = (),
 ) -> str:
     """One njit function that assigns each expression to its target; equal subexpressions are computed once."""
     lines: list[str] = []
@@ -264,7 +267,7 @@ def _function(
     for target, expression in zip(targets, _simplify(expressions), strict=True):
         value = _write(expression, known, by_text, lines)
         lines.append(f"return {value}" if target == "return" else f"{target} = {value}")
-    body = "\n".join(f"    {line}" for line in lines or ["pass"])
+    body = "\n".join(f"    {line}" for line in [*head, *lines] or ["pass"])
     return f'@njit(nogil=True, error_model="numpy")\ndef {name}({arguments}):\n{body}\n'
 
 
@@ -275,7 +278,7 @@ def _write(variable: Any, known: dict[Any, str], by_text: dict[str, str], lines:
     if variable.owner is None:
         if hasattr(variable, "data"):
             return _literal(variable.data)
-        raise ConfigError(f"the model uses a symbol that is neither time, state nor parameter: {variable}")
+        raise ConfigError(f"the model uses a symbol that is no time, state, parameter or covariate: {variable}")
     node = variable.owner
     arguments = [_write(argument, known, by_text, lines) for argument in node.inputs]
     text = _operation(node.op, arguments)

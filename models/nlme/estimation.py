@@ -74,19 +74,19 @@ class Coordinates:
         if omega == "diagonal" and np.count_nonzero(self.start.omega) != k:
             raise ConfigError("a diagonal omega was asked for, but the model's start has covariances", got=model.omega)
         check_omega(self.start.omega, k, model.name)
-        self.mu = [i for i, name in enumerate(model.parameter_names) if name not in fixed]
-        cells = [(i, j) for i in range(k) for j in range(i + 1) if omega == "full" or i == j]
-        self.cells = [] if "omega" in fixed else cells
-        self.errors = [] if "residual" in fixed else [i for i in range(3) if self._uses_error(i)]
+        self.mu = [i for i, own in enumerate(model.parameters) if own.name not in fixed and not own.fixed]
+        self.copies = [] if "omega" in fixed else _free_cells(k, model.shared_omega, omega == "full")
+        self.cells = [copies[0] for copies in self.copies]
+        self.errors = [] if "residual" in fixed else [i for i in range(len(self.start.error)) if self._uses_error(i)]
 
     def _uses_error(self, index: int) -> bool:
-        kind, values = self.model.residual.kind, self.start.error
+        kind, values = self.model.residuals[index // 3].kind, self.start.error
         used = (
             ("additive", "combined1", "combined2", "log-normal"),
             ("proportional", "combined1", "combined2", "power"),
             ("power",),
         )
-        return kind in used[index] and values[index] > 0
+        return kind in used[index % 3] and values[index] > 0
 
     def pack(self, values: Values) -> FloatArray:
         """ψ of given values."""
@@ -101,8 +101,9 @@ class Coordinates:
         omega = self.start.omega
         if self.cells:
             factor = np.zeros_like(omega)
-            for (i, j), value in zip(self.cells, psi[len(self.mu) :], strict=False):
-                factor[i, j] = np.exp(value) if i == j else value
+            for copies, value in zip(self.copies, psi[len(self.mu) :], strict=False):
+                for i, j in copies:
+                    factor[i, j] = np.exp(value) if i == j else value
             omega = factor @ factor.T
         error[self.errors] = np.exp(psi[len(self.mu) + len(self.cells) :])
         return Values(mu, omega, error)
@@ -112,7 +113,7 @@ class Coordinates:
         values = self.unpack(psi)
         fitted = values.into(self.model)
         typical = [fitted.parameters[i].typical for i in self.mu]
-        error = [values.error[i] ** (1 if i == 2 else 2) for i in self.errors]
+        error = [values.error[i] ** (1 if i % 3 == 2 else 2) for i in self.errors]
         return np.array([*typical, *(values.omega[i, j] for i, j in self.cells), *error])
 
     @property
@@ -120,7 +121,12 @@ class Coordinates:
         """Names of :meth:`natural`."""
         effects = self.model.random_effect_names
         omega = [f"omega({effects[i]},{effects[j]})" for i, j in self.cells]
-        errors = ("sigma2_additive", "sigma2_proportional", "power")
+        endpoints = self.model.structural.endpoints
+        errors = [
+            name if len(endpoints) == 1 else f"{name}({endpoint})"
+            for endpoint in endpoints
+            for name in ("sigma2_additive", "sigma2_proportional", "power")
+        ]
         return (*(self.model.parameter_names[i] for i in self.mu), *omega, *(errors[i] for i in self.errors))
 
 
@@ -131,7 +137,7 @@ def by_coordinates(c: Coordinates, values: Values, gradient: Gradient) -> FloatA
         precision, factor = np.linalg.inv(values.omega), np.linalg.cholesky(values.omega)
         by_factor = -2.0 * precision @ gradient.by_precision @ (precision @ factor)
         scale = [factor[i, i] if i == j else 1.0 for i, j in c.cells]
-        columns.append(np.stack([by_factor[:, i, j] for i, j in c.cells], axis=1) * scale)
+        columns.append(np.stack([sum(by_factor[:, i, j] for i, j in copies) for copies in c.copies], axis=1) * scale)
     columns.append(gradient.by_error[:, c.errors])
     return np.concatenate(columns, axis=1)
 
@@ -217,7 +223,10 @@ class _Search:
             if c.cells:
                 omega += gradient.by_precision.mean(axis=0)
                 mask = np.zeros(omega.shape, dtype=bool)
-                mask[tuple(np.transpose(c.cells))] = True
+                for copies in c.copies:
+                    rows, columns = tuple(np.transpose(copies))
+                    mask[rows, columns] = True
+                    omega[rows, columns] = omega[columns, rows] = omega[rows, columns].mean()
                 omega *= mask | mask.T
             score = gradient.by_error.sum(axis=0) / (2.0 * len(objective.data.times))
             error[c.errors] *= np.sqrt(np.clip(1.0 - score[c.errors], 0.1, 10.0))
@@ -235,6 +244,17 @@ class _Search:
         found = minimise(self.total, psi, _outer(gradients), limit, LEFT * np.sqrt(len(self.objective.data)))
         self.objective.eta[:] = self.eta
         return found
+
+
+def _free_cells(k: int, shared: Sequence[Sequence[int]], full: bool) -> list[list[tuple[int, int]]]:
+    """Cells of Ω's lower triangle (k, k) to estimate, each with the cells that must equal it, itself first."""
+    grouped = {position for group in shared for position in group}
+    free = [position for position in range(k) if position not in grouped]
+    cells = [[(i, j)] for i in free for j in free if j == i or (full and j < i)]
+    size = len(shared[0]) if shared else 0
+    return cells + [
+        [(group[a], group[b]) for group in shared] for a in range(size) for b in range(a + 1) if full or a == b
+    ]
 
 
 def starting_points(omega: FloatArray, size: float = 1.5) -> FloatArray:

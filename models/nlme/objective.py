@@ -27,7 +27,10 @@ CONSTANT_VARIANCE = ("additive", "log-normal")  # FOCE with and without interact
 
 @dataclass(frozen=True, eq=False)
 class Values:
-    """What is estimated: typical values μ on the scale where random effects add (p,), Ω (k, k), residual error (3,)."""
+    """What is estimated: typical values μ on the scale where random effects add (p,), Ω (k, k), residual errors.
+
+    ``error`` (3 per endpoint): additive, proportional, power.
+    """
 
     mu: FloatArray
     omega: FloatArray
@@ -37,18 +40,20 @@ class Values:
     def of(cls, model: PopulationModel) -> Values:
         """The values that a population model holds."""
         mu = [transform(parameter.distribution, parameter.typical) for parameter in model.parameters]
-        residual = model.residual
-        error = np.array([residual.additive, residual.proportional, residual.power])
+        error = np.array([[r.additive, r.proportional, r.power] for r in model.residuals]).ravel()
         return cls(np.array(mu), np.array(model.omega, dtype=np.float64), error)
 
     def into(self, model: PopulationModel) -> PopulationModel:
         """The population model with these values."""
         typical = [inverse(parameter.distribution, m) for parameter, m in zip(model.parameters, self.mu, strict=True)]
+        rows = self.error.reshape(-1, 3).tolist()
+        residuals = tuple(ResidualError(own.kind, *row) for own, row in zip(model.residuals, rows, strict=True))
         return replace(
             model,
             parameters=tuple(replace(p, typical=float(v)) for p, v in zip(model.parameters, typical, strict=True)),
             omega=tuple(tuple(float(v) for v in row) for row in self.omega),
-            residual=ResidualError(model.residual.kind, *(float(v) for v in self.error)),
+            residual=residuals[0],
+            other_residuals=residuals[1:],
         )
 
 
@@ -70,7 +75,7 @@ def inverse(distribution: str, value: ArrayLike) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class Gradient:
-    """Each subject's objective (n,), and its derivatives by μ (n, p), Ω⁻¹ (n, k, k) and log residual values (n, 3)."""
+    """Each subject's objective (n,), and its derivatives by μ (n, p), Ω⁻¹ (n, k, k) and log residual values."""
 
     objective: FloatArray
     by_mu: FloatArray
@@ -99,24 +104,30 @@ class Objective:
     ) -> None:
         if method not in METHODS:
             raise ConfigError("unknown estimation method", expected=", ".join(METHODS), got=repr(method))
-        kind = model.residual.kind
-        if kind == "log-normal" and (data.observed <= 0).any():
-            row = int(np.argmax(data.observed <= 0))
+        kinds = [residual.kind for residual in model.residuals]
+        logarithmic = np.isin(data.endpoint, [i for i, kind in enumerate(kinds) if kind == "log-normal"])
+        if (data.observed[logarithmic] <= 0).any():
+            row = int(np.flatnonzero(logarithmic & (data.observed <= 0))[0])
             subject = data.ids[data.subject_of_row[row]]
             raise ConfigError(
                 "log-normal residual error needs positive observations",
                 where=f"subject {subject}, time {data.times[row]:g}",
                 got=data.observed[row],
             )
+        if method == "FO" and data.censored.any():
+            raise ConfigError(
+                "FO cannot use censored observations", expected="FOCEI or Laplace", got=f"{data.censored.sum()} of them"
+            )
         self.model, self.data, self.method, self.workers, self.tolerance = model, data, method, workers, tolerance
-        self.kernel = estimation_kernel(model.structural)
+        self.kernel = estimation_kernel(model.structural, plain=data.is_plain)
         # with constant variance the two coincide, and only FOCEI has the analytic gradient
-        effective = "FOCEI" if method == "FOCE" and kind in CONSTANT_VARIANCE else method
-        self.code, self.kind = METHODS.index(effective), KINDS.index(kind)
+        constant = set(kinds) <= set(CONSTANT_VARIANCE)
+        effective = "FOCEI" if method == "FOCE" and constant else method
+        self.code, self.kinds = METHODS.index(effective), np.array([KINDS.index(kind) for kind in kinds])
         self.analytic = effective == "FOCEI"
         self.random = np.array([i for i, p in enumerate(model.parameters) if p.random], dtype=np.int64)
         self.scales = np.array([DISTRIBUTIONS.index(p.distribution) for p in model.parameters], dtype=np.int64)
-        self.constant = 2.0 * np.log(data.observed).sum() if kind == "log-normal" else 0.0
+        self.constant = 2.0 * float(np.log(data.observed[logarithmic & ~data.censored]).sum())
         self.eta = np.zeros((len(data), model.n_random_effects))
         pieces = np.linspace(0, len(data), min(len(data), 8 * workers if workers > 1 else 1) + 1).astype(int)
         self.pieces = [(slice(a, b), data.subset(a, b)) for a, b in pairwise(pieces)]
@@ -136,9 +147,9 @@ class Objective:
         def run(piece: tuple[slice, PopulationData]) -> None:
             rows, data = piece
             self.kernel.modes(
-                self.eta[rows], extra, self._mu(values, data), precision, self.random, self.scales, self.kind,
-                values.error, self.code >= METHODS.index("FOCEI"), self._typical(values, data), *self._arrays(data),
-                joint[rows], good[rows],
+                self.eta[rows], extra, self._mu(values, data), precision, self.random, self.scales, self.kinds,
+                values.error, self.code >= METHODS.index("FOCEI"), self._typical(values, data), data.arrays,
+                self.tolerance, joint[rows], good[rows],
             )  # fmt: skip
 
         self.in_threads(run, self.pieces)
@@ -153,15 +164,15 @@ class Objective:
         n, k = self.eta.shape
         p = len(values.mu)
         rows = n if gradient else 0
-        result = Gradient(np.empty(n), np.empty((rows, p)), np.empty((rows, k, k)), np.empty((rows, 3)))
+        result = Gradient(np.empty(n), np.empty((rows, p)), np.empty((rows, k, k)), np.empty((rows, len(values.error))))
         precision = np.linalg.inv(values.omega)
 
         def run(piece: tuple[slice, PopulationData]) -> None:
             where, data = piece
             failed = self.kernel.contributions(
                 self.code, self.eta[where], self._mu(values, data), values.omega, precision, self.random, self.scales,
-                self.kind, values.error, self._typical(values, data), *self._arrays(data), result.objective[where],
-                result.by_mu[where], result.by_precision[where], result.by_error[where],
+                self.kinds, values.error, self._typical(values, data), data.arrays, self.tolerance,
+                result.objective[where], result.by_mu[where], result.by_precision[where], result.by_error[where],
             )  # fmt: skip
             if failed >= 0:
                 raise SimulationError(
@@ -217,16 +228,13 @@ class Objective:
         data = self.data
         columns = [inverse(p.distribution, phi[:, i]) for i, p in enumerate(self.model.parameters)]
         f = np.empty(len(data.times))
-        failed = self.kernel.solve_ragged(
-            np.stack(columns, axis=1), data.event_start, data.when, data.bolus, data.rate, data.row_start, data.times,
-            data.before, self.tolerance, f, np.empty((len(f), 0)),
-        )  # fmt: skip
+        parameters, none = np.stack(columns, axis=1), np.empty((len(f), 0))
+        failed, _ = self.kernel.run(parameters, data.arrays, 0, False, self.tolerance, f, none)
         self._check(failed, phi, data)
         return f
 
     def _predictions(self, phi: FloatArray, data: PopulationData, f: FloatArray, g: FloatArray) -> None:
-        events = (data.event_start, data.when, data.bolus, data.rate, data.row_start, data.times, data.before)
-        self._check(self.kernel.predictions(phi, self.scales, *events, self.tolerance, f, g), phi, data)
+        self._check(self.kernel.predictions(phi, self.scales, data.arrays, self.tolerance, f, g), phi, data)
 
     def _check(self, failed: int, phi: FloatArray, data: PopulationData) -> None:
         if failed >= 0:
@@ -243,12 +251,6 @@ class Objective:
         f = np.empty(len(data.times))
         self._predictions(self._mu(values, data), data, f, np.empty((len(f), len(values.mu))))
         return f
-
-    def _arrays(self, data: PopulationData) -> tuple[object, ...]:
-        return (
-            data.event_start, data.when, data.bolus, data.rate, data.row_start, data.times, data.before,
-            data.observed, self.tolerance,
-        )  # fmt: skip
 
     def in_threads(self, run: Callable[[T], R], pieces: Iterable[T]) -> list[R]:
         """The results of ``run`` for each piece, in order; the compiled kernels run without Python's lock."""

@@ -1,7 +1,7 @@
 """Observations in the long format of published data sets as the data of an estimation, in pieces of whole subjects.
 
-One row per dose or observation, a subject's rows together and in the order of time: ``id``, ``time``, ``evid`` (0
-observation, 1 dose), ``amt``, ``cmt``, ``dv`` and ``mdv`` (1: not observed). A dose acts on the rows below it.
+One row per event, a subject's rows together and in the order of time: ``id``, ``time``, ``evid``, ``amt``, ``cmt``,
+``dv`` and ``mdv``, and whatever else of NM-TRAN's columns (:mod:`models.nlme.events`) and of covariates there is.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
 from core.errors import ConfigError
+from models.nlme import records
 from models.nlme.data import PopulationData
+from models.nlme.events import DEFAULTS, REQUIRED, event_table
 from models.nlme.structural import StructuralModel
 
 COLUMNS = ("id", "time", "evid", "amt", "cmt", "dv", "mdv")
-NOT_READ = ("rate", "addl", "ii", "ss")  # refused unless 0
 BATCH_ROWS = 1 << 16
 Source: TypeAlias = str | Path | Sequence[str | Path] | pads.Dataset
 
@@ -84,67 +85,35 @@ def subject_tables(observations: pads.Dataset, size: int) -> Iterator[pa.Table]:
 
 
 def _names(table: pads.Dataset) -> dict[str, str]:
-    """The columns that count, in small letters, and what the table calls them."""
-    own = {name.lower(): name for name in table.schema.names}
-    return {name: own[name] for name in (*COLUMNS, *NOT_READ) if name in own}
+    """The columns of numbers, in small letters, and what the table calls them; those above come first."""
+    own = {field.name.lower(): field.name for field in table.schema if _is_number(field.type)}
+    return {name: own[name] for name in (*COLUMNS, *sorted(set(own) - set(COLUMNS))) if name in own}
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind))
 
 
 def population_data(model: StructuralModel, table: pa.Table, *, first_row: int = 0) -> PopulationData:
     """The subjects of a table in the order they come in.
 
     Args:
-        model: says which compartments there are.
-        table: the columns above; others are not read.
+        model: says which compartments, endpoints and covariates there are.
+        table: NM-TRAN's columns (:mod:`models.nlme.events`) and the model's covariates, the last value of which is
+            carried forward; others are not read.
         first_row: position of the table's first row in the whole, to name rows in errors.
 
     Raises:
         ConfigError: names the row (from 1) and what is wrong with it.
     """
-    ids, time, amount = (_numbers(table, name) for name in ("id", "time", "amt"))
-    evid, cmt, missing, value = (_numbers(table, name) for name in ("evid", "cmt", "mdv", "dv"))
-    starts = _starts(ids)
-    subject = np.repeat(np.arange(len(starts)), np.diff([*starts, len(ids)]))
-    dose, seen = evid == 1, (evid == 0) & (missing == 0)
-    again = np.concatenate([[False], (np.diff(time) < 0) & (np.diff(subject) == 0)])
-    problems: list[tuple[Any, str, Any]] = [
-        (~np.isfinite(time), "time is not a finite number", time),
-        (again, "unsorted times of a subject", time),
-        (~np.isin(evid, (0, 1)), "evid is neither 0 (observation) nor 1 (dose)", evid),
-        (dose & ~((amount >= 0) & np.isfinite(amount)), "the amount of a dose is negative or missing", amount),
-        (dose & ~np.isin(cmt, range(1, len(model.states) + 1)), f"model {model.name!r} has no such compartment", cmt),
-        (seen & ~np.isfinite(value), "an observation has no dv (and mdv is 0)", value),
-    ]
-    for name in NOT_READ:
-        if name in table.column_names:
-            values = np.nan_to_num(_numbers(table, name))
-            problems.append((dose & (values != 0), f"{name} is not 0, which this reader does not know", values))
-    for bad, what, got in problems:
-        if bad.any():
-            row = int(np.argmax(bad))
-            where = f"row {first_row + row + 1}, subject {ids[row]:.0f}"
-            raise ConfigError(f"table of observations: {what}", where=where, got=got[row])
-    if len(np.unique(ids[starts])) < len(starts):
-        values, counts = np.unique(ids[starts], return_counts=True)
-        raise ConfigError(
-            "table of observations: rows of a subject are not together", where=f"id {values[counts > 1][0]:.0f}"
-        )
-    counts = np.bincount(subject[seen], minlength=len(starts))
+    wanted = {name.lower(): name for name in (*REQUIRED, *DEFAULTS, *model.covariates)}
+    columns = {wanted[name]: _numbers(table, name) for name in table.column_names if name in wanted}
+    events = event_table(columns, model, first_row=first_row)
+    data = records.population_data(events, model, first_row=first_row)
+    counts = np.diff(data.row_start)
     if (counts == 0).any():
-        raise ConfigError("a subject has no observation", where=f"id {ids[starts[int(np.argmin(counts))]]:.0f}")
-    event_start = np.concatenate([[0], np.cumsum(np.bincount(subject[dose], minlength=len(starts)))])
-    bolus = np.zeros((int(dose.sum()), len(model.states)))
-    bolus[np.arange(len(bolus)), cmt[dose].astype(int) - 1] = amount[dose]
-    return PopulationData(
-        ids=ids[starts].astype(np.int64),
-        row_start=np.concatenate([[0], np.cumsum(counts)]),
-        times=time[seen],
-        observed=value[seen],
-        before=(np.cumsum(dose) - event_start[subject])[seen],
-        event_start=event_start,
-        when=time[dose],
-        bolus=bolus,
-        rate=np.zeros_like(bolus),
-    )
+        raise ConfigError("a subject has no observation", where=f"id {data.ids[int(np.argmin(counts))]}")
+    return data
 
 
 def _starts(ids: NDArray[Any]) -> NDArray[np.int64]:

@@ -26,6 +26,7 @@ class Parameter:
         distribution: how a random effect η enters: typical·exp(η) (``log-normal``), typical + η (``normal``), or
             1 / (1 + exp(-(logit(typical) + η))) (``logit-normal``, for fractions).
         random: False for a parameter that is the same in every subject.
+        fixed: whether estimation leaves the typical value as it is.
 
     Raises:
         ConfigError: an unknown distribution, or a typical value outside its range.
@@ -35,6 +36,7 @@ class Parameter:
     typical: float
     distribution: str = "log-normal"
     random: bool = True
+    fixed: bool = False
 
     def __post_init__(self) -> None:
         ranges = {"log-normal": (0.0, np.inf), "normal": (-np.inf, np.inf), "logit-normal": (0.0, 1.0)}
@@ -80,10 +82,13 @@ class PopulationModel:
         structural: the structural model.
         parameters: one for each parameter of the structural model.
         omega: covariance of the random effects, (k, k) in the order of the random parameters.
-        residual: residual error.
+        residual: residual error (of the first endpoint).
+        other_residuals: those of the structural model's further endpoints, in order.
         design: default doses and observation times.
         units: what the numbers mean, for tables and figures.
         source: where model and values come from.
+        shared_omega: groups of random effects (positions in Ω, all groups of one size) that share one block of Ω and
+            nothing else, as the occasions of a subject do; see :func:`models.nlme.effects.with_occasions`.
 
     Raises:
         ConfigError: parameters that do not match the structural model, or an Ω that is no covariance matrix.
@@ -97,6 +102,8 @@ class PopulationModel:
     design: Design
     units: dict[str, str] = field(default_factory=dict, compare=False)
     source: str = ""
+    other_residuals: tuple[ResidualError, ...] = ()
+    shared_omega: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         names = tuple(parameter.name for parameter in self.parameters)
@@ -107,6 +114,17 @@ class PopulationModel:
                 got=list(names),
             )
         check_omega(self.omega, self.n_random_effects, self.name)
+        if len(self.residuals) != len(self.structural.endpoints):
+            raise ConfigError(
+                f"population model {self.name!r} does not give each endpoint its residual error",
+                expected=", ".join(self.structural.endpoints),
+                got=f"{len(self.residuals)} residual errors",
+            )
+
+    @property
+    def residuals(self) -> tuple[ResidualError, ...]:
+        """Residual error of every endpoint."""
+        return (self.residual, *self.other_residuals)
 
     @property
     def parameter_names(self) -> tuple[str, ...]:

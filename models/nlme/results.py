@@ -23,6 +23,7 @@ from models.nlme.estimation import Fit
 from models.nlme.library import get_model
 from models.nlme.objective import Values
 from models.nlme.population import PopulationModel
+from models.nlme.residual import ResidualError
 
 FloatArray = NDArray[np.float64]
 ILL_CONDITIONED = 1000.0  # condition number of the estimates' correlation from which they are hardly told apart
@@ -47,6 +48,7 @@ def inference_data(
     ids = np.arange(len(fit.eta)) if data is None else data.ids
     values = Values.of(fit.model)
     parameters = fit.model.parameters
+    endpoints = ["", *(f"({name})" for name in fit.model.structural.endpoints[1:])]
     groups = {
         "estimates": xr.Dataset(
             {
@@ -68,9 +70,9 @@ def inference_data(
                 "parameter": [p.name for p in parameters],
                 "random_effect": effects,
                 "random_effect_other": effects,
-                "error_part": ["additive", "proportional", "power"],
+                "error_part": [f"{part}{of}" for of in endpoints for part in ("additive", "proportional", "power")],
             },
-            attrs={"residual": fit.model.residual.kind, "model": fit.model.name},
+            attrs={"residual": ",".join(own.kind for own in fit.model.residuals), "model": fit.model.name},
         ),
         "random_effects": xr.Dataset(
             {
@@ -135,13 +137,13 @@ def fit_of(content: az.InferenceData, model: PopulationModel | None = None) -> F
             strict=True,
         )
     )
-    additive, proportional, power = (float(v) for v in population["error"].values)
-    residual = replace(
-        base.residual, kind=population.attrs["residual"], additive=additive, proportional=proportional, power=power
+    errors = population["error"].values.reshape(-1, 3).tolist()
+    residuals = tuple(
+        ResidualError(kind, *row) for kind, row in zip(population.attrs["residual"].split(","), errors, strict=True)
     )
     omega = tuple(tuple(float(v) for v in row) for row in population["omega"].values)
     return Fit(
-        model=replace(base, parameters=parameters, omega=omega, residual=residual),
+        model=replace(base, parameters=parameters, omega=omega, residual=residuals[0], other_residuals=residuals[1:]),
         method=statistics.attrs["method"],
         objective=float(statistics["objective"]),
         objectives=effects["objective"].values,

@@ -24,7 +24,7 @@ from core.errors import ConfigError, SimulationError
 from models.nlme.codegen import estimation_kernel
 from models.nlme.ebes import EmpiricalBayes, individual_modes
 from models.nlme.objective import Values
-from models.nlme.observations import COLUMNS, Source, open_observations, population_data, subject_tables
+from models.nlme.observations import Source, open_observations, population_data, subject_tables
 from models.nlme.population import PopulationModel
 
 VERSION = 1  # raise it whenever the same observations and model would give other estimates
@@ -111,13 +111,14 @@ def stream_ebes(
 def _key(model: PopulationModel, rows: pa.Table) -> str:
     """Digest of everything that decides the estimates of these rows."""
     content = hashlib.blake2b(digest_size=16)
-    for name in COLUMNS:
+    for name in rows.column_names:
+        content.update(name.encode())
         content.update(rows[name].cast(pa.float64()).fill_null(np.nan).to_numpy())
     values = Values.of(model)
     numbers = [array.tolist() for array in (values.mu, values.omega, values.error)]
     shapes = [[p.name, p.distribution, p.random] for p in model.parameters]
     compiled = estimation_kernel(model.structural).__name__  # the digest of its equations
-    return digest_of("ebes", VERSION, compiled, shapes, model.residual.kind, numbers, content.hexdigest())
+    return digest_of("ebes", VERSION, compiled, shapes, [r.kind for r in model.residuals], numbers, content.hexdigest())
 
 
 def _estimates(model: PopulationModel, ids: NDArray[np.int64], found: EmpiricalBayes) -> pa.Table:

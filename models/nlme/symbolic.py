@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 from core.errors import ConfigError
-from models.nlme.structural import Expression, StructuralModel
+from models.nlme.structural import MODIFIERS, Expression, StructuralModel
 
 
 def exp(x: Expression) -> Expression:
@@ -30,6 +31,11 @@ def where(condition: Expression, then: Expression, otherwise: Expression) -> Exp
     return _pt().switch(condition, then, otherwise)
 
 
+def equal(x: Expression, y: Expression) -> Expression:
+    """Whether two symbolic expressions are equal, as a condition of :func:`where` (e.g. of a group or an occasion)."""
+    return _pt().eq(x, y)
+
+
 def maximum(x: Expression, y: Expression) -> Expression:
     """The larger of two symbolic expressions."""
     return _pt().maximum(x, y)
@@ -37,14 +43,19 @@ def maximum(x: Expression, y: Expression) -> Expression:
 
 @dataclass(frozen=True)
 class SymbolicSystem:
-    """PyTensor scalars of a structural model: inputs (time, states, parameters) and what is computed from them."""
+    """PyTensor scalars of a structural model: inputs (time, states, ...) and what is computed from them.
+
+    ``outputs`` by endpoint; ``dosing``: lag, bioavailability, rate and duration of each state in turn (4n), or nothing.
+    """
 
     time: Any
     states: list[Any]
     parameters: list[Any]
+    covariates: list[Any]
     derivatives: list[Any]
-    output: Any
+    outputs: list[Any]
     initial: list[Any]
+    dosing: list[Any]
 
 
 def trace(model: StructuralModel) -> SymbolicSystem:
@@ -57,31 +68,46 @@ def trace(model: StructuralModel) -> SymbolicSystem:
     time = pt.dscalar("t")
     states = {name: pt.dscalar(name) for name in model.states}
     parameters = {name: pt.dscalar(name) for name in model.parameters}
-    x, p = SimpleNamespace(**states), SimpleNamespace(**parameters)
+    covariates = {name: pt.dscalar(name) for name in model.covariates}
+    x, p = SimpleNamespace(**states), SimpleNamespace(**parameters, **covariates)
     try:
         equations = dict(model.rhs(time, x, p))
-        output = pt.as_tensor_variable(model.output(time, x, p), dtype="float64")
+        output = model.output(time, x, p)
         initial = dict(model.initial(p)) if model.initial else {}
+        dosing = {state: dict(values) for state, values in model.dosing(p).items()} if model.dosing else {}
     except AttributeError as error:
         raise ConfigError(
             f"structural model {model.name!r} uses a name it does not declare",
-            expected=f"states {list(model.states)}, parameters {list(model.parameters)}",
+            expected=f"states {list(model.states)}, parameters {[*model.parameters, *model.covariates]}",
             got=error,
         ) from error
-    for what, given, wanted in (("equations", equations, set(model.states)), ("initial", initial, set(initial))):
-        if set(given) != wanted or not set(given) <= set(model.states):
+    outputs = dict(output) if isinstance(output, Mapping) else {model.endpoints[0]: output}
+    for what, given, wanted, known in (
+        ("equations", equations, set(model.states), model.states),
+        ("initial values", initial, set(initial), model.states),
+        ("outputs", outputs, set(model.endpoints), model.endpoints),
+        ("dosing", dosing, set(dosing), model.states),
+        *((f"dosing of {state}", values, set(values), MODIFIERS) for state, values in dosing.items()),
+    ):
+        if set(given) != wanted or not set(given) <= set(known):
             raise ConfigError(
-                f"structural model {model.name!r} has {what} that do not match its states",
-                expected=list(model.states),
-                got=sorted(given),
+                f"structural model {model.name!r} has {what} that do not match", expected=list(known), got=sorted(given)
             )
+
+    def scalars(expressions: Iterable[Expression]) -> list[Any]:
+        return [pt.as_tensor_variable(expression, dtype="float64") for expression in expressions]
+
+    usual = {"lag": 0.0, "bioavailability": 1.0, "rate": 0.0, "duration": 0.0}
+    modifiers = [(usual | dosing.get(state, {}))[name] for state in model.states for name in MODIFIERS]
     return SymbolicSystem(
         time,
         list(states.values()),
         list(parameters.values()),
-        [pt.as_tensor_variable(equations[name], dtype="float64") for name in model.states],
-        output,
-        [pt.as_tensor_variable(initial.get(name, 0.0), dtype="float64") for name in model.states],
+        list(covariates.values()),
+        scalars(equations[name] for name in model.states),
+        scalars(outputs[name] for name in model.endpoints),
+        scalars(initial.get(name, 0.0) for name in model.states),
+        scalars(modifiers) if dosing else [],
     )
 
 

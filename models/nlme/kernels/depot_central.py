@@ -14,6 +14,7 @@ onto y ≥ 0 never moves it away.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -158,38 +159,62 @@ def _partials(
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _subject(
-    p: np.ndarray, when: np.ndarray, bolus: np.ndarray, rate: np.ndarray,
-    times: np.ndarray, before: np.ndarray, tolerance: float, out: np.ndarray, gradient: np.ndarray, sens: np.ndarray,
+    p: np.ndarray, data: Any, subject: int, tolerance: float, out: np.ndarray, gradient: np.ndarray, sens: np.ndarray,
 ) -> bool:  # fmt: skip
     """One subject: out (T,), gradient (T, 3) if ``sens`` is (4,); False if the integration failed."""
+    first, last, r0 = data.event_start[subject], data.event_start[subject + 1], data.row_start[subject]
+    if out.size == 0:
+        return True
     ka, v, km = p[0], p[1], p[2]
-    t, y, depot, depot_rate, central_rate = times[0], 0.0, 0.0, 0.0, 0.0
-    if when.size > 0:
-        t = min(t, when[0])
+    t, y, depot, depot_rate, central_rate = data.times[r0], 0.0, 0.0, 0.0, 0.0
+    infusions = False
+    if last > first:
+        t = min(t, data.when[first])
+    for event in range(first, last):
+        infusions = infusions or data.rate[event] > 0.0
     sens[:] = 0.0
     step = 0.01 / (1.0 + ka)
-    event = 0
-    for j in range(times.size):
-        while event < before[j]:
-            if when[event] > t:
+    event = first
+    for j in range(out.size):
+        time = data.times[r0 + j]
+        while True:
+            at = data.when[event] if event < first + data.before[r0 + j] else math.inf
+            end = math.inf
+            for e in range(first, event if infusions else first):
+                over = data.when[e] + data.amount[e] / data.rate[e] if data.rate[e] > 0.0 else -math.inf
+                if over > t:
+                    end = min(end, over)
+            stop = min(at, end)
+            if stop > time or stop == math.inf:
+                break
+            if stop > t:
                 y, depot, step, good = _advance(
-                    t, when[event], y, depot, step, ka, v, km, depot_rate, central_rate, tolerance, sens
+                    t, stop, y, depot, step, ka, v, km, depot_rate, central_rate, tolerance, sens
                 )
                 if not good:
                     return False
-                t = when[event]
-            depot += bolus[event, 0]
-            y += bolus[event, 1]
-            depot_rate, central_rate = rate[event, 0], rate[event, 1]
+                t = stop
+            if at <= end:
+                if not data.rate[event] > 0.0 and data.compartment[event] == 0:
+                    depot += data.amount[event]
+                elif not data.rate[event] > 0.0:
+                    y += data.amount[event]
+                event += 1
+            depot_rate = central_rate = 0.0
+            for e in range(first, event if infusions else first):
+                if data.rate[e] > 0.0 and data.when[e] + data.amount[e] / data.rate[e] > t:
+                    if data.compartment[e] == 0:
+                        depot_rate += data.rate[e]
+                    else:
+                        central_rate += data.rate[e]
             step = 0.01 / (1.0 + ka)
-            event += 1
-        if times[j] > t:
+        if time > t:
             y, depot, step, good = _advance(
-                t, times[j], y, depot, step, ka, v, km, depot_rate, central_rate, tolerance, sens
+                t, time, y, depot, step, ka, v, km, depot_rate, central_rate, tolerance, sens
             )
             if not good:
                 return False
-            t = times[j]
+            t = time
         if not math.isfinite(y):
             return False
         out[j] = y
@@ -199,53 +224,35 @@ def _subject(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def solve(
-    parameters: np.ndarray, when: np.ndarray, bolus: np.ndarray, rate: np.ndarray, scale: float,
-    times: np.ndarray, before: np.ndarray, out: np.ndarray,
-) -> int:  # fmt: skip
-    """Predictions of every subject under one design.
+def run(
+    parameters: np.ndarray, data: Any, start: int, shared: bool, tolerance: float,
+    out: np.ndarray, gradient: np.ndarray,
+) -> tuple[int, int]:  # fmt: skip
+    """Predictions, and their derivatives if wanted; as :func:`models.nlme.kernels.course.make_run`, for plain events.
 
     Args:
         parameters: (n, 3) float64: ka, imax, ic50, all positive.
-        when: breakpoints, (E,) float64, ascending; ``bolus`` and ``rate`` (E, 2) as in dosing.Schedule.
-        bolus: amounts added to depot and central at the breakpoints.
-        rate: infusion rates from each breakpoint on.
-        scale: amount to which the tolerance is relative (the total dose).
-        times: (T,) float64, ascending.
-        before: (T,) int64: how many breakpoints come before each observation.
-        out: (n, T) float64, receives the central amount.
+        data: models.nlme.data.Arrays whose events are doses of known amount and rate.
+        start: position in ``data`` of the first subject.
+        shared: whether all subjects have the events and times of that one.
+        tolerance: per step, relative to the largest dose, or absolute where there is none.
+        out: (N,) float64, receives the central amount.
+        gradient: (N, 3), or (N, 0) if not wanted.
 
     Returns:
-        Row of the first subject whose integration failed, or -1.
-    """
-    sens, gradient = np.empty(0), np.empty((0, 3))
-    for row in range(parameters.shape[0]):
-        if not _subject(parameters[row], when, bolus, rate, times, before, TOLERANCE * scale, out[row], gradient, sens):
-            return row
-    return -1
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def solve_ragged(
-    parameters: np.ndarray, event_start: np.ndarray, when: np.ndarray, bolus: np.ndarray, rate: np.ndarray,
-    row_start: np.ndarray, times: np.ndarray, before: np.ndarray, tolerance: float,
-    out: np.ndarray, gradient: np.ndarray,
-) -> int:  # fmt: skip
-    """Every subject with its own schedule and times (models.nlme.data), at a chosen tolerance per step.
-
-    ``out`` (N,) and ``gradient`` (N, 3), or (N, 0) if not wanted, receive the predictions and their derivatives with
-    respect to ka, imax and ic50. The tolerance is relative to the largest bolus, or absolute where there is none.
-    Returns the first failed row or -1.
+        The first failed row and the reason, or (-1, 0).
     """
     sens = np.empty(4 if gradient.shape[1] > 0 else 0)
     for row in range(parameters.shape[0]):
-        e0, e1, r0, r1 = event_start[row], event_start[row + 1], row_start[row], row_start[row + 1]
+        subject = start if shared else start + row
+        size = data.row_start[subject + 1] - data.row_start[subject]
+        r0 = row * size if shared else data.row_start[subject] - data.row_start[start]
         scale = 0.0
-        for event in range(e0, e1):
-            scale = max(scale, bolus[event, 0] + bolus[event, 1])
+        for event in range(data.event_start[subject], data.event_start[subject + 1]):
+            scale = max(scale, data.amount[event])
         if not _subject(
-            parameters[row], when[e0:e1], bolus[e0:e1], rate[e0:e1], times[r0:r1], before[r0:r1],
-            tolerance * (scale if scale > 0.0 else 1.0), out[r0:r1], gradient[r0:r1], sens,
+            parameters[row], data, subject, tolerance * (scale if scale > 0.0 else 1.0),
+            out[r0 : r0 + size], gradient[r0 : r0 + size], sens,
         ):  # fmt: skip
-            return row
-    return -1
+            return row, 1
+    return -1, 0

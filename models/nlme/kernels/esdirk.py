@@ -11,13 +11,10 @@ so they are the derivative of the computed solution at its step sizes, not a sep
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numba import njit
 
-Compiled = Callable[..., Any]
+from models.nlme.kernels.compiled import Compiled, compiled, norm
 
 GAMMA = 0.25
 C = np.array([0.0, 1 / 2, 83 / 250, 31 / 50, 17 / 20, 1.0])
@@ -40,11 +37,14 @@ STAGES = 6
 CHORD, NEWTON = 4, 8  # iterations of a stage with the step's first Jacobian, then with its own
 SOLVED = 0.01  # change of a stage, in units of the tolerance, at which it counts as solved
 GROWTH = 3.0
+CALM = 1.0  # step times norm of the Jacobian below which a model is no longer stiff
+EXPLICIT_STAGES = 12
+TIME, STEP, IS_STIFF = range(3)  # of the explicit integrator's state
 MAX_STEPS = 200_000
 TOLERANCE = 2e-8  # per step, relative to the largest size each state has had: global errors stay below 1e-6
 
 
-@njit(nogil=True, error_model="numpy")
+@compiled
 def factor(a: np.ndarray, pivot: np.ndarray) -> bool:
     """LU factors of a (n, n) in place with partial pivoting; False if singular."""
     n = a.shape[0]
@@ -66,7 +66,7 @@ def factor(a: np.ndarray, pivot: np.ndarray) -> bool:
     return True
 
 
-@njit(nogil=True, error_model="numpy")
+@compiled
 def substitute(a: np.ndarray, pivot: np.ndarray, x: np.ndarray) -> None:
     """Solve with the factors of :func:`factor`, in place; x (n,)."""
     n = a.shape[0]
@@ -81,7 +81,7 @@ def substitute(a: np.ndarray, pivot: np.ndarray, x: np.ndarray) -> None:
             x[i] -= a[i, j] * x[j]
 
 
-@njit(nogil=True, error_model="numpy")
+@compiled
 def _newton_matrix(a: np.ndarray, hg: float) -> None:
     """a ← I - hγ a in place."""
     for i in range(a.shape[0]):
@@ -99,10 +99,11 @@ def make_step(
     solution.
     """
 
-    @njit(nogil=True, error_model="numpy")
-    def step_once(t, h, y, sens, p, rate, scale, w):  # type: ignore[no-untyped-def]
+    @compiled
+    def step_once(t, h, y, sens, p, rate, rate_by, scale, w):  # type: ignore[no-untyped-def]
         """One step from y (and sens) with k[0] known: scaled error estimate; the end is left in w.z, w.zs."""
-        k, ks, z, zs, base, bases, lu, pivot, delta, column, lus, pivots = w
+        _, stages, k, ks, z, zs, base, bases, lu, pivot, _, column, lus, pivots = w
+        delta = stages[0]
         hg = h * GAMMA
         jacobian(t, y, p, lu)
         _newton_matrix(lu, hg)
@@ -154,7 +155,7 @@ def make_step(
                 parameter_jacobian(ts, z, p, zs)
                 for q in range(m):
                     for i in range(n):
-                        column[i] = bases[i, q] + hg * zs[i, q]
+                        column[i] = bases[i, q] + hg * (zs[i, q] + rate_by[i, q])
                     substitute(lus, pivots, column)
                     for i in range(n):
                         zs[i, q] = column[i]
@@ -173,15 +174,26 @@ def make_step(
     return step_once
 
 
-def make_advance(step_once: Compiled, rhs: Compiled, jacobian: Compiled, parameter_jacobian: Compiled) -> Compiled:
-    """The function that integrates from one breakpoint or observation to the next."""
+def make_advance(
+    n: int, m: int, rhs: Compiled, jacobian: Compiled, parameter_jacobian: Compiled, linear: bool, explicit: Compiled
+) -> Compiled:
+    """The function that integrates a model with n states and m parameters over a time without jumps.
 
-    @njit(nogil=True, error_model="numpy")
-    def advance(t, end, y, sens, p, rate, size, step, tolerance, w):  # type: ignore[no-untyped-def]
-        """Integrate y (n,) and sens (n, m) in place from t to end; next step size, or a negative number on failure."""
-        k, ks, z, zs, _, _, lu, _, _, _, _, _ = w
-        n, m = y.size, sens.shape[1]
-        scale = np.empty(n)
+    Without sensitivities it goes by ``explicit`` (kernels.dop853) until that finds the model stiff, and again once
+    steps are so short that it no longer is.
+    """
+    step_once = make_step(n, m, rhs, jacobian, parameter_jacobian, linear)
+
+    @compiled
+    def advance(t, end, y, sens, p, rate, rate_by, size, step, tolerance, w):  # type: ignore[no-untyped-def]
+        """Integrate y (n,) and sens (n, m) in place from t to end, also backwards.
+
+        ``rate`` (n,): infusion rates, ``rate_by`` (n, m) their sensitivities, ``size`` (n,) the largest size each state
+        has had. Returns the next step size, or a negative number on failure.
+        """
+        state, stages, k, ks, z, zs, _, _, lu, _, scale, _, _, _ = w
+        m = sens.shape[1]
+        sign = 1.0 if end >= t else -1.0
         rhs(t, y, p, k[0])
         for i in range(n):
             k[0, i] += rate[i]
@@ -190,16 +202,27 @@ def make_advance(step_once: Compiled, rhs: Compiled, jacobian: Compiled, paramet
             parameter_jacobian(t, y, p, ks[0])
             for i in range(n):
                 for q in range(m):
+                    ks[0, i, q] += rate_by[i, q]
                     for j in range(n):
                         ks[0, i, q] += lu[i, j] * sens[j, q]
         if step <= 0.0:  # after a jump: a step over which no state changes by more than a hundredth
-            step = end - t
+            step, largest = sign * (end - t), 0.0
+            for i in range(n):
+                largest = max(largest, size[i])
             for i in range(n):
                 if k[0, i] != 0.0:
-                    step = min(step, 0.01 * max(size[i], abs(y[i]), 1e-3 * np.max(size)) / abs(k[0, i]))
-            step = max(step, 1e-6 * (end - t))
+                    step = min(step, 0.01 * max(size[i], abs(y[i]), 1e-3 * largest) / abs(k[0, i]))
+            step = max(step, 1e-6 * sign * (end - t))
+        if m == 0 and state[IS_STIFF] == 0.0:
+            explicit(t, end, y, p, rate, size, step, tolerance, state, stages, z, lu)
+            t, step = state[TIME], state[STEP]
+            if t == end:
+                return step
+            rhs(t, y, p, k[0])
+            for i in range(n):
+                k[0, i] += rate[i]
         for _ in range(MAX_STEPS):
-            rest = end - t
+            rest = sign * (end - t)
             h = step
             last = h >= 0.999 * rest
             if last:
@@ -210,9 +233,9 @@ def make_advance(step_once: Compiled, rhs: Compiled, jacobian: Compiled, paramet
                 return -1.0
             for i in range(n):
                 scale[i] = tolerance * max(size[i], abs(y[i]), abs(h * k[0, i]), 1e-300)
-            error = step_once(t, h, y, sens, p, rate, scale, w)
+            error = step_once(t, sign * h, y, sens, p, rate, rate_by, scale, w)
             if error <= 1.0:
-                t += h
+                t += sign * h
                 for i in range(n):
                     y[i] = z[i]
                     size[i] = max(size[i], abs(y[i]))
@@ -223,6 +246,9 @@ def make_advance(step_once: Compiled, rhs: Compiled, jacobian: Compiled, paramet
                 grown = h * min(GROWTH, 0.85 / math.sqrt(math.sqrt(error + 1e-12)))
                 step = max(step, grown) if last else grown
                 if last:
+                    if m == 0:
+                        jacobian(t, y, p, lu)
+                        state[IS_STIFF] = 1.0 if norm(lu) * step > CALM else 0.0
                     return step
             else:
                 step = h * max(0.15, 0.85 / math.sqrt(math.sqrt(error)))
@@ -231,86 +257,22 @@ def make_advance(step_once: Compiled, rhs: Compiled, jacobian: Compiled, paramet
     return advance
 
 
-def make_solve(
-    n_states: int, n_parameters: int, rhs: Compiled, jacobian: Compiled, parameter_jacobian: Compiled, linear: bool,
-    initial: Compiled, initial_gradient: Compiled, output: Compiled, output_gradient: Compiled,
-) -> Compiled:  # fmt: skip
-    """The function that runs subjects through a schedule, for one model's compiled functions.
-
-    The parts are closures over the model's functions, not functions that take them: only then can numba keep the
-    whole in its on-disk cache.
-    """
-    advance = make_advance(
-        make_step(n_states, n_parameters, rhs, jacobian, parameter_jacobian, linear), rhs, jacobian, parameter_jacobian
+@compiled
+def workspace(n: int, m: int):  # type: ignore[no-untyped-def]
+    """What ``advance`` needs for n states and m sensitivities; its first array is to be 0 for a new subject."""
+    return (
+        np.zeros(3),  # state of the explicit integrator
+        np.zeros((EXPLICIT_STAGES, n)),  # its stages
+        np.zeros((STAGES, n)),  # k: derivative at each stage
+        np.zeros((STAGES, n, m)),  # ks: its sensitivity
+        np.zeros(n),  # z: state of the stage
+        np.zeros((n, m)),  # zs
+        np.zeros(n),  # base: what the earlier stages give
+        np.zeros((n, m)),  # bases
+        np.zeros((n, n)),  # lu
+        np.zeros(n, dtype=np.int64),  # pivot
+        np.zeros(n),  # scale
+        np.zeros(n),  # column
+        np.zeros((n, n)),  # lus
+        np.zeros(n, dtype=np.int64),  # pivots
     )
-
-    @njit(nogil=True, error_model="numpy")
-    def solve(  # type: ignore[no-untyped-def]
-        parameters, when, bolus, rate, times, before, tolerance, out, gradient,
-    ):  # fmt: skip
-        """Predictions, and their gradients if ``gradient`` is not empty, of every subject under one design.
-
-        Arguments as in :func:`models.nlme.kernels.depot_central.solve`, and ``gradient`` (n, T, p) float64 or
-        (n, 0, 0): receives the derivative of each prediction with respect to the individual parameters. Returns the
-        first failed row or -1.
-        """
-        n, m = bolus.shape[1], gradient.shape[2]
-        w = (
-            np.zeros((STAGES, n)),  # k: derivative at each stage
-            np.zeros((STAGES, n, m)),  # ks: its sensitivity
-            np.zeros(n),  # z: state of the stage
-            np.zeros((n, m)),  # zs
-            np.zeros(n),  # base: what the earlier stages give
-            np.zeros((n, m)),  # bases
-            np.zeros((n, n)),  # lu
-            np.zeros(n, dtype=np.int64),  # pivot
-            np.zeros(n),  # delta
-            np.zeros(n),  # column
-            np.zeros((n, n)),  # lus
-            np.zeros(n, dtype=np.int64),  # pivots
-        )
-        y, sens, size, no_rate, direct = np.zeros(n), np.zeros((n, m)), np.zeros(n), np.zeros(n), np.zeros(m)
-        for row in range(parameters.shape[0]):
-            p = parameters[row]
-            t = times[0] if when.size == 0 else min(times[0], when[0])
-            initial(p, y)
-            if m > 0:
-                initial_gradient(p, sens)
-            for i in range(n):
-                size[i] = abs(y[i])
-            step, event, current = 0.0, 0, no_rate
-            for j in range(times.size):
-                while event < before[j]:
-                    if n > 0 and when[event] > t:
-                        step = advance(
-                            t, when[event], y, sens, p, current, size, step, tolerance, w,
-                        )  # fmt: skip
-                        if step < 0.0:
-                            return row
-                        t = when[event]
-                    for i in range(n):
-                        y[i] += bolus[event, i]
-                        size[i] = max(size[i], abs(y[i]))
-                    current = rate[event]
-                    step = 0.0
-                    event += 1
-                if n > 0 and times[j] > t:
-                    step = advance(
-                        t, times[j], y, sens, p, current, size, step, tolerance, w,
-                    )  # fmt: skip
-                    if step < 0.0:
-                        return row
-                    t = times[j]
-                out[row, j] = output(times[j], y, p)
-                if not math.isfinite(out[row, j]):
-                    return row
-                if m > 0:
-                    output_gradient(times[j], y, p, direct, w[8])
-                    for q in range(m):
-                        total = direct[q]
-                        for i in range(n):
-                            total += w[8][i] * sens[i, q]
-                        gradient[row, j, q] = total
-        return -1
-
-    return solve

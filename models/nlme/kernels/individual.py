@@ -15,11 +15,10 @@ derivatives are central differences of the analytic first ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numba import njit
+
+from models.nlme.kernels.compiled import Compiled, assign, assign2, compiled
 
 LOG_NORMAL, NORMAL, LOGIT = 0, 1, 2  # scales of the parameters
 ADDITIVE, PROPORTIONAL, COMBINED1, COMBINED2, POWER, LOG_ERROR = range(6)  # residual.KINDS, in that order
@@ -29,9 +28,10 @@ CONVERGED = 1e-12  # decrease of ℓ that the last full step promises: η̂ with
 EXPLORE, EXPLORED = 12, 1e-2  # iterations and promise of a search that only asks which valley is the deepest
 NOISE = 1e-7  # a promise below this (relative) that is not kept is the solver's noise
 FO, FOCE, FOCEI, LAPLACE = range(4)
+FAR = -25.0  # standard deviations below which the normal tail is taken from its asymptotic series
 
 
-@njit(nogil=True, error_model="numpy")
+@compiled
 def cholesky(a: np.ndarray) -> bool:
     """Lower Cholesky factor in place (upper triangle left as it is); False if ``a`` is not positive definite."""
     n = a.shape[0]
@@ -48,7 +48,7 @@ def cholesky(a: np.ndarray) -> bool:
     return True
 
 
-@njit(nogil=True, error_model="numpy")
+@compiled
 def cholesky_solve(factor: np.ndarray, x: np.ndarray) -> None:
     """x ← (L Lᵀ)⁻¹ x in place."""
     n = factor.shape[0]
@@ -62,7 +62,7 @@ def cholesky_solve(factor: np.ndarray, x: np.ndarray) -> None:
         x[i] /= factor[i, i]
 
 
-@njit(nogil=True, error_model="numpy")
+@compiled
 def log_determinant(factor: np.ndarray) -> float:
     """log |L Lᵀ|."""
     total = 0.0
@@ -71,7 +71,7 @@ def log_determinant(factor: np.ndarray) -> float:
     return total
 
 
-@njit(nogil=True, error_model="numpy")
+@compiled
 def variance(kind: int, error: np.ndarray, f: float) -> tuple[float, float]:
     """Residual variance at prediction f and its derivative; ``error``: additive, proportional, power."""
     a, b, c = error[0], error[1], error[2]
@@ -88,33 +88,58 @@ def variance(kind: int, error: np.ndarray, f: float) -> tuple[float, float]:
     return a * a, 0.0
 
 
-@njit(nogil=True, error_model="numpy")
-def data_terms(
-    kind: int, error: np.ndarray, interaction: bool, y: np.ndarray, f: np.ndarray, at: np.ndarray, g: np.ndarray,
-    first: np.ndarray, second: np.ndarray,
-) -> float:  # fmt: skip
-    """data(φ), its gradient ``first`` (p,) and the expected curvature ``second`` = B (p, p).
+@compiled
+def log_tail(z: float) -> tuple[float, float]:
+    """log Φ(z) and its derivative φ(z) / Φ(z)."""
+    if z > FAR:
+        below = 0.5 * math.erfc(-z * math.sqrt(0.5))
+        return math.log(below), math.exp(-0.5 * z * z) / (math.sqrt(2.0 * math.pi) * below)
+    u = 1.0 / (z * z)
+    series = 1.0 - u + 3.0 * u * u - 15.0 * u * u * u
+    return -0.5 * z * z - math.log(-z * math.sqrt(2.0 * math.pi)) + math.log(series), -z / series
 
-    ``at`` (T,): the predictions at which variances are taken: f itself with interaction, f(η = 0) without.
+
+@compiled
+def data_terms(  # type: ignore[no-untyped-def]
+    kinds, error, interaction, data, r0, f, at, g, first, second
+) -> float:
+    """data(φ) of the rows from r0 on, its gradient ``first`` (p,) and the expected curvature ``second`` = B (p, p).
+
+    ``at`` (T,): the predictions at which variances are taken: f itself with interaction, f(η = 0) without. A censored
+    row counts with the probability of what is below its limit (Beal 2001, J Pharmacokinet Pharmacodyn 28:481, M3), and
+    with the curvature of that in the direction of G.
     """
     n_p = first.size
-    first[:] = 0.0
-    second[:, :] = 0.0
+    for a in range(n_p):
+        first[a] = 0.0
+        for b in range(n_p):
+            second[a, b] = 0.0
     total = 0.0
-    for j in range(y.size):
-        r, r1 = variance(kind, error, at[j])
+    for j in range(f.size):
+        y, e = data.observed[r0 + j], data.endpoint[r0 + j]
+        kind = kinds[e]
+        r, r1 = variance(kind, error[3 * e : 3 * e + 3], at[j])
         if not interaction:
             r1 = 0.0
-        scale, residual = 1.0, y[j] - f[j]
+        scale, residual = 1.0, y - f[j]
         if kind == LOG_ERROR:
             if not f[j] > 0.0:
                 return math.inf
-            scale, residual = 1.0 / f[j], math.log(y[j] / f[j])
+            scale, residual = 1.0 / f[j], math.log(y / f[j])
         if not r > 0.0:
             return math.inf
-        total += 0.5 * (residual * residual / r + math.log(r))
-        pull = -residual / r + 0.5 * r1 * (1.0 / r - residual * residual / (r * r))
-        weight = 1.0 / r + 0.5 * r1 * r1 / (r * r)
+        if data.censored[r0 + j]:
+            sd = math.sqrt(r)
+            z = residual / sd
+            log_below, hazard = log_tail(z)
+            slope = -1.0 / sd - 0.5 * z * r1 / r  # dz / df
+            total -= log_below
+            pull = -hazard * slope
+            weight = hazard * (hazard + z) * slope * slope
+        else:
+            total += 0.5 * (residual * residual / r + math.log(r))
+            pull = -residual / r + 0.5 * r1 * (1.0 / r - residual * residual / (r * r))
+            weight = 1.0 / r + 0.5 * r1 * r1 / (r * r)
         for a in range(n_p):
             ga = g[j, a] * scale
             first[a] += pull * ga
@@ -126,16 +151,11 @@ def data_terms(
     return total if total == total else math.inf
 
 
-Compiled = Callable[..., Any]
-
-
-def make_predict(solve_ragged: Compiled) -> Compiled:
+def make_predict(run: Compiled) -> Compiled:
     """Predictions and derivatives in φ of one subject, from the model's solver."""
 
-    @njit(nogil=True, error_model="numpy")
-    def predict(  # type: ignore[no-untyped-def]
-        i, phi, scales, event_start, when, bolus, rate, row_start, times, before, tolerance, f, g
-    ):  # fmt: skip
+    @compiled
+    def predict(i, phi, scales, data, tolerance, f, g):  # type: ignore[no-untyped-def]
         n_p = phi.size
         values, slopes = np.empty((1, n_p)), np.empty(n_p)
         for a in range(n_p):
@@ -147,11 +167,7 @@ def make_predict(solve_ragged: Compiled) -> Compiled:
                 slopes[a] = values[0, a] * (1.0 - values[0, a])
             else:
                 values[0, a], slopes[a] = phi[a], 1.0
-        e0, e1, r0, r1 = event_start[i], event_start[i + 1], row_start[i], row_start[i + 1]
-        failed = solve_ragged(
-            values, np.array([0, e1 - e0]), when[e0:e1], bolus[e0:e1], rate[e0:e1],
-            np.array([0, r1 - r0]), times[r0:r1], before[r0:r1], tolerance, f, g,
-        )  # fmt: skip
+        failed, _ = run(values, data, i, True, tolerance, f, g)
         if failed >= 0:
             return False
         for j in range(f.size):
@@ -165,17 +181,12 @@ def make_predict(solve_ragged: Compiled) -> Compiled:
 def make_predictions(predict: Compiled) -> Compiled:
     """Predictions of all subjects."""
 
-    @njit(nogil=True, error_model="numpy")
-    def predictions(  # type: ignore[no-untyped-def]
-        phi, scales, event_start, when, bolus, rate, row_start, times, before, tolerance, f, g
-    ):  # fmt: skip
+    @compiled
+    def predictions(phi, scales, data, tolerance, f, g):  # type: ignore[no-untyped-def]
         """f (N,) and its derivative g (N, p) at φ (n, p); first failed subject or -1."""
         for i in range(phi.shape[0]):
-            r0, r1 = row_start[i], row_start[i + 1]
-            if not predict(
-                i, phi[i], scales, event_start, when, bolus, rate, row_start, times, before, tolerance,
-                f[r0:r1], g[r0:r1],
-            ):  # fmt: skip
+            r0, r1 = data.row_start[i], data.row_start[i + 1]
+            if not predict(i, phi[i], scales, data, tolerance, f[r0:r1], g[r0:r1]):
                 return i
         return -1
 
@@ -185,21 +196,20 @@ def make_predictions(predict: Compiled) -> Compiled:
 def make_mode(predict: Compiled) -> Compiled:
     """The search for one subject's mode from one start."""
 
-    @njit(nogil=True, error_model="numpy")
+    @compiled
     def mode(  # type: ignore[no-untyped-def]
-        i, eta, mu, w, random, scales, kind, error, interaction, typical, iterations, promise,
-        event_start, when, bolus, rate, row_start, times, before, y, tolerance,
-    ):  # fmt: skip
+        i, eta, mu, w, random, scales, kinds, error, interaction, typical, iterations, promise, data, tolerance
+    ):
         """Levenberg-Marquardt from ``eta``, which it moves to the mode; (ℓ there, whether it converged).
 
         It ends with a full step once that promises a decrease of ℓ below ``promise``, or after so many ``iterations``.
         """
-        n_p, k, n_rows = mu.size, eta.size, row_start[i + 1] - row_start[i]
+        n_p, k, r0 = mu.size, eta.size, data.row_start[i]
+        n_rows = data.row_start[i + 1] - r0
         f, g = np.empty(n_rows), np.empty((n_rows, n_p))
         first, second, phi = np.empty(n_p), np.empty((n_p, n_p)), np.empty(n_p)
         new_first, new_second, trial = np.empty(n_p), np.empty((n_p, n_p)), eta.copy()
         h, slope, move = np.empty((k, k)), np.empty(k), np.empty(k)
-        rows = y[row_start[i] : row_start[i + 1]]
         value, damping, decrease = math.inf, 0.0, math.inf
         for iteration in range(iterations):
             if iteration > 0:
@@ -211,22 +221,22 @@ def make_mode(predict: Compiled) -> Compiled:
                     h[a, a] *= 1.0 + damping
                 if not cholesky(h):
                     return value, False
-                move[:] = slope
+                assign(move, slope)
                 cholesky_solve(h, move)
                 decrease = 0.0
                 for a in range(k):
                     decrease += 0.5 * slope[a] * move[a]
                     trial[a] = eta[a] - move[a]
                 if decrease < promise and damping < 1.0:
-                    eta[:] = trial
+                    assign(eta, trial)
                     return value - decrease, True
-            phi[:] = mu
+            assign(phi, mu)
             for a in range(k):
                 phi[random[a]] += trial[a]
             new = math.inf
-            if predict(i, phi, scales, event_start, when, bolus, rate, row_start, times, before, tolerance, f, g):
+            if predict(i, phi, scales, data, tolerance, f, g):
                 at = f if interaction else typical
-                new = data_terms(kind, error, interaction, rows, f, at, g, new_first, new_second)
+                new = data_terms(kinds, error, interaction, data, r0, f, at, g, new_first, new_second)
                 for a in range(k):
                     for b in range(k):
                         new += 0.5 * trial[a] * w[a, b] * trial[b]
@@ -234,9 +244,9 @@ def make_mode(predict: Compiled) -> Compiled:
                 return math.inf, False
             if new < value:
                 value = new
-                eta[:] = trial
-                first[:] = new_first
-                second[:, :] = new_second
+                assign(eta, trial)
+                assign(first, new_first)
+                assign2(second, new_second)
                 damping = 0.0 if damping < 1e-3 else 0.1 * damping
             else:
                 if decrease < NOISE * (1.0 + abs(value)):
@@ -250,11 +260,10 @@ def make_mode(predict: Compiled) -> Compiled:
 def make_modes(mode: Compiled) -> Compiled:
     """The search over all subjects and starts."""
 
-    @njit(nogil=True, error_model="numpy")
+    @compiled
     def modes(  # type: ignore[no-untyped-def]
-        eta, starts, mu, w, random, scales, kind, error, interaction, typical,
-        event_start, when, bolus, rate, row_start, times, before, y, tolerance, values, good,
-    ):  # fmt: skip
+        eta, starts, mu, w, random, scales, kinds, error, interaction, typical, data, tolerance, values, good
+    ):
         """Best mode of each subject over its own ``eta`` (n, k) and ``starts`` (S, k); results replace ``eta``.
 
         A few steps from every start tell which valley is the deepest; the search is finished in that one and, lest more
@@ -264,37 +273,36 @@ def make_modes(mode: Compiled) -> Compiled:
         k, n_starts = eta.shape[1], starts.shape[0]
         trial, best, own = np.empty(k), np.empty(k), np.empty(k)
         for i in range(eta.shape[0]):
-            at = typical[row_start[i] : row_start[i + 1]] if typical.size > 0 else typical
+            at = typical[data.row_start[i] : data.row_start[i + 1]] if typical.size > 0 else typical
             lowest, deepest = math.inf, -1
             values[i], good[i] = math.inf, False
-            own[:] = eta[i]
-            best[:] = eta[i]
+            assign(own, eta[i])
+            assign(best, eta[i])
             explored = n_starts + 1 if n_starts > 0 else 0
             for s in range(explored + 2):
                 finish = s >= explored
                 if s == explored + 1 and deepest <= 0:
                     break  # the deepest valley is that of eta
                 if s == 0 and not finish:
-                    trial[:] = eta[i]
+                    assign(trial, eta[i])
                 elif not finish:
-                    trial[:] = starts[s - 1]
+                    assign(trial, starts[s - 1])
                 elif s == explored:
-                    trial[:] = own
+                    assign(trial, own)
                 else:
-                    trial[:] = best
+                    assign(trial, best)
                 value, converged = mode(
-                    i, trial, mu[i], w, random, scales, kind, error, interaction, at,
-                    ITERATIONS if finish else EXPLORE, CONVERGED if finish else EXPLORED,
-                    event_start, when, bolus, rate, row_start, times, before, y, tolerance,
+                    i, trial, mu[i], w, random, scales, kinds, error, interaction, at,
+                    ITERATIONS if finish else EXPLORE, CONVERGED if finish else EXPLORED, data, tolerance,
                 )  # fmt: skip
                 if finish and value < values[i]:
                     values[i], good[i] = value, converged
-                    eta[i] = trial
+                    assign(eta[i], trial)
                 elif not finish and value < lowest:
                     lowest, deepest = value, s
-                    best[:] = trial
+                    assign(best, trial)
                 if s == 0 and not finish:
-                    own[:] = trial
+                    assign(own, trial)
         return 0
 
     return modes
@@ -303,13 +311,12 @@ def make_modes(mode: Compiled) -> Compiled:
 def make_contributions(predict: Compiled) -> Compiled:
     """Each subject's objective and, for FOCEI, its gradient, at given modes."""
 
-    @njit(nogil=True, error_model="numpy")
+    @compiled
     def contributions(  # type: ignore[no-untyped-def]
-        method, eta, mu, omega, w, random, scales, kind, error, typical,
-        event_start, when, bolus, rate, row_start, times, before, y, tolerance,
+        method, eta, mu, omega, w, random, scales, kinds, error, typical, data, tolerance,
         objective, by_mu, by_w, by_error,
     ):  # fmt: skip
-        """``objective`` (n,); ``by_mu`` (n, p), ``by_w`` (n, k, k) and ``by_error`` (n, 3) if not empty.
+        """``objective`` (n,); ``by_mu`` (n, p), ``by_w`` (n, k, k) and ``by_error`` (n, 3 per endpoint) if not empty.
 
         ``by_w`` is the derivative with respect to W = Ω⁻¹, ``by_error`` that with respect to the logarithms of the
         residual error's values. Returns the first subject whose objective does not exist, or -1.
@@ -328,24 +335,22 @@ def make_contributions(predict: Compiled) -> Compiled:
         h, inverse, true, v, shift = np.empty((k, k)), np.empty((k, k)), np.empty((k, k)), np.empty(k), np.empty(k)
         scaled = error.copy()
         for i in range(eta.shape[0]):
-            rows = y[row_start[i] : row_start[i + 1]]
-            n_rows = rows.size
+            r0 = data.row_start[i]
+            n_rows = data.row_start[i + 1] - r0
             f, g = np.empty(n_rows), np.empty((n_rows, n_p))
             around = 2 * n_p if gradient or method == LAPLACE else 0
             value = math.inf
             for direction in range(around + 1):  # forth and back in every φ, and at last the mode itself
                 a, sign = direction // 2, 1.0 if direction % 2 == 0 else -1.0
-                phi[:] = mu[i]
+                assign(phi, mu[i])
                 for b in range(k):
                     phi[random[b]] += eta[i, b] if method != FO else 0.0
                 if direction < around:
                     phi[a] += sign * STEP
-                if not predict(
-                    i, phi, scales, event_start, when, bolus, rate, row_start, times, before, tolerance, f, g
-                ):
+                if not predict(i, phi, scales, data, tolerance, f, g):
                     return i
-                at = f if interaction else typical[row_start[i] : row_start[i + 1]]
-                value = data_terms(kind, error, interaction, rows, f, at, g, first, second)
+                at = f if interaction else typical[r0 : r0 + n_rows]
+                value = data_terms(kinds, error, interaction, data, r0, f, at, g, first, second)
                 if direction == around:
                     break
                 for b in range(n_p):
@@ -358,7 +363,7 @@ def make_contributions(predict: Compiled) -> Compiled:
                     for b in range(k):
                         for c in range(k):
                             change[a, b, c] = (b_up[random[b], random[c]] - second[random[b], random[c]]) / (2.0 * STEP)
-            at = f if interaction else typical[row_start[i] : row_start[i + 1]]
+            at = f if interaction else typical[r0 : r0 + n_rows]
             for b in range(k):
                 for c in range(k):
                     if method == LAPLACE:
@@ -384,15 +389,16 @@ def make_contributions(predict: Compiled) -> Compiled:
             if not gradient:
                 continue
             for c in range(k):
-                shift[:] = 0.0
+                for b in range(k):
+                    shift[b] = 0.0
                 shift[c] = 1.0
                 cholesky_solve(h, shift)
-                inverse[:, c] = shift
+                assign(inverse[:, c], shift)
             for b in range(k):
                 for c in range(k):
                     true[b, c] = w[b, c] + 0.5 * (hessian[random[b], random[c]] + hessian[random[c], random[b]])
             if not cholesky(true):
-                true[:, :] = h
+                assign2(true, h)
             for a in range(n_p):  # direct effect on log |H|
                 by_mu[i, a] = 0.0
                 for b in range(k):
@@ -411,15 +417,15 @@ def make_contributions(predict: Compiled) -> Compiled:
                         eta[i, b] * eta[i, c] - omega[b, c] + inverse[b, c]
                         - 0.5 * (v[b] * eta[i, c] + v[c] * eta[i, b])
                     )  # fmt: skip
-            for s in range(3):
+            for s in range(error.size):
                 by_error[i, s] = 0.0
                 if error[s] == 0.0:
                     continue
-                scaled[:] = error
+                assign(scaled, error)
                 scaled[s] = error[s] * math.exp(STEP)
-                above = data_terms(kind, scaled, interaction, rows, f, at, g, up, b_up)
+                above = data_terms(kinds, scaled, interaction, data, r0, f, at, g, up, b_up)
                 scaled[s] = error[s] * math.exp(-STEP)
-                below = data_terms(kind, scaled, interaction, rows, f, at, g, down, b_down)
+                below = data_terms(kinds, scaled, interaction, data, r0, f, at, g, down, b_down)
                 effect = 2.0 * (above - below)
                 for b in range(k):
                     effect -= v[b] * (up[random[b]] - down[random[b]])

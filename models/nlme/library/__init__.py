@@ -6,10 +6,11 @@ import importlib.util
 from pathlib import Path
 
 from core.errors import ConfigError
-from models.nlme.library import compartments, depot_central, indirect_response
+from models.nlme.library import compartments, depot_central, emax, indirect_response, visual_acuity
 from models.nlme.population import PopulationModel
 
 _MODELS: dict[str, PopulationModel] = {}
+_FILES: set[str] = set()  # of users, run already
 
 
 def register(model: PopulationModel) -> PopulationModel:
@@ -25,7 +26,16 @@ def known_models() -> list[str]:
 
 
 def get_model(name: str) -> PopulationModel:
-    """The registered model of that name; ConfigError naming the known ones otherwise."""
+    """The registered model of that name, or of a user's file: ``my_models.py:gompertz-growth``.
+
+    Raises:
+        ConfigError: no such file or model; names the known ones.
+    """
+    file, separator, own = name.rpartition(":")
+    if separator and file.endswith(".py"):
+        if str(Path(file).resolve()) not in _FILES:
+            load_models(file)
+        name = own
     if name not in _MODELS:
         raise ConfigError("unknown longitudinal model", expected=f"one of {', '.join(known_models())}", got=repr(name))
     return _MODELS[name]
@@ -45,11 +55,18 @@ def load_models(path: str | Path) -> list[str]:
     if spec is None or spec.loader is None:
         raise ConfigError("a model file must be a Python file", got=file)
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    _FILES.add(str(file.resolve()))
     added = sorted(set(_MODELS) - before)
     if not added:
         raise ConfigError("the model file registers no model", where=file, do="call register(...) in it")
     return added
 
 
-for _model in (depot_central.MODEL, *compartments.MODELS, *indirect_response.MODELS):
+for _model in (
+    depot_central.MODEL,
+    *compartments.MODELS,
+    *indirect_response.MODELS,
+    *emax.MODELS,
+    *visual_acuity.MODELS,
+):
     register(_model)

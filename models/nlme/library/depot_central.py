@@ -25,7 +25,7 @@ MODEL = PopulationModel(
         parameters=("ka", "imax", "ic50"),
         rhs=_rhs,
         output=lambda t, x, p: x.central,
-        kernel="models.nlme.kernels.depot_central:solve",
+        kernel="models.nlme.kernels.depot_central",
     ),
     parameters=(Parameter("ka", 1.0), Parameter("imax", 2.1), Parameter("ic50", 0.4)),
     omega=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),

@@ -20,10 +20,7 @@ def ragged(model, parameters, times, doses, tolerance=1e-10, gradient=True):
     data = PopulationData.of_design(model, np.zeros((len(parameters), len(times))), times, doses)
     out = np.empty(data.times.size)
     by_parameter = np.empty((len(out), parameters.shape[1] if gradient else 0))
-    failed = generated_kernel(model).solve_ragged(
-        parameters, data.event_start, data.when, data.bolus, data.rate,
-        data.row_start, data.times, data.before, tolerance, out, by_parameter,
-    )  # fmt: skip
+    failed, _ = generated_kernel(model).run(parameters, data.arrays, 0, False, tolerance, out, by_parameter)
     assert failed == -1
     return out.reshape(len(parameters), -1), by_parameter.reshape(len(parameters), len(times), -1)
 
@@ -107,8 +104,8 @@ def test_the_tableau_satisfies_the_order_conditions():
 
 def test_linear_equations_are_recognised():
     linear = StructuralModel("decay", ("a",), ("k",), lambda t, x, p: {"a": -p.k * x.a}, lambda t, x, p: x.a)
-    assert "LINEAR = True" in generate_source(linear)
-    assert "LINEAR = False" in generate_source(KITCHEN_SINK)
+    assert "LINEAR, MODELLED = True" in generate_source(linear)
+    assert "LINEAR, MODELLED = False" in generate_source(KITCHEN_SINK)
     got, gradient = ragged(linear, [0.3], [0.0, 1.0, 5.0], [Dose(0.0, 2.0)])
     exact = 2 * np.exp(-0.3 * np.array([0.0, 1.0, 5.0]))
     np.testing.assert_allclose(got[0], exact, atol=1e-8)

@@ -3,9 +3,11 @@ import pytest
 
 from core.errors import ConfigError
 from models.nlme.dosing import Dose
-from models.nlme.events import DosingParameters, event_table, read_events, simulate_events
+from models.nlme.events import event_table
 from models.nlme.library import get_model
+from models.nlme.linear import DosingParameters, linear_course
 from models.nlme.simulation import simulate
+from models.nlme.tables import read_events
 
 ONE = get_model("one-compartment").structural
 PARAMETERS = np.array([1.5, 1.1, 20.0])  # ka, cl, v
@@ -29,7 +31,7 @@ def test_the_27_dosing_scenarios_of_nonmem(reference_data):
             {2: float(table[name][rows.start])} for name in ("lagt", "bioav", "rat2", "dur2")
         )
         dosing[subject] = DosingParameters(lag, bioavailability, rate, duration)
-    got = 1000 * simulate_events(ONE, PARAMETERS, events, dosing)
+    got = 1000 * linear_course(ONE, PARAMETERS, events, dosing)
     observed = table["evid"] == 0
     assert observed.sum() == 27 * 131
     wrong = observed & (np.abs(got - table["cp"]) > printed_precision(table["cp"]))
@@ -49,7 +51,7 @@ def test_an_event_table_and_a_design_give_the_same_course():
     names = ("time", "evid", "amt", "cmt", "rate", "addl", "ii")
     table = event_table({"id": np.ones(len(rows)), **dict(zip(names, np.transpose(rows), strict=True))}, ONE)
     typical = [model.typical_values[name] for name in model.parameter_names]
-    exact = simulate_events(ONE, typical, table)[table["EVID"] == 0]
+    exact = linear_course(ONE, typical, table)[table["EVID"] == 0]
     # the integrator promises 1e-6 relative to the largest concentration (about 8)
     np.testing.assert_allclose(simulate(model, np.zeros((1, 3)), times, doses)[0], exact, atol=1e-5)
 
@@ -61,8 +63,8 @@ def test_steady_state_is_what_many_doses_lead_to():
     steady = event_table(
         {"id": [1, 1], "time": [0, 12], "evid": [1, 0], "amt": [100, 0], "ss": [1, 0], "ii": [12, 0]}, ONE
     )
-    want = simulate_events(ONE, PARAMETERS, many)[1]
-    assert simulate_events(ONE, PARAMETERS, steady)[1] == pytest.approx(want, rel=1e-9)
+    want = linear_course(ONE, PARAMETERS, many)[1]
+    assert linear_course(ONE, PARAMETERS, steady)[1] == pytest.approx(want, rel=1e-9)
 
 
 GOOD = {"ID": [1, 1, 2], "TIME": [0.0, 1.0, 0.0], "EVID": [1, 0, 0], "AMT": [100.0, 0.0, 0.0]}
@@ -96,13 +98,7 @@ def test_a_missing_column_is_named():
 def test_a_modelled_duration_needs_its_parameter():
     table = event_table(GOOD | {"RATE": [-2.0, 0.0, 0.0]}, ONE)
     with pytest.raises(ConfigError, match=r"duration.*compartment 1"):
-        simulate_events(ONE, PARAMETERS, table)
-
-
-def test_a_nonlinear_model_is_refused(original):
-    table = event_table(GOOD, original.structural)
-    with pytest.raises(ConfigError, match="depot-central-mm"):
-        simulate_events(original.structural, [1.0, 2.1, 0.4], table)
+        linear_course(ONE, PARAMETERS, table)
 
 
 def test_tables_are_read_from_csv_and_parquet(tmp_path):
@@ -110,7 +106,7 @@ def test_tables_are_read_from_csv_and_parquet(tmp_path):
     import pyarrow.parquet
 
     (tmp_path / "events.csv").write_text("id,time,evid,amt,dv,weight\n1,0,1,100,.,70\n1,1,0,.,4.5,70\n")
-    from_csv = read_events(tmp_path / "events.csv", ONE)
+    from_csv = read_events(tmp_path / "events.csv", ONE, ignore=["weight"])
     assert from_csv["AMT"].tolist() == [100.0, 0.0]
     assert np.isnan(from_csv["DV"][0])
     columns = {name: from_csv[name] for name in ("ID", "TIME", "EVID", "AMT", "DV")}

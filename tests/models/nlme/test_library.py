@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.integrate import solve_ivp
 
 from core.errors import ConfigError
 from models.nlme.library import get_model, known_models, load_models
@@ -90,11 +91,55 @@ register(PopulationModel(
 
 def test_a_users_own_file_adds_a_model_by_name(tmp_path):
     (tmp_path / "growth.py").write_text(USER_FILE)
-    assert load_models(tmp_path / "growth.py") == ["gompertz-growth"]
-    model = get_model("gompertz-growth")
+    model = get_model(f"{tmp_path / 'growth.py'}:gompertz-growth")
+    assert get_model("gompertz-growth") is get_model(f"{tmp_path / 'growth.py'}:gompertz-growth") is model
     got = simulate(model, np.zeros((1, 2)))[0]
     exact = 50 * np.exp(np.log(1 / 50) * np.exp(-0.3 * np.array(model.design.times)))
     np.testing.assert_allclose(got, exact, rtol=2e-6)
+
+
+def test_emax_and_its_limits():
+    model = get_model("emax")
+    concentrations = np.array([0.0, 2.0, 1e9])  # none, EC50, all there can be
+    got = simulate(model, np.zeros((3, 3)), [0.0], [], covariates={"concentration": concentrations})[:, 0]
+    np.testing.assert_allclose(got, [10.0, 30.0, 50.0], rtol=1e-9)
+
+
+def test_visual_acuity_falls_without_treatment_and_rises_with_it_less_so_with_age():
+    model = get_model("visual-acuity-age")
+    ages = {"age": [77.0, 65.0, 85.0]}
+    kout, equilibrium = 0.19 / 365.25, 11.0
+    times = np.array(model.design.times)
+    untreated = equilibrium + (54 - equilibrium) * np.exp(-kout * times)
+    np.testing.assert_allclose(
+        simulate(model, np.zeros((1, 4)), doses=[], covariates={"age": 77})[0], untreated, rtol=1e-6
+    )
+    treated = simulate(model, np.zeros((3, 4)), covariates=ages)
+
+    # the same equation by scipy, from dose to dose
+    y, course = 54.0, [54.0]
+    for month in range(24):
+        drug0 = sum(0.5 * np.exp(-0.077 * 28 * m) for m in range(month + 1))
+
+        def slope(t, y, month=month, drug0=drug0):
+            c = drug0 * np.exp(-0.077 * (t - 28 * month)) / 0.004
+            effect = (6.1 + 41 * np.exp(-0.046 * t)) * c / (2.1 + c)
+            return kout * (equilibrium * (1 + effect) - y)
+
+        y = solve_ivp(slope, (28 * month, 28 * (month + 1)), [y], rtol=1e-9, atol=1e-9).y[0, -1]
+        course.append(y)
+    np.testing.assert_allclose(treated[0], course, atol=1e-4)
+    assert 5 < treated[0, 3] - 54 < 15  # letters gained in the loading phase, as in the trials
+    assert treated[1, 12] > treated[0, 12] > treated[2, 12]
+
+
+def test_visual_acuity_has_the_published_values():
+    model = get_model("visual-acuity")
+    omega = np.array(model.omega)
+    assert omega[1, 1] == pytest.approx(np.log1p(7.3**2))
+    assert omega[1, 3] / np.sqrt(omega[1, 1] * omega[3, 3]) == pytest.approx(-0.89)
+    assert model.typical_values["kout"] == pytest.approx(0.19 / 365.25)
+    assert model.residual.additive == 5.0
 
 
 def test_a_file_without_a_model_is_refused(tmp_path):

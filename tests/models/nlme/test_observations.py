@@ -40,7 +40,7 @@ def test_a_table_gives_the_data_of_its_design(original, table):
     same = PopulationData.of_design(
         original.structural, np.arange(15.0).reshape(5, 3), [0.0, 1.0, 4.0], doses, ids=[3, 5, 4, 9, 1]
     )
-    for name in ("ids", "row_start", "times", "observed", "before", "event_start", "when", "bolus", "rate"):
+    for name in ("ids", "row_start", "times", "observed", "before", "when", "kind", "compartment", "amount"):
         np.testing.assert_array_equal(getattr(data, name), getattr(same, name), err_msg=name)
 
 
@@ -48,6 +48,18 @@ def test_an_observation_above_a_dose_of_the_same_time_does_not_see_it(original, 
     swapped = table.take([0, 1, 2, 4, 3])  # rows of the first subject: dose at 4 after the observation at 4
     assert population_data(original.structural, swapped).before.tolist() == [1, 1, 1]
     assert population_data(original.structural, table.slice(0, 5)).before.tolist() == [1, 1, 2]
+
+
+def test_infusions_further_doses_and_columns_of_no_interest_are_read_as_such(original, table):
+    rate, addl = [0.0] * 25, [0] * 25
+    rate[3], addl[0] = 0.25, 2
+    ii = [0.0] * 25
+    ii[0] = 1.5
+    more = table.append_column("rate", pa.array(rate)).append_column("addl", pa.array(addl))
+    more = more.append_column("ii", pa.array(ii)).append_column("comment", pa.array(["x"] * 25))
+    data = population_data(original.structural, more)
+    assert data.when[:4].tolist() == [0.0, 1.5, 3.0, 4.0]
+    assert data.rate[3] == 0.25
 
 
 def test_observations_marked_as_missing_are_left_out(original, table):
@@ -60,13 +72,13 @@ def test_observations_marked_as_missing_are_left_out(original, table):
 @pytest.mark.parametrize(
     ("column", "row", "value", "said"),
     [
-        ("time", 2, -1.0, "unsorted times.*row 3, subject 3"),
-        ("time", 2, None, "not a finite number.*row 3"),
-        ("evid", 0, 4, "neither 0 .* nor 1.*row 1"),
-        ("amt", 5, -2.0, "negative or missing.*row 6, subject 5"),
-        ("cmt", 3, 3, "no such compartment.*row 4"),
-        ("dv", 4, None, "no dv.*row 5"),
-        ("id", 20, 3, "not together.*id 3"),
+        ("time", 2, -1.0, "unsorted times.*row 3, ID 3"),
+        ("time", 2, None, "TIME.*row 3.*a finite number"),
+        ("evid", 0, 5, "EVID.*row 1.*0, 1, 2, 3 or 4"),
+        ("amt", 5, -2.0, "AMT.*row 6, ID 5.*positive"),
+        ("cmt", 3, 3, "CMT.*row 4.*1 to 2"),
+        ("dv", 4, None, "missing DV.*row 5"),
+        ("id", 20, 3, "not together.*row 21, ID 3"),
     ],
 )
 def test_bad_rows_are_refused_by_number(original, table, column, row, value, said):

@@ -43,7 +43,7 @@ def test_an_undeclared_name_in_the_equations_is_reported():
 def test_a_missing_or_foreign_equation_is_reported():
     from models.nlme.symbolic import trace
 
-    with pytest.raises(ConfigError, match="do not match its states"):
+    with pytest.raises(ConfigError, match="do not match"):
         trace(model(rhs=lambda t, x, p: {"other": -p.k * x.amount}))
 
 

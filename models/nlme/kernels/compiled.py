@@ -1,0 +1,40 @@
+"""How the parts of kernels are compiled, and copies of small arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from numba import njit
+
+Compiled: TypeAlias = Callable[..., Any]
+
+# Parts are called from other compiled functions only: entrances from Python and C would only take time to compile.
+compiled = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+@compiled
+def assign(target, source):  # type: ignore[no-untyped-def]
+    """target ← source, (n,); a loop because array expressions take numba a hundred times as long to compile."""
+    for i in range(target.size):
+        target[i] = source[i]
+
+
+@compiled
+def assign2(target, source):  # type: ignore[no-untyped-def]
+    """target ← source, (n, m)."""
+    for i in range(target.shape[0]):
+        for j in range(target.shape[1]):
+            target[i, j] = source[i, j]
+
+
+@compiled
+def norm(a):  # type: ignore[no-untyped-def]
+    """The largest sum of sizes in a row of a (n, n)."""
+    largest = 0.0
+    for i in range(a.shape[0]):
+        total = 0.0
+        for j in range(a.shape[1]):
+            total += abs(a[i, j])
+        largest = max(largest, total)
+    return largest
