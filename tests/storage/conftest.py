@@ -12,14 +12,17 @@ import pytest
 from core.digest import digest_of
 from core.plan import Shard, ShardPlan
 from storage.card import CITATION, write_card
-from storage.filesystem import FileRecord, Root, file_record, open_root
+from storage.filesystem import FileRecord, Root, clean_temporaries, file_record, open_root
 from storage.images import create_image_arrays, write_image_shard
+from storage.lease import hold_lease
 from storage.manifest import (
     ImageInfo,
     Part,
     RootManifest,
     ShardManifest,
     begin_run,
+    check_same_dataset,
+    finished_shard,
     publish,
     write_shard_manifest,
 )
@@ -30,6 +33,7 @@ LICENCE = "CC-BY-4.0"
 LEVELS = (1.0, 0.0526)
 PLAN = ShardPlan(n_subjects=22, shard_size=8, validation_fraction=0.15, test_fraction=0.3)  # 12 train, 3, 7
 IDENTITY = digest_of("the data set of these tests")
+PARTS = {"image": digest_of("image"), "outcomes": digest_of("pk")}
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Arrays:
 def arrays(plan: ShardPlan = PLAN) -> Arrays:
     rng, n = np.random.default_rng(7), plan.n_subjects
     images = rng.integers(0, 256, (n, SIDE, SIDE), dtype=np.uint8)
-    images[3] = 0
+    images[min(3, n - 1)] = 0
     latents = rng.normal(size=(n, LATENT_DIM)).astype(np.float32)
     eta = latents[:, [4, 0]].astype(np.float64)
     used = {level: eta if level == 1 else rng.normal(size=(n, 2)) for level in LEVELS}
@@ -65,20 +69,52 @@ def write_shard(root: Root, shard: Shard, data: Arrays, plan: ShardPlan = PLAN) 
         outcomes += write_observations(
             root, shard, level, times=TIMES, doses=[Dose(0, 1)], dv=data.dv[level][rows], licence=LICENCE
         )
-    parts = {"image": Part(key=digest_of("image"), files=images), "outcomes": Part(key=digest_of("pk"), files=outcomes)}
+    files = {"image": images, "outcomes": outcomes}
+    parts = {name: Part(key=key, files=files[name]) for name, key in PARTS.items()}
     manifest = ShardManifest(index=shard.index, start=shard.start, stop=shard.stop, parts=parts)
     return write_shard_manifest(root, manifest)
 
 
 def write_dataset(root: Root, plan: ShardPlan = PLAN) -> RootManifest:
     data = arrays(plan)
+    files = begin(root, plan)
+    shards = tuple(write_shard(root, shard, data, plan) for shard in plan)
+    manifest = root_manifest(plan, shards, files)
+    manifest = manifest.model_copy(update={"files": files + write_card(root, manifest)})
+    publish(root, manifest)
+    return manifest
+
+
+def begin(root: Root, plan: ShardPlan) -> tuple[FileRecord, ...]:
     begin_run(root, IDENTITY, {"n_subjects": plan.n_subjects})
     files = create_image_arrays(
         root, n=plan.n_subjects, height=SIDE, width=SIDE, latent_dim=LATENT_DIM, shard_size=plan.shard_size
     )
-    files = (*files, file_record(root, ".run.json"))
-    shards = tuple(write_shard(root, shard, data, plan) for shard in plan)
-    manifest = RootManifest(
+    return (*files, file_record(root, ".run.json"))
+
+
+def resume(root: Root, data: Arrays, plan: ShardPlan) -> list[int]:
+    """What a run does to an output, in the order of the flow, without card and report: the shards it made."""
+    made: list[int] = []
+    with hold_lease(root) as lease:
+        state = check_same_dataset(root, IDENTITY)
+        files = begin(root, plan)
+        clean_temporaries(root)
+        records = []
+        for shard in plan:
+            record = finished_shard(root, shard.index, PARTS)
+            if record is None:
+                made.append(shard.index)
+                record = write_shard(root, shard, data, plan)
+                lease.check()
+            records.append(record)
+        if state != "published" or made:
+            publish(root, root_manifest(plan, tuple(records), files))
+    return made
+
+
+def root_manifest(plan: ShardPlan, shards: tuple[FileRecord, ...], files: tuple[FileRecord, ...]) -> RootManifest:
+    return RootManifest(
         name="tiny",
         date="2026-01-02",
         identity=IDENTITY,
@@ -109,9 +145,6 @@ def write_dataset(root: Root, plan: ShardPlan = PLAN) -> RootManifest:
         licence=LICENCE,
         citation=CITATION,
     )
-    manifest = manifest.model_copy(update={"files": files + write_card(root, manifest)})
-    publish(root, manifest)
-    return manifest
 
 
 @pytest.fixture
