@@ -95,9 +95,26 @@ class VAEConfig(TrainingSection):
 class DiffusionConfig(TrainingSection):
     """The diffusion model: our small residual one, or the original's Stable Diffusion fine-tune."""
 
-    kind: Literal["residual", "stable-diffusion"] = "residual"
+    kind: Literal["residual", "latent", "stable-diffusion"] = "residual"
     image_size: int = Field(64, ge=32, multiple_of=32)
     channels: tuple[Positive, ...] = Field((64, 96), description="UNet levels of the residual model, multiples of 16.")
+    objective: Literal["flow", "velocity"] = Field("flow", description="What the latent model predicts.")
+    autoencoder: str | None = Field(
+        None, description="Of the latent model: folder or hub name of an autoencoder of diffusers; null trains our own."
+    )
+    autoencoder_width: Positive = Field(32, description="Channels of our own autoencoder.")
+    autoencoder_levels: int = Field(3, ge=2, description="Of our own autoencoder: each but the first halves the image.")
+    autoencoder_steps: Positive = 2000
+    autoencoder_learning_rate: float = Field(1e-3, gt=0)
+    encoded_variants: Positive = Field(
+        8, description="Augmented views of each image that are encoded ahead of training in an autoencoder's space."
+    )
+    encoder_weight: float = Field(
+        0.0, ge=0, description="Weight of reading z back, by the frozen VAE encoder, from the image that is predicted."
+    )
+    unet: str | None = Field(
+        None, description="Folder or hub name of a UNet to start from in the place of pretrained's own."
+    )
     pretrained: str = Field(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", description="Folder or hub name of the model that is fine-tuned."
     )

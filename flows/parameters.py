@@ -11,7 +11,7 @@ from core.config import Config
 from core.errors import ConfigError
 from core.presets import load_config
 
-ConfigChoice = Literal["demo", "small", "paper"]
+ConfigChoice = Literal["demo", "scans", "small", "paper"]
 
 
 def resolve(preset: str, config: Config | None, overrides: tuple[str, ...] = ()) -> Config:

@@ -35,6 +35,7 @@ from models.tensors import as_grey_levels, default_device
 from models.vae.network import VAE
 from models.vae.train import build_vae
 
+FROZEN = "frozen/"  # begins the names of weights that are not the denoiser's
 BACKENDS_VERSION = 2  # goes into cache keys: raise it whenever a backend's pixels change for the same weights
 
 
@@ -154,7 +155,10 @@ def diffusion_backend(config: GeneratorConfig, version: ModelVersion | None, dev
     """Load a registered version's diffusion model."""
     trained = _required(version, "diffusion")
     student, light = config.scheduler == "student", config.decoder == "light"
-    weights = trained.tensors(_distilled(trained, "student", "scheduler") if student else "diffusion")
+    weights = trained.tensors("diffusion")
+    if student:  # another denoiser, the same frozen parts
+        frozen = {key: value for key, value in weights.items() if key.startswith(FROZEN)}
+        weights = {**frozen, **trained.tensors(_distilled(trained, "student", "scheduler"))}
     model = assemble_diffusion(trained.metadata, load_vae(trained), weights)
     if light:
         use_light_decoder(model, trained, trained.tensors(_distilled(trained, "light-decoder", "decoder")))
@@ -245,10 +249,18 @@ def assemble_vae(metadata: dict[str, Any], weights: dict[str, Tensor]) -> VAE:
     return vae.eval()
 
 
+def diffusion_weights(model: DiffusionModel) -> dict[str, Tensor]:
+    """What :func:`assemble_diffusion` needs of a model beside its VAE: the denoiser's weights, and the frozen parts."""
+    frozen = {f"{FROZEN}{key}": value for key, value in model.frozen_state().items()}
+    return {**model.denoiser.state_dict(), **frozen}
+
+
 def assemble_diffusion(metadata: dict[str, Any], vae: VAE, weights: dict[str, Tensor]) -> DiffusionModel:
     """A diffusion model of its recorded configuration and weights, on the CPU, in evaluation mode."""
     model = build_diffusion(vae, DiffusionConfig.model_validate(metadata["diffusion"]), 0)
-    model.denoiser.load_state_dict(weights)
+    frozen = {key: value for key, value in weights.items() if key.startswith(FROZEN)}
+    model.denoiser.load_state_dict({key: value for key, value in weights.items() if key not in frozen})
+    model.load_frozen_state({key.removeprefix(FROZEN): value for key, value in frozen.items()})
     if isinstance(model, ResidualDiffusion):
         model.residual_scale = float(metadata["residual_scale"])
     return model.eval()

@@ -90,7 +90,7 @@ def _draw(
 
 def _noise_spread(model: ImageModel, reader: Reader, probe: ProbeConfig, seed: int) -> list[float]:
     """Standard deviation of R² per entry over ``probe.noise_seeds`` draws of the noise, the same latents each time."""
-    n = max(16, probe.n_images // 8)
+    n = max(16, probe.n_images // 12)
     latents, _ = probe_latents(seed, n, model.latent_dim, "spread")
     figures = []
     for repeat in range(probe.noise_seeds):

@@ -22,6 +22,7 @@ from models.backends import (
     VAEImages,
     assemble_diffusion,
     assemble_vae,
+    diffusion_weights,
     find_recoverable_axes,
     needs_diffusion,
 )
@@ -132,7 +133,7 @@ def fit_diffusion(key: str, folder: str, vae: str, prepared: str, config: Config
             _load_vae(vae, config), train, validation, config.diffusion, config.seed,
             Path(folder) / "diffusion.checkpoint", config.compute.device, progress.of_training,
         )  # fmt: skip
-        save_tensors(weights, model.denoiser.state_dict())
+        save_tensors(weights, diffusion_weights(model))
         scale = model.residual_scale if isinstance(model, ResidualDiffusion) else None
         _write_json(figures, {**asdict(trained), "residual_scale": scale})
     return {"weights": str(weights), "sha256": file_sha256(weights), "figures": str(figures)}
@@ -174,7 +175,7 @@ def register_model(
     weights["vae"] = network.state_dict()
     if generator is not None:
         generator.rotate(axes)
-        weights["diffusion"] = generator.denoiser.state_dict()
+        weights["diffusion"] = diffusion_weights(generator)
     ranked = importance(network, config.seed)
     measured = measure_model(
         model, network, images.rows(size, "train"), _held_out(images, size), probe, config.seed, config.compute.device

@@ -17,6 +17,7 @@ class DiffusionModel(nn.Module, ABC):
     working_shape: tuple[int, int, int]
     schedule: dict[str, Any]  # keyword arguments of a diffusers scheduler
     denoiser: nn.Module  # the part that is trained
+    encodes_ahead = False  # whether working tensors depend on the image alone, and may be made before training
 
     @abstractmethod
     def context(self, latents: Tensor) -> Tensor:
@@ -42,6 +43,13 @@ class DiffusionModel(nn.Module, ABC):
         self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, latents: Tensor, context: Tensor
     ) -> Tensor:
         """The prediction that the schedule names, (B, *working_shape), at integer timesteps (B,)."""
+
+    def frozen_state(self) -> dict[str, Tensor]:
+        """What belongs to the model beside denoiser and VAE, and is stored with it."""
+        return {}
+
+    def load_frozen_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what :meth:`frozen_state` gave."""
 
     def for_sampling(self, dtype: torch.dtype, compiled: bool = False) -> None:
         """Make ready to be sampled from, and no longer trained.

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
-from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from models.diffusion.interface import DiffusionModel
+from models.diffusion.solvers import alphas_and_sigmas
+from models.vae.network import VAE
 
 
-def signal_to_noise(scheduler: DDPMScheduler, timesteps: Tensor) -> Tensor:
-    """ᾱ/(1 - ᾱ) at integer timesteps (B,)."""
-    alphas = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
-    return alphas / (1 - alphas)
+@dataclass(frozen=True)
+class NoiseLevels:
+    """α and σ of every timestep, float32 (T,), and what the network predicts: noisy = α·clean + σ·noise."""
+
+    alpha: Tensor
+    sigma: Tensor
+    kind: str
+
+    @classmethod
+    def of(cls, schedule: dict[str, Any]) -> NoiseLevels:
+        """Those of a :attr:`DiffusionModel.schedule`."""
+        alpha, sigma = (torch.from_numpy(values).float() for values in alphas_and_sigmas(schedule))
+        return cls(alpha, sigma, str(schedule["prediction_type"]))
+
+
+@dataclass(frozen=True)
+class EncoderLoss:
+    """Reads z from an image by the frozen encoder; ``share`` (D,), 0 to 1, is how far it can read each entry at all."""
+
+    vae: VAE
+    share: Tensor
+    weight: float
+
+    def squared_error(self, images: Tensor, latents: Tensor) -> Tensor:
+        """Mean squared error over the entries that can be read, (B,), of images (B, 1, S, S) made from z (B, D)."""
+        mean, _ = self.vae.posterior(images)
+        return ((self.vae.standardised(mean) - latents).square() * self.share).sum(1) / self.share.sum()
 
 
 def min_snr_weight(snr: Tensor, prediction_type: str, gamma: float | None) -> Tensor:
@@ -20,47 +47,65 @@ def min_snr_weight(snr: Tensor, prediction_type: str, gamma: float | None) -> Te
 
     Args:
         snr: signal-to-noise ratios, (B,).
-        prediction_type: ``epsilon`` or ``v_prediction``.
+        prediction_type: ``epsilon``, ``v_prediction``, or ``flow_prediction``, for which it is min(snr, γ)/(1 + √snr)².
         gamma: the cap (original: 5); None weighs all timesteps alike.
     """
     if gamma is None:
         return torch.ones_like(snr)
-    return snr.clamp(max=gamma) / (snr + 1 if prediction_type == "v_prediction" else snr)
+    # Each is min(snr, γ) times the squared factor from the prediction's error to that of the clean tensor.
+    scale = {"epsilon": snr, "v_prediction": snr + 1, "flow_prediction": (1 + snr.sqrt()).square()}
+    return snr.clamp(max=gamma) / scale[prediction_type]
 
 
 def diffusion_loss(
     model: DiffusionModel,
     denoiser: nn.Module,
-    scheduler: DDPMScheduler,
+    levels: NoiseLevels,
     working: Tensor,
     latents: Tensor,
     generator: torch.Generator,
     *,
     min_snr_gamma: float | None,
     noise_offset: float = 0.0,
-) -> Tensor:
-    """Weighted mean squared error of the prediction at random timesteps, a scalar.
+    encoder_loss: EncoderLoss | None = None,
+) -> dict[str, Tensor]:
+    """Weighted mean squared error of the prediction at random timesteps.
 
     Args:
         model: gives context and the call convention.
         denoiser: the network in training (possibly wrapped by accelerate).
-        scheduler: the noise schedule trained on.
+        levels: the noise schedule trained on.
         working: clean working tensors, (B, C, h, w).
         latents: conditioning vectors, (B, D).
         generator: on the CPU; source of timesteps and noise.
         min_snr_gamma: see :func:`min_snr_weight`.
         noise_offset: standard deviation of a draw added to all pixels of a channel alike (original: 0.1).
+        encoder_loss: reads z back from the predicted clean image.
+
+    Returns:
+        ``loss``, a scalar to minimise, and with ``encoder_loss`` its part ``reading``.
     """
-    timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (len(working),), generator=generator)
+    timesteps = torch.randint(0, len(levels.alpha), (len(working),), generator=generator)
     noise = torch.randn(working.shape, generator=generator)
     if noise_offset:
         noise = noise + noise_offset * torch.randn((*working.shape[:2], 1, 1), generator=generator)
     timesteps, noise = timesteps.to(working.device), noise.to(working.device)
-    noisy = scheduler.add_noise(working, noise, timesteps)
-    kind = scheduler.config.prediction_type
-    target = scheduler.get_velocity(working, noise, timesteps) if kind == "v_prediction" else noise
+    alpha, sigma = (level.to(working.device)[timesteps] for level in (levels.alpha, levels.sigma))
+    a, s = alpha[:, None, None, None], sigma[:, None, None, None]
+    noisy = a * working + s * noise
+    target = {"epsilon": noise, "v_prediction": a * noise - s * working, "flow_prediction": noise - working}[
+        levels.kind
+    ]
     with torch.no_grad():
         context = model.context(latents)
-    predicted = model.denoise(denoiser, noisy, timesteps, latents, context)
-    weight = min_snr_weight(signal_to_noise(scheduler, timesteps), kind, min_snr_gamma)
-    return (weight * (predicted.float() - target.float()).square().mean((1, 2, 3))).mean()
+    predicted = model.denoise(denoiser, noisy, timesteps, latents, context).float()
+    weight = min_snr_weight((alpha / sigma).square(), levels.kind, min_snr_gamma)
+    loss = (weight * (predicted - target.float()).square().mean((1, 2, 3))).mean()
+    if encoder_loss is None:
+        return {"loss": loss}
+    clean = {"epsilon": (noisy - s * predicted) / a, "v_prediction": a * noisy - s * predicted}.get(
+        levels.kind, noisy - s * predicted
+    )
+    # Where little is left of the image the clean tensor is a blurred guess: there z need not be in it.
+    reading = (alpha.square() * encoder_loss.squared_error(model.to_images(clean, latents), latents)).mean()
+    return {"loss": loss + encoder_loss.weight * reading, "reading": reading}

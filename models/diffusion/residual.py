@@ -9,10 +9,10 @@ on, and all capacity goes into texture. z also enters every block by adaptive gr
 from __future__ import annotations
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 
+from models.diffusion.adagn import adagn_unet, rotate_adagn
 from models.diffusion.interface import DiffusionModel
 from models.vae.network import VAE
 
@@ -40,23 +40,13 @@ class ResidualDiffusion(DiffusionModel):
             "prediction_type": "v_prediction",  # Salimans & Ho 2022: stable targets at every noise level
         }
         self.working_shape = (PATCH**2, image_size // PATCH, image_size // PATCH)
-        unet = UNet2DConditionModel(
-            sample_size=image_size // PATCH,
-            in_channels=2 * PATCH**2,
-            out_channels=PATCH**2,
-            block_out_channels=channels,
-            down_block_types=("DownBlock2D",) * len(channels),
-            up_block_types=("UpBlock2D",) * len(channels),
-            mid_block_type="UNetMidBlock2D",
-            layers_per_block=1,
-            norm_num_groups=16,
-            class_embed_type="projection",
-            projection_class_embeddings_input_dim=vae.latent_dim,
-            resnet_time_scale_shift="scale_shift",
-            attention_head_dim=32,
+        unet = adagn_unet(
+            inputs=2 * PATCH**2,
+            outputs=PATCH**2,
+            side=image_size // PATCH,
+            channels=channels,
+            latent_dim=vae.latent_dim,
         )
-        nn.init.zeros_(unet.conv_out.weight)
-        nn.init.zeros_(unet.conv_out.bias)
         self.denoiser = unet
 
     def context(self, latents: Tensor) -> Tensor:
@@ -78,11 +68,9 @@ class ResidualDiffusion(DiffusionModel):
         """Inverse of :meth:`to_working`, clamped to 0 to 1."""
         return (self.outline(latents) + pixel_shuffle(working, PATCH) * self.residual_scale).clamp(0, 1)
 
-    @torch.no_grad()
     def rotate(self, axes: Tensor) -> None:
-        """See :class:`DiffusionModel`: z enters by the decoder, which is the VAE's, and by this one linear layer."""
-        weight = self.denoiser.get_parameter("class_embedding.linear_1.weight")
-        weight.copy_(weight @ axes.to(weight))
+        """See :class:`DiffusionModel`: z enters by the decoder, which is the VAE's, and by one linear layer."""
+        rotate_adagn(self.denoiser, axes)
 
     def denoise(
         self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, latents: Tensor, context: Tensor

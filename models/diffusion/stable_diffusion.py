@@ -23,21 +23,25 @@ class StableDiffusion(DiffusionModel):
         pretrained: local folder or hub name in diffusers' layout (``unet``, ``vae``, ``scheduler``), as safetensors.
         latent_dim: length D of z, at most the UNet's cross-attention width (768).
         image_size: side of the images in pixels, a multiple of the autoencoder's factor (8).
+        unet: folder or hub name of another UNet to start from, such as the one the original's authors published; it
+            lies there itself or in ``unet``.
 
     Raises:
         ModelError: the weights cannot be loaded or do not fit.
     """
 
-    def __init__(self, pretrained: str, latent_dim: int, image_size: int) -> None:
+    encodes_ahead = True
+
+    def __init__(self, pretrained: str, latent_dim: int, image_size: int, unet: str | None = None) -> None:
         super().__init__()
         try:
-            unet = UNet2DConditionModel.from_pretrained(pretrained, subfolder="unet", use_safetensors=True)
+            network = _load_unet(unet or pretrained)
             self.autoencoder = AutoencoderKL.from_pretrained(pretrained, subfolder="vae", use_safetensors=True)
             scheduler = DDPMScheduler.from_pretrained(pretrained, subfolder="scheduler")
         except (OSError, ValueError) as error:
             raise ModelError(
                 "cannot load the pretrained diffusion model",
-                where=pretrained,
+                where=f"{pretrained}{f', {unet}' if unet else ''}",
                 expected="a folder or hub name with unet, vae and scheduler as safetensors",
                 got=str(error).splitlines()[0],
                 do="set diffusion.pretrained to a local copy, or use diffusion.kind=residual",
@@ -45,8 +49,8 @@ class StableDiffusion(DiffusionModel):
         self.autoencoder.eval().requires_grad_(False)
         self.constants: CrossAttentionConstants | None = None
         self.light: nn.Module | None = None  # takes the place of the autoencoder's decoder
-        self.denoiser = unet
-        self.context_width = int(unet.config.cross_attention_dim)
+        self.denoiser = network
+        self.context_width = int(network.config.cross_attention_dim)
         if latent_dim > self.context_width:
             raise ModelError(
                 "the latent vector is longer than the UNet's tokens", expected=f"≤ {self.context_width}", got=latent_dim
@@ -54,7 +58,7 @@ class StableDiffusion(DiffusionModel):
         factor = 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
         self.image_size, self.latent_dim = image_size, latent_dim
         side = image_size // factor
-        self.working_shape = (int(unet.config.in_channels), side, side)
+        self.working_shape = (int(network.config.in_channels), side, side)
         keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type", "steps_offset")
         self.schedule = {key: scheduler.config[key] for key in keys if key in scheduler.config}
 
@@ -106,3 +110,14 @@ class StableDiffusion(DiffusionModel):
         self.denoiser.train(mode)
         self.training = mode
         return self
+
+
+def _load_unet(place: str) -> UNet2DConditionModel:
+    """A UNet in the subfolder ``unet`` of a folder or hub repository, or in that itself."""
+    try:
+        return UNet2DConditionModel.from_pretrained(place, subfolder="unet", use_safetensors=True)
+    except (OSError, ValueError) as error:
+        try:
+            return UNet2DConditionModel.from_pretrained(place, use_safetensors=True)
+        except (OSError, ValueError):
+            raise error from None

@@ -4,35 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from core.config import DiffusionConfig
 from core.random import stream_key
+from models.diffusion.codec import ImageCodec, build_codec, train_codec
+from models.diffusion.encoded import encode_ahead
 from models.diffusion.interface import DiffusionModel
-from models.diffusion.loss import diffusion_loss
+from models.diffusion.latent import LatentDiffusion
+from models.diffusion.loss import EncoderLoss, NoiseLevels, diffusion_loss
 from models.diffusion.residual import ResidualDiffusion
+from models.diffusion.sampler import sample
 from models.diffusion.stable_diffusion import StableDiffusion
 from models.tensors import ImageRows, default_device, to_unit
 from models.training import History, LoopSettings, TrainingProgress, batch_indices, step_generator, train
 from models.vae.augment import augment, centre
+from models.vae.importance import importance
 from models.vae.network import VAE
 
 SCALE_IMAGES = 512  # images that the residual's scale is measured on
 VALIDATION_IMAGES = 256
+RECONSTRUCTED_IMAGES, RECONSTRUCTION_STEPS = 16, 10  # held-out scans made anew, and solver steps for each
 
 
 @dataclass(frozen=True)
 class DiffusionFigures:
-    """What training left; ``validation_loss`` is the training loss on other patients with fixed noise."""
+    """What training left, measured on images of other patients.
+
+    ``validation_loss``: the training loss with fixed noise. ``pixel_mse``, ``working_mse``: images made from what the
+    VAE's encoder reads in a scan, against the scan (grey 0 to 1), and the same before decoding. ``codec_mse``:
+    reconstruction by the autoencoder of a latent model.
+    """
 
     history: History
     validation_loss: float
+    pixel_mse: float | None
+    working_mse: float | None
+    codec_history: History | None = None
+    codec_mse: float | None = None
 
 
 def train_diffusion(
@@ -56,7 +72,7 @@ def train_diffusion(
         validation: images of other patients.
         config: architecture, objective and length.
         seed: of initial weights, order, augmentation and noise.
-        checkpoint: file to resume from and save to.
+        checkpoint: file to resume from and save to; an autoencoder and what is encoded ahead lie beside it.
         device: where the frozen parts go; accelerate places the trained one.
         report: told of progress.
 
@@ -65,31 +81,54 @@ def train_diffusion(
     """
     where = default_device(device)
     vae = vae.to(where).eval()
-    model = build_diffusion(vae, config, seed)
+    codec, codec_history, codec_mse = None, None, None
+    if config.kind == "latent":
+        codec, codec_history, codec_mse = train_codec(
+            images, validation, config, seed, checkpoint.with_name(f"{checkpoint.name}.codec"), device, report
+        )
+        codec.to(where)
+    model = build_diffusion(vae, config, seed, codec)
+    model.to(where)
     if isinstance(model, ResidualDiffusion):
         model.residual_scale = measure_residual_scale(vae, images, config.image_size, seed)
-    model.to(where)
-    scheduler = DDPMScheduler(**model.schedule)
-
-    def batch_loss(denoiser: nn.Module, batch: Tensor, generator: torch.Generator, augmented: bool = True) -> Tensor:
-        batch = augment(batch, generator) if augmented else centre(batch)
-        with torch.no_grad():
-            latents = posterior_sample(vae, batch, generator)
-            working = model.to_working(batch, latents)
-        return diffusion_loss(
-            model,
-            denoiser,
-            scheduler,
-            working,
-            latents,
-            generator,
-            min_snr_gamma=config.min_snr_gamma,
-            noise_offset=config.noise_offset,
-        )
+    elif isinstance(model, LatentDiffusion):
+        model.standardise(centre(to_unit(_some(images, SCALE_IMAGES), where)))
+    levels = NoiseLevels.of(model.schedule)
+    encoded = None
+    if model.encodes_ahead:
+        place = checkpoint.with_name(f"{checkpoint.name}.encoded")
+        encoded = encode_ahead(model, vae, images, config.encoded_variants, seed, place)
+    objective = partial(
+        diffusion_loss,
+        model,
+        levels=levels,
+        min_snr_gamma=config.min_snr_gamma,
+        noise_offset=config.noise_offset,
+        encoder_loss=_encoder_loss(vae, config.encoder_weight, seed) if config.encoder_weight else None,
+    )
 
     def loss(denoiser: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
-        chosen = images[batch_indices(len(images), config.batch_size, seed, "diffusion", step)]
-        return {"loss": batch_loss(denoiser, to_unit(chosen, device), step_generator(seed, "diffusion", step))}
+        draws, rows = step_generator(seed, "diffusion", step), len(images if encoded is None else encoded)
+        chosen = batch_indices(rows, config.batch_size, seed, "diffusion", step)
+        with torch.no_grad():
+            if encoded is None:
+                batch = augment(to_unit(images[chosen], device), draws)
+                latents = posterior_sample(vae, batch, draws)
+                working = model.to_working(batch, latents)
+            else:
+                working, latents = encoded.batch(chosen, vae, draws, device)
+        return objective(denoiser=denoiser, working=working, latents=latents, generator=draws)
+
+    @torch.no_grad()
+    def validation_loss(denoiser: nn.Module) -> float:
+        losses = []
+        for index, rows in enumerate(np.array_split(_some(validation, VALIDATION_IMAGES), 8)):
+            if len(rows):
+                batch, draws = centre(to_unit(rows, where)), step_generator(seed, "diffusion-validation", index)
+                latents = posterior_sample(vae, batch, draws)
+                working = model.to_working(batch, latents)
+                losses.append(objective(denoiser=denoiser, working=working, latents=latents, generator=draws)["loss"])
+        return float(torch.stack(losses).mean()) if losses else float("nan")
 
     settings = LoopSettings(
         steps=config.steps,
@@ -100,41 +139,83 @@ def train_diffusion(
         gradient_accumulation=config.gradient_accumulation,
         cosine_decay=config.learning_rate_decay == "cosine",
         device=device,
+        validate_every=config.validate_every,
+        patience=config.patience,
     )
-    model.denoiser, history = train("diffusion", model.denoiser, loss, settings, checkpoint, report)
-    with torch.no_grad():
-        losses = [
-            batch_loss(
-                model.denoiser, to_unit(batch, where), step_generator(seed, "diffusion-validation", index), False
-            )
-            for index, batch in enumerate(np.array_split(validation[slice(VALIDATION_IMAGES)], 8))
-            if len(batch)
-        ]
-    return model, DiffusionFigures(history, float(torch.stack(losses).mean()) if losses else float("nan"))
+    watched = validation_loss if len(validation) else None
+    model.denoiser, history = train("diffusion", model.denoiser, loss, settings, checkpoint, report, watched)
+    pixel_mse, working_mse = reconstruction_errors(model, vae, _some(validation, RECONSTRUCTED_IMAGES), where)
+    figures = DiffusionFigures(
+        history, validation_loss(model.denoiser), pixel_mse, working_mse, codec_history, codec_mse
+    )
+    return model, figures
 
 
-def build_diffusion(vae: VAE, config: DiffusionConfig, seed: int) -> DiffusionModel:
-    """The configured model around a VAE, with initial weights that depend on the seed alone (or pretrained ones)."""
+@torch.no_grad()
+def reconstruction_errors(
+    model: DiffusionModel, vae: VAE, images: NDArray[np.uint8], device: torch.device
+) -> tuple[float | None, float | None]:
+    """Mean squared errors, of pixels and of working tensors, of scans made anew from what the encoder reads in them.
+
+    Args:
+        model, vae: trained.
+        images: uint8 (n, S, S).
+        device: of both.
+
+    Returns:
+        None for no images.
+    """
+    if not len(images):
+        return None, None
+    view = centre(to_unit(images, device))
+    mean, _ = vae.posterior(view)
+    latents = vae.standardised(mean)
+    made = sample(model, latents, np.arange(len(images)), scheduler="ddim", steps=RECONSTRUCTION_STEPS)
+    again = to_unit(made, device)
+    apart = model.to_working(again, latents) - model.to_working(view, latents)
+    return float((again - view).square().mean()), float(apart.square().mean())
+
+
+def build_diffusion(vae: VAE, config: DiffusionConfig, seed: int, codec: ImageCodec | None = None) -> DiffusionModel:
+    """The configured model around a VAE, with initial weights that depend on the seed alone (or pretrained ones).
+
+    Args:
+        vae: conditions the model.
+        config: which, and how large.
+        seed: of the weights.
+        codec: the autoencoder of a latent model; without one an untrained one of the right form, to load weights into.
+    """
     if config.kind == "stable-diffusion":
-        return StableDiffusion(config.pretrained, vae.latent_dim, config.image_size)
+        return StableDiffusion(config.pretrained, vae.latent_dim, config.image_size, config.unet)
+    if config.kind == "latent" and codec is None:
+        codec = build_codec(config, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_key(seed, "diffusion-weights") >> 1)
+        if codec is not None:
+            return LatentDiffusion(vae, codec, config.image_size, config.channels, config.objective)
         return ResidualDiffusion(vae, config.image_size, config.channels)
+
+
+def _encoder_loss(vae: VAE, weight: float, seed: int) -> EncoderLoss:
+    """How far the encoder can read each entry from the VAE's own image is how much the entry counts."""
+    read = torch.tensor(importance(vae, seed).reading_error, device=vae.shift.device)
+    return EncoderLoss(vae, (1 - read).clamp(min=0), weight)
+
+
+def _some(images: ImageRows, count: int) -> NDArray[np.uint8]:
+    """At most ``count`` images, spread evenly."""
+    return images[np.linspace(0, len(images) - 1, min(len(images), count)).astype(int)]
 
 
 def posterior_sample(vae: VAE, images: Tensor, generator: torch.Generator) -> Tensor:
     """Standardised latents (B, D) drawn from the posterior of images (B, 1, S, S) of any size."""
-    if images.shape[-1] != vae.image_size:
-        images = interpolate(images, (vae.image_size, vae.image_size), mode="bilinear", antialias=True)
-    noise = torch.randn(len(images), vae.latent_dim, generator=generator).to(images.device)
-    return vae.encode(images, noise)
+    return vae.encode(images, torch.randn(len(images), vae.latent_dim, generator=generator).to(images.device))
 
 
 @torch.no_grad()
 def measure_residual_scale(vae: VAE, images: ImageRows, image_size: int, seed: int) -> float:
     """Standard deviation of x - decode(z) over training images, in units of grey 0 to 1."""
-    chosen = images[np.linspace(0, len(images) - 1, min(len(images), SCALE_IMAGES)).astype(int)]
-    view = centre(to_unit(chosen, next(vae.parameters()).device))
+    view = centre(to_unit(_some(images, SCALE_IMAGES), next(vae.parameters()).device))
     outline = vae.decode(posterior_sample(vae, view, step_generator(seed, "residual-scale", 0)))
     outline = interpolate(outline, (image_size, image_size), mode="bilinear", antialias=True)
     return float((view - outline).std())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 from transformers import ResNetConfig, ResNetModel
 
 from core.errors import ModelError
@@ -101,8 +102,17 @@ class VAE(nn.Module):
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """Standardised latents (B, D) of images (B, 1, H, W): the posterior mean, or a sample when given noise."""
-        mean, log_variance = self.encoder(images)
-        raw = mean if noise is None else mean + noise * (0.5 * log_variance).exp()
+        mean, log_variance = self.posterior(images)
+        return self.standardised(mean if noise is None else mean + noise * (0.5 * log_variance).exp())
+
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw posterior mean and log-variance, (B, D) each, of images (B, 1, H, W) of any size, values 0 to 1."""
+        if images.shape[-1] != self.image_size:
+            images = interpolate(images, (self.image_size, self.image_size), mode="bilinear", antialias=True)
+        return self.encoder(images)
+
+    def standardised(self, raw: Tensor) -> Tensor:
+        """Standardised latents (B, D) of raw ones."""
         return torch.linalg.solve(self.transform, (raw - self.shift).T).T
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def test_the_main_deployment_runs_through_a_worker(service: Service, tmp_path: P
     form = deployed["generate-dataset"]["parameter_openapi_schema"]
     assert all(parameter["description"] for parameter in form["properties"].values())
     assert form["definitions"]["Config"]["properties"]["dataset"]
-    assert form["properties"]["preset"]["enum"] == ["demo", "small", "paper"]
+    assert form["properties"]["preset"]["enum"] == ["demo", "scans", "small", "paper"]
 
     service.start("worker")
     parameters = {"output": str(output), "workspace": str(tmp_path / "work"), "config": CONFIG}

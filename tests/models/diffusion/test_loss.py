@@ -6,13 +6,15 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from models.diffusion.interface import DiffusionModel
-from models.diffusion.loss import diffusion_loss, min_snr_weight, signal_to_noise
+from models.diffusion.loss import EncoderLoss, NoiseLevels, diffusion_loss, min_snr_weight
+from models.vae.network import VAE
 
-STEPS = torch.arange(1000)
+KINDS = ["epsilon", "v_prediction", "flow_prediction"]
 
 
-def scheduler(kind: str = "v_prediction") -> DDPMScheduler:
-    return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=kind)
+def levels(kind: str = "v_prediction") -> NoiseLevels:
+    schedule = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": kind}
+    return NoiseLevels.of(schedule)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -24,7 +26,7 @@ class Oracle(DiffusionModel):
 
     def __init__(self, kind: str, working: Tensor, error: float) -> None:
         super().__init__()
-        self.scheduler, self.clean, self.error = scheduler(kind), working, error
+        self.levels, self.clean, self.error = levels(kind), working, error
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def context(self, latents: Tensor) -> Tensor:
@@ -38,20 +40,31 @@ class Oracle(DiffusionModel):
     ) -> Tensor:
         assert torch.equal(context, latents + 1)
         self.seen.append((noisy, timesteps))
-        alpha = self.scheduler.alphas_cumprod[timesteps].reshape(-1, 1, 1, 1)
-        noise = (noisy - alpha.sqrt() * self.clean) / (1 - alpha).sqrt()
-        velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * self.clean
-        return (noise if self.scheduler.config.prediction_type == "epsilon" else velocity) + self.error
+        alpha, sigma = (level[timesteps].reshape(-1, 1, 1, 1) for level in (self.levels.alpha, self.levels.sigma))
+        noise = (noisy - alpha * self.clean) / sigma
+        truth = {
+            "epsilon": noise,
+            "v_prediction": alpha * noise - sigma * self.clean,
+            "flow_prediction": noise - self.clean,
+        }
+        return truth[self.levels.kind] + self.error
 
     to_working = to_images = None  # type: ignore[assignment]
 
 
-def test_the_signal_to_noise_ratio_falls_and_is_the_schedules() -> None:
-    snr = signal_to_noise(scheduler(), STEPS)
-    assert (snr.diff() < 0).all()
-    betas = scheduler().betas.double()
-    alphas = (1 - betas).cumprod(0)
-    torch.testing.assert_close(snr.double(), alphas / (1 - alphas), rtol=1e-3, atol=1e-8)  # float32 products of 1000
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_noise_levels_are_those_of_diffusers(kind: str) -> None:
+    own, scheduler = levels(kind), DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=kind)
+    clean, noise, t = torch.randn(9, 2, 4, 4), torch.randn(9, 2, 4, 4), torch.arange(9) * 120
+    a, s = (level[t].reshape(-1, 1, 1, 1) for level in (own.alpha, own.sigma))
+    torch.testing.assert_close(a * clean + s * noise, scheduler.add_noise(clean, noise, t), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(a * noise - s * clean, scheduler.get_velocity(clean, noise, t), atol=1e-5, rtol=1e-5)
+
+
+def test_a_flow_goes_straight() -> None:
+    own = levels("flow_prediction")
+    torch.testing.assert_close(own.alpha + own.sigma, torch.ones(1000))
+    assert own.sigma[-1] == 1
 
 
 def test_weights_of_noise_predictions_are_capped_at_gamma() -> None:
@@ -64,38 +77,53 @@ def test_weights_of_velocity_predictions_have_one_more_in_the_denominator() -> N
     torch.testing.assert_close(min_snr_weight(snr, "v_prediction", 4.0), torch.tensor([0.2, 0.5, 0.8, 0.4]))
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_every_prediction_weighs_errors_of_the_clean_tensor_alike() -> None:
+    """An error e of the clean tensor is e·α/σ of noise and e/σ of a velocity or a flow: min(snr, γ)·e² once weighed."""
+    for kind in KINDS:
+        own = levels(kind)
+        kept = slice(1, 999)  # σ or α is 0, or nearly, at the ends
+        alpha, sigma = own.alpha[kept].double(), own.sigma[kept].double()
+        snr = (alpha / sigma).square()
+        factor = alpha / sigma if kind == "epsilon" else 1 / sigma
+        torch.testing.assert_close(
+            min_snr_weight(snr, kind, 5.0) * factor.square(), snr.clamp(max=5.0), rtol=1e-4, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_without_gamma_all_timesteps_weigh_alike(kind: str) -> None:
-    assert torch.equal(min_snr_weight(signal_to_noise(scheduler(), STEPS), kind, None), torch.ones(1000))
+    snr = torch.logspace(-3, 3, 20)
+    assert torch.equal(min_snr_weight(snr, kind, None), torch.ones(20))
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("gamma", [None, 5.0])
 def test_the_loss_of_a_prediction_is_its_weighted_squared_error(kind: str, gamma: float | None) -> None:
     """0.5 off everywhere: 0.25 times the mean weight of the timesteps drawn; float32, and noise solved for."""
     working, latents = torch.randn(64, 2, 4, 4), torch.randn(64, 3)
     oracle = Oracle(kind, working, 0.5)
     options = {"min_snr_gamma": gamma, "noise_offset": 0.1}
-    loss = diffusion_loss(oracle, nn.Identity(), oracle.scheduler, working, latents, generator(), **options)  # type: ignore[arg-type]
+    loss = diffusion_loss(oracle, nn.Identity(), oracle.levels, working, latents, generator(), **options)  # type: ignore[arg-type]
     timesteps = oracle.seen[0][1]
-    weight = min_snr_weight(signal_to_noise(oracle.scheduler, timesteps), kind, gamma)
-    assert loss.item() == pytest.approx(0.25 * weight.mean().item(), rel=1e-3)
+    snr = (oracle.levels.alpha / oracle.levels.sigma)[timesteps].square()
+    weight = min_snr_weight(snr, kind, gamma)
+    assert loss["loss"].item() == pytest.approx(0.25 * weight.mean().item(), rel=1e-3)
     perfect = Oracle(kind, working, 0.0)
-    zero = diffusion_loss(perfect, nn.Identity(), perfect.scheduler, working, latents, generator(), **options)  # type: ignore[arg-type]
-    assert zero.item() == pytest.approx(0, abs=1e-6)
+    zero = diffusion_loss(perfect, nn.Identity(), perfect.levels, working, latents, generator(), **options)  # type: ignore[arg-type]
+    assert zero["loss"].item() == pytest.approx(0, abs=1e-6)
 
 
 def test_timesteps_cover_the_schedule_and_noise_has_the_asked_for_offset() -> None:
     """Of nothing but noise: variance 1 + 0.5² per pixel, 1/16 + 0.5² of a channel's mean; 8,000 channels, ± 0.02."""
     oracle = Oracle("epsilon", torch.zeros(4000, 2, 4, 4), 0.0)
     diffusion_loss(
-        oracle, nn.Identity(), oracle.scheduler, oracle.clean, torch.zeros(4000, 1), generator(), min_snr_gamma=None,
+        oracle, nn.Identity(), oracle.levels, oracle.clean, torch.zeros(4000, 1), generator(), min_snr_gamma=None,
         noise_offset=0.5,
     )  # fmt: skip
     noisy, timesteps = oracle.seen[0]
     assert timesteps.min() < 10
     assert timesteps.max() > 989
-    noise = noisy / (1 - oracle.scheduler.alphas_cumprod[timesteps]).sqrt().reshape(-1, 1, 1, 1)
+    noise = noisy / oracle.levels.sigma[timesteps].reshape(-1, 1, 1, 1)
     assert noise.var().item() == pytest.approx(1.25, abs=0.02)
     assert noise.mean((2, 3)).var().item() == pytest.approx(1 / 16 + 0.25, abs=0.02)
 
@@ -103,9 +131,38 @@ def test_timesteps_cover_the_schedule_and_noise_has_the_asked_for_offset() -> No
 def test_the_generator_decides() -> None:
     oracle = Oracle("epsilon", torch.randn(4, 2, 4, 4), 0.5)
     losses = [
-        diffusion_loss(oracle, nn.Identity(), oracle.scheduler, oracle.clean, torch.zeros(4, 1), generator(seed),
-                       min_snr_gamma=5.0).item()
+        diffusion_loss(oracle, nn.Identity(), oracle.levels, oracle.clean, torch.zeros(4, 1), generator(seed),
+                       min_snr_gamma=5.0)["loss"].item()
         for seed in (1, 1, 2)
     ]  # fmt: skip
     assert losses[0] == losses[1]
     assert not torch.equal(oracle.seen[0][0], oracle.seen[2][0])
+
+
+class Mirror(Oracle):
+    """Whose clean tensor is the image, and whose predictions are right up to ``error``."""
+
+    def to_images(self, working: Tensor, latents: Tensor) -> Tensor:
+        return working
+
+    def context(self, latents: Tensor) -> Tensor:
+        return latents + 1
+
+
+def test_the_encoders_loss_reads_z_from_the_clean_image_that_was_predicted() -> None:
+    torch.manual_seed(0)
+    vae = VAE(32, 3, 1 / 64).eval().requires_grad_(False)
+    images = torch.rand(6, 1, 32, 32)
+    read = vae.encode(images)
+    reading = EncoderLoss(vae, torch.tensor([1.0, 0.5, 0.0]), 0.25)
+    off = read + torch.tensor([0.0, 1.0, 7.0])  # the third cannot be read and does not count
+    torch.testing.assert_close(reading.squared_error(images, off), torch.full((6,), 0.5 / 1.5))
+    for kind in KINDS:
+        perfect = Mirror(kind, images, 0.0)
+        options = {"min_snr_gamma": None, "encoder_loss": reading}
+        right = diffusion_loss(perfect, nn.Identity(), perfect.levels, images, read, generator(3), **options)  # type: ignore[arg-type]
+        wrong = diffusion_loss(perfect, nn.Identity(), perfect.levels, images, off, generator(3), **options)  # type: ignore[arg-type]
+        kept = perfect.levels.alpha[perfect.seen[0][1]].square().mean()
+        assert right["reading"].item() == pytest.approx(0, abs=1e-4)
+        assert wrong["reading"].item() == pytest.approx((kept * 0.5 / 1.5).item(), rel=0.02)
+        assert wrong["loss"].item() == pytest.approx(0.25 * wrong["reading"].item(), rel=0.02, abs=1e-5)

@@ -144,3 +144,13 @@ def test_ready_for_sampling_it_draws_the_same_images(pretrained: Path, dtype: to
     after = sample(model, torch.from_numpy(z), seeds, scheduler="ddim", steps=3).astype(int)
     assert np.abs(after - before).max() <= apart
     assert np.ptp(before) > 2 * apart
+
+
+def test_a_published_unet_is_taken_from_a_folder_of_its_own(pretrained: Path, tmp_path: Path) -> None:
+    """As the original's authors published theirs: the UNet alone, in diffusers' layout."""
+    shutil.copytree(pretrained / "unet", tmp_path / "published")
+    other = StableDiffusion(str(pretrained), 5, 32, unet=str(tmp_path / "published")).eval()
+    own = StableDiffusion(str(pretrained), 5, 32).eval()
+    assert all(torch.equal(a, b) for a, b in zip(own.denoiser.parameters(), other.denoiser.parameters(), strict=True))
+    with pytest.raises(ModelError, match=r"cannot load the pretrained diffusion model .*none"):
+        StableDiffusion(str(pretrained), 5, 32, unet=str(tmp_path / "none"))
