@@ -7,6 +7,7 @@ from typing import Any
 from prefect import flow
 
 from tasks.population import FitSpec, Method, fit_population
+from tasks.population_bayes import report_draws, sample_population
 from tasks.population_report import report_fit
 
 
@@ -29,19 +30,21 @@ def fit_table(
 ) -> dict[str, Any]:
     """Fit, keep the results, write a report; a fit that is there already is not made again.
 
+    Full Bayes keeps draws (posterior.nc) in the place of fit.nc and ebes.parquet.
+
     Args:
         table: CSV or Parquet file in NM-TRAN's columns, or the address of a published data set.
         model: Name of the population model; its values are the start.
         output: Folder for fit.nc, ebes.parquet, fit.json and report.html.
-        method: fo, foce, focei, laplace, or imp (maximum likelihood by importance sampling).
+        method: fo, foce, focei, laplace, imp (maximum likelihood by importance sampling) or nuts (full Bayes).
         level: Association level of a published data set.
         split: Split of a published data set; all without one.
         subjects: Fit only the first so many; empirical Bayes estimates are made for all.
         start: Start values over the model's, such as imax 1.1, omega 0.2, additive 0.1.
         fixed: Parameters to hold at their start; omega and residual hold those.
         diagonal: Hold the covariances of the random effects at 0.
-        draws: Per subject, for imp.
-        seed: Of imp and simulated diagnostics.
+        draws: Per subject for imp, per chain for nuts.
+        seed: Of imp, nuts and simulated diagnostics.
         model_file: Python file that registers the model.
         workers: Threads; the result does not depend on it.
 
@@ -52,6 +55,10 @@ def fit_table(
         table=table, model=model, model_file=model_file, method=method, level=level, split=split, subjects=subjects,
         omega="diagonal" if diagonal else "full", fixed=fixed, start=start or {}, draws=draws, seed=seed,
     )  # fmt: skip
-    summary = fit_population(spec, output, workers)
-    report_fit(spec, output)
+    if method == "nuts":
+        summary = sample_population(spec, output)
+        report_draws(spec, output)
+    else:
+        summary = fit_population(spec, output, workers)
+        report_fit(spec, output)
     return summary

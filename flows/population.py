@@ -48,20 +48,20 @@ def fit(
     table: Annotated[str, typer.Argument(help="CSV or Parquet table, or the address of a published data set.")],
     output: Annotated[Path, typer.Option(help="Folder for results and report.")],
     model: Model = "depot-central-mm",
-    method: Annotated[str, typer.Option(help="fo, foce, focei, laplace or imp.")] = "focei",
+    method: Annotated[str, typer.Option(help="fo, foce, focei, laplace, imp or nuts.")] = "focei",
     level: Annotated[float | None, typer.Option(help="Association level of a published data set.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a published data set; all without one.")] = None,
     subjects: Annotated[int | None, typer.Option(min=1, help="Fit only the first so many; EBEs are for all.")] = None,
     start: Annotated[list[str] | None, typer.Option(help="Start value, e.g. imax=1.1, omega=0.2.")] = None,
     fixed: Annotated[list[str] | None, typer.Option(help="Parameter to hold; omega and residual hold those.")] = None,
     diagonal: Annotated[bool, typer.Option("--diagonal", help="No covariances of random effects.")] = False,
-    draws: Annotated[int, typer.Option(min=50, help="Per subject, for imp.")] = 300,
+    draws: Annotated[int, typer.Option(min=50, help="Per subject for imp, per chain for nuts.")] = 300,
     seed: Seed = 1,
     model_file: ModelFile = None,
     workers: Workers = 2,
 ) -> None:
     """Fit a population model to a table, keep the results and write a report."""
-    methods = ("fo", "foce", "focei", "laplace", "imp")
+    methods = ("fo", "foce", "focei", "laplace", "imp", "nuts")
     if method.lower() not in methods:
         raise ConfigError("unknown method", expected=", ".join(methods), got=repr(method))
     say(f"fit {model} to {table} by {method}")

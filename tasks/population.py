@@ -34,7 +34,7 @@ FIT_VERSION = 1  # raise it whenever the same table and options would give anoth
 RESULTS, EBES, SUMMARY = "fit.nc", "ebes.parquet", "fit.json"
 METHODS = {"fo": "FO", "foce": "FOCE", "focei": "FOCEI", "laplace": "Laplace", "imp": "FOCEI"}
 LOG_SECONDS = 5.0
-Method = Literal["fo", "foce", "focei", "laplace", "imp"]
+Method = Literal["fo", "foce", "focei", "laplace", "imp", "nuts"]
 
 
 class FitSpec(BaseModel):
@@ -58,7 +58,7 @@ class FitSpec(BaseModel):
     fixed: tuple[str, ...] = ()
     covariance: Literal["sandwich", "hessian", "gradient", "none"] = "sandwich"
     start: dict[str, float] = {}
-    draws: int = Field(300, ge=50, description="Per subject, for imp.")
+    draws: int = Field(300, ge=50, description="Per subject for imp; per chain for nuts, after as many to tune.")
     seed: int = Field(1, ge=0)
 
 

@@ -83,9 +83,13 @@ def population_model(
     with pm.Model(coords=coords) as population:
         if estimate:
             scale = 2.0 * np.sqrt(np.diag(np.asarray(model.omega)))
-            cholesky, _, _ = pm.LKJCholeskyCov(
-                "omega", n=k, eta=2.0, sd_dist=pm.HalfNormal.dist(scale, shape=k), compute_corr=True
-            )
+            if k > 1:
+                cholesky, _, _ = pm.LKJCholeskyCov(
+                    "omega", n=k, eta=2.0, sd_dist=pm.HalfNormal.dist(scale, shape=k), compute_corr=True
+                )
+            else:  # nothing to correlate: PyMC's prior draws need two
+                cholesky = pt.diag(pm.HalfNormal("omega_stds", scale, shape=k))
+                pm.Deterministic("omega_corr", pt.eye(k))
         else:
             cholesky = pt.as_tensor_variable(np.linalg.cholesky(np.asarray(model.omega)))
         z = pm.Normal("z", dims=("subject", "random_effect"))

@@ -37,7 +37,8 @@ def test_the_main_deployment_runs_through_a_worker(service: Service, tmp_path: P
     output = tmp_path / "data"
     service.make("deploy")
     deployed = {deployment["name"]: deployment for deployment in service.ask("deployments")}
-    assert set(deployed) == {"ingest-images", "train-models", "generate-dataset", "verify-dataset"}
+    images = {"ingest-images", "train-models", "generate-dataset", "verify-dataset"}
+    assert set(deployed) == images | {"evaluate-dataset", "simulate-table", "fit-table"}
     form = deployed["generate-dataset"]["parameter_openapi_schema"]
     assert all(parameter["description"] for parameter in form["properties"].values())
     assert form["definitions"]["Config"]["properties"]["dataset"]
