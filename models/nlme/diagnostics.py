@@ -17,6 +17,7 @@ from core.random import normals, stream_key
 from models.nlme.data import PopulationData
 from models.nlme.objective import Objective, Values
 from models.nlme.population import PopulationModel
+from models.nlme.scatter import gaps, logarithmic, quantified, scattered, standard_deviations
 
 FloatArray = NDArray[np.float64]
 CHUNK = 1000  # subjects worked on at a time: bounds the memory
@@ -29,7 +30,7 @@ class Residuals:
     ``pred``: the prediction for η = 0. ``ipred``: at the subject's empirical Bayes estimate. ``iwres``: (y - ipred)
     over the residual standard deviation. ``cwres``: conditional weighted residuals (Hooker, Staatz & Karlsson 2007,
     Pharm Res 24:2187), independent and N(0, 1) under the right model as far as linearisation at η̂ holds. With
-    log-normal residual error all residuals are on the log scale.
+    log-normal residual error all residuals are on the log scale. Residuals of censored rows are NaN.
     """
 
     pred: FloatArray
@@ -47,17 +48,18 @@ def residuals(model: PopulationModel, data: PopulationData, eta: FloatArray) -> 
     values, objective = Values.of(model), Objective(model, data)
     pred = objective.predict(values, np.zeros_like(eta))[0]
     ipred, slope = objective.predict(values, eta)
-    sd = model.residual.standard_deviation(ipred)
-    observed, center = data.observed, ipred
-    if model.residual.kind == "log-normal":
-        observed, center, slope = np.log(observed), np.log(ipred), slope / ipred[:, None]
-    gap = observed - center + np.einsum("nk,nk->n", slope, eta[data.subject_of_row])  # y - E(y), linearised at η̂
-    cwres = np.empty(len(gap))
-    for rows in _equal_blocks(data):
-        g = slope[rows]  # (subjects, T, k)
-        covariance = g @ values.omega @ g.transpose(0, 2, 1) + np.eye(rows.shape[1]) * sd[rows][:, None, :] ** 2
-        cwres[rows] = decorrelated(covariance, gap[rows])
-    return Residuals(pred, ipred, (observed - center) / sd, cwres)
+    sd, rows = standard_deviations(model, data, ipred), logarithmic(model, data)
+    slope[rows] /= ipred[rows, None]
+    individual = gaps(model, data, ipred)
+    population = individual + np.einsum("nk,nk->n", slope, eta[data.subject_of_row])  # y - E(y), linearised at η̂
+    individual[data.censored] = np.nan
+    cwres, seen = np.full(len(pred), np.nan), np.flatnonzero(~data.censored)
+    for block in _equal_blocks(quantified(data)):
+        own = seen[block]
+        g = slope[own]  # (subjects, T, k)
+        covariance = g @ values.omega @ g.transpose(0, 2, 1) + np.eye(own.shape[1]) * sd[own][:, None, :] ** 2
+        cwres[own] = decorrelated(covariance, population[own])
+    return Residuals(pred, ipred, individual / sd, cwres)
 
 
 def decorrelated(covariance: FloatArray, gap: FloatArray) -> FloatArray:
@@ -83,13 +85,16 @@ def replicates(model: PopulationModel, data: PopulationData, n: int, *, seed: in
     for replicate in range(n):
         eta = normals(stream_key(seed, "replicate eta", replicate), data.ids, len(factor)) @ factor.T
         noise = normals(stream_key(seed, "replicate residual", replicate), data.ids, widest)
-        yield model.residual.scatter(objective.predict(values, eta)[0], noise[data.subject_of_row, position])
+        phi = objective.typical_phi(values)
+        phi[:, objective.random] += eta
+        yield scattered(model, data, objective.predict_at(phi), noise[data.subject_of_row, position])
 
 
 def npde(model: PopulationModel, data: PopulationData, *, n: int = 500, seed: int = 1) -> FloatArray:
     """Normalised prediction distribution errors, decorrelated within subjects, (N,).
 
     N(0, 1) and uncorrelated under the right model, without any linearisation (Brendel et al. 2006, Pharm Res 23:2036).
+    NaN in censored rows, which are left out.
 
     Args:
         model: the population model.
@@ -104,13 +109,16 @@ def npde(model: PopulationModel, data: PopulationData, *, n: int = 500, seed: in
     most = int(np.diff(data.row_start).max())
     if n <= most + 1:
         raise ConfigError("too few replicates to decorrelate", expected=f"more than {most + 1}", got=n)
+    whole, seen = np.full(len(data.times), np.nan), ~data.censored
+    data = quantified(data)
     result = np.empty(len(data.times))
     for first in range(0, len(data), CHUNK):
         part = data.subset(first, min(first + CHUNK, len(data)))
         simulated = np.stack(list(replicates(model, part, n, seed=seed)))
         for rows in _equal_blocks(part):
             result[rows + data.row_start[first]] = _npde(simulated[:, rows], part.observed[rows])
-    return result
+    whole[seen] = result
+    return whole
 
 
 def _npde(simulated: FloatArray, observed: FloatArray) -> FloatArray:

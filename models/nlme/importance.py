@@ -21,6 +21,7 @@ from models.nlme.data import PopulationData
 from models.nlme.estimation import Coordinates, Fit, by_coordinates, covariance_of
 from models.nlme.minimise import minimise
 from models.nlme.objective import Gradient, Objective, Values
+from models.nlme.scatter import log_densities, logarithmic, standard_deviations
 
 FloatArray = NDArray[np.float64]
 Progress = Callable[[int, float], None]
@@ -56,9 +57,7 @@ class ImportanceSearch:
         self.objective, self.coordinates, self.progress = objective, coordinates, progress
         self.evaluations = 0
         data, random = objective.data, objective.random
-        self.constant = np.log(2 * np.pi) * np.diff(data.row_start)
-        if objective.model.residual.kind == "log-normal":
-            self.constant = self.constant + 2.0 * np.add.reduceat(np.log(data.observed), data.row_start[:-1])
+        self.constant = np.log(2 * np.pi) * np.add.reduceat(~data.censored, data.row_start[:-1], dtype=float)
         others = [i for i in range(objective.model.n_parameters) if i not in random]
         self.shifted = [i for i in others if i in coordinates.mu]  # estimated, without a random effect
 
@@ -85,7 +84,7 @@ class ImportanceSearch:
             pair = [self._log_density(self._solve(_moved(center, i, sign)), values) for sign in (STEP, -STEP)]
             by_mu[:, i] = -2.0 * np.einsum("ns,ns->n", w, pair[0] - pair[1]) / (2 * STEP)
         by_precision = np.einsum("ns,nsk,nsl->nkl", w, self.eta, self.eta) - values.omega
-        by_error = np.zeros((len(w), 3))
+        by_error = np.zeros((len(w), len(values.error)))
         for i in self.coordinates.errors:
             pair = []
             for sign in (STEP, -STEP):
@@ -129,16 +128,9 @@ class ImportanceSearch:
 
     def _log_density(self, predicted: FloatArray, values: Values) -> FloatArray:
         """log p(y | draw), (n, S), up to factors that only depend on the data."""
-        data, residual = self.objective.data, values.into(self.objective.model).residual
-        sd = residual.standard_deviation(predicted)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            gap = np.log(data.observed / predicted) if residual.kind == "log-normal" else data.observed - predicted
-            rows = -0.5 * (gap / sd) ** 2 - np.log(sd) - 0.5 * np.log(2 * np.pi)
-        rows[~np.isfinite(rows)] = -np.inf
-        total = np.add.reduceat(rows, data.row_start[:-1], axis=1).T
-        if residual.kind == "log-normal":
-            total = total - np.add.reduceat(np.log(data.observed), data.row_start[:-1])[:, None]
-        return np.asarray(total)
+        data = self.objective.data
+        rows = log_densities(values.into(self.objective.model), data, predicted)
+        return np.add.reduceat(rows, data.row_start[:-1], axis=1).T
 
 
 def log_normal(x: FloatArray, covariance: FloatArray) -> FloatArray:
@@ -282,8 +274,8 @@ def maximum_likelihood(
 def linearised_spread(objective: Objective, values: Values, eta: FloatArray) -> FloatArray:
     """Covariance (n, k, k) of each individual posterior, with the model linearised at ``eta`` (n, k)."""
     f, g = objective.predict(values, eta)
-    residual = values.into(objective.model).residual
-    sd = residual.standard_deviation(f) * (f if residual.kind == "log-normal" else 1.0)
+    model, data = values.into(objective.model), objective.data
+    sd = standard_deviations(model, data, f) * np.where(logarithmic(model, data), f, 1.0)
     scaled = g / np.where(sd > 0, sd, np.inf)[:, None]
     outer = scaled[:, :, None] * scaled[:, None, :]
     information = np.add.reduceat(outer, objective.data.row_start[:-1], axis=0)

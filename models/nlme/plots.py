@@ -51,7 +51,7 @@ def distribution_errors(data: PopulationData, errors: FloatArray) -> Figure:
     """npde: histogram against N(0, 1), and against time."""
     figure = Figure(figsize=(7.2, 2.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.hist(errors, bins=np.linspace(-4, 4, 33), density=True, color=SOFT)
+    left.hist(errors[np.isfinite(errors)], bins=np.linspace(-4, 4, 33), density=True, color=SOFT)
     grid = np.linspace(-4, 4, FINE)
     left.plot(grid, np.exp(-0.5 * grid**2) / np.sqrt(2 * np.pi), color=ACCENT)
     left.set(xlabel="NPDE", ylabel="density")
@@ -84,7 +84,10 @@ def predictive_check_figure(check: PredictiveCheck, unit: str = "") -> Figure:
 def individual_fits(
     model: PopulationModel, data: PopulationData, eta: FloatArray, subjects: Sequence[int] | None = None
 ) -> Figure:
-    """Observations with the individual and the population curve, for up to 12 subjects (positions in the data)."""
+    """Observations with the individual and the population curve, for up to 12 subjects (positions in the data).
+
+    Of several endpoints the one that a subject's first observation is of.
+    """
     chosen = list(np.unique(np.linspace(0, len(data) - 1, 12).astype(int)) if subjects is None else subjects)[:12]
     columns = min(4, len(chosen))
     rows = -(-len(chosen) // columns)
@@ -94,14 +97,15 @@ def individual_fits(
         axis.set_axis_off()
     for axis, subject in zip(axes.ravel(), chosen, strict=False):
         one = data.subset(subject, subject + 1)
-        curve = _finely(one)
+        seen = one.endpoint == one.endpoint[0]
+        curve = _finely(one, int(one.endpoint[0]))
         objective = Objective(model, curve)
         for effect, colour, label in (
             (0.0 * eta[[subject]], SOFT, "population"),
             (eta[[subject]], ACCENT, "individual"),
         ):
             axis.plot(curve.times, objective.predict(Values.of(model), effect)[0], color=colour, lw=1.3, label=label)
-        axis.plot(one.times, one.observed, "o", ms=2.8, color=INK, mew=0, label="observed")
+        axis.plot(one.times[seen], one.observed[seen], "o", ms=2.8, color=INK, mew=0, label="observed")
         axis.set_title(f"subject {one.ids[0]}", fontsize=8)
         axis.tick_params(labelsize=6)
         _bare(axis)
@@ -149,7 +153,7 @@ def pairs_of_effects(fit: Fit) -> Figure:
     return figure
 
 
-def _finely(one: PopulationData) -> PopulationData:
+def _finely(one: PopulationData, endpoint: int) -> PopulationData:
     """One subject with many evenly spaced times in place of its own, to draw a curve with."""
     first = min(one.times[0], one.when[0]) if len(one.when) else one.times[0]
     times = np.unique(np.concatenate([np.linspace(first, one.times[-1], FINE), one.when[one.when <= one.times[-1]]]))
@@ -159,6 +163,8 @@ def _finely(one: PopulationData) -> PopulationData:
         times=times,
         observed=np.ones(len(times)),  # not looked at
         before=np.searchsorted(one.when, times, side="right").astype(np.int64),
+        endpoint=np.full(len(times), endpoint),
+        censored=np.zeros(len(times), dtype=np.bool_),
     )
 
 
@@ -168,6 +174,7 @@ def _some(n: int) -> NDArray[np.int64]:
 
 def _scatter(axis: Axes, x: FloatArray, y: FloatArray, x_label: str, y_label: str, level: float = 0.0) -> None:
     """A cloud with a line where its middle should be and one where it is (running mean over equally filled bins)."""
+    x, y = x[np.isfinite(y)], y[np.isfinite(y)]
     some = _some(len(x))
     axis.plot(x[some], y[some], ".", ms=4, color=SOFT, alpha=0.6, mew=0)
     axis.axhline(level, color=INK, lw=0.8)
@@ -182,7 +189,7 @@ def _scatter(axis: Axes, x: FloatArray, y: FloatArray, x_label: str, y_label: st
 
 def _quantiles(axis: Axes, values: FloatArray, label: str) -> None:
     """Ordered values against those of N(0, 1)."""
-    ordered = np.sort(values)
+    ordered = np.sort(values[np.isfinite(values)])
     expected = ndtri((np.arange(len(ordered)) + 0.5) / len(ordered))
     some = np.unique(np.concatenate([_some(len(ordered)), np.arange(min(20, len(ordered)))]))
     some = np.unique(np.concatenate([some, len(ordered) - 1 - some]))

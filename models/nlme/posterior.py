@@ -18,6 +18,7 @@ from models.nlme.bayes import population_model
 from models.nlme.data import PopulationData
 from models.nlme.objective import Objective, Values, inverse, transform
 from models.nlme.population import PopulationModel
+from models.nlme.scatter import scattered
 
 IntArray = NDArray[np.int64]
 Progress = Callable[[int, int], None]
@@ -223,4 +224,4 @@ def _simulated(model: PopulationModel, design: PopulationData, seed: int) -> tup
     eta = z @ np.linalg.cholesky(values.omega).T
     f = objective.predict(values, eta)[0]
     noise = normals(stream_key(seed, "calibration residual"), np.arange(len(f)), 1)[:, 0]
-    return eta, model.residual.scatter(f, noise)
+    return eta, scattered(model, design, f, noise)

@@ -76,8 +76,11 @@ def predictive_check(
     members = [np.flatnonzero(bin_of == b) for b in used]
     scale = _correction(model, data, members) if corrected else np.ones(len(data.times))
 
+    limit = np.full(len(model.residuals), -np.inf)  # of quantification: what is below is shown there
+    np.maximum.at(limit, data.endpoint[data.censored], data.observed[data.censored])
+
     def percentiles(outcomes: FloatArray) -> FloatArray:
-        shown = outcomes * scale
+        shown = np.maximum(outcomes, limit[data.endpoint]) * scale
         return np.stack([np.percentile(shown[rows], PERCENTILES) for rows in members])
 
     simulated = np.stack([percentiles(one) for one in replicates(model, data, n, seed=seed)])
