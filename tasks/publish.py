@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib.metadata import version as package_version
 
 from prefect import task
@@ -34,13 +35,23 @@ def measure_images(spec: DatasetSpec) -> tuple[list[float], str]:
     """R² per latent entry of images made exactly as this data set's; the model's own figure where it is the same."""
     generator, probe = spec.config.generator, spec.config.probe
     version = registered(spec)
-    same_solver = (generator.scheduler, generator.steps) == (probe.scheduler, probe.steps)
-    recorded = version and version.metadata["probe"] == probe.model_dump(mode="json") and same_solver
+    same_way = (generator.scheduler, generator.steps, generator.decoder, generator.precision) == (
+        probe.scheduler, probe.steps, "full", "float32",
+    )  # fmt: skip
+    recorded = version and version.metadata["probe"] == probe.model_dump(mode="json") and same_way
     if version and recorded and generator.backend == version.metadata["backend"]:
         return version.metadata["recoverability"], version.metadata["read_by"]
-    model = image_model(spec.workspace, spec.model_version, generator, spec.config.compute.device)
+    return _measured(spec.model_copy(update={"entries": ()}).model_dump_json())
+
+
+@lru_cache(maxsize=1)
+def _measured(spec: str) -> tuple[list[float], str]:
+    """Measured once for the choice of the entries and for the report, which ask one after the other."""
+    asked = DatasetSpec.model_validate_json(spec)
+    probe, version = asked.config.probe, registered(asked)
+    model = image_model(asked.workspace, asked.model_version, asked.config.generator, asked.config.compute.device)
     vae = load_vae(version) if version else None
-    return measure_recoverability(model, vae, n=probe.n_images, batch_size=probe.batch_size, seed=spec.config.seed)
+    return measure_recoverability(model, vae, n=probe.n_images, batch_size=probe.batch_size, seed=asked.config.seed)
 
 
 @task(name="publish-dataset", task_run_name="publish {output}", persist_result=False)

@@ -89,7 +89,7 @@ class StableDiffusion(DiffusionModel):
         if self.constants is None:
             self.constants = collapse_cross_attention(self.denoiser)
         super().for_sampling(dtype, compiled)
-        self.autoencoder.to(dtype)
+        nn.Module.to(self.autoencoder, dtype)  # see ready
         ready(self.light or self.autoencoder.decoder, dtype, compiled)
 
     @torch.no_grad()
