@@ -156,9 +156,8 @@ def diffusion_backend(config: GeneratorConfig, version: ModelVersion | None, dev
     trained = _required(version, "diffusion")
     student, light = config.scheduler == "student", config.decoder == "light"
     weights = trained.tensors("diffusion")
-    if student:  # another denoiser, the same frozen parts
-        frozen = {key: value for key, value in weights.items() if key.startswith(FROZEN)}
-        weights = {**frozen, **trained.tensors(_distilled(trained, "student", "scheduler"))}
+    if student:
+        weights = with_denoiser(weights, trained.tensors(_distilled(trained, "student", "scheduler")))
     model = assemble_diffusion(trained.metadata, load_vae(trained), weights)
     if light:
         use_light_decoder(model, trained, trained.tensors(_distilled(trained, "light-decoder", "decoder")))
@@ -253,6 +252,11 @@ def diffusion_weights(model: DiffusionModel) -> dict[str, Tensor]:
     """What :func:`assemble_diffusion` needs of a model beside its VAE: the denoiser's weights, and the frozen parts."""
     frozen = {f"{FROZEN}{key}": value for key, value in model.frozen_state().items()}
     return {**model.denoiser.state_dict(), **frozen}
+
+
+def with_denoiser(weights: dict[str, Tensor], denoiser: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The frozen parts of a model's weights with another denoiser."""
+    return {**{key: value for key, value in weights.items() if key.startswith(FROZEN)}, **denoiser}
 
 
 def assemble_diffusion(metadata: dict[str, Any], vae: VAE, weights: dict[str, Tensor]) -> DiffusionModel:

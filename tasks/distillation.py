@@ -11,7 +11,7 @@ from prefect.artifacts import create_table_artifact
 
 from core.config import Config
 from core.errors import ModelError
-from models.backends import DiffusionImages, assemble_diffusion, load_vae, use_light_decoder
+from models.backends import DiffusionImages, assemble_diffusion, load_vae, use_light_decoder, with_denoiser
 from models.diffusion.interface import DiffusionModel
 from models.diffusion.light_decoder import train_light_decoder
 from models.diffusion.stable_diffusion import StableDiffusion
@@ -120,7 +120,10 @@ def _measure(
     rows: list[dict[str, Any]] = []
     first: DrawFigures | None = None
     for network, scheduler, steps, light in ways:
-        model = assemble_diffusion(version.metadata, load_vae(version), weights[network])
+        parts = (
+            weights["diffusion"] if network == "diffusion" else with_denoiser(weights["diffusion"], weights[network])
+        )
+        model = assemble_diffusion(version.metadata, load_vae(version), parts)
         if light:
             use_light_decoder(model, version, weights[LIGHT_DECODER])
         model.to(device).for_sampling(torch.float32)

@@ -117,7 +117,8 @@ class VAE(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 1, H, W), values 0 to 1, of standardised latents (B, D)."""
-        return self.decoder(self.shift + latents @ self.transform.T)
+        # Row by row: a small matrix product rounds by a row's place in the batch, and an image must not.
+        return self.decoder(self.shift + (latents[:, None] * self.transform).sum(-1))
 
     @torch.no_grad()
     def rotate(self, axes: Tensor) -> None:
