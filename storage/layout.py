@@ -15,6 +15,7 @@ LAYOUT_VERSION = 1
 ROOT_MANIFEST = "dataset.json"  # written last: its presence is what "published" means
 RUN_FILE = ".run.json"  # written first, removed at publishing: whose half-made data set this is
 LEASE = ".run.lock"  # there while a run writes, or where one was killed: never part of the data set
+HUB_FILE = ".gitattributes"  # the Hugging Face hub puts it into every repository
 CARD = "README.md"
 CROISSANT = "croissant.json"
 IMAGES = "images.zarr"

@@ -237,7 +237,8 @@ def check_same_dataset(root: Root, identity: Digest) -> RunState:
             "unfinished",
         )
     else:
-        foreign = [path for path in root.entries() if path != layout.LEASE and not is_temporary(path)]
+        ours = (layout.LEASE, layout.HUB_FILE)
+        foreign = [path for path in root.entries() if path not in ours and not is_temporary(path)]
         if foreign:
             raise StorageError(
                 "the output already holds other files",

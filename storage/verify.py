@@ -100,7 +100,7 @@ def verify_dataset(
             if progress:
                 progress(done, manifest.plan.n_shards)
     known = {file.path for file in seen} | listed.keys()
-    known |= {layout.ROOT_MANIFEST, layout.RUN_FILE, layout.LEASE}
+    known |= {layout.ROOT_MANIFEST, layout.RUN_FILE, layout.LEASE, layout.HUB_FILE}
     bad = tuple(sorted({problem.shard for problem in problems if problem.shard is not None}))
     for path in root.files():
         if path not in known and not (is_temporary(path) or _shard_of(path) in bad):

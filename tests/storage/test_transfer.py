@@ -117,6 +117,7 @@ def test_a_damaged_source_is_named_and_not_copied(published: Root, target: Root,
 
 
 def test_a_target_that_holds_something_else_is_refused(published: Root, target: Root) -> None:
+    target.write_bytes(".gitattributes", b"what the Hugging Face hub puts into every repository")
     target.write_bytes("thesis.txt", b"years of work")
     with pytest.raises(StorageError, match=r"already holds other files.*thesis\.txt"):
         copy_dataset(published, target)
