@@ -1,6 +1,6 @@
 """The rehearsal: 1.1 million subjects x five association levels, complete, with phantom images at 32x32.
 
-Command: python -m benchmarks.rehearsal            (1,100,000 subjects; 9 minutes on two cores, 2 GB of disk for a while)
+Command: python -m benchmarks.rehearsal            (1,100,000 subjects; 9 minutes on two cores, 2 GB of disk meanwhile)
          python -m benchmarks.rehearsal --quick    (40,000 subjects; a minute or two)
 
 One process runs the flows as the console script does: generate-dataset, verify-dataset, then every image, latent and
@@ -8,8 +8,8 @@ table is read back through the reader. Memory is that of all processes together,
 included: the sum of their proportional set sizes, once a second. Stages inside generate-dataset are told apart by the
 times at which their files were put in place. Before the large data set four of 10,000 subjects are made in the same
 way; ``cost_growth_percent`` compares the CPU seconds per subject of making and publishing with the median of the last
-three of those (the first warms up); the table has the other stages too, whose figures at 10,000 are mostly what it takes
-to begin. CPU seconds are those of all processes, so that what else the machine does counts less;
+three of those (the first warms up); the table has the other stages too, whose figures at 10,000 are mostly what it
+takes to begin. CPU seconds are those of all processes, so that what else the machine does counts less;
 ``time_growth_percent`` is the same of the clock. ``drift_percent`` compares the last tenth of the shards of the large
 data set with the first, in CPU seconds.
 """
