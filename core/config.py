@@ -196,6 +196,14 @@ class DoseConfig(Section):
     time: float = Field(0.0, ge=0)
     amt: float = Field(1.0, gt=0)
     cmt: Positive = 1
+    addl: int = Field(0, ge=0, description="How often the dose is given again.")
+    ii: float = Field(0.0, ge=0, description="Time between these doses.")
+
+    @model_validator(mode="after")
+    def _again_after_some_time(self) -> Self:
+        if self.addl and not self.ii:
+            raise ValueError("doses that are given again (addl) need the time between them (ii)")
+        return self
 
 
 class OutcomesConfig(Section):
@@ -204,6 +212,12 @@ class OutcomesConfig(Section):
     model: str = Field("depot-central-mm", description="Name of a model in models/nlme.")
     times: tuple[float, ...] = Field(tuple(i / 2 for i in range(21)), min_length=1, description="Observation times.")
     doses: tuple[DoseConfig, ...] = (DoseConfig(),)
+
+    @property
+    def given(self) -> list[tuple[float, float, int]]:
+        """Time, amount and compartment of every single dose, in the order of time."""
+        single = [(d.time + again * d.ii, d.amt, d.cmt) for d in self.doses for again in range(d.addl + 1)]
+        return sorted(single, key=lambda dose: dose[0])
 
     @field_validator("times")
     @classmethod

@@ -40,7 +40,7 @@ def describe_plan(config: Config, *, training: bool, generation: bool) -> str:
         shards = ShardPlan(dataset.n_subjects, dataset.shard_size, dataset.validation_fraction, dataset.test_fraction)
         splits = ", ".join(f"{count:,} {name}" for name, count in shards.split_counts.items() if count)
         pixels = dataset.n_subjects * size**2
-        rows = dataset.n_subjects * len(dataset.association) * (len(config.outcomes.times) + len(config.outcomes.doses))
+        rows = dataset.n_subjects * len(dataset.association) * (len(config.outcomes.times) + len(config.outcomes.given))
         how = (
             f"{backend}, {config.generator.scheduler} {config.generator.steps} steps"
             if backend == "diffusion"

@@ -117,7 +117,7 @@ def _manifest(
         eta_latents=spec.entries if is_identity(model.omega) else None,  # else η is a mixture of entries
         parameters=model.parameter_names,
         times=config.outcomes.times,
-        doses=tuple(Dose(dose.time, dose.amt, dose.cmt) for dose in config.outcomes.doses),
+        doses=tuple(Dose(*dose) for dose in config.outcomes.given),
         image=ImageInfo(
             height=spec.image_size,
             width=spec.image_size,

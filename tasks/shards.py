@@ -70,7 +70,7 @@ def make_outcomes(key: str, index: int, output: str, spec: DatasetSpec) -> dict[
     ids = range(shard.start, shard.stop)
     settings = spec.config.outcomes
     model = get_model(settings.model)
-    doses = [Dose(dose.time, dose.amt, dose.cmt) for dose in settings.doses]
+    doses = [Dose(*dose) for dose in settings.given]
     linked = scale_effects(linked_effects(draw_latents(seed, ids, spec.latent_dim), spec.entries), model.omega)
     root = open_root(output)
     records = [*write_subjects(root, shard, seeds=subject_seeds(seed, ids), eta=linked, licence=licence)]
@@ -81,8 +81,9 @@ def make_outcomes(key: str, index: int, output: str, spec: DatasetSpec) -> dict[
         dv = observe(model, prediction, key=stream_key(seed, "residual", float(level)), ids=ids)
         named = {name: parameters[:, column].copy() for column, name in enumerate(model.parameter_names)}
         records += write_random_effects(root, shard, level, eta=eta, parameters=named, licence=licence)
-        given = [(d.time, d.amt, d.cmt) for d in settings.doses]
-        records += write_observations(root, shard, level, times=settings.times, doses=given, dv=dv, licence=licence)
+        records += write_observations(
+            root, shard, level, times=settings.times, doses=settings.given, dv=dv, licence=licence
+        )
     return _result(output, key, records)
 
 

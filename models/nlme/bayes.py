@@ -10,6 +10,7 @@ import pytensor.tensor as pt
 from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
 
+from core.errors import ConfigError
 from models.nlme.codegen import generated_kernel
 from models.nlme.data import PopulationData
 from models.nlme.population import PopulationModel
@@ -72,7 +73,13 @@ def population_model(
             scale where random effects add) ~ Normal(own value, 1); standard deviations of random effects and of the
             residual error ~ HalfNormal(twice their own value); correlations ~ LKJ(2).
         tolerance: of the solver, per step.
+
+    Raises:
+        ConfigError: some endpoints have log-normal residual error and some have not.
     """
+    logarithmic = model.logarithmic(data.endpoint)
+    if logarithmic.any() and not logarithmic.all():
+        raise ConfigError("the PyMC model cannot mix endpoints with and without log-normal residual error")
     k = model.n_random_effects
     coords = {
         "subject": data.ids,
@@ -107,9 +114,12 @@ def population_model(
             "prediction", Prediction(model.structural, data, tolerance=tolerance)(individual), dims="observation"
         )
         error: Any = pm.HalfNormal("error_scale", 2.0) if estimate else 1.0  # multiplies the model's own
-        sigma = error * model.residual.standard_deviation(prediction)
-        if model.residual.kind == "log-normal":
-            pm.LogNormal("outcome", pt.log(prediction), sigma, observed=data.observed, dims="observation")
+        sigma = error * model.standard_deviation(prediction, data.endpoint)
+        distribution, center = (pm.LogNormal, pt.log(prediction)) if logarithmic.all() else (pm.Normal, prediction)
+        if data.censored.any():
+            limit = np.where(data.censored, data.observed, -np.inf)
+            below = distribution.dist(center, sigma)
+            pm.Censored("outcome", below, lower=limit, upper=None, observed=data.observed, dims="observation")
         else:
-            pm.Normal("outcome", prediction, sigma, observed=data.observed, dims="observation")
+            distribution("outcome", center, sigma, observed=data.observed, dims="observation")
     return population

@@ -126,6 +126,20 @@ class PopulationModel:
         """Residual error of every endpoint."""
         return (self.residual, *self.other_residuals)
 
+    def standard_deviation(self, prediction: Any, endpoint: NDArray[np.int64]) -> Any:
+        """Residual standard deviation of each row (log-normal: on the log scale); NumPy or PyTensor, elementwise.
+
+        ``endpoint``: 0-based endpoint of each row, broadcast from the right.
+        """
+        if len(self.residuals) == 1:
+            return self.residual.standard_deviation(prediction)
+        parts = [own.standard_deviation(prediction) * (endpoint == i) for i, own in enumerate(self.residuals)]
+        return sum(parts[1:], parts[0])
+
+    def logarithmic(self, endpoint: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which rows have log-normal residual error."""
+        return np.isin(endpoint, [i for i, own in enumerate(self.residuals) if own.kind == "log-normal"])
+
     @property
     def parameter_names(self) -> tuple[str, ...]:
         """Names of the individual parameters, in the order of arrays (n, p)."""

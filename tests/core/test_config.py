@@ -6,7 +6,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from core.config import Config
+from core.config import Config, OutcomesConfig
 from core.errors import ConfigError
 from core.presets import validate_config
 
@@ -134,3 +134,10 @@ def test_a_form_can_be_drawn_from_the_configuration() -> None:
     for name, section in schema["$defs"].items():
         for field, form in section["properties"].items():
             assert form.keys() & {"type", "enum", "anyOf", "$ref", "allOf"}, f"{name}.{field}"
+
+
+def test_doses_given_again_are_written_out_in_the_order_of_time():
+    outcomes = OutcomesConfig(doses=({"time": 1, "amt": 2, "addl": 2, "ii": 4}, {"time": 3, "amt": 1, "cmt": 2}))
+    with pytest.raises(ValidationError, match="time between them"):
+        OutcomesConfig(doses=({"addl": 2},))
+    assert outcomes.given == [(1, 2, 1), (3, 1, 2), (5, 2, 1), (9, 2, 1)]

@@ -1,4 +1,30 @@
-"""Population models by name. A user's own file registers its model the same way and is loaded by its path."""
+"""Population models by name; a user's own file adds one the same way.
+
+For example ``growth.py``, whose model is then called ``growth.py:gompertz-growth`` by :func:`get_model`::
+
+    from models.nlme import symbolic as s
+    from models.nlme.library import register
+    from models.nlme.population import Design, Parameter, PopulationModel
+    from models.nlme.residual import ResidualError
+    from models.nlme.structural import StructuralModel
+
+    register(PopulationModel(
+        name="gompertz-growth",
+        structural=StructuralModel(
+            name="gompertz-growth", states=("size",), parameters=("rate", "limit"),
+            rhs=lambda t, x, p: {"size": p.rate * x.size * s.log(p.limit / x.size)},
+            output=lambda t, x, p: x.size,
+            initial=lambda p: {"size": 1.0},
+        ),
+        parameters=(Parameter("rate", 0.3), Parameter("limit", 50.0)),
+        omega=((0.1, 0.0), (0.0, 0.1)),
+        residual=ResidualError("proportional", proportional=0.1),
+        design=Design(times=(0.0, 5.0, 10.0), doses=()),
+    ))
+
+Lag times and the like (``dosing``), covariates and several endpoints are further arguments of ``StructuralModel``;
+:mod:`models.nlme.effects` adds covariate effects and occasions to a model that is there.
+"""
 
 from __future__ import annotations
 

@@ -156,6 +156,26 @@ def test_the_gradient_of_the_objective_holds_for_all_of_it(seen):
         assert gradient.by_error.sum(axis=0)[j] == pytest.approx(want, rel=1e-3, abs=0.03)
 
 
+def test_the_pymc_model_has_the_same_density(seen):
+    import pymc as pm
+
+    from models.nlme.bayes import population_model
+
+    table, eta = seen
+    population = population_model(MODEL, population_data(table, MODEL.structural))
+    z = np.linalg.solve(np.linalg.cholesky(np.array(MODEL.omega)), eta.T).T
+    with population:
+        got = float(pm.compile(population.value_vars, population.logp(vars=population.observed_RVs),
+                               mode="FAST_COMPILE")(z))  # fmt: skip
+    omega = np.array(MODEL.omega)
+    want = 0.0
+    for row, rows in zip(eta, by_subject(table), strict=True):
+        seen_rows = (rows["CENS"] == 0).sum()
+        want -= minus_log_density(row, rows) - 0.5 * row @ np.linalg.solve(omega, row)
+        want -= 0.5 * np.log(2 * np.pi) * seen_rows
+    assert got == pytest.approx(want, rel=1e-9)
+
+
 def test_occasions_share_one_variance_and_have_no_typical_value(seen):
     table, _ = seen
     coordinates = Coordinates(MODEL, "full", ())

@@ -1,10 +1,13 @@
 """Library models against closed forms, and a user's own model in a file."""
 
+import textwrap
+
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
 from core.errors import ConfigError
+from models.nlme import library
 from models.nlme.library import get_model, known_models, load_models
 from models.nlme.simulation import Dose, simulate
 
@@ -65,28 +68,7 @@ def test_indirect_response_without_drug_stays_at_baseline():
     np.testing.assert_allclose(typical("indirect-response-1", []), 50.0, rtol=1e-12)
 
 
-USER_FILE = """
-from models.nlme import symbolic as s
-from models.nlme.dosing import Dose
-from models.nlme.library import register
-from models.nlme.population import Design, Parameter, PopulationModel
-from models.nlme.residual import ResidualError
-from models.nlme.structural import StructuralModel
-
-register(PopulationModel(
-    name="gompertz-growth",
-    structural=StructuralModel(
-        name="gompertz-growth", states=("size",), parameters=("rate", "limit"),
-        rhs=lambda t, x, p: {"size": p.rate * x.size * s.log(p.limit / x.size)},
-        output=lambda t, x, p: x.size,
-        initial=lambda p: {"size": 1.0},
-    ),
-    parameters=(Parameter("rate", 0.3), Parameter("limit", 50.0)),
-    omega=((0.1, 0.0), (0.0, 0.1)),
-    residual=ResidualError("proportional", proportional=0.1),
-    design=Design(times=(0.0, 5.0, 10.0), doses=()),
-))
-"""
+USER_FILE = textwrap.dedent(str(library.__doc__).split("::\n", 1)[1].split("\n\nLag times", 1)[0])
 
 
 def test_a_users_own_file_adds_a_model_by_name(tmp_path):
