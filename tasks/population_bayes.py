@@ -78,26 +78,29 @@ def report_draws(spec: FitSpec, output: str) -> str:
     folder = Path(output)
     found, summary = load(folder / DRAWS), read_summary(folder)
     data = population_of(spec, named_model(spec.model, spec.model_file, spec.start))
-    text = resources.files("tasks").joinpath("templates", "posterior.html").read_text()
-    page = (
-        Environment(autoescape=True, undefined=StrictUndefined)
-        .from_string(text)
-        .render(
-            spec=spec,
-            summary=summary,
-            doubts=doubts(found),
-            rows=posterior_rows(found),
-            chains=found["posterior"].sizes["chain"],
-            draws=found["posterior"].sizes["draw"],
-            pictures={
-                "traces": data_url(rendered(traces_figure(found))),
-                "prior": data_url(rendered(predictive_figure(found, data, "prior_predictive"))),
-                "posterior": data_url(rendered(predictive_figure(found, data, "posterior_predictive"))),
-            },
-        )
-    )
-    (folder / REPORT).write_text(page)
+    assert summary is not None
+    (folder / REPORT).write_text(page_of(found, data, spec, summary))
     return str(folder / REPORT)
+
+
+def page_of(found: az.InferenceData, data: PopulationData, spec: FitSpec, summary: dict[str, Any]) -> str:
+    """The page's HTML; the same draws give the same page."""
+    text = resources.files("tasks").joinpath("templates", "posterior.html").read_text()
+    figures = {
+        "traces": traces_figure(found),
+        "prior": predictive_figure(found, data, "prior_predictive"),
+        "posterior": predictive_figure(found, data, "posterior_predictive"),
+    }
+    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(text)
+    return template.render(
+        spec=spec,
+        summary=summary,
+        doubts=doubts(found),
+        rows=posterior_rows(found),
+        chains=found["posterior"].sizes["chain"],
+        draws=found["posterior"].sizes["draw"],
+        pictures={name: data_url(rendered(figure)) for name, figure in figures.items()},
+    )
 
 
 def posterior_rows(found: az.InferenceData) -> list[dict[str, Any]]:
