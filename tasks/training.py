@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from core.config import Config
+from core.config import Config, DiffusionConfig
 from core.digest import digest_of, file_sha256
 from core.errors import ModelError
 from models.backends import (
@@ -61,6 +61,7 @@ def training_key(config: Config, images_digest: str) -> str:
         vae=config.vae,
         perception=_perception_digest(config),
         diffusion=config.diffusion if needs_diffusion(config.generator.backend) else None,
+        pretrained=pretrained_digest(config.diffusion) if needs_diffusion(config.generator.backend) else None,
         probe=config.probe,
         measured=MEASURING_VERSION,
         seed=config.seed,
@@ -86,7 +87,7 @@ def trained_model(config: Config, prepared: PreparedImages, workspace: Workspace
     if needs_diffusion(config.generator.backend):
         diffusion_key = key_of(
             "train-diffusion", TRAINING_VERSION, vae=vae["sha256"], images=prepared.digest, diffusion=config.diffusion,
-            seed=config.seed,
+            pretrained=pretrained_digest(config.diffusion), seed=config.seed,
         )  # fmt: skip
         folder = str(workspace.training(diffusion_key))
         diffusion = cached_or_fresh(
@@ -158,6 +159,7 @@ def register_model(
         figures["diffusion"] = _read_json(diffusion["figures"])
         metadata["diffusion"] = config.diffusion.model_dump(mode="json")
         metadata["residual_scale"] = figures["diffusion"].pop("residual_scale")
+        metadata["pretrained"] = pretrained_digest(config.diffusion)
     size = config.diffusion.image_size if diffusion else config.vae.image_size
     held_out = images.split("test")
     weights["examples"] = {"images": torch.from_numpy(images.images(size)[held_out[:EXAMPLES]].copy())}
@@ -279,6 +281,18 @@ def _promote_if_no_worse(registry: Registry, version: ModelVersion) -> None:
         logger.warning(f"model {version.version} stays a candidate: {error}")
         return
     logger.info(f"model {version.version} is production now{''.join(f'; {one}' for one in comparisons)}")
+
+
+def pretrained_digest(diffusion: DiffusionConfig) -> str | None:
+    """Digest of the weights in the local folders that a diffusion model starts from, its autoencoder's among them.
+
+    None where there are none, or they come from the hub, whose name then stands for them.
+    """
+    places = [diffusion.autoencoder] if diffusion.kind == "latent" else [diffusion.pretrained, diffusion.unet]
+    if diffusion.kind == "residual":
+        places = []
+    files = [file for place in places if place for file in sorted(Path(place).rglob("*.safetensors"))]
+    return digest_of([file_sha256(file) for file in files]) if files else None
 
 
 def _perception_digest(config: Config) -> str | None:
