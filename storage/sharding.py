@@ -22,6 +22,7 @@ from core.errors import StorageError
 ZSTD_LEVEL = 3  # zstd's own default; level 1 saves a third of the time for a few per cent more bytes
 MISSING = np.uint64(2**64 - 1)  # offset and length of a chunk that is not stored
 CRC_BYTES = 4
+SHARE = 32  # rows that a thread compresses at a time: what is done is hashed and written while the rest is at work
 
 
 def encode_shard(rows: NDArray[np.generic], *, chunk_rows: int, shard_rows: int) -> Iterator[bytes]:
@@ -56,7 +57,7 @@ def encode_batches(batches: Iterable[NDArray[np.generic]], *, shard_rows: int, t
         ahead: deque[Future[list[bytes]]] = deque()
         with ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool:
             for batch in batches:
-                share = max(1, -(-len(batch) // threads))
+                share = min(SHARE, max(1, -(-len(batch) // threads)))
                 for start in range(0, len(batch), share):
                     ahead.append(pool.submit(lambda rows: [*map(_compress, rows)], batch[start : start + share]))
                 while len(ahead) > 2 * threads or (ahead and ahead[0].done()):

@@ -88,6 +88,25 @@ def test_a_flipped_bit_in_any_file_is_found_and_named(published: Root) -> None:
         published.write_bytes(path, good)
 
 
+def test_200_random_bits_are_found_one_by_one(published: Root) -> None:
+    """Half of them anywhere among all bytes, half in files chosen evenly, since the small ones hold few bytes."""
+    rng, paths = random.Random(200), published.files()
+    sizes = [published.size(path) or 0 for path in paths]
+    for turn in range(200):
+        (path,) = rng.choices(paths, sizes if turn % 2 else None)
+        file = Path(published.url) / path
+        good = file.read_bytes()
+        damaged = bytearray(good)
+        damaged[rng.randrange(len(good))] ^= 1 << rng.randrange(8)
+        file.write_bytes(damaged)
+        if path == "dataset.json":
+            with pytest.raises(StorageError, match=r"dataset\.json"):
+                verify_dataset(published)
+        else:
+            assert [problem.path for problem in verify_dataset(published).problems] == [path]
+        file.write_bytes(good)
+
+
 @pytest.mark.parametrize("workers", [1, 4])
 def test_truncated_missing_and_unexpected_files_are_told_apart(published: Root, workers: int) -> None:
     image, subjects = layout.image_shard_path(1), layout.subjects_path(2, "test")

@@ -1,0 +1,359 @@
+"""Storage side by side: writing, random reads, a shuffled epoch and a table scan, and what each codec makes of scans.
+
+Command: python -m benchmarks.storage            (2,048 images at 224x224, 8.8 million table rows; about 3 minutes)
+         python -m benchmarks.storage --quick    (512 images, 1.1 million rows; about 1 minute)
+         --folder DIR                            where to write, a disk of interest; else the system's temporary folder
+
+Each figure is a ratio of rates measured in turns in this run, the best of a few rounds each; above 1 ours is faster.
+Every writer ends with its bytes on the disk (fsync), as ours always does. Reads find the files in memory (page cache).
+Real scans: the folder SHARED_DATA, else ../shared/data; without them the codec table has generated ones alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numcodecs
+import numpy as np
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import torch
+import webdataset
+import zarr
+from numpy.typing import NDArray
+from PIL import Image
+from zarr.codecs import ZstdCodec
+
+from core.digest import digest_of
+from core.plan import ShardPlan
+from core.random import subject_seeds
+from models.association import draw_latents
+from models.phantom import render
+from models.preparation import prepare_image
+from storage.filesystem import Root, file_record, open_root
+from storage.images import create_image_arrays, write_image_shard
+from storage.manifest import (
+    ImageInfo,
+    Part,
+    RootManifest,
+    ShardManifest,
+    begin_run,
+    publish,
+    write_shard_manifest,
+)
+from storage.reader import Dataset, open_dataset
+from storage.tables import Dose, write_observations, write_random_effects, write_subjects
+from storage.torch_dataset import SubjectLoader
+
+SIDE, LATENT, LEVEL, BATCH = 224, 16, 0.5, 64
+TIMES = tuple(i / 2 for i in range(21))
+DIGEST = digest_of("benchmark")
+
+
+def main() -> None:
+    """Print the tables and the result line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--folder", default=None)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    n, rows, rounds = (512, 50_000, 3) if options.quick else (2048, 400_000, 4)
+    with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
+        folder = Path(temporary)
+        ids = np.arange(n)
+        latents = draw_latents(1, ids, LATENT)
+        images = np.concatenate(
+            [render(latents[i : i + 64], subject_seeds(1, ids[i : i + 64]), SIDE) for i in range(0, n, 64)]
+        )
+        written = writing(folder, images, latents, rounds)
+        write_dataset(open_root(folder / "ours"), images, latents)
+        dataset = open_dataset(folder / "ours")
+        figures = {
+            "write_vs_npy": ratio(written, "np.save"),
+            "random_read_vs_png": ratio(reading(folder, dataset, images, rounds), "PNG folder"),
+            **loading(folder, dataset, images, rounds),
+            "scan_vs_plain_parquet": ratio(scanning(folder, rows, 2 * rounds), "one plain Parquet file"),
+        }
+        codecs = compressing(images)
+    packages = ("image-longitudinal", "h5py", "numpy", "pillow", "pyarrow", "torch", "webdataset", "zarr")
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    result = {"machine": machine, "versions": {name: version(name) for name in packages}, **figures, "codecs": codecs}
+    print("RESULT", json.dumps(result))
+
+
+def ratio(seconds: dict[str, float], peer: str) -> float:
+    """Rate of ours over the peer's."""
+    return round(seconds[peer] / seconds["ours"], 3)
+
+
+def measure(
+    title: str, unit: str, amount: float, jobs: dict[str, Callable[[int], object]], rounds: int
+) -> dict[str, float]:
+    """Best seconds of each job, taken in turns, and a table of rates; a job gets the number of its round."""
+    seconds: dict[str, float] = {}
+    for turn in range(rounds):
+        for name, job in jobs.items():
+            began = time.perf_counter()
+            job(turn)
+            seconds[name] = min(seconds.get(name, np.inf), time.perf_counter() - began)
+    print(f"\n{title:<34}{unit:>12}{'ours is':>10}")
+    for name, took in seconds.items():
+        print(f"  {name:<32}{amount / took:>12,.0f}{took / seconds['ours']:>9.2f}x", flush=True)
+    return seconds
+
+
+def writing(folder: Path, images: NDArray[np.uint8], latents: NDArray[np.float32], rounds: int) -> dict[str, float]:
+    """Seconds to write all images, lossless."""
+
+    plan = ShardPlan(len(images), len(images))
+
+    def ours(turn: int) -> None:
+        write_image_shard(open_root(folder / f"shard{turn}"), plan.shard(0), images, latents, shard_size=len(images))
+
+    def npy(turn: int) -> None:
+        with open(folder / f"{turn}.npy", "wb") as file:
+            np.save(file, images)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def png(turn: int) -> None:
+        target = folder / f"png{turn}"
+        target.mkdir()
+        for index, image in enumerate(images):
+            Image.fromarray(image).save(target / f"{index:06d}.png")
+        os.sync()
+
+    def hdf5(turn: int) -> None:
+        with h5py.File(folder / f"{turn}.h5", "w") as file:
+            file.create_dataset("image", data=images, chunks=(1, SIDE, SIDE), compression="gzip", compression_opts=1)
+            file.flush()
+        to_disk(folder / f"{turn}.h5")
+
+    def plain_zarr(turn: int) -> None:
+        array = zarr.create_array(
+            str(folder / f"{turn}.zarr"), shape=images.shape, chunks=(1, SIDE, SIDE), dtype="uint8",
+            compressors=ZstdCodec(level=3),
+        )  # fmt: skip
+        array[:] = images
+        os.sync()
+
+    def tar(turn: int) -> None:
+        with tarfile.open(folder / f"npy{turn}.tar", "w") as file:
+            for index, image in enumerate(images):
+                held = io.BytesIO()
+                np.save(held, image)
+                add(file, f"{index:06d}.image.npy", held.getvalue())
+        to_disk(folder / f"npy{turn}.tar")
+
+    jobs = {"ours": ours, "np.save": npy, "PNG folder": png, "HDF5, gzip 1": hdf5, "Zarr without sharding": plain_zarr,
+            "WebDataset, .npy": tar}  # fmt: skip
+    return measure(f"write {len(images)} images, {SIDE}x{SIDE}", "images/s", len(images), jobs, rounds)
+
+
+def add(file: tarfile.TarFile, name: str, data: bytes) -> None:
+    """One member of a tar file."""
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    file.addfile(member, io.BytesIO(data))
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file's bytes are on the disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def reading(folder: Path, dataset: Dataset, images: NDArray[np.uint8], rounds: int) -> dict[str, float]:
+    """Seconds to read single images in random order."""
+    order = np.random.default_rng(0).integers(0, len(images), 400).tolist()
+    hdf5 = h5py.File(folder / "0.h5")["image"]
+    plain = zarr.open_array(str(folder / "0.zarr"), mode="r")
+    sharded = zarr.open_array(str(folder / "ours/images.zarr/image"), mode="r")
+
+    def each(read: Callable[[int], NDArray[np.uint8]]) -> Callable[[int], object]:
+        assert all(np.array_equal(read(i), images[i]) for i in order[:3]), "another image"
+        return lambda turn: [read(i) for i in order]
+
+    jobs = {
+        "ours": each(lambda i: dataset.images(i, i + 1)[0]),
+        "PNG folder": each(lambda i: np.asarray(Image.open(folder / f"png0/{i:06d}.png"))),
+        "HDF5, gzip 1": each(lambda i: hdf5[i]),
+        "Zarr without sharding": each(lambda i: plain[i]),
+        "our files, zarr-python": each(lambda i: sharded[i]),
+    }
+    try:
+        import zarrs  # noqa: F401
+
+        with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+            fast = zarr.open_array(str(folder / "ours/images.zarr/image"), mode="r")
+            jobs["our files, zarrs pipeline"] = each(lambda i: fast[i])
+    except ImportError:
+        print("zarrs is not installed: its pipeline is left out")
+    return measure("read single images at random", "images/s", len(order), jobs, rounds)
+
+
+def loading(folder: Path, dataset: Dataset, images: NDArray[np.uint8], rounds: int) -> dict[str, Any]:
+    """A shuffled epoch of images with three random effects, in batches, in one process; the peer in its best form."""
+    eta = dataset.eta(0, len(images)).astype(np.float32)
+    for form in ("npy", "png"):
+        with tarfile.open(folder / f"{form}.tar", "w") as file:
+            for index, image in enumerate(images):
+                held = io.BytesIO()
+                if form == "npy":
+                    np.save(held, image)
+                else:
+                    Image.fromarray(image).save(held, "png")
+                add(file, f"{index:06d}.image.{form}", held.getvalue())
+                held = io.BytesIO()
+                np.save(held, eta[index])
+                add(file, f"{index:06d}.eta.npy", held.getvalue())
+
+    def ours(turn: int) -> int:
+        loader = SubjectLoader(dataset, split=None, fields=("image", "eta"), batch_size=BATCH, seed=turn)
+        return sum(len(batch["image"]) for batch in loader)
+
+    def peer(form: str) -> Callable[[int], int]:
+        def epoch(turn: int) -> int:
+            stream = webdataset.WebDataset(str(folder / f"{form}.tar"), shardshuffle=False, seed=turn)
+            stream = stream.shuffle(1000).decode("l8").to_tuple(f"image.{form}", "eta.npy").batched(BATCH)
+            return sum(len(torch.as_tensor(np.asarray(batch[0]))) for batch in stream)
+
+        return epoch
+
+    jobs = {"ours": ours, "WebDataset, .npy": peer("npy"), "WebDataset, .png": peer("png")}
+    assert all(job(0) == len(images) for job in jobs.values()), "an epoch that is not whole"
+    seconds = measure(f"shuffled epoch, batches of {BATCH}", "images/s", len(images), jobs, rounds)
+    best = min((name for name in seconds if name != "ours"), key=seconds.__getitem__)
+    return {"loader_vs_peer": ratio(seconds, best), "loader_peer": f"{best} {version('webdataset')}"}
+
+
+def scanning(folder: Path, n: int, rounds: int) -> dict[str, float]:
+    """Seconds to read one association level's table: our files by shard and split against one file."""
+    root, rng = open_root(folder / "tables"), np.random.default_rng(0)
+    plan = ShardPlan(n, 2000, test_fraction=1 / 11)
+    for shard in plan:
+        dv = rng.lognormal(size=(len(shard), len(TIMES)))
+        write_observations(root, shard, LEVEL, times=TIMES, doses=[Dose(0, 1)], dv=dv)
+    dataset = Dataset(root, root_manifest(plan, (), (), 8))
+    table = dataset.observations(LEVEL)
+    pq.write_table(table, folder / "plain.parquet")
+    plain = pads.dataset(folder / "plain.parquet")
+    jobs: dict[str, Callable[[int], object]] = {
+        "ours": lambda turn: dataset.observations(LEVEL).num_rows,
+        "one plain Parquet file": lambda turn: plain.to_table().num_rows,
+    }
+    print(f"\nbytes of the table: ours {size_of(root):,}, plain {(folder / 'plain.parquet').stat().st_size:,}")
+    return measure(f"scan {table.num_rows:,} rows", "rows/s", table.num_rows, jobs, rounds)
+
+
+def size_of(root: Root) -> int:
+    """Bytes of all files."""
+    return sum(root.size(path) or 0 for path in root.files())
+
+
+def compressing(generated: NDArray[np.uint8]) -> dict[str, dict[str, float]]:
+    """Ratio, and milliseconds per image of either way, of lossless codecs on generated and real scans."""
+    samples = {f"phantom {SIDE}": generated[:60], **{f"real {size}": real_scans(size, 24) for size in (224, 512)}}
+    shuffle = numcodecs.Blosc.BITSHUFFLE
+    codecs: dict[str, Any] = {
+        **{f"zstd {level}": numcodecs.Zstd(level) for level in (-3, 1, 3, 9)},
+        **{f"blosc-zstd {level} bitshuffle": numcodecs.Blosc("zstd", level, shuffle) for level in (1, 5)},
+        "blosc-lz4 bitshuffle": numcodecs.Blosc("lz4", 5, shuffle),
+        "gzip 1": numcodecs.GZip(1),
+        "PNG": Png(),
+    }
+    print(f"\n{'lossless codec':<28}" + "".join(f"{name + ': ratio, ms in, out':>34}" for name in samples))
+    out: dict[str, dict[str, float]] = {}
+    numcodecs.blosc.set_nthreads(1)
+    for name, codec in codecs.items():
+        cells = []
+        for sample, images in samples.items():
+            if not len(images):
+                cells.append(f"{'no scans here':>34}")
+                continue
+            began = time.perf_counter()
+            packed = [codec.encode(np.ascontiguousarray(image)) for image in images]
+            middle = time.perf_counter()
+            unpacked = [codec.decode(piece) for piece in packed]
+            ended = time.perf_counter()
+            assert b"".join(map(bytes, unpacked)) == images.tobytes(), f"{name} is not lossless"
+            share = images.nbytes / sum(map(len, packed))
+            each_in, each_out = ((b - a) / len(images) * 1e3 for a, b in ((began, middle), (middle, ended)))
+            cells.append(f"{share:>16.2f}{each_in:>9.2f}{each_out:>9.2f}")
+            out.setdefault(name, {})[sample] = round(share, 3)
+        print(f"  {name:<26}" + "".join(cells), flush=True)
+    return out
+
+
+class Png:
+    """PNG as a codec."""
+
+    def encode(self, image: NDArray[np.uint8]) -> bytes:
+        """One image."""
+        held = io.BytesIO()
+        Image.fromarray(image).save(held, "png")
+        return held.getvalue()
+
+    def decode(self, data: bytes) -> bytes:
+        """Its pixels, row by row."""
+        return Image.open(io.BytesIO(data)).tobytes()
+
+
+def real_scans(size: int, count: int) -> NDArray[np.uint8]:
+    """Some real scans, prepared but not denoised, uint8 (n, size, size); none where they are not here."""
+    folder = Path(os.environ.get("SHARED_DATA", "../shared/data")) / "kermany_sample"
+    if not folder.is_dir():
+        return np.empty((0, size, size), np.uint8)
+    paths = sorted(folder.glob("*/*.jpeg"))[:: 380 // count][:count]
+    return np.stack([prepare_image(np.asarray(Image.open(path)), [size], "none")[size] for path in paths])
+
+
+def write_dataset(root: Root, images: NDArray[np.uint8], latents: NDArray[np.float32]) -> None:
+    """A published data set of these images, with tables of one level."""
+    plan, rng = ShardPlan(len(images), 512), np.random.default_rng(0)
+    begin_run(root, DIGEST, {})
+    arrays = create_image_arrays(
+        root, n=len(images), height=SIDE, width=SIDE, latent_dim=LATENT, shard_size=plan.shard_size
+    )
+    shards = []
+    for shard in plan:
+        rows = slice(shard.start, shard.stop)
+        eta = latents[rows, :3].astype(float)
+        files = write_image_shard(root, shard, images[rows], latents[rows], shard_size=plan.shard_size)
+        tables = write_subjects(root, shard, seeds=subject_seeds(1, np.arange(shard.start, shard.stop)), eta=eta)
+        tables += write_random_effects(root, shard, LEVEL, eta=eta, parameters={"ka": np.exp(eta[:, 0])})
+        dv = rng.lognormal(size=(len(shard), len(TIMES)))
+        tables += write_observations(root, shard, LEVEL, times=TIMES, doses=[Dose(0, 1)], dv=dv)
+        part = Part(key=DIGEST, files=(*files, *tables))
+        made = ShardManifest(index=shard.index, start=shard.start, stop=shard.stop, parts={"all": part})
+        shards.append(write_shard_manifest(root, made))
+    publish(root, root_manifest(plan, tuple(shards), (*arrays, file_record(root, ".run.json")), SIDE))
+
+
+def root_manifest(plan: ShardPlan, shards: tuple[Any, ...], files: tuple[Any, ...], side: int) -> RootManifest:
+    """What the data set of this benchmark is."""
+    model = ImageInfo(
+        height=side, width=side, latent_dim=LATENT, backend="phantom", model="phantom", version="1", digest=DIGEST
+    )
+    return RootManifest(
+        name="benchmark", identity=DIGEST, config={}, config_digest=DIGEST, seed=1, n_subjects=plan.n_subjects,
+        shard_size=plan.shard_size, splits=plan.split_counts, levels=(LEVEL,), random_effects=("ka", "imax", "ic50"),
+        eta_latents=(0, 1, 2), parameters=("ka",), times=TIMES, doses=(Dose(0, 1),), image=model, shards=shards,
+        files=files, versions={}, licence="", citation="",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
