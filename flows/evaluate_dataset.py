@@ -22,11 +22,13 @@ from tasks.evaluation.stages import (
     read_images,
     run_stage,
     score_predictions,
+    train_on_estimates,
 )
 
 READER = ("reader", "components", "products")
 POPULATION = ("population", "fit_subjects")
 PREDICTORS = ("rounds", "folds")
+RESNET = ("regression_steps", "regression_batch", "regression_width", "regression_precision")
 SCORES = ("bootstrap", "visits")
 
 
@@ -90,15 +92,21 @@ def evaluate_dataset(
             images=images,
             **inputs,
         )
+        resnet = None
+        if spec.settings.regression_steps:
+            key = spec.key("train-resnet", *RESNET, effects=effects["files"], level=level)
+            resnet = run_stage(train_on_estimates, spec, key, level=level, effects=effects)
+            made_of["resnet"] = resnet["files"]
         scores = run_stage(
             score_predictions,
             spec,
             spec.key("score", *SCORES, predicted=predicted["files"], level=level, **made_of),
             level=level,
             predicted=predicted,
+            resnet=resnet,
             **inputs,
         )
-        levels[str(level)] = {**inputs, "predicted": predicted, "scores": scores}
+        levels[str(level)] = {**inputs, "predicted": predicted, "resnet": resnet, "scores": scores}
     outcomes = {level: stages["population"] for level, stages in levels.items()}
     checks = run_stage(
         check_design, spec, spec.key("check-design", "residual_subjects", levels=spec.levels), outcomes=outcomes

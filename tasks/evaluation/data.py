@@ -13,6 +13,7 @@ from models.evaluation.reader import Chunk
 from storage.layout import eta_columns
 from storage.reader import Dataset
 
+IN_MEMORY = 1 << 30  # bytes of images that are not read from the data set again and again
 ROWS = 2_000  # images at a time: 8 MB at 64x64, 0.5 GB at 512x512
 
 Array = NDArray[np.float64]
@@ -33,6 +34,26 @@ def image_chunks(dataset: Dataset, split: str, rows: int = ROWS) -> Iterator[Chu
             for start in range(part.start, part.stop if part.split == split else part.start, rows):
                 stop = min(start + rows, part.stop)
                 yield np.arange(start, stop), dataset.images(start, stop), dataset.latents(start, stop)
+
+
+class SplitImages:
+    """Images of a split by row, as the networks' training reads them; kept in memory where they are few."""
+
+    def __init__(self, dataset: Dataset, split: str) -> None:
+        self.dataset, self.ids = dataset, split_ids(dataset, split)
+        image = dataset.manifest.image
+        self.kept: NDArray[np.uint8] | None = None
+        if len(self.ids) * image.height * image.width <= IN_MEMORY:
+            self.kept = np.concatenate([images for _, images, _ in image_chunks(dataset, split)])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The images of some rows, (m, S, S) uint8."""
+        if self.kept is not None:
+            return self.kept[rows]
+        return np.concatenate([self.dataset.images(i, i + 1) for i in self.ids[rows].tolist()])
 
 
 def latent_chunks(dataset: Dataset, split: str, rows: int = 20 * ROWS) -> Iterator[NDArray[np.float32]]:

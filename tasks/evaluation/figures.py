@@ -16,8 +16,8 @@ from tasks.evaluation.tables import SOURCES, Level
 from tasks.figures import ACCENT, INK, SOFT
 from tasks.pictures import rendered
 
-BLUE, GREEN = "#2b6ca3", "#4b8b3b"
-COLOURS = {"regression": BLUE, "resnet": BLUE, "informed": ACCENT, "one_step": GREEN, "oracle": INK}
+BLUE, GREEN, PURPLE = "#2b6ca3", "#4b8b3b", "#7a4fa3"
+COLOURS = {"regression": BLUE, "resnet": PURPLE, "informed": ACCENT, "one_step": GREEN, "oracle": INK}
 PAPER = {1.0: 0.6007, 0.5: 0.3017, 0.1: 0.0544, 0.0526: 0.0271, 0.02: 0.0064}  # R² in arXiv 2410.16177, 1M subjects
 
 PANELS = 12

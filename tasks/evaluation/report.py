@@ -30,7 +30,7 @@ def write_evaluation(
     output: str,
     spec: EvaluationSpec,
     images: Result,
-    levels: dict[str, dict[str, Result]],
+    levels: dict[str, dict[str, Any]],
     checks: Result,
     null: Result,
 ) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def write_evaluation(
         output: local folder; files of an earlier evaluation are replaced.
         spec: the evaluation.
         images: result of read-images.
-        levels: by level, the results of its stages: population, effects, predicted, scores.
+        levels: by level, the results of its stages: population, effects, predicted, resnet, scores.
         checks: result of check-design.
         null: result of check-null.
     """
@@ -137,8 +137,8 @@ def write_predictions(folder: Path, truth: Truth, predictions: Predictions) -> N
         pq.write_table(pa.table(columns), folder / f"{name}-{truth.level:g}.parquet", compression="zstd")
 
 
-def _of(stages: dict[str, Result]) -> tuple[Result, Result, Result]:
-    return stages["population"], stages["effects"], stages["predicted"]
+def _of(stages: dict[str, Any]) -> tuple[Result, Result, Result, Result | None]:
+    return stages["population"], stages["effects"], stages["predicted"], stages["resnet"]
 
 
 def _write(path: Path, text: str) -> None:

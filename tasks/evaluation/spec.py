@@ -92,7 +92,8 @@ def default_output(manifest: RootManifest) -> Path:
 def start_of(model: PopulationModel) -> PopulationModel:
     """Where the fit begins: the published values, or the model's own with small effects and a large residual error."""
     own = Values.of(model)
-    return STARTS.get(model.name, Values(own.mu, 0.5 * own.omega, own.error * np.array([2.0, 2.0, 1.0]))).into(model)
+    doubled = (own.error.reshape(-1, 3) * [2.0, 2.0, 1.0]).ravel()
+    return STARTS.get(model.name, Values(own.mu, 0.5 * own.omega, doubled)).into(model)
 
 
 def check_is_evaluable(dataset: Dataset, settings: EvaluationConfig) -> None:

@@ -27,6 +27,7 @@ from models.evaluation.checks import (
 from models.evaluation.informed import fit_informed, one_step
 from models.evaluation.null import shuffled
 from models.evaluation.reader import fit_reader
+from models.evaluation.resnet import train_resnet
 from models.evaluation.ridge import CHUNK, cross_fit
 from models.evaluation.summary import Predictions, Truth, summarise
 from models.nlme.data import PopulationData
@@ -170,13 +171,42 @@ def predict_effects(
     return _result(where, *(f"{name}.npy" for name in predictors), "informed.json")
 
 
+@task(name="train-resnet", task_run_name="ResNet18 on estimates at {level}", **CACHED)
+def train_on_estimates(key: str, folder: str, spec: EvaluationSpec, level: float, effects: Result) -> Result:
+    """The published predictor: images → empirical Bayes estimates end to end; predictions of test subjects."""
+    where, settings, dataset = _made(folder), spec.settings, spec.dataset
+    progress = Progress(f"train resnet at {level:g}", settings.regression_steps, "steps")
+    predictor = train_resnet(
+        data.SplitImages(dataset, "train"),
+        np.load(Path(effects["folder"]) / "train.npy"),
+        steps=settings.regression_steps,
+        batch_size=settings.regression_batch,
+        width=settings.regression_width,
+        precision=settings.regression_precision,
+        seed=dataset.manifest.seed,
+        device=spec.device,
+        checkpoint=where / "resnet.checkpoint",
+        report=progress.of_training,
+    )
+    parts = [predictor(images) for _, images, _ in data.image_chunks(dataset, "test")]
+    np.save(where / "resnet.npy", np.concatenate(parts))
+    return _result(where, "resnet.npy")
+
+
 @task(name="score-predictions", task_run_name="score at {level}", **CACHED)
 def score_predictions(
-    key: str, folder: str, spec: EvaluationSpec, level: float, population: Result, effects: Result, predicted: Result
+    key: str,
+    folder: str,
+    spec: EvaluationSpec,
+    level: float,
+    population: Result,
+    effects: Result,
+    predicted: Result,
+    resnet: Result | None,
 ) -> Result:
     """Every table of one level, as JSON."""
     where, model = _made(folder), population_model(spec, population)
-    truth, predictions = load_predictions(spec, level, population, effects, predicted)
+    truth, predictions = load_predictions(spec, level, population, effects, predicted, resnet)
     resampling = Resampling(len(truth.ids), truth.seed, spec.settings.bootstrap)
     figures = summarise(
         model,
@@ -236,7 +266,12 @@ def check_null(
 
 
 def load_predictions(
-    spec: EvaluationSpec, level: float, population: Result, effects: Result, predicted: Result
+    spec: EvaluationSpec,
+    level: float,
+    population: Result,
+    effects: Result,
+    predicted: Result,
+    resnet: Result | None = None,
 ) -> tuple[Truth, Predictions]:
     """What is known of the test subjects of a level, and every source's random effects for them."""
     dataset, k = spec.dataset, len(spec.dataset.manifest.random_effects)
@@ -252,8 +287,9 @@ def load_predictions(
     )
     drawn = normals(stream_key(dataset.manifest.seed, "evaluation-random", level), ids, k)
     omega = np.asarray(population_model(spec, population).omega)
-    names = [Path(name).stem for name in predicted["files"] if name.endswith(".npy")]
-    sources = {name: np.load(Path(predicted["folder"]) / f"{name}.npy") for name in names}
+    made = [predicted] if resnet is None else [predicted, resnet]
+    paths = [Path(result["folder"]) / name for result in made for name in result["files"] if name.endswith(".npy")]
+    sources = {path.stem: np.load(path) for path in paths}
     informed = _read(Path(predicted["folder"]) / "informed.json")
     return truth, Predictions(sources, drawn @ np.linalg.cholesky(omega).T, np.array(informed["omega"]))
 

@@ -14,7 +14,7 @@ SOURCES = {
     "submission": "this submission",
     "true": "true effects",
     "regression": "(a) regression on EBEs",
-    "resnet": "(a) ResNet18 on EBEs",
+    "resnet": "(a) ResNet18 on EBEs, end to end",
     "informed": "(b) image-informed model",
     "one_step": "(c) one-step correction",
     "oracle": "(d) oracle, trained on true effects",

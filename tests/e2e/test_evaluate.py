@@ -31,6 +31,8 @@ SETTINGS = (
     "evaluation.fit_subjects=80",
     "evaluation.bootstrap=100",
     "evaluation.rounds=1",
+    "evaluation.regression_steps=8",
+    "evaluation.regression_width=0.125",
 )
 
 

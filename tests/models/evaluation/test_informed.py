@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from models.evaluation.bootstrap import Resampling
 from models.evaluation.informed import fit_informed, informed_modes, one_step, residual_omega
 from models.evaluation.null import shuffled
 from models.evaluation.ridge import cross_fit
+from models.evaluation.scores import score_effects
+from models.nlme.data import PopulationData
 from models.nlme.ebes import empirical_bayes
+from models.nlme.estimation import fit
+from tasks.evaluation.spec import start_of
 from tests.models.evaluation.conftest import MODEL, TRAIN, population
 
 FEW, MANY = slice(0, TRAIN), slice(TRAIN, None)
@@ -57,6 +62,31 @@ def test_it_reaches_the_ceiling_where_regression_on_estimates_does_not(level: fl
     assert inside.mean() == pytest.approx(0.9, abs=0.06)
     assert min(found.objectives) <= found.objectives[0]
     np.testing.assert_allclose(found(features[FEW]).mean(0), 0, atol=1e-9)
+
+
+def test_a_fitted_population_gives_the_table_of_the_known_one() -> None:
+    """Fitted to 500 subjects from the published start; every source's R² lies inside the other's interval."""
+    people, level = population(0.5), 0.5
+    sample = PopulationData.of_design(MODEL.structural, people.observed[:500], MODEL.design.times, MODEL.design.doses)
+    fitted = fit(start_of(MODEL), sample, "FOCE", covariance="none").model
+    scores = []
+    for model in (MODEL, fitted):
+        modes = people.modes if model is MODEL else empirical_bayes(model, people.observed).eta
+        found = fit_informed(model, people.observed[FEW], people.features[FEW], modes[FEW], people.ids[FEW], rounds=1)
+        scores.append(
+            score_effects(
+                {"informed": found(people.features[MANY]), "ebe": modes[MANY]},
+                truth=people.eta[MANY],
+                modes=modes[MANY],
+                ceiling=np.sqrt(level) * people.linked[MANY],
+                nominal=level,
+                resampling=Resampling(TRAIN, 1, 300),
+            )
+        )
+    for name in ("informed", "ebe"):
+        known, estimated = (one[name].r2 for one in scores)
+        assert known.low < estimated.value < known.high, name
+        assert estimated.low < known.value < estimated.high, name
 
 
 def test_weak_association_does_not_make_it_diverge() -> None:
