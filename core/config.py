@@ -161,7 +161,7 @@ class DistillationConfig(Section):
 
     student_steps: int = Field(20_000, ge=0, description="Training steps of the student; 0: none.")
     grid: int = Field(16, ge=2, le=1000, description="Steps of the teacher's way that the student learns to leap.")
-    solver_steps: Positive = Field(2, description="Leaps that the student is measured with.")
+    solver_steps: Positive = Field(3, description="Leaps that the student is measured with.")
     decoder_steps: int = Field(
         20_000,
         ge=0,

@@ -17,8 +17,9 @@ from torch.nn.functional import mse_loss
 from core.config import DistillationConfig
 from core.random import stream_key
 from models.diffusion.stable_diffusion import StableDiffusion
+from models.diffusion.student import loop_settings
 from models.tensors import ImageRows, default_device, to_unit
-from models.training import History, LoopSettings, TrainingProgress, batch_indices, step_generator, train
+from models.training import History, TrainingProgress, batch_indices, step_generator, train
 from models.vae.augment import augment
 from models.vae.loss import PIXEL_WEIGHT, structural_distance
 
@@ -92,15 +93,7 @@ def train_light_decoder(
         squared = mse_loss(made, target)
         return {"loss": PIXEL_WEIGHT * squared + structural_distance(made.clamp(0, 1), target), "mse": squared}
 
-    settings = LoopSettings(
-        steps=config.decoder_steps,
-        learning_rate=config.learning_rate,
-        seed=seed,
-        ema_decay=config.ema_decay,
-        mixed_precision=config.mixed_precision,
-        cosine_decay=True,
-        device=device,
-    )
+    settings = loop_settings(config, config.decoder_steps, seed, device)
     decoder = build_light_decoder(model, config.decoder_width, seed)
     trained, history = train("light decoder", decoder, loss, settings, checkpoint, report)
     assert isinstance(trained, LightDecoder)

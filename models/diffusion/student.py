@@ -64,8 +64,14 @@ def distill(
             working = model.to_working(batch, latents)
         return {"loss": consistency_loss(model, network, teacher, path, working, latents, draws)}
 
-    settings = LoopSettings(
-        steps=config.student_steps,
+    settings = loop_settings(config, config.student_steps, seed, device)
+    return train("student", student, loss, settings, checkpoint, report)
+
+
+def loop_settings(config: DistillationConfig, steps: int, seed: int, device: str) -> LoopSettings:
+    """How the networks of a distillation are trained, for ``steps`` steps."""
+    return LoopSettings(
+        steps=steps,
         learning_rate=config.learning_rate,
         seed=seed,
         ema_decay=config.ema_decay,
@@ -73,7 +79,6 @@ def distill(
         cosine_decay=True,
         device=device,
     )
-    return train("student", student, loss, settings, checkpoint, report)
 
 
 def consistency_loss(
