@@ -89,7 +89,9 @@ def train(
 def generate(
     output: Output,
     images: Images = None,
-    model: Annotated[str | None, typer.Option(help="Registered model to use in place of training.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Registered model, or `pretrained`, to use in place of training.")
+    ] = None,
     preset: Preset = "demo",
     config: File = None,
     overrides: Overrides = None,

@@ -62,7 +62,7 @@ def generate_dataset(
         preset: Configuration to start from.
         overrides: Values over the preset's, such as dataset.n_subjects=2000, one per line.
         config: A whole configuration in the preset's place; what it leaves out is as in the published method.
-        model: Registered model (version or alias) to use in place of training.
+        model: Registered model (version or alias) to use in place of training; pretrained is the one that comes along.
         workspace: Local folder for prepared images, checkpoints and models.
         reuse: Published data set whose images this one shares, with other association levels, splits or outcomes. The
             manifest records it.
@@ -209,7 +209,7 @@ def _specify(config: Config, version: ModelVersion | None, workspace: Workspace)
 
 def _model(images: str | None, config: Config, model: str | None, workspace: str) -> ModelVersion | None:
     if model is not None:
-        return Workspace.at(workspace).registry.get(model)
+        return Workspace.at(workspace).model(model)
     if not needs_training(config.generator.backend):
         return None
     return train_models(images, config=config, workspace=workspace)

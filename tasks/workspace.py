@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.digest import SHORT
-from models.registry import Registry
+from models.pretrained import FOLDER as SHIPPED
+from models.pretrained import PRETRAINED
+from models.registry import ModelVersion, Registry
 
 SHARED_REGISTRY = "IMAGE_LONGITUDINAL_REGISTRY"  # environment: fsspec URL of a registry that several machines share
 
@@ -35,6 +37,14 @@ class Workspace:
     def sources(self) -> Path:
         """Where archives are extracted and downloads kept."""
         return self.root / "sources"
+
+    def model(self, name: str) -> ModelVersion:
+        """A registered model by version or alias; ``pretrained`` is the one that comes with the code.
+
+        Raises:
+            ModelError: see :meth:`Registry.get`.
+        """
+        return self.registry.add(SHIPPED) if name == PRETRAINED else self.registry.get(name)
 
     def training(self, key: str) -> Path:
         """Folder of the checkpoints of the training with this key."""
