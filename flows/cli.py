@@ -116,14 +116,15 @@ def generate(
 def verify(
     output: Annotated[str, typer.Argument(help="The data set: a folder or an fsspec URL.")],
     repair: Annotated[bool, typer.Option("--repair", help="Make exactly the bad shards anew.")] = False,
-    workers: Annotated[int, typer.Option(min=1)] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Shards checked at a time.")] = 2,
+    sample: Annotated[int, typer.Option(min=0, help="Subjects made again from their seeds and compared.")] = 8,
     workspace: Workspace = "workspace",
 ) -> None:
-    """Re-hash and re-read a published data set, and name what is wrong."""
+    """Re-hash and re-read a published data set, make some subjects again, and name what is wrong."""
     prepare_prefect()
     from flows.verify_dataset import verify as flow
 
-    report = flow(output, repair=repair, workers=workers, workspace=workspace)
+    report = flow(output, repair=repair, workers=workers, workspace=workspace, sample=sample)
     say(str(report))
     done(output, f"image-longitudinal show {output}")
 

@@ -75,7 +75,7 @@ def generate_dataset(
     check_configuration(root, config.model_dump(mode="json", exclude=set(NOT_OF_THE_DATA)))
     with hold_lease(root, get_run_logger().info) as lease, drawing_processes():
         version = _model(images, config, model, workspace)
-        spec = _specify(config, version, Workspace.at(workspace))
+        spec = specify(config, version, Workspace.at(workspace))
         found = find_reusable(reuse, spec) if reuse else None
         plain = config.model_dump(mode="json", exclude=set(NOT_OF_THE_DATA))
         state = begin_run(root, spec.identity, plain, found.origin if found else None)
@@ -178,7 +178,7 @@ def _done(root: Root, spec: DatasetSpec, shard: Shard) -> FileRecord | None:
     return finished_shard(root, shard.index, {"image": image_key(spec, shard), "outcomes": outcome_key(spec, shard)})
 
 
-def _specify(config: Config, version: ModelVersion | None, workspace: Workspace) -> DatasetSpec:
+def specify(config: Config, version: ModelVersion | None, workspace: Workspace) -> DatasetSpec:
     """Everything that decides the data set, the entries that become η among it."""
     name = version.version if version else None
     model = image_model(str(workspace.root), name, config.generator, config.compute.device)

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+
+import numpy as np
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 
-from core.errors import StorageError
+from core.config import Config
+from core.errors import ImageLongitudinalError, StorageError
 from core.presets import validate_config
-from flows.generate_dataset import generate_dataset
+from flows.generate_dataset import generate_dataset, specify
 from models.backends import needs_training
 from storage.filesystem import Root, open_root
-from storage.layout import shard_manifest_path
+from storage.layout import ROOT_MANIFEST, RUN_FILE, shard_files, shard_manifest_path
 from storage.lease import hold_lease
-from storage.manifest import RootManifest, read_root_manifest
+from storage.manifest import RootManifest, is_published, read_root_manifest, read_run_mark
+from storage.reader import open_dataset
 from storage.verify import VerificationReport, verify_dataset
+from tasks.derivation import rederive
 from tasks.progress import Progress
+from tasks.workspace import Workspace
+
+SAMPLE = 8  # subjects made again: a wrong seed, model or version shows in the first, damage is found by hashes
 
 
 @flow(name="verify-dataset", flow_run_name="verify {output}", persist_result=False)
-def verify(output: str, repair: bool = False, workers: int = 2, workspace: str = "workspace") -> VerificationReport:
+def verify(
+    output: str, repair: bool = False, workers: int = 2, workspace: str = "workspace", sample: int = SAMPLE
+) -> VerificationReport:
     """Check a published data set.
 
     Args:
@@ -26,15 +38,25 @@ def verify(output: str, repair: bool = False, workers: int = 2, workspace: str =
         repair: Make exactly the bad shards anew, from the configuration and the registered model recorded in the data
             set, then check again.
         workers: Shards checked at a time.
-        workspace: Where the registered model lies; only needed for a repair.
+        workspace: Where the registered model lies; needed to repair images and to make some again.
+        sample: Subjects chosen at random that are made again from their seeds and compared.
 
     Raises:
         StorageError: a file is missing, damaged or does not fit the others; the log and a table name each.
     """
     root = open_root(output)
-    report = _check(root, workers)
+    try:
+        report = _check(root, workers, workspace, sample)
+    except StorageError as error:
+        if not (repair and is_published(root)):
+            raise
+        return _restore(root, error, workers, workspace, sample)
     if not report.ok and repair:
         manifest = read_root_manifest(root)
+        config = validate_config(manifest.config, where=root.url)
+        model = manifest.image.model if needs_training(config.generator.backend) else None
+        if model and not manifest.part_of:
+            Workspace.at(workspace).registry.get(model)  # before anything is removed: without it nothing can be made
         with hold_lease(root, get_run_logger().info):
             _forget(root, manifest, report)
         if manifest.part_of:
@@ -43,10 +65,8 @@ def verify(output: str, repair: bool = False, workers: int = 2, workspace: str =
                 where=root.url,
                 do="give the command that fetched it again: what is right is kept",
             )
-        config = validate_config(manifest.config, where=root.url)
-        model = manifest.image.model if needs_training(config.generator.backend) else None
         generate_dataset(root.url, config=config, model=model, workspace=workspace)
-        report = _check(root, workers)
+        report = _check(root, workers, workspace, sample)
     if not report.ok:
         raise StorageError(
             f"{len(report.problems)} problems found; the first: {report.problems[0]}",
@@ -56,10 +76,40 @@ def verify(output: str, repair: bool = False, workers: int = 2, workspace: str =
     return report
 
 
-def _check(root: Root, workers: int) -> VerificationReport:
+def _restore(root: Root, damage: StorageError, workers: int, workspace: str, sample: int) -> VerificationReport:
+    """Write a damaged ``dataset.json`` anew: the mark of the run holds the configuration that it was made from."""
+    get_run_logger().error(f"{damage}; it is written anew from {RUN_FILE}")
+    identity, recorded = read_run_mark(root)
+    config = validate_config(recorded, where=root.join(RUN_FILE))
+    model = _model_of(identity, config, workspace, root)
+    with hold_lease(root, get_run_logger().info):
+        root.remove(ROOT_MANIFEST)
+    generate_dataset(root.url, config=config, model=model, workspace=workspace)
+    return _check(root, workers, workspace, sample)
+
+
+def _model_of(identity: str, config: Config, workspace: str, root: Root) -> str | None:
+    """The registered model with which the configuration gives the data set of this identity; None if it needs none."""
+    if not needs_training(config.generator.backend):
+        return None
+    files = Workspace.at(workspace)
+    for version in files.registry.versions():
+        with contextlib.suppress(ImageLongitudinalError):  # of another kind or size: not the one
+            if specify(config, version, files).identity == identity:
+                return version.version
+    raise StorageError(
+        "the root manifest is damaged, and none of the models here made this data set",
+        where=root.url,
+        expected=f"a model in {workspace} that gives identity {identity[:12]}",
+        do="name the workspace that has it: --workspace, or give the command that made the data set again",
+    )
+
+
+def _check(root: Root, workers: int, workspace: str, sample: int) -> VerificationReport:
     logger = get_run_logger()
     progress = Progress("verify", read_root_manifest(root).plan.n_shards, "shards")
     report = verify_dataset(root, progress=lambda done, total: progress.update(done), workers=workers)
+    report = _make_again(root, report, workspace, sample)
     for problem in report.problems:
         logger.error(str(problem))
     if report.ok:
@@ -77,10 +127,29 @@ def _check(root: Root, workers: int) -> VerificationReport:
     return report
 
 
+def _make_again(root: Root, report: VerificationReport, workspace: str, sample: int) -> VerificationReport:
+    """The report with what making a random sample of the subjects again adds to it: other ones each time."""
+    dataset = open_dataset(root)
+    ids = dataset.view().ids
+    ids = ids[~np.isin(ids // dataset.plan.shard_size, report.bad_shards)]
+    chosen = np.sort(np.random.default_rng().choice(ids, min(sample, len(ids)), replace=False))
+    if not len(chosen):
+        return report
+    problems, remark = rederive(dataset, chosen, workspace)
+    return dataclasses.replace(
+        report,
+        problems=(*report.problems, *problems),
+        bad_shards=tuple(sorted({*report.bad_shards, *(p.shard for p in problems if p.shard is not None)})),
+        made_again=tuple(chosen.tolist()),
+        remark=remark,
+    )
+
+
 def _forget(root: Root, manifest: RootManifest, report: VerificationReport) -> None:
-    """Remove the manifests of bad shards and bad files beside them, so that nothing takes them for done."""
-    for index in report.bad_shards:
-        root.remove(shard_manifest_path(index))
+    """Remove the manifests of bad shards and all bad files, so that nothing, no cache either, takes them for done."""
     made = {file.path for file in manifest.files}  # never a file that this project did not write
+    for index in report.bad_shards:
+        made |= shard_files(manifest.plan.shard(index), manifest.levels)
+        root.remove(shard_manifest_path(index))
     for path in made & {problem.path for problem in report.problems}:
         root.remove(path)

@@ -232,7 +232,7 @@ class LocalRoot(Root):
         temporary = target.parent / temporary_name(target.name)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "xb") as file:
+            with open(temporary, "xb", buffering=BLOCK) as file:  # pieces of some kB would cost a system call each
                 for piece in pieces:
                     file.write(piece)
                 file.flush()

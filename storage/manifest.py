@@ -317,6 +317,18 @@ def origin_of_run(root: Root) -> Origin | None:
     return Origin.model_validate(content) if content else None
 
 
+def read_run_mark(root: Root) -> tuple[Digest, dict[str, Any]]:
+    """Identity and configuration of the run in ``root``: its mark is there also where ``dataset.json`` is not.
+
+    Raises:
+        StorageError: if the mark is gone or damaged too.
+    """
+    mark = _parse(root, layout.RUN_FILE, root.read_bytes(layout.RUN_FILE))
+    if not isinstance(mark.get("identity"), str) or not isinstance(mark.get("config"), dict):
+        raise _damaged(root, layout.RUN_FILE, "a mark without identity or configuration")
+    return mark["identity"], mark["config"]
+
+
 def file_is_intact(root: Root, file: FileRecord, *, rehash: bool) -> bool:
     """Whether a file is there with the recorded size, and with ``rehash`` also the recorded SHA-256."""
     return root.size(file.path) == file.bytes and (not rehash or root.sha256(file.path) == file.sha256)

@@ -53,6 +53,8 @@ class VerificationReport:
     bytes: int
     problems: tuple[Problem, ...]
     bad_shards: tuple[int, ...] = field(default=())  # regenerating exactly these mends every problem inside shards
+    made_again: tuple[int, ...] = ()  # ids of subjects that were made again and compared
+    remark: str | None = None  # what could not be looked at, and why
 
     @property
     def ok(self) -> bool:
@@ -61,6 +63,10 @@ class VerificationReport:
 
     def __str__(self) -> str:
         seen = f"{self.url}: {self.subjects} subjects, {self.files} files, {self.bytes / 1e6:.1f} MB"
+        if self.made_again:
+            seen += f", {len(self.made_again)} subjects made again"
+        if self.remark:
+            seen += f" ({self.remark})"
         if self.ok:
             return f"{seen}: all as recorded"
         return "\n".join([f"{seen}: {len(self.problems)} problems", *(f"  {problem}" for problem in self.problems)])

@@ -8,13 +8,12 @@ from typing import Any
 from prefect import task
 
 from core.plan import Shard
-from core.random import stream_key, subject_seeds
-from models.association import associate, draw_latents, linked_effects, scale_effects
-from models.nlme.dosing import Dose
-from models.nlme.simulation import get_model, individual_parameters, observe, simulate
+from core.random import subject_seeds
+from models.association import draw_latents
 from storage.filesystem import FileRecord, Root, open_root
 from storage.manifest import Part, part_is_intact
 from storage.tables import write_observations, write_random_effects, write_subjects
+from tasks.derivation import linked_to_latents, outcomes_at
 from tasks.host_workers import host_workers
 from tasks.image_shards import ImageJob, make_image_shard
 from tasks.keys import key_of
@@ -69,20 +68,14 @@ def make_outcomes(key: str, index: int, output: str, spec: DatasetSpec) -> dict[
     shard, seed, licence = spec.plan.shard(index), spec.config.seed, spec.config.dataset.licence
     ids = range(shard.start, shard.stop)
     settings = spec.config.outcomes
-    model = get_model(settings.model)
-    doses = [Dose(*dose) for dose in settings.given]
-    linked = scale_effects(linked_effects(draw_latents(seed, ids, spec.latent_dim), spec.entries), model.omega)
+    linked = linked_to_latents(draw_latents(seed, ids, spec.latent_dim), spec.entries, settings)
     root = open_root(output)
     records = [*write_subjects(root, shard, seeds=subject_seeds(seed, ids), eta=linked, licence=licence)]
     for level in spec.config.dataset.association:
-        eta = associate(linked, level, omega=model.omega, seed=seed, ids=ids)
-        parameters = individual_parameters(model, eta)
-        prediction = simulate(model, eta, settings.times, doses, ids=ids)
-        dv = observe(model, prediction, key=stream_key(seed, "residual", float(level)), ids=ids)
-        named = {name: parameters[:, column].copy() for column, name in enumerate(model.parameter_names)}
-        records += write_random_effects(root, shard, level, eta=eta, parameters=named, licence=licence)
+        made = outcomes_at(level, linked, settings, seed, ids)
+        records += write_random_effects(root, shard, level, eta=made.eta, parameters=made.parameters, licence=licence)
         records += write_observations(
-            root, shard, level, times=settings.times, doses=settings.given, dv=dv, licence=licence
+            root, shard, level, times=settings.times, doses=settings.given, dv=made.dv, licence=licence
         )
     return _result(output, key, records)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +15,14 @@ from core.errors import ModelError, StorageError
 from flows.generate_dataset import generate_dataset
 from flows.verify_dataset import verify
 from storage.filesystem import open_root
+from storage.layout import image_shard_path, random_effects_path
 from storage.lease import hold_lease
 from storage.reader import Dataset, open_dataset
+from storage.sharding import encode_shard
+from storage.verify import verify_dataset
+from tasks.derivation import rederive
 from tests.e2e.conftest import digests
+from tests.storage.test_verify import forge, rewrite
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
 
@@ -192,3 +198,39 @@ def test_a_distilled_student_makes_a_data_set_too(
         generate_dataset(str(tmp_path / "none"), config=fast, model=model, workspace=workspace)
     generate_dataset(str(tmp_path / "data"), config=fast, model=version.version, workspace=workspace)
     assert verify(str(tmp_path / "data")).ok
+
+
+def test_what_was_made_wrong_under_right_hashes_is_found_by_making_it_again_and_repaired(
+    first: Path, tmp_path: Path, workspace: str
+) -> None:
+    output = tmp_path / "data"
+    shutil.copytree(first, output)
+    root, ids = open_root(output), np.arange(60)
+    assert rederive(open_dataset(root), ids, workspace) == ([], None)
+    problems, why = rederive(open_dataset(root), ids[:2], str(tmp_path / "elsewhere"))
+    assert problems == []
+    assert "not at hand" in str(why)
+
+    table = random_effects_path(0.5, 1, "train")
+    eta = open_dataset(root).effects(0.5, 16, 32)[:, 1]
+    rewrite(root, 1, table, {"eta_2": (eta + 0.01).tolist()})
+    image, (height, width) = image_shard_path(2), open_dataset(root).images(0, 1).shape[1:]
+    pieces = encode_shard(np.zeros((16, height, width), np.uint8), chunk_rows=1, shard_rows=16)
+    forge(root, 2, image, root.write(image, pieces, rows=16))
+    assert verify_dataset(root).ok
+    found, _ = rederive(open_dataset(root), ids, workspace)
+    assert {problem.path for problem in found} == {table, image}
+    assert {problem.shard for problem in found} == {1, 2}
+    assert verify(str(output), repair=True, workspace=workspace, sample=60).made_again == tuple(range(60))
+    assert digests(output) == digests(first)
+
+
+def test_a_damaged_root_manifest_is_restored(first: Path, tmp_path: Path, workspace: str) -> None:
+    output = tmp_path / "data"
+    shutil.copytree(first, output)
+    manifest = output / "dataset.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"seed"', b'"sead"'))
+    with pytest.raises(StorageError, match=r"a manifest is damaged.*dataset\.json"):
+        verify(str(output), workspace=workspace)
+    assert verify(str(output), repair=True, workspace=workspace).ok
+    assert digests(output) == digests(first)
