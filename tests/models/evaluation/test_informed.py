@@ -65,7 +65,7 @@ def test_it_reaches_the_ceiling_where_regression_on_estimates_does_not(level: fl
 
 
 def test_a_population_fitted_to_500_subjects_scores_within_the_interval_of_the_known_one() -> None:
-    """Fitted from the published start, θ errs by some 5 %; the known population's interval covers its R²."""
+    """Fitted from the published start, θ errs by several percent; the known population's interval covers its R²."""
     people, level = population(0.5), 0.5
     sample = PopulationData.of_design(MODEL.structural, people.observed[:500], MODEL.design.times, MODEL.design.doses)
     fitted = fit(start_of(MODEL), sample, "FOCE", covariance="none").model
