@@ -72,10 +72,13 @@ class _Lock(Lease):
 
     def __init__(self, root: LocalRoot) -> None:
         self.root, self.path = root, root.folder / LEASE
+        self.made_folder = not root.folder.exists()
         while True:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except FileNotFoundError:
+                continue  # a holder that was refused its run removed the folder it had made
             except OSError as error:
                 raise storage_error("cannot lock the output", str(self.path), error) from error
             try:
@@ -108,6 +111,8 @@ class _Lock(Lease):
         if self._is_in_place():
             with contextlib.suppress(OSError):
                 self.path.unlink()
+                if self.made_folder:
+                    self.path.parent.rmdir()  # only where nothing came of the run: else it is not empty
         os.close(self.file)
 
     def _is_in_place(self) -> bool:
