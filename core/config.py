@@ -267,6 +267,10 @@ class ComputeConfig(Section):
         "auto",
         description="Processes of this host that draw images; auto: one per accelerator where there are several.",
     )
+    runner: Literal["threads", "dask"] = Field("threads", description="What makes shards.")
+    dask_address: str | None = Field(
+        None, description="Scheduler, as tcp://host:8786; without one Dask starts processes on this machine."
+    )
 
 
 class EvaluationConfig(Section):

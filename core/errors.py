@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class ImageLongitudinalError(Exception):
     """Base of every error this project raises on purpose.
@@ -21,6 +24,16 @@ class ImageLongitudinalError(Exception):
         if do:
             message = f"{message.rstrip(' .')}. {do[0].upper()}{do[1:]}"
         super().__init__(" ".join(message.split()))
+
+
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Let an error of ours that leaves the body begin with ``place``: of a thousand shards, which one."""
+    try:
+        yield
+    except ImageLongitudinalError as error:
+        error.args = (f"{place}: {error}",)
+        raise
 
 
 class ConfigError(ImageLongitudinalError):

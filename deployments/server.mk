@@ -1,21 +1,45 @@
-# The service: a Prefect server, a worker and the deployments. Each command stays in its terminal; stop it with Ctrl-C.
-# State lies where Prefect keeps it (PREFECT_HOME, by default ~/.prefect), in SQLite.
+# The service: a Prefect server, workers and the deployments. Server and workers stay in their terminals until Ctrl-C or
+# `make stop`. State lies where Prefect keeps it (PREFECT_HOME, by default ~/.prefect), in SQLite, or in PostgreSQL with
+#   make server DATABASE=postgresql+asyncpg://user@host/database        (the password belongs in ~/.pgpass)
+# With PREFECT_API_AUTH_STRING=name:password in the environment the server asks for it, and worker and deploy say it.
 BIN      ?= .venv/bin
 PREFECT  := $(BIN)/prefect
-POOL     := image-longitudinal
+POOL     ?= cpu
+API_HOST ?= 127.0.0.1
 API_PORT ?= 4200
+DATABASE ?=
+PIDS     := .run
 
-.PHONY: server worker deploy
+.PHONY: server worker deploy stop
 
 # Without an address, Prefect would start a temporary server of its own that nobody else sees.
 worker deploy: export PREFECT_API_URL ?= http://127.0.0.1:$(API_PORT)/api
+server worker deploy: export DO_NOT_TRACK := 1
+server: export PREFECT_SERVER_ANALYTICS_ENABLED := false
+ifneq ($(DATABASE),)
+server: export PREFECT_SERVER_DATABASE_CONNECTION_URL := $(DATABASE)
+endif
+ifneq ($(PREFECT_API_AUTH_STRING),)
+server: export PREFECT_SERVER_API_AUTH_STRING ?= $(PREFECT_API_AUTH_STRING)
+endif
+deploy: export SCANS := $(SCANS)
+deploy: export PRESET := $(PRESET)
+deploy: export HEAVY_POOL := $(HEAVY_POOL)
 
-server: $(READY) ## start the Prefect server and its pages on http://127.0.0.1:4200 (API_PORT=...)
-	PREFECT_SERVER_ANALYTICS_ENABLED=false $(PREFECT) server start --host 127.0.0.1 --port $(API_PORT)
+# exec keeps the process id that was written down: make stop signals exactly that process.
+server: $(READY) ## start the Prefect server and its pages on http://127.0.0.1:4200 (API_PORT=, DATABASE=)
+	@mkdir -p $(PIDS) && echo $$$$ > $(PIDS)/server-$(API_PORT) && exec $(PREFECT) server start --host $(API_HOST) --port $(API_PORT)
 
-worker: $(READY) ## start a worker that runs what is asked of the server
-	$(PREFECT) worker start --pool $(POOL) --type process
+worker: $(READY) ## start a worker for the runs of a pool (POOL=cpu or gpu; one per GPU)
+	@mkdir -p $(PIDS) && echo $$$$ > $(PIDS)/worker-$$$$ && exec $(PREFECT) worker start --pool $(POOL) --type process
 
-deploy: $(READY) ## tell the server about the flows (again after changing their parameters)
-	$(PREFECT) work-pool inspect $(POOL) >/dev/null 2>&1 || $(PREFECT) work-pool create --type process $(POOL)
-	$(PREFECT) --no-prompt deploy --all --prefect-file deployments/prefect.yaml
+deploy: $(READY) ## tell the server about flows, pools, limits, schedules, automations (SCANS=, PRESET=, HEAVY_POOL=)
+	@$(BIN)/python -m flows.deploy
+
+stop: ## stop workers and server that were started from this folder; runs go on from their shards later
+	@for file in $(PIDS)/worker-* $(PIDS)/server-*; do \
+	  [ -e "$$file" ] || continue; pid=$$(cat "$$file"); \
+	  case "$$(ps -o args= -p $$pid)" in *prefect*) kill $$pid; \
+	    for second in $$(seq 40); do kill -0 $$pid 2>/dev/null || break; sleep 1; done; \
+	    echo "stopped $${file#$(PIDS)/}";; esac; rm -f "$$file"; \
+	done

@@ -20,6 +20,7 @@ from flows.console import (
     Output,
     Overrides,
     Preset,
+    Refresh,
     Workspace,
     done,
     plan,
@@ -71,6 +72,7 @@ def train(
     config: File = None,
     overrides: Overrides = None,
     workspace: Workspace = "workspace",
+    refresh: Refresh = False,
     dry_run: DryRun = False,
 ) -> None:
     """Train and register the image models."""
@@ -81,7 +83,7 @@ def train(
     prepare_prefect()
     from flows.train_models import train_models
 
-    version = train_models(images, config=settings, workspace=workspace)
+    version = train_models(images, config=settings, workspace=workspace, refresh=refresh)
     done(version.folder, f"image-longitudinal generate --preset {preset} --model {version.version} --output DIR")
 
 
@@ -97,6 +99,7 @@ def generate(
     overrides: Overrides = None,
     workspace: Workspace = "workspace",
     reuse: Annotated[str | None, typer.Option(help="Data set whose images are shared: only outcomes differ.")] = None,
+    refresh: Refresh = False,
     dry_run: DryRun = False,
 ) -> None:
     """Make and publish a data set; trains the image models first where none fits."""
@@ -107,7 +110,9 @@ def generate(
     prepare_prefect()
     from flows.generate_dataset import generate_dataset
 
-    url = generate_dataset(output, images, config=settings, model=model, workspace=workspace, reuse=reuse)
+    url = generate_dataset(
+        output, images, config=settings, model=model, workspace=workspace, reuse=reuse, refresh=refresh
+    )
     say(f"report: {url}/report.html")
     done(url, f"image-longitudinal verify {url}")
 

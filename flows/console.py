@@ -21,6 +21,7 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, e.
 Images = Annotated[str | None, typer.Option(help="Folder, archive or URL of scans to train on; phantoms without one.")]
 Workspace = Annotated[str, typer.Option(envvar="IMAGE_LONGITUDINAL_WORKSPACE", help="Prepared images and models.")]
 Output = Annotated[str, typer.Option(help="Where the data set goes: a folder or an fsspec URL.")]
+Refresh = Annotated[bool, typer.Option("--refresh", help="Make all anew, whatever is cached or in place.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
 
 

@@ -6,13 +6,14 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_table_artifact
 from prefect.futures import PrefectFuture
+from prefect.task_runners import TaskRunner
 
 from core.config import NOT_OF_THE_DATA, Config
-from core.errors import ConfigError, StorageError
+from core.errors import ConfigError, StorageError, naming
 from core.plan import Shard
 from flows.parameters import ConfigChoice, resolve
+from flows.runners import shard_runner
 from flows.train_models import train_models
 from models.backends import needs_training
 from models.nlme.simulation import get_model
@@ -33,14 +34,14 @@ from storage.manifest import (
 )
 from tasks.host_workers import drawing_processes, worker_devices
 from tasks.image_shards import image_model
+from tasks.landing import LatestShard, ShardRow, show_shards
 from tasks.progress import DeviceShare, Progress
 from tasks.publish import measure_images, publish_dataset
 from tasks.reuse import Found, Reusable, find_reusable
 from tasks.shards import image_key, make_images, make_outcomes, outcome_key, place_part
 from tasks.spec import DatasetSpec
+from tasks.stopping import stopping_tasks
 from tasks.workspace import Workspace
-
-SHOWN_SHARDS = 500  # rows of the shard table in the UI
 
 
 @flow(name="generate-dataset", flow_run_name="generate {output}", persist_result=False)
@@ -53,6 +54,7 @@ def generate_dataset(
     model: str | None = None,
     workspace: str = "workspace",
     reuse: str | None = None,
+    refresh: bool = False,
 ) -> str:
     """Make and publish a data set; trains the image models first where none is named and none fits.
 
@@ -66,6 +68,7 @@ def generate_dataset(
         workspace: Local folder for prepared images, checkpoints and models.
         reuse: Published data set whose images this one shares, with other association levels, splits or outcomes. The
             manifest records it.
+        refresh: Make everything anew, whatever is cached or in place; what is published stays until it is replaced.
 
     Returns:
         The address of the data set.
@@ -74,12 +77,12 @@ def generate_dataset(
     root = open_root(output)
     check_configuration(root, config.model_dump(mode="json", exclude=set(NOT_OF_THE_DATA)))
     with hold_lease(root, get_run_logger().info) as lease, drawing_processes():
-        version = _model(images, config, model, workspace)
+        version = _model(images, config, model, workspace, refresh)
         spec = specify(config, version, Workspace.at(workspace))
         found = find_reusable(reuse, spec) if reuse else None
         plain = config.model_dump(mode="json", exclude=set(NOT_OF_THE_DATA))
         state = begin_run(root, spec.identity, plain, found.origin if found else None)
-        if state == "published" and _complete(root, spec):
+        if state == "published" and not refresh and _complete(root, spec):
             get_run_logger().info(f"{root.url} is published already and complete: nothing to do")
             return root.url
         clean_temporaries(root)
@@ -92,7 +95,7 @@ def generate_dataset(
             shard_size=config.dataset.shard_size,
             licence=config.dataset.licence,
         )
-        shards = make_shards(spec, root, lease, found)
+        shards = make_shards(spec, root, lease, found, refresh)
         recoverability, read_by = measure_images(spec)
         lease.check()
         publish_dataset(root.url, spec, shards, list(arrays), recoverability, read_by)
@@ -110,29 +113,38 @@ class _Shard(NamedTuple):
     outcomes: Pending
 
 
-def make_shards(spec: DatasetSpec, root: Root, lease: Lease, found: Reusable | None = None) -> list[FileRecord]:
+def make_shards(
+    spec: DatasetSpec, root: Root, lease: Lease, found: Reusable | None = None, refresh: bool = False
+) -> list[FileRecord]:
     """Make every shard that is not done, some at a time (:func:`_width`); the records of all manifests, in order.
 
     What another data set has of a shard (``found``) is not made but shared.
     """
     plan, width = spec.plan, _width(spec)
-    records = {shard.index: record for shard in plan if (record := _done(root, spec, shard))}
-    kept, subjects = set(records), sum(len(plan.shard(index)) for index in records)
+    wanted = {shard.index: "asked for anew" if refresh else _done(root, spec, shard) for shard in plan}
+    records = {index: record for index, record in wanted.items() if isinstance(record, FileRecord)}
+    rows = [ShardRow(index, "kept", "as wanted, files there") for index in records]
+    subjects = sum(len(plan.shard(index)) for index in records)
     progress, share = Progress("make subjects", plan.n_subjects, "subjects", done=subjects), DeviceShare()
+    latest = LatestShard(root, spec)
     in_the_making: deque[_Shard] = deque()
-    todo = (shard for shard in plan if shard.index not in kept)
-    while True:
-        while len(in_the_making) < width and (shard := next(todo, None)):
-            in_the_making.append(_Shard(shard, *_submit(root, spec, shard, found)))
-        if not in_the_making:
-            break
-        oldest = in_the_making.popleft()
-        lease.check()
-        records[oldest.shard.index] = _commit(root, spec, oldest)
-        subjects += len(oldest.shard)
-        share.add(_device_use(oldest.images))
-        progress.update(subjects, "; ".join(filter(None, [f"shard {oldest.shard.index} in place", str(share)])))
-    _show_shards(spec, records, kept)
+    todo = (shard for shard in plan if not isinstance(wanted[shard.index], FileRecord))
+    with stopping_tasks(), shard_runner(spec.config.compute, width) as runner:
+        while True:
+            while len(in_the_making) < width and (shard := next(todo, None)):
+                in_the_making.append(_Shard(shard, *_submit(runner, root, spec, shard, found, refresh)))
+            if not in_the_making:
+                break
+            oldest = in_the_making.popleft()
+            lease.check()
+            with naming(f"shard {oldest.shard.index}"):
+                records[oldest.shard.index] = _commit(root, spec, oldest)
+            rows.append(ShardRow(oldest.shard.index, _how(oldest), str(wanted[oldest.shard.index])))
+            subjects += len(oldest.shard)
+            share.add(_device_use(oldest.images))
+            progress.update(subjects, "; ".join(filter(None, [f"shard {oldest.shard.index} in place", str(share)])))
+            latest.show(oldest.shard)
+    show_shards(spec, sorted(rows), records)
     return [records[shard.index] for shard in plan]
 
 
@@ -143,16 +155,30 @@ def _width(spec: DatasetSpec) -> int:
 
 def _device_use(images: Pending) -> dict[str, float]:
     """How a device spent its time on a shard; nothing where the images were there already."""
-    made_now = isinstance(images, PrefectFuture) and images.state.name != "Cached"
+    made_now = not _was_there(images)
     return images.result().get("use", {}) if made_now else {}
 
 
-def _submit(root: Root, spec: DatasetSpec, shard: Shard, found: Reusable | None) -> tuple[Pending, Pending]:
-    images = found.images.get(shard.index) if found else None
-    outcomes = found.outcomes.get(shard.index) if found else None
+def _was_there(part: Pending) -> bool:
+    """Whether a part comes from an earlier run's results or another data set."""
+    return isinstance(part, Found) or part.state.name == "Cached"
+
+
+def _how(shard: _Shard) -> str:
+    """Whether a shard's parts were made or reused, in a word or two for people."""
+    there = [name for name, part in (("images", shard.images), ("outcomes", shard.outcomes)) if _was_there(part)]
+    return "made" if not there else "reused" if len(there) == 2 else f"{there[0]} reused"
+
+
+def _submit(
+    runner: TaskRunner[Any], root: Root, spec: DatasetSpec, shard: Shard, found: Reusable | None, refresh: bool
+) -> tuple[Pending, Pending]:
+    shared = {"index": shard.index, "output": root.url, "spec": spec}
+    images, outcomes = (task.with_options(refresh_cache=refresh) for task in (make_images, make_outcomes))
+    there = (found.images.get(shard.index), found.outcomes.get(shard.index)) if found else (None, None)
     return (
-        images or make_images.submit(image_key(spec, shard), shard.index, root.url, spec),
-        outcomes or make_outcomes.submit(outcome_key(spec, shard), shard.index, root.url, spec),
+        there[0] or runner.submit(images, {"key": image_key(spec, shard), **shared}),
+        there[1] or runner.submit(outcomes, {"key": outcome_key(spec, shard), **shared}),
     )
 
 
@@ -167,14 +193,14 @@ def _commit(root: Root, spec: DatasetSpec, pending: _Shard) -> FileRecord:
             fresh = task.with_options(refresh_cache=True)
             part = place_part(fresh(key=key, index=shard.index, output=root.url, spec=spec), root)
         if part is None:
-            raise StorageError("a shard's files vanished while it was made", where=f"shard {shard.index} of {root.url}")
+            raise StorageError("the files vanished while they were made", where=root.url)
         parts[name] = part
     manifest = ShardManifest(index=shard.index, start=shard.start, stop=shard.stop, parts=parts)
     return write_shard_manifest(root, manifest)
 
 
-def _done(root: Root, spec: DatasetSpec, shard: Shard) -> FileRecord | None:
-    """The record of a shard's manifest if the shard is made as this data set wants it and its files are there."""
+def _done(root: Root, spec: DatasetSpec, shard: Shard) -> FileRecord | str:
+    """The record of a shard's manifest if the shard is made as this data set wants it; else why it has to be made."""
     return finished_shard(root, shard.index, {"image": image_key(spec, shard), "outcomes": outcome_key(spec, shard)})
 
 
@@ -207,31 +233,16 @@ def specify(config: Config, version: ModelVersion | None, workspace: Workspace) 
     return spec.model_copy(update={"entries": entries})
 
 
-def _model(images: str | None, config: Config, model: str | None, workspace: str) -> ModelVersion | None:
+def _model(images: str | None, config: Config, model: str | None, workspace: str, refresh: bool) -> ModelVersion | None:
     if model is not None:
         return Workspace.at(workspace).model(model)
     if not needs_training(config.generator.backend):
         return None
-    return train_models(images, config=config, workspace=workspace)
+    return train_models(images, config=config, workspace=workspace, refresh=refresh)
 
 
 def _complete(root: Root, spec: DatasetSpec) -> bool:
     """Whether a published data set still has every file at its recorded size."""
     manifest = read_root_manifest(root)
     outside = all(file_is_intact(root, file, rehash=False) for file in (*manifest.files, *manifest.shards))
-    return outside and all(_done(root, spec, shard) for shard in spec.plan)
-
-
-def _show_shards(spec: DatasetSpec, records: dict[int, FileRecord], kept: set[int]) -> None:
-    shown = sorted(records)[:SHOWN_SHARDS]
-    table = [
-        {
-            "shard": index,
-            "subjects": len(spec.plan.shard(index)),
-            "state": "kept" if index in kept else "made",
-            "manifest": records[index].sha256[:12],
-        }
-        for index in shown
-    ]
-    more = f", the first {len(shown)}" if len(shown) < len(records) else ""
-    create_table_artifact(table, key="shards", description=f"{len(records)} shards{more}")
+    return outside and all(isinstance(_done(root, spec, shard), FileRecord) for shard in spec.plan)

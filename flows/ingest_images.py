@@ -18,6 +18,7 @@ def ingest_images(
     overrides: tuple[str, ...] = (),
     config: Config | None = None,
     workspace: str = "workspace",
+    refresh: bool = False,
 ) -> PreparedImages:
     """Prepare training images.
 
@@ -28,5 +29,6 @@ def ingest_images(
         overrides: Values over the preset's, such as dataset.n_subjects=2000, one per line.
         config: A whole configuration in the preset's place; what it leaves out is as in the published method.
         workspace: Local folder for prepared images, checkpoints and models.
+        refresh: Prepare them anew, whatever is cached.
     """
-    return ingest(images, resolve(preset, config, overrides), Workspace.at(workspace))
+    return ingest(images, resolve(preset, config, overrides), Workspace.at(workspace), refresh)

@@ -21,6 +21,7 @@ def train_models(
     overrides: tuple[str, ...] = (),
     config: Config | None = None,
     workspace: str = "workspace",
+    refresh: bool = False,
 ) -> ModelVersion:
     """Train the image models and register them; what is trained already is not trained again.
 
@@ -30,14 +31,15 @@ def train_models(
         overrides: Values over the preset's, such as dataset.n_subjects=2000, one per line.
         config: A whole configuration in the preset's place; what it leaves out is as in the published method.
         workspace: Local folder for prepared images, checkpoints and models.
+        refresh: Prepare and train anew, whatever is cached.
     """
     config = resolve(preset, config, overrides)
     if not needs_training(config.generator.backend):
         raise ConfigError(
             "nothing to train", expected="generator.backend vae or diffusion", got=config.generator.backend
         )
-    prepared = ingest_images(images, config=config, workspace=workspace)
-    version = trained_model(config, prepared, Workspace.at(workspace))
+    prepared = ingest_images(images, config=config, workspace=workspace, refresh=refresh)
+    version = trained_model(config, prepared, Workspace.at(workspace), refresh)
     best = ", ".join(
         f"entry {entry} R² {version.metadata['recoverability'][entry]:.3f}" for entry in version.metadata["entries"][:3]
     )

@@ -202,6 +202,22 @@ class _Watch:
         self.history.append({"step": step, "validation": value})
 
 
+def begin_with(name: str, model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Let training begin with the weights of an earlier model in place of random ones.
+
+    Raises:
+        ModelError: they are of another architecture.
+    """
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(
+            f"the {name} network cannot begin with these weights: its architecture is another one",
+            got=str(error).splitlines()[-1],
+            do="begin afresh (start=afresh), or configure the architecture of the production model",
+        ) from error
+
+
 def _set_learning_rate(optimizer: Any, settings: LoopSettings, step: int) -> None:
     if settings.cosine_decay:
         fraction = 0.5 * (1 + np.cos(np.pi * step / settings.steps))

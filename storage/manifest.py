@@ -168,7 +168,7 @@ def read_shard_manifest(root: Root, index: int) -> ShardManifest | None:
     return manifest
 
 
-def finished_shard(root: Root, index: int, keys: Mapping[str, Digest]) -> FileRecord | None:
+def finished_shard(root: Root, index: int, keys: Mapping[str, Digest]) -> FileRecord | str:
     """The record of a shard's manifest where the shard is done: made under these keys, every file there at its size.
 
     Args:
@@ -177,16 +177,20 @@ def finished_shard(root: Root, index: int, keys: Mapping[str, Digest]) -> FileRe
         keys: by the name of each part, what it must have been made by.
 
     Returns:
-        None where the shard is to be made (again), also for a damaged manifest.
+        Where the shard is to be made (again): why, in words.
     """
     try:
         manifest = read_shard_manifest(root, index)
     except StorageError:
-        return None
-    if manifest is None or {name: part.key for name, part in manifest.parts.items()} != dict(keys):
-        return None
+        return "its manifest is damaged"
+    if manifest is None:
+        return "not made yet"
+    there = {name: part.key for name, part in manifest.parts.items()}
+    if there != dict(keys):
+        others = [name for name in sorted({*there, *keys}) if there.get(name) != keys.get(name)]
+        return f"{' and '.join(others)} of another configuration, model or code version"
     if not all(part_is_intact(root, part, rehash=False) for part in manifest.parts.values()):
-        return None
+        return "a file is missing or has another size"
     return file_record(root, layout.shard_manifest_path(index))
 
 

@@ -171,6 +171,7 @@ def write_prepared(
     fractions: Mapping[str, float],
     seed: int,
     source: Mapping[str, Any],
+    splits: Mapping[str, str] | None = None,
     set_aside: Iterable[SetAside] = (),
     ignored: int = 0,
     minimum: int = 1,
@@ -189,6 +190,7 @@ def write_prepared(
         sizes: the sizes to keep, each of which every scan must hold.
         fractions, seed: the patient-wise split (``storage.scans.assign_splits``).
         source: where the images came from, for the manifest; plain JSON values; not part of the digest.
+        splits: the split of some patients in place of that division; all others are for training.
         set_aside, ignored: what was not even tried (``storage.scans.FoundScans``).
         minimum: fewer images than this are refused.
         compare: look for near-duplicates across patients.
@@ -222,16 +224,20 @@ def write_prepared(
         aside.sort(key=lambda item: item.name)
         _refuse_too_few(records, aside, minimum, sum(share > 0 for share in fractions.values()), source)
         open_files.close()
-        splits = assign_splits((record["patient"] for record in records), fractions, seed)
+        patients = [record["patient"] for record in records]
+        if splits is None:
+            given = assign_splits(patients, fractions, seed)
+        else:
+            given = {patient: splits.get(patient, "train") for patient in patients}
         for record in records:
-            record["split"] = splits[record["patient"]]
+            record["split"] = given[record["patient"]]
         manifest = {
             "format": FORMAT,
             "version": VERSION,
             "sizes": list(sizes),
             "counts": {
                 "images": len(records),
-                "patients": len(splits),
+                "patients": len(given),
                 "set_aside": len(aside),
                 "ignored": ignored,
                 "by_split": dict(Counter(record["split"] for record in records)),

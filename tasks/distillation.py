@@ -57,8 +57,10 @@ def distilled_model(version: ModelVersion, config: Config, prepared: PreparedIma
         "distill", DISTILLATION_VERSION, model=version.digest, distillation=wanted, seed=config.seed,
         torch=torch.__version__,
     )  # fmt: skip
-    shared = {"key": key, "version": version.version, "prepared": str(prepared.folder), "config": config,
-              "workspace": str(workspace.root)}  # fmt: skip
+    shared: dict[str, Any] = {
+        "key": key, "version": version.version, "prepared": str(prepared.folder), "config": config,
+        "workspace": str(workspace.root),
+    }  # fmt: skip
     registry = workspace.registry
     return cached_or_fresh(register_distilled, lambda _: registry.find(key) is not None, made=made, **shared)
 

@@ -92,6 +92,20 @@ def loss_figure(figures: dict[str, Any]) -> bytes:
     return rendered(figure)
 
 
+def training_figure(history: Sequence[dict[str, float]], names: Sequence[str]) -> bytes:
+    """Figures of a training by step, one panel for each of ``names`` that it has."""
+    there = [name for name in names if any(name in row for row in history)]
+    figure = Figure(figsize=(2.6 * len(there), 2.2), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(there), squeeze=False)[0], there, strict=True):
+        rows = [row for row in history if name in row]
+        axis.plot([row["step"] for row in rows], [row[name] for row in rows], color=ACCENT, lw=1.2)
+        positive = name in ("loss", "mse") and all(row[name] > 0 for row in rows)
+        axis.set(title=name, xlabel="step", yscale="log" if positive else "linear")
+        axis.tick_params(labelsize=7)
+        axis.spines[["top", "right"]].set_visible(False)
+    return rendered(figure)
+
+
 def recoverability_figure(recoverability: Sequence[float], entries: Sequence[int]) -> bytes:
     """R² per latent entry, those that became η marked."""
     figure = Figure(figsize=(max(4.0, 0.22 * len(recoverability)), 2.6), layout="constrained")

@@ -16,6 +16,7 @@ from models.pipeline import BatchSize, in_background, stream_images
 from storage.filesystem import FileRecord, open_root
 from storage.images import write_image_shard
 from tasks.spec import DatasetSpec
+from tasks.stopping import until_stopped
 from tasks.workspace import Workspace
 
 QUEUE = 4  # batches drawn and not yet taken up by the encoders
@@ -61,7 +62,7 @@ def make_image_shard(job: ImageJob) -> MadeImages:
     stream = stream_images(drawer.model, latents, seeds, drawer.batch, drawer.use)
     with closing(in_background(stream, QUEUE)) as batches:
         records = write_image_shard(
-            open_root(job.output), shard, batches, latents, shard_size=config.dataset.shard_size
+            open_root(job.output), shard, until_stopped(batches), latents, shard_size=config.dataset.shard_size
         )
     return MadeImages(list(records), drawer.use.take() | {"batch_size": drawer.batch.size})
 

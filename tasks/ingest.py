@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -37,13 +38,22 @@ PHANTOM_BATCH = 256
 PAIRS, PAIR_SIZE = 12, 224  # before and after: how many, and about how many pixels a side
 
 
-def ingest(source: str | None, config: Config, workspace: Workspace) -> PreparedImages:
+def ingest(
+    source: str | None,
+    config: Config,
+    workspace: Workspace,
+    refresh: bool = False,
+    held_out: Mapping[str, str] | None = None,
+) -> PreparedImages:
     """Prepared images of scans, or of phantoms if ``source`` is None; made only if they are not there yet.
 
     Args:
         source: folder, zip or tar file, or fsspec URL of one of them.
         config: which sizes, how cleaned, how split.
         workspace: where to.
+        refresh: make them anew all the same.
+        held_out: split by file name of the scans that are held out, whose patients are then in no other; all other
+            patients are trained on. Without it patients are divided anew.
     """
     if source is None:
         sizes = sorted({config.vae.image_size, config.diffusion.image_size}, reverse=True)
@@ -55,7 +65,8 @@ def ingest(source: str | None, config: Config, workspace: Workspace) -> Prepared
             images=config.images,
             seed=config.seed,
         )
-        return _opened(draw_phantoms, key=key, target=str(workspace.images(key)), sizes=sizes, config=config)
+        target = str(workspace.images(key))
+        return _opened(draw_phantoms, refresh, key=key, target=target, sizes=sizes, config=config)
     folder = local_scans(source, workspace.sources)
     found = find_scans(folder)
     sizes = sorted({*MASTER_SIZES, config.vae.image_size, config.diffusion.image_size}, reverse=True)
@@ -68,25 +79,35 @@ def ingest(source: str | None, config: Config, workspace: Workspace) -> Prepared
         sizes=sizes,
         images=config.images,
         seed=config.seed,
+        **({"held_out": dict(held_out)} if held_out else {}),
     )
     return _opened(
         ingest_scans,
+        refresh,
         key=key,
         target=str(workspace.images(key)),
         sizes=sizes,
         config=config,
         folder=str(folder),
         source=source,
+        held_out=dict(held_out or {}),
         frames=str(workspace.frames(key_of("clean-frame", PREPARATION_VERSION, denoise=config.images.denoise))),
     )
 
 
 @task(name="ingest-scans", task_run_name="ingest {source}", **CACHED)
 def ingest_scans(
-    key: str, target: str, sizes: list[int], config: Config, folder: str, source: str, frames: str
+    key: str,
+    target: str,
+    sizes: list[int],
+    config: Config,
+    folder: str,
+    source: str,
+    frames: str,
+    held_out: dict[str, str],
 ) -> dict[str, Any]:
     """Clean and bring to one geometry every usable scan of a folder; list the others with the reason."""
-    found = find_scans(folder)
+    found, splits = _without_latecomers(find_scans(folder), held_out)
     progress = Progress("ingest scans", len(found.scans), "scans")
     prepared = write_prepared(
         target,
@@ -94,6 +115,7 @@ def ingest_scans(
         sizes=sizes,
         fractions=_fractions(config),
         seed=config.seed,
+        splits=splits,
         source={
             "kind": "scans",
             "folder": PurePosixPath(source.rstrip("/")).name,
@@ -168,6 +190,17 @@ def _fractions(config: Config) -> dict[str, float]:
     return {"train": 1 - validation - test, "validation": validation, "test": test}
 
 
+def _without_latecomers(found: FoundScans, held_out: Mapping[str, str]) -> tuple[FoundScans, dict[str, str] | None]:
+    """Scans without those of held-out patients that came later, and the split of each patient (None: divide anew)."""
+    if not held_out:
+        return found, None
+    splits = {scan.patient: held_out[scan.name] for scan in found.scans if scan.name in held_out}
+    late = {scan.name for scan in found.scans if scan.patient in splits and scan.name not in held_out}
+    aside = [SetAside(name, "its patient is held out, and it came later") for name in late]
+    kept = [scan for scan in found.scans if scan.name not in late]
+    return replace(found, scans=kept, set_aside=sorted([*found.set_aside, *aside], key=lambda item: item.name)), splits
+
+
 def _watched(scans: Iterable[Any], progress: Progress) -> Iterator[Any]:
     for done, scan in enumerate(scans, 1):
         yield scan
@@ -198,9 +231,9 @@ def _summarised(prepared: PreparedImages) -> dict[str, Any]:
     return {"folder": str(prepared.folder), "digest": prepared.digest}
 
 
-def _opened(task: Any, **parameters: Any) -> PreparedImages:
+def _opened(task: Any, refresh: bool, **parameters: Any) -> PreparedImages:
     """The prepared images that a task's (perhaps cached) result points to; made anew if they are gone."""
-    result = task(**parameters)
+    result = task.with_options(refresh_cache=refresh)(**parameters)
     try:
         return open_prepared(result["folder"])
     except StorageError:

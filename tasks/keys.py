@@ -27,9 +27,11 @@ def cache_by_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     return f"{context.task.name}-{parameters['key']}"
 
 
-def cached_or_fresh(task: Task[Any, R], still_there: Callable[[R], bool], **parameters: Any) -> R:
-    """Run a cached task; where what its cached result points to is gone or damaged, run it again, refreshing."""
-    result = task(**parameters)
+def cached_or_fresh(
+    task: Task[Any, R], still_there: Callable[[R], bool], refresh: bool = False, **parameters: Any
+) -> R:
+    """Run a cached task; anew where what its cached result points to is gone or damaged, or with ``refresh``."""
+    result = task.with_options(refresh_cache=True)(**parameters) if refresh else task(**parameters)
     if not still_there(result):
         result = task.with_options(refresh_cache=True)(**parameters)
     return result

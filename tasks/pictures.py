@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+
+if TYPE_CHECKING:  # not needed where nothing is drawn
+    from matplotlib.figure import Figure
 
 
 def picture(png: bytes, alt: str = "") -> str:

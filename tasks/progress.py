@@ -12,6 +12,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
 from models.training import TrainingProgress
+from tasks.live_training import TrainingView
 
 ARTIFACT_SECONDS = 2.0  # the artifact is a database row: no need to write it for every step
 LOG_SECONDS = 10.0
@@ -30,6 +31,7 @@ class Progress:
     def __init__(self, what: str, total: int, unit: str, done: int = 0) -> None:
         self.what, self.total, self.unit, self.first = what, total, unit, done
         self.logger = get_run_logger()
+        self.view: TrainingView | None = None
         self.began = time.monotonic()
         self.told = self.logged = self.began
         self.artifact = cast(
@@ -60,6 +62,8 @@ class Progress:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in progress.figures.items() if name != "step")
         self.first = progress.first  # steps that an earlier run did are not this one's pace
         self.update(progress.step, figures)
+        self.view = self.view or TrainingView(artifact_key(self.what))
+        self.view.show(progress)
 
 
 class DeviceShare:

@@ -22,6 +22,7 @@ from storage.manifest import ImageInfo, Origin, RootManifest, origin_of_run, pub
 from storage.reader import Dataset
 from storage.tables import Dose
 from storage.verify import verify_dataset
+from tasks.gpu import takes_turns
 from tasks.image_shards import image_model
 from tasks.pictures import picture
 from tasks.report import REPORT, achieved_association, association_rows, thumbnails, write_report
@@ -31,6 +32,7 @@ PACKAGES = ("image-longitudinal", "diffusers", "numpy", "pyarrow", "torch", "zar
 
 
 @task(name="measure-recoverability", task_run_name="read z back from images", persist_result=False)
+@takes_turns
 def measure_images(spec: DatasetSpec) -> tuple[list[float], str]:
     """R² per latent entry of images made exactly as this data set's; the model's own figure where it is the same."""
     generator, probe = spec.config.generator, spec.config.probe

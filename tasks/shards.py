@@ -14,6 +14,7 @@ from storage.filesystem import FileRecord, Root, open_root
 from storage.manifest import Part, part_is_intact
 from storage.tables import write_observations, write_random_effects, write_subjects
 from tasks.derivation import linked_to_latents, outcomes_at
+from tasks.gpu import takes_turns
 from tasks.host_workers import host_workers
 from tasks.image_shards import ImageJob, make_image_shard
 from tasks.keys import key_of
@@ -55,6 +56,7 @@ def outcome_key(spec: DatasetSpec, shard: Shard) -> str:
 
 
 @task(name="make-images", task_run_name="images of shard {index}", **CACHED)
+@takes_turns
 def make_images(key: str, index: int, output: str, spec: DatasetSpec) -> dict[str, Any]:
     """Latents → images of one shard, written as one Zarr shard each; here, or by a process of this host that does."""
     workers = host_workers(spec)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from models.vae.importance import importance
 from models.vae.network import VAE
 from models.vae.train import build_vae, train_vae
 from storage.prepared import ImageView, PreparedImages, open_prepared
+from tasks.gpu import takes_turns
 from tasks.keys import cached_or_fresh, key_of
 from tasks.model_figures import model_pictures, quality_rows
 from tasks.options import CACHED
@@ -52,7 +54,7 @@ RANDOM_EFFECTS = 3  # entries that the metric "recoverability" asks for: as many
 EXAMPLES = 24  # held-out images kept with a model, to show beside generated ones
 
 
-def training_key(config: Config, images_digest: str) -> str:
+def training_key(config: Config, images_digest: str, start: ModelVersion | None = None) -> str:
     """Digest of everything that decides a trained model."""
     return key_of(
         "train-models",
@@ -66,14 +68,30 @@ def training_key(config: Config, images_digest: str) -> str:
         measured=MEASURING_VERSION,
         seed=config.seed,
         torch=torch.__version__,
+        **({"start": start.digest} if start else {}),
     )
 
 
-def trained_model(config: Config, prepared: PreparedImages, workspace: Workspace) -> ModelVersion:
-    """The registered version for these images and this configuration; trains what is missing."""
-    key = training_key(config, prepared.digest)
+def trained_model(
+    config: Config,
+    prepared: PreparedImages,
+    workspace: Workspace,
+    refresh: bool = False,
+    start: ModelVersion | None = None,
+) -> ModelVersion:
+    """The registered version for these images and this configuration; trains what is missing.
+
+    Args:
+        config: what to train, and how.
+        prepared: images.
+        workspace: where checkpoints and the registry are.
+        refresh: train everything anew.
+        start: model whose weights training begins with; random ones without it.
+    """
+    begin = {"start": start.digest} if start else {}  # absent otherwise: older keys stay what they were
+    key = training_key(config, prepared.digest, start)
     registry = workspace.registry
-    parameters = {"prepared": str(prepared.folder), "config": config}
+    parameters: dict[str, Any] = {"prepared": str(prepared.folder), "config": config}
     vae_key = key_of(
         "train-vae",
         TRAINING_VERSION,
@@ -81,21 +99,26 @@ def trained_model(config: Config, prepared: PreparedImages, workspace: Workspace
         vae=config.vae,
         perception=_perception_digest(config),
         seed=config.seed,
+        **begin,
     )
-    vae = cached_or_fresh(fit_vae, _intact, key=vae_key, folder=str(workspace.training(vae_key)), **parameters)
+    folder = _training_folder(workspace, vae_key, refresh)
+    parameters["start"] = str(start.folder) if start else None
+    vae = cached_or_fresh(fit_vae, _intact, refresh, key=vae_key, folder=folder, **parameters)
     diffusion = None
     if needs_diffusion(config.generator.backend):
         diffusion_key = key_of(
             "train-diffusion", TRAINING_VERSION, vae=vae["sha256"], images=prepared.digest, diffusion=config.diffusion,
-            pretrained=pretrained_digest(config.diffusion), seed=config.seed,
+            pretrained=pretrained_digest(config.diffusion), seed=config.seed, **begin,
         )  # fmt: skip
-        folder = str(workspace.training(diffusion_key))
+        folder = _training_folder(workspace, diffusion_key, refresh)
         diffusion = cached_or_fresh(
-            fit_diffusion, _intact, key=diffusion_key, folder=folder, vae=vae["weights"], **parameters
+            fit_diffusion, _intact, refresh, key=diffusion_key, folder=folder, vae=vae["weights"], **parameters
         )
+    del parameters["start"]
     name = cached_or_fresh(
         register_model,
         lambda version: registry.find(key) is not None,
+        refresh,
         key=key,
         workspace=str(workspace.root),
         vae=vae,
@@ -105,8 +128,17 @@ def trained_model(config: Config, prepared: PreparedImages, workspace: Workspace
     return registry.get(name)
 
 
+def _training_folder(workspace: Workspace, key: str, refresh: bool) -> str:
+    """Where a training leaves its checkpoints; emptied first where it is to be done anew."""
+    folder = workspace.training(key)
+    if refresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    return str(folder)
+
+
 @task(name="train-vae", task_run_name="train VAE", **CACHED)
-def fit_vae(key: str, folder: str, prepared: str, config: Config) -> dict[str, str]:
+@takes_turns
+def fit_vae(key: str, folder: str, prepared: str, config: Config, start: str | None) -> dict[str, str]:
     """Train the VAE; resumes from its checkpoint."""
     weights, figures = Path(folder) / "vae.safetensors", Path(folder) / "vae.json"
     if not figures.exists():
@@ -115,7 +147,7 @@ def fit_vae(key: str, folder: str, prepared: str, config: Config) -> dict[str, s
         train, validation = _split(images, config.vae.image_size)
         vae, trained = train_vae(
             train, validation, config.vae, config.seed, Path(folder) / "vae.checkpoint", config.compute.device,
-            progress.of_training,
+            progress.of_training, initial=_weights(start, "vae"),
         )  # fmt: skip
         save_tensors(weights, vae.state_dict())
         _write_json(figures, asdict(trained))
@@ -123,7 +155,8 @@ def fit_vae(key: str, folder: str, prepared: str, config: Config) -> dict[str, s
 
 
 @task(name="train-diffusion", task_run_name="train diffusion model", **CACHED)
-def fit_diffusion(key: str, folder: str, vae: str, prepared: str, config: Config) -> dict[str, str]:
+@takes_turns
+def fit_diffusion(key: str, folder: str, vae: str, prepared: str, config: Config, start: str | None) -> dict[str, str]:
     """Train the diffusion model on posterior samples of the VAE; resumes from its checkpoint."""
     weights, figures = Path(folder) / "diffusion.safetensors", Path(folder) / "diffusion.json"
     if not figures.exists():
@@ -133,6 +166,7 @@ def fit_diffusion(key: str, folder: str, vae: str, prepared: str, config: Config
         model, trained = train_diffusion(
             _load_vae(vae, config), train, validation, config.diffusion, config.seed,
             Path(folder) / "diffusion.checkpoint", config.compute.device, progress.of_training,
+            initial=_weights(start, "diffusion"),
         )  # fmt: skip
         save_tensors(weights, diffusion_weights(model))
         scale = model.residual_scale if isinstance(model, ResidualDiffusion) else None
@@ -141,6 +175,7 @@ def fit_diffusion(key: str, folder: str, vae: str, prepared: str, config: Config
 
 
 @task(name="register-model", task_run_name="measure and register", **CACHED)
+@takes_turns
 def register_model(
     key: str, workspace: str, prepared: str, config: Config, vae: dict[str, str], diffusion: dict[str, str] | None
 ) -> str:
@@ -314,6 +349,12 @@ def _load_vae(path: str, config: Config) -> VAE:
     vae = build_vae(config.vae, 0)
     vae.load_state_dict(load_tensors(Path(path))[0])
     return vae.eval()
+
+
+def _weights(start: str | None, network: str) -> dict[str, torch.Tensor] | None:
+    """The weights that a network of a registered version has, if that was given and has it."""
+    path = Path(start) / f"{network}.safetensors" if start else None
+    return load_tensors(path)[0] if path and path.exists() else None
 
 
 def _intact(result: dict[str, str]) -> bool:

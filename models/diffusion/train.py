@@ -24,7 +24,7 @@ from models.diffusion.residual import ResidualDiffusion
 from models.diffusion.sampler import sample
 from models.diffusion.stable_diffusion import StableDiffusion
 from models.tensors import ImageRows, default_device, to_unit
-from models.training import History, LoopSettings, TrainingProgress, batch_indices, step_generator, train
+from models.training import History, LoopSettings, TrainingProgress, batch_indices, begin_with, step_generator, train
 from models.vae.augment import augment, centre
 from models.vae.importance import importance
 from models.vae.network import VAE
@@ -60,6 +60,7 @@ def train_diffusion(
     checkpoint: Path,
     device: str = "auto",
     report: Callable[[TrainingProgress], None] | None = None,
+    initial: dict[str, Tensor] | None = None,
 ) -> tuple[DiffusionModel, DiffusionFigures]:
     """Train the configured diffusion model on uint8 images (n, S, S), each conditioned on a sample of its posterior.
 
@@ -75,9 +76,10 @@ def train_diffusion(
         checkpoint: file to resume from and save to; an autoencoder and what is encoded ahead lie beside it.
         device: where the frozen parts go; accelerate places the trained one.
         report: told of progress.
+        initial: weights to begin with, of a denoiser of this architecture; random (or pretrained) ones without them.
 
     Raises:
-        ModelError: see :func:`models.training.train` and the models' own.
+        ModelError: see :func:`models.training.train`, :func:`models.training.begin_with` and the models' own.
     """
     where = default_device(device)
     vae = vae.to(where).eval()
@@ -88,6 +90,8 @@ def train_diffusion(
         )
         codec.to(where)
     model = build_diffusion(vae, config, seed, codec)
+    if initial is not None:
+        begin_with("diffusion", model.denoiser, initial)
     model.to(where)
     if isinstance(model, ResidualDiffusion):
         model.residual_scale = measure_residual_scale(vae, images, config.image_size, seed)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
-from transformers import ResNetConfig, ResNetModel
 
 from core.errors import ModelError
 
@@ -19,6 +18,8 @@ class Encoder(nn.Module):
     """
 
     def __init__(self, latent_dim: int, width: float) -> None:
+        from transformers import ResNetConfig, ResNetModel  # here: it takes seconds to import
+
         super().__init__()
         channels = [_scaled(c, width) for c in (64, 128, 256, 512)]
         self.features = ResNetModel(

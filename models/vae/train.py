@@ -16,7 +16,7 @@ from torch.nn.functional import mse_loss
 from core.config import VAEConfig
 from core.random import stream_key
 from models.tensors import ImageRows, default_device, to_unit
-from models.training import History, LoopSettings, TrainingProgress, batch_indices, step_generator, train
+from models.training import History, LoopSettings, TrainingProgress, batch_indices, begin_with, step_generator, train
 from models.vae.augment import augment, centre
 from models.vae.loss import Perception, charged_kl, kl_per_entry, kl_weight, make_perception, reconstruction_loss
 from models.vae.network import VAE
@@ -45,6 +45,7 @@ def train_vae(
     checkpoint: Path,
     device: str = "auto",
     report: Callable[[TrainingProgress], None] | None = None,
+    initial: dict[str, Tensor] | None = None,
 ) -> tuple[VAE, VAEFigures]:
     """Train a VAE on uint8 images (n, S, S) and standardise its latent space.
 
@@ -56,11 +57,14 @@ def train_vae(
         checkpoint: file to resume from and save to.
         device: ``cpu`` keeps the training off an accelerator that is there.
         report: told of progress.
+        initial: weights to begin with, of a VAE of this architecture; random ones without them.
 
     Raises:
-        ModelError: see :func:`models.training.train`.
+        ModelError: see :func:`models.training.train` and :func:`models.training.begin_with`.
     """
     vae = build_vae(config, seed)
+    if initial is not None:
+        begin_with("vae", vae, initial)
     perception = make_perception(Path(config.vgg_weights) if config.vgg_weights else None, default_device(device))
 
     def loss(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +15,8 @@ from prefect.testing.utilities import prefect_test_harness
 from core.config import Config
 from core.digest import file_sha256
 from core.presets import load_config
+from tests.e2e.postgres import postgres
+from tests.e2e.service import Service, cli_environment
 
 TINY = {
     "images": {"n_phantoms": 120, "min_images": 20},
@@ -76,13 +77,33 @@ def command(tmp_path: Path, prefect_home: Path) -> Callable[..., subprocess.Comp
     return run
 
 
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A running server with everything deployed; it and whatever is started beside it are stopped at the end."""
+    service = Service(tmp_path_factory.mktemp("service"))
+    try:
+        service.start_server()
+        service.make("deploy")
+        yield service
+    finally:
+        service.stop()
+
+
+@pytest.fixture(scope="session")
+def large_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The same on PostgreSQL and behind a password, as for a group of people."""
+    with postgres() as database:
+        service = Service(tmp_path_factory.mktemp("large-service"), PREFECT_API_AUTH_STRING="operator:a password")
+        try:
+            service.start_server(f"DATABASE={database}")
+            service.make("deploy")
+            yield service
+        finally:
+            service.stop()
+
+
 def cli_arguments(*arguments: object) -> list[str]:
     return [str(Path(sys.executable).with_name("image-longitudinal")), *map(str, arguments)]
-
-
-def cli_environment(home: Path) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
-    return {**kept, "PREFECT_HOME": str(home / "prefect"), "OMP_NUM_THREADS": "1"}
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -1,0 +1,161 @@
+"""What Prefect costs: CPU seconds per shard beyond the work itself, as a share of the job at paper scale; and a rerun.
+
+Command: python -m benchmarks.orchestration            (about 3 minutes)
+         python -m benchmarks.orchestration --quick    (about 1 minute)
+
+The same shards are made twice: by calling the functions of the tasks one after another, and by the flow's own loop with
+tasks, futures, states, artifacts and manifests. What is compared is CPU time, of this process and of Prefect's server:
+the loop makes images and outcomes of a shard at the same time, so its wall time would flatter it. The difference per
+shard does not depend on how large a shard is, so it is held against the work of one of the paper preset's shards, with
+phantom images, which cost the least of all backends: with a network the work is longer and the share smaller.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+OVERRIDES = ["generator.backend=phantom", "dataset.eta_entries=[0, 1, 2]"]
+SMALL = [*OVERRIDES, "generator.image_size=32", "dataset.shard_size=16", "probe.n_images=64"]
+
+
+def specification(folder: Path, overrides: list[str], preset: str = "demo") -> Any:
+    """A data set's specification, as the flow makes it."""
+    from core.presets import load_config
+    from tasks.image_shards import image_model
+    from tasks.spec import DatasetSpec
+
+    config = load_config(preset, overrides=overrides)
+    model = image_model(str(folder), None, config.generator, "cpu")
+    return DatasetSpec(
+        config=config,
+        workspace=str(folder),
+        model_version=None,
+        model_digest=model.digest,
+        image_size=model.image_size,
+        latent_dim=model.latent_dim,
+        entries=(0, 1, 2),
+    )
+
+
+def cpu_seconds() -> float:
+    """CPU seconds that this process and its children (the server) have used so far."""
+    this = psutil.Process()
+    return sum(sum(one.cpu_times()[:2]) for one in (this, *this.children(recursive=True)))
+
+
+def plain_seconds(spec: Any, output: Path, shards: int) -> float:
+    """CPU seconds for shards made by plain function calls, their manifests included."""
+    from core.plan import Shard
+    from storage.filesystem import open_root
+    from storage.manifest import ShardManifest, write_shard_manifest
+    from tasks.shards import image_key, make_images, make_outcomes, outcome_key, place_part
+
+    root = open_root(output)
+
+    def make(shard: Shard) -> None:
+        shared = {"index": shard.index, "output": root.url, "spec": spec}
+        results = {
+            "image": make_images.fn(key=image_key(spec, shard), **shared),
+            "outcomes": make_outcomes.fn(key=outcome_key(spec, shard), **shared),
+        }
+        parts = {name: place_part(result, root) for name, result in results.items()}
+        write_shard_manifest(root, ShardManifest(index=shard.index, start=shard.start, stop=shard.stop, parts=parts))
+
+    make(spec.plan.shard(0))  # compiles the kernels
+    began = cpu_seconds()
+    for index in range(shards):
+        make(spec.plan.shard(index))
+    return cpu_seconds() - began
+
+
+def flow_seconds(spec: Any, output: Path) -> float:
+    """CPU seconds for all shards of a specification by the flow's own loop."""
+    from prefect import flow
+
+    from flows.generate_dataset import make_shards
+    from storage.filesystem import open_root
+    from storage.lease import hold_lease
+
+    root = open_root(output)
+
+    @flow(name="orchestration-benchmark")
+    def shards() -> float:
+        with hold_lease(root, print) as lease:
+            began = cpu_seconds()
+            make_shards(spec, root, lease)
+            return cpu_seconds() - began
+
+    return float(shards())
+
+
+def rerun_seconds(folder: Path) -> float:
+    """Seconds of a command whose data set is there already, start and end included."""
+    command = [sys.executable, "-m", "flows.cli", "generate", "--output", str(folder / "rerun")]
+    command += [part for one in [*SMALL, "dataset.n_subjects=64"] for part in ("--set", one)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")}
+    for _ in range(2):
+        began = time.perf_counter()
+        subprocess.run(command, cwd=Path(__file__).parent.parent, env=environment, check=True, capture_output=True)
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Print the table and the result line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    shards, subjects = (40, 50) if quick else (200, 200)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["PREFECT_HOME"] = str(folder / "prefect")
+        os.environ["PREFECT_LOGGING_LEVEL"] = "WARNING"
+        from core.presets import load_config
+        from flows.temporary_server import temporary_server
+
+        paper = load_config("paper")
+        rerun = rerun_seconds(folder)
+        small = specification(folder, [*SMALL, f"dataset.n_subjects={16 * shards}"])
+        plain = plain_seconds(small, folder / "plain", shards)
+        with temporary_server():
+            pass
+        prefect = flow_seconds(small, folder / "flow")
+        overhead = (prefect - plain) / shards
+        size = paper.diffusion.image_size
+        large = [*OVERRIDES, f"generator.image_size={size}", f"dataset.n_subjects={subjects}"]
+        work = plain_seconds(specification(folder, [*large, f"dataset.shard_size={subjects}"]), folder / "large", 1)
+        work *= paper.dataset.shard_size / subjects
+    n_shards = -(-paper.dataset.n_subjects // paper.dataset.shard_size)
+    percent = 100 * overhead / work
+    print(f"{'':<44}{'CPU seconds':>12}")
+    print(f"{f'{shards} small shards, plain calls':<44}{plain:>12.2f}")
+    print(f"{f'{shards} small shards, Prefect':<44}{prefect:>12.2f}")
+    print(f"{'Prefect per shard':<44}{overhead:>12.3f}")
+    print(f"{f'work per shard of {paper.dataset.shard_size:,} at {size}x{size}':<44}{work:>12.1f}")
+    print(f"{f'Prefect, all {n_shards} shards of the paper preset':<44}{overhead * n_shards:>12.1f}")
+    print(f"{'the same command again (by the clock)':<44}{rerun:>12.1f}")
+    print(f"overhead of orchestration at paper scale: {percent:.2f} %")
+    result = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {package: version(package) for package in ("image-longitudinal", "prefect", "sqlalchemy")},
+        "overhead_percent": round(percent, 3),
+        "overhead_seconds_per_shard": round(overhead, 4),
+        "work_seconds_per_paper_shard": round(work, 1),
+        "rerun_seconds": round(rerun, 1),
+    }
+    print("RESULT", json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

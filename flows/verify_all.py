@@ -1,0 +1,39 @@
+"""verify-all: every data set published in a folder, one after another; what a nightly schedule runs."""
+
+from __future__ import annotations
+
+from prefect import flow, get_run_logger
+
+from core.errors import StorageError
+from flows.verify_dataset import verify
+from storage.filesystem import open_root
+from storage.layout import ROOT_MANIFEST
+
+
+@flow(name="verify-all", flow_run_name="verify all in {folder}", persist_result=False)
+def verify_all(folder: str = "datasets", workers: int = 2) -> str:
+    """Check every data set published directly under a folder; a bad one does not keep the others from being checked.
+
+    Args:
+        folder: A local folder or any fsspec URL.
+        workers: Shards checked at a time.
+
+    Returns:
+        What was found, in a sentence.
+
+    Raises:
+        StorageError: at the end, naming each bad data set and its first problem.
+    """
+    root = open_root(folder)
+    found = [name for name in root.entries() if root.exists(f"{name}/{ROOT_MANIFEST}")]
+    bad = []
+    for name in found:
+        try:
+            verify(root.join(name), workers=workers)
+        except StorageError as error:
+            bad.append(f"{name}: {error}")
+    if bad:
+        raise StorageError(f"{len(bad)} of {len(found)} data sets are not as published; {'; '.join(bad)}", where=folder)
+    said = f"{len(found)} data sets in {folder} verified" if found else f"no data set is published in {folder} yet"
+    get_run_logger().info(said)
+    return said

@@ -1,0 +1,87 @@
+"""The files that a server or a container engine is given: what they name exists, and nothing is open to the network."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.events.schemas.automations import AutomationCore
+
+from tasks.retraining import PROMOTED
+from tests.conftest import ROOT
+
+FOLDER = ROOT / "deployments"
+DEPLOYMENTS = yaml.safe_load((FOLDER / "prefect.yaml").read_text())["deployments"]
+AUTOMATIONS = yaml.safe_load((FOLDER / "automations.yaml").read_text())["automations"]
+POOLS = yaml.safe_load((FOLDER / "pools.yaml").read_text())
+COMPOSE = yaml.safe_load((FOLDER / "compose.yaml").read_text())
+TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text() + (FOLDER / "server.mk").read_text(), re.M))
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda one: one["name"])
+def test_a_deployment_runs_a_flow_with_parameters_it_has(deployment: dict[str, Any]) -> None:
+    path, name = deployment["entrypoint"].split(":")
+    flow = getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), name)
+    assert set(deployment["parameters"]) <= set(flow.parameters.properties)
+    assert deployment["concurrency_limit"]["limit"] == 1
+    if deployment.get("schedules"):  # nobody is there to fill in a form
+        assert set(flow.parameters.required) <= set(deployment["parameters"])
+        assert deployment["concurrency_limit"]["collision_strategy"] == "CANCEL_NEW"
+
+
+def test_every_flow_is_deployed() -> None:
+    decorated = {path.name for path in (ROOT / "flows").glob("*.py") if "\n@flow(" in path.read_text()}
+    assert decorated == {Path(one["entrypoint"].split(":")[0]).name for one in DEPLOYMENTS}
+
+
+@pytest.mark.parametrize("automation", AUTOMATIONS, ids=lambda one: one["name"])
+def test_an_automation_is_what_prefect_takes(automation: dict[str, Any]) -> None:
+    actions = [
+        {**{key: value for key, value in one.items() if key != "deployment"}, "deployment_id": "0" * 32}
+        if "deployment" in one
+        else one
+        for one in automation["actions"]
+    ]
+    assert AutomationCore.model_validate({**automation, "actions": actions}).name == automation["name"]
+
+
+def test_silence_is_longer_than_the_time_between_heartbeats_of_every_pool() -> None:
+    (silent,) = [one for one in AUTOMATIONS if one["name"] == "crash silent runs"]
+    for pool in POOLS.values():
+        assert silent["trigger"]["within"] >= 2 * int(pool["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+
+
+def test_the_promotion_that_is_waited_for_is_the_one_that_is_announced() -> None:
+    assert PROMOTED in {event for one in AUTOMATIONS for event in one["trigger"]["expect"]}
+
+
+def test_services_start_targets_that_exist_and_wait_for_services_that_exist() -> None:
+    for name, service in COMPOSE["services"].items():
+        if service.get("command", ["make"])[0] == "make" and "command" in service:
+            assert service["command"][1] in TARGETS, name
+        assert set(service.get("depends_on", {})) <= set(COMPOSE["services"]), name
+        for volume in service.get("volumes", []):
+            source = volume.split(":", 1)[0]
+            assert source.startswith("$") or source in COMPOSE["volumes"], volume
+
+
+def test_only_this_host_reaches_the_server_and_no_password_is_written_down() -> None:
+    ports = [port for service in COMPOSE["services"].values() for port in service.get("ports", [])]
+    assert ports == ["127.0.0.1:4200:4200"]
+    text = (FOLDER / "compose.yaml").read_text()
+    assert "${POSTGRES_PASSWORD:?" in text
+    assert "${PREFECT_API_AUTH_STRING:?" in text
+    assert "--host $(API_HOST)" in (FOLDER / "server.mk").read_text()
+    assert re.search(r"^API_HOST \?= 127\.0\.0\.1$", (FOLDER / "server.mk").read_text(), re.M)
+
+
+def test_the_image_is_made_of_files_that_exist() -> None:
+    lines = re.findall(r"^COPY --chown=app (.+) \S+$", (FOLDER / "Dockerfile").read_text(), re.M)
+    copied = {name for line in lines for name in line.split()}
+    assert all((ROOT / name).exists() for name in copied)
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
+    assert packages <= copied

@@ -1,0 +1,194 @@
+"""The service as an operator runs it: the Makefile's server, workers and deployments, with a Prefect home apart."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import psutil
+
+from tests.conftest import ROOT
+
+T = TypeVar("T")
+ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+class Service:
+    """One server, and whatever is started beside it.
+
+    Args:
+        home: folder for Prefect's database and the log.
+        environment: variables over the usual ones.
+    """
+
+    def __init__(self, home: Path, **environment: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = str(free.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = {
+            **cli_environment(home),
+            "API_PORT": self.port,
+            "PREFECT_API_URL": f"{self.url}/api",
+            "PREFECT_WORKER_QUERY_SECONDS": "1",  # a person waits 10 seconds more gladly than a test
+            "PYTHONPATH": str(ROOT),
+            **environment,
+        }
+        self.output = home / "log.txt"
+        self.variables: dict[str, tuple[str, ...]] = {}  # of each target, for when it is started again
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def make(self, target: str, *variables: str) -> str:
+        """Run a target of the Makefile to its end; what it printed."""
+        return self._run(*_make(target), *variables)
+
+    def prefect(self, *arguments: str) -> str:
+        """Run Prefect's own command line to its end; what it printed."""
+        return self._run(sys.executable, "-m", "prefect", *arguments)
+
+    def start(self, target: str, *variables: str) -> None:
+        """Start a target of the Makefile that runs until it is stopped, unless it runs already."""
+        if target in self.processes and self.processes[target].poll() is None:
+            return
+        self.variables[target] = variables or self.variables.get(target, ())
+        with open(self.output, "ab") as log:
+            self.processes[target] = subprocess.Popen(
+                [*_make(target), *self.variables[target]], cwd=ROOT, env=self.environment, stdout=log, stderr=log
+            )
+
+    def start_server(self, *variables: str) -> None:
+        """Start the server and wait until it answers."""
+        self.start("server", *variables)
+        self.wait_for(self.is_up, seconds=180)
+
+    def kill(self, target: str) -> None:
+        """kill -9 to everything below a started target: make, what it started, and the flow runs of a worker."""
+        made = self.processes.pop(target)
+        for one in [*psutil.Process(made.pid).children(recursive=True), psutil.Process(made.pid)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.send_signal(signal.SIGKILL)
+        made.wait()
+
+    def stop(self) -> None:
+        """Stop everything, the workers before the server, and everything below them."""
+        for process in reversed(self.processes.values()):
+            below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            for one in below:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.terminate()
+            for one in psutil.wait_procs(below, timeout=15)[1]:
+                one.kill()
+            process.kill()
+            process.wait()
+        self.processes.clear()
+
+    def request(self, path: str, body: Any = None, method: str | None = None) -> Any:
+        """What the server's API answers: GET, or POST with a body."""
+        request = Request(
+            f"{self.url}/api/{path}", None if body is None else json.dumps(body).encode(),
+            {"Content-Type": "application/json"}, method=method,
+        )  # fmt: skip
+        if login := self.environment.get("PREFECT_API_AUTH_STRING"):
+            request.add_header("Authorization", f"Basic {base64.b64encode(login.encode()).decode()}")
+        for patience in reversed(range(5)):  # SQLite has one writer: the server may ask to come again
+            try:
+                with urlopen(request, timeout=30) as answer:
+                    return json.loads(answer.read() or b"null")
+            except HTTPError as error:
+                if error.code != 503 or not patience:
+                    raise
+                time.sleep(1)
+        raise AssertionError("unreachable")
+
+    def ask(self, what: str, **filters: Any) -> list[dict[str, Any]]:
+        """All deployments, flow_runs, task_runs or artifacts that the server knows, or those that a filter leaves."""
+        return list(self.request(f"{what}/filter", filters))
+
+    def run(self, deployment: str, **parameters: Any) -> str:
+        """Ask for a run of a deployment, as its form in the UI does; the run's id."""
+        found = self.request(f"deployments/name/{deployment}")
+        made = self.request(f"deployments/{found['id']}/create_flow_run", {"parameters": parameters})
+        return str(made["id"])
+
+    def state(self, run: str) -> dict[str, Any]:
+        """The state of a flow run: its type, name and message."""
+        return dict(self.request(f"flow_runs/{run}")["state"])
+
+    def set_state(self, run: str, kind: str, name: str | None = None) -> None:
+        """Ask for a state, as the buttons of the UI do."""
+        answer = self.request(f"flow_runs/{run}/set_state", {"state": {"type": kind, "name": name}, "force": False})
+        assert answer["status"] == "ACCEPT", answer
+
+    def finished(self, run: str, seconds: float = 180) -> dict[str, Any]:
+        """The state in which a run ends."""
+        return self.wait_for(lambda: (state := self.state(run))["type"] in ENDED and state, seconds)
+
+    def events(self, name: str, run: str) -> list[dict[str, Any]]:
+        """The events of one name about a flow run."""
+        about = {"id": [f"prefect.flow-run.{run}"]}
+        return list(self.request("events/filter", {"filter": {"event": {"name": [name]}, "resource": about}})["events"])
+
+    def flow_processes(self, run: str) -> list[int]:
+        """The processes below the worker that belong to a flow run."""
+        found = []
+        for one in psutil.Process(self.processes["worker"].pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if one.environ().get("PREFECT__FLOW_RUN_ID") == run:
+                    found.append(one.pid)
+        return found
+
+    def artifacts(self, run: str) -> dict[str, Any]:
+        """The data of a run's artifacts by key, the latest of each."""
+        found = self.ask("artifacts", artifacts={"flow_run_id": {"any_": [run]}}, sort="UPDATED_DESC")
+        return {artifact["key"]: artifact["data"] for artifact in reversed(found)}
+
+    def is_up(self) -> bool:
+        """Whether the server answers."""
+        assert self.processes["server"].poll() is None, self.log
+        try:
+            return self.request("health") is True
+        except HTTPError:
+            raise
+        except OSError:
+            return False
+
+    def wait_for(self, condition: Callable[[], T], seconds: float) -> T:
+        """The first true value of a condition that is asked every half second."""
+        until = time.monotonic() + seconds
+        while not (value := condition()):
+            assert time.monotonic() < until, f"still waiting after {seconds} seconds: {self.log}"
+            time.sleep(0.5)
+        return value
+
+    @property
+    def log(self) -> str:
+        """The last words of server and worker."""
+        return self.output.read_text()[-6000:]
+
+    def _run(self, *command: str) -> str:
+        result = subprocess.run(
+            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert result.returncode == 0, result.stdout + result.stderr + self.log
+        return result.stdout
+
+
+def cli_environment(home: Path) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+    return {**kept, "PREFECT_HOME": str(home / "prefect"), "OMP_NUM_THREADS": "1"}
+
+
+def _make(target: str) -> list[str]:
+    # The fragment alone: the whole Makefile would set up an environment first, and this one is in use.
+    return ["make", "-f", "deployments/server.mk", target, f"BIN={os.path.dirname(sys.executable)}"]
