@@ -10,6 +10,7 @@ For a whole training, :class:`SubjectLoader` is the shortest way::
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -164,6 +165,8 @@ class SubjectStream(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         order = self.order()
         worker = get_worker_info()
+        if worker:
+            _forget_inherited_exit_calls()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         for turn in range(self.start + first, self._batches(order), step):
             batch = self._read(order[turn * self.world_size + self.rank])
@@ -286,6 +289,14 @@ class _ShardColumns:
                 self.shards.popitem(last=False)
         self.shards.move_to_end(index)
         return self.shards[index]
+
+
+def _forget_inherited_exit_calls() -> None:
+    """Have a forked worker end well: it inherits the exit calls of threads that it does not have.
+
+    Prefect's, for one, fail there once a flow has run in the parent, and the worker's exit status with them.
+    """
+    getattr(threading, "_threading_atexits", []).clear()
 
 
 def _read(dataset: Dataset, ids: NDArray[np.int64], fields: Sequence[str]) -> dict[str, NDArray[Any]]:

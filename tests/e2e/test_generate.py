@@ -53,7 +53,7 @@ def test_a_published_data_set_is_complete_and_verifies(first: Path) -> None:
     assert dataset.levels == (1.0, 0.5, 0.1, 0.0526, 0.02)
     assert dataset.manifest.splits == {"train": 48, "validation": 6, "test": 6}
     page = (first / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 6  # pairs, real, generated, recoverability, association, loss
+    assert page.count("data:image/png;base64,") == 9  # and one noise-to-image GIF
     assert "http-equiv" not in page
     assert "<script" not in page
     assert {path.name for path in first.iterdir()} >= {"README.md", "croissant.json", "dataset.json", "images.zarr"}

@@ -103,7 +103,7 @@ def resume(root: Root, data: Arrays, plan: ShardPlan) -> list[int]:
         records = []
         for shard in plan:
             record = finished_shard(root, shard.index, PARTS)
-            if record is None:
+            if isinstance(record, str):  # why it is to be made
                 made.append(shard.index)
                 record = write_shard(root, shard, data, plan)
                 lease.check()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import threading
 from collections.abc import Iterable
 
 import numpy as np
@@ -153,3 +155,15 @@ def test_a_part_of_a_data_set_serves_what_it_has(published: Root) -> None:
     mapped = SubjectDataset(part, level=LEVEL, fields=tuple(FIELDS))
     (batch,) = DataLoader(mapped, batch_size=13)
     check(batch, arrays(), here)
+
+
+def test_workers_end_well_where_the_parent_has_exit_calls_that_fail_in_them(
+    published: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = os.getpid()
+
+    def fails_in_a_child() -> None:
+        assert os.getpid() == parent
+
+    monkeypatch.setattr(threading, "_threading_atexits", [fails_in_a_child])
+    assert len(ids(SubjectLoader(published, num_workers=2, **SMALL))) == 6
