@@ -91,9 +91,8 @@ def original_image(model: DiffusionModel, z: Tensor, generator: torch.Generator)
     """One image by the published recipe, nothing shared between its steps but the token: (1, S, S) uint8."""
     scheduler = DDPMScheduler.from_config({**model.schedule, "clip_sample": False, "timestep_spacing": "trailing"})
     scheduler.set_timesteps(ORIGINAL_STEPS)
-    context = model.context(z)
-    if context.ndim == 3:
-        context = context.repeat(1, TOKENS, 1)
+    token = model.context(z)
+    context = token.repeat(1, TOKENS, 1) if token.ndim == 3 else token
     cuda = z.device.type == "cuda"
     autocast: AbstractContextManager[Any] = torch.autocast("cuda", torch.float16) if cuda else nullcontext()
     x = torch.randn((1, *model.working_shape), generator=generator).to(z.device)
@@ -101,7 +100,7 @@ def original_image(model: DiffusionModel, z: Tensor, generator: torch.Generator)
         for timestep in scheduler.timesteps:
             said = model.denoise(model.denoiser, x, timestep.long().expand(1).to(z.device), z, context)
             x = scheduler.step(said.float(), timestep, x, generator=generator, return_dict=False)[0]
-        return as_grey_levels(model.to_images(x, z))
+        return as_grey_levels(model.to_images(x, token))
 
 
 def original_rate(make: Make, device: torch.device, least: float) -> float:

@@ -58,7 +58,8 @@ def noise_to_image(
     z, watched = torch.from_numpy(latents).to(device), _Watched(model)
     final = draw_images(watched, z, torch.from_numpy(seeds).to(device), scheduler=scheduler, steps=steps)  # type: ignore[arg-type]
     with torch.no_grad():
-        frames = [to_grey_levels(model.to_images(x, z)) for x in watched.seen]
+        context = model.context(z)
+        frames = [to_grey_levels(model.to_images(x, context)) for x in watched.seen]
     frames = [frames[i] for i in np.unique(np.linspace(0, len(frames) - 1, min(len(frames), MAX_FRAMES)).astype(int))]
     return np.stack([*frames, final.cpu().numpy()])
 

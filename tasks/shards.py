@@ -21,7 +21,7 @@ from tasks.keys import key_of
 from tasks.options import CACHED
 from tasks.spec import DatasetSpec
 
-IMAGES_VERSION = 1  # raise it whenever the same latents and model would give other image files
+IMAGES_VERSION = 2  # raise it whenever the same latents and model would give other image files
 OUTCOMES_VERSION = 2  # raise it whenever the same latents would give other tables
 
 

@@ -1,10 +1,75 @@
-"""The network of our own diffusion models: a UNet told z by adaptive group normalisation (Dhariwal & Nichol 2021)."""
+"""Diffusion models of our own: a UNet told z by adaptive group normalisation (Dhariwal & Nichol 2021).
+
+A network given only z learns little of it in a short training. These see the VAE's image of z as further input channels
+too, so what z says is there from the first step on.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from models.diffusion.interface import DiffusionModel
+from models.vae.network import VAE
+
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "flow": {"num_train_timesteps": 1000, "prediction_type": "flow_prediction"},  # Lipman et al. 2023
+    "velocity": {  # Salimans & Ho 2022: stable targets at every noise level
+        "num_train_timesteps": 1000,
+        "beta_schedule": "squaredcos_cap_v2",  # cosine (Nichol & Dhariwal 2021)
+        "prediction_type": "v_prediction",
+    },
+}
+
+
+class AdaGNDiffusion(DiffusionModel):
+    """What the models of our own share; they differ in their working tensors.
+
+    Args:
+        vae: the trained VAE; its latents condition the model. Not trained further, kept in evaluation mode.
+        image_size: side of the images made, in pixels: the VAE's or larger (its output is then enlarged).
+        working_shape: (C, h, w) of the working tensors; the context has the same.
+        channels: channel counts of the UNet's levels.
+        objective: a key of :data:`SCHEDULES`.
+    """
+
+    def __init__(
+        self, vae: VAE, image_size: int, working_shape: tuple[int, int, int], channels: tuple[int, ...], objective: str
+    ) -> None:
+        super().__init__()
+        self.vae = vae.eval().requires_grad_(False)
+        self.image_size, self.latent_dim, self.working_shape = image_size, vae.latent_dim, working_shape
+        self.schedule = dict(SCHEDULES[objective])
+        self.denoiser = adagn_unet(
+            inputs=2 * working_shape[0],
+            outputs=working_shape[0],
+            side=working_shape[1],
+            channels=channels,
+            latent_dim=vae.latent_dim,
+        )
+
+    def outline(self, latents: Tensor) -> Tensor:
+        """The VAE's image (B, 1, S, S), values 0 to 1, at this model's size."""
+        image = self.vae.decode(latents)
+        if image.shape[-1] != self.image_size:
+            image = interpolate(image, (self.image_size, self.image_size), mode="bilinear", antialias=True)
+        return image
+
+    @torch.no_grad()
+    def rotate(self, axes: Tensor) -> None:
+        """See :class:`DiffusionModel`: z enters by the decoder, which is the VAE's, and by one linear layer."""
+        weight = self.denoiser.get_parameter("class_embedding.linear_1.weight")
+        weight.copy_(weight @ axes.to(weight))
+
+    def denoise(
+        self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, latents: Tensor, context: Tensor
+    ) -> Tensor:
+        """The prediction (B, C, h, w) for noisy working tensors at integer timesteps (B,)."""
+        return denoiser(torch.cat([noisy, context], 1), timesteps, None, class_labels=latents, return_dict=False)[0]
 
 
 def adagn_unet(
@@ -36,10 +101,3 @@ def adagn_unet(
     nn.init.zeros_(unet.conv_out.weight)
     nn.init.zeros_(unet.conv_out.bias)
     return unet
-
-
-@torch.no_grad()
-def rotate_adagn(unet: nn.Module, axes: Tensor) -> None:
-    """Let the UNet take the columns of ``axes`` (D, D), orthogonal, as the entries of z, by its one linear layer."""
-    weight = unet.get_parameter("class_embedding.linear_1.weight")
-    weight.copy_(weight @ axes.to(weight))

@@ -28,8 +28,8 @@ class DiffusionModel(nn.Module, ABC):
         """Images (B, 1, S, S), values 0 to 1 → working tensors (B, *working_shape)."""
 
     @abstractmethod
-    def to_images(self, working: Tensor, latents: Tensor) -> Tensor:
-        """Working tensors (B, *working_shape) → images (B, 1, S, S), values 0 to 1."""
+    def to_images(self, working: Tensor, context: Tensor) -> Tensor:
+        """Working tensors (B, *working_shape) and their context in float32 → images (B, 1, S, S), values 0 to 1."""
 
     @abstractmethod
     def rotate(self, axes: Tensor) -> None:

@@ -107,5 +107,5 @@ def diffusion_loss(
         levels.kind, noisy - s * predicted
     )
     # Where little is left of the image the clean tensor is a blurred guess: there z need not be in it.
-    reading = (alpha.square() * encoder_loss.squared_error(model.to_images(clean, latents), latents)).mean()
+    reading = (alpha.square() * encoder_loss.squared_error(model.to_images(clean, context), latents)).mean()
     return {"loss": loss + encoder_loss.weight * reading, "reading": reading}

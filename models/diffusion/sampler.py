@@ -34,7 +34,8 @@ def draw_images(model: DiffusionModel, latents: Tensor, seeds: Tensor, *, schedu
     path = make_path(model.schedule, steps, even_flow=choice.even_flow)
     kind, shape = str(model.schedule["prediction_type"]), model.working_shape
     dtype = next(iter(model.denoiser.parameters()), latents).dtype
-    z, context = latents.to(dtype), model.context(latents).to(dtype)
+    exact = model.context(latents)
+    z, context = latents.to(dtype), exact.to(dtype)
 
     def denoise(x: Tensor, i: int) -> Split:
         timesteps = torch.full((len(x),), path.timesteps[i], dtype=torch.int64, device=x.device)
@@ -44,7 +45,7 @@ def draw_images(model: DiffusionModel, latents: Tensor, seeds: Tensor, *, schedu
 
     start = subject_noise(seeds, "image-noise", shape)
     working = choice.solve(start, path, denoise, lambda i: subject_noise(seeds, f"image-noise after step {i}", shape))
-    return as_grey_levels(model.to_images(working, latents))
+    return as_grey_levels(model.to_images(working, exact))
 
 
 def sample(

@@ -72,7 +72,7 @@ class StableDiffusion(DiffusionModel):
         colour = images.expand(-1, self.autoencoder.config.in_channels, -1, -1) * 2 - 1
         return self.autoencoder.encode(colour).latent_dist.mean * self.autoencoder.config.scaling_factor
 
-    def to_images(self, working: Tensor, latents: Tensor) -> Tensor:
+    def to_images(self, working: Tensor, context: Tensor) -> Tensor:
         """Images (B, 1, S, S), values 0 to 1, by the light decoder where one is in use, else by the full one."""
         if self.light is None:
             return self.decode_fully(working)

@@ -15,8 +15,8 @@ def test_working_tensors_and_images_invert_each_other(tiny_vae: VAE, size: int) 
     images, z = torch.rand(3, 1, size, size), torch.randn(3, 5)
     working = model.to_working(images, z)
     assert working.shape == (3, *model.working_shape) == (3, 16, size // 4, size // 4)
-    torch.testing.assert_close(model.to_images(working, z), images, atol=1e-6, rtol=0)
-    back = model.to_working(model.to_images(0.1 * working, z), z)
+    torch.testing.assert_close(model.to_images(working, model.context(z)), images, atol=1e-6, rtol=0)
+    back = model.to_working(model.to_images(0.1 * working, model.context(z)), z)
     torch.testing.assert_close(back, 0.1 * working, atol=1e-4, rtol=0)
 
 
@@ -29,7 +29,7 @@ def test_the_working_tensor_is_the_residual_in_units_of_its_scale(tiny_vae: VAE)
 
 def test_images_stay_within_the_grey_scale(tiny_vae: VAE) -> None:
     model = ResidualDiffusion(tiny_vae, 32, (16,))
-    images = model.to_images(10 * torch.randn(2, 16, 8, 8), torch.randn(2, 5))
+    images = model.to_images(10 * torch.randn(2, 16, 8, 8), model.context(torch.randn(2, 5)))
     assert (images.min(), images.max()) == (0, 1)
 
 
