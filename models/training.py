@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from core.errors import ModelError
 from core.random import stream_key
 from models.tensors import load_tensors, save_tensors
+from models.training_log import TrainingLog, log_of
 
 History = list[dict[str, float]]
 
@@ -89,7 +91,8 @@ def train(
     """Train ``model`` and return the network to use afterwards (its averaged weights if asked for) and the history.
 
     With ``validate`` and ``settings.validate_every``, the weights that validated best are kept beside the checkpoint
-    (:func:`best_of`) and returned in the place of the last ones.
+    (:func:`best_of`) and returned in the place of the last ones. The history also goes to TensorBoard's event files
+    (:func:`models.training_log.log_of`).
 
     Args:
         name: what is trained, for messages.
@@ -123,53 +126,75 @@ def train(
     start, history = _restore(checkpoint, name, plain, averaged, optimizer, accelerator.scaler)
     watch = _Watch(best_of(checkpoint), settings, history)
 
+    def note(row: dict[str, float]) -> None:
+        history.append(row)
+        if log is not None:
+            log.add(row)
+
     model.train()
     saved = told = time.monotonic()
-    for step in range(start, settings.steps):
-        if watch.patience_is_over:
-            break
-        try:
-            with accelerator.accumulate(model):
-                figures = loss(model, step, accelerator.device)
-                _check_finite(name, step, "loss", figures["loss"], checkpoint)
-                accelerator.backward(figures["loss"])
-                if accelerator.sync_gradients:
-                    norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-                    if settings.mixed_precision != "fp16":  # whose scaler skips such a step and goes on
-                        _check_finite(name, step, "gradient", norm, checkpoint)
-                _set_learning_rate(optimizer, settings, step)
-                optimizer.step()
-                optimizer.zero_grad()
-        except torch.OutOfMemoryError as error:
-            raise ModelError(
-                f"training {name} ran out of device memory",
-                where=f"step {step}",
-                do=f"lower {name}.batch_size, or raise {name}.gradient_accumulation to keep the effective batch",
-            ) from error
-        if averaged is not None and accelerator.sync_gradients:
-            averaged.update_parameters(plain)
-        last = step + 1 == settings.steps
-        if validate and watch.is_due(step, last):
-            used = averaged.module if averaged is not None else plain
-            watch.look(step, validate(used.eval()), used, accelerator.is_main_process)
-            used.train()
-            last = last or watch.patience_is_over
-        if step % settings.log_every == 0 or last:
-            history.append({"step": step} | {key: float(value.detach()) for key, value in figures.items()})
-        now = time.monotonic()
-        # Not in the middle of an accumulation: what has gathered in the gradients is not part of a checkpoint.
-        due = last or (accelerator.sync_gradients and now - saved > settings.checkpoint_seconds)
-        if due and accelerator.is_main_process:
-            _save(checkpoint, step + 1, plain, averaged, optimizer, history, accelerator.scaler)
-            saved = time.monotonic()
-        if report and (last or now - told > 1.0):
-            report(TrainingProgress(name, start, step + 1, settings.steps, history[-1]))
-            told = now
+    with ExitStack() as stack:
+        log = stack.enter_context(TrainingLog(log_of(checkpoint), history)) if accelerator.is_main_process else None
+        for step in range(start, settings.steps):
+            if watch.patience_is_over:
+                break
+            try:
+                figures = _take_step(accelerator, name, model, optimizer, loss, step, settings, checkpoint)
+            except torch.OutOfMemoryError as error:
+                raise ModelError(
+                    f"training {name} ran out of device memory",
+                    where=f"step {step}",
+                    do=f"lower {name}.batch_size, or raise {name}.gradient_accumulation to keep the effective batch",
+                ) from error
+            if averaged is not None and accelerator.sync_gradients:
+                averaged.update_parameters(plain)
+            last = step + 1 == settings.steps
+            if validate and watch.is_due(step, last):
+                used = averaged.module if averaged is not None else plain
+                note(watch.look(step, validate(used.eval()), used, accelerator.is_main_process))
+                used.train()
+                last = last or watch.patience_is_over
+            if step % settings.log_every == 0 or last:
+                note({"step": step} | {key: float(value.detach()) for key, value in figures.items()})
+            now = time.monotonic()
+            # Not in the middle of an accumulation: what has gathered in the gradients is not part of a checkpoint.
+            due = last or (accelerator.sync_gradients and now - saved > settings.checkpoint_seconds)
+            if due and accelerator.is_main_process:
+                _save(checkpoint, step + 1, plain, averaged, optimizer, history, accelerator.scaler)
+                saved = time.monotonic()
+            if report and (last or now - told > 1.0):
+                report(TrainingProgress(name, start, step + 1, settings.steps, history[-1]))
+                told = now
     accelerator.wait_for_everyone()
     trained = averaged.module if averaged is not None else plain
     if watch.best is not None:
         trained.load_state_dict(load_tensors(best_of(checkpoint))[0])
     return trained.eval(), history
+
+
+def _take_step(
+    accelerator: Accelerator,
+    name: str,
+    model: nn.Module,
+    optimizer: Any,
+    loss: Callable[[nn.Module, int, torch.device], dict[str, Tensor]],
+    step: int,
+    settings: LoopSettings,
+    checkpoint: Path,
+) -> dict[str, Tensor]:
+    """Gradients of one step and, at the end of an accumulation, a change of the weights; returns the step's figures."""
+    with accelerator.accumulate(model):
+        figures = loss(model, step, accelerator.device)
+        _check_finite(name, step, "loss", figures["loss"], checkpoint)
+        accelerator.backward(figures["loss"])
+        if accelerator.sync_gradients:
+            norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+            if settings.mixed_precision != "fp16":  # whose scaler skips such a step and goes on
+                _check_finite(name, step, "gradient", norm, checkpoint)
+        _set_learning_rate(optimizer, settings, step)
+        optimizer.step()
+        optimizer.zero_grad()
+    return figures
 
 
 def best_of(checkpoint: Path) -> Path:
@@ -196,10 +221,10 @@ class _Watch:
         every = self.settings.validate_every
         return bool(every) and ((step + 1) % every == 0 or last)
 
-    def look(self, step: int, value: float, network: nn.Module, main: bool) -> None:
+    def look(self, step: int, value: float, network: nn.Module, main: bool) -> dict[str, float]:
         if main and (self.best is None or value < self.best):
             save_tensors(self.path, network.state_dict(), {"step": str(step + 1), "validation": repr(value)})
-        self.history.append({"step": step, "validation": value})
+        return {"step": step, "validation": value}
 
 
 def begin_with(name: str, model: nn.Module, weights: dict[str, Tensor]) -> None:

@@ -9,12 +9,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from core.errors import ModelError
 from models.tensors import load_tensors, save_tensors
 from models.training import LoopSettings, TrainingProgress, batch_indices, best_of, step_generator, train
+from models.training_log import log_of
 
 STEPS = 24
 SETTINGS = LoopSettings(STEPS, 1e-2, seed=1, device="cpu", log_every=5, checkpoint_seconds=-1)  # one after every step
@@ -64,6 +66,18 @@ VARIANTS = {
     "accumulated": replace(SETTINGS, gradient_accumulation=3, ema_decay=0.9),
     "bf16": replace(SETTINGS, mixed_precision="bf16"),
 }
+
+
+def test_tensorboard_shows_a_killed_and_resumed_training_as_one(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, validate_every=6)
+    with pytest.raises(Killed):
+        train("tiny", network(), stopping(13), settings, tmp_path / "checkpoint", validate=lambda _: 0.5)
+    _, history = train("tiny", network(), loss, settings, tmp_path / "checkpoint", validate=lambda _: 0.5)
+    events = EventAccumulator(str(log_of(tmp_path / "checkpoint"))).Reload()
+    assert set(events.Tags()["scalars"]) == {"loss", "twice", "validation"}
+    for name in ("loss", "twice", "validation"):
+        logged = [(event.step, event.value) for event in events.Scalars(name)]
+        assert logged == [(row["step"], np.float32(row[name])) for row in history if name in row]
 
 
 @pytest.mark.parametrize("stops", [(1,), (2, 9), (13,), (STEPS - 1,)], ids=str)
@@ -178,7 +192,7 @@ def test_a_training_that_diverges_stops_and_keeps_the_last_good_state(tmp_path: 
 def test_a_training_that_diverges_at_once_says_that_nothing_was_saved(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no state was saved yet \(step 0\).*got nan.*[Ll]ower tiny\.learning_rate"):
         train("tiny", network(), not_a_number, SETTINGS, tmp_path / "checkpoint")
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [log_of(tmp_path / "checkpoint")]
 
 
 def test_running_out_of_memory_names_what_to_lower(tmp_path: Path) -> None:
