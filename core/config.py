@@ -265,7 +265,8 @@ class ComputeConfig(Section):
     workers: Positive = Field(1, description="Shards in the making at the same time.")
     processes: Literal["auto"] | Positive = Field(
         "auto",
-        description="Processes of this host that draw images; auto: one per accelerator where there are several.",
+        description="Processes of this host that draw images; auto: one per accelerator where there are several. "
+        "Trainings take one per accelerator, at most this many.",
     )
     runner: Literal["threads", "dask"] = Field("threads", description="What makes shards.")
     dask_address: str | None = Field(

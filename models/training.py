@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from core.errors import ModelError
 from core.random import stream_key
+from models.distributed import mean_over_processes
 from models.tensors import load_tensors, save_tensors
 from models.training_log import TrainingLog, log_of
 
@@ -98,7 +99,7 @@ def train(
         name: what is trained, for messages.
         model: the network; moved to the device that accelerate finds.
         loss: maps (model, step, device) to scalar tensors, of which ``"loss"`` is minimised; must draw what is random
-            from :func:`step_generator`.
+            from :func:`step_generator`, for the whole batch, and compute its :func:`models.distributed.share` of it.
         settings: length, rate and precision.
         checkpoint: a safetensors file, replaced atomically while training runs; if it exists, training goes on from it.
         report: told of progress about once a second.
@@ -151,11 +152,12 @@ def train(
             last = step + 1 == settings.steps
             if validate and watch.is_due(step, last):
                 used = averaged.module if averaged is not None else plain
-                note(watch.look(step, validate(used.eval()), used, accelerator.is_main_process))
+                value = torch.tensor(validate(used.eval()), dtype=torch.float64, device=accelerator.device)
+                note(watch.look(step, mean_over_processes(value), used, accelerator.is_main_process))
                 used.train()
                 last = last or watch.patience_is_over
             if step % settings.log_every == 0 or last:
-                note({"step": step} | {key: float(value.detach()) for key, value in figures.items()})
+                note({"step": step} | {key: mean_over_processes(value) for key, value in figures.items()})
             now = time.monotonic()
             # Not in the middle of an accumulation: what has gathered in the gradients is not part of a checkpoint.
             due = last or (accelerator.sync_gradients and now - saved > settings.checkpoint_seconds)

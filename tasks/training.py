@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from core.errors import ModelError
 from models.backends import diffusion_weights, needs_diffusion
 from models.diffusion.residual import ResidualDiffusion
 from models.diffusion.train import train_diffusion
+from models.distributed import Report, rank, run_in_processes, training_processes
 from models.registry import ModelVersion
 from models.tensors import ImageRows, load_tensors, save_tensors
 from models.vae.network import VAE
@@ -121,15 +123,8 @@ def fit_vae(key: str, folder: str, prepared: str, config: Config, start: str | N
     """Train the VAE; resumes from its checkpoint."""
     weights, figures = Path(folder) / "vae.safetensors", Path(folder) / "vae.json"
     if not figures.exists():
-        images = open_prepared(prepared)
         progress = Progress("train vae", config.vae.steps, "steps")
-        train, validation = _split(images, config.vae.image_size)
-        vae, trained = train_vae(
-            train, validation, config.vae, config.seed, Path(folder) / "vae.checkpoint", config.compute.device,
-            progress.of_training, initial=_weights(start, "vae"),
-        )  # fmt: skip
-        save_tensors(weights, vae.state_dict())
-        _write_json(figures, asdict(trained))
+        _train(_train_vae, (weights, figures, prepared, config, start), config, progress)
     return {"weights": str(weights), "sha256": file_sha256(weights), "figures": str(figures)}
 
 
@@ -139,18 +134,43 @@ def fit_diffusion(key: str, folder: str, vae: str, prepared: str, config: Config
     """Train the diffusion model on posterior samples of the VAE; resumes from its checkpoint."""
     weights, figures = Path(folder) / "diffusion.safetensors", Path(folder) / "diffusion.json"
     if not figures.exists():
-        images = open_prepared(prepared)
         progress = Progress("train diffusion", config.diffusion.steps, "steps")
-        train, validation = _split(images, config.diffusion.image_size)
-        model, trained = train_diffusion(
-            _load_vae(vae, config), train, validation, config.diffusion, config.seed,
-            Path(folder) / "diffusion.checkpoint", config.compute.device, progress.of_training,
-            initial=_weights(start, "diffusion"),
-        )  # fmt: skip
+        _train(_train_diffusion, (weights, figures, vae, prepared, config, start), config, progress)
+    return {"weights": str(weights), "sha256": file_sha256(weights), "figures": str(figures)}
+
+
+def _train(function: Callable[..., None], arguments: tuple[Any, ...], config: Config, progress: Progress) -> None:
+    """Run a training in as many processes as the host has GPUs for it."""
+    run_in_processes(function, arguments, training_processes(config.compute), progress.of_training)
+
+
+def _train_vae(
+    weights: Path, figures: Path, prepared: str, config: Config, start: str | None, report: Report | None
+) -> None:
+    """One process's part of :func:`fit_vae`."""
+    train, validation = _split(open_prepared(prepared), config.vae.image_size)
+    vae, trained = train_vae(
+        train, validation, config.vae, config.seed, weights.with_name("vae.checkpoint"), config.compute.device, report,
+        initial=_weights(start, "vae"),
+    )  # fmt: skip
+    if rank() == 0:
+        save_tensors(weights, vae.state_dict())
+        _write_json(figures, asdict(trained))
+
+
+def _train_diffusion(
+    weights: Path, figures: Path, vae: str, prepared: str, config: Config, start: str | None, report: Report | None
+) -> None:
+    """One process's part of :func:`fit_diffusion`."""
+    train, validation = _split(open_prepared(prepared), config.diffusion.image_size)
+    model, trained = train_diffusion(
+        _load_vae(vae, config), train, validation, config.diffusion, config.seed,
+        weights.with_name("diffusion.checkpoint"), config.compute.device, report, initial=_weights(start, "diffusion"),
+    )  # fmt: skip
+    if rank() == 0:
         save_tensors(weights, diffusion_weights(model))
         scale = model.residual_scale if isinstance(model, ResidualDiffusion) else None
         _write_json(figures, {**asdict(trained), "residual_scale": scale})
-    return {"weights": str(weights), "sha256": file_sha256(weights), "figures": str(figures)}
 
 
 def pretrained_digest(diffusion: DiffusionConfig) -> str | None:

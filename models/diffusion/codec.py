@@ -13,6 +13,7 @@ from torch.nn.functional import mse_loss
 from core.config import DiffusionConfig
 from core.errors import ModelError
 from core.random import stream_key
+from models.distributed import share
 from models.tensors import ImageRows, to_unit
 from models.training import History, LoopSettings, TrainingProgress, batch_indices, step_generator, train
 from models.vae.augment import augment, centre
@@ -103,7 +104,7 @@ def train_codec(
 
         def loss(network: nn.Module, step: int, where: torch.device) -> dict[str, Tensor]:
             batch = to_unit(images[batch_indices(len(images), config.batch_size, seed, "autoencoder", step)], where)
-            batch = augment(batch, step_generator(seed, "autoencoder", step))
+            batch = augment(batch, step_generator(seed, "autoencoder", step))[share()]
             output, latents = network(batch)
             error = reconstruction_loss(output, batch, structural_distance)
             return {"loss": error + SIZE_PENALTY * latents.square().mean(), "mse": mse_loss(output, batch)}

@@ -68,6 +68,7 @@ def diffusion_loss(
     min_snr_gamma: float | None,
     noise_offset: float = 0.0,
     encoder_loss: EncoderLoss | None = None,
+    part: slice = slice(None),
 ) -> dict[str, Tensor]:
     """Weighted mean squared error of the prediction at random timesteps.
 
@@ -81,6 +82,7 @@ def diffusion_loss(
         min_snr_gamma: see :func:`min_snr_weight`.
         noise_offset: standard deviation of a draw added to all pixels of a channel alike (original: 0.1).
         encoder_loss: reads z back from the predicted clean image.
+        part: rows of the batch that the loss is taken over; draws are made for all.
 
     Returns:
         ``loss``, a scalar to minimise, and with ``encoder_loss`` its part ``reading``.
@@ -89,7 +91,8 @@ def diffusion_loss(
     noise = torch.randn(working.shape, generator=generator)
     if noise_offset:
         noise = noise + noise_offset * torch.randn((*working.shape[:2], 1, 1), generator=generator)
-    timesteps, noise = timesteps.to(working.device), noise.to(working.device)
+    timesteps, noise = timesteps[part].to(working.device), noise[part].to(working.device)
+    working, latents = working[part], latents[part]
     alpha, sigma = (level.to(working.device)[timesteps] for level in (levels.alpha, levels.sigma))
     a, s = alpha[:, None, None, None], sigma[:, None, None, None]
     noisy = a * working + s * noise

@@ -23,6 +23,7 @@ from models.diffusion.loss import EncoderLoss, NoiseLevels, diffusion_loss
 from models.diffusion.residual import ResidualDiffusion
 from models.diffusion.sampler import sample
 from models.diffusion.stable_diffusion import StableDiffusion
+from models.distributed import check_divisible, first_process_first, share
 from models.tensors import ImageRows, default_device, to_unit
 from models.training import History, LoopSettings, TrainingProgress, batch_indices, begin_with, step_generator, train
 from models.vae.augment import augment, centre
@@ -81,6 +82,7 @@ def train_diffusion(
     Raises:
         ModelError: see :func:`models.training.train`, :func:`models.training.begin_with` and the models' own.
     """
+    check_divisible("diffusion", config.batch_size)
     where = default_device(device)
     vae = vae.to(where).eval()
     codec, codec_history, codec_mse = None, None, None
@@ -101,7 +103,8 @@ def train_diffusion(
     encoded = None
     if model.encodes_ahead:
         place = checkpoint.with_name(f"{checkpoint.name}.encoded")
-        encoded = encode_ahead(model, vae, images, config.encoded_variants, seed, place)
+        with first_process_first():
+            encoded = encode_ahead(model, vae, images, config.encoded_variants, seed, place)
     objective = partial(
         diffusion_loss,
         model,
@@ -121,7 +124,7 @@ def train_diffusion(
                 working = model.to_working(batch, latents)
             else:
                 working, latents = encoded.batch(chosen, vae, draws, device)
-        return objective(denoiser=denoiser, working=working, latents=latents, generator=draws)
+        return objective(denoiser=denoiser, working=working, latents=latents, generator=draws, part=share())
 
     @torch.no_grad()
     def validation_loss(denoiser: nn.Module) -> float:

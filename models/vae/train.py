@@ -15,6 +15,7 @@ from torch.nn.functional import mse_loss
 
 from core.config import VAEConfig
 from core.random import stream_key
+from models.distributed import check_divisible, share
 from models.tensors import ImageRows, default_device, to_unit
 from models.training import History, LoopSettings, TrainingProgress, batch_indices, begin_with, step_generator, train
 from models.vae.augment import augment, centre
@@ -62,6 +63,7 @@ def train_vae(
     Raises:
         ModelError: see :func:`models.training.train` and :func:`models.training.begin_with`.
     """
+    check_divisible("vae", config.batch_size)
     vae = build_vae(config, seed)
     if initial is not None:
         begin_with("vae", vae, initial)
@@ -70,8 +72,8 @@ def train_vae(
     def loss(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
         draws = step_generator(seed, "vae", step)
         batch = to_unit(images[batch_indices(len(images), config.batch_size, seed, "vae", step)], device)
-        batch = augment(batch, draws)
-        noise = torch.randn(len(batch), config.latent_dim, generator=draws).to(device)
+        batch, noise = augment(batch, draws), torch.randn(len(batch), config.latent_dim, generator=draws).to(device)
+        batch, noise = batch[share()], noise[share()]
         output, mean, log_variance = model(batch, noise)
         reconstruction = reconstruction_loss(output, batch, perception)
         kl = kl_per_entry(mean, log_variance)
@@ -80,8 +82,8 @@ def train_vae(
         )
         figures = {"reconstruction": reconstruction, "mse": mse_loss(output, batch), "kl": kl.sum()}
         if config.cycle_weight and step >= config.kl_warmup_steps:
-            prior = torch.randn(len(batch), config.latent_dim, generator=draws).to(device)
-            cycle = cycle_loss(vae, prior, kl.detach())
+            prior = torch.randn(config.batch_size, config.latent_dim, generator=draws).to(device)
+            cycle = cycle_loss(vae, prior[share()], kl.detach())
             total = total + config.cycle_weight * cycle
             figures["cycle"] = cycle
         return {"loss": total, **figures, "active units": (kl > ACTIVE_NATS).sum().float()}
