@@ -34,6 +34,8 @@ def evaluate(
     result = evaluate_dataset(dataset, output, config=settings, workspace=workspace, workers=workers, verify=verify)
     table = result["headline"]
     say(aligned([table.columns, *table.rows]))
+    if any("–" in row for row in table.rows):
+        say("–: with so few test subjects, that level's ceiling cannot be told from 0")
     failed = [check for check in result["checks"] if not check["passed"]]
     say(f"design against truth: {len(result['checks']) - len(failed)} of {len(result['checks'])} checks pass")
     for check in failed:

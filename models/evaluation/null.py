@@ -1,4 +1,7 @@
-"""The null check: with every image given to another subject, no predictor may find anything."""
+"""The null check: with every image given to another subject, no predictor may find anything.
+
+Subjects are dealt to images, not images to subjects: features are by far the larger, and stay in their file.
+"""
 
 from __future__ import annotations
 
@@ -33,15 +36,15 @@ def shuffled(
     replicates: int,
     workers: int = 1,
 ) -> dict[str, Estimate]:
-    """R² on test subjects, with 99 % interval, of every predictor when features are dealt to subjects at random.
+    """R² on test subjects, with 99 % interval, of every predictor when subjects are dealt to images at random.
 
     Args:
         model: the population model.
         observed: training outcomes, (n, T).
-        train: training features, (n, F), before shuffling.
+        train: features of the training images, (n, F).
         modes: empirical Bayes estimates of training subjects, (n, k).
         ids: their ids, (n,).
-        test: test features, (m, F), before shuffling.
+        test: features of the test images, (m, F).
         truth: true effects of test subjects, (m, k).
         true: true effects of training subjects, (n, k).
         seed: of the data set; decides the shuffle.
@@ -51,13 +54,8 @@ def shuffled(
         workers: threads.
     """
 
-    def deal(features: NDArray[np.floating], stage: str) -> NDArray[np.floating]:
-        order = np.argsort(
-            uniforms(stream_key(seed, "evaluation-shuffle", stage), [0], len(features))[0], kind="stable"
-        )
-        return np.asarray(features)[order]
-
-    train, test = deal(train, "train"), deal(test, "test")
+    order, place = _order(len(train), seed, "train"), _order(len(test), seed, "test")
+    observed, modes, true, ids = np.asarray(observed)[order], modes[order], true[order], ids[order]
     predictors = {
         "regression": cross_fit(train, modes, ids, folds).whole,
         "informed": fit_informed(
@@ -69,6 +67,10 @@ def shuffled(
     resampling = Resampling(len(test), seed, replicates)
     found = {}
     for name, predictor in predictors.items():
-        columns = squares(truth, predictor(test))
+        columns = squares(truth[place], predictor(test))
         found[name] = estimate(r_squared, columns, resampling.means(columns), NULL_SHARE)
     return found
+
+
+def _order(n: int, seed: int, split: str) -> NDArray[np.int64]:
+    return np.argsort(uniforms(stream_key(seed, "evaluation-shuffle", split), [0], n)[0], kind="stable")

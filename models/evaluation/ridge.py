@@ -26,8 +26,13 @@ class Linear:
     weights: FloatArray
 
     def __call__(self, features: ArrayLike) -> FloatArray:
-        """Predictions (n, T) of features (n, F)."""
-        return self.intercept + np.asarray(features, np.float64) @ self.weights
+        """Predictions (n, T) of features (n, F), an array or a view of a file, which is read in chunks."""
+        rows = np.asarray(features)
+        out = np.empty((len(rows), len(self.intercept)))
+        for begin in range(0, len(rows), CHUNK):
+            out[begin : begin + CHUNK] = rows[begin : begin + CHUNK].astype(np.float64) @ self.weights
+        out += self.intercept
+        return out
 
     def then(self, matrix: FloatArray) -> Linear:
         """The map followed by y → ``matrix`` · y, (T, T)."""
@@ -47,11 +52,13 @@ class CrossFitted:
 
     def out_of_fold(self, features: ArrayLike, folds: NDArray[np.int64]) -> FloatArray:
         """Prediction (n, T) of each row by the fit that has not seen its fold, (n,)."""
-        rows = np.asarray(features, np.float64)
+        rows = np.asarray(features)
         out = np.empty((len(rows), len(self.penalties)))
-        for fold, fit in enumerate(self.without):
-            chosen = folds == fold
-            out[chosen] = fit(rows[chosen])
+        for begin in range(0, len(rows), CHUNK):
+            part, fold_of_part = rows[begin : begin + CHUNK], folds[begin : begin + CHUNK]
+            for fold, fit in enumerate(self.without):
+                chosen = np.flatnonzero(fold_of_part == fold)
+                out[begin + chosen] = fit(part[chosen])
         return out
 
     def then(self, matrix: FloatArray) -> CrossFitted:

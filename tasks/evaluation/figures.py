@@ -9,8 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from models.evaluation.summary import Predictions, Truth
+from models.nlme.data import PopulationData
+from models.nlme.diagnostics import residuals
+from models.nlme.plots import goodness_of_fit, predictive_check_figure
 from models.nlme.population import PopulationModel
-from models.nlme.simulation import observe, simulate
+from models.nlme.simulation import simulate
+from models.nlme.vpc import predictive_check
 from storage.reader import Dataset
 from tasks.evaluation.tables import SOURCES, Level
 from tasks.figures import ACCENT, INK, SOFT
@@ -22,6 +26,7 @@ PAPER = {1.0: 0.6007, 0.5: 0.3017, 0.1: 0.0544, 0.0526: 0.0271, 0.02: 0.0064}  #
 
 PANELS = 12
 SHOWN = 2_000  # points of a scatter plot
+DIAGNOSED, REPLICATES = 500, 200  # subjects of the fit's diagnostics, and simulated copies of them
 
 
 def trajectories_figure(
@@ -56,7 +61,7 @@ def trajectories_figure(
 
 def r2_figure(levels: Sequence[Level]) -> bytes:
     """R² of every predictor against the designed level, beside the published points."""
-    figure = Figure(figsize=(6.2, 4.6), layout="constrained")
+    figure = Figure(figsize=(6.2, 5.2), layout="constrained")
     axis = figure.subplots()
     designed = np.array(sorted(level["level"] for level in levels))
     floor = designed.min() / 20
@@ -78,13 +83,13 @@ def r2_figure(levels: Sequence[Level]) -> bytes:
     axis.set_xticklabels([f"{value:g}" for value in designed])
     axis.set_ylim(floor, 1.5)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     return rendered(figure)
 
 
 def calibration_figure(levels: Sequence[Level]) -> bytes:
     """Share of true effects inside regions of the image-informed model against the share that should be."""
-    figure = Figure(figsize=(3.0 * len(levels), 3.2), layout="constrained")
+    figure = Figure(figsize=(2.6 * len(levels) + 0.4, 3.3), layout="constrained")
     axes = figure.subplots(1, len(levels), squeeze=False, sharey=True)[0]
     for axis, level in zip(axes, levels, strict=True):
         rows = level["calibration"]
@@ -166,28 +171,16 @@ def extremes_figure(
     return rendered(figure)
 
 
-def vpc_figure(model: PopulationModel, truth: Truth, replicates: int = 20) -> bytes:
-    """Visual predictive check: percentiles of observed outcomes over those of populations simulated from the fit."""
-    k = model.n_random_effects
-    generator = np.random.Generator(np.random.Philox(truth.seed))
-    factor = np.linalg.cholesky(np.asarray(model.omega))
-    n, shares = min(len(truth.ids), 1_000), (5, 50, 95)
-    simulated = np.empty((replicates, len(shares), truth.observed.shape[1]))
-    for replicate in range(replicates):
-        eta = generator.standard_normal((n, k)) @ factor.T
-        drawn = observe(model, simulate(model, eta), key=replicate + 1, ids=np.arange(n))
-        simulated[replicate] = np.percentile(drawn, shares, axis=0)
-    figure = Figure(figsize=(5.4, 3.6), layout="constrained")
-    axis = figure.subplots()
-    times = model.design.times
-    for i, (share, colour) in enumerate(zip(shares, (BLUE, ACCENT, BLUE), strict=True)):
-        low, high = np.percentile(simulated[:, i], (2.5, 97.5), axis=0)
-        axis.fill_between(times, low, high, color=colour, alpha=0.25, lw=0)
-        observed = np.percentile(truth.observed, share, axis=0)
-        axis.plot(times, observed, color=INK, lw=1.3, ls="-" if share == 50 else "--")
-    axis.set(xlabel="time", ylabel="outcome: 5th, 50th and 95th percentile")
-    axis.spines[["top", "right"]].set_visible(False)
-    return rendered(figure)
+def fit_figures(model: PopulationModel, truth: Truth) -> dict[str, bytes]:
+    """Diagnostics of the fitted population on test subjects, spread evenly: visual predictive check, residuals."""
+    some = np.unique(np.linspace(0, len(truth.ids) - 1, DIAGNOSED).astype(int))
+    design = model.design
+    people = PopulationData.of_design(
+        model.structural, truth.observed[some], design.times, design.doses, ids=truth.ids[some]
+    )
+    check = predictive_check(model, people, n=REPLICATES, seed=truth.seed)
+    found = residuals(model, people, truth.modes[some])
+    return {"vpc": rendered(predictive_check_figure(check)), "residuals": rendered(goodness_of_fit(people, found))}
 
 
 def reading_figure(r2: Sequence[float], entries: Sequence[int] | None) -> bytes:

@@ -88,7 +88,7 @@ def write_evaluation(
         "reading": figures.reading_figure(reading["r2"], manifest.eta_latents),
         "extremes": figures.extremes_figure(dataset, truth, predictions, names),
         "scatter": figures.scatter_figure([one for one, _ in loaded], [two for _, two in loaded], names),
-        "vpc": figures.vpc_figure(models[strong], truth),
+        **figures.fit_figures(models[strong], truth),
     }
     for name, png in pictures.items():
         (folder / "figures" / f"{name}.png").write_bytes(png)
@@ -118,11 +118,14 @@ def write_evaluation(
 
 
 def headline(levels: list[dict[str, Any]]) -> tables.Table:
-    """Share of the realised ceiling per predictor and level."""
+    """Share of the realised ceiling per predictor and level; a dash where its test subjects are too few to say."""
     sources = [name for name in HEADLINE[:-1] if all(name in level["effects"] for level in levels)]
     rows = []
     for source in sources:
-        shares = (f"{100 * level['effects'][source]['of_realised'][0]:.1f}" for level in levels)
+        shares = (
+            f"{100 * level['effects'][source]['of_realised'][0]:.1f}" if level["ceiling"][1] > 0 else "–"
+            for level in levels
+        )
         rows.append((tables.SOURCES[source], *shares))
     columns = ("% of the realised ceiling at ρ² =", *(f"{level['level']:g}" for level in levels))
     return tables.Table("headline", "Share of the realised ceiling", columns, rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import pyarrow.parquet as pq
 from prefect import task
 
 from core.digest import file_sha256
@@ -28,15 +28,16 @@ from models.evaluation.informed import fit_informed, one_step
 from models.evaluation.null import shuffled
 from models.evaluation.reader import fit_reader
 from models.evaluation.resnet import train_resnet
-from models.evaluation.ridge import CHUNK, cross_fit
+from models.evaluation.ridge import cross_fit
 from models.evaluation.summary import Predictions, Truth, summarise
 from models.nlme.data import PopulationData
-from models.nlme.ebes import empirical_bayes
-from models.nlme.estimation import fit
+from models.nlme.estimation import Coordinates, fit
 from models.nlme.objective import Values
 from models.nlme.population import PopulationModel
-from models.recoverability import encoder_reader, r_squared
+from models.nlme.streaming import stream_ebes
+from models.recoverability import Reader, encoder_reader
 from models.tensors import default_device
+from storage.reader import Dataset
 from storage.verify import verify_dataset
 from tasks.evaluation import data
 from tasks.evaluation.spec import EvaluationSpec, start_of
@@ -82,16 +83,7 @@ def read_images(key: str, folder: str, spec: EvaluationSpec) -> Result:
         read, how = polynomial, "polynomial"
     recovered: list[float] = []
     for split in ("train", "test"):
-        progress = Progress(f"read {split} images", len(data.split_ids(dataset, split)), "images")
-        features: list[NDArray[np.float32]] = []
-        latents: list[NDArray[np.float32]] = []
-        for _, images, z in data.image_chunks(dataset, split):
-            features.append(read(images).astype(np.float32))
-            latents += [z] if split == "test" else []
-            progress.update(sum(map(len, features)))
-        np.save(where / f"{split}.npy", np.concatenate(features))
-        if split == "test":
-            recovered = r_squared(np.concatenate(latents), np.concatenate(features)).tolist()
+        recovered = _write_features(dataset, split, read, where / f"{split}.npy")
     _write(where / "reader.json", {"reader": how, "r2": recovered})
     return _result(where, "train.npy", "test.npy", "reader.json")
 
@@ -118,12 +110,13 @@ def fit_population(key: str, folder: str, spec: EvaluationSpec, level: float) ->
         figures = {
             "method": "FOCE",
             "estimates": {name: [value, error] for name, (value, error) in fitted.table.items()},
-            "shrinkage": fitted.shrinkage.tolist(),
+            "shrinkage": dict(zip(model.random_effect_names, fitted.shrinkage.tolist(), strict=True)),
             "objective": fitted.objective,
             "subjects": len(chosen),
             "converged": fitted.converged,
             "message": fitted.message,
         }
+    figures["true"] = true_values(model)
     figures |= {"mu": values.mu.tolist(), "omega": values.omega.tolist(), "error": values.error.tolist()}
     _write(where / "population.json", figures)
     return _result(where, "train.npy", "test.npy", "population.json")
@@ -131,17 +124,16 @@ def fit_population(key: str, folder: str, spec: EvaluationSpec, level: float) ->
 
 @task(name="estimate-effects", task_run_name="empirical Bayes estimates at {level}", **CACHED)
 def estimate_effects(key: str, folder: str, spec: EvaluationSpec, level: float, population: Result) -> Result:
-    """Empirical Bayes estimates of training and test subjects under the fitted population."""
-    where, model = _made(folder), population_model(spec, population)
+    """Empirical Bayes estimates of training and test subjects under the fitted population; a stopped run goes on."""
+    where, dataset, model = _made(folder), spec.dataset, population_model(spec, population)
     for split in ("train", "test"):
-        observed = np.load(Path(population["folder"]) / f"{split}.npy", mmap_mode="r")
-        modes = np.empty((len(observed), model.n_random_effects))
-        progress = Progress(f"estimate effects at {level:g} {split}", len(observed), "subjects")
-        for start in range(0, len(observed), CHUNK):
-            rows = slice(start, start + CHUNK)
-            modes[rows] = empirical_bayes(model, observed[rows], workers=spec.workers).eta
-            progress.update(min(start + CHUNK, len(observed)))
-        np.save(where / f"{split}.npy", modes)
+        observations = dataset.scan("observations", level, split)
+        progress = Progress(f"estimate effects at {level:g} {split}", len(data.split_ids(dataset, split)), "subjects")
+        file = stream_ebes(
+            model, observations, where / f"{split}.parquet", workers=spec.workers, progress=progress.update
+        )
+        modes = pq.read_table(file.path, columns=list(model.random_effect_names))
+        np.save(where / f"{split}.npy", np.stack([column.to_numpy() for column in modes.columns], axis=1))
     return _result(where, "train.npy", "test.npy")
 
 
@@ -252,7 +244,7 @@ def check_null(
     """The whole prediction with every image given to another subject: there must be nothing to find."""
     where, model, settings = _made(folder), population_model(spec, population), spec.settings
     dataset = spec.dataset
-    train, test = (np.load(Path(images["folder"]) / f"{split}.npy") for split in ("train", "test"))
+    train, test = (np.load(Path(images["folder"]) / f"{split}.npy", mmap_mode="r") for split in ("train", "test"))
     modes, ids = np.load(Path(effects["folder"]) / "train.npy"), data.split_ids(dataset, "train")
     observed = np.load(Path(population["folder"]) / "train.npy", mmap_mode="r")
     found = shuffled(
@@ -301,9 +293,34 @@ def population_model(spec: EvaluationSpec, population: Result) -> PopulationMode
     return values.into(spec.model)
 
 
+def true_values(model: PopulationModel) -> dict[str, float]:
+    """The values of a model under the names of a fit's table."""
+    coordinates = Coordinates(model, "full", ())
+    values = coordinates.natural(coordinates.pack(Values.of(model)))
+    return dict(zip(coordinates.names, values.tolist(), strict=True))
+
+
 def read_figures(result: Result, name: str) -> Any:
     """A JSON file that a stage left."""
     return _read(Path(result["folder"]) / name)
+
+
+def _write_features(dataset: Dataset, split: str, read: Reader, path: Path) -> list[float]:
+    """What is read from a split's images as one .npy file, float32 (n, D); R² of each column to the latent entry."""
+    n, done, sums = len(data.split_ids(dataset, split)), 0, np.zeros((3, dataset.manifest.image.latent_dim))
+    out = np.lib.format.open_memmap(path.with_suffix(".tmp"), "w+", np.float32, (n, sums.shape[1]))
+    progress = Progress(f"read {split} images", n, "images")
+    for _, images, z in data.image_chunks(dataset, split):
+        found = read(images)
+        out[done : done + len(found)] = found
+        truth = z.astype(np.float64)
+        sums += np.square(truth - found).sum(0), truth.sum(0), np.square(truth).sum(0)
+        done += len(found)
+        progress.update(done)
+    out.flush()
+    path.with_suffix(".tmp").replace(path)
+    error, total, square = sums
+    return (1 - error / (square - total**2 / n)).tolist()
 
 
 def _made(folder: str) -> Path:

@@ -40,7 +40,7 @@ class Table(NamedTuple):
     def markdown(self) -> str:
         """As a markdown table under its title."""
         lines = [self.columns, tuple("---" for _ in self.columns), *self.rows]
-        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
         return f"**{self.title}**\n\n{body}\n"
 
     def latex(self) -> str:
@@ -157,17 +157,19 @@ def calibration_table(levels: Sequence[Level], shares: Sequence[float] = (0.5, 0
 
 
 def population_table(levels: Sequence[Level]) -> Table:
-    """Fitted population parameters with standard errors, per level."""
-    names = list(dict.fromkeys(name for level in levels for name in level["population"]["estimates"]))
+    """Fitted population parameters with standard errors beside the true ones, and shrinkage, per level."""
     rows = []
     for level in levels:
         found = level["population"]
-        for name in names:
-            value, error = found["estimates"].get(name, (float("nan"), float("nan")))
-            rows.append((_level(level), name, f"{value:.5g}", f"{error:.2g}"))
-    return Table(
-        "population", "Fitted population (FOCE) with standard errors", ("ρ²", "parameter", "estimate", "SE"), rows
-    )
+        for name, true in found["true"].items():
+            value, error = found["estimates"].get(name, (true, float("nan")))
+            known = error == error
+            far = f"{(value - true) / error:+.1f}" if known and error > 0 else ""
+            rows.append((_level(level), name, f"{true:.5g}", f"{value:.5g}", f"{error:.2g}" if known else "", far))
+        for name, share in found.get("shrinkage", {}).items():
+            rows.append((_level(level), f"shrinkage of {name}", "", f"{100 * share:.1f} %", "", ""))
+    columns = ("ρ²", "parameter", "true", "estimate", "SE", "(estimate - true) / SE")
+    return Table("population", "Population parameters, fitted (FOCE) unless known", columns, rows)
 
 
 def check_table(checks: Sequence[Mapping[str, Any]]) -> Table:
@@ -220,7 +222,7 @@ def _percent(value: Sequence[float] | None) -> str:
 _LATEX = {
     "\\": r"\textbackslash{}", "%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
     "²": r"\textsuperscript{2}", "ρ": r"$\rho$", "η": r"$\eta$", "σ": r"$\sigma$", "Ω": r"$\Omega$",
-    "~": r"\textasciitilde{}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"$\mid$", "<": r"$<$", ">": r"$>$", "–": "--",
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from flows.evaluate_dataset import evaluate_dataset
 from flows.generate_dataset import generate_dataset
 from flows.score_predictions import score_predictions
 from storage.reader import open_dataset
+from tasks.evaluation.spec import FEWEST
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
 
@@ -82,7 +83,7 @@ def test_the_figures_are_there_and_make_sense(evaluated: Path) -> None:
 
 def test_report_tables_and_predictions_are_files(evaluated: Path) -> None:
     page = (evaluated / "evaluation.html").read_text()
-    assert page.count("data:image/png;base64,") == 8
+    assert page.count("data:image/png;base64,") == 9
     assert "<script" not in page
     names = {path.name for path in (evaluated / "tables").iterdir()}
     assert {"effects.md", "effects.tex", "effects.csv", "outcomes.csv", "forecasts.csv", "checks.csv"} <= names
@@ -129,15 +130,27 @@ def test_predicted_outcomes_are_scored_too_and_malformed_ones_refused(data: Path
         score_predictions(opened, tmp_path / "short.parquet", None, replicates=100, workers=1)
 
 
-def test_what_cannot_be_evaluated_is_refused_by_name(data: Path, tmp_path: Path, tiny: Callable[..., Config]) -> None:
+def test_what_cannot_be_evaluated_is_refused_by_name(
+    data: Path, tmp_path: Path, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(StorageError, match="no published data set"):
         evaluate_dataset(str(tmp_path), str(tmp_path / "out"), config=tiny(*SETTINGS))
     with pytest.raises(StorageError, match=r"no such association level.*0\.7"):
         evaluate_dataset(str(data), str(tmp_path / "out"), config=tiny(*SETTINGS, "evaluation.levels=[0.7]"))
-    small = tiny(*SETTINGS, "dataset.n_subjects=30", "dataset.test_fraction=0", "dataset.association=[1.0]")
-    generate_dataset(str(tmp_path / "small"), config=small, workspace=str(tmp_path / "workspace"))
-    with pytest.raises(StorageError, match="too few train subjects"):
-        evaluate_dataset(str(tmp_path / "small"), str(tmp_path / "out"), config=small)
+    no_test = tiny(*SETTINGS, "dataset.n_subjects=60", "dataset.test_fraction=0", "dataset.association=[1.0]")
+    generate_dataset(str(tmp_path / "no-test"), config=no_test, workspace=str(tmp_path / "workspace"))
+    with pytest.raises(StorageError, match=r"too few test subjects.*at least 8.*got 0"):
+        evaluate_dataset(str(tmp_path / "no-test"), str(tmp_path / "out"), config=no_test)
+    with monkeypatch.context() as patch:
+        patch.setitem(FEWEST, "train", 100)
+        with pytest.raises(StorageError, match=r"too few train subjects.*at least 100.*got 54"):
+            evaluate_dataset(str(tmp_path / "no-test"), str(tmp_path / "out"), config=no_test)
+    with pytest.raises(StorageError, match="too few test subjects"):
+        score_predictions(open_dataset(tmp_path / "no-test"), tmp_path / "any.parquet", None, replicates=100, workers=1)
+    manifest = tmp_path / "no-test/dataset.json"
+    manifest.write_text(manifest.read_text().replace('"layout_version": 1', '"layout_version": 7'))
+    with pytest.raises(StorageError, match=r"another layout.*layout version 1.*got 7"):
+        evaluate_dataset(str(tmp_path / "no-test"), str(tmp_path / "out"), config=no_test)
     assert not (tmp_path / "out").exists()
 
 

@@ -1,0 +1,92 @@
+"""What an evaluation costs per stage as subjects become more, and what that makes for 1.1 million.
+
+    python -m benchmarks.evaluation_cost            10,000 and 100,000 subjects, phantoms at 32x32, one level
+    python -m benchmarks.evaluation_cost --quick    2,000 and 10,000
+
+One in eleven subjects is a test subject, as in the published data set. The figures for 1.1 million subjects and five
+levels are straight lines through the two sizes: a calculation, not a measurement. Images are read once whatever the
+levels; every other stage is counted once per level but for the checks of the design, which grow as levels do, and the
+null check, which is made at one level.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.evaluation import command, stage_seconds
+
+SUBJECTS, LEVELS = 1_100_000, 5
+ONCE = ("read images", "null check")  # whatever the number of levels
+
+
+def measured(n: int, workers: int) -> dict[str, Any]:
+    """Seconds by stage and peak memory in GB of the evaluation of ``n`` phantom subjects at one level."""
+    with tempfile.TemporaryDirectory() as folder:
+        data, workspace = f"{folder}/data", f"{folder}/workspace"
+        settings = (
+            "generator.backend=phantom", "generator.image_size=32", f"dataset.n_subjects={n}",
+            "dataset.association=[0.5]", "dataset.shard_size=2000", "dataset.validation_fraction=0",
+            f"dataset.test_fraction={1 / 11}", f"compute.workers={workers}",
+        )  # fmt: skip
+        changes = [argument for setting in settings for argument in ("--set", setting)]
+        command(folder, "generate", "--output", data, "--workspace", workspace, *changes)
+        began = time.time()
+        seconds, memory = command(
+            folder, "evaluate", data, "--output", f"{folder}/out", "--workspace", workspace, "--workers", str(workers),
+            "--set", "evaluation.regression_steps=0",
+        )  # fmt: skip
+        return {
+            "subjects": n,
+            "seconds": stage_seconds(Path(workspace), began),
+            "seconds_total": round(seconds, 1),
+            "peak_memory_gb": round(memory, 3),
+        }
+
+
+def line(small: float, large: float, sizes: tuple[int, int], at: int = SUBJECTS) -> float:
+    """The value at ``at`` of the straight line through two sizes, not below that at the larger."""
+    return max(large, large + (large - small) * (at - sizes[1]) / (sizes[1] - sizes[0]))
+
+
+def main() -> None:
+    """Print the table and the result line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    sizes = (2_000, 10_000) if options.quick else (10_000, 100_000)
+    small, large = (measured(n, options.workers) for n in sizes)
+    print(f"{'seconds':<28}{sizes[0]:>10,}{sizes[1]:>10,}{'1.1 million, 5 levels':>24}")
+    full = {}
+    for stage, seconds in large["seconds"].items():
+        times = 1 if stage in ONCE else LEVELS
+        full[stage] = times * line(small["seconds"][stage], seconds, sizes)
+        print(f"{stage:<28}{small['seconds'][stage]:>10.1f}{seconds:>10.1f}{full[stage] / 60:>20.1f} min")
+    memory = line(small["peak_memory_gb"], large["peak_memory_gb"], sizes)
+    print(f"{'in all':<28}{small['seconds_total']:>10.1f}{large['seconds_total']:>10.1f}", end="")
+    print(f"{sum(full.values()) / 60:>20.1f} min")
+    print(f"{'peak memory, GB':<28}{small['peak_memory_gb']:>10.2f}{large['peak_memory_gb']:>10.2f}{memory:>24.2f}")
+    result = {
+        "benchmark": "evaluation_cost",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {options.workers} workers",
+        "versions": {name: version(name) for name in ("image-longitudinal", "numpy", "numba", "prefect")},
+        "measured": [small, large],
+        "calculated_1100000_subjects_5_levels": {
+            "seconds_by_stage": {stage: round(seconds) for stage, seconds in full.items()},
+            "seconds_total": round(sum(full.values())),
+            "peak_memory_gb": round(memory, 2),
+        },
+    }
+    print("RESULT " + json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
