@@ -6,7 +6,8 @@ Command: python -m benchmarks.storage            (2,048 images at 224x224, 8.8 m
 
 Each figure is a ratio of rates measured in turns in this run, the best of a few rounds each; above 1 ours is faster.
 Every writer ends with its bytes on the disk (fsync), as ours always does. Reads find the files in memory (page cache).
-Real scans: the folder SHARED_DATA, else ../shared/data; without them the codec table has generated ones alone.
+Every reader opens its files anew each time. Codecs are tried on phantoms, on images of the diffusion model that comes
+with the code, and on real scans (the folder SHARED_DATA, else ../shared/data; without them, not).
 """
 
 from __future__ import annotations
@@ -36,12 +37,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from zarr.codecs import ZstdCodec
 
+from core.config import GeneratorConfig
 from core.digest import digest_of
 from core.plan import ShardPlan
 from core.random import subject_seeds
 from models.association import draw_latents
+from models.backends import load_image_model
 from models.phantom import render
 from models.preparation import prepare_image
+from models.pretrained import PRETRAINED
 from storage.filesystem import Root, file_record, open_root
 from storage.images import create_image_arrays, write_image_shard
 from storage.manifest import (
@@ -56,6 +60,7 @@ from storage.manifest import (
 from storage.reader import Dataset, open_dataset
 from storage.tables import Dose, write_observations, write_random_effects, write_subjects
 from storage.torch_dataset import SubjectLoader
+from tasks.workspace import Workspace
 
 SIDE, LATENT, LEVEL, BATCH = 224, 16, 0.5, 64
 TIMES = tuple(i / 2 for i in range(21))
@@ -240,19 +245,22 @@ def loading(folder: Path, dataset: Dataset, images: NDArray[np.uint8], rounds: i
 
 
 def scanning(folder: Path, n: int, rounds: int) -> dict[str, float]:
-    """Seconds to read one association level's table: our files by shard and split against one file."""
+    """Seconds to read one association level's table: our files by shard and split against one file.
+
+    The peer is what pyarrow makes of the same rows by itself: its own compression, encodings and row groups.
+    """
     root, rng = open_root(folder / "tables"), np.random.default_rng(0)
-    plan = ShardPlan(n, 2000, test_fraction=1 / 11)
+    plan = ShardPlan(n, 2000, test_fraction=1 / 11)  # the shards of the presets small and paper
     for shard in plan:
         dv = rng.lognormal(size=(len(shard), len(TIMES)))
         write_observations(root, shard, LEVEL, times=TIMES, doses=[Dose(0, 1)], dv=dv)
     dataset = Dataset(root, root_manifest(plan, (), (), 8))
     table = dataset.observations(LEVEL)
     pq.write_table(table, folder / "plain.parquet")
-    plain = pads.dataset(folder / "plain.parquet")
     jobs: dict[str, Callable[[int], object]] = {
-        "ours": lambda turn: dataset.observations(LEVEL).num_rows,
-        "one plain Parquet file": lambda turn: plain.to_table().num_rows,
+        "ours": lambda turn: dataset.observations(LEVEL),
+        "one plain Parquet file": lambda turn: pads.dataset(folder / "plain.parquet").to_table(),
+        "our files, pyarrow alone": lambda turn: pads.dataset(folder / "tables").to_table(),
     }
     print(f"\nbytes of the table: ours {size_of(root):,}, plain {(folder / 'plain.parquet').stat().st_size:,}")
     return measure(f"scan {table.num_rows:,} rows", "rows/s", table.num_rows, jobs, rounds)
@@ -263,25 +271,25 @@ def size_of(root: Root) -> int:
     return sum(root.size(path) or 0 for path in root.files())
 
 
-def compressing(generated: NDArray[np.uint8]) -> dict[str, dict[str, float]]:
+def compressing(phantoms: NDArray[np.uint8]) -> dict[str, dict[str, float]]:
     """Ratio, and milliseconds per image of either way, of lossless codecs on generated and real scans."""
-    samples = {f"phantom {SIDE}": generated[:60], **{f"real {size}": real_scans(size, 24) for size in (224, 512)}}
+    samples = {f"phantom {SIDE}": phantoms[:60], "diffusion 64": diffusion_images(60)}
+    samples |= {f"real {size}": real_scans(size, 24) for size in (224, 512)}
     shuffle = numcodecs.Blosc.BITSHUFFLE
     codecs: dict[str, Any] = {
         **{f"zstd {level}": numcodecs.Zstd(level) for level in (-3, 1, 3, 9)},
         **{f"blosc-zstd {level} bitshuffle": numcodecs.Blosc("zstd", level, shuffle) for level in (1, 5)},
-        "blosc-lz4 bitshuffle": numcodecs.Blosc("lz4", 5, shuffle),
+        **{f"blosc-lz4 {level} bitshuffle": numcodecs.Blosc("lz4", level, shuffle) for level in (1, 5, 9)},
         "gzip 1": numcodecs.GZip(1),
         "PNG": Png(),
     }
-    print(f"\n{'lossless codec':<28}" + "".join(f"{name + ': ratio, ms in, out':>34}" for name in samples))
+    print(f"\n{'lossless codec':<28}" + "".join(f"{name + ': ratio, ms in, out':>36}" for name in samples))
     out: dict[str, dict[str, float]] = {}
-    numcodecs.blosc.set_nthreads(1)
     for name, codec in codecs.items():
         cells = []
         for sample, images in samples.items():
             if not len(images):
-                cells.append(f"{'no scans here':>34}")
+                cells.append(f"{'no scans here':>36}")
                 continue
             began = time.perf_counter()
             packed = [codec.encode(np.ascontiguousarray(image)) for image in images]
@@ -291,7 +299,7 @@ def compressing(generated: NDArray[np.uint8]) -> dict[str, dict[str, float]]:
             assert b"".join(map(bytes, unpacked)) == images.tobytes(), f"{name} is not lossless"
             share = images.nbytes / sum(map(len, packed))
             each_in, each_out = ((b - a) / len(images) * 1e3 for a, b in ((began, middle), (middle, ended)))
-            cells.append(f"{share:>16.2f}{each_in:>9.2f}{each_out:>9.2f}")
+            cells.append(f"{share:>18.2f}{each_in:>9.3f}{each_out:>9.3f}")
             out.setdefault(name, {})[sample] = round(share, 3)
         print(f"  {name:<26}" + "".join(cells), flush=True)
     return out
@@ -309,6 +317,14 @@ class Png:
     def decode(self, data: bytes) -> bytes:
         """Its pixels, row by row."""
         return Image.open(io.BytesIO(data)).tobytes()
+
+
+def diffusion_images(count: int) -> NDArray[np.uint8]:
+    """Images of the model that comes with the code, uint8 (n, 64, 64)."""
+    with tempfile.TemporaryDirectory() as workspace:
+        model = load_image_model(GeneratorConfig(), Workspace.at(workspace).model(PRETRAINED), "cpu")
+        ids = np.arange(count)
+        return model.generate(draw_latents(1, ids, model.latent_dim), subject_seeds(1, ids))
 
 
 def real_scans(size: int, count: int) -> NDArray[np.uint8]:

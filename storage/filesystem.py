@@ -235,6 +235,7 @@ class LocalRoot(Root):
             with open(temporary, "xb", buffering=BLOCK) as file:  # pieces of some kB would cost a system call each
                 for piece in pieces:
                     file.write(piece)
+                    _begin_writing_out(file.fileno(), len(piece))
                 file.flush()
                 os.fsync(file.fileno())
             _move_into_place(temporary, target)
@@ -306,6 +307,13 @@ def storage_error(what: str, where: str, error: Exception) -> StorageError:
         return StorageError(what, where=where, got=f"{type(error).__name__}: {error}", do=do)
     do = _ADVICE.get(number, "check that the store can be reached, then run the same command again")
     return StorageError(what, where=where, got=f"{type(error).__name__}: {error}", do=do)
+
+
+def _begin_writing_out(descriptor: int, size: int) -> None:
+    """Have the system write to disk what it holds of a file while more of it is made, not all at the end."""
+    if size >= BLOCK and hasattr(os, "posix_fadvise"):
+        end = os.lseek(descriptor, 0, os.SEEK_CUR)
+        os.posix_fadvise(descriptor, end - size, size, os.POSIX_FADV_DONTNEED)
 
 
 def _move_into_place(temporary: Path, target: Path) -> None:

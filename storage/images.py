@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import ArrayLike, NDArray
-from zarr.codecs import ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import MemoryStore
 
 from core.errors import StorageError
@@ -223,6 +223,11 @@ def _misfit(shard: Shard, what: str, dtype: type, ndim: int, got: str) -> Storag
     )
 
 
+def _codec(spec: ArraySpec) -> BloscCodec:
+    typesize = np.dtype(spec.dtype).itemsize
+    return BloscCodec(typesize=typesize, cname=sharding.LZ4, clevel=sharding.LEVEL, shuffle="bitshuffle", blocksize=0)
+
+
 def _metadata(n: int, height: int, width: int, latent_dim: int, shard_size: int, licence: str) -> dict[str, bytes]:
     """The three metadata documents as zarr-python writes them."""
     store = MemoryStore()
@@ -247,7 +252,7 @@ def _metadata(n: int, height: int, width: int, latent_dim: int, shard_size: int,
             dtype=spec.dtype,
             chunks=(spec.chunk_rows, *spec.row),
             shards=(spec.shard_rows, *spec.row),
-            compressors=ZstdCodec(level=sharding.ZSTD_LEVEL, checksum=True),
+            compressors=(_codec(spec), Crc32cCodec()),
             fill_value=0,
             dimension_names=dimensions,
             attributes=attributes,

@@ -11,6 +11,7 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zarr.codecs import ZstdCodec
 
 from core.errors import StorageError
 from core.plan import ShardPlan
@@ -91,6 +92,15 @@ def test_the_bytes_are_those_of_zarr_python(tmp_path: Path) -> None:
         group = zarr.open_group(theirs.folder / "images.zarr", mode="r+")
         group["image"][:], group["latent"][:] = images, latents
     assert {p: ours.sha256(p) for p in ours.files()} == {p: theirs.sha256(p) for p in theirs.files()}
+
+
+def test_chunks_of_zstd_from_before_are_read_too(tmp_path: Path) -> None:
+    images, _ = make(10)
+    zarr.create_array(tmp_path / "images.zarr/image", shape=images.shape, dtype="u1", chunks=(1, 6, 6),
+                      shards=(4, 6, 6), compressors=ZstdCodec(level=3, checksum=True))[:] = images  # fmt: skip
+    array = ShardedArray(open_root(tmp_path), image_spec(6, 6, 4), 10)
+    np.testing.assert_array_equal(array.read(0, 10), images)
+    np.testing.assert_array_equal(array.take([7, 0]), images[[7, 0]])
 
 
 def test_the_bytes_do_not_depend_on_threads_or_repetition(tmp_path: Path) -> None:

@@ -54,7 +54,11 @@ def test_tables_by_split_level_and_column(dataset: Dataset) -> None:
     observations = dataset.observations(0.0526, "train", columns=["id", "dv"])
     assert observations.column_names == ["id", "dv"]
     assert observations.num_rows == 12 * 5
-    assert dataset.scan("observations", 1.0).count_rows() == 22 * 5
+    scan = dataset.scan("observations", 1.0)
+    assert scan.count_rows() == 22 * 5
+    table = scan.to_table(filter=(pads.field("split") == "test") & (pads.field("evid") == 0))
+    assert table["id"].to_pylist() == [i for i in range(15, 22) for _ in TIMES]
+    assert table.schema == dataset.schema("observations")
     assert dataset.schema("observations").field("time").metadata[b"unit"] == b"h"
 
 
