@@ -4,7 +4,8 @@
 
 diffrax is measured where it can be imported: by this Python, or by another that --diffrax-python or the environment
 variable DIFFRAX_PYTHON names (`python -m venv DIR && DIR/bin/pip install diffrax`).
-Peers solve one subject (scipy) or a batch (diffrax) per call with tolerance 1e-6, as a user would write it. Every
+scipy solves one subject per call with tolerance 1e-6, as a user would write it. diffrax solves batches of several sizes
+by its explicit and its implicit solver; its figure is the fastest that is as accurate as we promise to be (1e-6). Every
 speed is per core: all are timed on one thread; the full population uses ``--workers`` threads.
 """
 
@@ -36,7 +37,7 @@ from models.nlme.library import get_model
 from models.nlme.simulation import individual_parameters, observe, simulate
 
 LEVELS, POPULATION = 5, 1_100_000
-SMALL_BATCH = 100  # vmap goes at the pace of a batch's stiffest subject: a large and a small batch are told
+PROMISE = 1e-6  # largest absolute error, per unit of dose
 MODEL = get_model("depot-central-mm")
 TIMES = np.array(MODEL.design.times)
 MULTI_DOSE = [Dose(24.0 * day, 100.0, "depot") for day in range(5)] + [Dose(6.0, 50.0, "central", duration=2.0)]
@@ -61,9 +62,7 @@ def main() -> None:
         "scipy odeint (LSODA)": one_by_one(fortran_lsoda, eta[:n_peer]),
     }
     diffrax, why_not = time_diffrax(eta[:batch], options.diffrax_python)
-    small, _ = time_diffrax(eta[:SMALL_BATCH], options.diffrax_python)
-    peers |= {f"diffrax {solver}, vmap of {batch:,}": seconds for solver, seconds in diffrax.items()}
-    peers |= {f"diffrax {solver}, vmap of {SMALL_BATCH}": seconds for solver, seconds in small.items()}
+    best = min((run for run in diffrax if run["error"] <= PROMISE), key=lambda run: run["seconds"], default=None)
     error, lowest = accuracy()
     general, general_peer = multi_dose(eta[: n // 25], n_peer // 10)
     seconds, with_noise, cpu = (None, None, None) if options.quick else full_population(options.workers)
@@ -72,6 +71,9 @@ def main() -> None:
     print(f"{'this kernel':34}{1e6 * ours:14.2f}{1.0:10.1f}")
     for name, value in peers.items():
         print(f"{name:34}{1e6 * value:14.1f}{value / ours:10.1f}")
+    for run in diffrax:
+        name = f"diffrax {run['solver']} {run['tolerance']:.0e}, vmap {run['batch']:,}"
+        print(f"{name:34}{1e6 * run['seconds']:14.1f}{run['seconds'] / ours:10.1f}  error {run['error']:.1e}")
     print(f"{'multi-dose, generated kernel':34}{1e6 * general:14.2f}{1.0:10.1f}")
     print(f"{'multi-dose, solve_ivp LSODA':34}{1e6 * general_peer:14.1f}{general_peer / general:10.1f}")
     print(f"largest error {error:.2e}, lowest value {lowest:.1e}, over 11,000 subjects")
@@ -82,8 +84,8 @@ def main() -> None:
         "microseconds_per_subject": 1e6 * ours,
         "speedup_vs_lsoda": peers["scipy solve_ivp LSODA"] / ours,
         "speedup_vs_odeint": peers["scipy odeint (LSODA)"] / ours,
-        "speedup_vs_diffrax": min(diffrax.values()) / ours if diffrax else None,  # against its faster solver
-        "speedup_vs_diffrax_small_batch": min(small.values()) / ours if small else None,
+        "speedup_vs_diffrax": best["seconds"] / ours if best else None,
+        "diffrax": best,  # solver, tolerance and batch size that were its best
         "speedup_multi_dose_vs_lsoda": general_peer / general,
         "seconds_full_population": seconds,
         "seconds_full_population_with_noise": with_noise,
@@ -92,7 +94,7 @@ def main() -> None:
         "lowest_value": lowest,
         "why": {},
     }
-    if not diffrax:
+    if not best:
         result["why"]["speedup_vs_diffrax"] = why_not
     if seconds is None:
         result["why"]["seconds_full_population"] = "not simulated with --quick"
@@ -135,19 +137,19 @@ def fortran_lsoda(p: np.ndarray) -> np.ndarray:
     return odeint(rhs, [1.0, 0.0], TIMES, rtol=1e-6, atol=1e-6, tfirst=True)[:, 1]
 
 
-def time_diffrax(eta: np.ndarray, python: str) -> tuple[dict[str, float], str]:
-    """Seconds per subject of diffrax (adaptive, vmap) on one core by solver; nothing and why if it is not there."""
+def time_diffrax(eta: np.ndarray, python: str) -> tuple[list[dict[str, Any]], str]:
+    """Runs of diffrax on one core, each with seconds per subject and error; none and why if it is not there."""
     with tempfile.TemporaryDirectory() as folder:
-        files = [f"{folder}/{name}.npy" for name in ("parameters", "times", "answers")]
-        np.save(files[0], individual_parameters(MODEL, eta))
-        np.save(files[1], TIMES)
+        files = [f"{folder}/{name}.npy" for name in ("parameters", "times", "reference")]
+        parameters = individual_parameters(MODEL, eta)
+        reference = reference_solution(MODEL.structural, parameters, TIMES, MODEL.design.doses)
+        for file, array in zip(files, (parameters, TIMES, reference), strict=True):
+            np.save(file, array)
         peer = str(Path(__file__).with_name("diffrax_peer.py"))
         done = subprocess.run([python, peer, *files], capture_output=True, text=True, check=False)
-        if done.returncode:
-            return {}, f"diffrax did not run with {Path(python).name}: {done.stderr.strip().splitlines()[-1]}"
-        assert np.abs(np.load(files[2]) - simulate(MODEL, eta)).max() < 1e-3, "the peer solves another problem"
-        measured = json.loads(done.stdout.splitlines()[-1])
-    return measured["seconds"], ""
+    if done.returncode:
+        return [], f"diffrax did not run with {Path(python).name}: {done.stderr.strip().splitlines()[-1]}"
+    return json.loads(done.stdout.splitlines()[-1])["runs"], ""
 
 
 def accuracy() -> tuple[float, float]:

@@ -10,6 +10,8 @@ from scipy.integrate import solve_ivp
 
 from core.errors import ConfigError, SimulationError
 from core.random import normals, stream_key
+from models.nlme.data import PopulationData
+from models.nlme.kernels import depot_central
 from models.nlme.library import get_model
 from models.nlme.simulation import Dose, individual_parameters, observe, simulate
 
@@ -127,6 +129,27 @@ def test_any_chunking_and_any_workers_give_the_same_bits(cuts, workers, seed):
         for a, b in pairwise(edges)
     ]
     assert np.concatenate(pieces).tobytes() == whole.tobytes()
+
+
+def test_neighbours_of_other_stiffness_and_design_do_not_change_the_bits(stress_eta):
+    # subjects share vector registers: each alone must be what it is in company
+    few = np.random.default_rng(8).permutation(stress_eta)[:40]
+    doses = [Dose(0.0, 1.0, "depot"), Dose(1.3, 2.0, "central", duration=3.1), Dose(2.0, 0.5, "depot", duration=0.7)]
+    together = simulate(ORIGINAL, few, None, doses)
+    for row in range(len(few)):
+        assert simulate(ORIGINAL, few[row : row + 1], None, doses).tobytes() == together[row].tobytes()
+
+
+def test_predictions_alone_and_with_derivatives_agree(stress_eta):
+    # one is made in vectors by a formula of order 7, the other one by one at order 5: within what both promise
+    doses = [Dose(0.5, 1.0, "depot"), Dose(1.3, 2.0, "central", duration=3.1), Dose(1.3, 0.5, "central")]
+    parameters = individual_parameters(ORIGINAL, stress_eta[:2000])
+    data = PopulationData.of_design(ORIGINAL.structural, np.zeros((1, 21)), ORIGINAL.design.times, doses)
+    alone, both = np.empty(2000 * 21), np.empty(2000 * 21)
+    depot_central.run(parameters, data.arrays, 0, True, 1e-8, alone, np.empty((len(alone), 0)))
+    depot_central.run(parameters, data.arrays, 0, True, 1e-8, both, np.empty((len(both), 3)))
+    np.testing.assert_allclose(alone, both, atol=1e-6)
+    assert (alone.reshape(2000, 21)[:, 0] == 0.0).all()  # before the first dose
 
 
 def test_layout_of_the_input_does_not_change_the_bits():
