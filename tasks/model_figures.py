@@ -107,6 +107,8 @@ def importance_figure(metadata: dict[str, Any]) -> bytes:
         axis.set_xlabel("latent entry", fontsize=8)
         axis.set_title(label, fontsize=9, color=INK)
         axis.tick_params(labelsize=7)
+        if spread:
+            axis.set_ylim(0, 1)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.spines[["top", "right"]].set_visible(False)
     return rendered(figure)
