@@ -177,7 +177,7 @@ def _write(
     pq.write_table(
         pa.Table.from_arrays(arrays, schema=schema),
         sink,
-        compression="lz4",
+        compression="zstd",
         row_group_size=ROW_GROUP,
         use_dictionary=[name for name in SAME_IN_FILE if name in schema.names],
         column_encoding={name: encoding for name in schema.names if (encoding := _encoding(name))},
@@ -187,11 +187,10 @@ def _write(
 
 
 def _encoding(name: str) -> str | None:
-    """How a column is laid out before it is compressed: both smaller and faster to read than dictionaries and zstd.
+    """How a column is laid out before it is compressed: both smaller and faster to read than pyarrow's own choice.
 
-    Times and doses repeat from subject to subject, which LZ4 finds in plain numbers; of drawn numbers only the
-    exponents repeat. Measured with 44,000 rows of observations, all columns: 155 kB against 164, read in 60 % of the
-    time.
+    Times and doses repeat from subject to subject, which zstd finds in plain numbers; of drawn numbers only the
+    exponents repeat. LZ4 in its place reads a fifth faster and takes 5 % more room.
     """
     if name in ASCENDING:
         return "DELTA_BINARY_PACKED"
