@@ -100,7 +100,7 @@ def test_row_groups_are_bounded_and_the_order_is_declared(root: Root) -> None:
     assert [metadata.row_group(i).num_rows for i in range(2)] == [tables.ROW_GROUP, 2 * n - tables.ROW_GROUP]
     assert [column.column_index for column in metadata.row_group(0).sorting_columns] == [0, 1]
     columns = [metadata.row_group(0).column(i) for i in range(metadata.num_columns)]
-    assert {column.compression for column in columns} == {"LZ4"}
+    assert {column.compression for column in columns} == {"ZSTD"}
     encodings = {column.path_in_schema: column.encodings for column in columns}
     assert "DELTA_BINARY_PACKED" in encodings["id"]
     assert "BYTE_STREAM_SPLIT" in encodings["dv"]
