@@ -28,7 +28,7 @@ deploy: export HEAVY_POOL := $(HEAVY_POOL)
 
 # exec keeps the process id that was written down: make stop signals exactly that process.
 server: $(READY) ## start the Prefect server and its pages on http://127.0.0.1:4200 (API_PORT=, DATABASE=)
-	@mkdir -p $(PIDS) && echo $$$$ > $(PIDS)/server-$(API_PORT) && exec $(PREFECT) server start --host $(API_HOST) --port $(API_PORT)
+	@mkdir -p $(PIDS) && echo $$$$ > $(PIDS)/server-$(API_PORT) && exec $(BIN)/python -m flows.server --host $(API_HOST) --port $(API_PORT)
 
 worker: $(READY) ## start a worker for the runs of a pool (POOL=cpu or gpu; one per GPU)
 	@mkdir -p $(PIDS) && echo $$$$ > $(PIDS)/worker-$$$$ && exec $(PREFECT) worker start --pool $(POOL) --type process
@@ -39,7 +39,7 @@ deploy: $(READY) ## tell the server about flows, pools, limits, schedules, autom
 stop: ## stop workers and server that were started from this folder; runs go on from their shards later
 	@for file in $(PIDS)/worker-* $(PIDS)/server-*; do \
 	  [ -e "$$file" ] || continue; pid=$$(cat "$$file"); \
-	  case "$$(ps -o args= -p $$pid)" in *prefect*) kill $$pid; \
+	  case "$$(ps -o args= -p $$pid)" in *prefect*|*flows.server*) kill $$pid; \
 	    for second in $$(seq 40); do kill -0 $$pid 2>/dev/null || break; sleep 1; done; \
 	    echo "stopped $${file#$(PIDS)/}";; esac; rm -f "$$file"; \
 	done

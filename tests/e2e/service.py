@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.error import HTTPError
@@ -125,9 +126,20 @@ class Service:
         """The state of a flow run: its type, name and message."""
         return dict(self.request(f"flow_runs/{run}")["state"])
 
-    def set_state(self, run: str, kind: str, name: str | None = None) -> None:
+    def set_state(self, run: str, kind: str, name: str | None = None, **details: Any) -> None:
         """Ask for a state, as the buttons of the UI do."""
-        answer = self.request(f"flow_runs/{run}/set_state", {"state": {"type": kind, "name": name}, "force": False})
+        state = {"type": kind, "name": name, "state_details": details}
+        answer = self.request(f"flow_runs/{run}/set_state", {"state": state, "force": False})
+        assert answer["status"] == "ACCEPT", answer
+
+    def suspend(self, run: str) -> None:
+        """Ask for what the button Suspend asks for."""
+        until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+        self.set_state(run, "PAUSED", "Suspended", pause_timeout=until, pause_reschedule=True)
+
+    def resume(self, run: str) -> None:
+        """Ask for what the button Resume asks for."""
+        answer = self.request(f"flow_runs/{run}/resume", {})
         assert answer["status"] == "ACCEPT", answer
 
     def finished(self, run: str, seconds: float = 180) -> dict[str, Any]:
