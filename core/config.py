@@ -196,6 +196,7 @@ class DoseConfig(Section):
     time: float = Field(0.0, ge=0)
     amt: float = Field(1.0, gt=0)
     cmt: Positive = 1
+    rate: float = Field(0.0, ge=0, description="Amount per unit of time of an infusion; 0 gives it all at once.")
     addl: int = Field(0, ge=0, description="How often the dose is given again.")
     ii: float = Field(0.0, ge=0, description="Time between these doses.")
 
@@ -212,11 +213,21 @@ class OutcomesConfig(Section):
     model: str = Field("depot-central-mm", description="Name of a model in models/nlme.")
     times: tuple[float, ...] = Field(tuple(i / 2 for i in range(21)), min_length=1, description="Observation times.")
     doses: tuple[DoseConfig, ...] = (DoseConfig(),)
+    jitter: float = Field(
+        0.0, ge=0, description="Visits are up to this much earlier or later; not the first, nor those with a dose."
+    )
+    missed: Fraction = Field(0.0, description="Probability of missing a visit, for each but the first.")
+    dropout: Fraction = Field(0.0, description="Probability of leaving before the last visit, at a constant hazard.")
 
     @property
-    def given(self) -> list[tuple[float, float, int]]:
-        """Time, amount and compartment of every single dose, in the order of time."""
-        single = [(d.time + again * d.ii, d.amt, d.cmt) for d in self.doses for again in range(d.addl + 1)]
+    def irregular(self) -> bool:
+        """Whether subjects differ in when they are seen."""
+        return bool(self.jitter or self.missed or self.dropout)
+
+    @property
+    def given(self) -> list[tuple[float, float, int, float]]:
+        """Time, amount, compartment and rate of every single dose, in the order of time."""
+        single = [(d.time + again * d.ii, d.amt, d.cmt, d.rate) for d in self.doses for again in range(d.addl + 1)]
         return sorted(single, key=lambda dose: dose[0])
 
     @field_validator("times")
@@ -225,6 +236,14 @@ class OutcomesConfig(Section):
         if times[0] < 0 or any(b <= a for a, b in itertools.pairwise(times)):
             raise ValueError("times must start at 0 or later and ascend strictly")
         return times
+
+    @model_validator(mode="after")
+    def _visits_keep_their_order(self) -> Self:
+        marks = sorted({*self.times, *(dose[0] for dose in self.given)})
+        gap = min((b - a for a, b in itertools.pairwise(marks)), default=float("inf"))
+        if self.jitter and not 2 * self.jitter < gap:
+            raise ValueError(f"jitter must be below half the shortest time between visits and doses, {gap:g} / 2")
+        return self
 
 
 class DatasetConfig(Section):

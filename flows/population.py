@@ -28,6 +28,12 @@ def simulate(
     seed: Seed = 1,
     values: Values = None,
     truth: Annotated[Path | None, typer.Option(help="File for the true random effects and parameters.")] = None,
+    covariate: Annotated[
+        list[str] | None, typer.Option(help="NAME=LOW:HIGH, drawn uniformly for each subject, or NAME=VALUE.")
+    ] = None,
+    jitter: Annotated[float, typer.Option(min=0, help="Visits are up to this much earlier or later.")] = 0.0,
+    missed: Annotated[float, typer.Option(min=0, max=1, help="Probability of missing a visit.")] = 0.0,
+    dropout: Annotated[float, typer.Option(min=0, max=1, help="Probability of leaving before the last visit.")] = 0.0,
     model_file: ModelFile = None,
     workers: Workers = 2,
 ) -> None:
@@ -39,7 +45,7 @@ def simulate(
 
     path = simulate_table(
         model, str(output), subjects, at, tuple(dose or ()), seed, _named(values), str(truth) if truth else None,
-        str(model_file) if model_file else None, workers,
+        str(model_file) if model_file else None, workers, _ranges(covariate), jitter, missed, dropout,
     )  # fmt: skip
     done(path, f"image-longitudinal fit {path} --model {model} --output {Path(path).with_suffix('')}-fit")
 
@@ -103,6 +109,16 @@ def _named(values: list[str] | None) -> dict[str, float]:
             raise ConfigError("a value needs a name", expected="name=number", got=repr(text))
         named[name.strip()] = _number(value, name)
     return named
+
+
+def _ranges(values: list[str] | None) -> dict[str, tuple[float, float]]:
+    """weight=50:90 → {weight: (50, 90)}; weight=70 → {weight: (70, 70)}."""
+    ranges = {}
+    for text in values or ():
+        name, _, value = text.partition("=")
+        low, _, high = value.partition(":")
+        ranges[name.strip()] = (_number(low, f"covariate {name}"), _number(high or low, f"covariate {name}"))
+    return ranges
 
 
 def _number(text: str, what: str) -> float:

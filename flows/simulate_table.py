@@ -6,6 +6,7 @@ from prefect import flow
 
 from core.errors import ConfigError
 from models.nlme.dosing import Dose
+from models.nlme.visits import Visits
 from tasks.population import named_model, simulate
 
 
@@ -21,6 +22,10 @@ def simulate_table(
     truth: str | None = None,
     model_file: str | None = None,
     workers: int = 2,
+    covariates: dict[str, tuple[float, float]] | None = None,
+    jitter: float = 0.0,
+    missed: float = 0.0,
+    dropout: float = 0.0,
 ) -> str:
     """Simulate subjects that share one design and write their table.
 
@@ -35,13 +40,21 @@ def simulate_table(
         truth: File for each subject's random effects and parameters.
         model_file: Python file that registers the model.
         workers: Threads; the result does not depend on it.
+        covariates: Range of each covariate, drawn uniformly for a subject.
+        jitter: Visits are up to this much earlier or later; not the first, nor those with a dose.
+        missed: Probability of missing a visit, for each but the first.
+        dropout: Probability of leaving before the last visit, at a constant hazard.
 
     Returns:
         The path of the table.
     """
     population = named_model(model, model_file, values or {})
     given = tuple(dose_of(text) for text in doses) or None
-    return simulate(output, population, subjects, seed, times, given, truth, workers)
+    visits = None
+    if jitter or missed or dropout:
+        fixed = tuple(dose.time for dose in given or population.design.doses)
+        visits = Visits(times or population.design.times, fixed, jitter, missed, dropout)
+    return simulate(output, population, subjects, seed, times, given, visits, covariates or {}, truth, workers)
 
 
 def dose_of(text: str) -> Dose:

@@ -66,7 +66,7 @@ image. No record describes a real person.
 | latent vector | {image.latent_dim} entries, standard normal |
 | association levels | {levels} |
 | times | {len(manifest.times)}, from {min(manifest.times):g} to {max(manifest.times):g} {_unit(manifest, "time")} |
-| shards | {manifest.plan.n_shards} of {manifest.shard_size:,} subjects |
+{_visits(manifest)}| shards | {manifest.plan.n_shards} of {manifest.shard_size:,} subjects |
 | licence | {manifest.licence} |
 
 | split | subjects |
@@ -203,3 +203,15 @@ _SIZES = [
     (10_000_000, "1M<n<10M"),
     (float("inf"), "n>10M"),
 ]
+
+
+def _visits(manifest: RootManifest) -> str:
+    """A row that says how subjects keep the planned times, if not all do."""
+    names = {
+        "jitter": "up to {:g} earlier or later",
+        "missed": "{:.3g} missed",
+        "dropout": "{:.3g} of subjects drop out",
+    }
+    visits = manifest.config.get("outcomes", {})
+    said = [text.format(visits[name]) for name, text in names.items() if visits.get(name)]
+    return f"| visits | {', '.join(said)}; a missed one keeps its row, with MDV 1 and no DV |\n" if said else ""

@@ -127,8 +127,12 @@ def random_effects_schema(
     )
 
 
-def observations_schema(units: Mapping[str, str] = DEFAULT_UNITS, *, licence: str = "") -> pa.Schema:
+def observations_schema(
+    units: Mapping[str, str] = DEFAULT_UNITS, *, licence: str = "", infusions: bool = False
+) -> pa.Schema:
     """Long format, one row per dose and per observation, sorted by id and time, a dose before what is seen then."""
+    amount, time = units.get("amt", "1"), units.get("time", "1")
+    rate = _field("rate", pa.float64(), f"{amount}/{time}", "rate of an infusion, 0 for a dose given at once")
     return _schema(
         "observations",
         [
@@ -136,8 +140,9 @@ def observations_schema(units: Mapping[str, str] = DEFAULT_UNITS, *, licence: st
             _field("time", pa.float64(), units.get("time", "1"), "time since the start"),
             _field("evid", pa.int8(), "1", "0 observation, 1 dose"),
             _field("amt", pa.float64(), units.get("amt", "1"), "amount of the dose, 0 on observation rows"),
+            *([rate] if infusions else []),
             _field("cmt", pa.int8(), "1", "compartment dosed or observed, from 1"),
-            _field("dv", pa.float32(), units.get("dv", "1"), "observed outcome, null on dose rows"),
+            _field("dv", pa.float32(), units.get("dv", "1"), "observed outcome, null on dose rows and missed visits"),
             _field("mdv", pa.int8(), "1", "1 where dv is missing, else 0"),
             _field("association", pa.float64(), "1", "share of the random effects' variance the image explains"),
             _field("split", pa.string(), "1", "train, validation or test"),

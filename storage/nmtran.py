@@ -14,7 +14,7 @@ from core.errors import StorageError
 from storage.filesystem import storage_error, temporary_name
 from storage.reader import Dataset
 
-COLUMNS = ("ID", "TIME", "EVID", "AMT", "CMT", "DV", "MDV")
+COLUMNS = ("ID", "TIME", "EVID", "AMT", "CMT", "DV", "MDV")  # and RATE after AMT, if a dose is an infusion
 MISSING = "."  # NM-TRAN's null
 
 
@@ -22,8 +22,8 @@ def export_nmtran(dataset: Dataset, path: str | Path, *, level: float, split: st
     """Write doses and observations of one association level as CSV, streamed: memory does not grow with the subjects.
 
     A header line, then one row per dose and observation, in the order of ``observations``: by id and time, a dose
-    before what is observed then. ``ID`` is the subject id of the data set, from 0; ``DV`` is "." on dose rows; numbers
-    read back as the same float64 and, for ``DV``, float32.
+    before what is observed then. ``ID`` is the subject id of the data set, from 0; ``DV`` is "." on dose rows and at
+    missed visits; numbers read back as the same float64 and, for ``DV``, float32.
 
     Args:
         dataset: an open data set.
@@ -40,14 +40,16 @@ def export_nmtran(dataset: Dataset, path: str | Path, *, level: float, split: st
     path = Path(path)
     if path.exists():
         raise StorageError("the file exists already", where=path, do="name another, or remove it")
+    infusions = any(dose.rate for dose in dataset.manifest.doses)
+    names = (*COLUMNS[:4], "RATE", *COLUMNS[4:]) if infusions else COLUMNS
     batches = dataset.scan("observations", level, split).to_batches(
-        columns=[name.lower() for name in COLUMNS], batch_readahead=2, fragment_readahead=2
+        columns=[name.lower() for name in names], batch_readahead=2, fragment_readahead=2
     )
     temporary, rows = path.parent / temporary_name(path.name), 0
     try:
         with open(temporary, "xb") as file:
-            file.write((",".join(COLUMNS) + "\n").encode())
-            for table in _texts(batches):
+            file.write((",".join(names) + "\n").encode())
+            for table in _texts(batches, names):
                 pacsv.write_csv(table, file, pacsv.WriteOptions(include_header=False, quoting_style="none"))
                 rows += len(table)
             file.flush()
@@ -60,7 +62,7 @@ def export_nmtran(dataset: Dataset, path: str | Path, *, level: float, split: st
     return rows
 
 
-def _texts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+def _texts(batches: Iterator[pa.RecordBatch], names: tuple[str, ...]) -> Iterator[pa.Table]:
     for batch in batches:
         dv = pc.fill_null(batch["dv"].cast(pa.string()), MISSING)
-        yield pa.table({name: dv if name == "DV" else batch[name.lower()] for name in COLUMNS})
+        yield pa.table({name: dv if name == "DV" else batch[name.lower()] for name in names})

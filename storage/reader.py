@@ -109,7 +109,7 @@ class Dataset:
         return self._columns("random_effects", level, start, stop, names)
 
     def outcomes(self, level: float, start: int, stop: int) -> NDArray[np.float32]:
-        """Outcomes at ``manifest.times``, which ascend: float32, shape (stop - start, T)."""
+        """Outcomes at ``manifest.times``, which ascend: float32, shape (stop - start, T); NaN for a missed visit."""
         pattern = observation_pattern(self.manifest.times, self.manifest.doses)
         dv = self._columns("observations", level, start, stop, ("dv",), rows=len(pattern["evid"]))
         return dv.reshape(stop - start, -1)[:, pattern["evid"] == 0].astype(np.float32)
@@ -201,7 +201,8 @@ class Dataset:
             return layout.subjects_schema(n_eta, licence=manifest.licence)
         if table == "random_effects":
             return layout.random_effects_schema(n_eta, manifest.parameters, manifest.units, licence=manifest.licence)
-        return layout.observations_schema(manifest.units, licence=manifest.licence)
+        infusions = any(dose.rate for dose in manifest.doses)
+        return layout.observations_schema(manifest.units, licence=manifest.licence, infusions=infusions)
 
     def _columns(
         self, table: str, level: float | None, start: int, stop: int, names: Sequence[str], rows: int = 1

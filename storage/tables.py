@@ -22,11 +22,12 @@ ASCENDING = ("id", "image_index")
 
 
 class Dose(NamedTuple):
-    """``amt`` (≥ 0) given into compartment ``cmt`` (from 1) at ``time``, the same for every subject."""
+    """``amt`` (≥ 0) given into compartment ``cmt`` (from 1) from ``time`` on at ``rate`` (0: at once); same for all."""
 
     time: float
     amt: float
     cmt: int = 1
+    rate: float = 0.0
 
 
 def write_subjects(
@@ -99,8 +100,9 @@ def write_observations(
     level: float,
     *,
     times: Sequence[float] | NDArray[np.float64],
-    doses: Sequence[tuple[float, float, int]],
+    doses: Sequence[tuple[Any, ...]],
     dv: NDArray[Any],
+    visits: tuple[NDArray[np.float64], NDArray[np.bool_]] | None = None,
     units: Mapping[str, str] = layout.DEFAULT_UNITS,
     observed_compartment: int = OBSERVED_COMPARTMENT,
     licence: str = "",
@@ -112,8 +114,10 @@ def write_observations(
         shard: which subjects.
         level: the association level, as written in the configuration.
         times: shape (T,), the observation times of every subject.
-        doses: (time, amt, cmt) of every dose, the same for every subject (:class:`Dose`).
+        doses: (time, amt, cmt, rate) of every dose, the same for every subject (:class:`Dose`).
         dv: float, finite, shape (len(shard), T), in id order; stored as float32.
+        visits: each subject's own times, in the order of ``times``, and whether the visit took place, both
+            (len(shard), T). A visit that did not keeps its row, without DV and with MDV 1.
         units: of ``time``, ``amt`` and ``dv``.
         observed_compartment: ``cmt`` of the observation rows.
         licence: SPDX identifier, for the metadata of the files.
@@ -126,17 +130,23 @@ def write_observations(
     if dv.shape[1] != len(times):
         raise StorageError("outcomes do not fit their times", expected=f"{len(times)} columns", got=dv.shape[1])
     pattern = observation_pattern(times, doses, observed_compartment)
-    schema = layout.observations_schema(units, licence=licence)
-    width = len(pattern["time"])
+    schema = layout.observations_schema(units, licence=licence, infusions="rate" in pattern)
+    width, in_order = len(pattern["time"]), np.argsort(times, kind="stable")
 
     def columns(rows: slice) -> dict[str, Any]:
         n = rows.stop - rows.start
         values = np.zeros((n, width), np.float32)
-        values[:, pattern["evid"] == 0] = dv[rows][:, np.argsort(times, kind="stable")]
+        observed = pattern["evid"] == 0
+        values[:, observed] = dv[rows][:, in_order]
         tiled = {name: np.tile(column, n) for name, column in pattern.items()}
+        missing = np.tile(~observed, (n, 1))
+        if visits:
+            own, attended = (part[rows][:, in_order] for part in visits)
+            missing[:, observed] = np.logical_not(attended)
+            tiled["time"].reshape(n, width)[:, observed] = own
         ids = np.repeat(np.arange(shard.start + rows.start, shard.start + rows.stop, dtype=np.int64), width)
-        missing = tiled["evid"] == 1
-        return {"id": ids, **tiled, "dv": pa.array(values.ravel(), mask=missing), "mdv": missing.astype(np.int8)}
+        mdv = missing.ravel()
+        return {"id": ids, **tiled, "dv": pa.array(values.ravel(), mask=mdv), "mdv": mdv.astype(np.int8)}
 
     return tuple(
         _write(
@@ -148,17 +158,19 @@ def write_observations(
 
 def observation_pattern(
     times: Sequence[float] | NDArray[np.float64],
-    doses: Sequence[tuple[float, float, int]],
+    doses: Sequence[tuple[Any, ...]],
     observed_compartment: int = OBSERVED_COMPARTMENT,
 ) -> dict[str, NDArray[Any]]:
-    """Columns time, evid, amt and cmt of one subject's rows, in file order: every subject has the same."""
+    """Columns time, evid, amt, rate (with infusions only) and cmt of one subject's rows: all subjects have the same."""
     dosed = [Dose(*dose) for dose in doses]
     time = np.array([dose.time for dose in dosed] + list(times), np.float64)
     evid = np.repeat(np.array([1, 0], np.int8), [len(dosed), len(times)])
     amt = np.array([dose.amt for dose in dosed] + [0.0] * len(times), np.float64)
     cmt = np.array([dose.cmt for dose in dosed] + [observed_compartment] * len(times), np.int8)
     order = np.lexsort((evid == 0, time))
-    return {"time": time[order], "evid": evid[order], "amt": amt[order], "cmt": cmt[order]}
+    rate = np.array([dose.rate for dose in dosed] + [0.0] * len(times), np.float64)
+    infused = {"rate": rate[order]} if rate.any() else {}
+    return {"time": time[order], "evid": evid[order], "amt": amt[order], **infused, "cmt": cmt[order]}
 
 
 def _write(
@@ -196,7 +208,7 @@ def _encoding(name: str) -> str | None:
         return "DELTA_BINARY_PACKED"
     if name in SAME_IN_FILE:
         return None
-    return "PLAIN" if name in ("time", "evid", "amt", "cmt", "mdv", "seed") else "BYTE_STREAM_SPLIT"
+    return "PLAIN" if name in ("time", "evid", "amt", "rate", "cmt", "mdv", "seed") else "BYTE_STREAM_SPLIT"
 
 
 def _splits(shard: Shard) -> Iterator[tuple[str, slice]]:

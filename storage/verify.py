@@ -239,13 +239,19 @@ def _check_observations(
     if table is None:
         return
     tiled = {name: np.tile(column, len(ids)) for name, column in pattern.items()}
-    dosed = tiled["evid"] == 1
-    yield from _check_columns(
-        path, table, id=np.repeat(ids, width), **tiled, mdv=dosed.astype(np.int8), association=level, split=split
-    )
-    dv = table["dv"].combine_chunks()
+    dosed, dv = tiled["evid"] == 1, table["dv"].combine_chunks()
+    visits = dataset.manifest.config.get("outcomes", {})
+    jitter, some_missed = visits.get("jitter", 0.0), visits.get("missed", 0.0) or visits.get("dropout", 0.0)
     missing = np.asarray(dv.is_null())
-    if not np.array_equal(missing, dosed) or not np.isfinite(np.asarray(dv)[~dosed]).all():
+    expected = missing | dosed if some_missed else dosed
+    if jitter:
+        planned, times = tiled.pop("time"), _numpy(table, "time")
+        if (np.abs(times - planned) > np.where(dosed, 0.0, jitter * (1 + 1e-9))).any():
+            yield path, "a visit is not near its time", f"within {jitter:g}", ""
+    yield from _check_columns(
+        path, table, id=np.repeat(ids, width), **tiled, mdv=expected.astype(np.int8), association=level, split=split
+    )
+    if not np.array_equal(missing, expected) or not np.isfinite(np.asarray(dv)[~expected]).all():
         yield path, "dv is not a finite number on exactly the observation rows", "", ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from models.association import associate, draw_latents, linked_effects, scale_ef
 from models.backends import generate_in_batches, needs_training
 from models.nlme.dosing import Dose
 from models.nlme.simulation import get_model, individual_parameters, observe, simulate
+from models.nlme.visits import Visits
 from storage import layout
 from storage.reader import Dataset
 from storage.verify import Problem
@@ -25,11 +27,15 @@ GREY_LEVELS = 1  # a network's arithmetic differs with the device and the subjec
 
 
 class LevelOutcomes(NamedTuple):
-    """Subjects at one association level: eta (n, k), named individual parameters (n,) each, dv (n, T)."""
+    """Subjects at one association level: eta (n, k), named individual parameters (n,) each, dv (n, T).
+
+    ``visits``: each subject's times and whether it was seen then, (n, T) both; None where all keep the planned times.
+    """
 
     eta: NDArray[np.float64]
     parameters: dict[str, NDArray[np.float64]]
     dv: NDArray[Any]
+    visits: tuple[NDArray[np.float64], NDArray[np.bool_]] | None
 
 
 def linked_to_latents(
@@ -44,14 +50,27 @@ def outcomes_at(
 ) -> LevelOutcomes:
     """Random effects, individual parameters and outcomes of subjects ``ids`` at one association level."""
     model = get_model(outcomes.model)
-    doses = [Dose(*dose) for dose in outcomes.given]
+    doses = given_doses(outcomes.given)
     eta = associate(linked, level, omega=model.omega, seed=seed, ids=ids)
     parameters = individual_parameters(model, eta)
-    prediction = simulate(model, eta, outcomes.times, doses, ids=ids)
+    visits = visits_of(outcomes).draw(seed, ids) if outcomes.irregular else None  # the same at every level
+    times = outcomes.times if visits is None else visits[0]
+    prediction = simulate(model, eta, times, doses, ids=ids)
     dv = observe(model, prediction, key=stream_key(seed, "residual", float(level)), ids=ids)
     return LevelOutcomes(
-        eta, {name: parameters[:, column].copy() for column, name in enumerate(model.parameter_names)}, dv
+        eta, {name: parameters[:, column].copy() for column, name in enumerate(model.parameter_names)}, dv, visits
     )
+
+
+def given_doses(doses: Iterable[tuple[float, float, int, float]]) -> list[Dose]:
+    """Doses for the engine from (time, amount, compartment, rate)."""
+    return [Dose(time, amt, cmt, amt / rate if rate else 0.0) for time, amt, cmt, rate in doses]
+
+
+def visits_of(outcomes: OutcomesConfig) -> Visits:
+    """The visit schedule of a configuration."""
+    fixed = tuple(dose[0] for dose in outcomes.given)
+    return Visits(outcomes.times, fixed, outcomes.jitter, outcomes.missed, outcomes.dropout)
 
 
 def rederive(dataset: Dataset, ids: NDArray[np.int64], workspace: str) -> tuple[list[Problem], str | None]:
@@ -119,7 +138,7 @@ def _comparisons(dataset: Dataset, config: Config, subject_id: int, latent: NDAr
             (
                 layout.observations_path(level, shard, split),
                 "outcomes",
-                _almost(outcomes, made.dv),
+                _almost(outcomes, made.dv if made.visits is None else np.where(made.visits[1], made.dv, np.nan)),
             ),
         ]
     return found
@@ -139,7 +158,7 @@ def _model_at_hand(dataset: Dataset, config: Config, workspace: str) -> tuple[An
 
 
 def _almost(seen: ArrayLike, made: ArrayLike) -> bool:
-    return np.allclose(seen, made, rtol=RELATIVE, atol=ABSOLUTE)
+    return np.allclose(seen, made, rtol=RELATIVE, atol=ABSOLUTE, equal_nan=True)
 
 
 def _other(path: str, what: str, subject_id: int, dataset: Dataset) -> Problem:

@@ -21,12 +21,13 @@ from models.nlme.diagnostics import residuals
 from models.nlme.dosing import Dose
 from models.nlme.estimation import Fit, fit
 from models.nlme.importance import maximum_likelihood
-from models.nlme.library import get_model, load_models
+from models.nlme.library import get_model, load_models, model_content
 from models.nlme.observations import open_observations, population_data, subject_tables
 from models.nlme.population import PopulationModel
 from models.nlme.results import save_fit
 from models.nlme.streaming import stream_ebes
 from models.nlme.trial import simulate_table
+from models.nlme.visits import Visits
 from storage.reader import open_dataset
 from tasks.progress import Progress
 
@@ -60,6 +61,11 @@ class FitSpec(BaseModel):
     start: dict[str, float] = {}
     draws: int = Field(300, ge=50, description="Per subject for imp; per chain for nuts, after as many to tune.")
     seed: int = Field(1, ge=0)
+
+    @property
+    def model_content(self) -> str:
+        """What decides the model: its name, or the content of the user's file."""
+        return model_content(f"{self.model_file}:{self.model}" if self.model_file else self.model)
 
 
 def named_model(name: str, file: str | None, start: dict[str, float]) -> PopulationModel:
@@ -111,13 +117,15 @@ def population_of(spec: FitSpec, model: PopulationModel) -> PopulationData:
 @task(name="simulate-table", task_run_name="simulate {output}")
 def simulate(
     output: str, model: PopulationModel, n: int, seed: int, times: tuple[float, ...] | None,
-    doses: tuple[Dose, ...] | None, truth: str | None, workers: int,
+    doses: tuple[Dose, ...] | None, visits: Visits | None, covariates: dict[str, tuple[float, float]],
+    truth: str | None, workers: int,
 ) -> str:  # fmt: skip
     """Write a simulated table; see :func:`models.nlme.trial.simulate_table`."""
     progress = Progress("simulate", n, "subjects")
     path = simulate_table(
-        model, output, n, seed=seed, times=times, doses=doses, truth=truth, workers=workers, progress=progress.update
-    )
+        model, output, n, seed=seed, times=times, doses=doses, visits=visits, covariates=covariates, truth=truth,
+        workers=workers, progress=progress.update,
+    )  # fmt: skip
     return str(path)
 
 
@@ -130,7 +138,7 @@ def fit_population(spec: FitSpec, output: str, workers: int) -> dict[str, Any]:
     """
     folder, logger = Path(output), get_run_logger()
     table, content = observations_of(spec)
-    key = digest_of("fit-population", FIT_VERSION, spec.model_dump(exclude={"table"}), content)
+    key = digest_of("fit-population", FIT_VERSION, spec.model_dump(exclude={"table"}), content, spec.model_content)
     done = read_summary(folder)
     if done is not None and done["key"] == key and (folder / RESULTS).exists():
         logger.info("this fit is there already: nothing to do")

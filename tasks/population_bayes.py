@@ -38,7 +38,7 @@ def sample_population(spec: FitSpec, output: str) -> dict[str, Any]:
     """
     folder = Path(output)
     _, content = observations_of(spec)
-    key = digest_of("sample-population", BAYES_VERSION, spec.model_dump(exclude={"table"}), content)
+    key = digest_of("sample-population", BAYES_VERSION, spec.model_dump(exclude={"table"}), content, spec.model_content)
     done = read_summary(folder)
     if done is not None and done["key"] == key and (folder / DRAWS).exists():
         get_run_logger().info("these draws are there already: nothing to do")

@@ -10,6 +10,7 @@ from prefect import task
 from core.plan import Shard
 from core.random import subject_seeds
 from models.association import draw_latents
+from models.nlme.library import model_content
 from storage.filesystem import FileRecord, Root, open_root
 from storage.manifest import Part, part_is_intact
 from storage.tables import write_observations, write_random_effects, write_subjects
@@ -50,6 +51,7 @@ def outcome_key(spec: DatasetSpec, shard: Shard) -> str:
         association=spec.config.dataset.association,
         licence=spec.config.dataset.licence,
         outcomes=spec.config.outcomes,
+        model=model_content(spec.config.outcomes.model),
         index=shard.index,
         splits=[[part.split, part.start, part.stop] for part in shard.splits],
     )
@@ -77,8 +79,9 @@ def make_outcomes(key: str, index: int, output: str, spec: DatasetSpec) -> dict[
         made = outcomes_at(level, linked, settings, seed, ids)
         records += write_random_effects(root, shard, level, eta=made.eta, parameters=made.parameters, licence=licence)
         records += write_observations(
-            root, shard, level, times=settings.times, doses=settings.given, dv=made.dv, licence=licence
-        )
+            root, shard, level, times=settings.times, doses=settings.given, dv=made.dv, visits=made.visits,
+            licence=licence,
+        )  # fmt: skip
     return _result(output, key, records)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from core.config import NOT_OF_THE_DATA, Config, Section
 from core.digest import digest_of
 from core.plan import ShardPlan
+from models.nlme.library import model_content
 from tasks.workspace import Workspace
 
 GENERATION_VERSION = 1  # raise it whenever the same configuration and model would give other data
@@ -33,7 +34,8 @@ class DatasetSpec(Section):
     def identity(self) -> str:
         """Digest of all that decides a byte of the data set; where it runs and how wide does not."""
         decisive = self.config.model_dump(mode="json", exclude=set(NOT_OF_THE_DATA))
-        return digest_of("dataset", GENERATION_VERSION, decisive, self.model_digest, self.entries)
+        outcome_model = model_content(self.config.outcomes.model)
+        return digest_of("dataset", GENERATION_VERSION, decisive, outcome_model, self.model_digest, self.entries)
 
     @property
     def files(self) -> Workspace:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,25 +17,6 @@ from models.nlme.structural import StructuralModel
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 DOSE, STEADY, STEADY_ADDED, RESET, COVARIATES = range(5)  # kinds of event; kernels.course has the same
-
-
-class Arrays(NamedTuple):
-    """What the compiled kernels read of a :class:`PopulationData`; see there."""
-
-    row_start: IntArray
-    times: FloatArray
-    observed: FloatArray
-    before: IntArray
-    endpoint: IntArray
-    censored: NDArray[np.bool_]
-    event_start: IntArray
-    when: FloatArray
-    kind: IntArray
-    compartment: IntArray
-    amount: FloatArray
-    rate: FloatArray
-    interval: FloatArray
-    covariates: FloatArray
 
 
 BY_ROW = ("times", "observed", "before", "endpoint", "censored")
@@ -139,6 +121,26 @@ class PopulationData:
             covariates=changes.reshape(n * count, 2 * static.shape[1]),
         )
 
+    def at_times(self, times: FloatArray) -> PopulationData:
+        """The subjects of one design, observed at times of their own: (n, T), ascending in each row.
+
+        Raises:
+            ConfigError: times of another shape, not finite, or not ascending.
+        """
+        n, rows = len(self), np.diff(self.row_start)
+        if not n or times.shape != (n, rows[0]) or not np.isfinite(times).all():
+            expected = f"finite numbers, shape ({n}, {rows[0] if n else 0})"
+            raise ConfigError("unusable observation times", expected=expected, got=times.shape)
+        late = np.argwhere(np.diff(times, axis=1) < 0)
+        if len(late):
+            where = f"subject {self.ids[late[0, 0]]}, position {late[0, 1] + 1}"
+            raise ConfigError("unsorted observation times", where=where, expected="ascending")
+        when = self.when.reshape(n, -1).copy()
+        if (self.kind == COVARIATES).any():  # covariates are set first
+            when[:, 0] = np.minimum(when[:, 0], times[:, 0])
+        before = (when[:, None, :] <= times[:, :, None]).sum(axis=2)
+        return replace(self, times=times.ravel(), when=when.ravel(), before=before.ravel())
+
     @classmethod
     def concatenate(cls, parts: Sequence[PopulationData]) -> PopulationData:
         """The subjects of all parts, in order."""
@@ -176,7 +178,8 @@ class PopulationData:
     @property
     def arrays(self) -> Arrays:
         """The arrays as the compiled kernels take them."""
-        return Arrays(**{field.name: getattr(self, field.name) for field in fields(self) if field.name != "ids"})
+        names: tuple[str, ...] = Arrays._fields
+        return Arrays(*(getattr(self, name) for name in names))
 
     @property
     def is_plain(self) -> bool:
@@ -187,6 +190,10 @@ class PopulationData:
     def subject_of_row(self) -> IntArray:
         """Position of each observation's subject, (N,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.row_start))
+
+
+# What the compiled kernels read of a PopulationData: its arrays without the ids.
+Arrays = namedtuple("Arrays", [field.name for field in fields(PopulationData) if field.name != "ids"])  # type: ignore[misc]
 
 
 def static_covariates(model: StructuralModel, given: Mapping[str, ArrayLike], ids: IntArray) -> FloatArray:

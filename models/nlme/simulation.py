@@ -83,7 +83,7 @@ def simulate(
     Args:
         model: the population model.
         eta: random effects, (n, k).
-        times: observation times, (T,), ascending; the model's default if None.
+        times: observation times, (T,), ascending, or each subject's own, (n, T); the model's default if None.
         doses: the doses; the model's default if None.
         ids: subject ids, (n,), only to name a subject in an error; row numbers if None.
         covariates: values of the model's covariates, each (n,) or a number.
@@ -99,17 +99,17 @@ def simulate(
     """
     parameters = individual_parameters(model, eta)
     parameters[~np.isfinite(np.asarray(eta, dtype=np.float64)).all(axis=1)] = np.nan  # (exp(-inf) would pass as 0)
-    at = observation_times(model.design.times if times is None else times)
-    n = len(parameters)
+    given = model.design.doses if doses is None else doses
+    planned = np.asarray(model.design.times if times is None else times, dtype=np.float64)
+    n, own = len(parameters), planned.ndim == 2 and len(planned) > 0
+    at = observation_times(planned[0] if own else planned)
+    shared = not (own or model.structural.covariates)
     data = PopulationData.of_design(
-        model.structural,
-        np.zeros((n if model.structural.covariates else 1, len(at))),
-        at,
-        model.design.doses if doses is None else doses,
-        covariates=covariates,
-        endpoint=endpoint,
+        model.structural, np.zeros((1 if shared else n, len(at))), at, given, covariates=covariates, endpoint=endpoint
     )
-    out = predict(model.structural, parameters, data, ids=ids, shared=not model.structural.covariates, workers=workers)
+    if own:
+        data = data.at_times(planned)
+    out = predict(model.structural, parameters, data, ids=ids, shared=shared, workers=workers)
     return out.reshape(n, len(at))
 
 

@@ -11,13 +11,13 @@ import numpy as np
 from core.config import EvaluationConfig, Section
 from core.digest import SHORT
 from core.errors import StorageError
-from models.nlme.dosing import Dose
 from models.nlme.objective import Values
 from models.nlme.population import Design, PopulationModel
 from models.nlme.simulation import get_model
 from models.registry import ModelVersion
 from storage.manifest import RootManifest
 from storage.reader import Dataset, open_dataset
+from tasks.derivation import given_doses
 from tasks.keys import key_of
 from tasks.workspace import Workspace
 
@@ -80,8 +80,7 @@ class EvaluationSpec(Section):
         """The population model behind the outcomes, with the data set's visits and doses."""
         manifest = self.dataset.manifest
         known = get_model(manifest.config["outcomes"]["model"])
-        doses = tuple(Dose(dose.time, dose.amt, dose.cmt) for dose in manifest.doses)
-        return replace(known, design=Design(manifest.times, doses))
+        return replace(known, design=Design(manifest.times, tuple(given_doses(manifest.doses))))
 
 
 def default_output(manifest: RootManifest) -> Path:
@@ -98,6 +97,15 @@ def start_of(model: PopulationModel) -> PopulationModel:
 
 def check_is_evaluable(dataset: Dataset, settings: EvaluationConfig) -> None:
     """Refuse a data set that lacks what an evaluation needs; StorageError names it."""
+    visits = dataset.manifest.config.get("outcomes", {})
+    if irregular := [name for name in ("jitter", "missed", "dropout") if visits.get(name)]:
+        raise StorageError(
+            "an evaluation compares subjects visit by visit, and these have visits of their own",
+            where=dataset.root.url,
+            expected="outcomes without jitter, missed and dropout",
+            got=", ".join(f"{name} {visits[name]:g}" for name in irregular),
+            do="fit a level: image-longitudinal fit; or make a data set with regular visits",
+        )
     for split, fewest in FEWEST.items():
         count = dataset.manifest.splits.get(split, 0)
         if count < fewest:

@@ -140,4 +140,15 @@ def test_doses_given_again_are_written_out_in_the_order_of_time():
     outcomes = OutcomesConfig(doses=({"time": 1, "amt": 2, "addl": 2, "ii": 4}, {"time": 3, "amt": 1, "cmt": 2}))
     with pytest.raises(ValidationError, match="time between them"):
         OutcomesConfig(doses=({"addl": 2},))
-    assert outcomes.given == [(1, 2, 1), (3, 1, 2), (5, 2, 1), (9, 2, 1)]
+    assert outcomes.given == [(1, 2, 1, 0), (3, 1, 2, 0), (5, 2, 1, 0), (9, 2, 1, 0)]
+
+
+def test_visits_may_move_only_as_far_as_their_order_holds():
+    doses = ({"time": 0}, {"time": 1.2})
+    assert OutcomesConfig(times=(0, 1, 2), doses=doses, jitter=0.09).irregular
+    with pytest.raises(ValidationError, match=r"half the shortest time between visits and doses, 0\.2 / 2"):
+        OutcomesConfig(times=(0, 1, 2), doses=doses, jitter=0.1)
+    for wrong in ({"missed": 1.0}, {"dropout": -0.1}, {"jitter": -1}, {"doses": [{"rate": -1}]}):
+        with pytest.raises(ValidationError, match=r"greater than or equal|less than"):
+            OutcomesConfig(**wrong)
+    assert not OutcomesConfig().irregular

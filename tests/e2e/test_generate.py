@@ -12,15 +12,18 @@ import pytest
 
 from core.config import Config
 from core.errors import ModelError, StorageError
+from flows.fit_table import fit_table
 from flows.generate_dataset import generate_dataset
 from flows.verify_dataset import verify
 from storage.filesystem import open_root
 from storage.layout import image_shard_path, random_effects_path
 from storage.lease import hold_lease
+from storage.nmtran import export_nmtran
 from storage.reader import Dataset, open_dataset
 from storage.sharding import encode_shard
 from storage.verify import verify_dataset
 from tasks.derivation import rederive
+from tasks.evaluation.spec import check_is_evaluable
 from tests.e2e.conftest import digests
 from tests.storage.test_verify import forge, rewrite
 
@@ -82,6 +85,46 @@ def test_a_second_run_on_one_output_is_refused_before_any_work(
     with hold_lease(root), pytest.raises(StorageError, match="another run is writing to this output"):
         generate_dataset(root.url, config=tiny("seed=3"), workspace=workspace)
     assert root.files() == []
+
+
+def test_visits_that_move_are_missed_or_end_and_infusions(tmp_path: Path, tiny: Callable[..., Config]) -> None:
+    config = tiny(
+        "generator.backend=phantom", "generator.image_size=32", "dataset.n_subjects=40", "dataset.shard_size=16",
+        "outcomes.jitter=0.2", "outcomes.missed=0.1", "outcomes.dropout=0.3", "outcomes.doses=[{rate: 2}, {time: 5}]",
+        f"outcomes.model={own_model(tmp_path)}",
+    )  # fmt: skip
+    url = generate_dataset(str(tmp_path / "data"), config=config, workspace=str(tmp_path / "ws"))
+    dataset = open_dataset(url)
+    assert verify_dataset(open_root(url)).ok
+    assert rederive(dataset, np.arange(0, 40, 7), str(tmp_path / "ws")) == ([], None)
+    rows = dataset.observations(1.0).to_pandas()
+    seen, doses = rows[rows.evid == 0], rows[rows.evid == 1]
+    planned = np.tile(config.outcomes.times, 40)
+    assert 0.1 < np.abs(seen.time - planned).max() <= 0.2
+    assert 0.1 < seen.mdv.mean() < 0.6
+    assert (seen.dv.isna() == (seen.mdv == 1)).all()
+    assert seen.groupby("id").mdv.first().eq(0).all()
+    assert set(zip(doses.time, doses.rate, strict=True)) == {(0.0, 2.0), (5.0, 0.0)}
+    other = dataset.observations(0.5).to_pandas()
+    assert (other.time == rows.time).all()  # a subject comes when it comes, whatever the association
+    assert (other.mdv == rows.mdv).all()
+    export_nmtran(dataset, tmp_path / "rows.csv", level=1.0)
+    assert (tmp_path / "rows.csv").read_text().startswith("ID,TIME,EVID,AMT,RATE,CMT,DV,MDV\n0,0,1,1,2,1,.,1\n")
+    summary = fit_table(
+        url, config.outcomes.model, str(tmp_path / "fit"), "foce", 1.0, fixed=("ka", "imax", "ic50", "omega")
+    )
+    assert summary["observations"] == (seen.mdv == 0).sum()
+    with pytest.raises(StorageError, match=r"visits of their own.*jitter 0\.2"):
+        check_is_evaluable(dataset, config.evaluation)
+
+
+def own_model(folder: Path) -> str:
+    """A file with the original's model under another name."""
+    (folder / "mine.py").write_text(
+        "from dataclasses import replace\nfrom models.nlme.library import get_model, register\n"
+        "register(replace(get_model('depot-central-mm'), name='mine-of-e2e'))\n"
+    )
+    return f"{folder}/mine.py:mine-of-e2e"
 
 
 def test_new_association_levels_make_no_image_again(

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from core.config import Config
 from core.digest import digest_of
+from core.errors import ConfigError
 from core.presets import load_config
+from models.nlme.library import get_model
 from tasks import shards as shards_module
 from tasks import training as training_module
 from tasks.keys import cache_by_key, cached_or_fresh, key_of
@@ -90,6 +92,10 @@ def test_keys_are_the_same_in_a_process_that_hashes_differently() -> None:
         (["dataset.association=[1, 0.5]"], {}, False, True),
         (["outcomes.times=[0, 1]"], {}, False, True),
         (["outcomes.doses=[{amt: 2}]"], {}, False, True),
+        (["outcomes.doses=[{rate: 2}]"], {}, False, True),
+        (["outcomes.jitter=0.1"], {}, False, True),
+        (["outcomes.missed=0.1"], {}, False, True),
+        (["outcomes.dropout=0.1"], {}, False, True),
         ([], {"entries": (0, 1, 2)}, False, True),
         ([], {"latent_dim": 17}, False, True),
         (["generator.steps=20"], {"solver": "ddim 20"}, True, False),
@@ -112,6 +118,25 @@ def test_what_changes_the_keys_of_a_shard(
     before, after = keys(), keys(*overrides, **changes)
     assert (after[0] != before[0]) == images
     assert (after[1] != before[1]) == outcomes
+
+
+def test_the_content_of_a_model_file_decides_the_outcomes_and_the_data_set(tmp_path: Path) -> None:
+    file, nowhere = tmp_path / "mine.py", tmp_path / "elsewhere.py"
+    text = "from dataclasses import replace\nfrom models.nlme.library import get_model, register\n"
+    text += "omega = (({}, 0, 0), (0, 1, 0), (0, 0, 1))\n"
+    text += "register(replace(get_model('depot-central-mm'), name='mine-of-keys', omega=omega))\n"
+    file.write_text(text.format(1.0))
+    mine = f"outcomes.model={file}:mine-of-keys"
+    before, identity = keys(mine), spec(mine).identity
+    assert keys(mine) == before
+    assert get_model(f"{file}:mine-of-keys").omega[0][0] == 1.0
+    file.write_text(text.format(2.0))
+    assert keys(mine)[0] == before[0]  # no image depends on it
+    assert keys(mine)[1] != before[1]
+    assert spec(mine).identity != identity
+    assert get_model(f"{file}:mine-of-keys").omega[0][0] == 2.0  # what the key says is what is used
+    with pytest.raises(ConfigError, match=r"no such model file.*elsewhere\.py"):
+        keys(f"outcomes.model={nowhere}:mine")
 
 
 def test_subjects_that_change_their_split_change_the_tables_but_no_image() -> None:

@@ -31,12 +31,13 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from core.digest import file_sha256
 from core.errors import ConfigError
 from models.nlme.library import compartments, depot_central, emax, indirect_response, visual_acuity
 from models.nlme.population import PopulationModel
 
 _MODELS: dict[str, PopulationModel] = {}
-_FILES: set[str] = set()  # of users, run already
+_FILES: dict[str, tuple[str, tuple[str, ...]]] = {}  # of users, as they were run: digest, names of their models
 
 
 def register(model: PopulationModel) -> PopulationModel:
@@ -57,11 +58,9 @@ def get_model(name: str) -> PopulationModel:
     Raises:
         ConfigError: no such file or model; names the known ones.
     """
-    file, separator, own = name.rpartition(":")
-    if separator and file.endswith(".py"):
-        if str(Path(file).resolve()) not in _FILES:
-            load_models(file)
-        name = own
+    file, name = _parts(name)
+    if file is not None and _FILES.get(str(file.resolve()), ("",))[0] != _digest(file):
+        load_models(file)
     if name not in _MODELS:
         raise ConfigError("unknown longitudinal model", expected=f"one of {', '.join(known_models())}", got=repr(name))
     return _MODELS[name]
@@ -74,18 +73,41 @@ def load_models(path: str | Path) -> list[str]:
         ConfigError: no such file, or it registers nothing.
     """
     file = Path(path)
-    if not file.is_file():
-        raise ConfigError("no such model file", got=file)
+    digest, place = _digest(file), str(file.resolve())
+    for name in _FILES.pop(place, ("", ()))[1]:  # the file was edited: what it says now counts
+        _MODELS.pop(name, None)
     before = set(_MODELS)
     spec = importlib.util.spec_from_file_location(f"user_models_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise ConfigError("a model file must be a Python file", got=file)
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    _FILES.add(str(file.resolve()))
     added = sorted(set(_MODELS) - before)
     if not added:
         raise ConfigError("the model file registers no model", where=file, do="call register(...) in it")
+    _FILES[place] = (digest, tuple(added))
     return added
+
+
+def model_content(name: str) -> str:
+    """What decides the model of that name: the library's version of it, or the SHA-256 of the user's file.
+
+    Raises:
+        ConfigError: no such file.
+    """
+    file, own = _parts(name)
+    return own if file is None else f"{_digest(file)}:{own}"
+
+
+def _parts(name: str) -> tuple[Path | None, str]:
+    """A user's file, or None, and the name of the model."""
+    file, separator, own = name.rpartition(":")
+    return (Path(file), own) if separator and file.endswith(".py") else (None, name)
+
+
+def _digest(file: Path) -> str:
+    if not file.is_file():
+        raise ConfigError("no such model file", got=file)
+    return file_sha256(file)
 
 
 for _model in (

@@ -61,7 +61,7 @@ def test_agrees_with_scipy_on_typical_and_hardest_subjects(stress_eta):
     parameters = individual_parameters(ORIGINAL, stress_eta)
     order = np.argsort(parameters[:, 1] / parameters[:, 2])
     chosen = np.unique(
-        np.concatenate([order[-6:], order[:3], np.argsort(parameters[:, 0])[[0, -1]], np.arange(9000, 9006)])
+        np.concatenate([order[-4:], order[:1], np.argsort(parameters[:, 0])[[0, -1]], np.arange(9000, 9003)])
     )
     times = np.array(ORIGINAL.design.times)
     got = simulate(ORIGINAL, stress_eta[chosen])
@@ -174,7 +174,7 @@ def test_a_subject_that_cannot_be_integrated_is_named_with_its_parameters():
         simulate(ORIGINAL, eta, ids=[10, 11, 12, 13, 14], workers=3)
 
 
-@pytest.mark.parametrize("times", [[1.0, 0.5], [], [[0.0, 1.0]], [0.0, np.nan]])
+@pytest.mark.parametrize("times", [[1.0, 0.5], [], [[0.0, 1.0], [0.0, 1.0]], [[[0.0]]], [0.0, np.nan]])
 def test_unusable_times_are_refused(times):
     with pytest.raises(ConfigError, match="times"):
         simulate(ORIGINAL, np.zeros((1, 3)), times)

@@ -7,9 +7,14 @@ import pytest
 
 from core.errors import ConfigError
 from models.nlme import trial
+from models.nlme.data import COVARIATES
 from models.nlme.observations import open_observations, population_data, subject_tables
+from models.nlme.population import Design, Parameter, PopulationModel
+from models.nlme.residual import ResidualError
 from models.nlme.simulation import Dose, simulate
+from models.nlme.structural import StructuralModel
 from models.nlme.trial import simulate_table
+from models.nlme.visits import Visits
 
 
 def test_a_table_holds_the_design_and_reads_back(original, tmp_path):
@@ -46,10 +51,57 @@ def test_pieces_workers_and_the_format_change_nothing(original, tmp_path, monkey
     assert more.slice(0, 7 * 22).equals(pq.read_table(one))
 
 
-def test_an_infusion_has_a_rate_and_the_reader_says_that_it_does_not_know_it(original, tmp_path):
+def test_an_infusion_has_a_rate(original, tmp_path):
     path = simulate_table(original, tmp_path / "t.parquet", 1, seed=1, doses=[Dose(0.0, 1.0, "central", 2.0)])
     table = pq.read_table(path)
     assert table["RATE"].to_pylist()[:2] == [0.5, 0.0]
+
+
+@pytest.fixture(scope="module")
+def rich():
+    """A model with two endpoints and a covariate."""
+    return PopulationModel(
+        name="rich",
+        structural=StructuralModel(
+            name="rich", states=("central",), parameters=("cl", "v"), covariates=("weight",),
+            endpoints=("concentration", "effect"),
+            rhs=lambda t, x, p: {"central": -p.cl / p.v * p.weight / 70.0 * x.central},
+            output=lambda t, x, p: {"concentration": x.central / p.v, "effect": 10.0 - x.central},
+        ),
+        parameters=(Parameter("cl", 1.0), Parameter("v", 5.0)),
+        omega=((0.04, 0.0), (0.0, 0.04)),
+        residual=ResidualError("additive", additive=0.01),
+        other_residuals=(ResidualError("additive", additive=0.2),),
+        design=Design(times=(0.0, 1.0, 3.0), doses=(Dose(0.0, 10.0),)),
+    )  # fmt: skip
+
+
+def test_endpoints_covariates_and_missed_visits_are_written_and_read_back(rich, tmp_path):
+    visits = Visits((0.0, 1.0, 3.0), (0.0,), jitter=0.3, missed=0.2)
+    path = simulate_table(
+        rich, tmp_path / "t.csv", 40, seed=5, visits=visits, covariates={"weight": (50.0, 90.0)},
+        truth=tmp_path / "truth.parquet",
+    )  # fmt: skip
+    lines = path.read_text().splitlines()
+    assert lines[0] == "ID,TIME,EVID,AMT,CMT,DV,MDV,DVID,weight"
+    assert len(lines) == 1 + 40 * 7
+    data = population_data(rich.structural, next(subject_tables(open_observations(path), 100)))
+    times, seen = visits.draw(5, np.arange(1, 41))
+    assert (~seen).sum() > 0
+    np.testing.assert_allclose(data.times, np.repeat(times[seen], 2))
+    assert data.endpoint.tolist() == [0, 1] * seen.sum()
+    truth = pq.read_table(tmp_path / "truth.parquet")
+    eta = np.stack([truth[name].to_numpy() for name in rich.random_effect_names], axis=1)
+    weight = data.covariates[data.kind == COVARIATES, 0]
+    assert 50 < weight.min() < 60
+    assert 80 < weight.max() < 90
+    for index, (name, sd) in enumerate((("concentration", 0.01), ("effect", 0.2))):
+        expected = simulate(rich, eta, times, covariates={"weight": weight}, endpoint=name)[seen]
+        error = (data.observed[data.endpoint == index] - expected) / sd
+        assert np.abs(error).max() < 4.5  # of about 100 standard normal ones
+        assert 0.7 < error.std() < 1.3
+    with pytest.raises(ConfigError, match=r"covariates do not fit.*expected weight"):
+        simulate_table(rich, tmp_path / "none.csv", 2, seed=1)
 
 
 def test_unusable_requests_are_refused_and_leave_nothing(original, tmp_path):
