@@ -25,7 +25,7 @@ from storage.frame_cache import FrameCache
 from storage.prepared import BEFORE_AFTER, CONTACT_SHEET, PreparedImages, drawn_image, open_prepared, write_prepared
 from storage.scans import FoundScans, ReadScan, SetAside, find_scans, prepare_scan, read_scan, scan_file
 from storage.sources import local_scans
-from tasks.keys import key_of
+from tasks.keys import cached_or_fresh, key_of
 from tasks.options import CACHED
 from tasks.pictures import picture, thumbnail
 from tasks.progress import Progress
@@ -233,9 +233,12 @@ def _summarised(prepared: PreparedImages) -> dict[str, Any]:
 
 def _opened(task: Any, refresh: bool, **parameters: Any) -> PreparedImages:
     """The prepared images that a task's (perhaps cached) result points to; made anew if they are gone."""
-    result = task.with_options(refresh_cache=refresh)(**parameters)
+    return open_prepared(cached_or_fresh(task, _can_be_opened, refresh, **parameters)["folder"])
+
+
+def _can_be_opened(result: dict[str, Any]) -> bool:
     try:
-        return open_prepared(result["folder"])
+        open_prepared(result["folder"])
     except StorageError:
-        result = task.with_options(refresh_cache=True)(**parameters)
-        return open_prepared(result["folder"])
+        return False
+    return True

@@ -7,12 +7,13 @@ every process. A result found under a key is a hint: what it points to is checke
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from prefect import get_run_logger
 from prefect.context import TaskRunContext
 from prefect.tasks import Task
 
-from core.digest import digest_of
+from core.digest import SHORT, digest_of
 
 R = TypeVar("R")
 
@@ -30,8 +31,16 @@ def cache_by_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
 def cached_or_fresh(
     task: Task[Any, R], still_there: Callable[[R], bool], refresh: bool = False, **parameters: Any
 ) -> R:
-    """Run a cached task; anew where what its cached result points to is gone or damaged, or with ``refresh``."""
-    result = task.with_options(refresh_cache=True)(**parameters) if refresh else task(**parameters)
+    """Run a cached task; anew where what its cached result points to is gone or damaged, or with ``refresh``.
+
+    The log of the flow run says which of them it was, and why.
+    """
+    state = task.with_options(refresh_cache=refresh)(**parameters, return_state=True)
+    result = cast(R, state.result())  # raises what the task raised
+    cached, say, key = state.name == "Cached", get_run_logger().info, parameters["key"][:SHORT]
     if not still_there(result):
-        result = task.with_options(refresh_cache=True)(**parameters)
+        say(f"{task.name} is made anew: the files of its {'cached ' if cached else ''}result are gone or damaged")
+        return task.with_options(refresh_cache=True)(**parameters)
+    why = "asked for anew" if refresh else f"no result of this input, configuration and code version yet (key {key})"
+    say(f"{task.name} was cached (key {key})" if cached else f"{task.name} was made: {why}")
     return result

@@ -1,6 +1,8 @@
 """Cache keys: what decides a result changes its key, and nothing else does, in any process."""
 
+import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -208,19 +210,36 @@ def test_a_spec_survives_json_as_a_parameter_of_a_flow() -> None:
 class FakeTask:
     """Counts its runs; ``refresh`` says whether Prefect's cache was told to step aside."""
 
-    def __init__(self) -> None:
-        self.runs: list[bool] = []
+    name = "fit"
 
-    def __call__(self, key: str, refresh: bool = False) -> str:
+    def __init__(self, cached: bool = True) -> None:
+        self.cached, self.runs = cached, list[bool]()
+
+    def __call__(self, key: str, refresh: bool, return_state: bool = False) -> Any:
         self.runs.append(refresh)
-        return "fresh" if refresh else "cached"
+        result, name = ("cached", "Cached") if self.cached and not refresh else ("fresh", "Completed")
+        return SimpleNamespace(name=name, result=lambda: result) if return_state else result
 
     def with_options(self, *, refresh_cache: bool) -> Any:
         return lambda **parameters: self(**parameters, refresh=refresh_cache)
 
 
-@pytest.mark.parametrize(("there", "result", "runs"), [(True, "cached", [False]), (False, "fresh", [False, True])])
-def test_a_cached_result_whose_files_are_gone_is_made_again(there: bool, result: str, runs: list[bool]) -> None:
-    task = FakeTask()
-    assert cached_or_fresh(task, lambda _: there, key="k") == result  # type: ignore[arg-type]
-    assert task.runs == runs
+@pytest.mark.parametrize(
+    ("cached", "refresh", "there", "result", "runs", "said"),
+    [
+        (True, False, True, "cached", [False], r"fit was cached \(key k\)"),
+        (True, False, False, "fresh", [False, True], "anew: the files of its cached result are gone or damaged"),
+        (True, True, True, "fresh", [True], "fit was made: asked for anew"),
+        (False, False, True, "fresh", [False], "fit was made: no result of this input, configuration and code version"),
+    ],
+)
+def test_a_cached_task_runs_only_where_it_must_and_the_log_says_why(
+    cached: bool, refresh: bool, there: bool, result: str, runs: list[bool], said: str,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("tasks.keys.get_run_logger", lambda: logging.getLogger("run"))
+    task = FakeTask(cached)
+    with caplog.at_level(logging.INFO, "run"):
+        made = cached_or_fresh(task, lambda _: there, refresh, key="k")  # type: ignore[arg-type]
+    assert (made, task.runs) == (result, runs)
+    assert re.search(said, caplog.text)
