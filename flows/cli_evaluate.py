@@ -67,17 +67,18 @@ def score(
     say(f"score {predictions} on the test subjects of {dataset}{f', beside {beside}' if beside else ''}")
     made = score_predictions(opened, predictions, beside, replicates=bootstrap, workers=workers)
     for table in made:
-        say(f"\n{table.title}\n{aligned([table.columns, *table.rows])}")
+        say(f"\n{table.title}\n{aligned([table.columns, *table.rows], left=2)}")
     if output is not None:
         for table in made:
             table.write(output)
     done(output or predictions, f"image-longitudinal show {dataset}")
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text in columns, the first aligned left, the others right."""
-    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
-    return "\n".join(
-        "  ".join([f"{row[0]:<{first}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], others, strict=True))])
-        for row in rows
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Rows of text in columns, the first ``left`` of them aligned left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(f"{cell:{'<' if place < left else '>'}{width}}" for place, (cell, width) in enumerate(cells))
+        for cells in (list(zip(row, widths, strict=True)) for row in rows)
     )
+    return "\n".join(line.rstrip() for line in lines)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
+from models.evaluation.checks import FAMILY
 from models.evaluation.summary import Predictions, Truth
 from models.nlme.data import PopulationData
 from models.nlme.diagnostics import residuals
@@ -181,6 +183,30 @@ def fit_figures(model: PopulationModel, truth: Truth) -> dict[str, bytes]:
     check = predictive_check(model, people, n=REPLICATES, seed=truth.seed)
     found = residuals(model, people, truth.modes[some])
     return {"vpc": rendered(predictive_check_figure(check)), "residuals": rendered(goodness_of_fit(people, found))}
+
+
+def design_figure(checks: Sequence[Mapping[str, Any]]) -> bytes:
+    """Achieved over designed association of each effect, and the p-values of all checks against what chance gives."""
+    figure = Figure(figsize=(9.2, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
+    tied = [check for check in checks if check["group"] == "association" and check["level"] < 1]
+    for place, check in enumerate(tied):
+        value, low, high = (check[key] / check["expected"] for key in ("value", "low", "high"))
+        colour = INK if check["passed"] else ACCENT
+        left.vlines(place, low, high, color=colour, lw=1.4)
+        left.plot(place, value, "o", ms=4.5, color=colour)
+    left.axhline(1, color=SOFT, lw=0.8, ls=":")
+    left.set_xticks(range(len(tied)), [f"{check['level']:g}" for check in tied], fontsize=7)
+    left.set(xlabel="designed share ρ², one mark per random effect", ylabel="achieved / designed (95 %)")
+    p = np.sort([max(check["p"], 1e-16) for check in checks])
+    rank = (np.arange(len(p)) + 0.5) / len(p)
+    right.plot(rank, rank, color=SOFT, lw=0.8, ls=":")
+    right.plot(rank, p, ".", ms=4, color=INK)
+    right.axhline(FAMILY / len(p), color=ACCENT, lw=1)
+    right.set(yscale="log", ylim=(min(p[0], FAMILY / len(p)) / 3, 1.5), xlabel="rank of the check", ylabel="p-value")
+    for axis in (left, right):
+        axis.spines[["top", "right"]].set_visible(False)
+    return rendered(figure)
 
 
 def reading_figure(r2: Sequence[float], entries: Sequence[int] | None) -> bytes:

@@ -86,6 +86,7 @@ def write_evaluation(
         "forecasts": figures.forecast_figure(scored),
         "calibration": figures.calibration_figure(scored),
         "reading": figures.reading_figure(reading["r2"], manifest.eta_latents),
+        "design": figures.design_figure(found),
         "extremes": figures.extremes_figure(dataset, truth, predictions, names),
         "scatter": figures.scatter_figure([one for one, _ in loaded], [two for _, two in loaded], names),
         **figures.fit_figures(models[strong], truth),
@@ -106,7 +107,7 @@ def write_evaluation(
         settings=spec.settings,
     )
     _write(folder / PAGE, page)
-    for table in made[:3]:
+    for table in made:
         create_table_artifact(table.records, key=f"evaluation-{table.name}", description=table.title)
     create_markdown_artifact(
         f"# Evaluation of {manifest.name}\n\n{picture(pictures['r2'], 'R² against designed level')}\n\n"

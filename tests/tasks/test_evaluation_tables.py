@@ -5,6 +5,7 @@ import io
 import re
 from typing import Any
 
+from flows.cli_evaluate import aligned
 from tasks.evaluation.report import headline
 from tasks.evaluation.tables import Table, effect_table, population_table
 
@@ -54,3 +55,11 @@ def test_the_population_table_says_how_far_an_estimate_is_from_the_truth() -> No
 def test_no_share_of_a_ceiling_that_cannot_be_told_from_nothing() -> None:
     table = headline([level(1.0, [1.0, 1.0, 1.0]), level(0.1, [0.07, -0.05, 0.14])])
     assert {row[1:] for row in table.rows} == {("50.0", "–")}
+
+
+def test_words_stand_left_and_numbers_right_on_the_console() -> None:
+    assert aligned([("ρ²", "source", "R²"), ("0.5", "me", "0.25"), ("1", "them", "1")], left=2).splitlines() == [
+        "ρ²   source    R²",
+        "0.5  me      0.25",
+        "1    them       1",
+    ]
