@@ -5,7 +5,7 @@
 10,000 and 100,000 subjects with 21 observations (1,000 only with ``--quick``), simulated by this package, fitted with
 a full Ω, standard errors from the outer product of gradients. θ is compared with what the data were simulated from.
 The smallest fit is taken on to maximum likelihood by importance sampling, which is free of FOCE's bias.
-Then the empirical Bayes estimates of 20,000 subjects (1,000 with ``--quick``), several starts each, from Parquet to
+Then the empirical Bayes estimates of 50,000 subjects (1,000 with ``--quick``), several starts each, from Parquet to
 Parquet: the rate tells the hours of a million.
 """
 
@@ -60,7 +60,7 @@ def main() -> None:
             result = maximum_likelihood(result, data, draws=100, rounds=3, workers=options.workers)
             imp_seconds, imp_error = time.perf_counter() - start, theta_error(result)
             print(f"{'+ IMP':>10}{imp_seconds:10.1f}{result.evaluations:13}{imp_error:17.2%}{'':9}  {result.message}")
-    streamed = 1_000 if options.quick else 20_000
+    streamed = 1_000 if options.quick else 50_000
     rate = stream(streamed, options.workers)
     print(
         f"estimates from Parquet to Parquet: {rate:,.0f} subjects/s with {options.workers} workers "

@@ -5,8 +5,9 @@
 diffrax is measured where it can be imported: by this Python, or by another that --diffrax-python or the environment
 variable DIFFRAX_PYTHON names (`python -m venv DIR && DIR/bin/pip install diffrax`).
 scipy solves one subject per call with tolerance 1e-6, as a user would write it. diffrax solves batches of several sizes
-by its explicit and its implicit solver; its figure is the fastest that is as accurate as we promise to be (1e-6). Every
-speed is per core: all are timed on one thread; the full population uses ``--workers`` threads.
+by its explicit and its implicit solver, at tolerance 1e-6 and below; its figure is the fastest of all these runs.
+Beside it stands the fastest that keeps our promise of 1e-6: at tolerance 1e-6 it is off by some 5e-5. Every speed is
+per core: all are timed on one thread; the full population uses ``--workers`` threads.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def main() -> None:
         "scipy odeint (LSODA)": one_by_one(fortran_lsoda, eta[:n_peer]),
     }
     diffrax, why_not = time_diffrax(eta[:batch], options.diffrax_python)
-    best = min((run for run in diffrax if run["error"] <= PROMISE), key=lambda run: run["seconds"], default=None)
+    best = min(diffrax, key=lambda run: run["seconds"], default=None)
+    as_accurate = (run for run in diffrax if run["error"] <= PROMISE)
+    equal = min(as_accurate, key=lambda run: run["seconds"], default=None)
     error, lowest = accuracy()
     general, general_peer = multi_dose(eta[: n // 25], n_peer // 10)
     seconds, with_noise, cpu = (None, None, None) if options.quick else full_population(options.workers)
@@ -85,7 +88,8 @@ def main() -> None:
         "speedup_vs_lsoda": peers["scipy solve_ivp LSODA"] / ours,
         "speedup_vs_odeint": peers["scipy odeint (LSODA)"] / ours,
         "speedup_vs_diffrax": best["seconds"] / ours if best else None,
-        "diffrax": best,  # solver, tolerance and batch size that were its best
+        "speedup_vs_diffrax_at_equal_error": equal["seconds"] / ours if equal else None,
+        "diffrax": {"fastest": best, "fastest_at_equal_error": equal},
         "speedup_multi_dose_vs_lsoda": general_peer / general,
         "seconds_full_population": seconds,
         "seconds_full_population_with_noise": with_noise,
