@@ -10,6 +10,10 @@ import typer
 from core.errors import ConfigError
 from flows.console import done, prepare_prefect, say
 
+METHOD_HELP = (
+    "fo, foce, focei, laplace; imp: maximum likelihood, without the bias of the others where a subject's data leave "
+    "its effects uncertain, as with depot-central-mm; nuts: full Bayes."
+)
 Model = Annotated[str, typer.Option(help="Name of the population model.")]
 ModelFile = Annotated[Path | None, typer.Option(help="Python file that registers the model.")]
 Values = Annotated[list[str] | None, typer.Option("--set", help="Value over the model's, e.g. imax=1.1, omega=0.2.")]
@@ -54,7 +58,7 @@ def fit(
     table: Annotated[str, typer.Argument(help="CSV or Parquet table, or the address of a published data set.")],
     output: Annotated[Path, typer.Option(help="Folder for results and report.")],
     model: Model = "depot-central-mm",
-    method: Annotated[str, typer.Option(help="fo, foce, focei, laplace, imp or nuts.")] = "focei",
+    method: Annotated[str, typer.Option(help=METHOD_HELP)] = "focei",
     level: Annotated[float | None, typer.Option(help="Association level of a published data set.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a published data set; all without one.")] = None,
     subjects: Annotated[int | None, typer.Option(min=1, help="Fit only the first so many; EBEs are for all.")] = None,
