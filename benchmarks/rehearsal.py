@@ -1,14 +1,14 @@
 """The rehearsal: 1.1 million subjects x five association levels, complete, with phantom images at 32x32.
 
-Command: python -m benchmarks.rehearsal            (1,100,000 subjects; 9 minutes on two cores, 2 GB of disk meanwhile)
+Command: python -m benchmarks.rehearsal            (1,100,000 subjects; 6 minutes on two cores, 2 GB of disk meanwhile)
          python -m benchmarks.rehearsal --quick    (40,000 subjects; a minute or two)
 
 One process runs the flows as the console script does: generate-dataset, verify-dataset, then every image, latent and
 table is read back through the reader. Memory is that of all processes together, Prefect's server and this script
 included: the sum of their proportional set sizes, once a second. Stages inside generate-dataset are told apart by the
-times at which their files were put in place. Before the large data set four of 10,000 subjects are made in the same
+times at which their files were put in place. Before the large data set six of 10,000 subjects are made in the same
 way; ``cost_growth_percent`` compares the CPU seconds per subject of making and publishing with the median of the last
-three of those (the first warms up); the table has the other stages too, whose figures at 10,000 are mostly what it
+five of those (the first warms up); the table has the other stages too, whose figures at 10,000 are mostly what it
 takes to begin. CPU seconds are those of all processes, so that what else the machine does counts less;
 ``time_growth_percent`` is the same of the clock. ``drift_percent`` compares the last tenth of the shards of the large
 data set with the first, in CPU seconds.
@@ -17,6 +17,7 @@ data set with the first, in CPU seconds.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -35,7 +36,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-FULL, QUICK, SMALL, REPEATS = 1_100_000, 40_000, 10_000, 4
+FULL, QUICK, SMALL, REPEATS = 1_100_000, 40_000, 10_000, 6
 SHARD = 2_000  # 5 shards at 10,000 subjects, 550 at 1.1 million
 BYTES_PER_SUBJECT = 3_500  # on disk, rounded up
 STAGES = ("start", "make", "report", "check and publish", "verify", "read back")
@@ -115,38 +116,42 @@ def child(folder: Path, n: int) -> None:
 
 
 class Watch(threading.Thread):
-    """Samples memory and CPU time of this process and everything it started, about once a second."""
+    """Samples CPU time (often: stages of the small runs take seconds) and memory of all processes that we started."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.samples: list[tuple[float, float, float]] = []  # moment, GB, CPU seconds
+        self.used: list[tuple[float, float]] = []  # moment, CPU seconds
+        self.held: list[tuple[float, float]] = []  # moment, GB
         self.cpu: dict[int, float] = {}  # of each process, those that ended included
 
     def run(self) -> None:
         """Until the program ends."""
         me = psutil.Process()
-        while True:
-            memory = sum(map(self._look, [me, *me.children(recursive=True)])) / 1e9
-            self.samples.append((time.time(), memory, sum(self.cpu.values())))
-            time.sleep(0.5)
-
-    def _look(self, process: psutil.Process) -> float:
-        try:
-            with process.oneshot():
-                self.cpu[process.pid] = sum(process.cpu_times()[:2])
-                memory = process.memory_full_info()
-        except psutil.Error:
-            return 0.0  # it ended just now
-        return getattr(memory, "pss", memory.rss)  # shared pages counted once, where the system tells
+        for turn in itertools.count():
+            memory = 0.0
+            for process in (me, *me.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):  # it ended just now
+                    self.cpu[process.pid] = sum(process.cpu_times()[:2])
+                    memory += _proportional(process) if turn % 10 == 0 else 0.0
+            self.used.append((time.time(), sum(self.cpu.values())))
+            if memory:
+                self.held.append((time.time(), memory / 1e9))
+            time.sleep(0.1)
 
     def peak(self, began: float, ended: float) -> float:
         """GB at most between two moments."""
-        return max((gb for moment, gb, _ in self.samples if began <= moment <= ended), default=0.0)
+        return max((gb for moment, gb in self.held if began <= moment <= ended), default=0.0)
 
     def cpu_seconds(self, moments: list[float]) -> list[float]:
         """CPU seconds between moments that follow each other."""
-        times, _, used = zip(*self.samples, strict=True)
+        times, used = zip(*self.used, strict=True)
         return [float(value) for value in np.diff(np.interp(moments, times, used))]
+
+
+def _proportional(process: psutil.Process) -> float:
+    """Bytes of a process, pages that it shares counted in part, where the system tells."""
+    memory = process.memory_full_info()
+    return float(getattr(memory, "pss", memory.rss))
 
 
 def costs(run: dict[str, Any], watched: Watch) -> dict[str, dict[str, float]]:

@@ -48,16 +48,9 @@ from models.preparation import prepare_image
 from models.pretrained import PRETRAINED
 from storage.filesystem import Root, file_record, open_root
 from storage.images import create_image_arrays, write_image_shard
-from storage.manifest import (
-    ImageInfo,
-    Part,
-    RootManifest,
-    ShardManifest,
-    begin_run,
-    publish,
-    write_shard_manifest,
-)
+from storage.manifest import ImageInfo, Part, RootManifest, ShardManifest, publish, write_shard_manifest
 from storage.reader import Dataset, open_dataset
+from storage.run_mark import begin_run
 from storage.tables import Dose, write_observations, write_random_effects, write_subjects
 from storage.torch_dataset import SubjectLoader
 from tasks.workspace import Workspace

@@ -25,13 +25,13 @@ from storage.lease import Lease, hold_lease
 from storage.manifest import (
     Part,
     ShardManifest,
-    begin_run,
-    check_configuration,
     file_is_intact,
     finished_shard,
+    is_published,
     read_root_manifest,
     write_shard_manifest,
 )
+from storage.run_mark import begin_run, check_configuration, check_same_dataset
 from tasks.host_workers import drawing_processes, worker_devices
 from tasks.image_shards import image_model
 from tasks.landing import LatestShard, ShardRow, show_shards
@@ -76,15 +76,19 @@ def generate_dataset(
     config = resolve(preset, config, overrides)
     root = open_root(output)
     check_configuration(root, config.model_dump(mode="json", exclude=set(NOT_OF_THE_DATA)))
+
+    def decided() -> DatasetSpec:
+        return specify(config, _model(images, config, model, workspace, refresh), Workspace.at(workspace))
+
+    spec = decided() if is_published(root) and not refresh else None
+    if spec and check_same_dataset(root, spec.identity) == "published" and _complete(root, spec):
+        get_run_logger().info(f"{root.url} is published already and complete: nothing to do")
+        return root.url  # without the lease: a finished data set may lie where nobody can write, not even a lock
     with hold_lease(root, get_run_logger().info) as lease, drawing_processes():
-        version = _model(images, config, model, workspace, refresh)
-        spec = specify(config, version, Workspace.at(workspace))
+        spec = spec or decided()
         found = find_reusable(reuse, spec) if reuse else None
         plain = config.model_dump(mode="json", exclude=set(NOT_OF_THE_DATA))
-        state = begin_run(root, spec.identity, plain, found.origin if found else None)
-        if state == "published" and not refresh and _complete(root, spec):
-            get_run_logger().info(f"{root.url} is published already and complete: nothing to do")
-            return root.url
+        begin_run(root, spec.identity, plain, found.origin if found else None)
         clean_temporaries(root)
         arrays = create_image_arrays(
             root,

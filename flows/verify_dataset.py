@@ -17,8 +17,9 @@ from models.backends import needs_training
 from storage.filesystem import Root, open_root
 from storage.layout import ROOT_MANIFEST, RUN_FILE, shard_files, shard_manifest_path
 from storage.lease import hold_lease
-from storage.manifest import RootManifest, is_published, read_root_manifest, read_run_mark
+from storage.manifest import RootManifest, is_published, read_root_manifest
 from storage.reader import open_dataset
+from storage.run_mark import read_run_mark
 from storage.verify import VerificationReport, verify_dataset
 from tasks.derivation import rederive
 from tasks.progress import Progress

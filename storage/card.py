@@ -25,19 +25,26 @@ FROM read_parquet('observations/**/*.parquet', hive_partitioning = false)
 WHERE evid = 0 GROUP BY ALL ORDER BY ALL"""
 
 
-def write_card(root: Root, manifest: RootManifest) -> tuple[FileRecord, ...]:
+def write_card(root: Root, manifest: RootManifest, examples: bytes | None = None) -> tuple[FileRecord, ...]:
     """Write README.md and croissant.json from the manifest, before it is published.
 
-    Their records belong in the manifest's ``files``. Neither file depends on those, nor on the time of day.
+    Their records belong in the manifest's ``files``. No file depends on those, nor on the time of day.
+
+    Args:
+        root: where the data set is.
+        manifest: of the data set.
+        examples: a picture (PNG) of some images and their outcomes, which the card shows.
     """
     dataset = Dataset(root, manifest)
+    picture = () if examples is None else (root.write_bytes(layout.EXAMPLES, examples),)
     return (
-        root.write_bytes(layout.CARD, render_card(dataset).encode()),
+        root.write_bytes(layout.CARD, render_card(dataset, picture=bool(picture)).encode()),
         root.write_bytes(layout.CROISSANT, render_croissant(dataset).encode()),
+        *picture,
     )
 
 
-def render_card(dataset: Dataset) -> str:
+def render_card(dataset: Dataset, *, picture: bool = False) -> str:
     """README.md: front matter for the Hugging Face hub, what the data set is, its columns and how to read them."""
     manifest = dataset.manifest
     image = manifest.image
@@ -46,7 +53,8 @@ def render_card(dataset: Dataset) -> str:
     split = manifest.present_splits[0]
     tables = "\n\n".join(_table_section(dataset, table) for table in layout.TABLES)
     counts = "\n".join(f"| {name} | {manifest.splits[name]:,} |" for name in manifest.present_splits)
-    lineage = "".join(f"\n{line}\n" for line in (_part_of(manifest), _derived_from(manifest)) if line)
+    shown = f"![Some images above the outcomes they are paired with]({layout.EXAMPLES})" if picture else ""
+    lineage = "".join(f"\n{line}\n" for line in (_part_of(manifest), _derived_from(manifest), shown) if line)
     effects = ", ".join(f"`eta_{k}` ({name})" for k, name in enumerate(manifest.random_effects, 1))
     return f"""---
 {_front_matter(manifest)}

@@ -17,6 +17,7 @@ RUN_FILE = ".run.json"  # written first, removed at publishing: whose half-made 
 LEASE = ".run.lock"  # there while a run writes, or where one was killed: never part of the data set
 HUB_FILE = ".gitattributes"  # the Hugging Face hub puts it into every repository
 CARD = "README.md"
+EXAMPLES = "examples.png"  # what the card shows
 CROISSANT = "croissant.json"
 IMAGES = "images.zarr"
 

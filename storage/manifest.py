@@ -1,8 +1,8 @@
 """Manifests: what a shard holds, what a data set is, and whether it is published.
 
-Order of a run: :func:`begin_run` claims the root, each shard's files are written and then its manifest, and
-:func:`publish` writes ``dataset.json`` last. A shard without a manifest, or a root without ``dataset.json``, is
-not done.
+Order of a run: :func:`storage.run_mark.begin_run` claims the root, each shard's files are written and then its
+manifest, and :func:`publish` writes ``dataset.json`` last. A shard without a manifest, or a root without
+``dataset.json``, is not done.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from core.digest import canonical_json, digest_of
+from core.digest import digest_of
 from core.errors import StorageError
 from core.plan import SPLITS, ShardPlan
 from storage import layout
-from storage.filesystem import FileRecord, Root, file_record, is_temporary
+from storage.filesystem import FileRecord, Root, file_record
 from storage.tables import Dose
 
-RunState = Literal["new", "unfinished", "published"]
 Digest = str  # 64 hex digits
 _LEFT_OUT = ("derived_from", "part_of")  # where they are None: most data sets are neither
 
@@ -223,116 +222,6 @@ def read_root_manifest(root: Root) -> RootManifest:
     return _read(root, layout.ROOT_MANIFEST, RootManifest)
 
 
-def check_same_dataset(root: Root, identity: Digest) -> RunState:
-    """What the root holds, if a run of the data set ``identity`` may write there.
-
-    Returns:
-        "new" for an empty root, "unfinished" for an interrupted run of the same data set, "published" for the same
-        data set, complete.
-
-    Raises:
-        StorageError: if another data set or unrelated files are there.
-    """
-    if is_published(root):
-        there, state = read_root_manifest(root).identity, "published"
-    elif root.exists(layout.RUN_FILE):
-        there, state = (
-            str(_parse(root, layout.RUN_FILE, root.read_bytes(layout.RUN_FILE)).get("identity")),
-            "unfinished",
-        )
-    else:
-        ours = (layout.LEASE, layout.HUB_FILE)
-        foreign = [path for path in root.entries() if path not in ours and not is_temporary(path)]
-        if foreign:
-            raise StorageError(
-                "the output already holds other files",
-                where=root.url,
-                expected="an empty folder or a run of this data set",
-                got=", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""),
-                do="choose another output, or move these files away",
-            )
-        return "new"
-    if there != identity:
-        raise StorageError(
-            f"the output already holds a different data set ({state})",
-            where=root.url,
-            expected=f"identity {identity[:12]}",
-            got=there[:12],
-            do="choose another output, or the configuration that made this one",
-        )
-    return "published" if state == "published" else "unfinished"
-
-
-def check_configuration(root: Root, config: Mapping[str, Any]) -> None:
-    """Refuse, before any work, a root that holds a data set of another configuration or unrelated files.
-
-    The identity, which :func:`begin_run` checks, also covers the image model: it is known only once that is trained.
-    """
-    if is_published(root):
-        there = read_root_manifest(root).config
-    elif root.exists(layout.RUN_FILE):
-        there = _parse(root, layout.RUN_FILE, root.read_bytes(layout.RUN_FILE)).get("config", {})
-    else:
-        check_same_dataset(root, "")
-        return
-    if canonical_json(there) != canonical_json(config):
-        changed = [
-            key for key in _leaves(config) | _leaves(there) if _leaves(config).get(key) != _leaves(there).get(key)
-        ]
-        shown = ", ".join(sorted(changed)[:4]) + (" and more" if len(changed) > 4 else "")
-        raise StorageError(
-            "the output already holds a different data set",
-            where=root.url,
-            expected="the same configuration, or an empty folder",
-            got=f"other values of {shown}",
-            do="choose another output (what both have in common is not made again), or the old configuration",
-        )
-
-
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Every value of nested mappings by its dotted name, as text."""
-    flat: dict[str, str] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _leaves(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = canonical_json(value)
-    return flat
-
-
-def begin_run(root: Root, identity: Digest, config: Mapping[str, Any], origin: Origin | None = None) -> RunState:
-    """Check the root (:func:`check_same_dataset`) and, where it is new, mark it as this data set's before any file.
-
-    The mark, ``.run.json``, holds the identity, the configuration and, where there is one, the data set whose files
-    are reused: whoever finishes the run knows it (:func:`origin_of_run`).
-    """
-    state = check_same_dataset(root, identity)
-    if not root.exists(layout.RUN_FILE) or (origin and origin_of_run(root) is None):
-        mark = {"layout_version": layout.LAYOUT_VERSION, "identity": identity, "config": dict(config)}
-        if origin:
-            mark["derived_from"] = origin.model_dump(mode="json")
-        root.write_bytes(layout.RUN_FILE, (json.dumps(mark, indent=1, sort_keys=True) + "\n").encode())
-    return state
-
-
-def origin_of_run(root: Root) -> Origin | None:
-    """The data set that the run in ``root`` takes files from, by its mark."""
-    content = _parse(root, layout.RUN_FILE, root.read_bytes(layout.RUN_FILE)).get("derived_from")
-    return Origin.model_validate(content) if content else None
-
-
-def read_run_mark(root: Root) -> tuple[Digest, dict[str, Any]]:
-    """Identity and configuration of the run in ``root``: its mark is there also where ``dataset.json`` is not.
-
-    Raises:
-        StorageError: if the mark is gone or damaged too.
-    """
-    mark = _parse(root, layout.RUN_FILE, root.read_bytes(layout.RUN_FILE))
-    if not isinstance(mark.get("identity"), str) or not isinstance(mark.get("config"), dict):
-        raise _damaged(root, layout.RUN_FILE, "a mark without identity or configuration")
-    return mark["identity"], mark["config"]
-
-
 def file_is_intact(root: Root, file: FileRecord, *, rehash: bool) -> bool:
     """Whether a file is there with the recorded size, and with ``rehash`` also the recorded SHA-256."""
     return root.size(file.path) == file.bytes and (not rehash or root.sha256(file.path) == file.sha256)
@@ -354,15 +243,18 @@ def _content(document: _Document) -> dict[str, Any]:
 
 
 def _render(document: _Document) -> bytes:
+    return _text(_content(document))
+
+
+def _text(content: Mapping[str, Any]) -> bytes:
     """A document as text for people too, with a digest of its own content: damage shows without an outer record."""
-    content = _content(document)
-    content["content_sha256"] = digest_of(content)
+    content = {**content, "content_sha256": digest_of(content)}
     return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def _read(root: Root, path: str, kind: type[DocumentT]) -> DocumentT:
     data = root.read_bytes(path)
-    content = _parse(root, path, data)
+    content = read_json(root, path, data)
     version = content.get("layout_version")
     if version != layout.LAYOUT_VERSION and isinstance(version, int):
         raise StorageError(
@@ -372,27 +264,30 @@ def _read(root: Root, path: str, kind: type[DocumentT]) -> DocumentT:
             got=version,
             do="read it with the version of image-longitudinal that made it, or generate it again",
         )
+    content.pop("content_sha256", None)
     try:
-        document = kind.model_validate({key: value for key, value in content.items() if key != "content_sha256"})
+        document = kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        raise _damaged(root, path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    if _render(document) != data:
-        raise _damaged(root, path, "a content that its digest does not fit")
+        raise damaged(root, path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    if _text(content) != data:  # not the document's own text, which says more where the software has learnt more
+        raise damaged(root, path, "a content that its digest does not fit")
     return document
 
 
-def _parse(root: Root, path: str, data: bytes) -> dict[str, Any]:
+def read_json(root: Root, path: str, data: bytes) -> dict[str, Any]:
+    """The JSON object in ``data``, the content of ``path``; StorageError where it is none."""
     try:
         content = json.loads(data)
     except ValueError as error:  # neither UTF-8 nor JSON
-        raise _damaged(root, path, error) from error
+        raise damaged(root, path, error) from error
     if not isinstance(content, dict):
-        raise _damaged(root, path, type(content).__name__)
+        raise damaged(root, path, type(content).__name__)
     return content
 
 
-def _damaged(root: Root, path: str, got: object) -> StorageError:
+def damaged(root: Root, path: str, got: object) -> StorageError:
+    """What to raise where a manifest is not as it was written."""
     do = "verify the data set with repair, or remove this file and give the command that made it again"
     return StorageError(
         "a manifest is damaged", where=root.join(path), expected="the document as written", got=got, do=do

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +18,12 @@ from storage.filesystem import FileRecord, Root
 
 ROW_GROUP = 122_880  # rows: DuckDB's own row group, so that its scans parallelise without cutting one
 OBSERVED_COMPARTMENT = 2  # Central, after Depot
-SAME_IN_FILE = ("split", "shard", "association")
-ASCENDING = ("id", "image_index")
+
+# How columns are laid out before zstd compresses them; all others are plain: times and doses repeat from subject to
+# subject, which it finds by itself. Smaller and faster to read than pyarrow's own choice, dictionaries for all. LZ4
+# reads a fifth faster and takes 5 % more room; BYTE_STREAM_SPLIT for drawn numbers 5 % less, but few Sparks read that
+SAME_IN_FILE = ("split", "shard", "association")  # dictionaries
+ASCENDING = ("id", "image_index")  # differences
 
 
 class Dose(NamedTuple):
@@ -53,10 +58,8 @@ def write_subjects(
     ids = np.arange(shard.start, shard.stop, dtype=np.int64)
     columns = {"id": ids, "image_index": ids, "seed": seeds, **_eta_columns(eta)}
     schema = layout.subjects_schema(eta.shape[1], licence=licence)
-    return tuple(
-        _write(root, layout.subjects_path(shard.index, split), schema, _cut(columns, rows), split, shard=shard.index)
-        for split, rows in _splits(shard)
-    )
+    path = partial(layout.subjects_path, shard.index)
+    return _write_splits(root, shard, path, schema, partial(_cut, columns), shard=shard.index)
 
 
 def write_random_effects(
@@ -88,10 +91,8 @@ def write_random_effects(
     ids = np.arange(shard.start, shard.stop, dtype=np.int64)
     columns = {"id": ids, **_eta_columns(eta), **parameters}
     schema = layout.random_effects_schema(eta.shape[1], parameters, units, licence=licence)
-    return tuple(
-        _write(root, layout.random_effects_path(level, shard.index, split), schema, _cut(columns, rows), split)
-        for split, rows in _splits(shard)
-    )
+    path = partial(layout.random_effects_path, level, shard.index)
+    return _write_splits(root, shard, path, schema, partial(_cut, columns))
 
 
 def write_observations(
@@ -148,12 +149,8 @@ def write_observations(
         mdv = missing.ravel()
         return {"id": ids, **tiled, "dv": pa.array(values.ravel(), mask=mdv), "mdv": mdv.astype(np.int8)}
 
-    return tuple(
-        _write(
-            root, layout.observations_path(level, shard.index, split), schema, columns(rows), split, association=level
-        )
-        for split, rows in _splits(shard)
-    )
+    path = partial(layout.observations_path, level, shard.index)
+    return _write_splits(root, shard, path, schema, columns, association=level)
 
 
 def observation_pattern(
@@ -171,6 +168,20 @@ def observation_pattern(
     rate = np.array([dose.rate for dose in dosed] + [0.0] * len(times), np.float64)
     infused = {"rate": rate[order]} if rate.any() else {}
     return {"time": time[order], "evid": evid[order], "amt": amt[order], **infused, "cmt": cmt[order]}
+
+
+def _write_splits(
+    root: Root,
+    shard: Shard,
+    path: Callable[[str], str],
+    schema: pa.Schema,
+    columns: Callable[[slice], Mapping[str, Any]],
+    /,
+    **constants: float,
+) -> tuple[FileRecord, ...]:
+    """One file per split that the shard touches: its ``path`` by the split, its ``columns`` by rows of the shard."""
+    ranges = [(part.split, slice(part.start - shard.start, part.stop - shard.start)) for part in shard.splits]
+    return tuple(_write(root, path(split), schema, columns(rows), split, **constants) for split, rows in ranges)
 
 
 def _write(
@@ -192,28 +203,10 @@ def _write(
         compression="zstd",
         row_group_size=ROW_GROUP,
         use_dictionary=[name for name in SAME_IN_FILE if name in schema.names],
-        column_encoding={name: encoding for name in schema.names if (encoding := _encoding(name))},
+        column_encoding={name: "DELTA_BINARY_PACKED" for name in ASCENDING if name in schema.names},  # else as it is
         sorting_columns=sorting,
     )
     return root.write_bytes(path, memoryview(sink.getvalue()), rows=n)
-
-
-def _encoding(name: str) -> str | None:
-    """How a column is laid out before it is compressed: both smaller and faster to read than pyarrow's own choice.
-
-    Times and doses repeat from subject to subject, which zstd finds in plain numbers; of drawn numbers only the
-    exponents repeat. LZ4 in its place reads a fifth faster and takes 5 % more room.
-    """
-    if name in ASCENDING:
-        return "DELTA_BINARY_PACKED"
-    if name in SAME_IN_FILE:
-        return None
-    return "PLAIN" if name in ("time", "evid", "amt", "rate", "cmt", "mdv", "seed") else "BYTE_STREAM_SPLIT"
-
-
-def _splits(shard: Shard) -> Iterator[tuple[str, slice]]:
-    """Each split of the shard with its rows, counted from the shard's start."""
-    return ((part.split, slice(part.start - shard.start, part.stop - shard.start)) for part in shard.splits)
 
 
 def _cut(columns: Mapping[str, NDArray[Any]], rows: slice) -> dict[str, NDArray[Any]]:

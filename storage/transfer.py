@@ -26,8 +26,6 @@ from storage.manifest import (
     PartOf,
     RootManifest,
     ShardManifest,
-    begin_run,
-    check_same_dataset,
     content_digest,
     file_is_intact,
     publish,
@@ -36,6 +34,7 @@ from storage.manifest import (
     render_shard_manifest,
 )
 from storage.reader import Dataset
+from storage.run_mark import begin_run, check_same_dataset
 
 HUB = "hf://"  # there every write is a commit: a sign of life every few seconds would be one too
 

@@ -22,7 +22,8 @@ from models.phantom import LATENT_NAMES, PHANTOM_VERSION, render
 from models.preparation import PREPARATION_VERSION, clean_frame, to_grey, to_sizes, to_square
 from storage.contact_sheet import before_and_after, evenly
 from storage.frame_cache import FrameCache
-from storage.prepared import BEFORE_AFTER, CONTACT_SHEET, PreparedImages, drawn_image, open_prepared, write_prepared
+from storage.prepared import BEFORE_AFTER, CONTACT_SHEET, PreparedImages, open_prepared
+from storage.prepared_writer import drawn_image, write_prepared
 from storage.scans import FoundScans, ReadScan, SetAside, find_scans, prepare_scan, read_scan, scan_file
 from storage.sources import local_scans
 from tasks.keys import cached_or_fresh, key_of

@@ -18,8 +18,9 @@ from models.registry import ModelVersion
 from storage.card import CITATION, write_card
 from storage.filesystem import FileRecord, Root, file_record, open_root
 from storage.layout import RUN_FILE
-from storage.manifest import ImageInfo, Origin, RootManifest, origin_of_run, publish
+from storage.manifest import ImageInfo, Origin, RootManifest, publish
 from storage.reader import Dataset
+from storage.run_mark import origin_of_run
 from storage.tables import Dose
 from storage.verify import verify_dataset
 from tasks.gpu import takes_turns
@@ -82,7 +83,9 @@ def publish_dataset(
         read_by=read_by,
         achieved=achieved,
     )
-    manifest = manifest.model_copy(update={"files": (*manifest.files, report, *write_card(root, manifest))})
+    pairs, strip = thumbnails(Dataset(root, manifest))
+    card = write_card(root, manifest, examples=pairs)
+    manifest = manifest.model_copy(update={"files": (*manifest.files, report, *card)})
     found = verify_dataset(root, manifest=manifest, workers=spec.config.compute.workers)
     if not found.ok:
         raise StorageError(
@@ -91,7 +94,7 @@ def publish_dataset(
             do=f"give the same command again to make shards {list(found.bad_shards)} anew",
         )
     publish(root, manifest)
-    _show(root, manifest, achieved)
+    _show(root, manifest, achieved, pairs, strip)
 
 
 def registered(spec: DatasetSpec) -> ModelVersion | None:
@@ -138,9 +141,10 @@ def _manifest(
     )
 
 
-def _show(root: Root, manifest: RootManifest, achieved: dict[float, list[AssociationSums]]) -> None:
+def _show(
+    root: Root, manifest: RootManifest, achieved: dict[float, list[AssociationSums]], pairs: bytes, strip: bytes
+) -> None:
     """Leave what was made in the Prefect UI: pictures, and designed against achieved association."""
-    pairs, strip = thumbnails(Dataset(root, manifest))
     create_markdown_artifact(
         f"# {manifest.name}\n\n{manifest.n_subjects:,} subjects in `{root.url}`, report in `{root.join(REPORT)}`\n\n"
         f"{picture(strip, 'images')}\n\n{picture(pairs, 'images and outcomes')}",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 
 from core.config import Config
 from core.errors import ModelError, StorageError
+from flows.description import describe_dataset
 from flows.fit_table import fit_table
 from flows.generate_dataset import generate_dataset
 from flows.verify_dataset import verify
@@ -24,6 +27,7 @@ from storage.sharding import encode_shard
 from storage.verify import verify_dataset
 from tasks.derivation import rederive
 from tasks.evaluation.spec import check_is_evaluable
+from tasks.figures import subject_figure
 from tests.e2e.conftest import digests
 from tests.storage.test_verify import forge, rewrite
 
@@ -76,6 +80,40 @@ def test_the_same_command_again_changes_no_file(first: Path, tiny: Callable[...,
     before = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()}
     generate_dataset(str(first), config=tiny(), workspace=workspace)
     assert {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()} == before
+
+
+@pytest.fixture
+def unwritable(first: Path, tmp_path: Path) -> Iterator[Path]:
+    """The data set where nobody may write: a read-only mount for root, whom permissions do not stop."""
+    if os.geteuid():
+        first.chmod(0o555)
+        yield first
+        first.chmod(0o755)
+        return
+    folder = tmp_path / "read-only"
+    folder.mkdir()
+    try:
+        subprocess.run(["mount", "--bind", first, folder], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no read-only file system can be had here: {error}")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True, capture_output=True)
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_finished_data_set_is_of_full_use_where_nobody_may_write(
+    unwritable: Path, tiny: Callable[..., Config], workspace: str
+) -> None:
+    with pytest.raises(OSError, match=r"Read-only|Permission"):
+        (unwritable / "new").touch()
+    assert generate_dataset(str(unwritable), config=tiny(), workspace=workspace) == str(unwritable)
+    assert verify(str(unwritable), workspace=workspace).ok
+    assert "60 subjects" in describe_dataset(open_dataset(unwritable))
+    assert subject_figure(open_dataset(unwritable), 3).startswith(b"\x89PNG")
+    with pytest.raises(StorageError, match=r"cannot lock the output.*[Cc]hoose an output"):
+        generate_dataset(str(unwritable), config=tiny(), workspace=workspace, refresh=True)
 
 
 def test_a_second_run_on_one_output_is_refused_before_any_work(

@@ -15,17 +15,8 @@ from storage.card import CITATION, write_card
 from storage.filesystem import FileRecord, Root, clean_temporaries, file_record, open_root
 from storage.images import create_image_arrays, write_image_shard
 from storage.lease import hold_lease
-from storage.manifest import (
-    ImageInfo,
-    Part,
-    RootManifest,
-    ShardManifest,
-    begin_run,
-    check_same_dataset,
-    finished_shard,
-    publish,
-    write_shard_manifest,
-)
+from storage.manifest import ImageInfo, Part, RootManifest, ShardManifest, finished_shard, publish, write_shard_manifest
+from storage.run_mark import begin_run, check_same_dataset
 from storage.tables import Dose, write_observations, write_random_effects, write_subjects
 
 SIDE, LATENT_DIM, TIMES = 8, 6, (0.0, 0.5, 1.0, 4.0)

@@ -10,6 +10,7 @@ import duckdb
 import pytest
 import yaml
 
+from storage.card import write_card
 from storage.filesystem import Root
 from storage.layout import TABLES
 from storage.manifest import read_root_manifest
@@ -74,3 +75,11 @@ def test_both_are_files_of_the_manifest(published: Root) -> None:
     recorded = {file.path: file.sha256 for file in read_root_manifest(published).files}
     for path in ("README.md", "croissant.json"):
         assert recorded[path] == published.sha256(path)
+
+
+def test_a_picture_is_shown_and_recorded(published: Root) -> None:
+    manifest = read_root_manifest(published)
+    records = write_card(published, manifest, examples=b"a picture")
+    assert [record.path for record in records] == ["README.md", "croissant.json", "examples.png"]
+    assert "](examples.png)" in published.read_bytes("README.md").decode()
+    assert published.read_bytes("examples.png") == b"a picture"

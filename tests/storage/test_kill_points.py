@@ -27,7 +27,8 @@ from core.plan import ShardPlan
 from storage import filesystem
 from storage.filesystem import LocalRoot, Root, is_temporary
 from storage.layout import LEASE, ROOT_MANIFEST, RUN_FILE
-from storage.manifest import check_same_dataset, is_published, part_is_intact, read_shard_manifest
+from storage.manifest import is_published, part_is_intact, read_shard_manifest
+from storage.run_mark import check_same_dataset
 from tests.storage.conftest import IDENTITY, Arrays, arrays, resume
 
 PLAN = ShardPlan(n_subjects=5, shard_size=2, test_fraction=0.2)

@@ -19,14 +19,13 @@ from storage.manifest import (
     Part,
     RootManifest,
     ShardManifest,
-    begin_run,
-    check_same_dataset,
     is_published,
     part_is_intact,
     read_root_manifest,
     read_shard_manifest,
     write_shard_manifest,
 )
+from storage.run_mark import begin_run, check_same_dataset
 from tests.storage.conftest import IDENTITY, write_dataset
 
 OTHER = digest_of("another data set")
@@ -119,6 +118,14 @@ def test_another_layout_version_is_refused_clearly(published: Root) -> None:
     published.write_bytes("dataset.json", json.dumps(content).encode())
     with pytest.raises(StorageError, match=r"another layout .*expected layout version 1; got 2"):
         read_root_manifest(published)
+
+
+def test_a_manifest_from_before_a_field_was_added_is_read(published: Root) -> None:
+    content = json.loads(published.read_bytes("dataset.json"))
+    del content["content_sha256"], content["units"]  # a field with a default, as new ones have
+    content["content_sha256"] = digest_of(content)
+    published.write_bytes("dataset.json", (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+    assert read_root_manifest(published).units["time"] == "h"
 
 
 def test_a_run_recognises_its_own_root_and_refuses_others(root: Root) -> None:

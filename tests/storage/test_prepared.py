@@ -15,10 +15,10 @@ from PIL import Image
 from core.errors import IngestError, StorageError
 from models.phantom import render
 from models.preparation import clean_frame, to_sizes
-from storage import prepared as module
 from storage.contact_sheet import contact_sheet
 from storage.npy import growing_npy
-from storage.prepared import drawn_image, open_prepared, write_prepared
+from storage.prepared import open_prepared
+from storage.prepared_writer import drawn_image, write_prepared
 from storage.scans import SetAside, find_scans, prepare_scan
 
 SHARED_DATA = Path(os.environ.get("SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -363,4 +363,4 @@ def test_real_scans_become_a_set(tmp_path):
     for record in made.manifest["images"]:
         assert splits.setdefault(record["patient"], record["split"]) == record["split"]
     assert made.images(64).max(axis=(1, 2)).min() > 60
-    assert module.open_prepared(tmp_path / "set").digest == made.digest
+    assert open_prepared(tmp_path / "set").digest == made.digest

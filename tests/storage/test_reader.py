@@ -13,8 +13,9 @@ import pytest
 from core.errors import StorageError
 from core.plan import ShardPlan
 from storage.filesystem import FileRecord, Root, open_root
-from storage.manifest import begin_run, publish, read_root_manifest
+from storage.manifest import publish, read_root_manifest
 from storage.reader import Dataset, open_dataset
+from storage.run_mark import begin_run
 from tests.storage.conftest import IDENTITY, LEVELS, TIMES, arrays, write_dataset
 
 

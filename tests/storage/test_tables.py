@@ -103,7 +103,7 @@ def test_row_groups_are_bounded_and_the_order_is_declared(root: Root) -> None:
     assert {column.compression for column in columns} == {"ZSTD"}
     encodings = {column.path_in_schema: column.encodings for column in columns}
     assert "DELTA_BINARY_PACKED" in encodings["id"]
-    assert "BYTE_STREAM_SPLIT" in encodings["dv"]
+    assert "RLE_DICTIONARY" not in encodings["dv"]
     assert "RLE_DICTIONARY" in encodings["split"]
 
 
