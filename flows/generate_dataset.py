@@ -143,7 +143,7 @@ def make_shards(
             lease.check()
             with naming(f"shard {oldest.shard.index}"):
                 records[oldest.shard.index] = _commit(root, spec, oldest)
-            rows.append(ShardRow(oldest.shard.index, _how(oldest), str(wanted[oldest.shard.index])))
+            rows.append(ShardRow(oldest.shard.index, *_how(oldest, str(wanted[oldest.shard.index]))))
             subjects += len(oldest.shard)
             share.add(_device_use(oldest.images))
             progress.update(subjects, "; ".join(filter(None, [f"shard {oldest.shard.index} in place", str(share)])))
@@ -168,10 +168,12 @@ def _was_there(part: Pending) -> bool:
     return isinstance(part, Found) or part.state.name == "Cached"
 
 
-def _how(shard: _Shard) -> str:
-    """Whether a shard's parts were made or reused, in a word or two for people."""
+def _how(shard: _Shard, wanted: str) -> tuple[str, str]:
+    """Whether a shard's parts were made or reused, and why, in a word or two for people."""
     there = [name for name, part in (("images", shard.images), ("outcomes", shard.outcomes)) if _was_there(part)]
-    return "made" if not there else "reused" if len(there) == 2 else f"{there[0]} reused"
+    if not there:
+        return "made", wanted
+    return "reused" if len(there) == 2 else f"{there[0]} reused", f"{wanted}; found among earlier results"
 
 
 def _submit(
