@@ -38,8 +38,8 @@ def fit_table(
         output: Folder for fit.nc, ebes.parquet, fit.json and report.html.
         method: fo, foce, focei, laplace, imp (maximum likelihood by importance sampling) or nuts (full Bayes). The
             first four put a Gaussian around one mode in the place of each individual posterior; depot-central-mm has
-            several modes, and FOCE's typical values and Ω are biased by several standard errors at 2,000 subjects and
-            more. imp is not; it keeps draws x observations in memory.
+            several modes, and FOCE's typical values are biased there (8 % at 10,000 subjects, two standard errors and
+            more from 2,000 on). imp is not; it keeps draws x observations in memory.
         level: Association level of a published data set.
         split: Split of a published data set; all without one.
         subjects: Fit only the first so many; empirical Bayes estimates are made for all.
