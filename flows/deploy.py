@@ -31,6 +31,7 @@ def main() -> None:
     """Apply everything, in the order in which one needs the other."""
     gpus = visible_gpus()
     with get_client(sync_client=True) as client:
+        print(f"telling the server at {client.api_url} what it may run (half a minute)", flush=True)
         for name, pool in yaml.safe_load((FOLDER / "pools.yaml").read_text()).items():
             apply_pool(client, name, **pool)
         slots = ensure_limit(client, max(gpus, 1))

@@ -21,3 +21,9 @@ def kermany_sample() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real scans are not at hand: no {folder} (set SHARED_DATA)")
     return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say where the pictures of pages are that tests of the service took: a person should look at them now and then."""
+    if (folder := ROOT / "build" / "screenshots").is_dir():
+        terminalreporter.write_line(f"pages of the Prefect UI as the tests last saw them: {folder}")

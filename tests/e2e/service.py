@@ -142,7 +142,7 @@ class Service:
         answer = self.request(f"flow_runs/{run}/resume", {})
         assert answer["status"] == "ACCEPT", answer
 
-    def finished(self, run: str, seconds: float = 180) -> dict[str, Any]:
+    def finished(self, run: str, seconds: float = 400) -> dict[str, Any]:
         """The state in which a run ends."""
         return self.wait_for(lambda: (state := self.state(run))["type"] in ENDED and state, seconds)
 
@@ -164,6 +164,11 @@ class Service:
         """The data of a run's artifacts by key, the latest of each."""
         found = self.ask("artifacts", artifacts={"flow_run_id": {"any_": [run]}}, sort="UPDATED_DESC")
         return {artifact["key"]: artifact["data"] for artifact in reversed(found)}
+
+    def artifact_id(self, run: str, key: str) -> str:
+        """The id of a run's latest artifact under a key."""
+        wanted = {"flow_run_id": {"any_": [run]}, "key": {"any_": [key]}}
+        return str(self.ask("artifacts", artifacts=wanted, sort="UPDATED_DESC")[0]["id"])
 
     def is_up(self) -> bool:
         """Whether the server answers."""

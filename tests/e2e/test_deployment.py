@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.error import HTTPError
+from uuid import uuid4
 
 import pytest
 
 from storage.filesystem import open_root
 from storage.reader import open_dataset
 from storage.verify import verify_dataset
+from tasks.retraining import PROMOTED
+from tests.e2e.browser import chromium
 from tests.e2e.service import Service
 
 pytestmark = pytest.mark.e2e
@@ -51,6 +55,8 @@ def test_what_a_clock_starts_drops_a_backlog(service: Service) -> None:
         "verify-all": True,
         "retrain-models": False,  # make deploy was told of no folder of scans to watch
     }
+    soon = service.wait_for(lambda: service.ask("flow_runs", deployments={"name": {"any_": ["verify-all"]}}), 120)
+    assert soon[0]["state"]["type"] == "SCHEDULED"  # the server's scheduler works
     for one in scheduled.values():
         assert one["global_concurrency_limit"]["limit"] == 1
         assert one["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
@@ -79,6 +85,32 @@ def test_pools_limit_and_automations_are_there_and_stay_as_the_operator_left_the
     service.request(f"automations/{promoted['id']}", {"enabled": False}, "PATCH")
 
 
+def test_a_promotion_starts_a_data_set_where_the_automation_is_switched_on(service: Service) -> None:
+    (automation,) = [one for one in service.ask("automations") if one["name"] == "new data set after a promotion"]
+    service.request(f"automations/{automation['id']}", {"enabled": True}, "PATCH")
+    about = {"prefect.resource.id": "image-longitudinal.model.0123456789ab"}
+    event = {
+        "id": str(uuid4()), "occurred": datetime.now(UTC).isoformat(), "event": PROMOTED, "resource": about,
+        "payload": {"version": "0123456789ab", "workspace": "/some/where"},
+    }  # fmt: skip
+    service.request("events", [event])
+    started = service.wait_for(
+        lambda: [one for one in service.ask("flow_runs") if one["parameters"].get("model") == "0123456789ab"], 60
+    )
+    service.request(f"automations/{automation['id']}", {"enabled": False}, "PATCH")
+    assert started[0]["parameters"]["output"] == "datasets/0123456789ab"
+    assert started[0]["parameters"]["workspace"] == "/some/where"
+    service.set_state(started[0]["id"], "CANCELLED")
+
+
+def test_a_second_run_of_a_clock_is_cancelled_while_the_first_goes_on(service: Service) -> None:
+    first, second = (service.run("verify-all/verify-all") for _ in range(2))
+    service.set_state(first, "PENDING")  # as a worker that takes it up says
+    answer = service.request(f"flow_runs/{second}/set_state", {"state": {"type": "PENDING"}})
+    assert answer["state"]["type"] == "CANCELLED"
+    service.set_state(first, "CANCELLED")
+
+
 def test_impossible_parameters_are_refused_before_a_run_begins(service: Service) -> None:
     with pytest.raises(HTTPError) as refused:
         service.run("generate-dataset/demo", preset="huge")
@@ -101,9 +133,9 @@ def finished(service: Service, tmp_path_factory: pytest.TempPathFactory) -> tupl
 def test_the_main_deployment_runs_through_a_worker(service: Service, finished: tuple[str, Path]) -> None:
     run, output = finished
     assert service.request(f"flow_runs/{run}")["name"] == f"generate {output}"
-    assert {"images of shard 0", "outcomes of shard 2", f"publish {output}"} <= {
-        task["name"] for task in service.ask("task_runs", flow_runs={"id": {"any_": [run]}})
-    }
+    wanted = {"images of shard 0", "outcomes of shard 2", f"publish {output}"}
+    of_it = {"id": {"any_": [run]}}  # the server takes note of tasks a little later than of the run
+    service.wait_for(lambda: wanted <= {task["name"] for task in service.ask("task_runs", flow_runs=of_it)}, 120)
 
     artifacts = service.artifacts(run)
     assert artifacts["make-subjects"] == 100
@@ -114,3 +146,30 @@ def test_the_main_deployment_runs_through_a_worker(service: Service, finished: t
 
     assert verify_dataset(open_root(output)).ok
     assert len(open_dataset(output)) == 48
+
+
+def test_the_pages_show_what_an_operator_looks_for(
+    service: Service, finished: tuple[str, Path], tmp_path: Path
+) -> None:
+    run, output = finished
+    deployment = service.request("deployments/name/generate-dataset/generate-dataset")["id"]
+    with chromium(tmp_path) as browser:
+
+        def see(page: str, name: str, *texts: str, settle: float = 1) -> str:
+            return browser.see(f"{service.url}/{page}", name, *texts, settle=settle)
+
+        def artifact(key: str, *texts: str) -> int:
+            """Opens it; how many pictures it shows."""
+            see(f"artifacts/artifact/{service.artifact_id(run, key)}", key, *texts)
+            shown = "[...document.images].filter(i => i.src.startsWith('data:image') && i.naturalWidth > 50).length"
+            return int(browser.evaluate(shown))
+
+        see("dashboard", "dashboard", "Flow Runs", "Active Work Pools", "cpu", "gpu")
+        # The graph is drawn a while after the words are there.
+        see(f"runs/flow-run/{run}", "flow-run", f"generate {output}", "Completed", "submitted", settle=5)
+        artifact("make-subjects", "48 of 48 subjects", "100%")
+        artifact("shards", "not made yet")
+        assert artifact("latest-shard", "subjects 0 to 15") == 1
+        assert artifact("dataset", "48 subjects", str(output)) == 2
+        form = see(f"deployments/deployment/{deployment}/run", "form", "output", "preset", "refresh")
+        assert "A run that was stopped goes on; another data set is refused." in form
