@@ -299,7 +299,11 @@ class EvaluationConfig(Section):
     levels: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(
         None, description="Some levels; null for all."
     )
-    population: Literal["fitted", "known"] = Field("fitted", description="Fit the population, or take its true values.")
+    population: Literal["fitted", "likelihood", "known"] = Field(
+        "fitted",
+        description="fitted: FOCE, as published; likelihood: from there on to the maximum of the likelihood itself, "
+        "by importance sampling, without FOCE's bias; known: the true values.",
+    )
     fit_subjects: Positive = Field(2000, description="Training subjects fitted: evenly spaced where there are more.")
     reader: Literal["auto", "model", "polynomial"] = Field(
         "auto",

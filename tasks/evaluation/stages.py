@@ -32,6 +32,7 @@ from models.evaluation.ridge import cross_fit
 from models.evaluation.summary import Predictions, Truth, summarise
 from models.nlme.data import PopulationData
 from models.nlme.estimation import Coordinates, fit
+from models.nlme.importance import maximum_likelihood
 from models.nlme.objective import Values
 from models.nlme.population import PopulationModel
 from models.nlme.streaming import stream_ebes
@@ -106,9 +107,11 @@ def fit_population(key: str, folder: str, spec: EvaluationSpec, level: float) ->
             model.structural, np.asarray(observed[chosen], np.float64), model.design.times, model.design.doses
         )
         fitted = fit(start_of(model), sample, "FOCE", covariance="gradient", workers=spec.workers)
+        if spec.settings.population == "likelihood":
+            fitted = maximum_likelihood(fitted, sample, seed=dataset.manifest.seed, workers=spec.workers)
         values = Values.of(fitted.model)
         figures = {
-            "method": "FOCE",
+            "method": fitted.method,
             "estimates": {name: [value, error] for name, (value, error) in fitted.table.items()},
             "shrinkage": dict(zip(model.random_effect_names, fitted.shrinkage.tolist(), strict=True)),
             "objective": fitted.objective,

@@ -169,7 +169,7 @@ def population_table(levels: Sequence[Level]) -> Table:
         for name, share in found.get("shrinkage", {}).items():
             rows.append((_level(level), f"shrinkage of {name}", "", f"{100 * share:.1f} %", "", ""))
     columns = ("ρ²", "parameter", "true", "estimate", "SE", "(estimate - true) / SE")
-    return Table("population", "Population parameters, fitted (FOCE) unless known", columns, rows)
+    return Table("population", "Population parameters: true and fitted", columns, rows)
 
 
 def check_table(checks: Sequence[Mapping[str, Any]]) -> Table:

@@ -106,6 +106,18 @@ def test_the_same_evaluation_again_computes_no_stage(
         assert (tmp_path / path.relative_to(evaluated)).read_bytes() == path.read_bytes(), path.name
 
 
+def test_the_fit_can_be_taken_on_to_the_maximum_of_the_likelihood(
+    data: Path, evaluated: Path, tmp_path: Path, tiny: Callable[..., Config], workspace: Path
+) -> None:
+    settings = (*SETTINGS, "evaluation.levels=[1.0]", "evaluation.population=likelihood", "evaluation.fit_subjects=40")
+    config = tiny(*settings, "evaluation.regression_steps=0")
+    figures = evaluate_dataset(str(data), str(tmp_path), config=config, workspace=str(workspace))
+    fitted = figures["levels"][0]["population"]
+    assert fitted["method"] == "IMP"
+    value, error = fitted["estimates"]["ka"]
+    assert abs(value - fitted["true"]["ka"]) < 4 * error
+
+
 def test_a_submission_gets_the_score_that_the_evaluation_gave_it(data: Path, evaluated: Path) -> None:
     mine = evaluated / "predictions/informed-1.parquet"
     effects, each, outcomes = score_predictions(
