@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from uuid import uuid4
 
+import psutil
 import pytest
 
 from storage.filesystem import open_root
@@ -15,7 +16,9 @@ from storage.reader import open_dataset
 from storage.verify import verify_dataset
 from tasks.retraining import PROMOTED
 from tests.e2e.browser import chromium
+from tests.e2e.conftest import digests
 from tests.e2e.service import Service
+from tests.e2e.test_recovery import SHARDS, assert_whole, manifests, start
 
 pytestmark = pytest.mark.e2e
 
@@ -173,3 +176,31 @@ def test_the_pages_show_what_an_operator_looks_for(
         assert artifact("dataset", "48 subjects", str(output)) == 2
         form = see(f"deployments/deployment/{deployment}/run", "form", "output", "preset", "refresh")
         assert "A run that was stopped goes on; another data set is refused." in form
+
+
+def test_a_run_is_suspended_resumed_and_cancelled_and_ends_as_if_it_never_was(service: Service, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    run = start(service, data, 3, seed=3)
+    service.suspend(run)
+    service.wait_for(lambda: not service.flow_processes(run), 30)
+    made = manifests(data)
+    assert 3 <= len(made) < SHARDS
+    assert service.state(run)["name"] == "Suspended"
+
+    service.resume(run)
+    service.wait_for(lambda: len(manifests(data)) >= len(made) + 3, 300)
+    working = service.flow_processes(run)
+    service.set_state(run, "CANCELLING")
+    service.wait_for(lambda: not any(map(psutil.pid_exists, working)), 30)
+    assert service.finished(run)["type"] == "CANCELLED"  # said by a process that Prefect starts for that
+    assert not (data / "dataset.json").exists()
+    assert made.items() <= manifests(data).items()
+
+    assert_whole(service, start(service, data, 0, seed=3), data)
+    assert made.items() <= manifests(data).items()
+    interrupted = digests(data)
+    anew = start(service, data, 0, seed=3, refresh=True)
+    assert_whole(service, anew, data)
+    rows = json.loads(service.artifacts(anew)["shards"])
+    assert {(row["state"], row["why"]) for row in rows} == {("made", "asked for anew")}
+    assert digests(data) == interrupted

@@ -17,7 +17,7 @@ from tests.e2e.service import Service
 
 pytestmark = pytest.mark.e2e
 
-SHARDS = 60  # many small ones, so that a run can be met in the middle
+SHARDS = 100  # many small ones, so that a run can be met in the middle
 CONFIG = {
     "generator": {"backend": "phantom", "image_size": 32},
     "probe": {"n_images": 64},
@@ -38,7 +38,7 @@ def start(service: Service, data: Path, shards: int, deployment: str = "generate
         f"generate-dataset/{deployment}", output=str(data), config=config, workspace=str(data.parent / "work"),
         **parameters,
     )  # fmt: skip
-    service.wait_for(lambda: len(manifests(data)) >= shards, 120)
+    service.wait_for(lambda: len(manifests(data)) >= shards, 300)
     return run
 
 
