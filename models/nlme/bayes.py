@@ -23,16 +23,20 @@ TIGHT = 1e-10  # per step: gradients agree with finite differences to 1e-6 and b
 class Prediction(Op):
     """Individual parameters (n, p) → predictions (N,) of the symbolic structural model at the data's times and doses.
 
+    ``raises`` False gives NaN in the place of the error: NUTS then rejects the proposal and counts a divergence.
+
     Raises:
         SimulationError: at evaluation, for a subject whose equations cannot be integrated.
     """
 
-    __props__ = ("model", "with_gradient", "tolerance", "data")
+    __props__ = ("model", "with_gradient", "tolerance", "raises", "data")
 
     def __init__(
-        self, model: StructuralModel, data: PopulationData, *, tolerance: float = TIGHT, with_gradient: bool = False
-    ) -> None:
+        self, model: StructuralModel, data: PopulationData, *, tolerance: float = TIGHT, raises: bool = True,
+        with_gradient: bool = False,
+    ) -> None:  # fmt: skip
         self.model, self.data, self.tolerance, self.with_gradient = model, data, tolerance, with_gradient
+        self.raises = raises
 
     def make_node(self, *inputs: Any) -> Apply:
         """Output types: (N,) predictions, or (N, p) their derivative with respect to the subject's own parameters."""
@@ -46,13 +50,17 @@ class Prediction(Op):
         gradient = np.empty((len(out), parameters.shape[1] if self.with_gradient else 0))
         run = generated_kernel(self.model).run
         failed, reason = run(parameters, data.arrays, 0, False, self.tolerance, out, gradient)
-        if failed >= 0:
+        if failed >= 0 and not self.raises:
+            out[:], gradient[:] = np.nan, np.nan
+        elif failed >= 0:
             raise failure(self.model, parameters[failed], data.ids[failed], reason)
         outputs[0][0] = gradient if self.with_gradient else out
 
     def L_op(self, inputs: Any, outputs: Any, output_grads: Any) -> list[Any]:
         """Vector-Jacobian product: each observation's cotangent times its derivative, summed within subjects."""
-        jacobian = Prediction(self.model, self.data, tolerance=self.tolerance, with_gradient=True)(inputs[0])
+        jacobian = Prediction(self.model, self.data, tolerance=self.tolerance, raises=self.raises, with_gradient=True)(
+            inputs[0]
+        )
         rows = output_grads[0][:, None] * jacobian
         return [pt.inc_subtensor(pt.zeros_like(inputs[0])[self.data.subject_of_row], rows)]
 
@@ -111,7 +119,9 @@ def population_model(
             columns.append(parameter.individual(effect, pt.exp))
         individual = pm.Deterministic("individual", pt.stack(columns, axis=1), dims=("subject", "parameter"))
         prediction = pm.Deterministic(
-            "prediction", Prediction(model.structural, data, tolerance=tolerance)(individual), dims="observation"
+            "prediction",
+            Prediction(model.structural, data, tolerance=tolerance, raises=not estimate)(individual),
+            dims="observation",
         )
         error: Any = pm.HalfNormal("error_scale", 2.0) if estimate else 1.0  # multiplies the model's own
         sigma = error * model.standard_deviation(prediction, data.endpoint)

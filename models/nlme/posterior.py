@@ -56,8 +56,7 @@ def sample_posterior(
         ``error_scale``, the factor on the model's residual error), ``sample_stats``, ``prior``, ``prior_predictive``,
         ``posterior_predictive``, ``observed_data``.
 
-    Raises:
-        SimulationError: a draw's equations cannot be integrated.
+    A proposal whose equations cannot be integrated is rejected and counts as a divergence (:func:`doubts`).
     """
     total, done = (draws + tune) * chains, 0
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from core.errors import SimulationError
-from models.nlme.bayes import population_model
+from models.nlme.bayes import Prediction, population_model
 from models.nlme.data import PopulationData
 from models.nlme.simulation import simulate
 
@@ -73,3 +73,20 @@ def test_with_priors_every_unknown_has_a_finite_density_and_the_right_gradient(o
             position += 1
     assert position == len(got)
     assert np.isfinite(logp(point))
+
+
+def test_where_equations_cannot_be_integrated_it_raises_or_where_nuts_proposes_gives_nan(original):
+    data = PopulationData.of_design(
+        original.structural, np.zeros((2, 21)), original.design.times, original.design.doses
+    )
+    parameters = np.array([[1.0, 2.1, 0.4], [0.0, np.inf, 0.0]])
+    with pytest.raises(SimulationError, match="subject 1"):
+        evaluated(Prediction(original.structural, data), parameters)
+    assert np.isnan(evaluated(Prediction(original.structural, data, raises=False), parameters)).all()
+
+
+def evaluated(op, parameters):
+    """What the operation gives, without compiling a graph around it."""
+    out = [[None]]
+    op.perform(None, [parameters], out)
+    return out[0][0]
