@@ -56,8 +56,8 @@ def verify(
         manifest = read_root_manifest(root)
         config = validate_config(manifest.config, where=root.url)
         model = manifest.image.model if needs_training(config.generator.backend) else None
-        if model and not manifest.part_of:
-            Workspace.at(workspace).registry.get(model)  # before anything is removed: without it nothing can be made
+        if not manifest.part_of:  # which is fetched
+            _check_can_be_made(root, manifest.identity, config, model, workspace)
         with hold_lease(root, get_run_logger().info):
             _forget(root, manifest, report)
         if manifest.part_of:
@@ -83,10 +83,25 @@ def _restore(root: Root, damage: StorageError, workers: int, workspace: str, sam
     identity, recorded = read_run_mark(root)
     config = validate_config(recorded, where=root.join(RUN_FILE))
     model = _model_of(identity, config, workspace, root)
+    _check_can_be_made(root, identity, config, model, workspace)
     with hold_lease(root, get_run_logger().info):
         root.remove(ROOT_MANIFEST)
     generate_dataset(root.url, config=config, model=model, workspace=workspace)
     return _check(root, workers, workspace, sample)
+
+
+def _check_can_be_made(root: Root, identity: str, config: Config, model: str | None, workspace: str) -> None:
+    """Refuse a repair, before anything is removed, where it would not make this data set anew but another."""
+    files = Workspace.at(workspace)
+    would_be = specify(config, files.registry.get(model) if model else None, files).identity
+    if would_be != identity:
+        raise StorageError(
+            "this version of the software would make another data set from its configuration, so nothing was touched",
+            where=root.url,
+            expected=f"identity {identity[:12]}",
+            got=would_be[:12],
+            do="repair it with the version that made it, or bring the bad files back from a copy",
+        )
 
 
 def _model_of(identity: str, config: Config, workspace: str, root: Root) -> str | None:

@@ -116,6 +116,19 @@ def test_a_finished_data_set_is_of_full_use_where_nobody_may_write(
         generate_dataset(str(unwritable), config=tiny(), workspace=workspace, refresh=True)
 
 
+def test_a_repair_that_would_make_another_data_set_touches_nothing(
+    first: Path, tmp_path: Path, workspace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(first, copy)
+    (copy / image_shard_path(1)).write_bytes(b"damaged")
+    before = digests(copy)
+    monkeypatch.setattr("tasks.spec.GENERATION_VERSION", 1_000)
+    with pytest.raises(StorageError, match=r"another data set .*nothing was touched"):
+        verify(str(copy), repair=True, workspace=workspace)
+    assert digests(copy) == before
+
+
 def test_a_second_run_on_one_output_is_refused_before_any_work(
     tmp_path: Path, tiny: Callable[..., Config], workspace: str
 ) -> None:
