@@ -41,5 +41,7 @@ stop: ## stop workers and server that were started from this folder; runs go on 
 	  [ -e "$$file" ] || continue; pid=$$(cat "$$file"); \
 	  case "$$(ps -o args= -p $$pid)" in *prefect*|*flows.server*) kill $$pid; \
 	    for second in $$(seq 40); do kill -0 $$pid 2>/dev/null || break; sleep 1; done; \
-	    echo "stopped $${file#$(PIDS)/}";; esac; rm -f "$$file"; \
+	    if kill -0 $$pid 2>/dev/null; then pkill -KILL -P $$pid; kill -KILL $$pid; \
+	      echo "killed $${file#$(PIDS)/}, which did not end within 40 seconds"; \
+	    else echo "stopped $${file#$(PIDS)/}"; fi;; esac; rm -f "$$file"; \
 	done
