@@ -185,8 +185,8 @@ class ProbeConfig(Section):
     reader: Literal["encoder", "network"] = Field(
         "encoder", description="What reads z back: the VAE's encoder, or a network trained for it on generated images."
     )
-    reader_images: int = Field(4096, ge=64, description="Generated images that a network reader learns from.")
-    reader_steps: Positive = Field(800, description="Batches of 64 that a network reader is trained for.")
+    reader_images: int = Field(14_000, ge=64, description="Generated images that a network reader learns from.")
+    reader_steps: Positive = Field(1500, description="Batches of 64 that a network reader is trained for.")
     dinov2: str | None = Field(None, description="Local folder of a DINOv2 network, for figures in its features too.")
 
 

@@ -42,7 +42,7 @@ from tasks.options import CACHED
 from tasks.pictures import picture
 from tasks.workspace import Workspace
 
-MEASURING_VERSION = 1  # raise it whenever the same networks would be measured or shown otherwise
+MEASURING_VERSION = 2  # raise it whenever the same networks would be measured or shown otherwise
 RANDOM_EFFECTS = 3  # entries that the metric "recoverability" asks for: as many become η in the original's outcomes
 EXAMPLES = 24  # held-out images kept with a model, to show beside generated ones
 
