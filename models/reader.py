@@ -19,9 +19,7 @@ from models.training import batch_indices
 SIDE = 64  # pixels a side that the network sees: entries worth an η are coarse
 CHANNELS = (32, 64, 96, 128)
 BATCH, PEAK_RATE = 64, 2e-3
-DROPOUT = (
-    0.3  # most entries are in no image: without it the network learns their draws by heart, and reads the others worse
-)
+DROPOUT = 0.3  # most entries are in no image: without it their draws are learned by heart, and the others read worse
 BLOCK = 256
 
 
