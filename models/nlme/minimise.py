@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 
 # Decrease left that counts as converged where rounding stops the descent: every estimate is within 0.3 standard errors
-# of the minimum. Measured at the stop, 2,000 subjects of the original's model by FOCE: 0.002 and 0.003 (0.08 standard
+# of the minimum. Measured at the stop, 2,000 subjects of the original's model by FOCE: 0.002 to 0.007 (0.12 standard
 # errors); the rounding of a sum over 100,000 subjects is seven times that.
 GOOD_ENOUGH = 5e-2
 LONGEST = 0.5  # largest change of a coordinate (a logarithm, mostly) in one step
