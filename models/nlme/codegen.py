@@ -19,6 +19,7 @@ from typing import Any
 
 from core.digest import digest_of
 from core.errors import ConfigError
+from models.nlme.kernels.cached import cache_folder
 from models.nlme.structural import StructuralModel
 from models.nlme.symbolic import SymbolicSystem, trace
 
@@ -132,7 +133,7 @@ def _written(kind: str, source: str, *depends: str) -> ModuleType:
     name = f"nlme_{kind}_{digest_of(source, *depends)[:24]}"
     if name in sys.modules:
         return sys.modules[name]
-    path = _cache_folder() / f"{name}.py"
+    path = cache_folder() / f"{name}.py"
     if not path.exists():
         with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
             file.write(source)
@@ -309,14 +310,3 @@ def _operation(op: Any, arguments: list[str]) -> str:
         expected=f"one of {', '.join(sorted([*_INFIX, *_CALLS, *_FORMS]))}",
         got=kind,
     )
-
-
-def _cache_folder() -> Path:
-    """Where generated kernels are kept; a private temporary folder if the user's cache cannot be written."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "image-longitudinal" / "nlme"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="image-longitudinal-nlme-"))

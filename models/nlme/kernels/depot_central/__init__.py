@@ -16,8 +16,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from models.nlme.kernels.cached import cached_kernel
 from models.nlme.kernels.depot_central.lanes import predict
 from models.nlme.kernels.depot_central.sensitivities import differentiate
 
@@ -26,7 +26,7 @@ from models.nlme.kernels.depot_central.sensitivities import differentiate
 TOLERANCE = 3e-8
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached_kernel
 def run(
     parameters: np.ndarray, data: Any, start: int, shared: bool, tolerance: float,
     out: np.ndarray, gradient: np.ndarray,

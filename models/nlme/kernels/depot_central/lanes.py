@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from models.nlme.kernels.cached import cached_kernel
 from models.nlme.kernels.depot_central.stops import (
     ARRIVED,
     BOUND,
@@ -42,7 +43,7 @@ WANTED, NO_MORE = -1, -2  # of a lane without a subject
 MAX_STEPS = 100_000  # between two stops; random subjects need 37 in all
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached_kernel
 def predict(parameters: np.ndarray, data: Any, start: int, shared: bool, tolerance: float, out: np.ndarray) -> int:
     """Predictions (N,) of the rows of parameters (n, 3); the first row that failed, or -1."""
     n, none, no_sens = parameters.shape[0], np.empty((0, 0)), np.empty(0)
@@ -76,7 +77,7 @@ def predict(parameters: np.ndarray, data: Any, start: int, shared: bool, toleran
     return failed if failed < n else -1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached_kernel
 def _step(state: np.ndarray) -> None:
     """One step of every lane towards its next stop; ``ARRIVED`` is 1 where it was reached."""
     for i in range(LANES):  # (compiled to vector instructions: keep it free of branches and calls)

@@ -10,8 +10,8 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from models.nlme.kernels.cached import cached_kernel
 from models.nlme.kernels.depot_central.stops import (
     BOUND,
     CENTRAL,
@@ -37,7 +37,7 @@ MAX_STEPS = 100_000  # random subjects need about 55
 NEWTON = 8
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached_kernel
 def _closed_root(r: float, w: float, km: float) -> float:
     """Non-negative root y of y + w·y/(km + y) = r for r ≥ 0: one implicit Euler stage in closed form."""
     p = r - km - w
@@ -45,7 +45,7 @@ def _closed_root(r: float, w: float, km: float) -> float:
     return 0.5 * (p + s) if p >= 0.0 else 2.0 * r * km / (s - p)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached_kernel
 def _advance(
     t: float, end: float, y: float, depot: float, step: float,
     ka: float, v: float, km: float, depot_rate: float, central_rate: float, tolerance: float,
@@ -135,7 +135,7 @@ def _advance(
     return y, depot, step, False
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached_kernel
 def _partials(
     y: float, u: float, f: float, f1: float, ka: float, v: float, km: float,
     depot: float, depot_rate: float, depot_ka: float,
@@ -160,7 +160,7 @@ def _partials(
     return f_ka, f1_ka, f2_ka, f_v, f1_v, f2_v, f_km, f1_km, f2_km
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached_kernel
 def differentiate(
     parameters: np.ndarray, data: Any, start: int, shared: bool, tolerance: float,
     out: np.ndarray, gradient: np.ndarray,

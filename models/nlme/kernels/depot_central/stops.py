@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from models.nlme.kernels.cached import cached_kernel
+
 LANES = 8  # subjects integrated side by side: one AVX-512 register, two of AVX
 (
     TIME, STOP, CENTRAL, DEPOT, STEP, KA, V, KM, DEPOT_RATE, CENTRAL_RATE, BOUND, ARRIVED,
@@ -21,7 +23,7 @@ OBSERVED = -1
 FIRST_STEP = 0.3  # after each dose, in units of the fastest time scale
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached_kernel
 def new_state() -> tuple[np.ndarray, np.ndarray]:
     """Lanes at rest: an empty system that can be integrated for ever."""
     state, position = np.zeros(12 * LANES), np.zeros(3 * LANES, dtype=np.int64)
@@ -31,7 +33,7 @@ def new_state() -> tuple[np.ndarray, np.ndarray]:
     return state, position
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached_kernel
 def stops_of(data: Any, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Stops (S, 3) of the subjects first..last of ``data``, their offsets (n + 1,) and largest doses (n,)."""
     row_start, times, before, event_start = data.row_start, data.times, data.before, data.event_start
@@ -57,7 +59,7 @@ def stops_of(data: Any, first: int, last: int) -> tuple[np.ndarray, np.ndarray, 
     return stops[:k], start, largest
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached_kernel
 def _insert(stops: np.ndarray, begin: int, k: int, time: float, field: int, amount: float) -> int:
     """Put a stop among the rows begin..k, behind those that are not later; the new k."""
     place = k
