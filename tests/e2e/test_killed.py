@@ -14,10 +14,10 @@ import pytest
 from tests.e2e.conftest import cli_arguments, cli_environment, digests
 
 pytestmark = pytest.mark.e2e
-KILLS = 5
+KILLS = 3
 
 
-def test_killed_five_times_and_finished_as_if_never_killed(tmp_path: Path, tiny_file: Path) -> None:
+def test_killed_three_times_and_finished_as_if_never_killed(tmp_path: Path, tiny_file: Path) -> None:
     chosen = random.Random(os.environ.get("KILL_SEED", "2410.16177"))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for home in (whole, killed):
