@@ -7,8 +7,11 @@ features x. A mode is shrunk towards g where a subject's data say little, so the
 What keeps it from diverging at weak association, where modes are not means: g is centred, Ω_r is the population's Ω
 less the covariance of *cross-fitted* g (predictions of training subjects by fits that have not seen them), with a
 floor, and the rounds end when the marginal likelihood of training subjects under their cross-fitted g stops improving.
-Where the image explains nearly all, Ω_r is a small difference of large matrices, and the regions that it predicts would
-show it: there, with g settled, a few EM steps move it towards its maximum of that likelihood.
+
+Where the image explains nearly all, both steps change. Ω_r is then a small difference of large matrices, the worse the
+more the population's Ω is biased: a few EM steps move it towards its maximum of that likelihood. And modes under so
+narrow a prior are means, so each subject counts by what its data say of g, a matrix: a step of Gauss and Newton on the
+likelihood, which does not ask how the whole population is spread, as undoing its shrinkage does.
 """
 
 from __future__ import annotations
@@ -20,8 +23,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from models.evaluation.ridge import CHUNK, CrossFitted, Linear, cross_fit, fold_of
+from models.evaluation.weighted import WeightedEquations
 from models.nlme.data import PopulationData
 from models.nlme.estimation import starting_points
+from models.nlme.importance import linearised_spread
 from models.nlme.objective import Objective, Values
 from models.nlme.population import PopulationModel
 
@@ -30,7 +35,8 @@ Report = Callable[[int, float], None]
 
 FLOOR = 0.02  # of Ω in any direction: what no image is taken to explain
 STRETCH = 4.0  # most by which a distance is stretched to undo its shrinkage
-EM_BELOW, EM_SUBJECTS, EM_STEPS = 0.25, 4_000, 12  # share of Ω left below which Ω_r is settled by EM, and on whom
+NARROW = 0.25  # share of Ω left, in some direction, below which the image explains nearly all
+EM_SUBJECTS, EM_STEPS = 4_000, 12  # that Ω_r is settled by
 GAIN = 1e-4  # of the objective per subject: a smaller improvement ends the rounds
 
 
@@ -114,18 +120,30 @@ class Informed:
 
 
 def one_step(
-    model: PopulationModel, features: NDArray[np.floating], modes: FloatArray, ids: ArrayLike, folds: int
+    model: PopulationModel,
+    observed: NDArray[np.floating],
+    features: NDArray[np.floating],
+    modes: FloatArray,
+    ids: ArrayLike,
+    folds: int,
+    workers: int = 1,
 ) -> CrossFitted:
     """Regression of the modes under the population's prior, centred and freed from their shrinkage.
 
     Args:
         model: the population model.
-        features: of the training subjects' images, (n, F).
+        observed: outcomes of the training subjects, (n, T).
+        features: of their images, (n, F).
         modes: their empirical Bayes estimates, (n, k).
         ids: their ids, (n,), which decide the folds.
         folds: of the cross-fit.
+        workers: threads.
     """
-    return _towards(features, modes, np.asarray(model.omega), ids, folds)
+    total = np.asarray(model.omega, np.float64)
+    head = _stretched(features, modes, total, ids, folds)
+    if not _narrow(residual_omega(total, head.out_of_fold(features, fold_of(ids, folds))), total):
+        return head
+    return _weighted(model, observed, features, np.zeros_like(modes), modes, ids, folds, workers)
 
 
 def fit_informed(
@@ -154,12 +172,15 @@ def fit_informed(
         report: called with (round, mean objective).
     """
     total, fold = np.asarray(model.omega, np.float64), fold_of(ids, folds)
-    head = one_step(model, features, modes, ids, folds)
+    head = one_step(model, observed, features, modes, ids, folds, workers)
     best: Informed | None = None
     objectives: list[float] = []
     for index in range(rounds + 1):
         mean = head.out_of_fold(features, fold)
         omega = residual_omega(total, mean)
+        narrow = _narrow(omega, total)
+        if narrow:
+            omega = _refined_omega(model, observed, mean, modes, omega, workers)
         informed = replace(model, omega=tuple(map(tuple, omega.tolist())))
         found = informed_modes(informed, observed, mean, modes, workers=workers)
         objectives.append(float(found.objective.mean()))
@@ -169,18 +190,25 @@ def fit_informed(
             break
         modes = found.eta
         best = Informed(head, omega, modes, ())
-        if index < rounds:
-            head = _centred(head + _towards(features, modes - mean, omega, ids, folds), features)
+        if index < rounds and narrow:
+            step = _weighted(informed, observed, features, mean, modes, ids, folds, workers)
+            if np.isinf(step.penalties).all():  # nothing left that holds in other folds
+                break
+            head = head + step
+        elif index < rounds:
+            head = _centred(head + _stretched(features, modes - mean, omega, ids, folds), features)
     assert best is not None
-    omega = best.omega
-    if np.linalg.eigvals(np.linalg.solve(total, omega)).real.min() < EM_BELOW:
-        omega = _refined_omega(model, observed, best.head.out_of_fold(features, fold), best.modes, omega, workers)
-    return replace(best, omega=omega, objectives=tuple(objectives))
+    return replace(best, objectives=tuple(objectives))
 
 
 def residual_omega(total: FloatArray, mean: FloatArray) -> FloatArray:
     """Ω less the covariance of g (n, k) over subjects, every direction at least the floor's share of Ω."""
     return _bounded(total - np.atleast_2d(np.cov(mean.T, bias=True)), total, FLOOR)
+
+
+def _narrow(omega: FloatArray, total: FloatArray) -> bool:
+    """Whether the image explains nearly all, in some direction."""
+    return bool(np.linalg.eigvals(np.linalg.solve(total, omega)).real.min() < NARROW)
 
 
 def _bounded(omega: FloatArray, total: FloatArray, floor: float) -> FloatArray:
@@ -224,11 +252,41 @@ def _refined_omega(
     return kept
 
 
-def _towards(
+def _stretched(
     features: NDArray[np.floating], distance: FloatArray, omega: FloatArray, ids: ArrayLike, folds: int
 ) -> CrossFitted:
     """Regression of distances from the prior's mean on features, centred, their shrinkage under Ω undone."""
     return _centred(cross_fit(features, distance, ids, folds).then(_stretch(omega, distance)), features)
+
+
+def _weighted(
+    model: PopulationModel,
+    observed: NDArray[np.floating],
+    features: NDArray[np.floating],
+    mean: FloatArray,
+    modes: FloatArray,
+    ids: ArrayLike,
+    folds: int,
+    workers: int,
+) -> CrossFitted:
+    """What g must be moved by from ``mean`` (n, k), by regression of distances of modes weighted with the information
+    (Ω + J⁻¹)⁻¹ that each subject's data hold on g: J of η, at its mode, Ω the prior's. Centred.
+    """
+    values, fold = Values.of(model), fold_of(ids, folds)
+    precision = np.linalg.inv(values.omega)
+    equations = WeightedEquations(features.shape[1], modes.shape[1], folds)
+    for begin in range(0, len(modes), CHUNK):
+        rows = slice(begin, min(begin + CHUNK, len(modes)))
+        data = PopulationData.of_design(
+            model.structural, np.asarray(observed[rows], np.float64), model.design.times, model.design.doses
+        )
+        objective = OffsetObjective(model, data, workers=workers)
+        objective.offsets = mean[rows]
+        distance = modes[rows] - mean[rows]
+        information = precision - precision @ linearised_spread(objective, values, distance) @ precision
+        score = np.asarray(distance @ precision, np.float64)
+        equations.add(features[rows], score, information, fold[rows])
+    return _centred(equations.solve(), features)
 
 
 def _stretch(omega: FloatArray, distance: FloatArray) -> FloatArray:

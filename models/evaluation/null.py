@@ -61,7 +61,7 @@ def shuffled(
         "informed": fit_informed(
             model, observed, train, modes, ids, rounds=rounds, folds=folds, workers=workers
         ).head.whole,
-        "one_step": one_step(model, train, modes, ids, folds).whole,
+        "one_step": one_step(model, observed, train, modes, ids, folds, workers).whole,
         "oracle": cross_fit(train, true, ids, folds).whole,
     }
     resampling = Resampling(len(test), seed, replicates)

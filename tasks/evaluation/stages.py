@@ -157,7 +157,7 @@ def predict_effects(
     predictors = {
         "regression": cross_fit(train, modes, ids, settings.folds).whole,
         "informed": informed.head.whole,
-        "one_step": one_step(model, train, modes, ids, settings.folds).whole,
+        "one_step": one_step(model, observed, train, modes, ids, settings.folds, spec.workers).whole,
         "oracle": cross_fit(train, true, ids, settings.folds).whole,
     }
     for name, predictor in predictors.items():

@@ -96,7 +96,7 @@ def test_a_fitted_population_gives_the_table_of_the_known_one() -> None:
 
 def test_weak_association_does_not_make_it_diverge() -> None:
     people = population(0.02)
-    head = one_step(MODEL, people.features[FEW], people.modes[FEW], people.ids[FEW], 5)
+    head = one_step(MODEL, people.observed[FEW], people.features[FEW], people.modes[FEW], people.ids[FEW], 5)
     found = fit_informed(
         MODEL, people.observed[FEW], people.features[FEW], people.modes[FEW], people.ids[FEW], rounds=3
     )
