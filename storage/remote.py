@@ -21,6 +21,7 @@ from storage.filesystem import Root, storage_error, temporary_name
 OBJECT_STORES = {"memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "hf"}  # a put shows whole
 REQUEST = 8 << 20  # bytes per request when a whole object is read: long beside the way there and back
 PAUSES = (1.0, 4.0)  # seconds before another attempt; drivers of object stores have backed off for a while already
+# Another attempt would end the same; a driver says NotImplementedError of what its store cannot do at all.
 DEFINITE = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError,
             NotImplementedError, ImportError)  # fmt: skip
 

@@ -115,6 +115,7 @@ def _extract(archive: Path, folder: Path) -> None:
                 )  # fmt: skip
             if inside is not None:
                 _copy(stream, folder / inside, size, archive)
+    # zipfile says RuntimeError of a password, and NotImplementedError of a compression it does not know.
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno:
             raise

@@ -138,7 +138,7 @@ def _numbers(name: str, column: pa.ChunkedArray, file: Path) -> NDArray[np.float
         return np.full(len(column), np.nan)
     try:
         return np.asarray(column.cast(pa.float64()).fill_null(np.nan).to_numpy(), dtype=np.float64)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:  # the latter: a type that has no such cast
         for row, value in enumerate(column.to_pylist(), 1):
             try:
                 float(value if value is not None else "nan")
