@@ -7,8 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from diffusers import DDPMScheduler
-
 from core.errors import ModelError
 from models.backends import assemble_diffusion, load_vae
 from models.diffusion.stable_diffusion import StableDiffusion
@@ -59,6 +57,8 @@ def _save_for_diffusers(version: ModelVersion, folder: Path) -> None:
         raise ModelError(
             "this version has no diffusion model", where=version.version, do="export it as --layout version"
         )
+    from diffusers import DDPMScheduler  # here: diffusers takes seconds to import
+
     vae = load_vae(version)
     model = assemble_diffusion(metadata, vae, version.tensors("diffusion"))
     unet: Any = model.denoiser

@@ -12,12 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -27,6 +25,9 @@ from core.random import stream_key
 from models.distributed import mean_over_processes
 from models.tensors import load_tensors, save_tensors
 from models.training_log import TrainingLog, log_of
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 History = list[dict[str, float]]
 
@@ -109,6 +110,9 @@ def train(
         ModelError: loss or gradient is not finite (the last good checkpoint stays), the checkpoint is damaged or
             foreign, or the device ran out of memory.
     """
+    from accelerate import Accelerator  # here: it takes a second to import, and most processes train nothing
+    from accelerate.state import AcceleratorState
+
     if settings.device.startswith("cuda:"):
         torch.cuda.set_device(settings.device)  # accelerate takes the current one
     AcceleratorState._reset_state()  # accelerate keeps the precision of a process's first training for all others

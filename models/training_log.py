@@ -6,8 +6,6 @@ import shutil
 from pathlib import Path
 from types import TracebackType
 
-from torch.utils.tensorboard import SummaryWriter
-
 
 class TrainingLog:
     """Event files of one training, written by one process; a context manager.
@@ -21,6 +19,8 @@ class TrainingLog:
     """
 
     def __init__(self, folder: Path, history: list[dict[str, float]]) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # here: it takes a second to import
+
         shutil.rmtree(folder, ignore_errors=True)
         self._writer = SummaryWriter(str(folder))
         for row in history:

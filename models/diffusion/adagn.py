@@ -6,15 +6,17 @@ too, so what z says is there from the first step on.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from models.diffusion.interface import DiffusionModel
 from models.vae.network import VAE
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     "flow": {"num_train_timesteps": 1000, "prediction_type": "flow_prediction"},  # Lipman et al. 2023
@@ -83,6 +85,8 @@ def adagn_unet(
         channels: counts of the levels, multiples of 16.
         latent_dim: length of z, given as ``class_labels``.
     """
+    from diffusers import UNet2DConditionModel  # here: diffusers takes seconds to import
+
     unet = UNet2DConditionModel(
         sample_size=side,
         in_channels=inputs,

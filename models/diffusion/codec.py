@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
@@ -18,6 +18,9 @@ from models.tensors import ImageRows, to_unit
 from models.training import History, LoopSettings, TrainingProgress, batch_indices, step_generator, train
 from models.vae.augment import augment, centre
 from models.vae.loss import reconstruction_loss, structural_distance
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, AutoencoderTiny
 
 LATENT_CHANNELS = 4
 SIZE_PENALTY = 1e-3  # on squared latents: keeps their scale finite; they are standardised afterwards
@@ -34,13 +37,10 @@ class ImageCodec(nn.Module):
         super().__init__()
         self.network = network
         config = network.config
+        self._tiny = "encoder_block_out_channels" in config  # its latents are what they are; the other's a distribution
         levels = config.encoder_block_out_channels if self._tiny else config.block_out_channels
         self.factor = 2 ** (len(levels) - 1)
         self.channels = int(config.latent_channels)
-
-    @property
-    def _tiny(self) -> bool:
-        return isinstance(self.network, AutoencoderTiny)
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents of images."""
@@ -66,6 +66,8 @@ def build_codec(config: DiffusionConfig, seed: int) -> ImageCodec:
     """
     if config.autoencoder is not None:
         return ImageCodec(_pretrained(config.autoencoder))
+    from diffusers import AutoencoderTiny  # here: diffusers takes seconds to import
+
     levels = config.autoencoder_levels
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_key(seed, "autoencoder-weights") >> 1)
@@ -130,6 +132,8 @@ def _error(codec: ImageCodec, images: ImageRows) -> float:
 
 
 def _pretrained(place: str) -> AutoencoderTiny | AutoencoderKL:
+    from diffusers import AutoencoderKL, AutoencoderTiny  # here: diffusers takes seconds to import
+
     problem: Exception | None = None
     for kind in (AutoencoderTiny, AutoencoderKL):
         try:

@@ -8,13 +8,16 @@ keys and weights are left out altogether.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from core.errors import ModelError
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+    from diffusers.models.attention_processor import Attention
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ def collapse_cross_attention(unet: UNet2DConditionModel) -> CrossAttentionConsta
     Raises:
         ModelError: a cross-attention layer does more than plain attention (a norm, a residual, a group).
     """
+    from diffusers.models.attention_processor import Attention  # here: diffusers takes seconds to import
+
     layers: list[tuple[nn.Module, nn.Module]] = []
     start = 0
     for name, block in unet.named_modules():

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers.models.autoencoders.vae import DecoderTiny
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
@@ -34,6 +33,8 @@ class LightDecoder(nn.Module):
     """
 
     def __init__(self, latent_channels: int, doublings: int, width: int) -> None:
+        from diffusers.models.autoencoders.vae import DecoderTiny  # here: diffusers takes seconds to import
+
         super().__init__()
         self.network = DecoderTiny(
             in_channels=latent_channels,

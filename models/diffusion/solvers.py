@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler
 from torch import Tensor
 
 from core.errors import ConfigError
@@ -59,6 +58,8 @@ def alphas_and_sigmas(schedule: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]
         return 1 - sigma, sigma
     # Only what the noise schedule needs: a config may hold keys of another scheduler.
     keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+    from diffusers import DDPMScheduler  # here: diffusers takes seconds to import
+
     plan = DDPMScheduler(**{key: schedule[key] for key in keys if key in schedule})
     kept = plan.alphas_cumprod.double().numpy()
     return np.sqrt(kept), np.sqrt(1 - kept)

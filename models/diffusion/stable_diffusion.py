@@ -6,14 +6,18 @@ weight is spread over equal values, so one token gives the same output; this cod
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from core.errors import ModelError
 from models.diffusion.cross_attention import CrossAttentionConstants, collapse_cross_attention
 from models.diffusion.interface import DiffusionModel, ready
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 
 class StableDiffusion(DiffusionModel):
@@ -33,6 +37,8 @@ class StableDiffusion(DiffusionModel):
     encodes_ahead = True
 
     def __init__(self, pretrained: str, latent_dim: int, image_size: int, unet: str | None = None) -> None:
+        from diffusers import AutoencoderKL, DDPMScheduler  # here: diffusers takes seconds to import
+
         super().__init__()
         try:
             network = _load_unet(unet or pretrained)
@@ -114,6 +120,8 @@ class StableDiffusion(DiffusionModel):
 
 def _load_unet(place: str) -> UNet2DConditionModel:
     """A UNet in the subfolder ``unet`` of a folder or hub repository, or in that itself."""
+    from diffusers import UNet2DConditionModel  # here: diffusers takes seconds to import
+
     try:
         return UNet2DConditionModel.from_pretrained(place, subfolder="unet", use_safetensors=True)
     except (OSError, ValueError) as error:
