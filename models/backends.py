@@ -31,7 +31,7 @@ from models.diffusion.train import build_diffusion
 from models.pipeline import BatchSize, stream_images
 from models.recoverability import encoder_reader, probe_latents, r_squared, recoverable_axes, regression_reader
 from models.registry import ModelVersion
-from models.tensors import as_grey_levels, default_device
+from models.tensors import as_grey_levels, default_device, tensors_digest
 from models.vae.network import VAE
 from models.vae.train import build_vae
 
@@ -260,8 +260,22 @@ def with_denoiser(weights: dict[str, Tensor], denoiser: dict[str, Tensor]) -> di
 
 
 def assemble_diffusion(metadata: dict[str, Any], vae: VAE, weights: dict[str, Tensor]) -> DiffusionModel:
-    """A diffusion model of its recorded configuration and weights, on the CPU, in evaluation mode."""
-    model = build_diffusion(vae, DiffusionConfig.model_validate(metadata["diffusion"]), 0)
+    """A diffusion model of its recorded configuration and weights, on the CPU, in evaluation mode.
+
+    Raises:
+        ModelError: the pretrained part that it borrows is another one now than when it was registered.
+    """
+    config = DiffusionConfig.model_validate(metadata["diffusion"])
+    model = build_diffusion(vae, config, 0)
+    found, expected = tensors_digest(model.borrowed_state()), metadata.get("borrowed")
+    if expected not in (None, found):  # none: registered before it was recorded
+        raise ModelError(
+            "the pretrained autoencoder is not the one that this model was trained with",
+            where=config.pretrained,
+            expected=f"sha256 {expected} over its tensors",
+            got=found,
+            do="restore it there, or train again",
+        )
     frozen = {key: value for key, value in weights.items() if key.startswith(FROZEN)}
     model.denoiser.load_state_dict({key: value for key, value in weights.items() if key not in frozen})
     model.load_frozen_state({key.removeprefix(FROZEN): value for key, value in frozen.items()})

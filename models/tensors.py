@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from pathlib import Path
 from typing import Protocol
@@ -59,6 +60,17 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ModelError("a model file is missing", where=path, do="train the model again, or restore it") from error
     except (OSError, SafetensorError) as error:
         raise ModelError("a model file is damaged", where=path, got=error, do="delete it and train again") from error
+
+
+def tensors_digest(tensors: dict[str, Tensor]) -> str | None:
+    """SHA-256 (64 hex digits) over names, types, shapes and bits, wherever they come from; None for no tensors."""
+    if not tensors:
+        return None
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def default_device(device: str = "auto") -> torch.device:

@@ -108,7 +108,7 @@ def train(
 
     Raises:
         ModelError: loss or gradient is not finite (the last good checkpoint stays), the checkpoint is damaged or
-            foreign, or the device ran out of memory.
+            foreign, the device ran out of memory, or has no fp16.
     """
     from accelerate import Accelerator  # here: it takes a second to import, and most processes train nothing
     from accelerate.state import AcceleratorState
@@ -121,6 +121,12 @@ def train(
         mixed_precision=settings.mixed_precision,
         gradient_accumulation_steps=settings.gradient_accumulation,
     )
+    if settings.mixed_precision == "fp16" and accelerator.scaler is None:  # accelerate would say nothing
+        raise ModelError(
+            f"training {name} in fp16 needs an accelerator",
+            got=accelerator.device.type,
+            do=f"set {name}.mixed_precision to no, or to bf16",
+        )
     optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     averaged = None
     if settings.ema_decay is not None:
@@ -195,7 +201,8 @@ def _take_step(
         accelerator.backward(figures["loss"])
         if accelerator.sync_gradients:
             norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-            if settings.mixed_precision != "fp16":  # whose scaler skips such a step and goes on
+            # Under fp16 the scaler skips such a step and goes on with a smaller factor, as long as that can help.
+            if accelerator.scaler is None or accelerator.scaler.get_scale() < 1:
                 _check_finite(name, step, "gradient", norm, checkpoint)
         _set_learning_rate(optimizer, settings, step)
         optimizer.step()

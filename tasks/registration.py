@@ -31,7 +31,7 @@ from models.measurement import measure_model
 from models.promotion import promote
 from models.recoverability import choose_entries
 from models.registry import CANDIDATE, ModelVersion, Registry
-from models.tensors import ImageRows, default_device, load_tensors
+from models.tensors import ImageRows, default_device, load_tensors, tensors_digest
 from models.vae.importance import importance
 from models.vae.network import VAE
 from storage.prepared import ImageView, PreparedImages, open_prepared
@@ -95,7 +95,9 @@ def register_model(
     model: ImageModel = VAEImages(network, digest="")
     generator = None
     if diffusion is not None:
-        generator = assemble_diffusion(metadata, network, weights["diffusion"]).to(device)
+        generator = assemble_diffusion(metadata, network, weights["diffusion"])
+        metadata["borrowed"] = tensors_digest(generator.borrowed_state())
+        generator.to(device)
         model = DiffusionImages(generator, probe.scheduler, probe.steps, device, digest="")
     settings = {"n": probe.n_images, "batch_size": probe.batch_size, "seed": config.seed}
     axes = find_recoverable_axes(model, network, **settings)

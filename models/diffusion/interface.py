@@ -51,6 +51,10 @@ class DiffusionModel(nn.Module, ABC):
     def load_frozen_state(self, state: dict[str, Tensor]) -> None:
         """Take back what :meth:`frozen_state` gave."""
 
+    def borrowed_state(self) -> dict[str, Tensor]:
+        """What belongs to the model and is not stored with it: it is loaded again from the place it came from."""
+        return {}
+
     def for_sampling(self, dtype: torch.dtype, compiled: bool = False) -> None:
         """Make ready to be sampled from, and no longer trained.
 

@@ -90,6 +90,10 @@ class StableDiffusion(DiffusionModel):
         colour = self.autoencoder.decode(scaled.to(self.autoencoder.dtype)).sample.float()
         return ((colour.mean(1, keepdim=True) + 1) / 2).clamp(0, 1)
 
+    def borrowed_state(self) -> dict[str, Tensor]:
+        """See :class:`DiffusionModel`: the autoencoder, which no training changes."""
+        return self.autoencoder.state_dict()
+
     def for_sampling(self, dtype: torch.dtype, compiled: bool = False) -> None:
         """See :class:`DiffusionModel`: cross-attention becomes constants, worked out in float32."""
         if self.constants is None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from core.errors import ConfigError, ModelError
 from models import tensors as module
-from models.tensors import default_device, load_tensors, save_tensors, to_grey_levels, to_unit
+from models.tensors import default_device, load_tensors, save_tensors, tensors_digest, to_grey_levels, to_unit
 
 
 def test_tensors_and_metadata_come_back_bit_for_bit(tmp_path: Path) -> None:
@@ -101,3 +101,23 @@ def test_devices_by_name() -> None:
 def test_a_device_that_is_not_there_is_a_configuration_error(name: str) -> None:
     with pytest.raises(ConfigError, match=r"compute\.device cannot be used"):
         default_device(name)
+
+
+def test_a_digest_of_tensors_sees_names_types_shapes_and_bits_and_nothing_else() -> None:
+    tensors = {
+        "matrix": torch.arange(6.0).reshape(2, 3),
+        "half": torch.ones(3, dtype=torch.bfloat16),
+        "count": torch.tensor(1),
+        "empty": torch.zeros(0),
+    }
+    digest = tensors_digest(tensors)
+    strided = {"matrix": torch.arange(6.0).reshape(2, 3).T.contiguous().T.requires_grad_()}
+    assert tensors_digest({**dict(reversed(tensors.items())), **strided}) == digest
+    others = [
+        {**tensors, "count": torch.tensor(2)},
+        {**tensors, "count": torch.tensor(1, dtype=torch.int32)},
+        {**tensors, "matrix": torch.arange(6.0).reshape(3, 2)},
+        {("other" if name == "half" else name): value for name, value in tensors.items()},
+    ]
+    assert len({digest, *(tensors_digest(other) for other in others)}) == 5
+    assert tensors_digest({}) is None

@@ -1,9 +1,12 @@
 """The training loop: a killed and resumed run ends in the bits of one that was not, and nothing diverges in silence."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -165,6 +168,51 @@ def test_accumulated_gradients_are_those_of_one_large_batch(tmp_path: Path) -> N
     one, _ = train("tiny", linear(), pieces, halves, tmp_path / "halves")
     two, _ = train("tiny", linear(), joined, replace(SETTINGS, steps=STEPS // 2), tmp_path / "joined")
     torch.testing.assert_close(one.state_dict(), two.state_dict(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def fp16_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accelerate with the scaler that it has on a GPU; its factor doubles after every third good step."""
+
+    class Scaling(accelerate.Accelerator):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
+
+    monkeypatch.setattr(accelerate, "Accelerator", Scaling)
+
+
+FP16 = replace(SETTINGS, mixed_precision="fp16", ema_decay=0.9)
+
+
+@pytest.mark.usefixtures("fp16_on_a_cpu")
+def test_the_scaler_of_fp16_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Its factor and the count of good steps come back; without them the resumed run would scale otherwise."""
+    whole, history = train("tiny", network(), loss, FP16, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train("tiny", network(), stopping(11), FP16, tmp_path / "killed")
+    told = json.loads(load_tensors(tmp_path / "killed")[1]["scaler"])
+    assert (told["scale"], told["_growth_tracker"]) == (1024 * 2**3, 2)
+    resumed, resumed_history = train("tiny", network(), loss, FP16, tmp_path / "killed")
+    assert load_tensors(tmp_path / "killed")[1] == load_tensors(tmp_path / "whole")[1]
+    assert_same(state(resumed), state(whole))
+    assert resumed_history == history
+
+
+@pytest.mark.usefixtures("fp16_on_a_cpu")
+def test_fp16_forgives_a_step_that_overflows_but_not_a_gradient_that_stays_undefined(tmp_path: Path) -> None:
+    def once(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
+        return bad_gradient(model, step, device) if step == 7 else loss(model, step, device)
+
+    trained, _ = train("tiny", network(), once, FP16, tmp_path / "once")
+    assert all(value.isfinite().all() for value in trained.state_dict().values())
+    with pytest.raises(ModelError, match=r"training tiny diverged: .*expected a finite gradient"):
+        train("tiny", network(), bad_gradient, FP16, tmp_path / "always")
+
+
+def test_fp16_without_an_accelerator_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"fp16 needs an accelerator; got cpu\. Set tiny\.mixed_precision to no"):
+        train("tiny", network(), loss, replace(SETTINGS, mixed_precision="fp16"), tmp_path / "checkpoint")
 
 
 def not_a_number(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:

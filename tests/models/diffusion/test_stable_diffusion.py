@@ -9,10 +9,12 @@ import torch
 
 from core.config import DiffusionConfig
 from core.errors import ModelError
+from models.backends import assemble_diffusion, diffusion_weights
 from models.diffusion.sampler import sample
 from models.diffusion.solvers import SOLVERS
 from models.diffusion.stable_diffusion import StableDiffusion
 from models.diffusion.train import build_diffusion, train_diffusion
+from models.tensors import load_tensors, save_tensors, tensors_digest
 from models.vae.network import VAE
 from tests.models.conftest import draws
 
@@ -154,3 +156,21 @@ def test_a_published_unet_is_taken_from_a_folder_of_its_own(pretrained: Path, tm
     assert all(torch.equal(a, b) for a, b in zip(own.denoiser.parameters(), other.denoiser.parameters(), strict=True))
     with pytest.raises(ModelError, match=r"cannot load the pretrained diffusion model .*none"):
         StableDiffusion(str(pretrained), 5, 32, unet=str(tmp_path / "none"))
+
+
+def test_another_autoencoder_in_its_place_is_refused(tiny_vae: VAE, pretrained: Path, tmp_path: Path) -> None:
+    """A version holds the UNet alone; the autoencoder that it names decides every pixel too."""
+    folder = shutil.copytree(pretrained, tmp_path / "copy")
+    config = DiffusionConfig(kind="stable-diffusion", pretrained=str(folder), image_size=32)
+    model = build_diffusion(tiny_vae, config, 1)
+    metadata = {
+        "diffusion": config.model_dump(mode="json"),
+        "borrowed": tensors_digest(model.borrowed_state()),
+    }
+    assemble_diffusion(metadata, tiny_vae, diffusion_weights(model))
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors, told = load_tensors(path)
+    tensors["decoder.conv_in.bias"] += 1e-3
+    save_tensors(path, tensors, told)
+    with pytest.raises(ModelError, match=r"autoencoder is not the one .*copy.*[Rr]estore it there"):
+        assemble_diffusion(metadata, tiny_vae, diffusion_weights(model))
