@@ -10,17 +10,30 @@ from prefect.runtime import flow_run
 from core.config import Config
 from core.errors import ConfigError
 from core.presets import load_config
+from models.backends import find_backend
+from models.nlme.library import get_model
 
 ConfigChoice = Literal["demo", "scans", "small", "paper"]
 
 
 def resolve(preset: str, config: Config | None, overrides: tuple[str, ...] = ()) -> Config:
-    """The configuration of a run: the one given whole, else the preset with the overrides over it."""
+    """The configuration of a run: the one given whole, else the preset with the overrides over it.
+
+    Raises:
+        ConfigError: it is not valid, or names a backend or a longitudinal model that there is not: known now, not
+            after an hour of training.
+    """
     if config is None:
-        return load_config(preset, overrides=overrides)
-    if overrides:
+        config = load_config(preset, overrides=overrides)
+    elif overrides:
         raise ConfigError(
             "overrides and a whole configuration are given", got=overrides, do="write the values into the configuration"
+        )
+    find_backend(config.generator.backend)
+    count, entries = get_model(config.outcomes.model).n_random_effects, config.dataset.eta_entries
+    if entries != "auto" and len(entries) != count:
+        raise ConfigError(
+            "dataset.eta_entries do not fit", expected=f"{count} entries ({config.outcomes.model})", got=list(entries)
         )
     return config
 

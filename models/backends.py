@@ -192,7 +192,7 @@ def load_image_model(config: GeneratorConfig, version: ModelVersion | None, devi
         ConfigError: no backend has that name.
         ModelError: it needs a registered model and none is given, or the weights are missing or altered.
     """
-    return _factory(config.backend)(config, version, default_device(device))
+    return find_backend(config.backend)(config, version, default_device(device))
 
 
 def generate_in_batches(
@@ -309,7 +309,12 @@ def _distilled(version: ModelVersion, what: str, key: str) -> str:
     return what
 
 
-def _factory(name: str) -> Callable[[GeneratorConfig, ModelVersion | None, torch.device], ImageModel]:
+def find_backend(name: str) -> Callable[[GeneratorConfig, ModelVersion | None, torch.device], ImageModel]:
+    """What makes the image model of this name.
+
+    Raises:
+        ConfigError: there is none.
+    """
     if name in BACKENDS:
         return BACKENDS[name]
     module, colon, attribute = name.partition(":")
