@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.console import Workspace, done, say
+from core.presets import load_config
+from flows.console import File, Images, Overrides, Preset, Workspace, done, prepare_prefect, say
 
 if TYPE_CHECKING:  # imported where it is needed: `--help` need not wait for torch
     from models.registry import Registry
 
-app = typer.Typer(help="List, show, promote, export and import registered models.", no_args_is_help=True)
+app = typer.Typer(help="List, show, promote, measure, export and import registered models.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="Version, its first six digits or more, or an alias.")]
 Shared = Annotated[
@@ -60,6 +61,24 @@ def promote(
     done(
         f"production is {models.aliases()['production']}", "image-longitudinal generate --model production --output DIR"
     )
+
+
+@app.command()
+def measure(
+    name: Name = "production",
+    images: Images = None,
+    preset: Preset = "demo",
+    config: File = None,
+    overrides: Overrides = None,
+    workspace: Workspace = "workspace",
+) -> None:
+    """Measure a version again, as the preset's probe says: the same networks become a version with these figures."""
+    settings = load_config(preset, config, overrides or ())
+    prepare_prefect("flows.measure_model")
+    from flows.measure_model import measure_model
+
+    version = measure_model(name, images, config=settings, workspace=workspace)
+    done(version.folder, f"image-longitudinal models show {version.version}")
 
 
 @app.command()

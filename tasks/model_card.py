@@ -9,7 +9,7 @@ from tasks.model_figures import quality_rows
 
 def model_card(metadata: dict[str, Any]) -> str:
     """The card of a model with this metadata (see :func:`tasks.registration.register_model`)."""
-    images, vae = metadata["images"], metadata["figures"]["vae"]
+    images, vae, probe = metadata["images"], metadata["figures"]["vae"], metadata["probe"]
     source = "scans" if images["source"]["kind"] == "scans" else "procedural phantom images"
     rows = "\n".join(
         f"| {entry} | {metadata['recoverability'][entry]:.3f} | {metadata['noise_spread'][entry]:.3f} |"
@@ -25,8 +25,9 @@ A VAE{" and a diffusion model" if "diffusion" in metadata else ""} trained on {i
 - Latents are standardised (over training images they have mean 0 and covariance I) and turned to the axes that
   survive best into finished images.
 
-Recoverability (R² of z read back from generated images by the {metadata["read_by"]}, z ~ N(0, I)), best first, and its
-standard deviation over draws of the noise:
+Recoverability: R² of z ~ N(0, I), read back from {probe["n_images"]:,} generated images{_drawn(metadata)} by
+{_reader(metadata)};
+best first, with its standard deviation over draws of the noise:
 
 | entry | R² | sd |
 |---|---|---|
@@ -34,6 +35,21 @@ standard deviation over draws of the noise:
 {_quality_words(metadata)}
 Method: arXiv 2410.16177. Weights are safetensors; `model.json` holds configuration and figures.
 """
+
+
+def _drawn(metadata: dict[str, Any]) -> str:
+    probe = metadata["probe"]
+    return f" ({probe['scheduler']}, {probe['steps']} steps)" if "diffusion" in metadata else ""
+
+
+def _reader(metadata: dict[str, Any]) -> str:
+    probe = metadata["probe"]
+    if metadata["read_by"] == "encoder":
+        return "the VAE's encoder"
+    return (
+        f"a network trained for it, apart from the generator, on {probe['reader_images']:,} other generated images "
+        f"({probe['reader_steps']:,} batches of 64)"
+    )
 
 
 def _quality_words(metadata: dict[str, Any]) -> str:

@@ -106,35 +106,49 @@ def register_model(
     if generator is not None:
         generator.rotate(axes)
         weights["diffusion"] = diffusion_weights(generator)
-    ranked = importance(network, config.seed)
-    measured = measure_model(
-        model, network, images.rows(size, "train"), _held_out(images, size), probe, config.seed, config.compute.device
-    )
-    entries = choose_entries(measured.recoverability, len(measured.recoverability))
     metadata |= {
         "training_key": key,
-        "recoverability": measured.recoverability,
-        "noise_spread": measured.noise_spread,
-        "read_by": measured.read_by,
-        "importance": asdict(ranked),
-        "quality": measured.quality,
-        "memory": measured.memory,
-        "metrics": {
-            "recoverability": measured.recoverability[entries[min(RANDOM_EFFECTS, len(entries)) - 1]],
-            **measured.metrics,
-        },
-        "held_out": held_out_digest(images, size),
         "backend": "diffusion" if diffusion else "vae",
-        "probe": probe.model_dump(mode="json"),
-        "entries": entries,
+        **measured(model, network, images, config),
     }
     weights["gallery"] = _gallery(model, generator, network, images.images(size)[held_out[:EXAMPLES]], metadata, config)
     registry = Workspace.at(workspace).registry
     version = registry.register(weights, metadata, model_card(metadata))
     registry.set_alias(CANDIDATE, version.version)
     _promote_if_no_worse(registry, version)
-    _show(version)
+    show(version)
     return version.version
+
+
+def measured(model: ImageModel, vae: VAE, images: PreparedImages, config: Config) -> dict[str, Any]:
+    """What is measured of a finished model by ``config.probe``, as a version records it.
+
+    Args:
+        model: makes images from z as its VAE's entries are turned by now.
+        vae: its VAE, on the model's device.
+        images: those it was trained on.
+        config: the probe, the seed of every draw, the device.
+    """
+    ranked = importance(vae, config.seed)
+    size, probe = model.image_size, config.probe
+    train, held_out = images.rows(size, "train"), _held_out(images, size)
+    found = measure_model(model, vae, train, held_out, probe, config.seed, config.compute.device)
+    entries = choose_entries(found.recoverability, len(found.recoverability))
+    return {
+        "recoverability": found.recoverability,
+        "noise_spread": found.noise_spread,
+        "read_by": found.read_by,
+        "importance": asdict(ranked),
+        "quality": found.quality,
+        "memory": found.memory,
+        "metrics": {
+            "recoverability": found.recoverability[entries[min(RANDOM_EFFECTS, len(entries)) - 1]],
+            **found.metrics,
+        },
+        "held_out": held_out_digest(images, size),
+        "probe": probe.model_dump(mode="json"),
+        "entries": entries,
+    }
 
 
 def _gallery(
@@ -173,7 +187,8 @@ def _held_out_index(images: PreparedImages) -> NDArray[np.int64]:
     return np.sort(np.concatenate([images.split("validation"), images.split("test")]))
 
 
-def _show(version: ModelVersion) -> None:
+def show(version: ModelVersion) -> None:
+    """Figures and pictures of a version, as artifacts of the run."""
     told = version.metadata
     create_table_artifact(
         [

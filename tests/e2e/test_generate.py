@@ -28,6 +28,7 @@ from storage.verify import verify_dataset
 from tasks.derivation import rederive
 from tasks.evaluation.spec import check_is_evaluable
 from tasks.figures import subject_figure
+from tasks.workspace import Workspace
 from tests.e2e.conftest import digests
 from tests.storage.test_verify import forge, rewrite
 
@@ -292,6 +293,28 @@ def test_a_distilled_student_makes_a_data_set_too(
         generate_dataset(str(tmp_path / "none"), config=fast, model=model, workspace=workspace)
     generate_dataset(str(tmp_path / "data"), config=fast, model=version.version, workspace=workspace)
     assert verify(str(tmp_path / "data")).ok
+
+
+def test_a_model_is_measured_again_by_another_probe(first: Path, tiny: Callable[..., Config], workspace: str) -> None:
+    from flows.measure_model import measure_model
+
+    base = Workspace.at(workspace).registry.get(open_dataset(first).manifest.image.model)
+    config = tiny("probe.reader=network", "probe.reader_images=128", "probe.reader_steps=5")
+    version = measure_model(base.version, config=config, workspace=workspace)
+    assert version.version != base.version
+    for network in ("vae.safetensors", "diffusion.safetensors"):
+        assert version.content["files"][network] == base.content["files"][network], "the same networks"
+    assert (version.metadata["read_by"], base.metadata["read_by"]) == ("network", "encoder")
+    assert version.metadata["figures"] == base.metadata["figures"]
+    card = (version.folder / "README.md").read_text()
+    assert "a network trained for it, apart from the generator, on 128 other generated images (5 batches of 64)" in card
+    assert measure_model(base.version, config=config, workspace=workspace).version == version.version
+    assert (
+        measure_model(base.version, config=tiny(), workspace=workspace).metadata["recoverability"]
+        == (base.metadata["recoverability"])
+    ), "the probe that measured it first finds the same"
+    with pytest.raises(ModelError, match=r"not the images that were held out .*the preset and seed that split them"):
+        measure_model(base.version, config=tiny("images.test_fraction=0.3"), workspace=workspace)
 
 
 def test_what_was_made_wrong_under_right_hashes_is_found_by_making_it_again_and_repaired(
