@@ -32,6 +32,7 @@ from models.shared_folder import SharedFolder
 from models.tensors import load_tensors, save_tensors
 
 MODEL, CARD, ALIASES = "model.json", "README.md", "aliases.json"
+WEIGHTS = ".safetensors"  # whatever else a folder holds is neither copied nor opened: no pickle comes in
 PRODUCTION, CANDIDATE = "production", "candidate"
 
 
@@ -63,7 +64,7 @@ class ModelVersion:
         Raises:
             ModelError: they are missing or not the ones that were registered.
         """
-        path = self.folder / f"{name}.safetensors"
+        path = self.folder / f"{name}{WEIGHTS}"
         expected = self.content["files"].get(path.name)
         if path.exists() and file_sha256(path) != expected:
             raise ModelError(
@@ -99,7 +100,7 @@ class Registry:
         """
         with self._new_folder() as temporary:
             for name, tensors in weights.items():
-                save_tensors(temporary / f"{name}.safetensors", dict(tensors))
+                save_tensors(temporary / f"{name}{WEIGHTS}", dict(tensors))
             files = {path.name: file_sha256(path) for path in sorted(temporary.iterdir())}
             content: dict[str, Any] = {"format": 1, "files": files, "metadata": dict(metadata)}
             content["digest"] = digest_of(content)
@@ -122,7 +123,10 @@ class Registry:
         source = folder if isinstance(folder, SharedFolder) else SharedFolder(str(folder))
         text = source.read(MODEL)
         if text is None:
-            raise ModelError("no model here", where=source.url, expected=f"a folder with {MODEL}")
+            raise ModelError(
+                "no model here", where=source.url, expected=f"a folder with {MODEL}",
+                do="name a folder that image-longitudinal models export has written",
+            )  # fmt: skip
         content = _parsed(text, source.url)
         with self._new_folder() as temporary:
             (temporary / MODEL).write_bytes(text)
@@ -130,8 +134,9 @@ class Registry:
                 source.fetch(name, temporary / name)
                 if file_sha256(temporary / name) != expected:
                     raise ModelError(
-                        "a model file was altered", where=f"{source.url}/{name}", expected=f"sha256 {expected}"
-                    )
+                        "a model file was altered", where=f"{source.url}/{name}", expected=f"sha256 {expected}",
+                        do="export or copy the version again",
+                    )  # fmt: skip
             (temporary / CARD).write_bytes(source.read(CARD) or b"")
             version = self._keep(temporary, content)
         if self.shared and source.url != self.shared.join(version.version):
@@ -274,7 +279,12 @@ def _parsed(text: bytes, where: object) -> dict[str, Any]:
         raise ModelError(
             "a registered model is damaged", where=where, got=error, do="remove this folder and train again"
         ) from error
-    if digest_of(content) != recorded or any(Path(name).name != name for name in names):
+    if foreign := [name for name in names if Path(name).name != name or not name.endswith(WEIGHTS)]:
+        raise ModelError(
+            "a registered model names files that no model has", where=where, expected=f"names that end in {WEIGHTS}",
+            got=", ".join(foreign), do="take it from its source again; nothing of it was loaded",
+        )  # fmt: skip
+    if digest_of(content) != recorded:
         raise ModelError(
             "a registered model was altered",
             where=where,

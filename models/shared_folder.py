@@ -49,7 +49,12 @@ class SharedFolder:
     def fetch(self, path: str, target: Path) -> None:
         """Copy a file from here to a local path."""
         with self._told("cannot fetch a model file", path):
-            self._fs.get_file(self._key(path), str(target))
+            try:
+                self._fs.get_file(self._key(path), str(target))
+            except FileNotFoundError as error:
+                raise ModelError(
+                    "a file of the model is missing", where=self.join(path), do="export or copy the version again"
+                ) from error
 
     def put(self, source: Path, path: str) -> None:
         """Copy a local file to here."""
@@ -70,6 +75,8 @@ class SharedFolder:
     def _told(self, what: str, path: str) -> Iterator[None]:
         try:
             yield
+        except ModelError:
+            raise
         except Exception as error:  # drivers raise nearly anything when a store cannot be reached
             where = self.join(path) if path else self.url
             do = "check the address and the credentials in the environment, and that the protocol's driver is installed"

@@ -10,6 +10,7 @@ import fsspec
 import pytest
 import torch
 
+from core.digest import digest_of, file_sha256
 from core.errors import ModelError
 from models import registry as module
 from models.registry import ModelVersion, Registry
@@ -221,6 +222,30 @@ def test_altered_files_of_a_shared_registry_are_not_taken_in(tmp_path: Path, sto
     fsspec.filesystem("memory").pipe_file(f"/registry/{version.version}/vae.safetensors", b"other")
     with pytest.raises(ModelError, match=r"altered .*vae\.safetensors"):
         Registry(tmp_path / "there", store).get(version.version)
+    assert not list((tmp_path / "there").iterdir())
+
+
+def test_no_pickle_comes_in(registry: Registry, version: ModelVersion, tmp_path: Path) -> None:
+    """What lies beside the weights is left there; a version that names it is refused before it is fetched."""
+    folder = shutil.copytree(version.folder, tmp_path / "copy")
+    (folder / "evil.pkl").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    taken = Registry(tmp_path / "there").add(folder)
+    assert sorted(path.name for path in taken.folder.iterdir()) == [
+        "README.md", "extra.safetensors", "model.json", "vae.safetensors",
+    ]  # fmt: skip
+    content = json.loads((folder / "model.json").read_text())
+    del content["digest"]
+    content["files"]["evil.pkl"] = file_sha256(folder / "evil.pkl")
+    (folder / "model.json").write_text(json.dumps({**content, "digest": digest_of(content)}))
+    with pytest.raises(ModelError, match=r"names files that no model has .*expected names that end in .*evil\.pkl"):
+        Registry(tmp_path / "elsewhere").add(folder)
+
+
+def test_a_copy_that_lacks_a_file_is_not_taken_in(version: ModelVersion, tmp_path: Path) -> None:
+    folder = shutil.copytree(version.folder, tmp_path / "copy")
+    (folder / "extra.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"file of the model is missing .*extra\.safetensors.*copy the version again"):
+        Registry(tmp_path / "there").add(folder)
     assert not list((tmp_path / "there").iterdir())
 
 
