@@ -28,6 +28,8 @@ def describe_plan(config: Config, *, training: bool, generation: bool) -> str:
     if training and backend != "phantom":
         vae, diffusion = config.vae, config.diffusion
         lines.append(f"train VAE         {vae.steps:,} steps of {vae.batch_size} at {vae.image_size}x{vae.image_size}")
+        perception = vae.vgg_weights or "MS-SSIM, for want of VGG16 weights (vae.vgg_weights)"
+        lines.append(f"perceptual loss   {perception}")
         seconds += vae.steps * _VAE_STEP * vae.batch_size / 32 * (vae.image_size / 64) ** 2 * (vae.width / 0.25) ** 1.5
         if backend != "vae":
             lines.append(

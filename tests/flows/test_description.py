@@ -23,6 +23,7 @@ def line(text: str, start: str) -> str:
 def test_the_plan_of_every_preset_says_what_will_be_done(preset: str) -> None:
     config, text = load_config(preset), plan_of(preset=preset)
     assert f"{config.vae.steps:,} steps of {config.vae.batch_size}" in line(text, "train VAE")
+    assert "for want of VGG16 weights" in line(text, "perceptual loss")
     assert f"{config.diffusion.steps:,} steps" in line(text, "train diffusion")
     size = config.diffusion.image_size
     assert f"{config.dataset.n_subjects:,} at {size}x{size}" in line(text, "make images")
