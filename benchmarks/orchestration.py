@@ -84,7 +84,7 @@ def flow_seconds(spec: Any, output: Path) -> float:
     """CPU seconds for all shards of a specification by the flow's own loop."""
     from prefect import flow
 
-    from flows.generate_dataset import make_shards
+    from flows.generate_dataset import make_missing_shards
     from storage.filesystem import open_root
     from storage.lease import hold_lease
 
@@ -94,7 +94,7 @@ def flow_seconds(spec: Any, output: Path) -> float:
     def shards() -> float:
         with hold_lease(root, print) as lease:
             began = cpu_seconds()
-            make_shards(spec, root, lease)
+            make_missing_shards(spec, root, lease)
             return cpu_seconds() - began
 
     return float(shards())

@@ -281,13 +281,18 @@ class ComputeConfig(Section):
     """Where and how wide to run; never changes what is made."""
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, ...")
-    workers: Positive = Field(1, description="Shards in the making at the same time.")
+    workers: Positive = Field(
+        1, description="Shards in the making at the same time; with the runner workers, runs handed to them at a time."
+    )
     processes: Literal["auto"] | Positive = Field(
         "auto",
         description="Processes of this host that draw images; auto: one per accelerator where there are several. "
         "Trainings take one per accelerator, at most this many.",
     )
-    runner: Literal["threads", "dask"] = Field("threads", description="What makes shards.")
+    runner: Literal["threads", "dask", "workers"] = Field(
+        "threads",
+        description="What makes shards: threads of the run, a Dask cluster, or the workers of the work pool shards.",
+    )
     dask_address: str | None = Field(
         None, description="Scheduler, as tcp://host:8786; without one Dask starts processes on this machine."
     )

@@ -5,6 +5,7 @@
 BIN      ?= .venv/bin
 PREFECT  := $(BIN)/prefect
 POOL     ?= cpu
+LIMIT    ?= $(if $(filter shards,$(POOL)),1)
 API_HOST ?= 127.0.0.1
 API_PORT ?= 4200
 DATABASE ?=
@@ -30,8 +31,8 @@ deploy: export HEAVY_POOL := $(HEAVY_POOL)
 server: $(READY) ## start the Prefect server and its pages on http://127.0.0.1:4200 (API_PORT=, DATABASE=)
 	@mkdir -p $(PIDS) && echo $$$$ > $(PIDS)/server-$(API_PORT) && exec $(BIN)/python -m flows.server --host $(API_HOST) --port $(API_PORT)
 
-worker: $(READY) ## start a worker for the runs of a pool (POOL=cpu or gpu; one per GPU)
-	@mkdir -p $(PIDS) && echo $$$$ > $(PIDS)/worker-$$$$ && exec $(PREFECT) worker start --pool $(POOL) --type process
+worker: $(READY) ## start a worker for the runs of a pool (POOL=cpu, gpu or shards; one per GPU; LIMIT= runs at a time)
+	@mkdir -p $(PIDS) && echo $$$$ > $(PIDS)/worker-$$$$ && exec $(PREFECT) worker start --pool $(POOL) --type process $(if $(LIMIT),--limit $(LIMIT))
 
 deploy: $(READY) ## tell the server about flows, pools, limits, schedules, automations (SCANS=, PRESET=, HEAVY_POOL=)
 	@$(BIN)/python -m flows.deploy

@@ -40,6 +40,7 @@ def prepare_prefect(flows: str = "flows.generate_dataset") -> None:
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")  # or a service takes this run for dead
     say("starting (the first start on a machine takes longer)")
     stop_orphaned_servers()
     import prefect  # noqa: F401

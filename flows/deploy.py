@@ -32,13 +32,14 @@ def main() -> None:
     gpus = visible_gpus()
     with get_client(sync_client=True) as client:
         print(f"telling the server at {client.api_url} what it may run (half a minute)", flush=True)
-        for name, pool in yaml.safe_load((FOLDER / "pools.yaml").read_text()).items():
+        pools = yaml.safe_load((FOLDER / "pools.yaml").read_text())
+        for name, pool in pools.items():
             apply_pool(client, name, **pool)
         slots = ensure_limit(client, max(gpus, 1))
         deploy(words(gpus))
         for automation in yaml.safe_load((FOLDER / "automations.yaml").read_text())["automations"]:
             apply_automation(client, automation)
-    print(f"work pools cpu and gpu, limit {GPU_LIMIT} of {slots}, deployments and automations are in place")
+    print(f"work pools {', '.join(pools)}, limit {GPU_LIMIT} of {slots}, deployments and automations are in place")
     print(f"next: make worker{' POOL=gpu' if words(gpus)['HEAVY_POOL'] == 'gpu' else ''}")
 
 

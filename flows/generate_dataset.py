@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Any, NamedTuple
+from contextlib import closing
 
 from prefect import flow, get_run_logger
-from prefect.futures import PrefectFuture
-from prefect.task_runners import TaskRunner
 
 from core.config import NOT_OF_THE_DATA, Config
-from core.errors import ConfigError, StorageError, naming
-from core.plan import Shard
+from core.errors import ConfigError
 from flows.parameters import ConfigChoice, resolve
-from flows.runners import shard_runner
+from flows.shards import done, make_here
 from flows.train_models import train_models
+from flows.work_pool import make_by_workers
 from models.backends import needs_training
 from models.nlme.simulation import get_model
 from models.recoverability import choose_entries
@@ -22,25 +19,15 @@ from models.registry import ModelVersion
 from storage.filesystem import FileRecord, Root, clean_temporaries, open_root
 from storage.images import create_image_arrays
 from storage.lease import Lease, hold_lease
-from storage.manifest import (
-    Part,
-    ShardManifest,
-    file_is_intact,
-    finished_shard,
-    is_published,
-    read_root_manifest,
-    write_shard_manifest,
-)
+from storage.manifest import file_is_intact, is_published, read_root_manifest
 from storage.run_mark import begin_run, check_configuration, check_same_dataset
-from tasks.host_workers import drawing_processes, worker_devices
+from tasks.host_workers import drawing_processes
 from tasks.image_shards import image_model
 from tasks.landing import LatestShard, ShardRow, show_shards
 from tasks.progress import DeviceShare, Progress
 from tasks.publish import measure_images, publish_dataset
-from tasks.reuse import Found, Reusable, find_reusable
-from tasks.shards import image_key, make_images, make_outcomes, outcome_key, place_part
+from tasks.reuse import Reusable, find_reusable
 from tasks.spec import DatasetSpec
-from tasks.stopping import stopping_tasks
 from tasks.workspace import Workspace
 
 
@@ -99,115 +86,40 @@ def generate_dataset(
             shard_size=config.dataset.shard_size,
             licence=config.dataset.licence,
         )
-        shards = make_shards(spec, root, lease, found, refresh)
+        shards = make_missing_shards(spec, root, lease, found, refresh)
         recoverability, read_by = measure_images(spec)
         lease.check()
         publish_dataset(root.url, spec, shards, list(arrays), recoverability, read_by)
     return root.url
 
 
-Pending = PrefectFuture[dict[str, Any]] | Found
-
-
-class _Shard(NamedTuple):
-    """A shard in the making."""
-
-    shard: Shard
-    images: Pending
-    outcomes: Pending
-
-
-def make_shards(
+def make_missing_shards(
     spec: DatasetSpec, root: Root, lease: Lease, found: Reusable | None = None, refresh: bool = False
 ) -> list[FileRecord]:
-    """Make every shard that is not done, some at a time (:func:`_width`); the records of all manifests, in order.
+    """Make every shard that is not done, here or by workers of a pool; the records of all manifests, in order.
 
     What another data set has of a shard (``found``) is not made but shared.
     """
-    plan, width = spec.plan, _width(spec)
-    wanted = {shard.index: "asked for anew" if refresh else _done(root, spec, shard) for shard in plan}
-    records = {index: record for index, record in wanted.items() if isinstance(record, FileRecord)}
+    plan = spec.plan
+    checked = {shard.index: "asked for anew" if refresh else done(root, spec, shard) for shard in plan}
+    records = {index: record for index, record in checked.items() if isinstance(record, FileRecord)}
+    wanted = {index: why for index, why in checked.items() if isinstance(why, str)}
     rows = [ShardRow(index, "kept", "as wanted, files there") for index in records]
     subjects = sum(len(plan.shard(index)) for index in records)
     progress, share = Progress("make subjects", plan.n_subjects, "subjects", done=subjects), DeviceShare()
     latest = LatestShard(root, spec)
-    in_the_making: deque[_Shard] = deque()
-    todo = (shard for shard in plan if not isinstance(wanted[shard.index], FileRecord))
-    with stopping_tasks(), shard_runner(spec.config.compute, width) as runner:
-        while True:
-            while len(in_the_making) < width and (shard := next(todo, None)):
-                in_the_making.append(_Shard(shard, *_submit(runner, root, spec, shard, found, refresh)))
-            if not in_the_making:
-                break
-            oldest = in_the_making.popleft()
+    make = make_by_workers if spec.config.compute.runner == "workers" else make_here
+    with closing(make(root, spec, wanted, found.parts if found else None, refresh)) as making:
+        for shard, record, state, why, use in making:
             lease.check()
-            with naming(f"shard {oldest.shard.index}"):
-                records[oldest.shard.index] = _commit(root, spec, oldest)
-            rows.append(ShardRow(oldest.shard.index, *_how(oldest, str(wanted[oldest.shard.index]))))
-            subjects += len(oldest.shard)
-            share.add(_device_use(oldest.images))
-            progress.update(subjects, "; ".join(filter(None, [f"shard {oldest.shard.index} in place", str(share)])))
-            latest.show(oldest.shard)
+            records[shard.index] = record
+            rows.append(ShardRow(shard.index, state, why))
+            subjects += len(shard)
+            share.add(use)
+            progress.update(subjects, "; ".join(filter(None, [f"shard {shard.index} in place", str(share)])))
+            latest.show(shard)
     show_shards(spec, sorted(rows), records)
     return [records[shard.index] for shard in plan]
-
-
-def _width(spec: DatasetSpec) -> int:
-    """Shards in the making: as configured, and never fewer than there are processes to draw their images."""
-    return max(spec.config.compute.workers, len(worker_devices(spec.config.compute)))
-
-
-def _device_use(images: Pending) -> dict[str, float]:
-    """How a device spent its time on a shard; nothing where the images were there already."""
-    made_now = not _was_there(images)
-    return images.result().get("use", {}) if made_now else {}
-
-
-def _was_there(part: Pending) -> bool:
-    """Whether a part comes from an earlier run's results or another data set."""
-    return isinstance(part, Found) or part.state.name == "Cached"
-
-
-def _how(shard: _Shard, wanted: str) -> tuple[str, str]:
-    """Whether a shard's parts were made or reused, and why, in a word or two for people."""
-    there = [name for name, part in (("images", shard.images), ("outcomes", shard.outcomes)) if _was_there(part)]
-    if not there:
-        return "made", wanted
-    return "reused" if len(there) == 2 else f"{there[0]} reused", f"{wanted}; found among earlier results"
-
-
-def _submit(
-    runner: TaskRunner[Any], root: Root, spec: DatasetSpec, shard: Shard, found: Reusable | None, refresh: bool
-) -> tuple[Pending, Pending]:
-    shared = {"index": shard.index, "output": root.url, "spec": spec}
-    images, outcomes = (task.with_options(refresh_cache=refresh) for task in (make_images, make_outcomes))
-    there = (found.images.get(shard.index), found.outcomes.get(shard.index)) if found else (None, None)
-    return (
-        there[0] or runner.submit(images, {"key": image_key(spec, shard), **shared}),
-        there[1] or runner.submit(outcomes, {"key": outcome_key(spec, shard), **shared}),
-    )
-
-
-def _commit(root: Root, spec: DatasetSpec, pending: _Shard) -> FileRecord:
-    """Wait for both parts of a shard, put them in place and say so in its manifest: from then on it is done."""
-    shard = pending.shard
-    parts: dict[str, Part] = {}
-    for name, future, task in (("image", pending.images, make_images), ("outcomes", pending.outcomes, make_outcomes)):
-        part = place_part(future.result(), root)
-        if part is None:  # a cached result whose files are gone or damaged
-            key = future.result()["key"]
-            fresh = task.with_options(refresh_cache=True)
-            part = place_part(fresh(key=key, index=shard.index, output=root.url, spec=spec), root)
-        if part is None:
-            raise StorageError("the files vanished while they were made", where=root.url)
-        parts[name] = part
-    manifest = ShardManifest(index=shard.index, start=shard.start, stop=shard.stop, parts=parts)
-    return write_shard_manifest(root, manifest)
-
-
-def _done(root: Root, spec: DatasetSpec, shard: Shard) -> FileRecord | str:
-    """The record of a shard's manifest if the shard is made as this data set wants it; else why it has to be made."""
-    return finished_shard(root, shard.index, {"image": image_key(spec, shard), "outcomes": outcome_key(spec, shard)})
 
 
 def specify(config: Config, version: ModelVersion | None, workspace: Workspace) -> DatasetSpec:
@@ -251,4 +163,4 @@ def _complete(root: Root, spec: DatasetSpec) -> bool:
     """Whether a published data set still has every file at its recorded size."""
     manifest = read_root_manifest(root)
     outside = all(file_is_intact(root, file, rehash=False) for file in (*manifest.files, *manifest.shards))
-    return outside and all(isinstance(_done(root, spec, shard), FileRecord) for shard in spec.plan)
+    return outside and all(isinstance(done(root, spec, shard), FileRecord) for shard in spec.plan)

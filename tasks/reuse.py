@@ -6,7 +6,8 @@ the images of the old one: hard links on one disk, server-side copies within one
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from core.errors import StorageError
@@ -28,12 +29,19 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """Parts that are made already, by shard index."""
+
+    images: Mapping[int, Found] = field(default_factory=dict)
+    outcomes: Mapping[int, Found] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Reusable:
-    """What a data set has for another: ``images`` and ``outcomes`` by shard index."""
+    """What a data set has for another."""
 
     origin: Origin
-    images: dict[int, Found]
-    outcomes: dict[int, Found]
+    parts: Parts
 
 
 def find_reusable(url: str, spec: DatasetSpec) -> Reusable:
@@ -68,7 +76,7 @@ def find_reusable(url: str, spec: DatasetSpec) -> Reusable:
         manifest=content_digest(manifest),
         reused={name: count for name, count in counts.items() if count},
     )
-    return Reusable(origin, images, outcomes)
+    return Reusable(origin, Parts(images, outcomes))
 
 
 def _differences(there: RootManifest, spec: DatasetSpec) -> str:

@@ -27,7 +27,8 @@ def test_a_deployment_runs_a_flow_with_parameters_it_has(deployment: dict[str, A
     path, name = deployment["entrypoint"].split(":")
     flow = getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), name)
     assert set(deployment["parameters"]) <= set(flow.parameters.properties)
-    assert deployment["concurrency_limit"]["limit"] == 1
+    if name != "make_shards":  # of which each worker of its pool takes one
+        assert deployment["concurrency_limit"]["limit"] == 1
     if deployment.get("schedules"):  # nobody is there to fill in a form
         assert set(flow.parameters.required) <= set(deployment["parameters"])
         assert deployment["concurrency_limit"]["collision_strategy"] == "CANCEL_NEW"

@@ -47,7 +47,7 @@ class Service:
             **environment,
         }
         self.output = home / "log.txt"
-        self.variables: dict[str, tuple[str, ...]] = {}  # of each target, for when it is started again
+        self.variables: dict[str, tuple[str, ...]] = {}  # of each process, for when it is started again
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def make(self, target: str, *variables: str) -> str:
@@ -58,24 +58,26 @@ class Service:
         """Run Prefect's own command line to its end; what it printed."""
         return self._run(sys.executable, "-m", "prefect", *arguments)
 
-    def start(self, target: str, *variables: str) -> None:
-        """Start a target of the Makefile that runs until it is stopped, unless it runs already."""
-        if target in self.processes and self.processes[target].poll() is None:
+    def start(self, target: str, *variables: str, name: str = "", **environment: str) -> None:
+        """Start a target of the Makefile that runs until it is stopped, unless it runs already under this name."""
+        name = name or target
+        if name in self.processes and self.processes[name].poll() is None:
             return
-        self.variables[target] = variables or self.variables.get(target, ())
+        self.variables[name] = variables or self.variables.get(name, ())
         with open(self.output, "ab") as log:
-            self.processes[target] = subprocess.Popen(
-                [*_make(target), *self.variables[target]], cwd=ROOT, env=self.environment, stdout=log, stderr=log
-            )
+            self.processes[name] = subprocess.Popen(
+                [*_make(target), *self.variables[name]], cwd=ROOT, env={**self.environment, **environment}, stdout=log,
+                stderr=log,
+            )  # fmt: skip
 
     def start_server(self, *variables: str) -> None:
         """Start the server and wait until it answers."""
         self.start("server", *variables)
         self.wait_for(self.is_up, seconds=180)
 
-    def kill(self, target: str) -> None:
-        """kill -9 to everything below a started target: make, what it started, and the flow runs of a worker."""
-        made = self.processes.pop(target)
+    def kill(self, name: str) -> None:
+        """kill -9 to everything below what was started: make, what it started, and the flow runs of a worker."""
+        made = self.processes.pop(name)
         for one in [*psutil.Process(made.pid).children(recursive=True), psutil.Process(made.pid)]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.send_signal(signal.SIGKILL)
@@ -151,10 +153,10 @@ class Service:
         about = {"id": [f"prefect.flow-run.{run}"]}
         return list(self.request("events/filter", {"filter": {"event": {"name": [name]}, "resource": about}})["events"])
 
-    def flow_processes(self, run: str) -> list[int]:
-        """The processes below the worker that belong to a flow run."""
+    def flow_processes(self, run: str, worker: str = "worker") -> list[int]:
+        """The processes below a worker that belong to a flow run."""
         found = []
-        for one in psutil.Process(self.processes["worker"].pid).children(recursive=True):
+        for one in psutil.Process(self.processes[worker].pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 if one.environ().get("PREFECT__FLOW_RUN_ID") == run:
                     found.append(one.pid)
@@ -180,12 +182,12 @@ class Service:
         except OSError:
             return False
 
-    def wait_for(self, condition: Callable[[], T], seconds: float) -> T:
-        """The first true value of a condition that is asked every half second."""
+    def wait_for(self, condition: Callable[[], T], seconds: float, every: float = 0.5) -> T:
+        """The first true value of a condition that is asked every half second, or as often as said."""
         until = time.monotonic() + seconds
         while not (value := condition()):
             assert time.monotonic() < until, f"still waiting after {seconds} seconds: {self.log}"
-            time.sleep(0.5)
+            time.sleep(every)
         return value
 
     @property

@@ -31,7 +31,7 @@ DEPLOYMENTS = {
     "ingest-images/ingest-images", "train-models/train-models", "generate-dataset/generate-dataset",
     "generate-dataset/demo", "retrain-models/retrain-models", "verify-dataset/verify-dataset", "verify-all/verify-all",
     "evaluate-dataset/evaluate-dataset", "distill-model/distill-model", "simulate-table/simulate-table",
-    "fit-table/fit-table",
+    "fit-table/fit-table", "make-shards/make-shards", "measure-model/measure-model",
 }  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def test_every_flow_is_deployed_with_a_form_tags_and_the_code_version(service: S
         assert one["description"], name
         assert one["tags"], name
         assert len(one["version"]) >= 7, name
-        assert one["work_pool_name"] in ("cpu", "gpu"), name
+        assert one["work_pool_name"] in ("cpu", "gpu", "shards"), name
         assert one["enforce_parameter_schema"], name
         properties = one["parameter_openapi_schema"]["properties"]
         assert all(parameter["description"] for parameter in properties.values()), name
@@ -67,7 +67,7 @@ def test_what_a_clock_starts_drops_a_backlog(service: Service) -> None:
 
 def test_pools_limit_and_automations_are_there_and_stay_as_the_operator_left_them(service: Service) -> None:
     pools = {pool["name"]: pool for pool in service.ask("work_pools")}
-    for name in ("cpu", "gpu"):
+    for name in ("cpu", "gpu", "shards"):
         environment = pools[name]["base_job_template"]["variables"]["properties"]["env"]["default"]
         assert environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
     assert service.request("v2/concurrency_limits/gpu")["limit"] >= 1

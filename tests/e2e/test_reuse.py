@@ -58,7 +58,7 @@ def test_levels_splits_and_population_change_over_the_same_images(
 ) -> None:
     changed = ("dataset.association=[1.0, 0.3]", "dataset.test_fraction=0.3", "outcomes.times=[0, 1, 2]")
     with monkeypatch.context() as patch:
-        patch.setattr("flows.generate_dataset.make_images.submit", never)
+        patch.setattr("tasks.shards.make_image_shard", never)
         new = make("new", *changed, reuse=str(old))
     assert images(new) == images(old), "hard links, not copies"
     assert verify(str(new)).ok
