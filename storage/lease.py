@@ -76,6 +76,9 @@ class _Lock(Lease):
         while True:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise storage_error("cannot make the output folder", str(root.folder), error) from error
+            try:
                 self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             except FileNotFoundError:
                 continue  # a holder that was refused its run removed the folder it had made

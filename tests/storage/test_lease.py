@@ -177,3 +177,11 @@ def test_an_output_that_cannot_be_locked_says_why(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(lease.fcntl, "flock", no_locks)
     with pytest.raises(StorageError, match="file system with locks"), hold_lease(open_root(tmp_path / "data")):
         pass
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self").exists(), reason="needs a folder where nobody can make another: Linux's /proc"
+)
+def test_an_output_folder_that_cannot_be_made_is_an_error_at_once() -> None:
+    with pytest.raises(StorageError, match="cannot make the output folder"), hold_lease(open_root("/proc/data/set")):
+        pass
