@@ -123,7 +123,9 @@ class DiffusionConfig(TrainingSection):
     learning_rate: float = Field(1e-5, gt=0)
     learning_rate_decay: Literal["constant", "cosine"] = "constant"
     ema_decay: float = Field(0.9999, ge=0, lt=1)
-    min_snr_gamma: float | None = Field(5.0, gt=0, description="Cap of the min-SNR weights; null weighs all alike.")
+    min_snr_gamma: float | None = Field(
+        5.0, gt=0, description="Cap of the min-SNR weights; null weighs all alike, as a flow does."
+    )
     noise_offset: float = Field(0.0, ge=0)
 
     @field_validator("channels")

@@ -31,7 +31,7 @@ from tasks.progress import Progress
 from tasks.registration import MEASURING_VERSION, register_model
 from tasks.workspace import Workspace
 
-TRAINING_VERSION = 2  # raise it whenever the same data and configuration would give other weights
+TRAINING_VERSION = 3  # raise it whenever the same data and configuration would give other weights
 
 
 def training_key(config: Config, images_digest: str, start: ModelVersion | None = None) -> str:
