@@ -70,6 +70,11 @@ def auto_batch_size(device: torch.device, image_size: int) -> int:
     return 1 << (fitting.bit_length() - 1)  # a power of two halves evenly
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed: on accelerators torch has a type for it, on a CPU words, and NumPy Python's own."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
 class DeviceUse:
     """How a process's device spends its time from the first batch on; told and asked by any thread."""
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from core.errors import ModelError
-from models.device import DeviceUse, Launched
+from models.device import DeviceUse, Launched, out_of_memory
 
 T = TypeVar("T")
 
@@ -94,7 +94,9 @@ def stream_images(
                 rows = np.minimum(np.arange(start, start + batch.size), len(latents) - 1)
                 try:
                     on_its_way = _launch(model, device_model, latents[rows], seeds[rows])
-                except torch.OutOfMemoryError as error:
+                except (RuntimeError, MemoryError) as error:
+                    if not out_of_memory(error):
+                        raise
                     short = error
                 else:
                     count = min(batch.size, len(latents) - start)

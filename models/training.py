@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from core.errors import ModelError
 from core.random import stream_key
+from models.device import out_of_memory
 from models.distributed import mean_over_processes
 from models.tensors import load_tensors, save_tensors
 from models.training_log import TrainingLog, log_of
@@ -151,7 +152,9 @@ def train(
                 break
             try:
                 figures = _take_step(accelerator, name, model, optimizer, loss, step, settings, checkpoint)
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
                 raise ModelError(
                     f"training {name} ran out of device memory",
                     where=f"step {step}",

@@ -243,12 +243,24 @@ def test_a_training_that_diverges_at_once_says_that_nothing_was_saved(tmp_path: 
     assert list(tmp_path.iterdir()) == [log_of(tmp_path / "checkpoint")]
 
 
-def test_running_out_of_memory_names_what_to_lower(tmp_path: Path) -> None:
-    def greedy(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
-        raise torch.OutOfMemoryError("tried to allocate")
+def greedy_accelerator(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
+    raise torch.OutOfMemoryError("tried to allocate")
 
-    with pytest.raises(ModelError, match=r"out of device memory \(step 3\)\. Lower tiny\.batch_size"):
-        train("tiny", network(), stopping(3, greedy), SETTINGS, tmp_path / "checkpoint")
+
+def greedy(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
+    return {"loss": torch.empty(10**15).mean()}  # petabytes
+
+
+def greedy_array(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
+    return {"loss": torch.from_numpy(np.empty(10**15)).mean()}
+
+
+@pytest.mark.parametrize("how", [greedy_accelerator, greedy, greedy_array])
+def test_running_out_of_memory_names_what_to_lower(tmp_path: Path, how: Loss) -> None:
+    told = r"out of device memory \(step 3\)\. Lower tiny\.batch_size, or raise tiny\.gradient_accumulation"
+    with pytest.raises(ModelError, match=told):
+        train("tiny", network(), stopping(3, how), SETTINGS, tmp_path / "checkpoint")
+    assert load_tensors(tmp_path / "checkpoint")[1]["step"] == "3"
 
 
 def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
