@@ -115,9 +115,15 @@ def importance_figure(metadata: dict[str, Any]) -> bytes:
 
 
 def animation(frames: NDArray[np.uint8]) -> bytes:
-    """Images that come out of noise, side by side, as a GIF that repeats: frames (n, k, S, S)."""
-    scale = max(1, GIF_SIDE // frames.shape[-1])
-    wide = [np.concatenate(list(frame), axis=1).repeat(scale, 0).repeat(scale, 1) for frame in frames]
+    """Images that come out of noise, side by side, as a GIF that repeats: frames (n, k, S, S) uint8.
+
+    Large ones are averaged down: noise does not compress, and the picture goes into a report and a database.
+    """
+    scale, block = max(1, GIF_SIDE // frames.shape[-1]), max(1, frames.shape[-1] // GIF_SIDE)
+    n, k, side = *frames.shape[:2], frames.shape[-1] // block
+    kept = frames[..., : side * block, : side * block].reshape(n, k, side, block, side, block)
+    small = kept.mean((3, 5)).round().astype(np.uint8)
+    wide = [np.concatenate(list(frame), axis=1).repeat(scale, 0).repeat(scale, 1) for frame in small]
     pages = [Image.fromarray(page) for page in wide]
     times = [GIF_MILLISECONDS] * (len(pages) - 1) + [6 * GIF_MILLISECONDS]
     buffer = io.BytesIO()
