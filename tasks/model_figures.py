@@ -102,7 +102,7 @@ def importance_figure(metadata: dict[str, Any]) -> bytes:
     chosen = set(metadata["entries"][:3])
     for axis, (label, values, spread) in zip(figure.subplots(1, 3), panels, strict=True):
         colours = [ACCENT if entry in chosen else SOFT for entry in range(len(values))]
-        errors = metadata["noise_spread"] if spread else None
+        errors = np.where(np.asarray(values) > 0, metadata["noise_spread"], 0) if spread else None
         axis.bar(range(len(values)), values, color=colours, yerr=errors, error_kw={"lw": 0.8, "ecolor": INK})
         axis.set_xlabel("latent entry", fontsize=8)
         axis.set_title(label, fontsize=9, color=INK)
