@@ -24,7 +24,7 @@ from tasks.population import SUMMARY as SUMMARY_FILE
 from tasks.population import FitSpec, named_model, observations_of, population_of, read_summary
 from tasks.progress import Progress
 
-BAYES_VERSION = 1  # raise it whenever the same table and options would give other draws
+BAYES_VERSION = 2  # raise it whenever the same table and options would give other draws
 DRAWS, REPORT = "posterior.nc", "report.html"
 CHAINS = 2
 
@@ -48,8 +48,8 @@ def sample_population(spec: FitSpec, output: str) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     progress = Progress("sample", 2 * spec.draws * CHAINS, "draws")
     found = sample_posterior(
-        model, data, draws=spec.draws, tune=spec.draws, chains=CHAINS, seed=spec.seed,
-        progress=lambda done, _: progress.update(done),
+        model, data, draws=spec.draws, tune=spec.draws, chains=CHAINS, omega=spec.omega, fixed=spec.fixed,
+        seed=spec.seed, progress=lambda done, _: progress.update(done),
     )  # fmt: skip
     save(found, folder / DRAWS)
     doubtful = doubts(found)

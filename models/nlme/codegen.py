@@ -112,14 +112,22 @@ def generated_kernel(model: StructuralModel) -> ModuleType:
     return _written("kernel", generate_source(model), *_texts("compiled", "dop853", "esdirk", "course", "closed_form"))
 
 
+def solver_kernel(model: StructuralModel, *, plain: bool = True) -> ModuleType:
+    """The fastest module with a ``run`` for a model: its hand-made one if it has one that will do.
+
+    ``plain``: every event is a dose of known amount and rate, which is all that a hand-made one can do.
+    """
+    hand_made = model.kernel is not None and plain
+    return importlib.import_module(str(model.kernel)) if hand_made else generated_kernel(model)
+
+
 @lru_cache(maxsize=64)
 def estimation_kernel(model: StructuralModel, *, plain: bool = True) -> ModuleType:
     """The individual level of estimation compiled for a model: ``predictions``, ``modes``, ``contributions``.
 
-    ``plain``: every event is a dose of known amount and rate, so that a hand-made solver will do.
+    ``plain``: as in :func:`solver_kernel` (the name of a generated one is the digest of its text).
     """
-    hand_made = model.kernel is not None and plain  # (the name of a generated one is the digest of its text)
-    solver = importlib.import_module(str(model.kernel)) if hand_made else generated_kernel(model)
+    solver = solver_kernel(model, plain=plain)
     text = Path(str(solver.__file__)).read_text()
     return _written("estimation", ESTIMATION.format(solver=solver.__name__), text, *_texts("compiled", "individual"))
 

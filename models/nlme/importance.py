@@ -17,8 +17,10 @@ from scipy.special import logsumexp
 
 from core.errors import ConfigError
 from core.random import normals, stream_key
+from models.nlme.coordinates import Coordinates, by_coordinates
+from models.nlme.covariance import covariance_of
 from models.nlme.data import PopulationData
-from models.nlme.estimation import Coordinates, Fit, by_coordinates, covariance_of
+from models.nlme.estimation import Fit
 from models.nlme.minimise import minimise
 from models.nlme.objective import Gradient, Objective, Values
 from models.nlme.scatter import log_densities, logarithmic, standard_deviations
@@ -273,13 +275,17 @@ def maximum_likelihood(
 
 def linearised_spread(objective: Objective, values: Values, eta: FloatArray) -> FloatArray:
     """Covariance (n, k, k) of each individual posterior, with the model linearised at ``eta`` (n, k)."""
+    return np.linalg.inv(data_information(objective, values, eta) + np.linalg.inv(values.omega))
+
+
+def data_information(objective: Objective, values: Values, eta: FloatArray) -> FloatArray:
+    """Information (n, k, k) of each subject's data on its random effects, the model linearised at ``eta`` (n, k)."""
     f, g = objective.predict(values, eta)
     model, data = values.into(objective.model), objective.data
     sd = standard_deviations(model, data, f) * np.where(logarithmic(model, data), f, 1.0)
     scaled = g / np.where(sd > 0, sd, np.inf)[:, None]
     outer = scaled[:, :, None] * scaled[:, None, :]
-    information = np.add.reduceat(outer, objective.data.row_start[:-1], axis=0)
-    return np.linalg.inv(information + np.linalg.inv(values.omega))
+    return np.asarray(np.add.reduceat(outer, data.row_start[:-1], axis=0))
 
 
 def _moved(center: FloatArray, column: int, by: float) -> FloatArray:

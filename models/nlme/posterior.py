@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import arviz as az
 import numpy as np
 import pymc as pm
-import xarray as xr
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from core.random import normals, stream_key
-from models.nlme.bayes import population_model
+from models.nlme.bayes import omega_start, population_model
 from models.nlme.data import PopulationData
-from models.nlme.objective import Objective, Values, inverse, transform
+from models.nlme.estimation import Fit, fit
+from models.nlme.objective import Objective, Values
 from models.nlme.population import PopulationModel
 from models.nlme.scatter import scattered
+from models.nlme.whitening import Information
 
+FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Progress = Callable[[int, int], None]
-SOLVER = 1e-8  # tolerance per step: the density's noise stays far below what NUTS accepts or rejects by
+SOLVER = 1e-7  # tolerance per step: it moves the log density by far less than the 1 that NUTS accepts or rejects by
+COMPILED = {"mode": "NUMBA"}  # seconds, where PyTensor's C takes minutes the first time; equally fast afterwards
+ONCE = {"mode": "FAST_COMPILE"}  # for what is evaluated once a draw
+ACCEPTED = 0.9  # share of proposals that the step size aims at
 SUMMARY = ("typical", "omega_matrix", "error_scale")
-SURE_RHAT, SURE_ESS = 1.01, 400.0  # Vehtari et al. 2021, Bayesian Analysis 16:667
+STUCK_RHAT = 1.2  # of a subject: with hundreds of them some exceed what is asked of a population value by chance
+# Vehtari et al. 2021, Bayesian Analysis 16:667. They ask for 1.01; of ten quantities drawn independently, 300 times in
+# each of two chains, the largest R-hat is above that one time in eight, and above 1.02 less than one in a hundred.
+SURE_RHAT, SURE_ESS = 1.02, 400.0
 
 
 def sample_posterior(
@@ -34,19 +42,25 @@ def sample_posterior(
     draws: int = 500,
     tune: int = 500,
     chains: int = 2,
+    omega: str = "full",
+    fixed: Sequence[str] = (),
     seed: int = 1,
     compile_kwargs: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> az.InferenceData:
     """Draw typical values, Ω, residual error and random effects given the data, by NUTS in PyMC.
 
-    The priors are those of :func:`models.nlme.bayes.population_model` around the model's own values.
+    The priors are those of :func:`models.nlme.bayes.population_model` around the model's own values. A fit by FOCEI
+    comes first: its modes and the information around them give the coordinates (:mod:`models.nlme.whitening`) and,
+    scattered by about a standard error, the start of every chain. It decides how well chains mix, not where they go.
 
     Args:
         model: the population model.
         data: observations and designs.
         draws: per chain, kept; ``tune`` come before and are dropped.
         chains: run one after the other.
+        omega: ``full`` or ``diagonal``.
+        fixed: what keeps its value: parameters, ``omega``, ``residual``.
         seed: the same seed and versions give the same draws.
         compile_kwargs: for PyMC, e.g. ``{"mode": "FAST_COMPILE"}`` where compiling would take longer than sampling.
         progress: called with (draws done, draws in all).
@@ -66,39 +80,56 @@ def sample_posterior(
         if progress:
             progress(done, total)
 
-    compiled = dict(compile_kwargs or {})
-    with population_model(model, data, estimate=True, tolerance=SOLVER):
+    compiled = dict(compile_kwargs or COMPILED)
+    first = fit(model, data, "FOCEI", omega=omega, fixed=fixed, covariance="none")
+    information = Information.of_fit(first, data)
+    starts = [start_of_chain(model, first, information, omega, fixed, seed, chain) for chain in range(chains)]
+    with population_model(
+        model, data, estimate=True, omega=omega, fixed=fixed, information=information, tolerance=SOLVER
+    ):
         found = pm.sample(
-            draws, tune=tune, chains=chains, cores=1, random_seed=seed, progressbar=False, callback=told,
-            compile_kwargs=compiled, compute_convergence_checks=False,
+            draws, tune=tune, chains=chains, cores=1, init="adapt_diag", initvals=starts, random_seed=seed,
+            target_accept=ACCEPTED, progressbar=False, callback=told, compile_kwargs=compiled,
+            compute_convergence_checks=False,
         )  # fmt: skip
-        found.extend(pm.sample_prior_predictive(draws, random_seed=seed, compile_kwargs=compiled))
-        found.extend(
-            pm.sample_posterior_predictive(found, random_seed=seed, progressbar=False, compile_kwargs=compiled)
-        )
-    for group in ("posterior", "prior"):
-        setattr(found, group, found[group].assign(_natural(model, found[group])))
+        found.extend(pm.sample_prior_predictive(draws, random_seed=seed, compile_kwargs=ONCE))
+        found.extend(pm.sample_posterior_predictive(found, random_seed=seed, progressbar=False, compile_kwargs=ONCE))
     return found
 
 
-def _natural(model: PopulationModel, drawn: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Typical values and Ω of every draw."""
-    columns = [
-        xr.apply_ufunc(
-            lambda shift, p=p: inverse(p.distribution, transform(p.distribution, p.typical) + shift),
-            drawn[f"shift_{p.name}"],
-        )
-        for p in model.parameters
-    ]
-    typical = xr.concat(columns, dim="parameter").assign_coords(parameter=list(model.parameter_names))
-    sd, effects = drawn["omega_stds"], list(model.random_effect_names)
-    sd = sd.rename({sd.dims[-1]: "random_effect"}).assign_coords(random_effect=effects)
-    other = sd.rename({"random_effect": "random_effect_other"})
-    correlation = drawn["omega_corr"]
-    correlation = correlation.rename(
-        {correlation.dims[-2]: "random_effect", correlation.dims[-1]: "random_effect_other"}
-    ).assign_coords(random_effect=effects, random_effect_other=effects)
-    return {"typical": typical.transpose("chain", "draw", "parameter"), "omega_matrix": correlation * sd * other}
+def start_of_chain(
+    model: PopulationModel,
+    first: Fit,
+    information: Information,
+    omega: str,
+    fixed: Sequence[str],
+    seed: int,
+    chain: int,
+) -> dict[str, Any]:
+    """Values of the free variables near a fit, about a standard error of a population value away from it.
+
+    A tenth of the model's own variances is mixed into Ω: on small trials the fit may lie on the edge, where it is
+    singular.
+    """
+    own, fitted, n = Values.of(model), Values.of(first.model), len(first.eta)
+    z = normals(stream_key(seed, "start of chain", chain), np.arange(n + 1), max(8, 4 * len(own.mu)))
+    matrix = fitted.omega
+    if "omega" not in fixed:
+        matrix = 0.9 * fitted.omega + 0.1 * np.diag(np.diag(own.omega))
+        matrix = matrix * np.exp(z[0, 0] / np.sqrt(2 * n))
+    random = [i for i, p in enumerate(model.parameters) if p.random]
+    step = np.full(len(own.mu), 0.1)
+    step[random] = np.sqrt(np.diag(matrix) / n)
+    free = [i for i, p in enumerate(model.parameters) if not p.fixed and p.name not in fixed]
+    mu = fitted.mu.copy()
+    mu[free] += step[free] * z[0, 1 : 1 + len(mu)][free]
+    start: dict[str, Any] = {f"shift_{model.parameters[i].name}": mu[i] - own.mu[i] for i in free}
+    if "omega" not in fixed:
+        start |= omega_start(model, omega, matrix)
+    if "residual" not in fixed:
+        used = own.error > 0
+        start["error_scale"] = float(np.exp(np.log(fitted.error[used] / own.error[used]).mean()))
+    return start | {"phi": information.phi(mu[random], matrix, z[1:, : len(random)])}
 
 
 def doubts(found: az.InferenceData) -> list[str]:
@@ -108,15 +139,30 @@ def doubts(found: az.InferenceData) -> list[str]:
     if divergent:
         said.append(f"{divergent} divergent transitions: parts of the posterior may be missing.")
     names = [name for name in SUMMARY if name in found["posterior"]]
-    rhat = max(float(az.rhat(found, var_names=[name])[name].max()) for name in names)
-    ess = min(float(az.ess(found, var_names=[name])[name].min()) for name in names)
+    rhat = np.nanmax([float(az.rhat(found, var_names=[name])[name].max()) for name in names])
+    ess = np.nanmin([float(_effective(found, name).min()) for name in names])
     if found["posterior"].sizes["chain"] < 2:
         said.append("With one chain nothing can be said about convergence.")
     elif not rhat <= SURE_RHAT:
         said.append(f"The chains disagree: largest R-hat {rhat:.3f}, {SURE_RHAT} is accepted.")
     if not ess >= SURE_ESS:
         said.append(f"Few effective draws: {ess:.0f}, {SURE_ESS:.0f} are wanted.")
+    if "eta" in found["posterior"] and found["posterior"].sizes["chain"] > 1:
+        own = az.rhat(found, var_names=["eta"])["eta"]
+        stuck = own["subject"].values[(own > STUCK_RHAT).any("random_effect").values]
+        if len(stuck):
+            shown = ", ".join(map(str, stuck[:10])) + (", ..." if len(stuck) > 10 else "")
+            said.append(
+                f"The chains see other random effects in {len(stuck)} of {own.sizes['subject']} subjects ({shown}): "
+                "their posteriors have several modes, and a chain seldom crosses from one to the next."
+            )
     return said
+
+
+def _effective(found: az.InferenceData, name: str) -> Any:
+    """Effective draws; NaN for what does not vary, such as a value held fixed."""
+    drawn = found["posterior"][name]
+    return az.ess(found, var_names=[name])[name].where(drawn.std(("chain", "draw")) > 0)
 
 
 def individual_ranks(
@@ -166,35 +212,63 @@ def population_ranks(
     draws: int = 100,
     thin: int = 5,
     tune: int = 500,
+    information: Information | None = None,
     seed: int = 1,
     compile_kwargs: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, IntArray]:
     """As :func:`individual_ranks` for typical values, spread and residual error: one run of NUTS per replicate.
 
-    Population values are drawn from the priors, then a whole population from them. Hours for a model with differential
-    equations, a second or so per replicate for one in closed form with few subjects.
+    Population values are drawn from the priors, then a whole population from them. The density is compiled once, and
+    its observations replaced: about a second per replicate for a model in closed form with few subjects.
+
+    Args:
+        model: the population model.
+        design: times and doses; its observations are replaced.
+        replicates: simulated populations.
+        draws: kept per replicate, after thinning by ``thin``, so that they are nearly independent.
+        thin: every so many-th draw is kept.
+        tune: draws before.
+        information: coordinates of the sampler (:mod:`models.nlme.whitening`); ranks are uniform in any.
+        seed: of everything.
+        compile_kwargs: as in :func:`sample_posterior`.
+        progress: called with (replicates done, replicates in all).
 
     Returns:
-        int64 (replicates,) for ``shift_<parameter>``, ``omega_stds_<i>`` and ``error_scale``.
+        int64 (replicates,) how many draws lie below the true value, for each typical value that has a prior (by name),
+        each standard deviation of a random effect (``sd(eta_ka)``) and ``error_scale``.
     """
-    compiled = dict(compile_kwargs or {})
-    names = [f"shift_{p.name}" for p in model.parameters] + ["omega_stds", "error_scale"]
-    with population_model(model, design, estimate=True, tolerance=SOLVER):
-        prior = pm.sample_prior_predictive(replicates, random_seed=seed, compile_kwargs=compiled)
-    ranks: dict[str, list[int]] = {}
+    compiled = dict(compile_kwargs or COMPILED)
+    population = population_model(model, design, estimate=True, information=information, tolerance=SOLVER)
+    free = [i for i, p in enumerate(model.parameters) if not p.fixed]
+    labels = [model.parameters[i].name for i in free] + [f"sd({name})" for name in model.random_effect_names]
+    with population:
+        prior = pm.sample_prior_predictive(replicates, random_seed=seed, compile_kwargs=ONCE)
+        step = pm.NUTS(target_accept=ACCEPTED, compile_kwargs=compiled)
+    untuned, start = step.sampling_state, population.initial_point()
+    wanted = population.replace_rvs_by_values([population[name] for name in SUMMARY])
+    read = pm.compile(population.value_vars, wanted, on_unused_input="ignore", **ONCE)
+    entries = [variable.name for variable in population.value_vars]
+
+    def quantities(typical: Any, omega: Any, error: Any) -> FloatArray:
+        return np.concatenate([typical[free], np.sqrt(np.diag(omega)), [error]])
+
+    ranks = np.zeros((replicates, len(labels) + 1), dtype=np.int64)
     for r in range(replicates):
-        outcome = prior["prior_predictive"]["outcome"].values[0, r]
-        found = _draws(model, replace(design, observed=outcome), draws * thin, tune, seed + 1 + r, compiled)
-        for name in names:
-            truth = np.atleast_1d(prior["prior"][name].values[0, r])
-            kept = found["posterior"][name].values[0, ::thin].reshape(draws, -1)
-            for i, below in enumerate((kept < truth).sum(axis=0)):
-                label = name if len(truth) == 1 and name != "omega_stds" else f"{name}_{i}"
-                ranks.setdefault(label, []).append(int(below))
+        population.set_data("observed", prior["prior_predictive"]["outcome"].values[0, r])
+        truth = quantities(*(prior["prior"][name].values[0, r] for name in SUMMARY))
+        step.sampling_state = untuned
+        step.set_rng(np.random.default_rng(stream_key(seed, "population ranks", r)))
+        step.tune, point = True, start
+        for number in range(tune + draws * thin):
+            if number == tune:
+                step.stop_tuning()
+            point, _ = step.step(point)
+            if number >= tune and (number - tune) % thin == 0:
+                ranks[r] += quantities(*read(*(point[name] for name in entries))) < truth
         if progress:
             progress(r + 1, replicates)
-    return {name: np.array(values) for name, values in ranks.items()}
+    return dict(zip([*labels, "error_scale"], ranks.T, strict=True))
 
 
 def uniformity(ranks: IntArray, draws: int, bins: int = 10) -> float:
@@ -204,16 +278,6 @@ def uniformity(ranks: IntArray, draws: int, bins: int = 10) -> float:
     whole = np.diff(np.ceil(edges))  # how many ranks fall in each bin
     expected = ranks.size * whole / whole.sum()
     return float(chi2.sf(((counts - expected) ** 2 / expected).sum(), bins - 1))
-
-
-def _draws(
-    model: PopulationModel, data: PopulationData, draws: int, tune: int, seed: int, compiled: dict[str, Any]
-) -> az.InferenceData:
-    with population_model(model, data, estimate=True, tolerance=SOLVER):
-        return pm.sample(
-            draws, tune=tune, chains=1, cores=1, random_seed=seed, progressbar=False, compile_kwargs=compiled,
-            compute_convergence_checks=False,
-        )  # fmt: skip
 
 
 def _simulated(model: PopulationModel, design: PopulationData, seed: int) -> tuple[Any, Any]:

@@ -30,8 +30,9 @@ from models.evaluation.reader import fit_reader
 from models.evaluation.resnet import train_resnet
 from models.evaluation.ridge import cross_fit
 from models.evaluation.summary import Predictions, Truth, summarise
+from models.nlme.coordinates import Coordinates
 from models.nlme.data import PopulationData
-from models.nlme.estimation import Coordinates, fit
+from models.nlme.estimation import fit
 from models.nlme.importance import maximum_likelihood
 from models.nlme.objective import Values
 from models.nlme.population import PopulationModel

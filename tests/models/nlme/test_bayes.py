@@ -6,6 +6,8 @@ from models.nlme.bayes import Prediction, population_model
 from models.nlme.data import PopulationData
 from models.nlme.simulation import simulate
 
+WHITE = "phi_whitened__"  # for Ω = I and data taken to say nothing it is η
+
 
 @pytest.fixture(scope="module")
 def small(original):
@@ -19,19 +21,20 @@ def test_fast_kernel_equals_the_pymc_prediction_on_10_000_subjects(original, str
     fast = simulate(original, stress_eta)
     data = PopulationData.of_design(original.structural, fast, original.design.times, original.design.doses)
     model = population_model(original, data)
-    predict = model.compile_fn(model["prediction"], inputs=[model["z"]], point_fn=False)
-    assert np.abs(predict(stress_eta).reshape(fast.shape) - fast).max() < 1e-6
+    predict = model.compile_fn(model["prediction"], inputs=[model["phi"]], point_fn=False)
+    phi = np.log(list(original.typical_values.values())) + stress_eta
+    assert np.abs(predict(phi).reshape(fast.shape) - fast).max() < 1e-6
 
 
 def test_gradient_of_the_log_density_equals_finite_differences(original, small):
     model = population_model(original, small)
     logp, gradient = model.compile_logp(), model.compile_dlogp()
     z = np.random.default_rng(8).standard_normal((3, 3))
-    got = gradient({"z": z}).reshape(3, 3)
+    got = gradient({WHITE: z}).reshape(3, 3)
     for cell in np.ndindex(3, 3):
         step = np.zeros((3, 3))
         step[cell] = 1e-5
-        difference = (logp({"z": z + step}) - logp({"z": z - step})) / 2e-5
+        difference = (logp({WHITE: z + step}) - logp({WHITE: z - step})) / 2e-5
         assert got[cell] == pytest.approx(difference, rel=1e-6, abs=1e-6)
 
 
@@ -41,22 +44,22 @@ def test_log_density_is_the_sum_of_normal_densities(original, small):
     z = np.full((3, 3), 0.3)
     expected = norm.logpdf(z).sum() + norm.logpdf(small.observed, simulate(original, z).ravel(), 0.01).sum()
     # predictions agree to 1e-7, and the density changes by (residual / sigma²) = 1e4 times that per observation
-    assert population_model(original, small).compile_logp()({"z": z}) == pytest.approx(expected, rel=1e-5)
+    assert population_model(original, small).compile_logp()({WHITE: z}) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_subject_that_cannot_be_integrated_is_named(original, small):
     model = population_model(original, small)
-    predict = model.compile_fn(model["prediction"], inputs=[model["z"]], point_fn=False)
-    z = np.zeros((3, 3))
-    z[1, 0] = np.nan
+    predict = model.compile_fn(model["prediction"], inputs=[model["phi"]], point_fn=False)
+    phi = np.zeros((3, 3))
+    phi[1, 0] = np.nan
     with pytest.raises(SimulationError, match="subject 1"):
-        predict(z)
+        predict(phi)
 
 
 def test_with_priors_every_unknown_has_a_finite_density_and_the_right_gradient(original, small):
     model = population_model(original, small, estimate=True)
     names = {variable.name for variable in model.free_RVs}
-    assert names == {"omega", "z", "shift_ka", "shift_imax", "shift_ic50", "error_scale"}
+    assert names == {"omega", "phi", "shift_ka", "shift_imax", "shift_ic50", "error_scale"}
     fast = "FAST_COMPILE"  # dozens of C files otherwise, for a handful of evaluations
     logp, gradient = model.compile_logp(mode=fast), model.compile_dlogp(mode=fast)
     point = model.initial_point(random_seed=1)
@@ -87,6 +90,6 @@ def test_where_equations_cannot_be_integrated_it_raises_or_where_nuts_proposes_g
 
 def evaluated(op, parameters):
     """What the operation gives, without compiling a graph around it."""
-    out = [[None]]
+    out = [[None], [None]]
     op.perform(None, [parameters], out)
     return out[0][0]

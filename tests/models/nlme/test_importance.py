@@ -6,7 +6,8 @@ from scipy.integrate import quad
 from scipy.stats import multivariate_normal, norm
 
 from core.errors import ConfigError
-from models.nlme.estimation import Coordinates, fit
+from models.nlme.coordinates import Coordinates
+from models.nlme.estimation import fit
 from models.nlme.importance import ImportanceSearch, draw, linearised_spread, log_normal, maximum_likelihood
 from models.nlme.objective import Objective, Values
 from models.nlme.simulation import simulate
