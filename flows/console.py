@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from core.config import Config
-from core.errors import ImageLongitudinalError
 from core.presets import preset_names
+from flows.logs import OF_OURS
 from flows.temporary_server import stop_orphaned_servers, temporary_server
 
 Preset = Annotated[str, typer.Option(help=f"Configuration to start from: {', '.join(preset_names())}.")]
@@ -55,7 +55,7 @@ def prepare_prefect(flows: str = "flows.generate_dataset") -> None:
 
 def is_not_said_by_main(record: logging.LogRecord) -> bool:
     """Keep from the console what :func:`main` says in one line anyway, and what only Prefect's makers need."""
-    told = record.exc_info is not None and isinstance(record.exc_info[1], ImageLongitudinalError)
+    told = hasattr(record, OF_OURS)
     message = record.getMessage()
     about_prefect = record.name == "EventsWorker" or "temporary server on" in message
     return not (told or about_prefect or "Finished in state Failed" in message)
