@@ -121,6 +121,7 @@ def main() -> None:
         folder = Path(name)
         os.environ["PREFECT_HOME"] = str(folder / "prefect")
         os.environ["PREFECT_LOGGING_LEVEL"] = "WARNING"
+        os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"  # as commands have it
         from core.presets import load_config
         from flows.temporary_server import temporary_server
 

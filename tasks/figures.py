@@ -95,14 +95,17 @@ def loss_figure(figures: dict[str, Any]) -> bytes:
 def training_figure(history: Sequence[dict[str, float]], names: Sequence[str]) -> bytes:
     """Figures of a training by step, one panel for each of ``names`` that it has."""
     there = [name for name in names if any(name in row for row in history)]
-    figure = Figure(figsize=(2.6 * len(there), 2.2), layout="constrained")
-    for axis, name in zip(figure.subplots(1, len(there), squeeze=False)[0], there, strict=True):
+    rows_of_panels = -(-len(there) // 3)  # three beside each other are as wide as a page of the UI
+    figure = Figure(figsize=(7.8, 2.2 * rows_of_panels), layout="constrained")
+    for axis, name in zip(figure.subplots(rows_of_panels, 3).flat, there, strict=False):
         rows = [row for row in history if name in row]
         axis.plot([row["step"] for row in rows], [row[name] for row in rows], color=ACCENT, lw=1.2)
         positive = name in ("loss", "mse") and all(row[name] > 0 for row in rows)
         axis.set(title=name, xlabel="step", yscale="log" if positive else "linear")
         axis.tick_params(labelsize=7)
         axis.spines[["top", "right"]].set_visible(False)
+    for axis in figure.axes[len(there) :]:
+        axis.remove()
     return rendered(figure)
 
 
