@@ -8,10 +8,10 @@ What keeps it from diverging at weak association, where modes are not means: g i
 less the covariance of *cross-fitted* g (predictions of training subjects by fits that have not seen them), with a
 floor, and the rounds end when the marginal likelihood of training subjects under their cross-fitted g stops improving.
 
-Where the image explains nearly all, both steps change. Ω_r is then a small difference of large matrices, the worse the
-more the population's Ω is biased: a few EM steps move it towards its maximum of that likelihood. And modes under so
-narrow a prior are means, so each subject counts by what its data say of g, a matrix: a step of Gauss and Newton on the
-likelihood, which does not ask how the whole population is spread, as undoing its shrinkage does.
+Where the image explains nearly all, both steps leave linearisation behind: Ω_r goes to the maximum of that likelihood,
+and the means of the individual posteriors, not their modes, give its gradient with respect to g, so that each subject
+counts by what its data say of g, a matrix. An intercept of g is kept there until the end: it takes up what the typical
+values of a fit are off by. Wherever the rounds end, the Ω_r that is left is the likeliest one given cross-fitted g.
 """
 
 from __future__ import annotations
@@ -22,83 +22,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from models.evaluation.marginal import likeliest_omega, posterior_means, with_omega
+from models.evaluation.offset import OffsetObjective, informed_modes
 from models.evaluation.ridge import CHUNK, CrossFitted, Linear, cross_fit, fold_of
 from models.evaluation.weighted import WeightedEquations
-from models.nlme.data import PopulationData
-from models.nlme.estimation import starting_points
 from models.nlme.importance import linearised_spread
-from models.nlme.objective import Objective, Values
+from models.nlme.objective import Values
 from models.nlme.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
 Report = Callable[[int, float], None]
 
-FLOOR = 0.02  # of Ω in any direction: what no image is taken to explain
+FLOOR = 0.02  # of Ω in any direction: what no image is taken to explain before the likelihood says so
 STRETCH = 4.0  # most by which a distance is stretched to undo its shrinkage
 NARROW = 0.25  # share of Ω left, in some direction, below which the image explains nearly all
-EM_SUBJECTS, EM_STEPS = 4_000, 12  # that Ω_r is settled by
 GAIN = 1e-4  # of the objective per subject: a smaller improvement ends the rounds
-
-
-class OffsetObjective(Objective):
-    """The population objective with a mean of its own for each subject's random effects, η = offset + δ.
-
-    ``eta`` of the base class holds δ; ``offsets`` (n, k). Subjects are numbered 0..n-1.
-    """
-
-    offsets: FloatArray
-
-    def _mu(self, values: Values, data: PopulationData) -> FloatArray:
-        mu = super()._mu(values, data)
-        mu[:, self.random] += self.offsets[data.ids]
-        return mu
-
-
-@dataclass(frozen=True, eq=False)
-class Modes:
-    """Modes ``eta`` (n, k) of the random effects, and minus twice the marginal log-likelihood of each subject, (n,)."""
-
-    eta: FloatArray
-    objective: FloatArray
-
-
-def informed_modes(
-    model: PopulationModel,
-    observed: NDArray[np.floating],
-    offsets: FloatArray,
-    start: FloatArray | None = None,
-    *,
-    columns: NDArray[np.int64] | None = None,
-    workers: int = 1,
-) -> Modes:
-    """Modes of η under N(offset, Ω) with Ω that of ``model``; chunk by chunk.
-
-    Args:
-        model: population model with its design.
-        observed: outcomes (n, T), an array or a view of a file.
-        offsets: means of the random effects, (n, k).
-        start: η to start from, (n, k), beside the offset; several starts over the prior without.
-        columns: visits to use, positions in the design's times; all of them if None.
-        workers: threads; the result does not depend on it.
-    """
-    values = Values.of(model)
-    times = np.asarray(model.design.times)
-    times = times if columns is None else times[columns]
-    eta, share = np.empty(offsets.shape), np.empty(len(offsets))
-    for begin in range(0, len(offsets), CHUNK):
-        rows = slice(begin, min(begin + CHUNK, len(offsets)))
-        seen = np.asarray(observed[rows], np.float64)
-        data = PopulationData.of_design(
-            model.structural, seen if columns is None else seen[:, columns], times, model.design.doses
-        )
-        objective = OffsetObjective(model, data, workers=workers)
-        objective.offsets = offsets[rows]
-        starts = starting_points(values.omega) if start is None else np.zeros((1, offsets.shape[1]))
-        if start is not None:
-            objective.eta[:] = start[rows] - offsets[rows]
-        share[rows] = objective.evaluate(values, starts)
-        eta[rows] = offsets[rows] + objective.eta
-    return Modes(eta, share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +81,8 @@ def one_step(
     head = _stretched(features, modes, total, ids, folds)
     if not _narrow(residual_omega(total, head.out_of_fold(features, fold_of(ids, folds))), total):
         return head
-    return _weighted(model, observed, features, np.zeros_like(modes), modes, ids, folds, workers)
+    start = np.zeros_like(modes)
+    return _centred(_weighted(model, observed, features, start, modes, modes, ids, folds, workers), features)
 
 
 def fit_informed(
@@ -175,14 +114,19 @@ def fit_informed(
     head = one_step(model, observed, features, modes, ids, folds, workers)
     best: Informed | None = None
     objectives: list[float] = []
+    narrow = False
     for index in range(rounds + 1):
         mean = head.out_of_fold(features, fold)
         omega = residual_omega(total, mean)
-        narrow = _narrow(omega, total)
+        narrow = narrow or _narrow(omega, total)
         if narrow:
-            omega = _refined_omega(model, observed, mean, modes, omega, workers)
-        informed = replace(model, omega=tuple(map(tuple, omega.tolist())))
-        found = informed_modes(informed, observed, mean, modes, workers=workers)
+            begin = omega if best is None else best.omega
+            omega = likeliest_omega(with_omega(model, begin), observed, mean, modes, workers=workers)
+        informed = with_omega(model, omega)
+        if narrow:
+            found, center = posterior_means(informed, observed, mean, modes, workers=workers)
+        else:
+            found = informed_modes(informed, observed, mean, modes, workers=workers)
         objectives.append(float(found.objective.mean()))
         if report:
             report(index, objectives[-1])
@@ -191,14 +135,15 @@ def fit_informed(
         modes = found.eta
         best = Informed(head, omega, modes, ())
         if index < rounds and narrow:
-            step = _weighted(informed, observed, features, mean, modes, ids, folds, workers)
-            if np.isinf(step.penalties).all():  # nothing left that holds in other folds
-                break
-            head = head + step
+            head = head + _weighted(informed, observed, features, mean, modes, center, ids, folds, workers)
         elif index < rounds:
             head = _centred(head + _stretched(features, modes - mean, omega, ids, folds), features)
     assert best is not None
-    return replace(best, objectives=tuple(objectives))
+    if not narrow:
+        mean = best.head.out_of_fold(features, fold)
+        omega = likeliest_omega(with_omega(model, best.omega), observed, mean, best.modes, workers=workers)
+        best = replace(best, omega=omega)
+    return replace(best, head=_centred(best.head, features), objectives=tuple(objectives))
 
 
 def residual_omega(total: FloatArray, mean: FloatArray) -> FloatArray:
@@ -220,38 +165,6 @@ def _bounded(omega: FloatArray, total: FloatArray, floor: float) -> FloatArray:
     return np.asarray((kept + kept.T) / 2)
 
 
-def _refined_omega(
-    model: PopulationModel,
-    observed: NDArray[np.floating],
-    mean: FloatArray,
-    modes: FloatArray,
-    omega: FloatArray,
-    workers: int,
-) -> FloatArray:
-    """Ω_r after EM steps from ``omega`` with the cross-fitted mean held, on subjects evenly spaced among those given.
-
-    A step takes the mean second moment of η - g, spread within subjects included. It is taken only where the objective
-    falls. Residual errors whose objective has no analytic gradient keep ``omega``.
-    """
-    rows = np.unique(np.linspace(0, len(mean) - 1, min(EM_SUBJECTS, len(mean))).astype(int))
-    data = PopulationData.of_design(
-        model.structural, np.asarray(observed[rows], np.float64), model.design.times, model.design.doses
-    )
-    objective = OffsetObjective(model, data, "FOCE", workers=workers)
-    objective.offsets = mean[rows]
-    if not objective.analytic:
-        return omega
-    objective.eta[:] = modes[rows] - mean[rows]
-    values, total, best, kept = Values.of(model), np.asarray(model.omega, np.float64), np.inf, omega
-    for _ in range(EM_STEPS + 1):
-        gradient = objective.gradient(Values(values.mu, omega, values.error))
-        if not float(gradient.objective.mean()) < best:
-            break
-        best, kept = float(gradient.objective.mean()), omega
-        omega = _bounded(omega + gradient.by_precision.mean(0), total, FLOOR / 10)
-    return kept
-
-
 def _stretched(
     features: NDArray[np.floating], distance: FloatArray, omega: FloatArray, ids: ArrayLike, folds: int
 ) -> CrossFitted:
@@ -265,28 +178,26 @@ def _weighted(
     features: NDArray[np.floating],
     mean: FloatArray,
     modes: FloatArray,
+    center: FloatArray,
     ids: ArrayLike,
     folds: int,
     workers: int,
 ) -> CrossFitted:
-    """What g must be moved by from ``mean`` (n, k), by regression of distances of modes weighted with the information
-    (Ω + J⁻¹)⁻¹ that each subject's data hold on g: J of η, at its mode, Ω the prior's. Centred.
+    """What g must be moved by from ``mean`` (n, k): a step of Fisher's scoring on the likelihood.
+
+    A subject's score is Ω⁻¹(E[η | y] - g), with ``center`` (n, k) for the expectation, and its information on g
+    (Ω + J⁻¹)⁻¹: J that of its data on η, at its mode, Ω the prior's.
     """
     values, fold = Values.of(model), fold_of(ids, folds)
     precision = np.linalg.inv(values.omega)
     equations = WeightedEquations(features.shape[1], modes.shape[1], folds)
     for begin in range(0, len(modes), CHUNK):
         rows = slice(begin, min(begin + CHUNK, len(modes)))
-        data = PopulationData.of_design(
-            model.structural, np.asarray(observed[rows], np.float64), model.design.times, model.design.doses
-        )
-        objective = OffsetObjective(model, data, workers=workers)
-        objective.offsets = mean[rows]
-        distance = modes[rows] - mean[rows]
-        information = precision - precision @ linearised_spread(objective, values, distance) @ precision
-        score = np.asarray(distance @ precision, np.float64)
-        equations.add(features[rows], score, information, fold[rows])
-    return _centred(equations.solve(), features)
+        objective = OffsetObjective.of(model, observed[rows], mean[rows], workers=workers)
+        spread = linearised_spread(objective, values, modes[rows] - mean[rows])
+        score = np.asarray((center[rows] - mean[rows]) @ precision, np.float64)
+        equations.add(features[rows], score, precision - precision @ spread @ precision, fold[rows])
+    return equations.solve()
 
 
 def _stretch(omega: FloatArray, distance: FloatArray) -> FloatArray:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.random import stream_key
-from models.evaluation.informed import informed_modes
+from models.evaluation.offset import informed_modes
 from models.nlme.population import PopulationModel
 from models.nlme.simulation import observe, simulate
 

@@ -5,8 +5,9 @@ import pytest
 from scipy import stats
 
 from models.evaluation.bootstrap import Resampling
-from models.evaluation.informed import fit_informed, informed_modes, one_step, residual_omega
+from models.evaluation.informed import fit_informed, one_step, residual_omega
 from models.evaluation.null import shuffled
+from models.evaluation.offset import informed_modes
 from models.evaluation.ridge import cross_fit
 from models.evaluation.scores import score_effects
 from models.nlme.data import PopulationData

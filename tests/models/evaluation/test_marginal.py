@@ -1,0 +1,51 @@
+"""Integrals over random effects by sampling: against brute force, and calibrated where Ω less Cov(g) is not."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from models.evaluation.informed import residual_omega
+from models.evaluation.marginal import likeliest_omega, posterior_means, with_omega
+from models.nlme.simulation import simulate
+from tests.models.evaluation.conftest import MODEL, TRAIN, population
+
+FEW, MANY = slice(0, 700), slice(TRAIN, None)
+
+
+def test_posterior_means_are_those_of_many_draws_from_the_prior() -> None:
+    people, omega = population(1.0), 0.05 * np.eye(3)
+    observed, offsets = people.observed[:15], people.eta[:15] + 0.1
+    modes, means = posterior_means(with_omega(MODEL, omega), observed, offsets, offsets)
+    expected, density = np.empty_like(means), np.empty(15)
+    noise = np.random.default_rng(0).normal(size=(8_000, 3)) @ np.linalg.cholesky(omega).T
+    for i in range(15):
+        prediction = simulate(MODEL, offsets[i] + noise)
+        logs = -0.5 * np.square((observed[i] - prediction) / 0.01).sum(1)
+        weights = np.exp(logs - logs.max())
+        expected[i] = offsets[i] + weights @ noise / weights.sum()
+        density[i] = -2 * (logs.max() + np.log(weights.mean()) + 21 * np.log(1 / 0.01))
+    # effects vary by 0.22; the mean of 60 weighted draws errs by about a seventh of what of it the data leave
+    assert np.abs(means - expected).mean() < 0.02
+    assert abs((means - expected).mean()) < 0.008
+    assert modes.objective.mean() == pytest.approx(density.mean(), abs=0.1)
+
+
+@pytest.mark.parametrize("slope", [1.5, 0.6])
+def test_regions_hold_what_they_should_where_g_overshoots_or_falls_short(slope: float) -> None:
+    """g = slope · E[η | z] at ρ² = 0.5 leaves 0.5 + (slope - 1)² / 2 of a variance of 1. Ω less Cov(g) would be
+    1 - slope² / 2: negative for 1.5, too large for 0.6.
+    """
+    people = population(0.5)
+    mean = slope * np.sqrt(0.5) * people.linked
+    formula = residual_omega(np.asarray(MODEL.omega), mean[FEW])
+    found = likeliest_omega(MODEL, people.observed[FEW], mean[FEW], people.modes[FEW])
+    # a variance of 700 subjects errs by 5 %, by more where data say little of an effect: three times that allowed
+    np.testing.assert_allclose(found, (0.5 + (slope - 1) ** 2 / 2) * np.eye(3), atol=0.16)
+
+    def held(omega: np.ndarray) -> float:
+        distance = people.eta[MANY] - mean[MANY]
+        inside = np.einsum("ni,ij,nj->n", distance, np.linalg.inv(omega), distance) < stats.chi2.ppf(0.9, 3)
+        return float(inside.mean())
+
+    assert held(found) == pytest.approx(0.9, abs=0.03)  # three standard errors of 1,500 test subjects: 2.3 %
+    assert held(formula) < 0.5 or held(formula) > 0.94
