@@ -102,7 +102,7 @@ def training_figure(history: Sequence[dict[str, float]], names: Sequence[str]) -
         axis.plot([row["step"] for row in rows], [row[name] for row in rows], color=ACCENT, lw=1.2)
         positive = name in ("loss", "mse") and all(row[name] > 0 for row in rows)
         axis.set(title=name, xlabel="step", yscale="log" if positive else "linear")
-        axis.tick_params(labelsize=7)
+        axis.tick_params(labelsize=7, which="both")
         axis.spines[["top", "right"]].set_visible(False)
     for axis in figure.axes[len(there) :]:
         axis.remove()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.error import HTTPError
@@ -16,15 +19,15 @@ from storage.reader import open_dataset
 from storage.verify import verify_dataset
 from tasks.retraining import PROMOTED
 from tests.e2e.browser import chromium
-from tests.e2e.conftest import digests
+from tests.e2e.conftest import TINY, digests
 from tests.e2e.service import Service
 from tests.e2e.test_recovery import SHARDS, assert_whole, manifests, start
 
 pytestmark = pytest.mark.e2e
 
 CONFIG = {
-    "generator": {"backend": "phantom", "image_size": 32},  # needs no training
-    "probe": {"n_images": 64},
+    **TINY,  # trains a VAE of 30 steps
+    "generator": {"backend": "vae", "batch_size": 16},
     "dataset": {"n_subjects": 48, "shard_size": 16, "association": [1.0, 0.5], "test_fraction": 0.25},
 }
 DEPLOYMENTS = {
@@ -49,7 +52,7 @@ def test_every_flow_is_deployed_with_a_form_tags_and_the_code_version(service: S
         assert all(parameter["description"] for parameter in properties.values()), name
     form = deployed["generate-dataset/generate-dataset"]["parameter_openapi_schema"]
     assert form["definitions"]["Config"]["properties"]["dataset"]
-    assert form["properties"]["preset"]["enum"] == ["demo", "scans", "small", "paper"]
+    assert form["properties"]["preset"]["enum"] == ["demo", "scans", "scans-128", "small", "paper"]
 
 
 def test_what_a_clock_starts_drops_a_backlog(service: Service) -> None:
@@ -151,6 +154,14 @@ def test_the_main_deployment_runs_through_a_worker(service: Service, finished: t
     assert len(open_dataset(output)) == 48
 
 
+def below(service: Service, run: str, name: str) -> str | None:
+    """The run that was started within another one, by the beginning of its name."""
+    within = {one["id"] for one in service.ask("task_runs", flow_runs={"id": {"any_": [run]}})}
+    every = service.ask("flow_runs", sort="START_TIME_DESC")
+    found = [one["id"] for one in every if one["name"].startswith(name) and one["parent_task_run_id"] in within]
+    return found[0] if found else None
+
+
 def test_the_pages_show_what_an_operator_looks_for(
     service: Service, finished: tuple[str, Path], tmp_path: Path
 ) -> None:
@@ -161,9 +172,9 @@ def test_the_pages_show_what_an_operator_looks_for(
         def see(page: str, name: str, *texts: str, settle: float = 1) -> str:
             return browser.see(f"{service.url}/{page}", name, *texts, settle=settle)
 
-        def artifact(key: str, *texts: str) -> int:
+        def artifact(key: str, *texts: str, of: str = run) -> int:
             """Opens it; how many pictures it shows."""
-            see(f"artifacts/artifact/{service.artifact_id(run, key)}", key, *texts)
+            see(f"artifacts/artifact/{service.artifact_id(of, key)}", key, *texts)
             shown = "[...document.images].filter(i => i.src.startsWith('data:image') && i.naturalWidth > 50).length"
             return int(browser.evaluate(shown))
 
@@ -174,8 +185,38 @@ def test_the_pages_show_what_an_operator_looks_for(
         artifact("shards", "not made yet")
         assert artifact("latest-shard", "subjects 0 to 15") == 1
         assert artifact("dataset", "48 subjects", str(output)) == 2
+        training = service.wait_for(lambda: below(service, run, "train"), 60)
+        artifact("train-vae-metrics", "loss", "kl", "active units", of=training)
+        assert artifact("train-vae-curves", "Step 30 of 30", of=training) == 1
         form = see(f"deployments/deployment/{deployment}/run", "form", "output", "preset", "refresh")
         assert "A run that was stopped goes on; another data set is refused." in form
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
+def test_a_failed_run_names_shard_and_cause_first_and_its_log_has_no_traceback(
+    service: Service, tmp_path: Path
+) -> None:
+    service.start("worker")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", tmp_path], check=False)
+    if mounted.returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        dataset = {**CONFIG["dataset"], "n_subjects": 480}  # several times what there is room for
+        config = {"generator": {"backend": "phantom", "image_size": 32}, "dataset": dataset, "seed": 4}
+        run = service.run("generate-dataset/demo", output=f"{tmp_path}/data", config=config, workspace=f"{tmp_path}/w")
+        state = service.finished(run)
+        assert state["type"] == "FAILED"
+        assert re.match(r"[^:]*: StorageError: shard \d+: .*No space left on device.*Free some space", state["message"])
+        said = service.wait_for(lambda: logged(service, run, "No space left"), 60)
+        assert "Traceback" not in "".join(said)
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+def logged(service: Service, run: str, text: str) -> list[str]:
+    """All lines of a run's log, once one of them says ``text``."""
+    said = [one["message"] for one in service.ask("logs", logs={"flow_run_id": {"any_": [run]}})]
+    return said if any(text in one for one in said) else []
 
 
 def test_a_run_is_suspended_resumed_and_cancelled_and_ends_as_if_it_never_was(service: Service, tmp_path: Path) -> None:
