@@ -13,7 +13,7 @@ from core.presets import load_config
 from models.backends import find_backend
 from models.nlme.library import get_model
 
-ConfigChoice = Literal["demo", "scans", "small", "paper"]
+ConfigChoice = Literal["demo", "scans", "scans-128", "small", "paper"]
 
 
 def resolve(preset: str, config: Config | None, overrides: tuple[str, ...] = ()) -> Config:

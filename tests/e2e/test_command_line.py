@@ -49,7 +49,7 @@ def test_impossible_values_are_refused_by_name(command: Command, override: str, 
 
 
 def test_an_unknown_preset_or_file_is_refused(command: Command) -> None:
-    assert "expected one of demo, paper, scans, small; got huge" in refused(
+    assert "expected one of demo, paper, scans, scans-128, small; got huge" in refused(
         command("generate", "--output", "out", "--preset", "huge", "--dry-run")
     )
     assert "missing.yaml" in refused(command("generate", "--output", "out", "--config", "missing.yaml", "--dry-run"))
