@@ -81,6 +81,9 @@ def named_model(name: str, file: str | None, start: dict[str, float]) -> Populat
     if "omega" in start:
         k = model.n_random_effects
         omega = tuple(tuple(start["omega"] if i == j else 0.0 for j in range(k)) for i in range(k))
+    for name, used in (("additive", model.residual.uses_additive), ("proportional", model.residual.uses_proportional)):
+        if name in start and not used:
+            raise ConfigError(f"the {model.residual.kind} residual error of model {model.name!r} has no {name} part")
     errors: dict[str, Any] = {name: start[name] for name in ("additive", "proportional") if name in start}
     return replace(model, parameters=parameters, omega=omega, residual=replace(model.residual, **errors))
 

@@ -46,10 +46,19 @@ def sample_population(spec: FitSpec, output: str) -> dict[str, Any]:
     model = named_model(spec.model, spec.model_file, spec.start)
     data = population_of(spec, model)
     folder.mkdir(parents=True, exist_ok=True)
-    progress = Progress("sample", 2 * spec.draws * CHAINS, "draws")
+    get_run_logger().info(
+        f"{len(data):,} subjects, {len(data.times):,} observations; first a fit by FOCEI, which says where chains "
+        "start, and the density is compiled"
+    )
+    told: list[Progress] = []  # from the first draw on: fit and compilation would spoil the rate
+
+    def progress(done: int, total: int) -> None:
+        told[:] = told or [Progress("sample", total, "draws", done)]
+        told[0].update(done)
+
     found = sample_posterior(
         model, data, draws=spec.draws, tune=spec.draws, chains=CHAINS, omega=spec.omega, fixed=spec.fixed,
-        seed=spec.seed, progress=lambda done, _: progress.update(done),
+        seed=spec.seed, progress=progress,
     )  # fmt: skip
     save(found, folder / DRAWS)
     doubtful = doubts(found)

@@ -43,6 +43,9 @@ class Prediction(Op):
     ) -> None:  # fmt: skip
         self.model, self.data, self.tolerance, self.raises, self.fastest = model, data, tolerance, raises, fastest
 
+    def __str__(self) -> str:
+        return f"Prediction({self.model.name})"  # not the data, which PyTensor's messages would show whole
+
     def make_node(self, *inputs: Any) -> Apply:
         """Output types: (N,) predictions and (N, p) derivatives."""
         return Apply(self, [pt.as_tensor_variable(inputs[0], dtype="float64")], [pt.dvector(), pt.dmatrix()])

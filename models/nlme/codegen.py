@@ -38,6 +38,10 @@ _FORMS = {
     "Sigmoid": "1.0 / (1.0 + math.exp(-{0}))", "Softplus": "math.log1p(math.exp(-abs({0}))) + max({0}, 0.0)",
 }  # fmt: skip
 
+# modules of kernels that a generated file is compiled from
+SOLVERS = ("compiled", "dop853", "esdirk", "queue", "steady", "course", "closed_form")
+INDIVIDUAL = ("compiled", "dense", "likelihood", "individual")
+
 INTEGRATED = """
 _explicit = private_copy(__name__, "dop853").make_explicit(N_STATES, rhs, jacobian)
 _esdirk = private_copy(__name__, "esdirk")
@@ -46,6 +50,7 @@ _run = private_copy(__name__, "course").make_run(
     _esdirk.make_advance(N_STATES, N_PARAMETERS, rhs, jacobian, parameter_jacobian, LINEAR, _explicit),
     _esdirk.workspace,
     rhs, initial, initial_gradient, output, output_gradient, dosing, dosing_gradient,
+    private_copy(__name__, "steady").make_proceed(rhs),
 )
 """
 
@@ -109,7 +114,7 @@ def generated_kernel(model: StructuralModel) -> ModuleType:
     Raises:
         ConfigError: the model's equations use an operation that has no compiled form.
     """
-    return _written("kernel", generate_source(model), *_texts("compiled", "dop853", "esdirk", "course", "closed_form"))
+    return _written("kernel", generate_source(model), *_texts(*SOLVERS))
 
 
 def solver_kernel(model: StructuralModel, *, plain: bool = True) -> ModuleType:
@@ -129,7 +134,7 @@ def estimation_kernel(model: StructuralModel, *, plain: bool = True) -> ModuleTy
     """
     solver = solver_kernel(model, plain=plain)
     text = Path(str(solver.__file__)).read_text()
-    return _written("estimation", ESTIMATION.format(solver=solver.__name__), text, *_texts("compiled", "individual"))
+    return _written("estimation", ESTIMATION.format(solver=solver.__name__), text, *_texts(*INDIVIDUAL))
 
 
 def _texts(*kernels: str) -> list[str]:

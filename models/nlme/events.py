@@ -133,6 +133,9 @@ def _check_order(table: EventTable, first_row: int) -> None:
         if not np.isfinite(values).all():
             raise ConfigError(f"event table: impossible {name}", where=_row(table, ~np.isfinite(values), first_row),
                               expected="a finite number")  # fmt: skip
+    if (ids % 1 != 0).any():
+        raise ConfigError("event table: impossible ID", where=_row(table, ids % 1 != 0, first_row),
+                          expected="a whole number", got=ids[int(np.argmax(ids % 1 != 0))])  # fmt: skip
     new = np.concatenate([[True], np.diff(ids) != 0])
     starts = np.flatnonzero(new)
     again = np.ones(len(starts), dtype=bool)

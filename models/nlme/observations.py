@@ -52,6 +52,13 @@ def open_observations(source: Source) -> pads.Dataset:
             raise ConfigError("not a table", where=files[0], expected="a CSV or Parquet file", got=error) from error
     names = _names(table)
     missing = [name for name in COLUMNS if name not in names]
+    text = [field for field in table.schema if field.name.lower() in missing]
+    if text:
+        raise ConfigError(
+            f"column {text[0].name} of a table of observations does not hold numbers",
+            expected="numbers, compartments (CMT) from 1 on in the order of the model's states, times without a date",
+            got=text[0].type,
+        )
     if missing:
         raise ConfigError(
             "a table of observations lacks columns",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +12,11 @@ import arviz as az
 import numpy as np
 import pymc as pm
 from numpy.typing import NDArray
+from pymc.step_methods.hmc.quadpotential import QuadPotentialDiagAdapt
 from scipy.stats import chi2
 
 from core.random import normals, stream_key
-from models.nlme.bayes import omega_start, population_model
+from models.nlme.bayes import omega_blocks, omega_start, population_model
 from models.nlme.data import PopulationData
 from models.nlme.estimation import Fit, fit
 from models.nlme.objective import Objective, Values
@@ -27,6 +30,7 @@ Progress = Callable[[int, int], None]
 SOLVER = 1e-7  # tolerance per step: it moves the log density by far less than the 1 that NUTS accepts or rejects by
 COMPILED = {"mode": "NUMBA"}  # seconds, where PyTensor's C takes minutes the first time; equally fast afterwards
 ONCE = {"mode": "FAST_COMPILE"}  # for what is evaluated once a draw
+WEIGHT = 1.0  # of the first mass matrix, in draws
 ACCEPTED = 0.9  # share of proposals that the step size aims at
 SUMMARY = ("typical", "omega_matrix", "error_scale")
 STUCK_RHAT = 1.2  # of a subject: with hundreds of them some exceed what is asked of a population value by chance
@@ -84,17 +88,30 @@ def sample_posterior(
     first = fit(model, data, "FOCEI", omega=omega, fixed=fixed, covariance="none")
     information = Information.of_fit(first, data)
     starts = [start_of_chain(model, first, information, omega, fixed, seed, chain) for chain in range(chains)]
-    with population_model(
+    population = population_model(
         model, data, estimate=True, omega=omega, fixed=fixed, information=information, tolerance=SOLVER
-    ):
+    )
+    with population, _quiet():
+        step = pm.NUTS(
+            potential=mass_of(population, model, first, len(data.times), seed), target_accept=ACCEPTED,
+            compile_kwargs=compiled,
+        )  # fmt: skip
         found = pm.sample(
-            draws, tune=tune, chains=chains, cores=1, init="adapt_diag", initvals=starts, random_seed=seed,
-            target_accept=ACCEPTED, progressbar=False, callback=told, compile_kwargs=compiled,
-            compute_convergence_checks=False,
+            draws, tune=tune, chains=chains, cores=1, step=step, initvals=starts, random_seed=seed, progressbar=False,
+            callback=told, compute_convergence_checks=False,
         )  # fmt: skip
         found.extend(pm.sample_prior_predictive(draws, random_seed=seed, compile_kwargs=ONCE))
         found.extend(pm.sample_posterior_predictive(found, random_seed=seed, progressbar=False, compile_kwargs=ONCE))
     return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what PyTensor warns of that is as it should be: our solver called from numba, matrices without BLAS."""
+    with warnings.catch_warnings():
+        for message in ("Numba will use object mode", "PyTensor could not link to a BLAS"):
+            warnings.filterwarnings("ignore", message=message)
+        yield
 
 
 def start_of_chain(
@@ -112,14 +129,11 @@ def start_of_chain(
     singular.
     """
     own, fitted, n = Values.of(model), Values.of(first.model), len(first.eta)
+    matrix = _inner_omega(model, first)
     z = normals(stream_key(seed, "start of chain", chain), np.arange(n + 1), max(8, 4 * len(own.mu)))
-    matrix = fitted.omega
-    if "omega" not in fixed:
-        matrix = 0.9 * fitted.omega + 0.1 * np.diag(np.diag(own.omega))
-        matrix = matrix * np.exp(z[0, 0] / np.sqrt(2 * n))
+    matrix = fitted.omega if "omega" in fixed else matrix * np.exp(z[0, 0] / np.sqrt(2 * n))
     random = [i for i, p in enumerate(model.parameters) if p.random]
-    step = np.full(len(own.mu), 0.1)
-    step[random] = np.sqrt(np.diag(matrix) / n)
+    step = _step_of_typical(model, matrix, n)
     free = [i for i, p in enumerate(model.parameters) if not p.fixed and p.name not in fixed]
     mu = fitted.mu.copy()
     mu[free] += step[free] * z[0, 1 : 1 + len(mu)][free]
@@ -130,6 +144,45 @@ def start_of_chain(
         used = own.error > 0
         start["error_scale"] = float(np.exp(np.log(fitted.error[used] / own.error[used]).mean()))
     return start | {"phi": information.phi(mu[random], matrix, z[1:, : len(random)])}
+
+
+def mass_of(population: pm.Model, model: PopulationModel, first: Fit, rows: int, seed: int) -> QuadPotentialDiagAdapt:
+    """A diagonal mass matrix to begin with: about what standard errors of population values are, 1 in whitened ones.
+
+    PyMC's own is 1 throughout, and the first hundred trajectories, a thousand steps long, are spent on finding out.
+    """
+    n, omega = len(first.eta), _inner_omega(model, first)
+    step = dict(zip(model.parameter_names, _step_of_typical(model, omega, n), strict=True))
+    factors = {name: np.linalg.cholesky(omega[np.ix_(of[0], of[0])]) for name, of in omega_blocks(model).items()}
+    scales = []
+    for variable in population.value_vars:
+        name = population.values_to_rvs[variable].name
+        size = int(np.prod(population.initial_point()[variable.name].shape))
+        if name in factors:
+            rows_of, columns_of = np.tril_indices(len(factors[name]))
+            spread = np.linalg.norm(factors[name], axis=1)[rows_of] / np.sqrt(n)
+            packed = np.where(rows_of == columns_of, 1.0 / np.sqrt(2.0 * n), spread)  # logarithms on the diagonal
+            scales.append(packed if size == len(packed) else np.full(size, 1.0 / np.sqrt(2.0 * n)))
+        elif name == "error_scale":
+            scales.append(np.full(size, 1.0 / np.sqrt(2.0 * rows)))
+        else:
+            scales.append(np.full(size, step.get(name.removeprefix("shift_"), 1.0)))
+    variance = np.concatenate(scales) ** 2
+    rng = np.random.default_rng(stream_key(seed, "mass matrix"))
+    return QuadPotentialDiagAdapt(len(variance), np.zeros(len(variance)), variance, WEIGHT, rng=rng)
+
+
+def _inner_omega(model: PopulationModel, first: Fit) -> FloatArray:
+    """Ω of a fit, off the edge where it is singular: there a small trial's may lie."""
+    own = np.asarray(model.omega)
+    return np.asarray(0.9 * np.asarray(first.model.omega) + 0.1 * np.diag(np.diag(own)))
+
+
+def _step_of_typical(model: PopulationModel, omega: FloatArray, n: int) -> FloatArray:
+    """About a standard error of each typical value, on the scale where random effects add."""
+    step = np.full(len(model.parameters), 0.1)
+    step[[i for i, p in enumerate(model.parameters) if p.random]] = np.sqrt(np.diag(omega) / n)
+    return step
 
 
 def doubts(found: az.InferenceData) -> list[str]:
@@ -195,10 +248,10 @@ def individual_ranks(
     """
     truth, outcome = _simulated(model, design, seed)
     given = replace(design, observed=outcome)
-    with population_model(model, given, tolerance=SOLVER):
+    with population_model(model, given, tolerance=SOLVER), _quiet():
         found = pm.sample(
             draws * thin, tune=tune, chains=1, cores=1, random_seed=seed, progressbar=False,
-            compile_kwargs=dict(compile_kwargs or {}), compute_convergence_checks=False,
+            compile_kwargs=dict(compile_kwargs or COMPILED), compute_convergence_checks=False,
         )  # fmt: skip
     eta = found["posterior"]["eta"].values[0, ::thin]
     return np.asarray((eta < truth).sum(axis=0), dtype=np.int64)
@@ -242,7 +295,7 @@ def population_ranks(
     population = population_model(model, design, estimate=True, information=information, tolerance=SOLVER)
     free = [i for i, p in enumerate(model.parameters) if not p.fixed]
     labels = [model.parameters[i].name for i in free] + [f"sd({name})" for name in model.random_effect_names]
-    with population:
+    with population, _quiet():
         prior = pm.sample_prior_predictive(replicates, random_seed=seed, compile_kwargs=ONCE)
         step = pm.NUTS(target_accept=ACCEPTED, compile_kwargs=compiled)
     untuned, start = step.sampling_state, population.initial_point()

@@ -38,7 +38,7 @@ def population_data(
     if it is an additional dose.
 
     Raises:
-        ConfigError: an observation without DV (names the row).
+        ConfigError: an observation without DV, or RATE -1 or -2 without a model for it (names the row).
     """
     evid, time, n = table["EVID"], table["TIME"], len(table)
     new = np.concatenate([[True], np.diff(table["ID"]) != 0])
@@ -50,6 +50,14 @@ def population_data(
             "missing DV",
             where=f"row {first_row + missing[0] + 1}, ID {table['ID'][missing[0]]:.0f}",
             do="give the value, set MDV to 1, or leave the row out",
+        )
+    modelled = np.flatnonzero(np.isin(evid, (1, 4)) & (table["RATE"] < 0))
+    if model.dosing is None and len(modelled):
+        raise ConfigError(
+            f"a dose whose rate or duration is a parameter, and model {model.name!r} has none",
+            where=f"row {first_row + modelled[0] + 1}, ID {table['ID'][modelled[0]]:.0f}",
+            expected="RATE ≥ 0, or a model with dosing=",
+            got=f"RATE {table['RATE'][modelled[0]]:g}",
         )
     row = np.arange(n)
     dosed, reset = np.isin(evid, (1, 4)), np.isin(evid, (3, 4))

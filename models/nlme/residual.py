@@ -38,14 +38,23 @@ class ResidualError:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ConfigError("unknown residual error", expected=", ".join(KINDS), got=repr(self.kind))
-        needed = [self.additive] * (self.kind in ("additive", "combined1", "combined2", "log-normal"))
-        needed += [self.proportional] * (self.kind in ("proportional", "combined1", "combined2", "power"))
+        needed = [self.additive] * self.uses_additive + [self.proportional] * self.uses_proportional
         if min(self.additive, self.proportional) < 0 or not sum(needed) > 0:
             raise ConfigError(
                 f"residual error {self.kind!r} has impossible standard deviations",
                 expected="none negative, and not all of the needed ones zero",
                 got=f"additive={self.additive}, proportional={self.proportional}",
             )
+
+    @property
+    def uses_additive(self) -> bool:
+        """Whether ``additive`` means anything to this kind."""
+        return self.kind in ("additive", "combined1", "combined2", "log-normal")
+
+    @property
+    def uses_proportional(self) -> bool:
+        """Whether ``proportional`` does."""
+        return self.kind in ("proportional", "combined1", "combined2", "power")
 
     def standard_deviation(self, prediction: Any) -> Any:
         """Standard deviation at a prediction: NumPy array or PyTensor variable, elementwise (log-normal: log scale)."""

@@ -69,6 +69,8 @@ def test_what_cannot_be_fitted_is_refused_by_name(tmp_path: Path) -> None:
             fit_table(*arguments, str(tmp_path / "out"))
     with pytest.raises(ConfigError, match=r"unknown start value.*imaxx"):
         fit_table(str(table), "depot-central-mm", str(tmp_path / "out"), start={"imaxx": 1.0})
+    with pytest.raises(ConfigError, match=r"additive residual error.*no proportional part"):
+        fit_table(str(table), "depot-central-mm", str(tmp_path / "out"), start={"proportional": 0.1})
     assert not list(tmp_path.glob("out/*"))
 
 

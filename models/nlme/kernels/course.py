@@ -13,72 +13,47 @@ import math
 import numpy as np
 
 from models.nlme.kernels.compiled import Compiled, assign, assign2, compiled
+from models.nlme.kernels.queue import (
+    ADDED,
+    AMOUNT,
+    BOLUS,
+    CHANGE,
+    CHANGED,
+    COUNT,
+    CYCLE,
+    EVERY,
+    FROM,
+    GOOD,
+    INTERVAL,
+    LAG_TIME,
+    LENGTH,
+    NO_RATE,
+    NOT_INTEGRATED,
+    REPEATS,
+    REST,
+    SPEED,
+    STAGE,
+    TO,
+    WHERE,
+    put_dose,
+    stop_infusions,
+)
+from models.nlme.kernels.steady import FOREVER, NEXT, NONE
 
 DOSE, STEADY, STEADY_ADDED, RESET, COVARIATES = range(5)  # models.nlme.data has the same
 LAG, BIOAVAILABILITY, RATE, DURATION = range(4)  # structural.MODIFIERS, in that order
-GOOD, NOT_INTEGRATED, NO_STEADY_STATE, NO_RATE = range(4)  # why a subject failed
-# what is going on with a steady-state dose: columns of the plan, and its stages
-AMOUNT, SPEED, LENGTH, LAG_TIME, WHERE, EVERY, COUNT, REST, ADDED, CYCLE, CHANGED, STAGE, FROM, TO, STOP = range(15)
-NONE, FOREVER, NEXT, FIRST_PART, LAST, LAST_FIRST_PART = range(6)
-CYCLES = 10_000  # dosing intervals after which a steady state is given up
-AT_LEAST, DOUBLINGS = 20, 60  # of the time of a constant infusion, from 1 on: 1e6 is late enough to call it steady
-BOLUS, CHANGE, REPEATS, INTERVAL = range(4)  # columns of the queue
-
-
-@compiled
-def stop_infusions(rate, rate_by):  # type: ignore[no-untyped-def]
-    """All infusion rates 0."""
-    for i in range(rate.size):
-        rate[i] = 0.0
-        for j in range(rate_by.shape[1]):
-            rate_by[i, j] = 0.0
-
-
-@compiled
-def put(queue, by, t, i, bolus, change, ends):  # type: ignore[no-untyped-def]
-    """A new entry of the queue for time t and state i; ``ends``: the end of an infusion. Its number."""
-    at, what, where, entry_by, used = queue
-    k = used[0]
-    at[k], where[k] = t, i
-    what[k, BOLUS], what[k, CHANGE], what[k, REPEATS], what[k, INTERVAL] = bolus, change, 0.0, 0.0
-    sign = (1.0 if change > 0.0 else 0.0) - (1.0 if change < 0.0 else 0.0)
-    for q in range(entry_by.shape[2]):
-        entry_by[k, BOLUS, q] = by[AMOUNT, q] if sign == 0.0 else 0.0
-        entry_by[k, CHANGE, q] = sign * by[SPEED, q]
-        entry_by[k, 2, q] = by[LAG_TIME, q] + (by[LENGTH, q] if ends else 0.0)
-    used[0] += 1
-    return k
-
-
-@compiled
-def put_dose(t, queue, plan):  # type: ignore[no-untyped-def]
-    """The dose of ``plan`` into the queue."""
-    now, by = plan[0], plan[1]
-    i, arrival = int(now[WHERE]), t + now[LAG_TIME]
-    if now[SPEED] > 0.0:
-        put(queue, by, arrival, i, 0.0, now[SPEED], False)
-        put(queue, by, arrival + now[LENGTH], i, 0.0, -now[SPEED], True)
-    else:
-        put(queue, by, arrival, i, now[AMOUNT], 0.0, False)
-
-
-@compiled
-def infuse(many, i, rate, rate_by, plan):  # type: ignore[no-untyped-def]
-    """``many`` infusions of the plan's dose run at once."""
-    rate[i] = many * plan[0][SPEED]
-    for q in range(rate_by.shape[1]):
-        rate_by[i, q] = many * plan[1][SPEED, q]
 
 
 def make_run(
     n_states: int, n_parameters: int, n_covariates: int, modelled: bool, advance: Compiled, workspace: Compiled,
     rhs: Compiled, initial: Compiled, initial_gradient: Compiled, output: Compiled, output_gradient: Compiled,
-    dosing: Compiled, dosing_gradient: Compiled,
+    dosing: Compiled, dosing_gradient: Compiled, proceed: Compiled,
 ) -> Compiled:  # fmt: skip
     """The function that runs subjects through their events, for one model's compiled functions.
 
-    ``modelled``: the model says something about its doses. The parts are closures over the model's functions, not
-    functions that take them: only then can numba keep the whole in its on-disk cache.
+    ``modelled``: the model says something about its doses. ``proceed``: see :mod:`models.nlme.kernels.steady`.
+    The parts are closures over the model's functions, not functions that take them: only then can numba keep the whole
+    in its on-disk cache.
     """
 
     @compiled
@@ -120,109 +95,6 @@ def make_run(
         at[k], where[k] = at[last], where[last]
         assign(what[k], what[last])
         assign2(by[k], by[last])
-
-    @compiled
-    def settled(y, sens, size, plan, tolerance):  # type: ignore[no-untyped-def]
-        """Whether further intervals would change the states by less than the tolerance."""
-        now, _, old, old_by = plan
-        change = 0.0
-        for j in range(y.size):
-            change = max(change, abs(y[j] - old[3, j]) / max(size[j], 1e-300))
-        shrinks = change / now[CHANGED] if now[CHANGED] < math.inf else 1.0
-        now[CHANGED] = change
-        # what all further intervals would add, from the ratio of the last two changes
-        found = change <= 1e-3 * tolerance or (shrinks < 1.0 and change * shrinks <= tolerance * (1.0 - shrinks))
-        for j in range(y.size):
-            for q in range(sens.shape[1]):
-                found = found and abs(sens[j, q] - old_by[3, j, q]) <= 1e-7 * abs(sens[j, q]) + 1e-12
-        return found
-
-    @compiled
-    def proceed(t, y, sens, p, rate, rate_by, size, queue, plan, tolerance):  # type: ignore[no-untyped-def]
-        """What is next on the way to a steady state, when ``TO`` has been reached; why it failed, or GOOD.
-
-        Interval by interval from just before a dose, until the states at its end no longer change. Then, as in NONMEM,
-        the state just before the dose at t + lag is carried back over the lag time; beyond the last interval no earlier
-        dose counts, and infusions stay as they are at its beginning. Times are relative to the dose.
-        """
-        now, by, old, old_by = plan
-        n, m, i = y.size, sens.shape[1], int(now[WHERE])
-        interval, rest, lag, r = now[EVERY], now[REST], now[LAG_TIME], now[SPEED]
-        while True:
-            now[FROM] = now[TO]
-            if now[STAGE] == FOREVER:
-                steady = now[CYCLE] >= AT_LEAST
-                for j in range(n):
-                    steady = steady and abs(y[j] - old[3, j]) <= tolerance * max(size[j], 1e-300)
-                if steady:
-                    break
-                if now[CYCLE] == DOUBLINGS:
-                    return NO_STEADY_STATE
-                assign(old[3], y)
-                now[CYCLE] += 1.0
-                now[TO] = now[FROM] + 2.0 ** now[CYCLE]
-                return GOOD
-            if now[STAGE] == NEXT:  # at the end of an interval
-                if now[CYCLE] > 0.0 and settled(y, sens, size, plan, tolerance):
-                    now[STAGE] = LAST
-                    if lag <= 0.0:
-                        infuse(now[COUNT], i, rate, rate_by, plan)
-                        break
-                elif now[CYCLE] == CYCLES:
-                    return NO_STEADY_STATE
-                assign(old[3], y)
-                assign2(old_by[3], sens)
-                now[CYCLE] += 1.0
-                if r == 0.0:
-                    y[i] += now[AMOUNT]
-                    size[i] = max(size[i], abs(y[i]))
-                    for q in range(m):
-                        sens[i, q] += by[AMOUNT, q]
-                now[STOP] = interval if now[STAGE] == NEXT else interval - lag
-                infuse(now[COUNT] + 1.0 if rest > 0.0 else now[COUNT], i, rate, rate_by, plan)
-                now[FROM] = 0.0
-                now[TO] = min(rest, now[STOP])  # backwards where the lag time exceeds the interval
-                now[STAGE] = FIRST_PART if now[STAGE] == NEXT else LAST_FIRST_PART
-                if now[TO] != 0.0:
-                    return GOOD
-                continue
-            if now[STAGE] == FIRST_PART or now[STAGE] == LAST_FIRST_PART:
-                if now[TO] == rest:  # the infusion ends
-                    infuse(now[COUNT], i, rate, rate_by, plan)
-                    if rest > 0.0:
-                        for q in range(m):
-                            sens[i, q] += r * by[LENGTH, q]
-                now[STAGE] = NEXT if now[STAGE] == FIRST_PART else LAST
-                if now[STOP] > now[TO]:
-                    now[TO] = now[STOP]
-                    return GOOD
-                continue
-            break
-        running = interval > 0.0 and rest > 0.0 and lag > interval - rest
-        if interval <= 0.0:
-            stop_infusions(rate, rate_by)  # NONMEM: a constant infusion ends at the event
-        elif lag > 0.0 and m > 0:
-            rhs(t, y, p, old[3])
-            old[3, i] += rate[i]
-            for j in range(n):
-                for q in range(m):
-                    sens[j, q] -= old[3, j] * by[LAG_TIME, q]
-        if now[ADDED] > 0.0:
-            for j in range(n):
-                y[j] += old[0, j] - old[2, j]
-                rate[j] += old[1, j]
-                for q in range(m):
-                    sens[j, q] += old_by[0, j, q] - old_by[2, j, q]
-                    rate_by[j, q] += old_by[1, j, q]
-        if running:
-            put(queue, by, t + lag - (interval - rest), i, 0.0, -r, True)
-        if now[COUNT] > 0.0:
-            k = put(queue, by, t + lag + rest, i, 0.0, -r, True)
-            queue[1][k, REPEATS], queue[1][k, INTERVAL] = now[COUNT] - 1.0, interval
-        if interval > 0.0:
-            put_dose(t, queue, plan)
-        now[STAGE] = NONE
-        return GOOD
 
     @compiled
     def give(t, kind, i, amount, r, interval, y, sens, p, rate, rate_by, size, queue, plan, tolerance):  # type: ignore[no-untyped-def]

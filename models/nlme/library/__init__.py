@@ -29,6 +29,7 @@ Lag times and the like (``dosing``), covariates and several endpoints are furthe
 from __future__ import annotations
 
 from pathlib import Path
+from traceback import extract_tb
 from types import ModuleType
 
 from core.digest import file_sha256
@@ -70,7 +71,7 @@ def load_models(path: str | Path) -> list[str]:
     """Run a user's Python file, which calls :func:`register`; names of the models it added.
 
     Raises:
-        ConfigError: no such file, or it registers nothing.
+        ConfigError: no such file, one that Python cannot run, or it registers nothing.
     """
     file = Path(path)
     digest, place = _digest(file), str(file.resolve())
@@ -80,7 +81,11 @@ def load_models(path: str | Path) -> list[str]:
     module = ModuleType(f"user_models_{file.stem}")
     module.__file__ = place
     # Not by an import, whose bytecode cache takes an edit within a second that leaves the size as it was for none.
-    exec(compile(file.read_bytes(), place, "exec"), module.__dict__)  # noqa: S102 - the user named it to be run
+    try:
+        exec(compile(file.read_bytes(), place, "exec"), module.__dict__)  # noqa: S102 - the user named it to be run
+    except (SyntaxError, NameError, ImportError, AttributeError, TypeError) as error:
+        line = error.lineno if isinstance(error, SyntaxError) else _line_of(error, place)
+        raise ConfigError("the model file cannot be run", where=f"{file}, line {line}", got=error) from error
     added = sorted(set(_MODELS) - before)
     if not added:
         raise ConfigError("the model file registers no model", where=file, do="call register(...) in it")
@@ -102,6 +107,12 @@ def _parts(name: str) -> tuple[Path | None, str]:
     """A user's file, or None, and the name of the model."""
     file, separator, own = name.rpartition(":")
     return (Path(file), own) if separator and file.endswith(".py") else (None, name)
+
+
+def _line_of(error: BaseException, place: str) -> int | None:
+    """The line of a file that an error came through last."""
+    lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == place]
+    return lines[-1] if lines else None
 
 
 def _digest(file: Path) -> str:

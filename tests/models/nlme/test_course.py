@@ -143,7 +143,7 @@ def test_a_table_and_a_design_give_the_same_course():
 
 
 def test_a_modelled_duration_needs_a_model_that_says_it():
-    with pytest.raises(SimulationError, match=r"lag time, bioavailability, rate or duration"):
+    with pytest.raises(ConfigError, match=r"rate or duration is a parameter.*has none.*row 1, ID 1"):
         course(**rows((0, 1, 60), (1, 0, 0), RATE=[-2, 0]))
 
 

@@ -82,6 +82,7 @@ GOOD = {"ID": [1, 1, 2], "TIME": [0.0, 1.0, 0.0], "EVID": [1, 0, 0], "AMT": [100
         ({"SS": [1, 0, 0]}, "II.*row 1"),
         ({"ID": [1, 2, 1]}, "not together.*row 3"),
         ({"TIME": [0.0, np.nan, 0.0]}, "TIME.*row 2"),
+        ({"ID": [1, 1, 1.5]}, "impossible ID.*row 3"),
         ({"DV": [1.0]}, "DV"),
     ],
 )

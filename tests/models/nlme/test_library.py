@@ -130,3 +130,10 @@ def test_a_file_without_a_model_is_refused(tmp_path):
         load_models(tmp_path / "empty.py")
     with pytest.raises(ConfigError, match="no such model file"):
         load_models(tmp_path / "absent.py")
+    for text, said in (
+        ("x = (\n", r"broken\.py, line 1"),
+        ("y = 1\nx = PopulationModel()\n", r"line 2.*'PopulationModel' is not defined"),
+    ):
+        (tmp_path / "broken.py").write_text(text)
+        with pytest.raises(ConfigError, match=rf"cannot be run.*{said}"):
+            load_models(tmp_path / "broken.py")

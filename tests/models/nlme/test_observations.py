@@ -102,3 +102,13 @@ def test_a_missing_file_or_column_is_named(tmp_path, table):
     pq.write_table(table.drop_columns(["mdv"]), tmp_path / "short.parquet")
     with pytest.raises(ConfigError, match="Add mdv"):
         open_observations(tmp_path / "short.parquet")
+    words = pa.array(["central"] * len(table))
+    pq.write_table(table.set_column(table.column_names.index("cmt"), "CMT", words), tmp_path / "words.parquet")
+    with pytest.raises(ConfigError, match=r"column CMT.*does not hold numbers"):
+        open_observations(tmp_path / "words.parquet")
+
+
+def test_a_modelled_rate_needs_a_model_that_has_one(original, table):
+    rates = np.where(table["evid"].to_numpy() == 1, -1.0, 0.0)
+    with pytest.raises(ConfigError, match=r"rate or duration.*row 1, ID \d.*got RATE -1"):
+        population_data(original.structural, table.append_column("rate", pa.array(rates)))
