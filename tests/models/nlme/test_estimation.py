@@ -98,8 +98,8 @@ def far_start(original):
 
 def test_what_was_simulated_is_recovered_from_far_start_values(original):
     # All estimates of both seeds together: squared distance from the truth by their own covariance, χ² with 2 x 10
-    # degrees of freedom. A right method is beyond the limit in one pair of seeds in a thousand; 2 % off in every
-    # typical value, or standard errors half as large as they should be, are beyond it.
+    # degrees of freedom. A right method is beyond the limit in one pair of seeds in a thousand; standard errors half as
+    # large as they should be make the distance four times as large, 80 where 45 is the limit.
     true = np.array([1.0, 2.1, 0.4, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1e-4])
     distance, seeds = 0.0, (1, 2)
     for seed in seeds:
