@@ -35,13 +35,18 @@ History = list[dict[str, float]]
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """What a watcher is told: ``step`` of ``steps`` done (this run began at ``first``), and the latest figures."""
+    """What a watcher is told: ``step`` of ``steps`` done (this run began at ``first``), and the latest figures.
+
+    ``noted`` holds all figures since the watcher was last told, at first those of the checkpoint: a training too fast
+    to be watched, or one resumed, is drawn whole.
+    """
 
     name: str
     first: int
     step: int
     steps: int
     figures: dict[str, float]
+    noted: History
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,7 @@ def train(
 
     model.train()
     saved = told = time.monotonic()
+    known = 0  # figures that the watcher has been told
     with ExitStack() as stack:
         log = stack.enter_context(TrainingLog(log_of(checkpoint), history)) if accelerator.is_main_process else None
         for step in range(start, settings.steps):
@@ -178,8 +184,8 @@ def train(
                 _save(checkpoint, step + 1, plain, averaged, optimizer, history, accelerator.scaler)
                 saved = time.monotonic()
             if report and (last or now - told > 1.0):
-                report(TrainingProgress(name, start, step + 1, settings.steps, history[-1]))
-                told = now
+                report(TrainingProgress(name, start, step + 1, settings.steps, history[-1], history[known:]))
+                told, known = now, len(history)
     accelerator.wait_for_everyone()
     trained = averaged.module if averaged is not None else plain
     if watch.best is not None:

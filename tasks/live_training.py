@@ -30,8 +30,7 @@ class TrainingView:
 
     def show(self, progress: TrainingProgress) -> None:
         """Take note of the latest figures; show all of them now and then, and at the end."""
-        if not self.history or progress.figures["step"] > self.history[-1]["step"]:
-            self.history.append(dict(progress.figures))
+        self.history.extend(progress.noted)
         if progress.step < progress.steps and time.monotonic() - self.shown < SECONDS:
             return
         self.shown = time.monotonic()

@@ -302,6 +302,14 @@ def test_a_watcher_is_told_of_the_end(tmp_path: Path) -> None:
     assert told[-1].figures["step"] == STEPS - 1
 
 
+def test_a_watcher_is_told_all_figures_however_fast_the_steps_and_those_before_a_restart(tmp_path: Path) -> None:
+    told: list[TrainingProgress] = []
+    train("tiny", network(), loss, replace(SETTINGS, steps=STEPS // 2), tmp_path / "checkpoint")
+    _, history = train("tiny", network(), loss, SETTINGS, tmp_path / "checkpoint", told.append)
+    assert [row for progress in told for row in progress.noted] == history
+    assert history[0]["step"] == 0
+
+
 @given(st.integers(1, 30), st.integers(1, 40), st.integers(0, 2**63 - 1), st.integers(1, 4))
 def test_batches_cover_each_epoch_exactly_once(n: int, batch: int, seed: int, epochs: int) -> None:
     steps = -(-n * epochs // batch)
