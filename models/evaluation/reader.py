@@ -9,14 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from models.evaluation.ridge import Linear, NormalEquations, fold_of
-from models.tensors import load_tensors, save_tensors
+from models.evaluation.ridge import CrossFitted, NormalEquations, fold_of
 
 FloatArray = NDArray[np.float64]
 Chunk = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.float32]]  # ids (m,), images (m, S, S), latents (m, D)
@@ -31,36 +28,27 @@ class PolynomialReader:
     """Images → estimates of z.
 
     ``centre`` (P,) is the mean image, ``axes`` (P, K) its whitened principal axes; the first ``products`` components
-    also enter by their squares and products.
+    also enter by their squares and products; ``fits`` map these terms to z.
     """
 
     centre: FloatArray
     axes: FloatArray
     products: int
-    linear: Linear
+    fits: CrossFitted
 
     def __call__(self, images: NDArray[np.uint8]) -> FloatArray:
-        """Estimates of z (n, D) from images (n, S, S) of the size it was fitted to."""
-        return self.linear(self.terms(images))
+        """Estimates of z (n, D) from images (n, S, S) of subjects it was not fitted to."""
+        return self.fits.whole(self._terms(images))
 
-    def terms(self, images: NDArray[np.uint8]) -> FloatArray:
-        """The polynomial's terms, (n, K + products · (products + 1) / 2)."""
+    def out_of_fold(self, images: NDArray[np.uint8], ids: NDArray[np.int64]) -> FloatArray:
+        """Estimates of z (n, D) from images (n, S, S) of subjects ``ids`` it was fitted to, by fits without them.
+
+        What is learned from these holds for others too; its own fit knows the latents of few subjects by heart.
+        """
+        return self.fits.out_of_fold(self._terms(images), fold_of(ids, FOLDS))
+
+    def _terms(self, images: NDArray[np.uint8]) -> FloatArray:
         return polynomial((averaged_down(images) - self.centre) @ self.axes, self.products)
-
-    def save(self, path: Path) -> None:
-        """Write to a safetensors file."""
-        parts = {"centre": self.centre, "axes": self.axes, "intercept": self.linear.intercept}
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in parts.items()}
-        tensors["weights"] = torch.from_numpy(np.ascontiguousarray(self.linear.weights))
-        save_tensors(path, tensors, {"products": str(self.products)})
-
-    @classmethod
-    def load(cls, path: Path) -> PolynomialReader:
-        """The reader of such a file; ModelError when it is missing or damaged."""
-        tensors, metadata = load_tensors(path)
-        values = {name: value.numpy() for name, value in tensors.items()}
-        linear = Linear(values["intercept"], values["weights"])
-        return cls(values["centre"], values["axes"], int(metadata["products"]), linear)
 
 
 def fit_reader(chunks: Chunks, *, components: int = 96, products: int = 32) -> PolynomialReader:
@@ -93,7 +81,7 @@ def fit_reader(chunks: Chunks, *, components: int = 96, products: int = 32) -> P
         equations = equations or NormalEquations(terms.shape[1], targets, FOLDS)
         equations.add(terms, latents, fold_of(ids, FOLDS))
     assert equations is not None
-    return PolynomialReader(centre, axes, products, equations.solve().whole)
+    return PolynomialReader(centre, axes, products, equations.solve())
 
 
 def polynomial(scores: FloatArray, products: int) -> FloatArray:

@@ -76,7 +76,7 @@ from {solver} import run
 _individual = private_copy(__name__, "individual")
 _predict = _individual.make_predict(run)
 _predictions = _individual.make_predictions(_predict)
-_modes = _individual.make_modes(_individual.make_mode(_predict))
+_modes = _individual.make_modes(_individual.make_mode(_predict), _individual.make_screen(run))
 _contributions = _individual.make_contributions(_predict)
 
 

@@ -156,13 +156,16 @@ class _Search:
 
 
 def starting_points(omega: FloatArray, size: float = 1.5) -> FloatArray:
-    """Starts for the search of modes: 0 and the corners of a box at ±``size`` standard deviations, (1 + 2^k, k).
+    """Starts for the search of modes: a grid at 0 and ±``size`` standard deviations, (3^k, k).
 
-    From 4 random effects on, the ends of the axes instead of the corners, (1 + 2k, k).
+    From 5 random effects on, 0 and the ends of the axes alone, (1 + 2k, k).
     """
     k = len(omega)
-    corners = np.array(list(product((-1.0, 1.0), repeat=k))) if k < 4 else np.concatenate([np.eye(k), -np.eye(k)])
-    return np.concatenate([np.zeros((1, k)), size * corners * np.sqrt(np.diag(omega))])
+    if k < 5:
+        points = np.array(list(product((0.0, -1.0, 1.0), repeat=k)))
+    else:
+        points = np.concatenate([np.zeros((1, k)), np.eye(k), -np.eye(k)])
+    return size * points * np.sqrt(np.diag(omega))
 
 
 def fit(
@@ -214,10 +217,8 @@ def fit(
         psi = coordinates.pack(Values.of(first.model))
         search.evaluations = first.evaluations
     converged, message = True, "nothing to estimate"
-    for _ in range(ROUNDS):
-        _restart_modes(objective, coordinates.unpack(psi))
-        if not len(psi):
-            break
+    _restart_modes(objective, coordinates.unpack(psi))
+    for _ in range(ROUNDS if len(psi) else 0):
         psi, converged, message = search.minimise(psi, max_iterations)
         if method == "FO" or not _restart_modes(objective, coordinates.unpack(psi)):
             break

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from prefect import task
 
 from core.digest import file_sha256
@@ -37,7 +39,7 @@ from models.nlme.importance import maximum_likelihood
 from models.nlme.objective import Values
 from models.nlme.population import PopulationModel
 from models.nlme.streaming import stream_ebes
-from models.recoverability import Reader, encoder_reader
+from models.recoverability import encoder_reader
 from models.tensors import default_device
 from storage.reader import Dataset
 from storage.verify import verify_dataset
@@ -48,6 +50,7 @@ from tasks.options import CACHED
 from tasks.progress import Progress
 
 Result = dict[str, Any]
+Reading = Callable[[NDArray[np.int64], NDArray[np.uint8]], NDArray[np.float64]]  # ids, images → features
 
 
 @task(name="check-input", task_run_name="verify the data set", persist_result=False)
@@ -72,20 +75,22 @@ def run_stage(stage: Any, spec: EvaluationSpec, key: str, **parameters: Any) -> 
 def read_images(key: str, folder: str, spec: EvaluationSpec) -> Result:
     """Features of every training and test image, read once; how well each latent entry reads back on test images."""
     dataset, where = spec.dataset, _made(folder)
-    version = spec.own_model()
+    version, settings = spec.own_model(), spec.settings
     if version is not None:
-        vae = load_vae(version).to(default_device(spec.device))
-        read, how = encoder_reader(vae), "encoder"
+        how, read = "encoder", encoder_reader(load_vae(version).to(default_device(spec.device)))
+        readings = {"train": lambda ids, images: read(images), "test": lambda ids, images: read(images)}
     else:
-        settings = spec.settings
+        how = "polynomial"
         polynomial = fit_reader(
             lambda: data.image_chunks(dataset, "train"), components=settings.components, products=settings.products
         )
-        polynomial.save(where / "reader.safetensors")
-        read, how = polynomial, "polynomial"
+        readings = {
+            "train": lambda ids, images: polynomial.out_of_fold(images, ids),
+            "test": lambda ids, images: polynomial(images),
+        }
     recovered: list[float] = []
-    for split in ("train", "test"):
-        recovered = _write_features(dataset, split, read, where / f"{split}.npy")
+    for split, reading in readings.items():
+        recovered = _write_features(dataset, split, reading, where / f"{split}.npy")
     _write(where / "reader.json", {"reader": how, "r2": recovered})
     return _result(where, "train.npy", "test.npy", "reader.json")
 
@@ -309,13 +314,13 @@ def read_figures(result: Result, name: str) -> Any:
     return _read(Path(result["folder"]) / name)
 
 
-def _write_features(dataset: Dataset, split: str, read: Reader, path: Path) -> list[float]:
+def _write_features(dataset: Dataset, split: str, reading: Reading, path: Path) -> list[float]:
     """What is read from a split's images as one .npy file, float32 (n, D); R² of each column to the latent entry."""
     n, done, sums = len(data.split_ids(dataset, split)), 0, np.zeros((3, dataset.manifest.image.latent_dim))
     out = np.lib.format.open_memmap(path.with_suffix(".tmp"), "w+", np.float32, (n, sums.shape[1]))
     progress = Progress(f"read {split} images", n, "images")
-    for _, images, z in data.image_chunks(dataset, split):
-        found = read(images)
+    for ids, images, z in data.image_chunks(dataset, split):
+        found = reading(ids, images)
         out[done : done + len(found)] = found
         truth = z.astype(np.float64)
         sums += np.square(truth - found).sum(0), truth.sum(0), np.square(truth).sum(0)

@@ -27,6 +27,8 @@ STEP = 1e-3  # central differences in φ: truncation 1e-6, and the solvers' nois
 ITERATIONS = 200
 CONVERGED = 1e-12  # decrease of ℓ that the last full step promises: η̂ within 1e-6 standard deviations of the mode
 EXPLORE, EXPLORED = 12, 1e-2  # iterations and promise of a search that only asks which valley is the deepest
+PROMISING = 3  # starts that such searches begin from; with 27 points of a grid, 2 missed no valley of 4,000 subjects
+ROUGH = 1e-5  # tolerance of the solver in such a search
 NOISE = 1e-7  # a promise below this (relative) that is not kept is the solver's noise
 FO, FOCE, FOCEI, LAPLACE = range(4)
 
@@ -56,6 +58,56 @@ def make_predict(run: Compiled) -> Compiled:
         return True
 
     return predict
+
+
+def make_screen(run: Compiled) -> Compiled:
+    """Which starts are worth a search: those with the lowest ℓ."""
+
+    @compiled
+    def screen(  # type: ignore[no-untyped-def]
+        i, starts, mu, w, random, scales, kinds, error, interaction, typical, data, tolerance, lowest
+    ):
+        """Positions of the starts (S, k) with the lowest ℓ of subject i in ``lowest`` (L,), best first.
+
+        What is left over of ``lowest``, where fewer starts have an ℓ, is -1. Predictions alone cost a fraction of those
+        with derivatives, and a whole search takes ten of these.
+        """
+        n_starts, n_p, r0 = starts.shape[0], mu.size, data.row_start[i]
+        n_rows = data.row_start[i + 1] - r0
+        values, f = np.empty((n_starts, n_p)), np.empty(n_starts * n_rows)
+        none, first, second, reached = np.empty((f.size, 0)), np.empty(0), np.empty((0, 0)), np.empty(lowest.size)
+        for s in range(n_starts):
+            for a in range(n_p):
+                values[s, a] = mu[a]
+            for b in range(random.size):
+                values[s, random[b]] += starts[s, b]
+            for a in range(n_p):
+                if scales[a] == LOG_NORMAL:
+                    values[s, a] = math.exp(min(values[s, a], 600.0))
+                elif scales[a] == LOGIT:
+                    values[s, a] = 1.0 / (1.0 + math.exp(-values[s, a]))
+        failed, _ = run(values, data, i, True, tolerance, f, none)
+        for place in range(lowest.size):
+            lowest[place], reached[place] = -1, math.inf
+        for s in range(n_starts):
+            own = f[s * n_rows : (s + 1) * n_rows]
+            if failed >= 0:  # of some start: the others one by one
+                alone, _ = run(values[s : s + 1], data, i, True, tolerance, own, none[:n_rows])
+                if alone >= 0:
+                    continue
+            at = own if interaction else typical
+            level = data_terms(kinds, error, interaction, data, r0, own, at, none[:n_rows], first, second)
+            for a in range(random.size):
+                for b in range(random.size):
+                    level += 0.5 * starts[s, a] * w[a, b] * starts[s, b]
+            position = s
+            for place in range(lowest.size):
+                if level < reached[place]:
+                    level, reached[place] = reached[place], level
+                    position, lowest[place] = lowest[place], position
+        return 0
+
+    return screen
 
 
 def make_predictions(predict: Compiled) -> Compiled:
@@ -137,7 +189,7 @@ def make_mode(predict: Compiled) -> Compiled:
     return mode
 
 
-def make_modes(mode: Compiled) -> Compiled:
+def make_modes(mode: Compiled, screen: Compiled) -> Compiled:
     """The search over all subjects and starts."""
 
     @compiled
@@ -146,19 +198,27 @@ def make_modes(mode: Compiled) -> Compiled:
     ):
         """Best mode of each subject over its own ``eta`` (n, k) and ``starts`` (S, k); results replace ``eta``.
 
-        A few steps from every start tell which valley is the deepest; the search is finished in that one and, lest more
-        starts do harm, in that of ``eta``. ``values`` (n,) receives ℓ, ``good`` (n,) whether the search converged.
+        A few steps from the most promising starts tell which valley is the deepest; the search is finished in that one
+        and, lest more starts do harm, in that of ``eta``. ``values`` (n,) receives ℓ, ``good`` (n,) whether the search
+        converged.
         ``typical`` (N,): predictions at η = 0, needed without interaction.
         """
         k, n_starts = eta.shape[1], starts.shape[0]
         trial, best, own = np.empty(k), np.empty(k), np.empty(k)
+        chosen = np.full(min(PROMISING, n_starts), -1)
         for i in range(eta.shape[0]):
             at = typical[data.row_start[i] : data.row_start[i + 1]] if typical.size > 0 else typical
             lowest, deepest = math.inf, -1
             values[i], good[i] = math.inf, False
             assign(own, eta[i])
             assign(best, eta[i])
-            explored = n_starts + 1 if n_starts > 0 else 0
+            explored = 0
+            if n_starts > 0:
+                screen(
+                    i, starts, mu[i], w, random, scales, kinds, error, interaction, at, data, max(tolerance, ROUGH),
+                    chosen,
+                )  # fmt: skip
+                explored = 1 + chosen.size
             for s in range(explored + 2):
                 finish = s >= explored
                 if s == explored + 1 and deepest <= 0:
@@ -166,14 +226,17 @@ def make_modes(mode: Compiled) -> Compiled:
                 if s == 0 and not finish:
                     assign(trial, eta[i])
                 elif not finish:
-                    assign(trial, starts[s - 1])
+                    if chosen[s - 1] < 0:
+                        continue
+                    assign(trial, starts[chosen[s - 1]])
                 elif s == explored:
                     assign(trial, own)
                 else:
                     assign(trial, best)
                 value, converged = mode(
                     i, trial, mu[i], w, random, scales, kinds, error, interaction, at,
-                    ITERATIONS if finish else EXPLORE, CONVERGED if finish else EXPLORED, data, tolerance,
+                    ITERATIONS if finish else EXPLORE, CONVERGED if finish else EXPLORED, data,
+                    tolerance if finish else max(tolerance, ROUGH),
                 )  # fmt: skip
                 if finish and value < values[i]:
                     values[i], good[i] = value, converged

@@ -160,6 +160,7 @@ def test_the_minimiser_says_when_it_did_not_converge():
 
 def test_starting_points_spread_over_the_prior():
     points = starting_points(np.diag([1.0, 4.0]))
-    assert points.shape == (5, 2)
-    np.testing.assert_allclose(np.abs(points[1:]), [[1.5, 3.0]] * 4)
+    assert points.shape == (9, 2)
+    np.testing.assert_allclose(points[0], 0)
+    np.testing.assert_allclose(np.unique(np.abs(points), axis=0), [[0, 0], [0, 3], [1.5, 0], [1.5, 3]])
     assert starting_points(np.eye(5)).shape == (11, 5)
