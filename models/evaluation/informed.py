@@ -121,7 +121,7 @@ def fit_informed(
         narrow = narrow or _narrow(omega, total)
         if narrow:
             begin = omega if best is None else best.omega
-            omega = likeliest_omega(with_omega(model, begin), observed, mean, modes, workers=workers)
+            omega = likeliest_omega(with_omega(model, begin), observed, mean, modes, total, workers=workers)
         informed = with_omega(model, omega)
         if narrow:
             found, center = posterior_means(informed, observed, mean, modes, workers=workers)
@@ -141,7 +141,7 @@ def fit_informed(
     assert best is not None
     if not narrow:
         mean = best.head.out_of_fold(features, fold)
-        omega = likeliest_omega(with_omega(model, best.omega), observed, mean, best.modes, workers=workers)
+        omega = likeliest_omega(with_omega(model, best.omega), observed, mean, best.modes, total, workers=workers)
         best = replace(best, omega=omega)
     return replace(best, head=_centred(best.head, features), objectives=tuple(objectives))
 

@@ -25,7 +25,9 @@ from models.nlme.population import PopulationModel
 FloatArray = NDArray[np.float64]
 
 SUBJECTS = 2_000  # that Ω_r is settled by: a variance to 3 %, 90 % regions to 1.5 %
-DRAWS = 200  # per subject for Ω_r; with 60 and stale proposals its maximum lies too high by a third
+UNLIKE = 0.5  # standard deviation of the logarithms of what is left of Ω in its directions, before data are seen
+STEP = 1e-5  # central differences of that prior
+DRAWS = 200  # per subject for Ω_r
 FEW_DRAWS = 60  # for a posterior mean, of which many are averaged
 CHUNK = 2_000  # subjects at a time: draws x visits of each are held
 KEY = stream_key(1, "evaluation-draws")  # the draws are a rule of quadrature: the same for every data set
@@ -69,11 +71,14 @@ def likeliest_omega(
     observed: NDArray[np.floating],
     offsets: FloatArray,
     start: FloatArray,
+    total: FloatArray,
     *,
     workers: int = 1,
 ) -> FloatArray:
-    """The Ω (k, k) under which outcomes are likeliest given η ~ N(offset, Ω), typical values and residual error held.
+    """The likeliest Ω (k, k) given outcomes with η ~ N(offset, Ω), typical values and residual error held.
 
+    What is left of the population's Ω in its several directions is taken to be alike until data say otherwise: in a
+    direction on which data say little, few subjects would let it be anything from nothing to several times the truth.
     It is settled by subjects evenly spaced among those given. Offsets must be predictions by fits that have not seen
     them, or Ω comes out too small.
 
@@ -82,16 +87,27 @@ def likeliest_omega(
         observed: outcomes (n, T), an array or a view of a file.
         offsets: means of the random effects, (n, k).
         start: η to start the search of modes from, (n, k), beside the offset.
+        total: Ω of the population, (k, k).
         workers: threads; the result does not depend on it.
     """
     rows = np.unique(np.linspace(0, len(offsets) - 1, min(SUBJECTS, len(offsets))).astype(int))
     search, mean, spread = _prepared(model, observed[rows], offsets[rows], start[rows], workers)
     psi = search.coordinates.pack(search.coordinates.start)
+    steps = STEP * np.eye(len(psi))
+
+    def prior(psi: FloatArray) -> float:
+        return _unlikeness(search.coordinates.unpack(psi).omega, total)
+
+    def function(psi: FloatArray) -> tuple[float, FloatArray]:
+        value, gradient = search.total(psi)
+        slope = [(prior(psi + step) - prior(psi - step)) / (2 * STEP) for step in steps]
+        return value + prior(psi), gradient + np.array(slope)
+
     for _ in range(2):  # the second with proposals fitted to the first's posteriors
         _draw(search, psi, mean, spread, DRAWS, 0)
         gradients = search.shares(psi)[1]
         curvature = 0.5 * gradients.T @ gradients + 1e-9 * np.eye(len(psi))
-        psi, _, _ = minimise(search.total, psi, curvature, limit=50, left=1e-6 * np.sqrt(len(rows)))
+        psi, _, _ = minimise(function, psi, curvature, limit=50, left=1e-6 * np.sqrt(len(rows)))
         search.shares(psi)
         found, around, effective = search.moments()
         better = effective > ENOUGH
@@ -99,6 +115,13 @@ def likeliest_omega(
         mean = np.where(better[:, None], found, mean)
         spread = np.where(better[:, None, None], around + ridge, spread)
     return search.coordinates.unpack(psi).omega
+
+
+def _unlikeness(omega: FloatArray, total: FloatArray) -> float:
+    """Minus twice the log density, but for constants, of the shares of the total that are left in its directions."""
+    inverse = np.linalg.inv(np.linalg.cholesky(total))
+    logs = np.log(np.linalg.eigvalsh(inverse @ omega @ inverse.T))
+    return float(np.square(logs - logs.mean()).sum()) / UNLIKE**2
 
 
 def _prepared(

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
+from scipy.special import logsumexp, ndtri
 
 from core.errors import ConfigError
-from core.random import normals, stream_key
+from core.random import stream_key, uniforms
 from models.nlme.coordinates import Coordinates, by_coordinates
 from models.nlme.covariance import covariance_of
 from models.nlme.data import PopulationData
@@ -143,6 +143,22 @@ def log_normal(x: FloatArray, covariance: FloatArray) -> FloatArray:
     return np.asarray(-0.5 * (white**2).sum(axis=-2) - np.expand_dims(logs, -1) - 0.5 * x.shape[-1] * np.log(2 * np.pi))
 
 
+def even_normals(key: int, ids: NDArray[np.int64], n: int, k: int) -> FloatArray:
+    """Standard normal draws (rows, n, k) that fill the space evenly, in every run of consecutive ones of a row.
+
+    Each row has the Kronecker sequence of powers of 1/φ, φ^(k+1) = φ + 1, with a random shift of its own (Cranley &
+    Patterson 1976, SIAM J Numer Anal 13:904), by inversion. A mean over them errs much less than over independent
+    draws: the logarithm of a mean lies low by half its relative variance, most where the proposal fits worst, and a
+    likelihood that lies low there moves its maximum away.
+    """
+    ratio = 2.0
+    for _ in range(60):
+        ratio = (1.0 + ratio) ** (1.0 / (k + 1))
+    steps = np.arange(n)[:, None] * ratio ** -np.arange(1.0, k + 1)
+    where = (uniforms(key, ids, k)[:, None] + steps) % 1.0
+    return np.asarray(ndtri(np.clip(where, 2.0**-53, 1.0 - 2.0**-53)))
+
+
 def draw(
     ids: NDArray[np.int64],
     center: FloatArray,
@@ -164,8 +180,8 @@ def draw(
         n: draws per subject.
         key: stream key.
     """
-    subjects, k = mean.shape
-    z = normals(key, ids, n * k).reshape(subjects, n, k)
+    k = mean.shape[1]
+    z = even_normals(key, ids, n, k)
     factor, prior = np.linalg.cholesky(spread), np.linalg.cholesky(omega)
     cuts = np.round(np.cumsum(SHARES) * n).astype(int)
     eta, start = np.empty_like(z), 0

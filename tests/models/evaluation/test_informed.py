@@ -57,10 +57,11 @@ def test_it_reaches_the_ceiling_where_regression_on_estimates_does_not(level: fl
     assert informed > share
     assert informed > plain + 0.05
     assert informed > 0.95 * oracle
-    # calibrated: 90 % regions hold 90 % of 1,500 test subjects up to three standard errors (2.3 %) and what Ω_r errs by
+    # calibrated: 90 % regions hold 90 % of 1,500 test subjects up to three standard errors (2.3 %) and Ω_r's error:
+    # over seeds they held 90 to 94 % at level 1 with a standard deviation of 1.2 %
     distance = truth - found(features[MANY])
     inside = np.einsum("ni,ij,nj->n", distance, np.linalg.inv(found.omega), distance) < stats.chi2.ppf(0.9, 3)
-    assert inside.mean() == pytest.approx(0.9, abs=0.06)
+    assert inside.mean() == pytest.approx(0.9, abs=0.035)
     assert min(found.objectives) <= found.objectives[0]
     np.testing.assert_allclose(found(features[FEW]).mean(0), 0, atol=1e-9)
 

@@ -8,7 +8,14 @@ from scipy.stats import multivariate_normal, norm
 from core.errors import ConfigError
 from models.nlme.coordinates import Coordinates
 from models.nlme.estimation import fit
-from models.nlme.importance import ImportanceSearch, draw, linearised_spread, log_normal, maximum_likelihood
+from models.nlme.importance import (
+    ImportanceSearch,
+    draw,
+    even_normals,
+    linearised_spread,
+    log_normal,
+    maximum_likelihood,
+)
 from models.nlme.objective import Objective, Values
 from models.nlme.simulation import simulate
 from tests.models.nlme.test_estimation import simulated
@@ -79,6 +86,18 @@ def test_draws_have_the_density_they_claim_and_depend_on_the_subject_alone():
     alone = draw(ids[1:], center[1:], mean[1:], spread[1:], omega, 100, 5)
     whole = draw(ids, center, mean, spread, omega, 100, 5)
     np.testing.assert_array_equal(alone.phi[0], whole.phi[1])
+
+
+def test_even_draws_are_standard_normal_row_by_row_and_in_every_run():
+    """Means and variances over 200 draws err by less than half of what independent ones would, 0.07 and 0.1."""
+    ids = np.arange(300)
+    z = even_normals(11, ids, 400, 3)
+    np.testing.assert_array_equal(even_normals(11, ids[250:], 400, 3), z[250:])
+    for run in (z[:, :200], z[:, 150:350]):
+        assert np.sqrt(np.square(run.mean(1)).mean()) < 0.035
+        assert np.sqrt(np.square(run.var(1) - 1).mean()) < 0.05
+    products = np.einsum("nsk,nsl->kl", z, z) / z.shape[0] / z.shape[1]
+    np.testing.assert_allclose(products, np.eye(3), atol=0.01)
 
 
 def test_workers_change_nothing_and_unusable_starts_are_refused(original):
