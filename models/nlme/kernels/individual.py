@@ -33,6 +33,18 @@ NOISE = 1e-7  # a promise below this (relative) that is not kept is the solver's
 FO, FOCE, FOCEI, LAPLACE = range(4)
 
 
+@compiled
+def natural(scale: int, phi: float) -> tuple[float, float]:
+    """The parameter of φ on its scale, and its derivative."""
+    if scale == LOG_NORMAL:
+        value = math.exp(min(phi, 600.0))
+        return value, value
+    if scale == LOGIT:
+        value = 1.0 / (1.0 + math.exp(-phi))
+        return value, value * (1.0 - value)
+    return phi, 1.0
+
+
 def make_predict(run: Compiled) -> Compiled:
     """Predictions and derivatives in φ of one subject, from the model's solver."""
 
@@ -41,14 +53,7 @@ def make_predict(run: Compiled) -> Compiled:
         n_p = phi.size
         values, slopes = np.empty((1, n_p)), np.empty(n_p)
         for a in range(n_p):
-            if scales[a] == LOG_NORMAL:
-                values[0, a] = math.exp(min(phi[a], 600.0))
-                slopes[a] = values[0, a]
-            elif scales[a] == LOGIT:
-                values[0, a] = 1.0 / (1.0 + math.exp(-phi[a]))
-                slopes[a] = values[0, a] * (1.0 - values[0, a])
-            else:
-                values[0, a], slopes[a] = phi[a], 1.0
+            values[0, a], slopes[a] = natural(scales[a], phi[a])
         failed, _ = run(values, data, i, True, tolerance, f, g)
         if failed >= 0:
             return False
@@ -82,10 +87,7 @@ def make_screen(run: Compiled) -> Compiled:
             for b in range(random.size):
                 values[s, random[b]] += starts[s, b]
             for a in range(n_p):
-                if scales[a] == LOG_NORMAL:
-                    values[s, a] = math.exp(min(values[s, a], 600.0))
-                elif scales[a] == LOGIT:
-                    values[s, a] = 1.0 / (1.0 + math.exp(-values[s, a]))
+                values[s, a], _ = natural(scales[a], values[s, a])
         failed, _ = run(values, data, i, True, tolerance, f, none)
         for place in range(lowest.size):
             lowest[place], reached[place] = -1, math.inf
