@@ -1,12 +1,10 @@
 """What an evaluation costs per stage as subjects become more, and what that makes for 1.1 million.
 
-    python -m benchmarks.evaluation_cost            10,000 and 100,000 subjects, phantoms at 32x32, one level
+    python -m benchmarks.evaluation_cost            10,000 and 100,000 subjects, phantoms at 32x32, five levels
     python -m benchmarks.evaluation_cost --quick    2,000 and 10,000
 
-One in eleven subjects is a test subject, as in the published data set. The figures for 1.1 million subjects and five
-levels are straight lines through the two sizes: a calculation, not a measurement. Images are read once whatever the
-levels; every other stage is counted once per level but for the checks of the design, which grow as levels do, and the
-null check, which is made at one level.
+One in eleven subjects is a test subject, as in the published data set. The figures for 1.1 million subjects are
+straight lines through the two sizes: a calculation, not a measurement.
 """
 
 from __future__ import annotations
@@ -23,18 +21,17 @@ from typing import Any
 
 from benchmarks.evaluation import command, stage_seconds
 
-SUBJECTS, LEVELS = 1_100_000, 5
-ONCE = ("read images", "null check")  # whatever the number of levels
+SUBJECTS = 1_100_000
 
 
 def measured(n: int, workers: int) -> dict[str, Any]:
-    """Seconds by stage and peak memory in GB of the evaluation of ``n`` phantom subjects at one level."""
+    """Seconds by stage and peak memory in GB of the evaluation of ``n`` phantom subjects at the published levels."""
     with tempfile.TemporaryDirectory() as folder:
         data, workspace = f"{folder}/data", f"{folder}/workspace"
         settings = (
             "generator.backend=phantom", "generator.image_size=32", f"dataset.n_subjects={n}",
-            "dataset.association=[0.5]", "dataset.shard_size=2000", "dataset.validation_fraction=0",
-            f"dataset.test_fraction={1 / 11}", f"compute.workers={workers}",
+            "dataset.shard_size=2000", "dataset.validation_fraction=0", f"dataset.test_fraction={1 / 11}",
+            f"compute.workers={workers}",
         )  # fmt: skip
         changes = [argument for setting in settings for argument in ("--set", setting)]
         command(folder, "generate", "--output", data, "--workspace", workspace, *changes)
@@ -64,11 +61,10 @@ def main() -> None:
     options = parser.parse_args()
     sizes = (2_000, 10_000) if options.quick else (10_000, 100_000)
     small, large = (measured(n, options.workers) for n in sizes)
-    print(f"{'seconds':<28}{sizes[0]:>10,}{sizes[1]:>10,}{'1.1 million, 5 levels':>24}")
+    print(f"{'seconds':<28}{sizes[0]:>10,}{sizes[1]:>10,}{'1.1 million':>24}")
     full = {}
     for stage, seconds in large["seconds"].items():
-        times = 1 if stage in ONCE else LEVELS
-        full[stage] = times * line(small["seconds"][stage], seconds, sizes)
+        full[stage] = line(small["seconds"][stage], seconds, sizes)
         print(f"{stage:<28}{small['seconds'][stage]:>10.1f}{seconds:>10.1f}{full[stage] / 60:>20.1f} min")
     memory = line(small["peak_memory_gb"], large["peak_memory_gb"], sizes)
     print(f"{'in all':<28}{small['seconds_total']:>10.1f}{large['seconds_total']:>10.1f}", end="")
@@ -79,7 +75,7 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {options.workers} workers",
         "versions": {name: version(name) for name in ("image-longitudinal", "numpy", "numba", "prefect")},
         "measured": [small, large],
-        "calculated_1100000_subjects_5_levels": {
+        "calculated_1100000_subjects": {
             "seconds_by_stage": {stage: round(seconds) for stage, seconds in full.items()},
             "seconds_total": round(sum(full.values())),
             "peak_memory_gb": round(memory, 2),
