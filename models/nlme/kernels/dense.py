@@ -47,3 +47,35 @@ def log_determinant(factor: np.ndarray) -> float:
     for i in range(factor.shape[0]):
         total += 2.0 * math.log(factor[i, i])
     return total
+
+
+@compiled
+def secant(b: np.ndarray, step: np.ndarray, wanted: np.ndarray, change: np.ndarray) -> None:
+    """Change ``b`` (k, k) so that b·step is ``wanted`` (k,), in place; ``wanted`` is overwritten.
+
+    ``change`` (k,) is that of the gradient along the step. The sized update of Dennis, Gay and Welsch 1981 (ACM Trans
+    Math Softw 7:348, NL2SOL); left out where the curvature along the step is not positive.
+    """
+    k = step.size
+    along, c2, s2, now, then = 0.0, 0.0, 0.0, 0.0, 0.0
+    for i in range(k):
+        along += change[i] * step[i]
+        c2 += change[i] * change[i]
+        s2 += step[i] * step[i]
+        then += step[i] * wanted[i]
+        for j in range(k):
+            now += step[i] * b[i, j] * step[j]
+    if not along > 1e-8 * math.sqrt(c2 * s2):
+        return
+    size = min(1.0, abs(then / now)) if now != 0.0 else 1.0
+    for i in range(k):
+        for j in range(k):
+            b[i, j] *= size
+            wanted[i] -= b[i, j] * step[j]
+    lack = 0.0
+    for i in range(k):
+        lack += wanted[i] * step[i]
+    for i in range(k):
+        for j in range(k):
+            b[i, j] += (wanted[i] * change[j] + change[i] * wanted[j]) / along
+            b[i, j] -= lack * change[i] * change[j] / (along * along)

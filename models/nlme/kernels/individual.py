@@ -19,7 +19,7 @@ import math
 import numpy as np
 
 from models.nlme.kernels.compiled import Compiled, assign, assign2, compiled
-from models.nlme.kernels.dense import cholesky, cholesky_solve, log_determinant
+from models.nlme.kernels.dense import cholesky, cholesky_solve, log_determinant, secant
 from models.nlme.kernels.likelihood import data_terms
 
 LOG_NORMAL, NORMAL, LOGIT = 0, 1, 2  # scales of the parameters
@@ -127,6 +127,25 @@ def make_predictions(predict: Compiled) -> Compiled:
     return predictions
 
 
+@compiled
+def forget(beyond):  # type: ignore[no-untyped-def]
+    """beyond ← 0; False: nothing is learned."""
+    for a in range(beyond.shape[0]):
+        for b in range(beyond.shape[0]):
+            beyond[a, b] = 0.0
+    return False
+
+
+@compiled
+def damped_cholesky(h, hessian, beyond, damping):  # type: ignore[no-untyped-def]
+    """Factor of hessian + beyond (k, k) in ``h``, its diagonal times 1 + damping; False if not positive definite."""
+    for a in range(h.shape[0]):
+        for b in range(h.shape[0]):
+            h[a, b] = hessian[a, b] + beyond[a, b]
+        h[a, a] *= 1.0 + damping
+    return cholesky(h)
+
+
 def make_mode(predict: Compiled) -> Compiled:
     """The search for one subject's mode from one start."""
 
@@ -136,25 +155,24 @@ def make_mode(predict: Compiled) -> Compiled:
     ):
         """Levenberg-Marquardt from ``eta``, which it moves to the mode; (ℓ there, whether it converged).
 
+        What the Hessian has beyond Gauss-Newton's is learned from the slopes on the way (a structured secant method:
+        Dennis, Gay and Welsch 1981, ACM Trans Math Softw 7:348): in a curved valley Gauss-Newton alone takes hundreds
+        of steps.
         It ends with a full step once that promises a decrease of ℓ below ``promise``, or after so many ``iterations``.
         """
         n_p, k, r0 = mu.size, eta.size, data.row_start[i]
         n_rows = data.row_start[i + 1] - r0
         f, g = np.empty(n_rows), np.empty((n_rows, n_p))
-        first, second, phi = np.empty(n_p), np.empty((n_p, n_p)), np.empty(n_p)
-        new_first, new_second, trial = np.empty(n_p), np.empty((n_p, n_p)), eta.copy()
+        first, second, phi, trial = np.empty(n_p), np.empty((n_p, n_p)), np.empty(n_p), eta.copy()
         h, slope, move = np.empty((k, k)), np.empty(k), np.empty(k)
-        value, damping, decrease = math.inf, 0.0, math.inf
+        new_slope, step, hessian, beyond = np.empty(k), np.empty(k), np.empty((k, k)), np.zeros((k, k))
+        value, damping, decrease, learned = math.inf, 0.0, math.inf, False
         for iteration in range(iterations):
             if iteration > 0:
-                for a in range(k):
-                    slope[a] = first[random[a]]
-                    for b in range(k):
-                        slope[a] += w[a, b] * eta[b]
-                        h[a, b] = w[a, b] + second[random[a], random[b]]
-                    h[a, a] *= 1.0 + damping
-                if not cholesky(h):
-                    return value, False
+                if not damped_cholesky(h, hessian, beyond, damping):
+                    learned = forget(beyond)
+                    if not damped_cholesky(h, hessian, beyond, damping):
+                        return value, False
                 assign(move, slope)
                 cholesky_solve(h, move)
                 decrease = 0.0
@@ -170,21 +188,37 @@ def make_mode(predict: Compiled) -> Compiled:
             new = math.inf
             if predict(i, phi, scales, data, tolerance, f, g):
                 at = f if interaction else typical
-                new = data_terms(kinds, error, interaction, data, r0, f, at, g, new_first, new_second)
+                new = data_terms(kinds, error, interaction, data, r0, f, at, g, first, second)
                 for a in range(k):
                     for b in range(k):
                         new += 0.5 * trial[a] * w[a, b] * trial[b]
             if iteration == 0 and not new < math.inf:
                 return math.inf, False
             if new < value:
+                for a in range(k):
+                    new_slope[a] = first[random[a]]
+                    for b in range(k):
+                        new_slope[a] += w[a, b] * trial[b]
+                        hessian[a, b] = w[a, b] + second[random[a], random[b]]
+                if iteration > 0:
+                    for a in range(k):
+                        step[a] = trial[a] - eta[a]
+                        slope[a] = new_slope[a] - slope[a]
+                    for a in range(k):
+                        move[a] = slope[a]
+                        for b in range(k):
+                            move[a] -= hessian[a, b] * step[b]
+                    secant(beyond, step, move, slope)
+                    learned = True
                 value = new
                 assign(eta, trial)
-                assign(first, new_first)
-                assign2(second, new_second)
+                assign(slope, new_slope)
                 damping = 0.0 if damping < 1e-3 else 0.1 * damping
             else:
                 if decrease < NOISE * (1.0 + abs(value)):
-                    return value, True
+                    if not learned:
+                        return value, True
+                    learned = forget(beyond)
                 damping = max(1e-2, 10.0 * damping)
         return value, False
 

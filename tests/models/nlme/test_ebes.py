@@ -9,7 +9,7 @@ from models.nlme.simulation import observe, simulate
 
 @pytest.fixture(scope="module")
 def population(original):
-    ids = np.arange(600)
+    ids = np.arange(4_000)
     eta = normals(stream_key(4, "eta"), ids, 3)
     return eta, observe(original, simulate(original, eta), key=stream_key(4, "residual"), ids=ids)
 
@@ -20,9 +20,9 @@ def test_several_starts_find_what_one_misses(original, population):
     one = empirical_bayes(original, observed, starts=np.empty((0, 3)))
     assert (several.joint <= one.joint + 1e-6).all()
     assert (several.joint < one.joint - 0.1).any()
-    # 0.30 is what several starts are known to reach on a large population, 0.35 a single one; 600 subjects: ± 0.03
-    assert ((several.eta - eta) ** 2).mean() < 0.33 < ((one.eta - eta) ** 2).mean()
-    assert several.converged.mean() > 0.98
+    # 0.305 is what several starts reach in 8,000 other subjects; 4,000: ± 0.01
+    assert ((several.eta - eta) ** 2).mean() < 0.32
+    assert several.converged.all()
 
 
 def test_chunks_and_workers_change_no_bit(original, population):
