@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_LOCAL_STORAGE_PATH,
+    PREFECT_LOGGING_TO_API_ENABLED,
+    temporary_settings,
+)
 from prefect.testing.utilities import prefect_test_harness
 
 from core.config import Config
@@ -65,13 +70,19 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def command(tmp_path: Path, prefect_home: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The console script as a person runs it, in a folder of its own."""
+def command(
+    tmp_path: Path, prefect_home: Path, prefect_server: None
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The console script as a person runs it who has a server, in a folder of its own.
+
+    Without one, as ``test_killed`` has it, each command would start its own: half of the time of a short one.
+    """
+    environment = {**cli_environment(prefect_home), "PREFECT_API_URL": str(PREFECT_API_URL.value())}
 
     def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            cli_arguments(*arguments), env=cli_environment(prefect_home), cwd=tmp_path, capture_output=True, text=True,
-            timeout=600, check=False, **options,  # type: ignore[call-overload]
+            cli_arguments(*arguments), env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600,
+            check=False, **options,  # type: ignore[call-overload]
         )  # fmt: skip
 
     return run
