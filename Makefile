@@ -30,7 +30,7 @@ dataset: $(READY) ## make a data set: IMAGES=folder/of/scans OUTPUT=folder/or/ur
 	$(BIN)/image-longitudinal generate --preset $(PRESET) $(if $(IMAGES),--images "$(IMAGES)") --output "$(OUTPUT)" $(ARGS)
 
 test: $(READY) ## run all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check .

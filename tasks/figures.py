@@ -21,8 +21,13 @@ INK, ACCENT, SOFT = "#1f2a37", "#b4441f", "#8fa3b5"
 def pairs_figure(dataset: Dataset, subjects: Sequence[int]) -> bytes:
     """Each subject's image above the outcomes at the strongest and the weakest association level."""
     strong, weak = max(dataset.levels), min(dataset.levels)
-    figure = Figure(figsize=(1.9 * len(subjects), 3.9), layout="constrained")
-    axes = figure.subplots(2, len(subjects), squeeze=False, gridspec_kw={"height_ratios": [1.3, 1]})
+    width = 1.9 * len(subjects)
+    figure = Figure(figsize=(width, 3.9))
+    # Said rather than found: a search for the margins of so many axes takes as long as drawing them.
+    margins = {"left": 0.55 / width, "right": 1 - 0.08 / width, "bottom": 0.11, "top": 0.94, "hspace": 0.06}
+    axes = figure.subplots(
+        2, len(subjects), squeeze=False, gridspec_kw={"height_ratios": [1.3, 1], "wspace": 0.08, **margins}
+    )
     for column, subject_id in enumerate(subjects):
         subject = dataset.subject(subject_id)
         top, bottom = axes[:, column]
@@ -38,6 +43,7 @@ def pairs_figure(dataset: Dataset, subjects: Sequence[int]) -> bytes:
         bottom.tick_params(labelsize=6)
         bottom.spines[["top", "right"]].set_visible(False)
         bottom.sharey(axes[1, 0])
+        bottom.tick_params(labelleft=column == 0)
     axes[1, 0].set_ylabel("outcome", fontsize=7)
     axes[1, 0].legend(fontsize=6, frameon=False)
     return rendered(figure)

@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -67,26 +68,15 @@ def traversal_figure(images: NDArray[np.uint8], entries: list[int]) -> bytes:
     """One row per entry, swept from -3 to 3: images (rows, 7, S, S)."""
     rows, columns = images.shape[:2]
     figure = Figure(figsize=(1.25 * columns, 1.3 * rows + 0.2), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for row in range(rows):
-        for column in range(columns):
-            axis = axes[row, column]
-            _picture(axis, images[row, column])
-            if row == 0:
-                axis.set_title(f"{SWEEP[column]:+g}", fontsize=8, color=INK)
-        axes[row, 0].set_ylabel(f"entry {entries[row]}", fontsize=8, color=INK)
+    axis = _sheet(figure, images, [f"entry {entry}" for entry in entries[:rows]])
+    axis.set_xticks(axis.get_xticks(), [f"{value:+g}" for value in SWEEP[:columns]])
     return rendered(figure)
 
 
 def triptych_figure(images: NDArray[np.uint8]) -> bytes:
     """Real, reconstructed, generated from the same latents, one scan per column: images (3, n, S, S)."""
-    n = images.shape[1]
-    figure = Figure(figsize=(1.4 * n + 0.3, 4.3), layout="constrained")
-    axes = figure.subplots(3, n, squeeze=False)
-    for row, label in enumerate(("real", "reconstructed", "generated")):
-        for column in range(n):
-            _picture(axes[row, column], images[row, column])
-        axes[row, 0].set_ylabel(label, fontsize=9, color=INK)
+    figure = Figure(figsize=(1.4 * images.shape[1] + 0.3, 4.3), layout="constrained")
+    _sheet(figure, images, ["real", "reconstructed", "generated"])
     return rendered(figure)
 
 
@@ -131,7 +121,21 @@ def animation(frames: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _picture(axis: Any, image: NDArray[np.uint8]) -> None:
-    axis.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
-    axis.set(xticks=[], yticks=[])
+def _sheet(figure: Figure, images: NDArray[np.uint8], labels: list[str]) -> Axes:
+    """Images (rows, columns, S, S) on one axis, rows labelled, ticks of the columns in their middle without a label.
+
+    One axis, because a grid of them takes a second to lay out.
+    """
+    rows, columns, side, _ = images.shape
+    pitch = side + max(1, side // 16)
+    sheet = np.full((rows * pitch, columns * pitch), 255, np.uint8)
+    for row in range(rows):
+        for column in range(columns):
+            sheet[row * pitch :, column * pitch :][:side, :side] = images[row, column]
+    axis = figure.subplots()
+    axis.imshow(sheet[: side - pitch, : side - pitch], cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
+    axis.set_xticks([(side - 1) / 2 + pitch * column for column in range(columns)], [""] * columns)
+    axis.set_yticks([(side - 1) / 2 + pitch * row for row in range(rows)], labels, rotation=90, va="center")
+    axis.tick_params(length=0, labelsize=8, labelcolor=INK, labeltop=True, labelbottom=False)
     axis.spines[:].set_visible(False)
+    return axis

@@ -105,7 +105,7 @@ def test_what_was_simulated_is_recovered_from_far_start_values(original):
     for seed in seeds:
         eta, data = simulated(original, 2000, seed)
         linearised = fit(far_start(original), data, "FOCE", covariance="none")
-        result = maximum_likelihood(linearised, data, draws=200, rounds=3)
+        result = maximum_likelihood(linearised, data, draws=200, rounds=2)
         off = result.estimates - true
         distance += float(off @ np.linalg.solve(result.covariance, off))
         # three typical values of two seeds: of six, one in fifty sets has one beyond three standard errors
