@@ -40,7 +40,7 @@ TINY = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One temporary Prefect server and result store for the flows that tests run in this process."""
     storage = tmp_path_factory.mktemp("results")
@@ -88,7 +88,7 @@ def command(
     return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # a server left to idle takes a tenth of a core from the tests that follow
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A running server with everything deployed; it and whatever is started beside it are stopped at the end."""
     service = Service(tmp_path_factory.mktemp("service"))
@@ -100,7 +100,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         service.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def large_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The same on PostgreSQL and behind a password, as for a group of people."""
     with postgres() as database:

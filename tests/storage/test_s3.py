@@ -189,7 +189,10 @@ STEPS = {
 PROMISES = [STEPS["the lease"], STEPS["a shard manifest"], STEPS["the root manifest"]]
 
 
-def test_killed_before_every_kind_of_write_and_after_those_that_promise(line: Line, small: Arrays) -> None:
+def test_killed_before_every_kind_of_write_and_after_those_that_promise(
+    line: Line, small: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "SETTLE", 0.1)  # nobody else is about to take over what the killed left
     whole = fresh()
     resume(whole, small, SMALL)
     reference = digests(whole)
@@ -261,6 +264,8 @@ def cut_at(line: Line, monkeypatch: pytest.MonkeyPatch, number: int, mend: bool)
 def test_a_store_that_vanishes_in_mid_run_stops_it_and_nothing_is_lost(
     line: Line, small: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(lease, "DEAD_AFTER", 1.0)  # the lease that could not be given back is waited for
+    monkeypatch.setattr(lease, "BEAT", 0.4)
     whole = fresh()
     resume(whole, small, SMALL)
     reference = digests(whole)
