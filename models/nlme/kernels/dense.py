@@ -79,3 +79,22 @@ def secant(b: np.ndarray, step: np.ndarray, wanted: np.ndarray, change: np.ndarr
         for j in range(k):
             b[i, j] += (wanted[i] * change[j] + change[i] * wanted[j]) / along
             b[i, j] -= lack * change[i] * change[j] / (along * along)
+
+
+@compiled
+def forget(b: np.ndarray) -> bool:
+    """b ← 0; False: nothing is learned."""
+    for i in range(b.shape[0]):
+        for j in range(b.shape[1]):
+            b[i, j] = 0.0
+    return False
+
+
+@compiled
+def damped_cholesky(h: np.ndarray, a: np.ndarray, b: np.ndarray, damping: float) -> bool:
+    """Factor of a + b (k, k) in ``h``, its diagonal times 1 + damping; False if not positive definite."""
+    for i in range(h.shape[0]):
+        for j in range(h.shape[0]):
+            h[i, j] = a[i, j] + b[i, j]
+        h[i, i] *= 1.0 + damping
+    return cholesky(h)

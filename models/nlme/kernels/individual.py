@@ -19,7 +19,7 @@ import math
 import numpy as np
 
 from models.nlme.kernels.compiled import Compiled, assign, assign2, compiled
-from models.nlme.kernels.dense import cholesky, cholesky_solve, log_determinant, secant
+from models.nlme.kernels.dense import cholesky, cholesky_solve, damped_cholesky, forget, log_determinant, secant
 from models.nlme.kernels.likelihood import data_terms
 
 LOG_NORMAL, NORMAL, LOGIT = 0, 1, 2  # scales of the parameters
@@ -125,25 +125,6 @@ def make_predictions(predict: Compiled) -> Compiled:
         return -1
 
     return predictions
-
-
-@compiled
-def forget(beyond):  # type: ignore[no-untyped-def]
-    """beyond ← 0; False: nothing is learned."""
-    for a in range(beyond.shape[0]):
-        for b in range(beyond.shape[0]):
-            beyond[a, b] = 0.0
-    return False
-
-
-@compiled
-def damped_cholesky(h, hessian, beyond, damping):  # type: ignore[no-untyped-def]
-    """Factor of hessian + beyond (k, k) in ``h``, its diagonal times 1 + damping; False if not positive definite."""
-    for a in range(h.shape[0]):
-        for b in range(h.shape[0]):
-            h[a, b] = hessian[a, b] + beyond[a, b]
-        h[a, a] *= 1.0 + damping
-    return cholesky(h)
 
 
 def make_mode(predict: Compiled) -> Compiled:
