@@ -4,7 +4,7 @@
     python -m benchmarks.evaluation --quick      4,000 and 1,000
     python -m benchmarks.evaluation --data URL   a data set that is there; --workspace holds the model of its images
     ... --known                                  also with the true population, which must give the same table
-    ... --likelihood                             the fit taken on to the maximum of the likelihood
+    ... --foce                                   the fit left where FOCE ends
     ... --resnet 20000                           also the published ResNet18, at most so many steps a level
 
 Makes a phantom data set by the command line, evaluates it by the command line, and reads what that wrote. Shares are
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--data", help="a data set that is there, in place of phantoms")
     parser.add_argument("--workspace", help="where the model of its images lies, and finished stages")
     parser.add_argument("--known", action="store_true", help="evaluate with the true population too")
-    parser.add_argument("--likelihood", action="store_true", help="fit on to the maximum of the likelihood")
+    parser.add_argument("--foce", action="store_true", help="take the fit of FOCE as it is")
     parser.add_argument("--resnet", type=int, default=0, metavar="STEPS", help="train the published ResNet18 too")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
@@ -143,7 +143,7 @@ def main() -> None:
             return json.loads(Path(output, "evaluation.json").read_text()), seconds, memory
 
         began = time.time()
-        figures, seconds, memory = evaluated("likelihood" if options.likelihood else "fitted", options.resnet)
+        figures, seconds, memory = evaluated("foce" if options.foce else "likelihood", options.resnet)
         stages = stage_seconds(Path(workspace), began)
         known = evaluated("known")[0] if options.known else None
     train, test, backend = manifest["splits"]["train"], manifest["splits"]["test"], manifest["image"]["backend"]
@@ -167,7 +167,7 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {options.workers} workers",
         "versions": {name: version(name) for name in ("image-longitudinal", "numpy", "numba", "prefect")},
         "backend": backend,
-        "population": "likelihood" if options.likelihood else "fitted",
+        "population": "foce" if options.foce else "likelihood",
         "training_subjects": train,
         "test_subjects": test,
         "share_of_ceiling_percent": {

@@ -306,10 +306,10 @@ class EvaluationConfig(Section):
     levels: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(
         None, description="Some levels; null for all."
     )
-    population: Literal["fitted", "likelihood", "known"] = Field(
-        "fitted",
-        description="fitted: FOCE, as published; likelihood: from there on to the maximum of the likelihood itself, "
-        "by importance sampling, without FOCE's bias; known: the true values.",
+    population: Literal["likelihood", "foce", "known"] = Field(
+        "likelihood",
+        description="foce: FOCE from the published start; likelihood: from there on to the maximum of the likelihood "
+        "itself, by importance sampling, without FOCE's bias; known: the true values.",
     )
     fit_subjects: Positive = Field(2000, description="Training subjects fitted: evenly spaced where there are more.")
     reader: Literal["auto", "model", "polynomial"] = Field(

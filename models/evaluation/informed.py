@@ -1,8 +1,8 @@
 """The image-informed mixed-effects model: the image sets the mean of a subject's random effects, η ~ N(g(x), Ω_r).
 
-Rounds of two steps: modes of η under the present N(g(x), Ω_r), then regression of their distance from g on the image's
-features x. A mode is shrunk towards g where a subject's data say little, so the distance is divided by its shrinkage
-(exact where everything is linear and normal). The first round, from g = 0, is the one-step correction.
+Rounds of two steps: modes of η under the present N(g(x), Ω_r), then their regression on the image's features x. A mode
+is shrunk towards g where a subject's data say little, so its distance from g is divided by its shrinkage first (exact
+where everything is linear and normal). The first round, from g = 0, is the one-step correction.
 
 What keeps it from diverging at weak association, where modes are not means: g is centred, Ω_r is the population's Ω
 less the covariance of *cross-fitted* g (predictions of training subjects by fits that have not seen them), with a
@@ -78,10 +78,10 @@ def one_step(
         workers: threads.
     """
     total = np.asarray(model.omega, np.float64)
-    head = _stretched(features, modes, total, ids, folds)
+    start = np.zeros_like(modes)
+    head = _stretched(features, start, modes, total, ids, folds)
     if not _narrow(residual_omega(total, head.out_of_fold(features, fold_of(ids, folds))), total):
         return head
-    start = np.zeros_like(modes)
     return _centred(_weighted(model, observed, features, start, modes, modes, ids, folds, workers), features)
 
 
@@ -135,9 +135,9 @@ def fit_informed(
         modes = found.eta
         best = Informed(head, omega, modes, ())
         if index < rounds and narrow:
-            head = head + _weighted(informed, observed, features, mean, modes, center, ids, folds, workers)
+            head = _weighted(informed, observed, features, mean, modes, center, ids, folds, workers)
         elif index < rounds:
-            head = _centred(head + _stretched(features, modes - mean, omega, ids, folds), features)
+            head = _stretched(features, mean, modes, omega, ids, folds)
     assert best is not None
     if not narrow:
         mean = best.head.out_of_fold(features, fold)
@@ -166,10 +166,11 @@ def _bounded(omega: FloatArray, total: FloatArray, floor: float) -> FloatArray:
 
 
 def _stretched(
-    features: NDArray[np.floating], distance: FloatArray, omega: FloatArray, ids: ArrayLike, folds: int
+    features: NDArray[np.floating], mean: FloatArray, modes: FloatArray, omega: FloatArray, ids: ArrayLike, folds: int
 ) -> CrossFitted:
-    """Regression of distances from the prior's mean on features, centred, their shrinkage under Ω undone."""
-    return _centred(cross_fit(features, distance, ids, folds).then(_stretch(omega, distance)), features)
+    """Regression on features of modes whose shrinkage towards their prior's mean under Ω is undone, centred."""
+    distance = modes - mean
+    return _centred(cross_fit(features, mean + distance @ _stretch(omega, distance).T, ids, folds), features)
 
 
 def _weighted(
@@ -183,10 +184,12 @@ def _weighted(
     folds: int,
     workers: int,
 ) -> CrossFitted:
-    """What g must be moved by from ``mean`` (n, k): a step of Fisher's scoring on the likelihood.
+    """g after a step of Fisher's scoring on the likelihood from ``mean`` (n, k).
 
     A subject's score is Ω⁻¹(E[η | y] - g), with ``center`` (n, k) for the expectation, and its information on g
-    (Ω + J⁻¹)⁻¹: J that of its data on η, at its mode, Ω the prior's.
+    W = (Ω + J⁻¹)⁻¹: J that of its data on η, at its mode, Ω the prior's. What is regressed is g + W⁻¹ · score, as it
+    stands for what the subject's data say whatever g they were seen with. Adding the regression of the score alone to
+    each fit would not do: the score is at the prediction of another fit, and the fits' differences would grow.
     """
     values, fold = Values.of(model), fold_of(ids, folds)
     precision = np.linalg.inv(values.omega)
@@ -195,8 +198,9 @@ def _weighted(
         rows = slice(begin, min(begin + CHUNK, len(modes)))
         objective = OffsetObjective.of(model, observed[rows], mean[rows], workers=workers)
         spread = linearised_spread(objective, values, modes[rows] - mean[rows])
+        information = precision - precision @ spread @ precision
         score = np.asarray((center[rows] - mean[rows]) @ precision, np.float64)
-        equations.add(features[rows], score, precision - precision @ spread @ precision, fold[rows])
+        equations.add(features[rows], score + np.einsum("nab,nb->na", information, mean[rows]), information, fold[rows])
     return equations.solve()
 
 

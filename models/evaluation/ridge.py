@@ -34,13 +34,6 @@ class Linear:
         out += self.intercept
         return out
 
-    def then(self, matrix: FloatArray) -> Linear:
-        """The map followed by y → ``matrix`` · y, (T, T)."""
-        return Linear(matrix @ self.intercept, self.weights @ matrix.T)
-
-    def __add__(self, other: Linear) -> Linear:
-        return Linear(self.intercept + other.intercept, self.weights + other.weights)
-
 
 @dataclass(frozen=True, eq=False)
 class CrossFitted:
@@ -60,14 +53,6 @@ class CrossFitted:
                 chosen = np.flatnonzero(fold_of_part == fold)
                 out[begin + chosen] = fit(part[chosen])
         return out
-
-    def then(self, matrix: FloatArray) -> CrossFitted:
-        """Every fit followed by y → ``matrix`` · y."""
-        return CrossFitted(self.whole.then(matrix), tuple(fit.then(matrix) for fit in self.without), self.penalties)
-
-    def __add__(self, other: CrossFitted) -> CrossFitted:
-        pairs = zip(self.without, other.without, strict=True)
-        return CrossFitted(self.whole + other.whole, tuple(a + b for a, b in pairs), other.penalties)
 
 
 class NormalEquations:

@@ -129,10 +129,13 @@ class ImportanceSearch:
         return np.stack(self.objective.in_threads(one, range(self.draws.phi.shape[1])))
 
     def _log_density(self, predicted: FloatArray, values: Values) -> FloatArray:
-        """log p(y | draw), (n, S), up to factors that only depend on the data."""
-        data = self.objective.data
-        rows = log_densities(values.into(self.objective.model), data, predicted)
-        return np.add.reduceat(rows, data.row_start[:-1], axis=1).T
+        """log p(y | draw), (n, S), up to factors that only depend on the data; a draw at a time stays in the cache."""
+        data, model = self.objective.data, values.into(self.objective.model)
+
+        def one(predicted: FloatArray) -> FloatArray:
+            return np.asarray(np.add.reduceat(log_densities(model, data, predicted), data.row_start[:-1]))
+
+        return np.stack(self.objective.in_threads(one, predicted), axis=1)
 
 
 def log_normal(x: FloatArray, covariance: FloatArray) -> FloatArray:

@@ -19,6 +19,8 @@ FloatArray = NDArray[np.float64]
 
 def standard_deviations(model: PopulationModel, data: PopulationData, f: FloatArray) -> FloatArray:
     """Residual standard deviations at predictions (..., N); on the log scale for log-normal rows."""
+    if len(model.residuals) == 1:
+        return model.residuals[0].standard_deviation(f)
     sd = np.empty_like(f)
     for endpoint, residual in enumerate(model.residuals):
         rows = data.endpoint == endpoint
@@ -52,10 +54,11 @@ def log_densities(model: PopulationModel, data: PopulationData, f: FloatArray) -
     with np.errstate(divide="ignore", invalid="ignore"):
         z = gaps(model, data, f) / sd
         out = -0.5 * z**2 - np.log(sd) - 0.5 * np.log(2 * np.pi)
-        out[..., rows] -= np.log(data.observed[rows])
-        below = data.censored
-        out[..., below] = log_ndtr(z[..., below])
-    out[~np.isfinite(out)] = -np.inf
+        if rows.any():
+            out[..., rows] -= np.log(data.observed[rows])
+        if (below := data.censored).any():
+            out[..., below] = log_ndtr(z[..., below])
+    np.copyto(out, -np.inf, where=~np.isfinite(out))
     return out
 
 

@@ -102,7 +102,8 @@ def fit_population(key: str, folder: str, spec: EvaluationSpec, level: float) ->
     for split in ("train", "test"):
         data.write_outcomes(dataset, level, split, where / f"{split}.npy")
     if spec.settings.population == "known":
-        figures: Result = {"method": "known", "estimates": {}, "converged": True, "message": "true values taken"}
+        figures: Result = {"method": "known", "converged": True, "message": "true values taken"}
+        figures |= {"estimates": {}, "foce": {}}
         values = Values.of(model)
     else:
         observed = np.load(where / "train.npy", mmap_mode="r")
@@ -112,13 +113,14 @@ def fit_population(key: str, folder: str, spec: EvaluationSpec, level: float) ->
         sample = PopulationData.of_design(
             model.structural, np.asarray(observed[chosen], np.float64), model.design.times, model.design.doses
         )
-        fitted = fit(start_of(model), sample, "FOCE", covariance="gradient", workers=spec.workers)
+        fitted = foce = fit(start_of(model), sample, "FOCE", covariance="gradient", workers=spec.workers)
         if spec.settings.population == "likelihood":
-            fitted = maximum_likelihood(fitted, sample, seed=dataset.manifest.seed, workers=spec.workers)
+            fitted = maximum_likelihood(foce, sample, seed=dataset.manifest.seed, workers=spec.workers)
         values = Values.of(fitted.model)
         figures = {
             "method": fitted.method,
             "estimates": {name: [value, error] for name, (value, error) in fitted.table.items()},
+            "foce": {name: value for name, (value, _) in foce.table.items()},
             "shrinkage": dict(zip(model.random_effect_names, fitted.shrinkage.tolist(), strict=True)),
             "objective": fitted.objective,
             "subjects": len(chosen),

@@ -157,7 +157,7 @@ def calibration_table(levels: Sequence[Level], shares: Sequence[float] = (0.5, 0
 
 
 def population_table(levels: Sequence[Level]) -> Table:
-    """Fitted population parameters with standard errors beside the true ones, and shrinkage, per level."""
+    """Population parameters per level: true, by FOCE, and those used with their standard errors; shrinkage."""
     rows = []
     for level in levels:
         found = level["population"]
@@ -165,10 +165,12 @@ def population_table(levels: Sequence[Level]) -> Table:
             value, error = found["estimates"].get(name, (true, float("nan")))
             known = error == error
             far = f"{(value - true) / error:+.1f}" if known and error > 0 else ""
-            rows.append((_level(level), name, f"{true:.5g}", f"{value:.5g}", f"{error:.2g}" if known else "", far))
+            foce = f"{found['foce'][name]:.5g}" if found["foce"] else ""
+            error_text = f"{error:.2g}" if known else ""
+            rows.append((_level(level), name, f"{true:.5g}", foce, f"{value:.5g}", error_text, far))
         for name, share in found.get("shrinkage", {}).items():
-            rows.append((_level(level), f"shrinkage of {name}", "", f"{100 * share:.1f} %", "", ""))
-    columns = ("ρ²", "parameter", "true", "estimate", "SE", "(estimate - true) / SE")
+            rows.append((_level(level), f"shrinkage of {name}", "", "", f"{100 * share:.1f} %", "", ""))
+    columns = ("ρ²", "parameter", "true", "FOCE", "used", "SE", "(used - true) / SE")
     return Table("population", "Population parameters: true and fitted", columns, rows)
 
 

@@ -106,16 +106,18 @@ def test_the_same_evaluation_again_computes_no_stage(
         assert (tmp_path / path.relative_to(evaluated)).read_bytes() == path.read_bytes(), path.name
 
 
-def test_the_fit_can_be_taken_on_to_the_maximum_of_the_likelihood(
+def test_the_population_is_the_likeliest_or_that_of_foce(
     data: Path, evaluated: Path, tmp_path: Path, tiny: Callable[..., Config], workspace: Path
 ) -> None:
-    settings = (*SETTINGS, "evaluation.levels=[1.0]", "evaluation.population=likelihood", "evaluation.fit_subjects=40")
-    config = tiny(*settings, "evaluation.regression_steps=0")
-    figures = evaluate_dataset(str(data), str(tmp_path), config=config, workspace=str(workspace))
-    fitted = figures["levels"][0]["population"]
+    fitted = json.loads((evaluated / "evaluation.json").read_text())["levels"][0]["population"]
     assert fitted["method"] == "IMP"
     value, error = fitted["estimates"]["ka"]
     assert abs(value - fitted["true"]["ka"]) < 4 * error
+    settings = (*SETTINGS, "evaluation.levels=[1.0]", "evaluation.population=foce", "evaluation.regression_steps=0")
+    figures = evaluate_dataset(str(data), str(tmp_path), config=tiny(*settings), workspace=str(workspace))
+    left = figures["levels"][0]["population"]
+    assert left["method"] == "FOCE"
+    assert {name: value for name, (value, _) in left["estimates"].items()} == left["foce"] == fitted["foce"]
 
 
 def test_a_submission_gets_the_score_that_the_evaluation_gave_it(data: Path, evaluated: Path) -> None:

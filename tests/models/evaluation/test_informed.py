@@ -13,6 +13,7 @@ from models.evaluation.scores import score_effects
 from models.nlme.data import PopulationData
 from models.nlme.ebes import empirical_bayes
 from models.nlme.estimation import fit
+from models.nlme.importance import maximum_likelihood
 from tasks.evaluation.spec import start_of
 from tests.models.evaluation.conftest import MODEL, TRAIN, population
 
@@ -67,33 +68,54 @@ def test_it_reaches_the_ceiling_where_regression_on_estimates_does_not(level: fl
 
 
 def test_a_fitted_population_gives_the_table_of_the_known_one() -> None:
-    """Fitted to the 1,500 training subjects from the published start; each R² lies in the other's 95 % interval."""
-    people, level = population(0.5), 0.5
-    sample = PopulationData.of_design(MODEL.structural, people.observed[FEW], MODEL.design.times, MODEL.design.doses)
-    fitted = fit(start_of(MODEL), sample, "FOCE", covariance="none").model
-    features, ids, table = people.features, people.ids[FEW], []
+    """Fitted to 800 subjects from the published start; each R² of 200 others lies in the other's 95 % interval.
+
+    At ρ² = 1, where intervals are narrowest. What a fit is off by shrinks with the subjects fitted, an interval with
+    those scored: the default is 2,000 of the one, the demo has 512 and 64.
+    """
+    people, few, many = population(1.0), slice(0, 800), slice(TRAIN, TRAIN + 200)
+    observed, features, ids, table = people.observed[few], people.features[few], people.ids[few], []
+    sample = PopulationData.of_design(MODEL.structural, observed, MODEL.design.times, MODEL.design.doses)
+    foce = fit(start_of(MODEL), sample, "FOCE", covariance="none")
+    fitted = maximum_likelihood(foce, sample, draws=150, rounds=2, covariance="none").model
     for model in (MODEL, fitted):
-        modes = people.modes if model is MODEL else empirical_bayes(model, people.observed).eta
-        found = fit_informed(model, people.observed[FEW], features[FEW], modes[FEW], ids, rounds=1)
-        sources = {
-            "regression": cross_fit(features[FEW], modes[FEW], ids, 5).whole(features[MANY]),
-            "informed": found(features[MANY]),
-            "ebe": modes[MANY],
+        modes = empirical_bayes(model, people.observed).eta if model is fitted else people.modes
+        heads = {
+            "regression": cross_fit(features, modes[few], ids, 5).whole,
+            "one_step": one_step(model, observed, features, modes[few], ids, 5).whole,
+            "informed": fit_informed(model, observed, features, modes[few], ids, rounds=2),
         }
+        sources = {name: head(people.features[many]) for name, head in heads.items()} | {"ebe": modes[many]}
         table.append(
             score_effects(
                 sources,
-                truth=people.eta[MANY],
-                modes=modes[MANY],
-                ceiling=np.sqrt(level) * people.linked[MANY],
-                nominal=level,
-                resampling=Resampling(TRAIN, 1, 300),
+                truth=people.eta[many],
+                modes=modes[many],
+                ceiling=people.linked[many],
+                nominal=1.0,
+                resampling=Resampling(200, 1, 300),
             )
         )
     known, estimated = table
     for name in known:
         assert known[name].r2.low < estimated[name].r2.value < known[name].r2.high, name
         assert estimated[name].r2.low < known[name].r2.value < estimated[name].r2.high, name
+
+
+def test_more_rounds_do_not_lead_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fits that have not seen a fold are moved by scores at other fits' predictions: what sets them apart may not grow.
+
+    It was multiplied by 1.25 a round when each was moved by a regression of the scores alone.
+    """
+    monkeypatch.setattr("models.evaluation.informed.GAIN", -np.inf)
+    people = population(1.0)
+    observed, features, modes, ids = (
+        part[:500] for part in (people.observed, people.features, people.modes, people.ids)
+    )
+    found = fit_informed(MODEL, observed, features, modes, ids, rounds=6)
+    assert len(found.objectives) == 7
+    # up to the noise of 60 draws a subject; with differences that grow the last lay 0.5 above
+    np.testing.assert_allclose(found.objectives[-3:], min(found.objectives), atol=5e-3)
 
 
 def test_weak_association_does_not_make_it_diverge() -> None:
