@@ -18,6 +18,7 @@ def level(value: float, ceiling: list[float]) -> dict[str, Any]:
     population = {
         "true": {"ka": 1.0, "imax": 2.1},
         "estimates": {"ka": [1.1, 0.05], "imax": [2.0, float("nan")]},
+        "foce": {"ka": 1.2, "imax": 1.9},
         "shrinkage": {"eta_ka": 0.07},
     }
     return {"level": value, "ceiling": ceiling, "effects": effects, "population": population}
@@ -47,9 +48,9 @@ def test_every_row_of_the_effects_is_as_wide_as_the_head() -> None:
 
 def test_the_population_table_says_how_far_an_estimate_is_from_the_truth() -> None:
     rows = population_table([level(1.0, [1.0, 1.0, 1.0])]).rows
-    assert rows[0] == ("1", "ka", "1", "1.1", "0.05", "+2.0")
-    assert rows[1] == ("1", "imax", "2.1", "2", "", ""), "no standard error, no distance"
-    assert rows[2][1:4] == ("shrinkage of eta_ka", "", "7.0 %")
+    assert rows[0] == ("1", "ka", "1", "1.2", "1.1", "0.05", "+2.0")
+    assert rows[1] == ("1", "imax", "2.1", "1.9", "2", "", ""), "no standard error, no distance"
+    assert rows[2][1:5] == ("shrinkage of eta_ka", "", "", "7.0 %")
 
 
 def test_no_share_of_a_ceiling_that_cannot_be_told_from_nothing() -> None:
