@@ -21,9 +21,10 @@ from models.nlme.coordinates import Coordinates, by_coordinates
 from models.nlme.covariance import covariance_of
 from models.nlme.data import PopulationData
 from models.nlme.estimation import Fit
+from models.nlme.kernels.densities import subject_densities
 from models.nlme.minimise import minimise
 from models.nlme.objective import Gradient, Objective, Values
-from models.nlme.scatter import log_densities, logarithmic, standard_deviations
+from models.nlme.scatter import logarithmic, standard_deviations
 
 FloatArray = NDArray[np.float64]
 Progress = Callable[[int, float], None]
@@ -129,11 +130,15 @@ class ImportanceSearch:
         return np.stack(self.objective.in_threads(one, range(self.draws.phi.shape[1])))
 
     def _log_density(self, predicted: FloatArray, values: Values) -> FloatArray:
-        """log p(y | draw), (n, S), up to factors that only depend on the data; a draw at a time stays in the cache."""
-        data, model = self.objective.data, values.into(self.objective.model)
+        """log p(y | draw), (n, S)."""
+        data, kinds = self.objective.data, self.objective.kinds
 
         def one(predicted: FloatArray) -> FloatArray:
-            return np.asarray(np.add.reduceat(log_densities(model, data, predicted), data.row_start[:-1]))
+            found = np.empty(len(data))
+            subject_densities(
+                kinds, values.error, data.observed, data.endpoint, data.censored, data.row_start, predicted, found
+            )
+            return found
 
         return np.stack(self.objective.in_threads(one, predicted), axis=1)
 

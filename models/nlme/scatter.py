@@ -1,4 +1,4 @@
-"""How observations of several endpoints scatter around predictions: standard deviations, densities, draws, by row.
+"""How observations of several endpoints scatter around predictions: standard deviations, gaps, draws, by row.
 
 Predictions are arrays (..., N) in the order of the data's observations; every row has its endpoint's residual error.
 """
@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_ndtr
 
 from models.nlme.data import PopulationData
 from models.nlme.population import PopulationModel
@@ -41,24 +40,6 @@ def gaps(model: PopulationModel, data: PopulationData, f: FloatArray) -> FloatAr
     if rows.any():
         with np.errstate(divide="ignore", invalid="ignore"):
             out[..., rows] = np.log(data.observed[rows] / f[..., rows])
-    return out
-
-
-def log_densities(model: PopulationModel, data: PopulationData, f: FloatArray) -> FloatArray:
-    """Log density of every observation at predictions (..., N).
-
-    A censored row counts with the probability of what lies below its limit (M3; Beal 2001, J Pharmacokinet
-    Pharmacodyn 28:481). -inf where a prediction makes the observation impossible.
-    """
-    sd, rows = standard_deviations(model, data, f), logarithmic(model, data)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        z = gaps(model, data, f) / sd
-        out = -0.5 * z**2 - np.log(sd) - 0.5 * np.log(2 * np.pi)
-        if rows.any():
-            out[..., rows] -= np.log(data.observed[rows])
-        if (below := data.censored).any():
-            out[..., below] = log_ndtr(z[..., below])
-    np.copyto(out, -np.inf, where=~np.isfinite(out))
     return out
 
 
