@@ -18,8 +18,6 @@ FloatArray = NDArray[np.float64]
 
 def standard_deviations(model: PopulationModel, data: PopulationData, f: FloatArray) -> FloatArray:
     """Residual standard deviations at predictions (..., N); on the log scale for log-normal rows."""
-    if len(model.residuals) == 1:
-        return model.residuals[0].standard_deviation(f)
     sd = np.empty_like(f)
     for endpoint, residual in enumerate(model.residuals):
         rows = data.endpoint == endpoint
