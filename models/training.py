@@ -57,6 +57,7 @@ class LoopSettings:
     learning_rate: float
     seed: int
     ema_decay: float | None = None
+    ema_warmup: bool = False  # average over the last ninth of the steps so far while that is shorter
     max_grad_norm: float = 1.0
     mixed_precision: str = "no"
     gradient_accumulation: int = 1
@@ -136,7 +137,8 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     averaged = None
     if settings.ema_decay is not None:
-        averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)
+        average = _moving_average(settings.ema_decay, settings.ema_warmup)
+        averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         averaged.to(accelerator.device)
     model, optimizer = accelerator.prepare(model, optimizer)
     plain = accelerator.unwrap_model(model)
@@ -191,6 +193,18 @@ def train(
     if watch.best is not None:
         trained.load_state_dict(load_tensors(best_of(checkpoint))[0])
     return trained.eval(), history
+
+
+def _moving_average(decay: float, warmup: bool) -> Callable[[Any, Any, Any], None]:
+    """Update rule of averaged weights for :class:`AveragedModel`; the warm-up is that of diffusers' ``EMAModel``."""
+    if not warmup:
+        return get_ema_multi_avg_fn(decay)
+
+    def update(averaged: Any, current: Any, updates: Any) -> None:
+        n = int(updates)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, updates)
+
+    return update
 
 
 def _take_step(

@@ -19,8 +19,9 @@ from models.vae.network import Encoder
 FloatArray = NDArray[np.float64]
 
 LEARNING_RATE = 1e-3  # the published one, with Adam
+AVERAGE = 0.999  # of the weights: where outcomes hardly depend on the image, what single steps leave drowns it
 VALIDATION = 20  # every so many training subjects, one validates: the published 95 to 5
-VALIDATIONS, PATIENCE = 20, 4  # of a training, and how many without a new best end it
+VALIDATIONS, PATIENCE = 10, 5  # of a training, and how many without a new best end it
 BLOCK = 256
 
 
@@ -86,6 +87,9 @@ def train_resnet(
         steps=steps,
         learning_rate=LEARNING_RATE,
         seed=seed,
+        ema_decay=AVERAGE,
+        ema_warmup=True,
+        cosine_decay=True,
         mixed_precision=precision,
         device=device,
         validate_every=max(1, steps // VALIDATIONS),

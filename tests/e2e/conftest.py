@@ -75,7 +75,7 @@ def command(
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
     """The console script as a person runs it who has a server, in a folder of its own.
 
-    Without one, as ``test_killed`` has it, each command would start its own: half of the time of a short one.
+    Without one, as a test that kills has it, each command would start its own: half of the time of a short one.
     """
     environment = {**cli_environment(prefect_home), "PREFECT_API_URL": str(PREFECT_API_URL.value())}
 

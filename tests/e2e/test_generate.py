@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,7 +32,7 @@ from tasks.derivation import rederive
 from tasks.evaluation.spec import check_is_evaluable
 from tasks.figures import subject_figure
 from tasks.workspace import Workspace
-from tests.e2e.conftest import digests
+from tests.e2e.conftest import cli_arguments, cli_environment, digests
 from tests.storage.test_verify import forge, rewrite
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
@@ -65,6 +68,40 @@ def test_a_published_data_set_is_complete_and_verifies(first: Path) -> None:
     assert "http-equiv" not in page
     assert "<script" not in page
     assert {path.name for path in first.iterdir()} >= {"README.md", "croissant.json", "dataset.json", "images.zarr"}
+
+
+def test_killed_three_times_elsewhere_and_finished_it_gives_the_same_bytes(
+    first: Path, workspace: str, tmp_path: Path, tiny_file: Path
+) -> None:
+    """kill -9 to the command line with a server of its own; nothing shared: own ingest, training and generation."""
+    chosen = random.Random(os.environ.get("KILL_SEED", "2410.16177"))
+    in_all = count_files(first, Path(workspace))
+    killed = 0
+    for files in sorted(chosen.sample(range(1, in_all), 3)):  # later attempts start from what earlier ones left
+        process = generate_in(tmp_path, tiny_file)
+        while process.poll() is None and count_files(tmp_path / "data", tmp_path / "workspace") < files:
+            time.sleep(0.05)
+        time.sleep(chosen.uniform(0, 0.5))  # not just as a file was finished
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            killed += 1
+        process.wait()
+        assert not (tmp_path / "data" / "dataset.json").exists() or digests(tmp_path / "data") == digests(first)
+    assert killed, "every attempt finished before its moment came"
+    assert generate_in(tmp_path, tiny_file).wait(600) == 0
+    assert digests(tmp_path / "data") == digests(first)
+
+
+def count_files(*folders: Path) -> int:
+    return sum(path.is_file() for folder in folders for path in folder.rglob("*"))
+
+
+def generate_in(home: Path, tiny_file: Path) -> subprocess.Popen[bytes]:
+    with open(home / "log.txt", "ab") as log:
+        return subprocess.Popen(
+            cli_arguments("generate", "--config", tiny_file, "--output", "data"),
+            env=cli_environment(home), cwd=home, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
 
 
 def test_outcomes_follow_the_linked_entries_at_level_one(first: Path) -> None:
@@ -232,15 +269,6 @@ def test_no_division_of_the_work_changes_a_subject(
         assert np.abs(old - new).max() <= 1  # another batch size rounds differently on the device
     else:
         np.testing.assert_array_equal(old, new)
-
-
-def test_another_run_elsewhere_gives_the_same_bytes(first: Path, tmp_path: Path, tiny: Callable[..., Config]) -> None:
-    """Nothing shared: own workspace, hence ingest, training and generation all over again."""
-    from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
-
-    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path / "results"}):
-        generate_dataset(str(tmp_path / "data"), config=tiny(), workspace=str(tmp_path / "workspace"))
-    assert digests(tmp_path / "data") == digests(first)
 
 
 @pytest.mark.parametrize("backend", ["phantom", "vae"])

@@ -132,7 +132,8 @@ def test_the_history_has_every_figure_at_the_promised_steps(tmp_path: Path) -> N
     assert all(entry["twice"] == 2 * entry["loss"] for entry in history)
 
 
-def test_averaged_weights_are_the_exponential_average(tmp_path: Path) -> None:
+@pytest.mark.parametrize("warmup", [False, True])
+def test_averaged_weights_are_the_exponential_average(tmp_path: Path, warmup: bool) -> None:
     """Against the recursion written out, of parameters and buffers; float32 rounding over 24 steps."""
     seen: list[dict[str, Tensor]] = []
 
@@ -140,13 +141,15 @@ def test_averaged_weights_are_the_exponential_average(tmp_path: Path) -> None:
         seen.append(state(model))
         return loss(model, step, device)
 
-    averaged, _ = train("tiny", network(), spying, replace(SETTINGS, ema_decay=0.8), tmp_path / "averaged")
+    settings = replace(SETTINGS, ema_decay=0.6, ema_warmup=warmup)  # (1 + n) / (10 + n) passes 0.6 at n = 12.5
+    averaged, _ = train("tiny", network(), spying, settings, tmp_path / "averaged")
     last, _ = train("tiny", network(), loss, SETTINGS, tmp_path / "plain")
     after = [*seen[1:], state(last)]
     for key in ("0.weight", "1.running_mean", "3.bias"):
         expected = after[0][key]
-        for later in after[1:]:
-            expected = 0.8 * expected + 0.2 * later[key]
+        for n, later in enumerate(after[1:], start=1):
+            decay = min(0.6, (1 + n) / (10 + n)) if warmup else 0.6
+            expected = decay * expected + (1 - decay) * later[key]
         torch.testing.assert_close(averaged.state_dict()[key], expected, rtol=1e-4, atol=1e-6)
 
 
