@@ -21,7 +21,7 @@ from tasks.derivation import given_doses
 from tasks.keys import key_of
 from tasks.workspace import Workspace
 
-EVALUATION_VERSION = 7  # raise it whenever the same data set and settings would give other figures
+EVALUATION_VERSION = 8  # raise it whenever the same data set and settings would give other figures
 FEWEST = {"train": 40, "test": 8}  # subjects without which there is nothing to learn from, or to score
 
 # Where the published fit began (arXiv 2410.16177); other models begin at their own typical values.

@@ -22,7 +22,7 @@ from tests.e2e.service import Service
 
 pytestmark = pytest.mark.e2e
 
-SHARDS = 100  # many small ones, so that a run can be met in the middle
+SHARDS = 60  # many small ones, so that a run can be met in the middle
 CONFIG = {
     "generator": {"backend": "phantom", "image_size": 32},
     "probe": {"n_images": 64},
