@@ -1,8 +1,8 @@
 """The published predictor: a ResNet18 that regresses empirical Bayes estimates on images, end to end.
 
-Two things are added to the published recipe: the learning rate falls to 0, and the weights are averaged. Without them
-the network of the last step is worse than the mean where outcomes depend on the image by some percent: what single
-batches of noisy estimates leave in the weights is larger than the signal.
+Two things are added to the published recipe: the learning rate falls to 0, and the weights are averaged. Where outcomes
+depend on the image by a few percent, what single batches of noisy estimates leave in the weights is larger than the
+signal: in trials (docs/evaluation.md) raw weights were mostly worse than the mean, their average was not.
 """
 
 from __future__ import annotations
