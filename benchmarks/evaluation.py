@@ -6,6 +6,7 @@
     ... --known                                  also with the true population, which must give the same table
     ... --foce                                   the fit left where FOCE ends
     ... --resnet 20000                           also the published ResNet18, at most so many steps a level
+    ... --levels 0.02                            some levels of the data set
 
 Makes a phantom data set by the command line, evaluates it by the command line, and reads what that wrote. Shares are
 of the realised ceiling: R² of E[η | z] on the same test subjects.
@@ -123,6 +124,7 @@ def main() -> None:
     parser.add_argument("--known", action="store_true", help="evaluate with the true population too")
     parser.add_argument("--foce", action="store_true", help="take the fit of FOCE as it is")
     parser.add_argument("--resnet", type=int, default=0, metavar="STEPS", help="train the published ResNet18 too")
+    parser.add_argument("--levels", type=float, nargs="+", help="some levels of the data set; without it, all")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +135,9 @@ def main() -> None:
         manifest = json.loads(open_root(url).read_bytes("dataset.json"))
 
         def evaluated(population: str, steps: int = 0) -> tuple[dict[str, Any], float, float]:
-            settings = (f"population={population}", f"regression_steps={steps}", "regression_width=1")
+            settings = [f"population={population}", f"regression_steps={steps}", "regression_width=1"]
+            if options.levels:
+                settings.append(f"levels={options.levels}")
             changes = [argument for setting in settings for argument in ("--set", f"evaluation.{setting}")]
             output = f"{folder}/{population}"
             seconds, memory = command(
