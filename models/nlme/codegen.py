@@ -1,7 +1,9 @@
 """From the symbolic model to compiled kernels: PyTensor graphs of scalars written out as numba functions.
 
 The generated source is one file per model in the user's cache folder, named by the digest of its own text and of the
-integrator's, so numba's on-disk cache serves the next process and an edited model can never meet an old kernel.
+integrator's, so numba's on-disk cache serves the next process and an edited model can never meet an old kernel. The
+equations are compiled into the integrator, which runs them millions of times; whatever else knows the model calls it
+by address (:mod:`models.nlme.kernels.calls`) and is compiled once for all.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 
 from core.digest import digest_of
 from core.errors import ConfigError
-from models.nlme.kernels.cached import cache_folder
+from models.nlme.kernels.cached import cache_folder, digest_of_sources
 from models.nlme.structural import StructuralModel
 from models.nlme.symbolic import SymbolicSystem, trace
 
@@ -38,83 +40,79 @@ _FORMS = {
     "Sigmoid": "1.0 / (1.0 + math.exp(-{0}))", "Softplus": "math.log1p(math.exp(-abs({0}))) + max({0}, 0.0)",
 }  # fmt: skip
 
-# modules of kernels that a generated file is compiled from
-SOLVERS = ("compiled", "dop853", "esdirk", "queue", "steady", "course", "closed_form")
-INDIVIDUAL = ("compiled", "dense", "likelihood", "individual")
+KERNELS = Path(__file__).parent / "kernels"
+PARTS = ("compiled", "dop853", "esdirk", "calls")  # what is compiled into a generated file
 
-INTEGRATED = """
+ENTRIES = {
+    "OUTPUT": """
+
+@entry
+def called_output(endpoint, t, x, p, by_parameter, by_state):
+    if by_parameter.size > 0:
+        output_gradient(endpoint, t, x, p, by_parameter, by_state)
+    return output(endpoint, t, x, p)
+""",
+    "ADVANCE": """
 _explicit = private_copy(__name__, "dop853").make_explicit(N_STATES, rhs, jacobian)
-_esdirk = private_copy(__name__, "esdirk")
-_run = private_copy(__name__, "course").make_run(
-    N_STATES, N_PARAMETERS, N_COVARIATES, MODELLED,
-    _esdirk.make_advance(N_STATES, N_PARAMETERS, rhs, jacobian, parameter_jacobian, LINEAR, _explicit),
-    _esdirk.workspace,
-    rhs, initial, initial_gradient, output, output_gradient, dosing, dosing_gradient,
-    private_copy(__name__, "steady").make_proceed(rhs),
+_advance = private_copy(__name__, "esdirk").make_advance(
+    N_STATES, N_PARAMETERS, rhs, jacobian, parameter_jacobian, LINEAR, _explicit
 )
+
+
+@entry
+def called_advance(t, end, y, sens, p, rate, rate_by, size, step, tolerance, w):
+    return _advance(t, end, y, sens, p, rate, rate_by, size, step, tolerance, w)
+""",
+    "RHS": """
+
+@entry
+def called_rhs(t, x, p, out):
+    rhs(t, x, p, out)
+    return 0.0
+""",
+    "INITIAL": """
+
+@entry
+def called_initial(t, p, y, sens):
+    initial(t, p, y)
+    if sens.size > 0:
+        initial_gradient(t, p, sens)
+    return 0.0
+""",
+    "DOSING": """
+
+@entry
+def called_dosing(t, p, own, own_by):
+    dosing(t, p, own)
+    if own_by.size > 0:
+        dosing_gradient(t, p, own_by)
+    return 0.0
+""",
+}
+
+FOOTER = """
+FUNCTIONS = {{{functions}}}
+model, run = calls.bind({solver}.solve, FUNCTIONS, N_STATES, N_PARAMETERS, N_COVARIATES)
 """
-
-CLOSED_FORM = """
-_run = private_copy(__name__, "closed_form").make_run(N_PARAMETERS, N_COVARIATES, output, output_gradient)
-"""
-
-FOOTER = '''
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def run(parameters, data, start, shared, tolerance, out, gradient):
-    """See course.make_run."""
-    return _run(parameters, data, start, shared, tolerance, out, gradient)
-'''
-
-ESTIMATION = '''"""Individual level of estimation for one model."""
-
-from numba import njit
-
-from models.nlme.codegen import private_copy
-from {solver} import run
-
-_individual = private_copy(__name__, "individual")
-_predict = _individual.make_predict(run)
-_predictions = _individual.make_predictions(_predict)
-_modes = _individual.make_modes(_individual.make_mode(_predict), _individual.make_screen(run))
-_contributions = _individual.make_contributions(_predict)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def predictions(phi, scales, data, tolerance, f, g):
-    """See individual.make_predictions."""
-    return _predictions(phi, scales, data, tolerance, f, g)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def modes(eta, starts, mu, w, random, scales, kinds, error, interaction, typical, data, tolerance, values, good):
-    """See individual.make_modes."""
-    return _modes(
-        eta, starts, mu, w, random, scales, kinds, error, interaction, typical, data, tolerance, values, good
-    )
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def contributions(
-    method, eta, mu, omega, w, random, scales, kinds, error, typical, data, tolerance,
-    objective, by_mu, by_w, by_error,
-):
-    """See individual.make_contributions."""
-    return _contributions(
-        method, eta, mu, omega, w, random, scales, kinds, error, typical, data, tolerance,
-        objective, by_mu, by_w, by_error,
-    )
-'''
 
 
 @lru_cache(maxsize=64)
 def generated_kernel(model: StructuralModel) -> ModuleType:
-    """The model's compiled functions: ``run`` (:mod:`models.nlme.kernels.course`), ``rhs``, ``jacobian``, ...
+    """The model's compiled functions: ``run`` (:func:`models.nlme.kernels.calls.bind`), ``rhs``, ``jacobian``, ...
 
     Raises:
         ConfigError: the model's equations use an operation that has no compiled form.
     """
-    return _written("kernel", generate_source(model), *_texts(*SOLVERS))
+    source = generate_source(model)
+    name = f"nlme_kernel_{digest_of(source, *((KERNELS / f'{part}.py').read_text() for part in PARTS))[:24]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    path = cache_folder() / f"{name}.py"
+    if not path.exists():
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+            file.write(source)
+        os.replace(file.name, path)  # other processes see the whole file or none
+    return _load(name, path)
 
 
 def solver_kernel(model: StructuralModel, *, plain: bool = True) -> ModuleType:
@@ -126,32 +124,10 @@ def solver_kernel(model: StructuralModel, *, plain: bool = True) -> ModuleType:
     return importlib.import_module(str(model.kernel)) if hand_made else generated_kernel(model)
 
 
-@lru_cache(maxsize=64)
-def estimation_kernel(model: StructuralModel, *, plain: bool = True) -> ModuleType:
-    """The individual level of estimation compiled for a model: ``predictions``, ``modes``, ``contributions``.
-
-    ``plain``: as in :func:`solver_kernel` (the name of a generated one is the digest of its text).
-    """
-    solver = solver_kernel(model, plain=plain)
-    text = Path(str(solver.__file__)).read_text()
-    return _written("estimation", ESTIMATION.format(solver=solver.__name__), text, *_texts(*INDIVIDUAL))
-
-
-def _texts(*kernels: str) -> list[str]:
-    return [(Path(__file__).parent / "kernels" / f"{name}.py").read_text() for name in kernels]
-
-
-def _written(kind: str, source: str, *depends: str) -> ModuleType:
-    """The module of ``source``, imported from the cache folder; ``depends``: texts that its compiled form contains."""
-    name = f"nlme_{kind}_{digest_of(source, *depends)[:24]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    path = cache_folder() / f"{name}.py"
-    if not path.exists():
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            file.write(source)
-        os.replace(file.name, path)  # other processes see the whole file or none
-    return _load(name, path)
+def solver_digest(model: StructuralModel) -> str:
+    """Digest of everything that decides a model's predictions and what estimation makes of them."""
+    solver = solver_kernel(model)
+    return digest_of(solver.__name__, digest_of_sources(Path(str(solver.__file__)).parent), digest_of_sources(KERNELS))
 
 
 def private_copy(kernel: str, module: str) -> ModuleType:
@@ -161,7 +137,7 @@ def private_copy(kernel: str, module: str) -> ModuleType:
     two kernels compiled in different processes and loaded from the cache into a third would carry different machine
     code under equal symbols, and the linker would silently give both the same.
     """
-    return _load(f"{kernel}_{module}", Path(__file__).parent / "kernels" / f"{module}.py")
+    return _load(f"{kernel}_{module}", KERNELS / f"{module}.py")
 
 
 def _load(name: str, path: Path) -> ModuleType:
@@ -212,11 +188,16 @@ def generate_source(model: StructuralModel) -> str:
         f'"""Compiled functions of the structural model {model.name!r}, generated from its symbolic form."""\n\n'
         "import math\n\nimport numpy as np\nfrom numba import njit\n\n"
         "from models.nlme.codegen import private_copy\n"
+        "from models.nlme.kernels import calls, closed_form, course\n"
+        "from models.nlme.kernels.calls import entry\n"
         "from models.nlme.kernels.esdirk import TOLERANCE\n\n"
         f"LINEAR, MODELLED = {_is_linear(system, jacobian)}, {bool(system.dosing)}\n"
         f"N_STATES, N_PARAMETERS, N_COVARIATES = {len(x)}, {m}, {c}\n\n\n"
     )
-    return head_of_file + "\n\n".join(functions) + "\n" + (INTEGRATED if x else CLOSED_FORM) + FOOTER
+    called = [name for name in ENTRIES if name == "OUTPUT" or (x and (name != "DOSING" or system.dosing))]
+    by_position = ", ".join(f"calls.{name}: called_{name.lower()}" for name in called)
+    footer = FOOTER.format(functions=by_position, solver="course" if x else "closed_form")
+    return head_of_file + "\n\n".join(functions) + "\n" + "".join(ENTRIES[name] for name in called) + footer
 
 
 def _entries(name: str, of: Sequence[Any]) -> list[str]:

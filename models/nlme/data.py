@@ -179,7 +179,7 @@ class PopulationData:
     def arrays(self) -> Arrays:
         """The arrays as the compiled kernels take them."""
         names: tuple[str, ...] = Arrays._fields
-        return Arrays(*(getattr(self, name) for name in names))
+        return Arrays(*(np.require(getattr(self, name), requirements=["C", "W"]) for name in names))
 
     @property
     def is_plain(self) -> bool:

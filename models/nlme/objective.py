@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from core.errors import ConfigError, SimulationError
-from models.nlme.codegen import estimation_kernel
+from models.nlme.codegen import solver_kernel
 from models.nlme.data import PopulationData
+from models.nlme.kernels import individual
 from models.nlme.population import DISTRIBUTIONS, PopulationModel
 from models.nlme.residual import KINDS, ResidualError
 
@@ -119,7 +120,7 @@ class Objective:
                 "FO cannot use censored observations", expected="FOCEI or Laplace", got=f"{data.censored.sum()} of them"
             )
         self.model, self.data, self.method, self.workers, self.tolerance = model, data, method, workers, tolerance
-        self.kernel = estimation_kernel(model.structural, plain=data.is_plain)
+        self.solver = solver_kernel(model.structural, plain=data.is_plain)
         # with constant variance the two coincide, and only FOCEI has the analytic gradient
         constant = set(kinds) <= set(CONSTANT_VARIANCE)
         effective = "FOCEI" if method == "FOCE" and constant else method
@@ -146,9 +147,9 @@ class Objective:
 
         def run(piece: tuple[slice, PopulationData]) -> None:
             rows, data = piece
-            self.kernel.modes(
-                self.eta[rows], extra, self._mu(values, data), precision, self.random, self.scales, self.kinds,
-                values.error, self.code >= METHODS.index("FOCEI"), self._typical(values, data), data.arrays,
+            individual.modes(
+                self.solver.model(), self.eta[rows], extra, self._mu(values, data), precision, self.random, self.scales,
+                self.kinds, values.error, self.code >= METHODS.index("FOCEI"), self._typical(values, data), data.arrays,
                 self.tolerance, joint[rows], good[rows],
             )  # fmt: skip
 
@@ -169,10 +170,11 @@ class Objective:
 
         def run(piece: tuple[slice, PopulationData]) -> None:
             where, data = piece
-            failed = self.kernel.contributions(
-                self.code, self.eta[where], self._mu(values, data), values.omega, precision, self.random, self.scales,
-                self.kinds, values.error, self._typical(values, data), data.arrays, self.tolerance,
-                result.objective[where], result.by_mu[where], result.by_precision[where], result.by_error[where],
+            failed = individual.contributions(
+                self.solver.model(), self.code, self.eta[where], self._mu(values, data), values.omega, precision,
+                self.random, self.scales, self.kinds, values.error, self._typical(values, data), data.arrays,
+                self.tolerance, result.objective[where], result.by_mu[where], result.by_precision[where],
+                result.by_error[where],
             )  # fmt: skip
             if failed >= 0:
                 raise SimulationError(
@@ -229,12 +231,13 @@ class Objective:
         columns = [inverse(p.distribution, phi[:, i]) for i, p in enumerate(self.model.parameters)]
         f = np.empty(len(data.times))
         parameters, none = np.stack(columns, axis=1), np.empty((len(f), 0))
-        failed, _ = self.kernel.run(parameters, data.arrays, 0, False, self.tolerance, f, none)
+        failed, _ = self.solver.run(parameters, data.arrays, 0, False, self.tolerance, f, none)
         self._check(failed, phi, data)
         return f
 
     def _predictions(self, phi: FloatArray, data: PopulationData, f: FloatArray, g: FloatArray) -> None:
-        self._check(self.kernel.predictions(phi, self.scales, data.arrays, self.tolerance, f, g), phi, data)
+        failed = individual.predictions(self.solver.model(), phi, self.scales, data.arrays, self.tolerance, f, g)
+        self._check(failed, phi, data)
 
     def _check(self, failed: int, phi: FloatArray, data: PopulationData) -> None:
         if failed >= 0:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from core.digest import digest_of
 from core.errors import ConfigError, SimulationError
-from models.nlme.codegen import estimation_kernel
+from models.nlme.codegen import solver_digest
 from models.nlme.ebes import EmpiricalBayes, individual_modes
 from models.nlme.objective import Values
 from models.nlme.observations import Source, open_observations, population_data, subject_tables
@@ -117,7 +117,7 @@ def _key(model: PopulationModel, rows: pa.Table) -> str:
     values = Values.of(model)
     numbers = [array.tolist() for array in (values.mu, values.omega, values.error)]
     shapes = [[p.name, p.distribution, p.random] for p in model.parameters]
-    compiled = estimation_kernel(model.structural).__name__  # the digest of its equations
+    compiled = solver_digest(model.structural)
     return digest_of("ebes", VERSION, compiled, shapes, [r.kind for r in model.residuals], numbers, content.hexdigest())
 
 

@@ -24,7 +24,7 @@ def cached_kernel(function: F) -> F:
     that it calls.
     """
     folder, before = Path(inspect.getfile(function)).parent, numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(cache_folder() / _digest_of_sources(folder))  # read while the decorator runs
+    numba.config.CACHE_DIR = str(cache_folder() / digest_of_sources(folder))  # read while the decorator runs
     try:
         return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
     finally:
@@ -44,5 +44,6 @@ def cache_folder() -> Path:
 
 
 @lru_cache(maxsize=8)
-def _digest_of_sources(folder: Path) -> str:
+def digest_of_sources(folder: Path) -> str:
+    """Short digest of the modules in a folder."""
     return digest_of([path.read_text() for path in sorted(folder.glob("*.py"))])[:SHORT]

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from models.nlme.kernels.cached import cached_kernel
+from models.nlme.kernels.calls import bind
 from models.nlme.kernels.depot_central.lanes import predict
 from models.nlme.kernels.depot_central.sensitivities import differentiate
 
@@ -27,13 +28,14 @@ TOLERANCE = 3e-8
 
 
 @cached_kernel
-def run(
-    parameters: np.ndarray, data: Any, start: int, shared: bool, tolerance: float,
+def solve(
+    model: np.ndarray, parameters: np.ndarray, data: Any, start: int, shared: bool, tolerance: float,
     out: np.ndarray, gradient: np.ndarray,
 ) -> tuple[int, int]:  # fmt: skip
-    """Predictions, and their derivatives if wanted; as :func:`models.nlme.kernels.course.make_run`, for plain events.
+    """Predictions, and their derivatives if wanted; as :func:`models.nlme.kernels.course.solve`, for plain events.
 
     Args:
+        model: of :mod:`models.nlme.kernels.calls`; nothing of it is looked at.
         parameters: (n, 3) float64: ka, imax, ic50, all positive.
         data: models.nlme.data.Arrays whose events are doses of known amount and rate.
         start: position in ``data`` of the first subject.
@@ -50,3 +52,6 @@ def run(
     else:
         failed = predict(parameters, data, start, shared, tolerance, out)
     return failed, 1 if failed >= 0 else 0
+
+
+model, run = bind(solve, {})

@@ -1,0 +1,113 @@
+"""Calls of one model's functions from kernels that serve every model, by address.
+
+What is the same for all models (events, steady states, the individual level of estimation) is so compiled once and not
+once per model. A model is an int64 array: the addresses of its functions and its sizes, at the positions below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.core.errors import TypingError
+from numba.core.types.function_type import CompileResultWAP
+from numba.core.typing import Signature, signature
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from models.nlme.data import Arrays
+
+SOLVE, ADVANCE, RHS, INITIAL, OUTPUT, DOSING, N_STATES, N_PARAMETERS, N_COVARIATES = range(9)
+
+_real, _integer = types.float64, types.int64
+_vector, _matrix, _integers = _real[::1], _real[:, ::1], _integer[::1]
+_arrays = dict.fromkeys(Arrays._fields, _vector) | {
+    "censored": types.boolean[::1], "covariates": _matrix,
+    **dict.fromkeys(("row_start", "before", "endpoint", "event_start", "kind", "compartment"), _integers),
+}  # fmt: skip
+_data = types.NamedTuple(list(_arrays.values()), Arrays)
+_workspace = types.Tuple((  # of kernels.esdirk
+    _vector, _matrix, _matrix, _real[:, :, ::1], _vector, _matrix, _vector, _matrix,
+    _matrix, _integers, _vector, _vector, _matrix, _integers,
+))  # fmt: skip
+
+SIGNATURES: dict[int, Signature] = {
+    SOLVE: signature(  # kernels.course.solve
+        types.UniTuple(_integer, 2), _integers, _matrix, _data, _integer, types.boolean, _real, _vector, _matrix
+    ),
+    ADVANCE: signature(  # kernels.esdirk.make_advance
+        _real, _real, _real, _vector, _matrix, _vector, _vector, _matrix, _vector, _real, _real, _workspace
+    ),
+    # codegen.ENTRIES; those that have nothing to return return 0
+    RHS: signature(_real, _real, _vector, _vector, _vector),
+    INITIAL: signature(_real, _real, _vector, _vector, _matrix),
+    OUTPUT: signature(_real, _integer, _real, _vector, _vector, _vector, _vector),
+    DOSING: signature(_real, _real, _vector, _vector, _matrix),
+}
+
+# how a model's functions are compiled that others call
+entry = njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True)
+
+
+def bind(
+    solve: Any, functions: dict[int, Any], states: int = 0, parameters: int = 0, covariates: int = 0
+) -> tuple[Callable[[], NDArray[np.int64]], Callable[..., tuple[int, int]]]:
+    """What a module of a model's compiled functions offers: the array that stands for the model, and its solver.
+
+    Args:
+        solve: as :func:`models.nlme.kernels.course.solve`.
+        functions: those of the model that others call, by position.
+        states: how many the model has.
+        parameters: how many it has.
+        covariates: how many it has.
+
+    Returns:
+        ``model()``, which compiles when it is first called, and ``run``, which is ``solve`` without its first argument.
+    """
+
+    @lru_cache(maxsize=1)
+    def model() -> NDArray[np.int64]:
+        array = np.zeros(N_COVARIATES + 1, dtype=np.int64)
+        for position, function in {SOLVE: solve, **functions}.items():
+            array[position] = CompileResultWAP(function.get_compile_result(SIGNATURES[position])).address
+        array[N_STATES:] = states, parameters, covariates
+        return array
+
+    def run(*arguments: Any) -> tuple[int, int]:
+        failed, reason = solve(model(), *arguments)
+        return failed, reason
+
+    return model, run
+
+
+def _caller(position: int) -> Any:
+    expected = SIGNATURES[position]
+
+    @intrinsic
+    def call(typing: Any, model: Any, arguments: Any) -> Any:
+        """Call the function at ``position`` of a model with a tuple of arguments."""
+        got = tuple(types.unliteral(argument) for argument in arguments)
+        if got != expected.args:
+            raise TypingError(f"expected arguments {expected.args}, got {got}")
+
+        def generate(context: Any, builder: Any, call_signature: Any, values: Any) -> Any:
+            array = context.make_array(call_signature.args[0])(context, builder, values[0])
+            address = builder.load(cgutils.gep_inbounds(builder, array.data, position))
+            kinds = [context.get_value_type(kind) for kind in expected.args]
+            kind = ir.FunctionType(context.get_value_type(expected.return_type), kinds).as_pointer()
+            given = zip(cgutils.unpack_tuple(builder, values[1]), arguments, expected.args, strict=True)
+            cast = [context.cast(builder, value, here, there) for value, here, there in given]
+            return builder.call(builder.inttoptr(address, kind), cast)
+
+        return expected.return_type(model, arguments), generate
+
+    return call
+
+
+call_solve, call_advance, call_rhs = _caller(SOLVE), _caller(ADVANCE), _caller(RHS)
+call_initial, call_output, call_dosing = _caller(INITIAL), _caller(OUTPUT), _caller(DOSING)

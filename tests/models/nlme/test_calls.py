@@ -1,0 +1,79 @@
+"""Kernels that serve every model: compiled once, and they call what they were given."""
+
+import numpy as np
+import pytest
+from numba import njit
+from numba.core.errors import TypingError
+
+from models.nlme import symbolic as s
+from models.nlme.data import PopulationData
+from models.nlme.dosing import Dose
+from models.nlme.kernels import course, individual
+from models.nlme.kernels.calls import SIGNATURES, SOLVE, call_rhs
+from models.nlme.objective import Objective, Values
+from models.nlme.population import Design, Parameter, PopulationModel
+from models.nlme.residual import ResidualError
+from models.nlme.structural import StructuralModel
+
+TIMES = np.array([0.5, 1.0, 2.0, 4.0])
+
+
+def population(structural: StructuralModel) -> PopulationModel:
+    return PopulationModel(
+        name=structural.name,
+        structural=structural,
+        parameters=tuple(Parameter(name, 0.5) for name in structural.parameters),
+        omega=0.1 * np.eye(len(structural.parameters)),
+        residual=ResidualError("additive", additive=0.1),
+        design=Design(tuple(TIMES), ()),
+    )
+
+
+DECAY = population(StructuralModel("decay", ("a",), ("k",), lambda t, x, p: {"a": -p.k * x.a}, lambda t, x, p: x.a))
+EXCHANGE = population(
+    StructuralModel(
+        "exchange", ("a", "b"), ("k", "back"),
+        lambda t, x, p: {"a": p.back * x.b - p.k * x.a, "b": p.k * x.a - p.back * x.b},
+        lambda t, x, p: x.b,
+    )
+)  # fmt: skip
+FORMULA = population(StructuralModel("formula", (), ("k",), lambda t, x, p: {}, lambda t, x, p: s.exp(-p.k * t)))
+TRUTH = {
+    "decay": lambda eta: np.exp(-0.5 * np.exp(eta[0]) * TIMES),
+    "exchange": lambda eta: np.exp(eta[0]) / np.exp(eta).sum() * (1 - np.exp(-0.5 * np.exp(eta).sum() * TIMES)),
+    "formula": lambda eta: np.exp(-0.5 * np.exp(eta[0]) * TIMES),
+}
+
+
+@pytest.mark.parametrize("model", [DECAY, EXCHANGE, FORMULA], ids=lambda model: model.name)
+def test_what_serves_every_model_is_compiled_once_and_predicts_each(model: PopulationModel) -> None:
+    k, doses = model.n_random_effects, [Dose(0.0, 1.0, "a")] if model.structural.states else []
+    eta = np.linspace(-0.3, 0.4, 3 * k).reshape(3, k)
+    want = np.stack([TRUTH[model.name](row) for row in eta])
+    objective = Objective(model, PopulationData.of_design(model.structural, want, TIMES, doses))
+    got, slopes = objective.predict(Values.of(model), eta)
+    np.testing.assert_allclose(got, want.ravel(), atol=1e-6)  # the solver's 1e-8 per step
+    step = 1e-5
+    for j in range(k):
+        moved = [np.concatenate([TRUTH[model.name](row) for row in eta + h * np.eye(k)[j]]) for h in (step, -step)]
+        np.testing.assert_allclose(slopes[:, j], (moved[0] - moved[1]) / (2 * step), atol=1e-6)
+    objective.gradient(Values.of(model))
+    for kernel in (individual.predictions, individual.modes, individual.contributions):
+        assert len(kernel.signatures) == 1  # whichever models came before
+    assert set(course.solve.signatures) <= {SIGNATURES[SOLVE].args}
+
+
+def test_read_only_outcomes_are_taken() -> None:
+    data = PopulationData.of_design(DECAY.structural, np.ones((2, 4)), TIMES, [Dose(0.0, 1.0)])
+    for array in (data.times, data.observed, data.row_start):
+        array.flags.writeable = False
+    assert np.isfinite(Objective(DECAY, data).evaluate(Values.of(DECAY))).all()
+
+
+def test_arguments_of_another_type_are_refused_when_compiled() -> None:
+    @njit
+    def wrong(model, x):  # type: ignore[no-untyped-def]
+        return call_rhs(model, (0.0, x, x, x[::2]))
+
+    with pytest.raises(TypingError, match="expected arguments"):
+        wrong(np.zeros(9, dtype=np.int64), np.zeros(3))
