@@ -126,8 +126,9 @@ def solver_kernel(model: StructuralModel, *, plain: bool = True) -> ModuleType:
 
 def solver_digest(model: StructuralModel) -> str:
     """Digest of everything that decides a model's predictions and what estimation makes of them."""
-    solver = solver_kernel(model)
-    return digest_of(solver.__name__, digest_of_sources(Path(str(solver.__file__)).parent), digest_of_sources(KERNELS))
+    solver = solver_kernel(model)  # the name of a generated one is the digest of its text
+    own = digest_of_sources(Path(str(solver.__file__)).parent) if model.kernel else solver.__name__
+    return digest_of(own, digest_of_sources(KERNELS))
 
 
 def private_copy(kernel: str, module: str) -> ModuleType:

@@ -8,10 +8,11 @@ from scipy.integrate import solve_ivp
 
 from core.errors import ConfigError
 from models.nlme import symbolic as s
-from models.nlme.codegen import generate_source, generated_kernel
+from models.nlme.codegen import generate_source, generated_kernel, solver_digest
 from models.nlme.data import PopulationData
 from models.nlme.dosing import Dose
 from models.nlme.kernels import esdirk
+from models.nlme.library import get_model
 from models.nlme.structural import StructuralModel
 
 
@@ -118,6 +119,16 @@ def test_a_closed_form_model_has_no_states():
     got, gradient = ragged(closed, [[0.5], [0.7]], times, [])
     np.testing.assert_allclose(got, 10 * np.exp(-np.outer([0.5, 0.7], times)), rtol=1e-14)
     np.testing.assert_allclose(gradient[:, :, 0], -times * got, rtol=1e-14)
+
+
+def test_the_digest_of_a_solver_is_that_of_its_equations_whatever_else_is_cached():
+    def model(factor):
+        return StructuralModel("d", ("a",), ("k",), lambda t, x, p: {"a": -factor * p.k * x.a}, lambda t, x, p: x.a)
+
+    first = solver_digest(model(1.0))
+    assert solver_digest(model(2.0)) != first
+    assert solver_digest(model(1.0)) == first
+    assert solver_digest(get_model("depot-central-mm").structural) != first
 
 
 def test_an_operation_without_compiled_form_is_refused():
