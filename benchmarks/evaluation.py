@@ -106,7 +106,8 @@ def print_shares(levels: list[dict[str, Any]], backend: str) -> dict[str, dict[s
     shares = {}
     for level in levels:
         of = {name: 100 * level["effects"][name]["of_realised"][0] for name in names}
-        bars = {"regression": BARS[level["level"]][0], "informed": BARS[level["level"]][1]}
+        published, own = BARS[level["level"]]
+        bars = {"regression": published, "resnet": published, "informed": own}
         if backend != "phantom":
             bars = {"informed": DIFFUSION_BARS[level["level"]]}
         cells = (f"{of[name]:.1f}" + (f" (bar {bars[name]})" if name in bars else "") for name in names)
