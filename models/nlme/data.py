@@ -177,7 +177,7 @@ class PopulationData:
 
     @property
     def arrays(self) -> Arrays:
-        """The arrays as the compiled kernels take them."""
+        """The arrays as the compiled kernels take them: contiguous and writable, or kernels were compiled anew."""
         names: tuple[str, ...] = Arrays._fields
         return Arrays(*(np.require(getattr(self, name), requirements=["C", "W"]) for name in names))
 
