@@ -164,7 +164,8 @@ def diffusion_backend(config: GeneratorConfig, version: ModelVersion | None, dev
     model.to(device)
     compiled = device.type == "cuda" if config.compile == "auto" else config.compile
     model.for_sampling(getattr(torch, config.precision), compiled)
-    digest = digest_of("diffusion", BACKENDS_VERSION, trained.digest, config.scheduler, config.steps, config.precision)
+    ways = [config.scheduler, config.steps, config.precision, *(["light"] if light else [])]
+    digest = digest_of("diffusion", BACKENDS_VERSION, trained.digest, *ways)
     return DiffusionImages(model, config.scheduler, config.steps, device, digest)
 
 

@@ -25,7 +25,7 @@ from tasks.options import CACHED
 from tasks.progress import Progress
 from tasks.workspace import Workspace
 
-DISTILLATION_VERSION = 1  # raise it whenever the same model and configuration would give other weights
+DISTILLATION_VERSION = 2  # raise it whenever the same model and configuration would give other weights
 STUDENT, LIGHT_DECODER = "student", "light-decoder"
 REFERENCE = ("ddpm", 50)  # the original's way of drawing, which every loss is measured against
 REAL_IMAGES = 2048  # training images compared with; more change no figure that can be seen
@@ -113,11 +113,11 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """One row per way of drawing; losses in per cent of the first row's figures."""
     device, probe = default_device(config.compute.device), config.probe
-    ways = [("diffusion", *REFERENCE, False), ("diffusion", probe.scheduler, probe.steps, False)]
+    few = [("diffusion", probe.scheduler, probe.steps)]
     if STUDENT in weights:
-        ways.append((STUDENT, "student", config.distillation.solver_steps, False))
-    if LIGHT_DECODER in weights:
-        ways.append(("diffusion", probe.scheduler, probe.steps, True))
+        few.append((STUDENT, "student", config.distillation.solver_steps))
+    ways = [("diffusion", *REFERENCE, False)]
+    ways += [(*way, light) for light in (False, True)[: 1 + (LIGHT_DECODER in weights)] for way in few]
     vae = load_vae(version).to(device)
     rows: list[dict[str, Any]] = []
     first: DrawFigures | None = None

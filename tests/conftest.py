@@ -1,4 +1,4 @@
-"""Shared by all tests: where the real scans are, and one torch thread so that tests can run side by side."""
+"""Shared by all tests: real scans, a tiny Stable Diffusion, and one torch thread so that tests can run side by side."""
 
 from __future__ import annotations
 
@@ -20,6 +20,44 @@ def kermany_sample() -> Path:
     folder = shared / "kermany_sample"
     if not folder.is_dir():
         pytest.skip(f"real scans are not at hand: no {folder} (set SHARED_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stable Diffusion's parts at tiny size, in diffusers' layout.
+
+    Random weights: 24 entries per token, an autoencoder that halves twice, the original's noise schedule.
+    """
+    import torch  # here, as diffusers: most tests need neither
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+
+    folder = tmp_path_factory.mktemp("stable-diffusion")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            layers_per_block=1,
+            block_out_channels=(16, 32),
+            norm_num_groups=8,
+            cross_attention_dim=24,
+            attention_head_dim=8,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        )
+        autoencoder = AutoencoderKL(
+            block_out_channels=(8, 8, 16),
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            layers_per_block=1,
+            norm_num_groups=4,
+            latent_channels=4,
+        )
+    unet.save_pretrained(folder / "unet")
+    autoencoder.save_pretrained(folder / "vae")
+    DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+    ).save_pretrained(folder / "scheduler")
     return folder
 
 

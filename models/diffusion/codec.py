@@ -13,6 +13,7 @@ from torch.nn.functional import mse_loss
 from core.config import DiffusionConfig
 from core.errors import ModelError
 from core.random import stream_key
+from models.diffusion.interface import in_parts
 from models.distributed import share
 from models.tensors import ImageRows, to_unit
 from models.training import History, LoopSettings, TrainingProgress, batch_indices, step_generator, train
@@ -44,13 +45,20 @@ class ImageCodec(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents of images."""
-        colour = images.expand(-1, self.network.config.in_channels, -1, -1) * 2 - 1
-        encoded = self.network.encode(colour)
-        return encoded.latents if self._tiny else encoded.latent_dist.mean
+
+        def encode(part: Tensor) -> Tensor:
+            encoded = self.network.encode(part.expand(-1, self.network.config.in_channels, -1, -1) * 2 - 1)
+            return encoded.latents if self._tiny else encoded.latent_dist.mean
+
+        return in_parts(encode, images, images.shape[-1])
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images of latents, not clamped."""
-        return (self.network.decode(latents).sample.mean(1, keepdim=True) + 1) / 2
+
+        def decode(part: Tensor) -> Tensor:
+            return (self.network.decode(part).sample.mean(1, keepdim=True) + 1) / 2
+
+        return in_parts(decode, latents, latents.shape[-1] * self.factor)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstruction and latents."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+PART_PIXELS = 8 * 512**2  # that an autoencoder is given at a time: enough to keep a large GPU busy
 
 
 class DiffusionModel(nn.Module, ABC):
@@ -71,4 +74,21 @@ def ready(network: nn.Module, dtype: torch.dtype, compiled: bool) -> None:
     # torch's own method: diffusers' warns of modules to be kept in float32, though it finds none.
     nn.Module.to(network, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if compiled:
-        network.compile(dynamic=False)
+        # Otherwise each process times several forms of a reduction and takes the fastest there: other last bits.
+        network.compile(dynamic=False, options={"deterministic": True})
+
+
+def in_parts(function: Callable[[Tensor], Tensor], batch: Tensor, image_size: int) -> Tensor:
+    """An autoencoder's half, of a batch (B, ...) of latents or images, in equal parts of ``PART_PIXELS`` or less.
+
+    In one, 64 images at 512x512 would take tens of GB at full resolution. And past 2**31 entries in channels last,
+    upsampling to the nearest silently gives zeros on CUDA (pytorch issue 141831).
+
+    Args:
+        function: (b, ...) → (b, ...); each row of its result depends on the same row alone.
+        batch: its argument.
+        image_size: side in pixels of the images on either end.
+    """
+    most = max(PART_PIXELS // image_size**2, 1)
+    count = next(size for size in range(max(min(most, len(batch)), 1), 0, -1) if len(batch) % size == 0)
+    return torch.cat([function(part) for part in batch.split(count)])

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from core.errors import ModelError
 from models.diffusion.cross_attention import CrossAttentionConstants, collapse_cross_attention
-from models.diffusion.interface import DiffusionModel, ready
+from models.diffusion.interface import DiffusionModel, in_parts, ready
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -80,15 +80,22 @@ class StableDiffusion(DiffusionModel):
 
     def to_images(self, working: Tensor, context: Tensor) -> Tensor:
         """Images (B, 1, S, S), values 0 to 1, by the light decoder where one is in use, else by the full one."""
-        if self.light is None:
+        light = self.light
+        if light is None:
             return self.decode_fully(working)
-        return self.light(working.to(next(self.light.parameters()).dtype)).float().clamp(0, 1)
+        dtype = next(light.parameters()).dtype
+        return in_parts(lambda part: light(part.to(dtype)).float().clamp(0, 1), working, self.image_size)
 
     def decode_fully(self, working: Tensor) -> Tensor:
         """Images (B, 1, S, S), values 0 to 1: the autoencoder's colours averaged."""
         scaled = working / self.autoencoder.config.scaling_factor
-        colour = self.autoencoder.decode(scaled.to(self.autoencoder.dtype)).sample.float()
-        return ((colour.mean(1, keepdim=True) + 1) / 2).clamp(0, 1)
+        dtype = self.autoencoder.dtype
+
+        def decode(part: Tensor) -> Tensor:
+            colour = self.autoencoder.decode(part.to(dtype)).sample.float()
+            return ((colour.mean(1, keepdim=True) + 1) / 2).clamp(0, 1)
+
+        return in_parts(decode, scaled, self.image_size)
 
     def borrowed_state(self) -> dict[str, Tensor]:
         """See :class:`DiffusionModel`: the autoencoder, which no training changes."""

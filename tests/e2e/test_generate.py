@@ -301,26 +301,43 @@ def test_repair_makes_a_flipped_shard_anew_and_nothing_else(
     assert inodes(output, "images.zarr/*/c/[02]/**/*") == kept
 
 
-def test_a_distilled_student_makes_a_data_set_too(
-    first: Path, tmp_path: Path, tiny: Callable[..., Config], workspace: str
+def test_stable_diffusion_draws_data_sets_with_its_student_and_its_light_decoder(
+    tmp_path: Path, tiny: Callable[..., Config], workspace: str, pretrained: Path
 ) -> None:
     from flows.distill_model import distill_model
 
-    config = tiny("distillation.student_steps=3", "distillation.batch_size=8", "probe.n_images=64")
-    model = open_dataset(first).manifest.image.model
-    version = distill_model(model, config=config, workspace=workspace)
-    told = version.metadata["distillation"]
-    assert (told["of"], told["made"]) == (model, ["student"])
-    assert [(row["solver"], row["steps"]) for row in told["measured"]] == [("ddpm", 50), ("unipc", 4), ("student", 3)]
-    assert told["measured"][0]["fd_loss_percent"] == 0
-    assert "| student | 3 | full |" in (version.folder / "README.md").read_text()
-    assert distill_model(model, config=config, workspace=workspace).version == version.version, "nothing done twice"
+    def config(*overrides: str) -> Config:
+        kind = ("diffusion.kind=stable-diffusion", f"diffusion.pretrained={pretrained}", "diffusion.steps=3")
+        return tiny(*kind, "dataset.n_subjects=20", "generator.precision=bfloat16", *overrides)
 
-    fast = tiny("generator.scheduler=student", "generator.steps=2", "dataset.n_subjects=20")
-    with pytest.raises(ModelError, match=r"the model has no student.*image-longitudinal distill"):
-        generate_dataset(str(tmp_path / "none"), config=fast, model=model, workspace=workspace)
-    generate_dataset(str(tmp_path / "data"), config=fast, model=version.version, workspace=workspace)
-    assert verify(str(tmp_path / "data")).ok
+    def images(name: str, *overrides: str, model: str | None = None) -> np.ndarray:
+        generate_dataset(str(tmp_path / name), config=config(*overrides), model=model, workspace=workspace)
+        assert verify(str(tmp_path / name)).ok
+        return open_dataset(tmp_path / name).images(0, 20)
+
+    full = images("full")
+    model = open_dataset(tmp_path / "full").manifest.image.model
+    student, light = ("generator.scheduler=student", "generator.steps=2"), "generator.decoder=light"
+    for asked, lacking in ((student, "student"), ((light,), "light-decoder")):
+        with pytest.raises(ModelError, match=rf"the model has no {lacking}.*image-longitudinal distill"):
+            images("none", *asked, model=model)
+
+    distilled = config("distillation.student_steps=3", "distillation.decoder_steps=3", "distillation.batch_size=8")
+    version = distill_model(model, config=distilled, workspace=workspace)
+    told = version.metadata["distillation"]
+    assert (told["of"], told["made"]) == (model, ["student", "light-decoder"])
+    assert [(row["solver"], row["steps"], row["decoder"]) for row in told["measured"]] == [
+        ("ddpm", 50, "full"), ("unipc", 4, "full"), ("student", 3, "full"), ("unipc", 4, "light"),
+        ("student", 3, "light"),
+    ]  # fmt: skip
+    assert told["measured"][0]["fd_loss_percent"] == 0
+    assert "| student | 3 | light |" in (version.folder / "README.md").read_text()
+    assert distill_model(model, config=distilled, workspace=workspace).version == version.version, "nothing done twice"
+
+    np.testing.assert_array_equal(images("full-again", model=version.version), full)
+    made = [full, images("light", light, model=version.version), images("student", *student, model=version.version)]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert (made[one] != made[other]).any(axis=(1, 2)).all(), "each way draws its own, and takes no other's"
 
 
 def test_a_model_is_measured_again_by_another_probe(first: Path, tiny: Callable[..., Config], workspace: str) -> None:

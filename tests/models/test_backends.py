@@ -145,6 +145,7 @@ def test_digests_tell_apart_what_decides_a_pixel(tiny_version: ModelVersion, tmp
         digest(other, "diffusion"),
         digest(tiny_version, "diffusion", steps=4),
         digest(tiny_version, "diffusion", scheduler="euler"),
+        digest(tiny_version, "diffusion", precision="bfloat16"),
     ]
     assert len(set(different)) == len(different)
     # What a backend does not look at leaves its digest alone.

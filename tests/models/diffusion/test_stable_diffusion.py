@@ -62,6 +62,18 @@ def test_images_become_scaled_latents_and_come_back_grey(model: StableDiffusion)
     assert 0 <= decoded.min() <= decoded.max() <= 1
 
 
+@torch.no_grad()
+def test_many_large_images_are_decoded_in_parts(model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    working, seen = torch.randn(12, 4, 8, 8), []
+    whole = model.decode_fully(working)
+    hook = model.autoencoder.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    monkeypatch.setattr("models.diffusion.interface.PART_PIXELS", 5 * 32**2)
+    parts = model.decode_fully(working)
+    hook.remove()
+    assert seen == [4, 4, 4], "equal, so that an image's place in its batch changes none of its bits"
+    torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)  # float32 rounding
+
+
 @pytest.mark.parametrize("scheduler", SOLVERS)
 def test_every_scheduler_samples(model: StableDiffusion, scheduler: str) -> None:
     z, seeds = draws(2, 5)
