@@ -7,10 +7,13 @@ by vmap on one processor core, for each solver, tolerance and batch size: after 
 vmap goes at the pace of a batch's stiffest subject, and a small batch pays for every call: the best size lies between.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys
 import time
+from typing import Any
 
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 if hasattr(os, "sched_setaffinity"):
@@ -22,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 jax.config.update("jax_enable_x64", True)
+Array = Any  # of JAX, which lies in an environment of its own
 # The implicit solver is five times as slow as the explicit one at its best batch size, and takes minutes elsewhere.
 RUNS = {
     "Tsit5": (diffrax.Tsit5, (1e-6, 1e-8), (10, 30, 50, 100, 300, 1_000, 10_000)),
@@ -45,14 +49,14 @@ def main() -> None:
     print(json.dumps({"runs": found, "version": diffrax.__version__, "jax": jax.__version__}))
 
 
-def rhs(t, x, p):
+def rhs(t: Array, x: Array, p: Array) -> Array:
     return jnp.array([-p[0] * x[0], p[0] * x[0] - p[1] * x[1] / (p[2] + x[1])])
 
 
-def timed(solver, tolerance, batches, times):
+def timed(solver: Any, tolerance: float, batches: np.ndarray, times: Array) -> tuple[float, np.ndarray]:
     """Seconds for all batches (m, b, 3), and the central amounts (m, b, T)."""
 
-    def one(p):
+    def one(p: Array) -> Array:
         return diffrax.diffeqsolve(
             diffrax.ODETerm(rhs), solver, 0.0, times[-1], None, jnp.array([1.0, 0.0]), p, max_steps=200_000,
             saveat=diffrax.SaveAt(ts=times), stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),

@@ -94,11 +94,11 @@ def read_back(folder: Path, n: int) -> None:
         assert images.std() > 20, "images that are all alike"
         assert abs(latents.mean()) < 0.1
     rows = 1 + len(dataset.manifest.times)
-    parts = [("subjects", None, n)]
+    parts: list[tuple[str, float | None, int]] = [("subjects", None, n)]
     for level in dataset.levels:
         parts += [("random_effects", level, n), ("observations", level, rows * n)]
-    for table, level, expected in parts:
-        batches = dataset.scan(table, level).to_batches(batch_readahead=2, fragment_readahead=2)  # bounds the memory
+    for table, at, expected in parts:
+        batches = dataset.scan(table, at).to_batches(batch_readahead=2, fragment_readahead=2)  # bounds the memory
         assert sum(batch.num_rows for batch in batches) == expected
 
 

@@ -20,7 +20,7 @@ import platform
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def ratio(seconds: dict[str, float], peer: str) -> float:
 
 
 def measure(
-    title: str, unit: str, amount: float, jobs: dict[str, Callable[[int], object]], rounds: int
+    title: str, unit: str, amount: float, jobs: Mapping[str, Callable[[int], object]], rounds: int
 ) -> dict[str, float]:
     """Best seconds of each job, taken in turns, and a table of rates; a job gets the number of its round."""
     seconds: dict[str, float] = {}

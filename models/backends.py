@@ -160,7 +160,7 @@ def diffusion_backend(config: GeneratorConfig, version: ModelVersion | None, dev
         weights = with_denoiser(weights, trained.tensors(_distilled(trained, "student", "scheduler")))
     model = assemble_diffusion(trained.metadata, load_vae(trained), weights)
     if light:
-        use_light_decoder(model, trained, trained.tensors(_distilled(trained, "light-decoder", "decoder")))
+        use_light_decoder(model, trained.tensors(_distilled(trained, "light-decoder", "decoder")))
     model.to(device)
     compiled = device.type == "cuda" if config.compile == "auto" else config.compile
     model.for_sampling(getattr(torch, config.precision), compiled)
@@ -292,10 +292,10 @@ def first_batch_size(model: ImageModel, config: GeneratorConfig, device: str = "
     return config.batch_size
 
 
-def use_light_decoder(model: DiffusionModel, version: ModelVersion, weights: dict[str, Tensor]) -> None:
-    """Put a version's light decoder in the place of its autoencoder's."""
+def use_light_decoder(model: DiffusionModel, weights: dict[str, Tensor]) -> None:
+    """Put a light decoder of these weights in the place of the model's autoencoder's."""
     assert isinstance(model, StableDiffusion), "only such a model is given one"
-    width = int(version.metadata["distillation"]["config"]["decoder_width"])
+    width = len(weights["network.layers.0.bias"])
     model.light = build_light_decoder(model, width, 0)
     model.light.load_state_dict(weights)
 

@@ -20,6 +20,7 @@ from models.draws import DrawFigures, loss_percent, measure_draws
 from models.registry import ModelVersion
 from models.tensors import default_device, load_tensors, save_tensors
 from storage.prepared import PreparedImages, open_prepared
+from tasks.gpu import takes_turns
 from tasks.keys import cached_or_fresh, key_of
 from tasks.options import CACHED
 from tasks.progress import Progress
@@ -28,6 +29,7 @@ from tasks.workspace import Workspace
 DISTILLATION_VERSION = 2  # raise it whenever the same model and configuration would give other weights
 STUDENT, LIGHT_DECODER = "student", "light-decoder"
 REFERENCE = ("ddpm", 50)  # the original's way of drawing, which every loss is measured against
+WAYS = "Ways to draw"  # begins the table on the model's card
 REAL_IMAGES = 2048  # training images compared with; more change no figure that can be seen
 
 
@@ -53,33 +55,36 @@ def distilled_model(version: ModelVersion, config: Config, prepared: PreparedIma
             "there is nothing to distil", where=version.version,
             do="set distillation.student_steps (distillation.decoder_steps is for stable-diffusion models alone)",
         )  # fmt: skip
-    key = key_of(
-        "distill", DISTILLATION_VERSION, model=version.digest, distillation=wanted, seed=config.seed,
+    trained = key_of(
+        "train-distilled", DISTILLATION_VERSION, model=version.digest, distillation=wanted, seed=config.seed,
         torch=torch.__version__,
     )  # fmt: skip
+    key = key_of("distill", DISTILLATION_VERSION, trained=trained, probe=config.probe)  # another probe trains nothing
     shared: dict[str, Any] = {
-        "key": key, "version": version.version, "prepared": str(prepared.folder), "config": config,
-        "workspace": str(workspace.root),
+        "key": key, "folder": str(workspace.training(trained)), "version": version.version,
+        "prepared": str(prepared.folder), "config": config, "workspace": str(workspace.root),
     }  # fmt: skip
     registry = workspace.registry
     return cached_or_fresh(register_distilled, lambda _: registry.find(key) is not None, made=made, **shared)
 
 
 @task(name="distill-model", task_run_name="distil, measure and register", **CACHED)
-def register_distilled(key: str, version: str, prepared: str, config: Config, workspace: str, made: list[str]) -> str:
+@takes_turns
+def register_distilled(
+    key: str, folder: str, version: str, prepared: str, config: Config, workspace: str, made: list[str]
+) -> str:
     """Train what is asked for, measure what it costs, and register it with all that the model has; resumes."""
-    place = Workspace.at(workspace)
-    registry, folder = place.registry, place.training(key)
+    registry = Workspace.at(workspace).registry
     base, images = registry.get(version), open_prepared(prepared)
     weights = {name: base.tensors(name) for name in (Path(file).stem for file in base.content["files"])}
     size = int(base.metadata["diffusion"]["image_size"])
     train = images.rows(size, "train")
     for name in made:
-        path = folder / f"{name}.safetensors"
+        path = Path(folder, f"{name}.safetensors")
         if not path.exists():
             steps = config.distillation.student_steps if name == STUDENT else config.distillation.decoder_steps
             progress = Progress(f"train {name}", steps, "steps")
-            model, checkpoint = _teacher(base), folder / f"{name}.checkpoint"
+            model, checkpoint = _teacher(base), path.with_suffix(".checkpoint")
             settings = (config.distillation, config.seed, checkpoint, config.compute.device, progress.of_training)
             if name == STUDENT:
                 network = distill(model, load_vae(base), train, *settings)[0]
@@ -90,12 +95,11 @@ def register_distilled(key: str, version: str, prepared: str, config: Config, wo
         weights[name] = load_tensors(path)[0]
     record: dict[str, Any] = {
         "of": base.version,
-        "made": made,
+        "made": [name for name in (STUDENT, LIGHT_DECODER) if name in weights],  # of an earlier distillation too
         "config": config.distillation.model_dump(mode="json"),
     }
+    record["measured"] = _measure(base, weights, train[slice(REAL_IMAGES)], config)
     metadata = {**base.metadata, "training_key": key, "distillation": record}
-    half_done = ModelVersion(base.folder, {**base.content, "metadata": metadata})
-    record["measured"] = _measure(half_done, weights, train[slice(REAL_IMAGES)], config)
     card = f"{_card(base)}\n{_table(record['measured'])}\n"
     registered = registry.register(weights, metadata, card)
     create_table_artifact(
@@ -113,10 +117,10 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """One row per way of drawing; losses in per cent of the first row's figures."""
     device, probe = default_device(config.compute.device), config.probe
-    few = [("diffusion", probe.scheduler, probe.steps)]
+    few: list[tuple[str, str, int]] = [("diffusion", probe.scheduler, probe.steps)]
     if STUDENT in weights:
         few.append((STUDENT, "student", config.distillation.solver_steps))
-    ways = [("diffusion", *REFERENCE, False)]
+    ways: list[tuple[str, str, int, bool]] = [("diffusion", *REFERENCE, False)]
     ways += [(*way, light) for light in (False, True)[: 1 + (LIGHT_DECODER in weights)] for way in few]
     vae = load_vae(version).to(device)
     rows: list[dict[str, Any]] = []
@@ -127,7 +131,7 @@ def _measure(
         )
         model = assemble_diffusion(version.metadata, load_vae(version), parts)
         if light:
-            use_light_decoder(model, version, weights[LIGHT_DECODER])
+            use_light_decoder(model, weights[LIGHT_DECODER])
         model.to(device).for_sampling(torch.float32)
         found = measure_draws(
             DiffusionImages(model, scheduler, steps, device, ""), vae, version.metadata["entries"][:3], real,
@@ -150,8 +154,10 @@ def _measure(
 
 
 def _card(version: ModelVersion) -> str:
+    """The model's own card, without the table of an earlier distillation."""
     card = version.folder / "README.md"
-    return card.read_text() if card.exists() else "# Image model of image-longitudinal\n"
+    text = card.read_text() if card.exists() else "# Image model of image-longitudinal\n"
+    return text.partition(f"\n{WAYS}")[0]
 
 
 def _table(measured: list[dict[str, Any]]) -> str:
@@ -162,7 +168,7 @@ def _table(measured: list[dict[str, Any]]) -> str:
         for row in measured
     )
     return (
-        "Ways to draw, and what they lose against the first (recoverability of the three best entries, Fréchet\n"
+        f"{WAYS}, and what they lose against the first (recoverability of the three best entries, Fréchet\n"
         "distance to training images; the same latents and noise seeds):\n\n"
         "| solver | steps | decoder | recoverability | FD | loss | loss |\n|---|---|---|---|---|---|---|\n" + rows
     )

@@ -334,6 +334,11 @@ def test_stable_diffusion_draws_data_sets_with_its_student_and_its_light_decoder
     assert "| student | 3 | light |" in (version.folder / "README.md").read_text()
     assert distill_model(model, config=distilled, workspace=workspace).version == version.version, "nothing done twice"
 
+    again = distill_model(version.version, config=config("distillation.student_steps=0", "distillation.decoder_steps=1",
+        "distillation.decoder_width=16"), workspace=workspace)  # fmt: skip
+    assert again.metadata["distillation"]["made"] == ["student", "light-decoder"], "the student is still there"
+    assert (again.folder / "README.md").read_text().count("Ways to draw") == 1
+
     np.testing.assert_array_equal(images("full-again", model=version.version), full)
     made = [full, images("light", light, model=version.version), images("student", *student, model=version.version)]
     for one, other in ((0, 1), (0, 2), (1, 2)):
