@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner
 
+from core.config import ComputeConfig
 from core.errors import StorageError, naming
 from core.plan import Shard
 from flows.runners import shard_runner
+from models.tensors import default_device
 from storage.filesystem import FileRecord, Root
 from storage.manifest import Part, ShardManifest, finished_shard, write_shard_manifest
 from tasks.host_workers import worker_devices
@@ -49,7 +51,7 @@ def done(root: Root, spec: DatasetSpec, shard: Shard) -> FileRecord | str:
 def make_here(
     root: Root, spec: DatasetSpec, wanted: Mapping[int, str], found: Parts | None = None, refresh: bool = False
 ) -> Generator[Made, None, None]:
-    """Make shards, some at a time: as many as configured, and never fewer than there are processes to draw images.
+    """Make shards, some at a time: as many as configured, and never fewer than keep every drawing device busy.
 
     Args:
         root: where the data set is.
@@ -62,7 +64,7 @@ def make_here(
         Each shard as it is in place.
     """
     compute, there = spec.config.compute, found or Parts()
-    width = max(compute.workers, len(worker_devices(compute)))
+    width = _width(compute)
     in_the_making: deque[_Shard] = deque()
     todo = iter(wanted)
     with stopping_tasks(), shard_runner(compute, width) as runner:
@@ -76,6 +78,13 @@ def make_here(
             with naming(f"shard {oldest.shard.index}"):
                 record = _commit(root, spec, oldest)
             yield Made(oldest.shard, record, *_how(oldest, wanted[oldest.shard.index]), _device_use(oldest.images))
+
+
+def _width(compute: ComputeConfig) -> int:
+    """Shards in the making at a time."""
+    drawing = len(worker_devices(compute)) or int(default_device(compute.device).type != "cpu")
+    # Two for each device: it goes on with one while the other is encoded, written, checked and put in its place.
+    return max(compute.workers, 2 * drawing if compute.runner == "threads" else drawing)
 
 
 def _submit(

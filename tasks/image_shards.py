@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import NamedTuple
 
 from core.config import GeneratorConfig
@@ -20,6 +21,7 @@ from tasks.stopping import until_stopped
 from tasks.workspace import Workspace
 
 QUEUE = 4  # batches drawn and not yet taken up by the encoders
+_loading = Lock()
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def image_model(workspace: str, version: str | None, generator: GeneratorConfig,
 
 
 def _drawer(workspace: str, version: str | None, generator: GeneratorConfig, device: str) -> _Drawer:
-    return _cached_drawer(workspace, version, generator.model_dump_json(), device)
+    with _loading:  # two shards that begin together load one model
+        return _cached_drawer(workspace, version, generator.model_dump_json(), device)
 
 
 @lru_cache(maxsize=1)

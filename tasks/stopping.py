@@ -32,6 +32,15 @@ def until_stopped(batches: Iterable[T]) -> Iterator[T]:
         ImageLongitudinalError: it was stopped.
     """
     for batch in batches:
-        if _stopped.is_set():
-            raise ImageLongitudinalError("stopped with its run; finished shards stay")
+        check_stopped()
         yield batch
+
+
+def check_stopped() -> None:
+    """Go on as long as the run does.
+
+    Raises:
+        ImageLongitudinalError: it was stopped.
+    """
+    if _stopped.is_set():
+        raise ImageLongitudinalError("stopped with its run; finished shards stay")
