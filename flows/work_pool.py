@@ -97,7 +97,7 @@ def make_by_workers(
 
 
 def _hand_out(root: Root, spec: DatasetSpec, shards: Sequence[Shard], there: Parts, refresh: bool) -> _Stretch:
-    # A worker makes its shards one after another, or as many at a time as its own machine has GPUs.
+    # A worker makes its shards one after another, or two at a time for each GPU of its own.
     compute = spec.config.compute.model_copy(update={"runner": "threads", "workers": 1})
     order = spec.model_copy(update={"config": spec.config.model_copy(update={"compute": compute})})
     first, last = shards[0].index, shards[-1].index

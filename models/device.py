@@ -49,7 +49,8 @@ def launch(draw: Draw, device: torch.device, latents: NDArray[np.float32], seeds
         images = draw(z.to(device), s.to(device)).cpu()
         return Launched(images, time.perf_counter() - began)
     with torch.cuda.device(device):
-        before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        before = torch.cuda.Event(enable_timing=True)
+        after = torch.cuda.Event(enable_timing=True, blocking=True)  # who waits sleeps, and leaves its core to encoders
         before.record()
         levels = draw(z.pin_memory().to(device, non_blocking=True), s.pin_memory().to(device, non_blocking=True))
         images = torch.empty(levels.shape, dtype=levels.dtype, pin_memory=True)
