@@ -27,7 +27,7 @@ from core.config import ComputeConfig
 from core.errors import ConfigError
 from models.distributed import training_processes
 from models.tensors import default_device
-from tasks.stopping import check_stopped
+from tasks.stopping import wait_unless_stopped
 
 GPU_LIMIT = "gpu"
 P = ParamSpec("P")
@@ -80,8 +80,7 @@ class _HeldSlots:
 
     def wait(self) -> None:
         """Until the slots are held."""
-        while not self._held.wait(timeout=1):
-            check_stopped()
+        wait_unless_stopped(self._held)
         if self._error is not None:
             raise self._error
 

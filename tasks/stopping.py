@@ -32,15 +32,22 @@ def until_stopped(batches: Iterable[T]) -> Iterator[T]:
         ImageLongitudinalError: it was stopped.
     """
     for batch in batches:
-        check_stopped()
+        if _stopped.is_set():
+            raise _stop()
         yield batch
 
 
-def check_stopped() -> None:
-    """Go on as long as the run does.
+def wait_unless_stopped(event: threading.Event) -> None:
+    """Wait for an event, as long as the run goes on; that an earlier one of this process was stopped is no matter.
 
     Raises:
         ImageLongitudinalError: it was stopped.
     """
-    if _stopped.is_set():
-        raise ImageLongitudinalError("stopped with its run; finished shards stay")
+    before = _stopped.is_set()
+    while not event.wait(timeout=1):
+        if _stopped.is_set() and not before:
+            raise _stop()
+
+
+def _stop() -> ImageLongitudinalError:
+    return ImageLongitudinalError("stopped with its run; finished shards stay")

@@ -103,9 +103,13 @@ def test_another_process_is_waited_for_and_a_stopped_run_waits_no_more(limit: No
             raise KeyboardInterrupt
         thread.join(10)
         assert ended == ["stopped with its run; finished shards stay"]
-    with stopping_tasks(), gpu_slots(GPU):  # the next run's
-        assert 1 <= taken() <= 2  # that of the stopped one may come late, and goes at once
-    for _ in range(400):
+        following = threading.Thread(target=task)  # of the next run, though nothing says that the stopped one is over
+        following.start()
+        following.join(3)
+        assert following.is_alive()
+    following.join(60)
+    assert ended[1:] == ["computed"]
+    for _ in range(600):  # that of the stopped one comes late, and goes at once
         if not taken():
             break
         time.sleep(0.1)
