@@ -144,13 +144,13 @@ def measure(
     print(f"\n{title}, on {device_name(device)}")
     print(
         f"{'solver':8}{'steps':>5}{'batch':>7}  {'dtype':<9} {'decoder':<16}{'images/s':>9}{'ratio':>7}"
-        f"{'h/1.1M':>9}{'R²':>8}{'FD':>8}"
+        f"{'h/1.1M':>10}{'R²':>8}{'FD':>8}"
     )
     base = original_rate(make, device, least)
     recoverability, fd = quality(None) if quality else (None, None)
     reference = {"recoverability": recoverability, "fd": fd}
     print(
-        f"{'ddpm':8}{ORIGINAL_STEPS:>5}{1:>7}  {'original':<9} {'full':<16}{base:>9.3f}{1:>7.1f}{hours(base):>9.2f}"
+        f"{'ddpm':8}{ORIGINAL_STEPS:>5}{1:>7}  {'original':<9} {'full':<16}{base:>9.4g}{1:>7.1f}{hours(base):>10.1f}"
         f"{cell(recoverability)}{cell(fd)}",
         flush=True,
     )
@@ -163,7 +163,7 @@ def measure(
             known[kind] = quality(recipe)
         recoverability, fd = known.get(kind, (None, None))
         print(
-            f"{recipe.text}{rate:>9.3f}{rate / base:>7.1f}{hours(rate):>9.2f}{cell(recoverability)}{cell(fd)}",
+            f"{recipe.text}{rate:>9.4g}{rate / base:>7.1f}{hours(rate):>10.1f}{cell(recoverability)}{cell(fd)}",
             flush=True,
         )
         rows.append(

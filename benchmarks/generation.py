@@ -22,6 +22,7 @@ import argparse
 import json
 import os
 import platform
+from dataclasses import replace
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
@@ -98,11 +99,11 @@ def main() -> None:
     make, trained, real, label = small_model(options)
     ours = load_config("demo").generator
     batch = auto_batch_size(device, load_config("demo").diffusion.image_size)
-    preset = Recipe(ours.scheduler, ours.steps, batch, torch.float32)
-    others = [] if options.quick else [Recipe("unipc", steps, batch, torch.float32) for steps in (5, 10)]
-    others += [] if options.quick else [Recipe("ddim", 10, batch, torch.float32)]
-    recipes = [preset, *(Recipe(preset.scheduler, preset.steps, count, torch.float32) for count in (1, 8)), *others]
-    recipes.append(Recipe(preset.scheduler, preset.steps, batch, torch.bfloat16))
+    preset = Recipe(ours.scheduler, ours.steps, batch, torch.float32, compiled=device.type == "cuda")  # as auto has it
+    others = [] if options.quick else [("unipc", 5), ("unipc", 10), ("ddim", 10)]
+    recipes = [preset, *(replace(preset, batch=count) for count in (1, 8))]
+    recipes += [replace(preset, scheduler=scheduler, steps=steps) for scheduler, steps in others]
+    recipes.append(replace(preset, dtype=torch.bfloat16))
 
     def ready(recipe: Recipe) -> DiffusionModel:
         return prepared(make, recipe, device)

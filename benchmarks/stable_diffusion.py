@@ -95,7 +95,7 @@ def large_recipes(device: torch.device, size: int) -> list[Recipe]:
     ours = load_config("paper").generator
     if device.type != "cuda":
         few = [(ours.scheduler, ours.steps, "full"), ("unipc", 7, "light"), ("student", 3, "light")]
-        return [Recipe(scheduler, steps, 2, torch.float32, False, decoder) for scheduler, steps, decoder in few]
+        return [Recipe(scheduler, steps, 1, torch.float32, False, decoder) for scheduler, steps, decoder in few]
     batch, precise = auto_batch_size(device, size), torch.bfloat16
     ways = [(ours.scheduler, ours.steps), ("unipc", 10), ("unipc", 7), ("unipc", 5), ("student", 4), ("student", 3)]
     recipes = [Recipe(*way, batch, precise, True, decoder) for decoder in ("full", "light") for way in ways]

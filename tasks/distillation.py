@@ -59,7 +59,10 @@ def distilled_model(version: ModelVersion, config: Config, prepared: PreparedIma
         "train-distilled", DISTILLATION_VERSION, model=version.digest, distillation=wanted, seed=config.seed,
         torch=torch.__version__,
     )  # fmt: skip
-    key = key_of("distill", DISTILLATION_VERSION, trained=trained, probe=config.probe)  # another probe trains nothing
+    key = key_of(  # measuring in another way trains nothing anew
+        "distill", DISTILLATION_VERSION, trained=trained, probe=config.probe,
+        drawn=[config.generator.scheduler, config.generator.steps],
+    )  # fmt: skip
     shared: dict[str, Any] = {
         "key": key, "folder": str(workspace.training(trained)), "version": version.version,
         "prepared": str(prepared.folder), "config": config, "workspace": str(workspace.root),
@@ -118,6 +121,8 @@ def _measure(
     """One row per way of drawing; losses in per cent of the first row's figures."""
     device, probe = default_device(config.compute.device), config.probe
     few: list[tuple[str, str, int]] = [("diffusion", probe.scheduler, probe.steps)]
+    if (own := ("diffusion", config.generator.scheduler, config.generator.steps)) != few[0] and own[1] != "student":
+        few.append(own)
     if STUDENT in weights:
         few.append((STUDENT, "student", config.distillation.solver_steps))
     ways: list[tuple[str, str, int, bool]] = [("diffusion", *REFERENCE, False)]
