@@ -54,14 +54,13 @@ def gpu_slots(compute: ComputeConfig) -> Iterator[None]:
 
 
 def takes_turns(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a task's function inside :func:`gpu_slots`; its ``config`` or ``spec`` says on which devices it computes."""
+    """Run a task's function inside :func:`gpu_slots`; its argument ``config`` or ``spec`` has ``compute``."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def with_slots(*args: P.args, **kwargs: P.kwargs) -> R:
         given = signature.bind(*args, **kwargs).arguments
-        config = given["config"] if "config" in given else given["spec"].config
-        with gpu_slots(config.compute):
+        with gpu_slots(given["config" if "config" in given else "spec"].compute):
             return function(*args, **kwargs)
 
     return with_slots

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from core.config import NOT_OF_THE_DATA, Config, Section
+from core.config import NOT_OF_THE_DATA, ComputeConfig, Config, Section
 from core.digest import digest_of
 from core.plan import ShardPlan
 from models.nlme.library import model_content
@@ -36,6 +36,11 @@ class DatasetSpec(Section):
         decisive = self.config.model_dump(mode="json", exclude=set(NOT_OF_THE_DATA))
         outcome_model = model_content(self.config.outcomes.model)
         return digest_of("dataset", GENERATION_VERSION, decisive, outcome_model, self.model_digest, self.entries)
+
+    @property
+    def compute(self) -> ComputeConfig:
+        """Where it is made."""
+        return self.config.compute
 
     @property
     def files(self) -> Workspace:

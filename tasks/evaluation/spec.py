@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from core.config import EvaluationConfig, Section
+from core.config import ComputeConfig, EvaluationConfig, Section
 from core.digest import SHORT
 from core.errors import StorageError
 from models.nlme.objective import Values
@@ -37,6 +37,11 @@ class EvaluationSpec(Section):
     workspace: str
     device: str
     workers: int
+
+    @property
+    def compute(self) -> ComputeConfig:
+        """Where its networks compute: in one process."""
+        return ComputeConfig(device=self.device, processes=1)
 
     @property
     def dataset(self) -> Dataset:

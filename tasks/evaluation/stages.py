@@ -45,6 +45,7 @@ from storage.reader import Dataset
 from storage.verify import verify_dataset
 from tasks.evaluation import data
 from tasks.evaluation.spec import EvaluationSpec, start_of
+from tasks.gpu import takes_turns
 from tasks.keys import cached_or_fresh
 from tasks.options import CACHED
 from tasks.progress import Progress
@@ -72,6 +73,7 @@ def run_stage(stage: Any, spec: EvaluationSpec, key: str, **parameters: Any) -> 
 
 
 @task(name="read-images", task_run_name="read z from images", **CACHED)
+@takes_turns
 def read_images(key: str, folder: str, spec: EvaluationSpec) -> Result:
     """Features of every training and test image, read once; how well each latent entry reads back on test images."""
     dataset, where = spec.dataset, _made(folder)
@@ -175,6 +177,7 @@ def predict_effects(
 
 
 @task(name="train-resnet", task_run_name="ResNet18 on estimates at {level}", **CACHED)
+@takes_turns
 def train_on_estimates(key: str, folder: str, spec: EvaluationSpec, level: float, effects: Result) -> Result:
     """The published predictor: images → empirical Bayes estimates end to end; predictions of test subjects."""
     where, settings, dataset = _made(folder), spec.settings, spec.dataset

@@ -20,7 +20,7 @@ from core.config import ComputeConfig
 from core.errors import ConfigError, ImageLongitudinalError
 from flows import shards
 from tasks import gpu
-from tasks.gpu import GPU_LIMIT, ensure_limit, gpu_slots
+from tasks.gpu import GPU_LIMIT, ensure_limit, gpu_slots, takes_turns
 from tasks.stopping import stopping_tasks
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
@@ -79,6 +79,14 @@ def test_a_task_that_uses_every_gpu_holds_every_slot(limit: None, monkeypatch: p
         with gpu_slots(ComputeConfig(device="auto", processes=1)):
             assert taken() == 1
     assert taken() == 0
+
+
+@pytest.mark.parametrize("named", ["config", "spec"])
+def test_a_task_says_by_its_configuration_or_what_it_makes_where_it_computes(limit: None, named: str) -> None:
+    tasks = {"config": lambda key, config: taken(), "spec": lambda key, spec: taken()}
+    task = takes_turns(tasks[named])
+    assert task("", **{named: SimpleNamespace(compute=GPU)}) == 1
+    assert task("", SimpleNamespace(compute=ComputeConfig(device="cpu"))) == 0
 
 
 def test_another_process_is_waited_for_and_a_stopped_run_waits_no_more(limit: None) -> None:
