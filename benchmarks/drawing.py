@@ -52,7 +52,7 @@ class Recipe:
     def text(self) -> str:
         """As the table shows it."""
         how = f"{self.decoder}{', compiled' if self.compiled else ''}"
-        return f"{self.scheduler:8}{self.steps:>5}{self.batch:>7}  {self.precision:<9} {how:<16}"
+        return f"{self.scheduler:10}{self.steps:>5}{self.batch:>7}  {self.precision:<9} {how:<16}"
 
 
 def sync(device: torch.device) -> None:
@@ -143,14 +143,14 @@ def measure(
     """One table: the original's recipe with what ``make`` makes, then ours; returns its rows as figures."""
     print(f"\n{title}, on {device_name(device)}")
     print(
-        f"{'solver':8}{'steps':>5}{'batch':>7}  {'dtype':<9} {'decoder':<16}{'images/s':>9}{'ratio':>7}"
+        f"{'solver':10}{'steps':>5}{'batch':>7}  {'dtype':<9} {'decoder':<16}{'images/s':>9}{'ratio':>7}"
         f"{'h/1.1M':>10}{'R²':>8}{'FD':>8}"
     )
     base = original_rate(make, device, least)
     recoverability, fd = quality(None) if quality else (None, None)
     reference = {"recoverability": recoverability, "fd": fd}
     print(
-        f"{'ddpm':8}{ORIGINAL_STEPS:>5}{1:>7}  {'original':<9} {'full':<16}{base:>9.4g}{1:>7.1f}{hours(base):>10.1f}"
+        f"{'ddpm':10}{ORIGINAL_STEPS:>5}{1:>7}  {'original':<9} {'full':<16}{base:>9.4g}{1:>7.1f}{hours(base):>10.1f}"
         f"{cell(recoverability)}{cell(fd)}",
         flush=True,
     )

@@ -100,7 +100,7 @@ def main() -> None:
     ours = load_config("demo").generator
     batch = auto_batch_size(device, load_config("demo").diffusion.image_size)
     preset = Recipe(ours.scheduler, ours.steps, batch, torch.float32, compiled=device.type == "cuda")  # as auto has it
-    others = [] if options.quick else [("unipc", 5), ("unipc", 10), ("ddim", 10)]
+    others = [] if options.quick else [("unipc", 5), ("unipc", 10), ("sde-dpm++", 10), ("ddim", 10)]
     recipes = [preset, *(replace(preset, batch=count) for count in (1, 8))]
     recipes += [replace(preset, scheduler=scheduler, steps=steps) for scheduler, steps in others]
     recipes.append(replace(preset, dtype=torch.bfloat16))

@@ -24,8 +24,8 @@ from models.registry import ModelVersion
 
 HOURS = 6.0  # of a GPU, that the published data set may take
 WAYS = (
-    ("ddpm", 50, "full"), ("unipc", 10, "full"), ("unipc", 7, "full"), ("unipc", 5, "full"),
-    ("unipc", 10, "light"), ("unipc", 7, "light"), ("unipc", 5, "light"), ("student", 3, "light"),
+    ("ddpm", 50, "full"), ("sde-dpm++", 10, "full"), ("unipc", 7, "full"), ("unipc", 5, "full"),
+    ("sde-dpm++", 10, "light"), ("unipc", 7, "light"), ("unipc", 5, "light"), ("student", 3, "light"),
 )  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def random_backend(config: GeneratorConfig, version: ModelVersion | None, device
 def work_table(image_size: int) -> list[dict[str, float | int | str]]:
     """Print and return what an image of each way asks of a device, counted by torch: arithmetic, nothing is run."""
     print(f"\nStable Diffusion 1.5's networks at {image_size}x{image_size}: work per image, counted and not measured")
-    print(f"{'solver':8}{'steps':>5}  {'decoder':<8}{'TFLOP':>7}{'TFLOP/s for 1.1M in 6 GPU-hours':>34}")
+    print(f"{'solver':10}{'steps':>5}  {'decoder':<8}{'TFLOP':>7}{'TFLOP/s for 1.1M in 6 GPU-hours':>34}")
     with torch.device("meta"):
         model = RandomStableDiffusion(image_size)
         model.light = build_light_decoder(model, 64, 1)
@@ -77,7 +77,7 @@ def work_table(image_size: int) -> list[dict[str, float | int | str]]:
         network = original if scheduler == "ddpm" else ours
         work = (evaluations(scheduler, steps) * network + decoders[decoder]) / 1e12
         asked = work * IMAGES / HOURS / 3600
-        print(f"{scheduler:8}{steps:>5}  {decoder:<8}{work:>7.2f}{asked:>34.0f}")
+        print(f"{scheduler:10}{steps:>5}  {decoder:<8}{work:>7.2f}{asked:>34.0f}")
         rows.append({"scheduler": scheduler, "steps": steps, "decoder": decoder, "tflop_per_image": work,
                      "tflop_per_second_for_6_gpu_hours": asked})  # fmt: skip
     return rows

@@ -142,7 +142,7 @@ class GeneratorConfig(Section):
     backend: str = Field("diffusion", description="phantom, vae, diffusion, or a backend of your own.")
     image_size: int = Field(64, ge=16, description="Side in pixels of the phantom's images; models know their own.")
     latent_dim: Positive = Field(16, description="Length of z for the phantom; models know their own.")
-    scheduler: Literal["ddim", "ddpm", "dpm++", "unipc", "euler", "heun", "student"] = Field(
+    scheduler: Literal["ddim", "ddpm", "dpm++", "sde-dpm++", "unipc", "euler", "heun", "student"] = Field(
         "ddim", description="Solver; student is the distilled few-step network, where the model has one."
     )
     steps: Positive = 10
@@ -180,7 +180,7 @@ class ProbeConfig(Section):
     """How a finished model is measured: fixed with it, so that other solver steps never change which entries are η."""
 
     n_images: int = Field(512, ge=64, description="Images drawn to measure how well z reads back.")
-    scheduler: Literal["ddim", "ddpm", "dpm++", "unipc", "euler", "heun"] = "ddim"
+    scheduler: Literal["ddim", "ddpm", "dpm++", "sde-dpm++", "unipc", "euler", "heun"] = "ddim"
     steps: Positive = 10
     batch_size: Positive = 32
     noise_seeds: int = Field(3, ge=2, description="Draws of the images' noise that the spread of R² is taken over.")

@@ -134,6 +134,18 @@ def ddpm(x: Tensor, path: NoisePath, denoise: Denoise, draw: Draw) -> Tensor:
 
 def dpm_solver(x: Tensor, path: NoisePath, denoise: Denoise, draw: Draw) -> Tensor:
     """DPM-Solver++(2M), Lu et al. 2022: second order, one evaluation a step; first order at both ends."""
+    return _dpm_solver(x, path, denoise, None)
+
+
+def sde_dpm_solver(x: Tensor, path: NoisePath, denoise: Denoise, draw: Draw) -> Tensor:
+    """SDE-DPM-Solver++(2M), Lu et al. 2022: the same of the reverse *stochastic* equation, noise at every step.
+
+    Fresh noise replaces what earlier steps got wrong, as in ddpm, whose few-step form this is.
+    """
+    return _dpm_solver(x, path, denoise, draw)
+
+
+def _dpm_solver(x: Tensor, path: NoisePath, denoise: Denoise, draw: Draw | None) -> Tensor:
     before: Tensor | None = None
     for i in range(path.steps):
         clean = denoise(x, i).clean
@@ -143,7 +155,12 @@ def dpm_solver(x: Tensor, path: NoisePath, denoise: Denoise, draw: Draw) -> Tens
         direction = clean
         if before is not None:
             direction = clean + (clean - before) * (h / (_lambda(path, i) - _lambda(path, i - 1)) / 2)
-        x = path.sigma[i + 1] / path.sigma[i] * x - path.alpha[i + 1] * math.expm1(-h) * direction
+        alpha, sigma = path.alpha[i + 1], path.sigma[i + 1]
+        if draw is None:
+            x = sigma / path.sigma[i] * x - alpha * math.expm1(-h) * direction
+        else:
+            fresh = -math.expm1(-2 * h)  # share of the variance
+            x = sigma / path.sigma[i] * math.exp(-h) * x + alpha * fresh * direction + sigma * fresh**0.5 * draw(i)
         before = clean
     return x
 
@@ -226,6 +243,7 @@ SOLVERS: dict[str, SolverChoice] = {
     "ddim": SolverChoice(ddim),
     "ddpm": SolverChoice(ddpm),
     "dpm++": SolverChoice(dpm_solver),
+    "sde-dpm++": SolverChoice(sde_dpm_solver),
     "unipc": SolverChoice(unipc),
     "euler": SolverChoice(ddim, even_flow=True),  # flow Euler: see ddim
     "heun": SolverChoice(heun, even_flow=True),

@@ -32,7 +32,7 @@ def test_the_papers_preset_is_the_published_system() -> None:
     diffusion = config.diffusion
     assert (diffusion.kind, diffusion.image_size, diffusion.steps) == ("stable-diffusion", 512, 115_000)
     assert (diffusion.min_snr_gamma, diffusion.noise_offset, diffusion.mixed_precision) == (5, 0.1, "fp16")
-    assert (config.generator.scheduler, config.generator.steps) == ("unipc", 10)  # the original took 50 of ddpm
+    assert (config.generator.scheduler, config.generator.steps) == ("sde-dpm++", 10)  # the original took 50 of ddpm
     assert config.dataset.n_subjects == 1_100_000
     assert config.dataset.association == (1.0, 0.5, 0.1, 0.0526, 0.02)
     assert config.outcomes.times == tuple(i / 2 for i in range(21))

@@ -63,7 +63,8 @@ def theirs(scheduler: Any, steps: int, start: Tensor, **options: Any) -> Tensor:
     scheduler.set_timesteps(steps)
     x = start
     for i, timestep in enumerate(scheduler.timesteps):
-        extra = {"eta": 1.0, "variance_noise": fresh(i)} if "ddpm" in options else {}
+        extra = {"variance_noise": fresh(i)} if options else {}
+        extra |= {"eta": 1.0} if "ddpm" in options else {}
         x = scheduler.step(network(x, int(timestep)), timestep, x, **extra, return_dict=False)[0]
     return x
 
@@ -76,15 +77,17 @@ def theirs(scheduler: Any, steps: int, start: Tensor, **options: Any) -> Tensor:
         ("ddim", DDIMScheduler),
         ("ddpm", DDIMScheduler),  # with η = 1 it is DDPM, and it takes noise that is drawn elsewhere
         ("dpm++", DPMSolverMultistepScheduler),
+        ("sde-dpm++", DPMSolverMultistepScheduler),
         ("unipc", UniPCMultistepScheduler),
     ],
 )
 def test_a_solver_goes_where_diffusers_goes(name: str, peer: Any, schedule: dict[str, Any], steps: int) -> None:
     """float32 rounding, grown over twenty steps and by the division by a small α, stays below 1e-3 of the values."""
     options: dict[str, Any] = {"clip_sample": False} if peer is DDIMScheduler else {}
+    options |= {"algorithm_type": "sde-dpmsolver++"} if name == "sde-dpm++" else {}
     scheduler = peer.from_config({**schedule, "timestep_spacing": "trailing", **options})
     start = fresh(99)
-    expected = theirs(scheduler, steps, start, **({"ddpm": True} if name == "ddpm" else {}))
+    expected = theirs(scheduler, steps, start, **({name: True} if name in ("ddpm", "sde-dpm++") else {}))
     made = solve(name, schedule, steps, start)
     assert make_path(schedule, steps).timesteps == tuple(int(t) for t in scheduler.timesteps)
     torch.testing.assert_close(made, expected, atol=1e-3 * float(expected.abs().max()), rtol=0)
