@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
@@ -20,6 +21,7 @@ from core.errors import ModelError, StorageError
 from flows.description import describe_dataset
 from flows.fit_table import fit_table
 from flows.generate_dataset import generate_dataset
+from flows.train_models import train_models
 from flows.verify_dataset import verify
 from storage.filesystem import open_root
 from storage.layout import image_shard_path, random_effects_path
@@ -308,43 +310,40 @@ def test_stable_diffusion_draws_data_sets_with_its_student_and_its_light_decoder
 
     def config(*overrides: str) -> Config:
         kind = ("diffusion.kind=stable-diffusion", f"diffusion.pretrained={pretrained}", "diffusion.steps=3")
-        return tiny(*kind, "dataset.n_subjects=20", "generator.precision=bfloat16", *overrides)
+        data = ("dataset.n_subjects=20", "dataset.association=[1.0]")
+        return tiny(*kind, *data, "distillation.batch_size=8", *overrides)
 
-    def images(name: str, *overrides: str, model: str | None = None) -> np.ndarray:
+    def images(name: str, *overrides: str, model: str) -> np.ndarray:
         generate_dataset(str(tmp_path / name), config=config(*overrides), model=model, workspace=workspace)
-        assert verify(str(tmp_path / name)).ok
         return open_dataset(tmp_path / name).images(0, 20)
 
-    full = images("full")
-    model = open_dataset(tmp_path / "full").manifest.image.model
+    model = train_models(config=config(), workspace=workspace).version
     student, light = ("generator.scheduler=student", "generator.steps=2"), "generator.decoder=light"
     for asked, lacking in ((student, "student"), ((light,), "light-decoder")):
         with pytest.raises(ModelError, match=rf"the model has no {lacking}.*image-longitudinal distill"):
             images("none", *asked, model=model)
 
-    distilled = config(
-        "distillation.student_steps=3", "distillation.decoder_steps=3", "distillation.batch_size=8", "generator.steps=3"
-    )
-    version = distill_model(model, config=distilled, workspace=workspace)
-    told = version.metadata["distillation"]
-    assert (told["of"], told["made"]) == (model, ["student", "light-decoder"])
+    first = config("distillation.student_steps=3", "distillation.decoder_steps=0")
+    half = distill_model(model, config=first, workspace=workspace)
+    assert (half.metadata["distillation"]["of"], half.metadata["distillation"]["made"]) == (model, ["student"])
+    second = config("distillation.student_steps=0", "distillation.decoder_steps=3", "generator.steps=3")
+    version = distill_model(half.version, config=second, workspace=workspace)
+    told, card = version.metadata["distillation"], (version.folder / "README.md").read_text()
+    assert told["made"] == ["student", "light-decoder"], "it keeps the student that it had"
     assert [(row["solver"], row["steps"], row["decoder"]) for row in told["measured"]] == [
         ("ddpm", 50, "full"),
         *((*way, decoder) for decoder in ("full", "light") for way in (("unipc", 4), ("unipc", 3), ("student", 3))),
     ]
     assert told["measured"][0]["fd_loss_percent"] == 0
-    assert "| student | 3 | light |" in (version.folder / "README.md").read_text()
-    assert distill_model(model, config=distilled, workspace=workspace).version == version.version, "nothing done twice"
+    assert card.count("Ways to draw") == 1
+    assert "| student | 3 | light |" in card
+    assert distill_model(half.version, config=second, workspace=workspace).version == version.version, "no work twice"
 
-    again = distill_model(version.version, config=config("distillation.student_steps=0", "distillation.decoder_steps=1",
-        "distillation.decoder_width=16"), workspace=workspace)  # fmt: skip
-    assert again.metadata["distillation"]["made"] == ["student", "light-decoder"], "the student is still there"
-    assert (again.folder / "README.md").read_text().count("Ways to draw") == 1
-
-    np.testing.assert_array_equal(images("full-again", model=version.version), full)
-    made = [full, images("light", light, model=version.version), images("student", *student, model=version.version)]
-    for one, other in ((0, 1), (0, 2), (1, 2)):
-        assert (made[one] != made[other]).any(axis=(1, 2)).all(), "each way draws its own, and takes no other's"
+    made = [images(name, *how, model=version.version) for name, how in
+            {"full": (), "light": (light,), "student": student, "both": (light, *student)}.items()]  # fmt: skip
+    for one, other in itertools.combinations(made, 2):
+        assert (one != other).any(axis=(1, 2)).all(), "each way draws its own, and takes no other's"
+    assert verify(str(tmp_path / "both")).ok
 
 
 def test_a_model_is_measured_again_by_another_probe(first: Path, tiny: Callable[..., Config], workspace: str) -> None:

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
 
 
 def test_real_scans_become_a_data_set(kermany_sample: Path, tmp_path: Path, tiny: Callable[..., Config]) -> None:
-    config = tiny("images.min_images=300", "dataset.n_subjects=32", "vae.steps=60")
+    config = tiny("images.min_images=300", "dataset.n_subjects=32", "vae.steps=180")
     generate_dataset(str(tmp_path / "data"), str(kermany_sample), config=config, workspace=str(tmp_path / "work"))
     assert verify(str(tmp_path / "data")).ok
 
