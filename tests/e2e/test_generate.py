@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
 import shutil
@@ -21,7 +20,6 @@ from core.errors import ModelError, StorageError
 from flows.description import describe_dataset
 from flows.fit_table import fit_table
 from flows.generate_dataset import generate_dataset
-from flows.train_models import train_models
 from flows.verify_dataset import verify
 from storage.filesystem import open_root
 from storage.layout import image_shard_path, random_effects_path
@@ -301,49 +299,6 @@ def test_repair_makes_a_flipped_shard_anew_and_nothing_else(
     assert verify(str(output), repair=True, workspace=workspace).ok
     assert digests(output) == before
     assert inodes(output, "images.zarr/*/c/[02]/**/*") == kept
-
-
-def test_stable_diffusion_draws_data_sets_with_its_student_and_its_light_decoder(
-    tmp_path: Path, tiny: Callable[..., Config], workspace: str, pretrained: Path
-) -> None:
-    from flows.distill_model import distill_model
-
-    def config(*overrides: str) -> Config:
-        kind = ("diffusion.kind=stable-diffusion", f"diffusion.pretrained={pretrained}", "diffusion.steps=3")
-        data = ("dataset.n_subjects=20", "dataset.association=[1.0]")
-        return tiny(*kind, *data, "distillation.batch_size=8", *overrides)
-
-    def images(name: str, *overrides: str, model: str) -> np.ndarray:
-        generate_dataset(str(tmp_path / name), config=config(*overrides), model=model, workspace=workspace)
-        return open_dataset(tmp_path / name).images(0, 20)
-
-    model = train_models(config=config(), workspace=workspace).version
-    student, light = ("generator.scheduler=student", "generator.steps=2"), "generator.decoder=light"
-    for asked, lacking in ((student, "student"), ((light,), "light-decoder")):
-        with pytest.raises(ModelError, match=rf"the model has no {lacking}.*image-longitudinal distill"):
-            images("none", *asked, model=model)
-
-    first = config("distillation.student_steps=3", "distillation.decoder_steps=0")
-    half = distill_model(model, config=first, workspace=workspace)
-    assert (half.metadata["distillation"]["of"], half.metadata["distillation"]["made"]) == (model, ["student"])
-    second = config("distillation.student_steps=0", "distillation.decoder_steps=3", "generator.steps=3")
-    version = distill_model(half.version, config=second, workspace=workspace)
-    told, card = version.metadata["distillation"], (version.folder / "README.md").read_text()
-    assert told["made"] == ["student", "light-decoder"], "it keeps the student that it had"
-    assert [(row["solver"], row["steps"], row["decoder"]) for row in told["measured"]] == [
-        ("ddpm", 50, "full"),
-        *((*way, decoder) for decoder in ("full", "light") for way in (("unipc", 4), ("unipc", 3), ("student", 3))),
-    ]
-    assert told["measured"][0]["fd_loss_percent"] == 0
-    assert card.count("Ways to draw") == 1
-    assert "| student | 3 | light |" in card
-    assert distill_model(half.version, config=second, workspace=workspace).version == version.version, "no work twice"
-
-    made = [images(name, *how, model=version.version) for name, how in
-            {"full": (), "light": (light,), "student": student, "both": (light, *student)}.items()]  # fmt: skip
-    for one, other in itertools.combinations(made, 2):
-        assert (one != other).any(axis=(1, 2)).all(), "each way draws its own, and takes no other's"
-    assert verify(str(tmp_path / "both")).ok
 
 
 def test_a_model_is_measured_again_by_another_probe(first: Path, tiny: Callable[..., Config], workspace: str) -> None:
