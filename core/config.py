@@ -284,7 +284,9 @@ class ComputeConfig(Section):
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, ...")
     workers: Positive = Field(
-        1, description="Shards in the making at the same time; with the runner workers, runs handed to them at a time."
+        1,
+        description="Shards in the making at the same time (at least two for each accelerator or drawing process); "
+        "with the runner workers, runs handed to them at a time.",
     )
     processes: Literal["auto"] | Positive = Field(
         "auto",
