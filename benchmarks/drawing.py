@@ -16,16 +16,16 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from core.config import GeneratorConfig
-from core.presets import load_config
-from models.backends import DiffusionImages, generate_in_batches
-from models.diffusion.interface import DiffusionModel
-from models.diffusion.solvers import evaluations
-from models.recoverability import probe_latents
-from models.registry import ModelVersion
-from models.tensors import as_grey_levels
-from tasks.image_shards import ImageJob, make_image_shard
-from tasks.spec import DatasetSpec
+from image_longitudinal.core.config import GeneratorConfig
+from image_longitudinal.core.presets import load_config
+from image_longitudinal.models.diffusion.interface import DiffusionModel
+from image_longitudinal.models.diffusion.solvers import evaluations
+from image_longitudinal.models.imaging.backends import DiffusionImages, generate_in_batches
+from image_longitudinal.models.quality.recoverability import probe_latents
+from image_longitudinal.models.registry.registry import ModelVersion
+from image_longitudinal.models.training.tensors import as_grey_levels
+from image_longitudinal.tasks.shards.image_shards import ImageJob, make_image_shard
+from image_longitudinal.tasks.shards.spec import DatasetSpec
 
 ORIGINAL_STEPS, TOKENS = 50, 77  # of the published recipe
 IMAGES = 1.1e6  # of the published data set

@@ -25,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from storage.filesystem import open_root
+from image_longitudinal.storage.io.filesystem import open_root
 
 STAGES = {
     "reader.json": "read images",
@@ -49,7 +49,7 @@ def command(folder: str, *arguments: str) -> tuple[float, float]:
     environment = {**os.environ, "PREFECT_HOME": f"{folder}/prefect"}
     began = time.perf_counter()
     with open(f"{folder}/log", "wb") as log:
-        full = [sys.executable, "-m", "flows.cli", *arguments]
+        full = [sys.executable, "-m", "image_longitudinal.cli.app", *arguments]
         process = os.posix_spawn(
             sys.executable, full, environment,
             file_actions=[(os.POSIX_SPAWN_DUP2, log.fileno(), 1), (os.POSIX_SPAWN_DUP2, log.fileno(), 2)],

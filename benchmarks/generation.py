@@ -42,16 +42,16 @@ from benchmarks.drawing import (
     network_rate,
 )
 from benchmarks.stable_diffusion import stable_diffusion_tables, work_table
-from core.presets import load_config
-from models.backends import DiffusionImages, assemble_diffusion, load_vae
-from models.device import auto_batch_size
-from models.diffusion.interface import DiffusionModel
-from models.diffusion.train import build_diffusion
-from models.draws import loss_percent, measure_draws
-from models.registry import ModelVersion
-from models.tensors import default_device
-from models.vae.train import build_vae
-from tasks.workspace import Workspace
+from image_longitudinal.core.presets import load_config
+from image_longitudinal.models.diffusion.interface import DiffusionModel
+from image_longitudinal.models.diffusion.train import build_diffusion
+from image_longitudinal.models.imaging.backends import DiffusionImages, assemble_diffusion, load_vae
+from image_longitudinal.models.imaging.device import auto_batch_size
+from image_longitudinal.models.quality.sampler_comparison import loss_percent, measure_draws
+from image_longitudinal.models.registry.registry import ModelVersion
+from image_longitudinal.models.training.tensors import default_device
+from image_longitudinal.models.vae.train import build_vae
+from image_longitudinal.tasks.workspace import Workspace
 
 
 def small_model(options: argparse.Namespace) -> tuple[Make, ModelVersion | None, np.ndarray | None, str]:
@@ -71,7 +71,7 @@ def training_images(workspace: Workspace, trained: ModelVersion, most: int = 204
     """Training images of a version, uint8 (n, S, S), where they still lie in the workspace."""
     for manifest in sorted((workspace.root / "images").glob("*/manifest.json")):
         if json.loads(manifest.read_text()).get("digest") == trained.metadata["images"]["digest"]:
-            from storage.prepared import open_prepared
+            from image_longitudinal.storage.scans.prepared import open_prepared
 
             images = open_prepared(manifest.parent)
             return np.array(images.rows(trained.metadata["diffusion"]["image_size"], "train")[slice(most)])

@@ -23,15 +23,15 @@ from pathlib import Path
 
 import numpy as np
 
-from core.random import normals, stream_key
-from models.nlme.data import PopulationData
-from models.nlme.estimation import Fit, fit
-from models.nlme.importance import maximum_likelihood
-from models.nlme.library import get_model
-from models.nlme.objective import Values
-from models.nlme.simulation import observe, simulate
-from models.nlme.streaming import stream_ebes
-from models.nlme.trial import simulate_table
+from image_longitudinal.core.random import normals, stream_key
+from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.estimation.ebe_streaming import stream_ebes
+from image_longitudinal.models.nlme.estimation.fit import Fit, fit
+from image_longitudinal.models.nlme.estimation.importance_sampling import maximum_likelihood
+from image_longitudinal.models.nlme.estimation.objective import Values
+from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.models.nlme.simulation.simulate import observe, simulate
+from image_longitudinal.models.nlme.simulation.trial import simulate_table
 
 MODEL = get_model("depot-central-mm")
 START = replace(

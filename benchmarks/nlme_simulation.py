@@ -30,12 +30,12 @@ from typing import Any
 import numpy as np
 from scipy.integrate import odeint, solve_ivp
 
-from core.random import normals, stream_key
-from models.nlme.codegen import generated_kernel
-from models.nlme.data import PopulationData
-from models.nlme.dosing import Dose
-from models.nlme.library import get_model
-from models.nlme.simulation import individual_parameters, observe, simulate
+from image_longitudinal.core.random import normals, stream_key
+from image_longitudinal.models.nlme.data.dosing import Dose
+from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.kernels.codegen import generated_kernel
+from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.models.nlme.simulation.simulate import individual_parameters, observe, simulate
 
 LEVELS, POPULATION = 5, 1_100_000
 PROMISE = 1e-6  # largest absolute error, per unit of dose

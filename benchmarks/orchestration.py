@@ -32,9 +32,9 @@ SMALL = [*OVERRIDES, "generator.image_size=32", "dataset.shard_size=16", "probe.
 
 def specification(folder: Path, overrides: list[str], preset: str = "demo") -> Any:
     """A data set's specification, as the flow makes it."""
-    from core.presets import load_config
-    from tasks.image_shards import image_model
-    from tasks.spec import DatasetSpec
+    from image_longitudinal.core.presets import load_config
+    from image_longitudinal.tasks.shards.image_shards import image_model
+    from image_longitudinal.tasks.shards.spec import DatasetSpec
 
     config = load_config(preset, overrides=overrides)
     model = image_model(str(folder), None, config.generator, "cpu")
@@ -57,10 +57,10 @@ def cpu_seconds() -> float:
 
 def plain_seconds(spec: Any, output: Path, shards: int) -> float:
     """CPU seconds for shards made by plain function calls, their manifests included."""
-    from core.plan import Shard
-    from storage.filesystem import open_root
-    from storage.manifest import ShardManifest, write_shard_manifest
-    from tasks.shards import image_key, make_images, make_outcomes, outcome_key, place_part
+    from image_longitudinal.core.plan import Shard
+    from image_longitudinal.storage.dataset.manifest import ShardManifest, write_shard_manifest
+    from image_longitudinal.storage.io.filesystem import open_root
+    from image_longitudinal.tasks.shards.parts import image_key, make_images, make_outcomes, outcome_key, place_part
 
     root = open_root(output)
 
@@ -84,9 +84,9 @@ def flow_seconds(spec: Any, output: Path) -> float:
     """CPU seconds for all shards of a specification by the flow's own loop."""
     from prefect import flow
 
-    from flows.generate_dataset import make_missing_shards
-    from storage.filesystem import open_root
-    from storage.lease import hold_lease
+    from image_longitudinal.flows.generate_dataset import make_missing_shards
+    from image_longitudinal.storage.io.filesystem import open_root
+    from image_longitudinal.storage.io.lease import hold_lease
 
     root = open_root(output)
 
@@ -102,7 +102,7 @@ def flow_seconds(spec: Any, output: Path) -> float:
 
 def rerun_seconds(folder: Path) -> float:
     """Seconds of a command whose data set is there already, start and end included."""
-    command = [sys.executable, "-m", "flows.cli", "generate", "--output", str(folder / "rerun")]
+    command = [sys.executable, "-m", "image_longitudinal.cli.app", "generate", "--output", str(folder / "rerun")]
     command += [part for one in [*SMALL, "dataset.n_subjects=64"] for part in ("--set", one)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")}
     for _ in range(2):
@@ -122,8 +122,8 @@ def main() -> None:
         os.environ["PREFECT_HOME"] = str(folder / "prefect")
         os.environ["PREFECT_LOGGING_LEVEL"] = "WARNING"
         os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"  # as commands have it
-        from core.presets import load_config
-        from flows.temporary_server import temporary_server
+        from image_longitudinal.cli.temporary_server import temporary_server
+        from image_longitudinal.core.presets import load_config
 
         paper = load_config("paper")
         rerun = rerun_seconds(folder)

@@ -60,8 +60,8 @@ def settings(n: int, seed: int) -> tuple[str, ...]:
 
 def rehearse(folder: Path, n: int, seed: int) -> dict[str, Any]:
     """Make, verify and read back one data set; the moments at which stages ended, bytes and files."""
-    from flows.generate_dataset import generate_dataset
-    from flows.verify_dataset import verify
+    from image_longitudinal.flows.generate_dataset import generate_dataset
+    from image_longitudinal.flows.verify_dataset import verify
 
     began = time.time()
     generate_dataset(str(folder), overrides=settings(n, seed), workspace=str(folder.parent / "workspace"))
@@ -84,7 +84,7 @@ def rehearse(folder: Path, n: int, seed: int) -> dict[str, Any]:
 
 def read_back(folder: Path, n: int) -> None:
     """Read every image, latent and row through the reader; AssertionError where something is not as designed."""
-    from storage.reader import open_dataset
+    from image_longitudinal.storage.dataset.reader import open_dataset
 
     dataset = open_dataset(folder)
     assert len(dataset) == n
@@ -104,7 +104,7 @@ def read_back(folder: Path, n: int) -> None:
 
 def child(folder: Path, n: int) -> None:
     """All the work, in one process: the small data sets, then the large one. Results go to results.json."""
-    from flows.console import prepare_prefect
+    from image_longitudinal.cli.console import prepare_prefect
 
     prepare_prefect()
     runs = []

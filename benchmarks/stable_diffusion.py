@@ -12,15 +12,15 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.drawing import IMAGES, TOKENS, Recipe, device_busy, generator, matmul_peak, measure, network_rate
-from core.config import GeneratorConfig
-from core.presets import load_config
-from models.backends import DiffusionImages
-from models.device import auto_batch_size
-from models.diffusion.interface import DiffusionModel
-from models.diffusion.light_decoder import build_light_decoder
-from models.diffusion.solvers import evaluations
-from models.diffusion.stable_diffusion import StableDiffusion
-from models.registry import ModelVersion
+from image_longitudinal.core.config import GeneratorConfig
+from image_longitudinal.core.presets import load_config
+from image_longitudinal.models.diffusion.interface import DiffusionModel
+from image_longitudinal.models.diffusion.light_decoder import build_light_decoder
+from image_longitudinal.models.diffusion.solvers import evaluations
+from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
+from image_longitudinal.models.imaging.backends import DiffusionImages
+from image_longitudinal.models.imaging.device import auto_batch_size
+from image_longitudinal.models.registry.registry import ModelVersion
 
 HOURS = 6.0  # of a GPU, that the published data set may take
 WAYS = (

@@ -37,23 +37,30 @@ from numpy.typing import NDArray
 from PIL import Image
 from zarr.codecs import ZstdCodec
 
-from core.config import GeneratorConfig
-from core.digest import digest_of
-from core.plan import ShardPlan
-from core.random import subject_seeds
-from models.association import draw_latents
-from models.backends import load_image_model
-from models.phantom import render
-from models.preparation import prepare_image
-from models.pretrained import PRETRAINED
-from storage.filesystem import Root, file_record, open_root
-from storage.images import create_image_arrays, write_image_shard
-from storage.manifest import ImageInfo, Part, RootManifest, ShardManifest, publish, write_shard_manifest
-from storage.reader import Dataset, open_dataset
-from storage.run_mark import begin_run
-from storage.tables import Dose, write_observations, write_random_effects, write_subjects
-from storage.torch_dataset import SubjectLoader
-from tasks.workspace import Workspace
+from image_longitudinal.core.config import GeneratorConfig
+from image_longitudinal.core.digest import digest_of
+from image_longitudinal.core.plan import ShardPlan
+from image_longitudinal.core.random import subject_seeds
+from image_longitudinal.models.design.association import draw_latents
+from image_longitudinal.models.imaging.backends import load_image_model
+from image_longitudinal.models.imaging.phantom import render
+from image_longitudinal.models.pretrained import PRETRAINED
+from image_longitudinal.models.scans.preparation import prepare_image
+from image_longitudinal.storage.dataset.images import create_image_arrays, write_image_shard
+from image_longitudinal.storage.dataset.loaders import SubjectLoader
+from image_longitudinal.storage.dataset.manifest import (
+    ImageInfo,
+    Part,
+    RootManifest,
+    ShardManifest,
+    publish,
+    write_shard_manifest,
+)
+from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
+from image_longitudinal.storage.dataset.run_claim import begin_run
+from image_longitudinal.storage.dataset.tables import Dose, write_observations, write_random_effects, write_subjects
+from image_longitudinal.storage.io.filesystem import Root, file_record, open_root
+from image_longitudinal.tasks.workspace import Workspace
 
 SIDE, LATENT, LEVEL, BATCH = 224, 16, 0.5, 64
 TIMES = tuple(i / 2 for i in range(21))

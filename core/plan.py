@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from core.errors import ConfigError
+from image_longitudinal.core.errors import ConfigError
 
 SPLITS = ("train", "validation", "test")
 

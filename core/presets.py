@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from core.config import Config
-from core.errors import ConfigError
+from image_longitudinal.core.config import Config
+from image_longitudinal.core.errors import ConfigError
 
 PRESETS = Path(__file__).resolve().parent.parent / "deployments" / "presets"
 

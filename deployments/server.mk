@@ -29,18 +29,18 @@ deploy: export HEAVY_POOL := $(HEAVY_POOL)
 
 # exec keeps the process id that was written down: make stop signals exactly that process.
 server: $(READY) ## start the Prefect server and its pages on http://127.0.0.1:4200 (API_PORT=, DATABASE=)
-	@mkdir -p $(PIDS) && echo $$$$ > $(PIDS)/server-$(API_PORT) && exec $(BIN)/python -m flows.server --host $(API_HOST) --port $(API_PORT)
+	@mkdir -p $(PIDS) && echo $$$$ > $(PIDS)/server-$(API_PORT) && exec $(BIN)/python -m image_longitudinal.deployments.server --host $(API_HOST) --port $(API_PORT)
 
 worker: $(READY) ## start a worker for the runs of a pool (POOL=cpu, gpu or shards; one per GPU; LIMIT= runs at a time)
 	@mkdir -p $(PIDS) && echo $$$$ > $(PIDS)/worker-$$$$ && exec $(PREFECT) worker start --pool $(POOL) --type process $(if $(LIMIT),--limit $(LIMIT))
 
 deploy: $(READY) ## tell the server about flows, pools, limits, schedules, automations (SCANS=, PRESET=, HEAVY_POOL=)
-	@$(BIN)/python -m flows.deploy
+	@$(BIN)/python -m image_longitudinal.deployments.deploy
 
 stop: ## stop workers and server that were started from this folder; runs go on from their shards later
 	@for file in $(PIDS)/worker-* $(PIDS)/server-*; do \
 	  [ -e "$$file" ] || continue; pid=$$(cat "$$file"); \
-	  case "$$(ps -o args= -p $$pid)" in *prefect*|*flows.server*) kill $$pid; \
+	  case "$$(ps -o args= -p $$pid)" in *prefect*|*image_longitudinal.deployments.server*) kill $$pid; \
 	    for second in $$(seq 40); do kill -0 $$pid 2>/dev/null || break; sleep 1; done; \
 	    if kill -0 $$pid 2>/dev/null; then pkill -KILL -P $$pid; kill -KILL $$pid; \
 	      echo "killed $${file#$(PIDS)/}, which did not end within 40 seconds"; \

@@ -1,5 +1,5 @@
-"""The flows; whoever imports one has errors told as :mod:`flows.logs` says."""
+"""The flows; whoever imports one has errors told as :mod:`tasks.engine.logs` says."""
 
-from flows.logs import tell_errors_in_one_line
+from image_longitudinal.tasks.engine.logs import tell_errors_in_one_line
 
 tell_errors_in_one_line()

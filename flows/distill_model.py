@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from prefect import flow, get_run_logger
 
-from core.config import Config
-from flows.ingest_images import ingest_images
-from flows.parameters import ConfigChoice, resolve
-from models.registry import ModelVersion
-from tasks.distillation import distilled_model
-from tasks.workspace import Workspace
+from image_longitudinal.core.config import Config
+from image_longitudinal.flows.ingest_images import ingest_images
+from image_longitudinal.models.registry.registry import ModelVersion
+from image_longitudinal.tasks.engine.parameters import ConfigChoice, resolve
+from image_longitudinal.tasks.training.distillation import distilled_model
+from image_longitudinal.tasks.workspace import Workspace
 
 
 @flow(name="distill-model", flow_run_name="distil {model}", persist_result=False)

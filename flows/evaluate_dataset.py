@@ -7,12 +7,12 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 
-from core.config import Config
-from flows.parameters import ConfigChoice, resolve
-from storage.reader import open_dataset
-from tasks.evaluation.report import PAGE, headline, write_evaluation
-from tasks.evaluation.spec import EvaluationSpec, check_is_evaluable, default_output
-from tasks.evaluation.stages import (
+from image_longitudinal.core.config import Config
+from image_longitudinal.storage.dataset.reader import open_dataset
+from image_longitudinal.tasks.engine.parameters import ConfigChoice, resolve
+from image_longitudinal.tasks.evaluation.report import PAGE, headline, write_evaluation
+from image_longitudinal.tasks.evaluation.spec import EvaluationSpec, check_is_evaluable, default_output
+from image_longitudinal.tasks.evaluation.stages import (
     check_design,
     check_input,
     check_null,

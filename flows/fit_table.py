@@ -6,9 +6,9 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.population import FitSpec, Method, fit_population
-from tasks.population_bayes import report_draws, sample_population
-from tasks.population_report import report_fit
+from image_longitudinal.tasks.population.bayes import report_draws, sample_population
+from image_longitudinal.tasks.population.fit import FitSpec, Method, fit_population
+from image_longitudinal.tasks.population.report import report_fit
 
 
 @flow(name="fit-table", flow_run_name="fit {model} to {table}", persist_result=False)

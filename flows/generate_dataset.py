@@ -6,29 +6,29 @@ from contextlib import closing
 
 from prefect import flow, get_run_logger
 
-from core.config import NOT_OF_THE_DATA, Config
-from core.errors import ConfigError
-from flows.parameters import ConfigChoice, resolve
-from flows.shards import done, make_here
-from flows.train_models import train_models
-from flows.work_pool import make_by_workers
-from models.backends import needs_training
-from models.nlme.simulation import get_model
-from models.recoverability import choose_entries
-from models.registry import ModelVersion
-from storage.filesystem import FileRecord, Root, clean_temporaries, open_root
-from storage.images import create_image_arrays
-from storage.lease import Lease, hold_lease
-from storage.manifest import file_is_intact, is_published, read_root_manifest
-from storage.run_mark import begin_run, check_configuration, check_same_dataset
-from tasks.host_workers import drawing_processes
-from tasks.image_shards import image_model
-from tasks.landing import LatestShard, ShardRow, show_shards
-from tasks.progress import DeviceShare, Progress
-from tasks.publish import measure_images, publish_dataset
-from tasks.reuse import Reusable, find_reusable
-from tasks.spec import DatasetSpec
-from tasks.workspace import Workspace
+from image_longitudinal.core.config import NOT_OF_THE_DATA, Config
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.flows.train_models import train_models
+from image_longitudinal.models.imaging.backends import needs_training
+from image_longitudinal.models.nlme.simulation.simulate import get_model
+from image_longitudinal.models.quality.recoverability import choose_entries
+from image_longitudinal.models.registry.registry import ModelVersion
+from image_longitudinal.storage.dataset.images import create_image_arrays
+from image_longitudinal.storage.dataset.manifest import file_is_intact, is_published, read_root_manifest
+from image_longitudinal.storage.dataset.run_claim import begin_run, check_configuration, check_same_dataset
+from image_longitudinal.storage.io.filesystem import FileRecord, Root, clean_temporaries, open_root
+from image_longitudinal.storage.io.lease import Lease, hold_lease
+from image_longitudinal.tasks.engine.parameters import ConfigChoice, resolve
+from image_longitudinal.tasks.engine.progress import DeviceShare, Progress
+from image_longitudinal.tasks.shards.host_workers import drawing_processes
+from image_longitudinal.tasks.shards.image_shards import image_model
+from image_longitudinal.tasks.shards.making import done, make_here
+from image_longitudinal.tasks.shards.publish import measure_images, publish_dataset
+from image_longitudinal.tasks.shards.reuse import Reusable, find_reusable
+from image_longitudinal.tasks.shards.shard_artifacts import LatestShard, ShardRow, show_shards
+from image_longitudinal.tasks.shards.spec import DatasetSpec
+from image_longitudinal.tasks.shards.work_pool import make_by_workers
+from image_longitudinal.tasks.workspace import Workspace
 
 
 @flow(name="generate-dataset", flow_run_name="generate {output}", persist_result=False)

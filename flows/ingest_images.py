@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from prefect import flow
 
-from core.config import Config
-from flows.parameters import ConfigChoice, images_in_words, resolve
-from storage.prepared import PreparedImages
-from tasks.ingest import ingest
-from tasks.workspace import Workspace
+from image_longitudinal.core.config import Config
+from image_longitudinal.storage.scans.prepared import PreparedImages
+from image_longitudinal.tasks.engine.parameters import ConfigChoice, images_in_words, resolve
+from image_longitudinal.tasks.ingest.prepare import ingest
+from image_longitudinal.tasks.workspace import Workspace
 
 
 @flow(name="ingest-images", flow_run_name=lambda: f"ingest {images_in_words()}", persist_result=False)

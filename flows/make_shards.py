@@ -7,12 +7,12 @@ from typing import Any
 
 from prefect import flow
 
-from flows.shards import done, make_here
-from storage.filesystem import open_root
-from tasks.host_workers import drawing_processes
-from tasks.progress import DeviceShare, Progress
-from tasks.reuse import Found, Parts
-from tasks.spec import DatasetSpec
+from image_longitudinal.storage.io.filesystem import open_root
+from image_longitudinal.tasks.engine.progress import DeviceShare, Progress
+from image_longitudinal.tasks.shards.host_workers import drawing_processes
+from image_longitudinal.tasks.shards.making import done, make_here
+from image_longitudinal.tasks.shards.reuse import Found, Parts
+from image_longitudinal.tasks.shards.spec import DatasetSpec
 
 
 @flow(name="make-shards", persist_result=False)

@@ -7,14 +7,14 @@ from typing import Literal
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
-from core.config import Config
-from flows.parameters import ConfigChoice, images_in_words, resolve
-from storage.scans import find_scans
-from storage.sources import local_scans
-from tasks.ingest import ingest
-from tasks.retraining import FolderMemory, announce, production_of, show_comparison
-from tasks.training import trained_model
-from tasks.workspace import Workspace
+from image_longitudinal.core.config import Config
+from image_longitudinal.storage.scans.scans import find_scans
+from image_longitudinal.storage.scans.sources import local_scans
+from image_longitudinal.tasks.engine.parameters import ConfigChoice, images_in_words, resolve
+from image_longitudinal.tasks.ingest.prepare import ingest
+from image_longitudinal.tasks.training.retraining import FolderMemory, announce, production_of, show_comparison
+from image_longitudinal.tasks.training.training import trained_model
+from image_longitudinal.tasks.workspace import Workspace
 
 
 @flow(name="retrain-models", flow_run_name=lambda: f"retrain on {images_in_words()}", persist_result=False)

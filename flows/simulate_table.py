@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from prefect import flow
 
-from core.errors import ConfigError
-from models.nlme.dosing import Dose
-from models.nlme.visits import Visits
-from tasks.population import named_model, simulate
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.data.dosing import Dose
+from image_longitudinal.models.nlme.data.visits import Visits
+from image_longitudinal.tasks.population.fit import named_model, simulate
 
 
 @flow(name="simulate-table", flow_run_name="simulate {subjects} subjects of {model}", persist_result=False)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from prefect import flow, get_run_logger
 
-from core.config import Config
-from core.errors import ConfigError
-from flows.ingest_images import ingest_images
-from flows.parameters import ConfigChoice, images_in_words, resolve
-from models.backends import needs_training
-from models.registry import ModelVersion
-from tasks.training import trained_model
-from tasks.workspace import Workspace
+from image_longitudinal.core.config import Config
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.flows.ingest_images import ingest_images
+from image_longitudinal.models.imaging.backends import needs_training
+from image_longitudinal.models.registry.registry import ModelVersion
+from image_longitudinal.tasks.engine.parameters import ConfigChoice, images_in_words, resolve
+from image_longitudinal.tasks.training.training import trained_model
+from image_longitudinal.tasks.workspace import Workspace
 
 
 @flow(name="train-models", flow_run_name=lambda: f"train on {images_in_words()}", persist_result=False)

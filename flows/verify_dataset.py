@@ -9,21 +9,21 @@ import numpy as np
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 
-from core.config import Config
-from core.errors import ImageLongitudinalError, StorageError
-from core.presets import validate_config
-from flows.generate_dataset import generate_dataset, specify
-from models.backends import needs_training
-from storage.filesystem import Root, open_root
-from storage.layout import ROOT_MANIFEST, RUN_FILE, shard_files, shard_manifest_path
-from storage.lease import hold_lease
-from storage.manifest import RootManifest, is_published, read_root_manifest
-from storage.reader import open_dataset
-from storage.run_mark import read_run_mark
-from storage.verify import VerificationReport, verify_dataset
-from tasks.derivation import rederive
-from tasks.progress import Progress
-from tasks.workspace import Workspace
+from image_longitudinal.core.config import Config
+from image_longitudinal.core.errors import ImageLongitudinalError, StorageError
+from image_longitudinal.core.presets import validate_config
+from image_longitudinal.flows.generate_dataset import generate_dataset, specify
+from image_longitudinal.models.imaging.backends import needs_training
+from image_longitudinal.storage.dataset.layout import ROOT_MANIFEST, RUN_FILE, shard_files, shard_manifest_path
+from image_longitudinal.storage.dataset.manifest import RootManifest, is_published, read_root_manifest
+from image_longitudinal.storage.dataset.reader import open_dataset
+from image_longitudinal.storage.dataset.run_claim import read_run_mark
+from image_longitudinal.storage.dataset.verify import VerificationReport, verify_dataset
+from image_longitudinal.storage.io.filesystem import Root, open_root
+from image_longitudinal.storage.io.lease import hold_lease
+from image_longitudinal.tasks.engine.progress import Progress
+from image_longitudinal.tasks.shards.derivation import rederive
+from image_longitudinal.tasks.workspace import Workspace
 
 SAMPLE = 8  # subjects made again: a wrong seed, model or version shows in the first, damage is found by hashes
 

@@ -6,10 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.digest import SHORT
-from models.pretrained import FOLDER as SHIPPED
-from models.pretrained import PRETRAINED
-from models.registry import ModelVersion, Registry
+from image_longitudinal.core.digest import SHORT
+from image_longitudinal.models.pretrained import FOLDER as SHIPPED
+from image_longitudinal.models.pretrained import PRETRAINED
+from image_longitudinal.models.registry.registry import ModelVersion, Registry
 
 SHARED_REGISTRY = "IMAGE_LONGITUDINAL_REGISTRY"  # environment: fsspec URL of a registry that several machines share
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT, SHARED_DATA
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
 def kermany_sample() -> Path:
     """The folder of real scans (class folders), outside the repository."""
-    shared = Path(os.environ.get("SHARED_DATA", ROOT.parent / "shared" / "data"))
+    shared = SHARED_DATA
     folder = shared / "kermany_sample"
     if not folder.is_dir():
         pytest.skip(f"real scans are not at hand: no {folder} (set SHARED_DATA)")

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from models.diffusion.interface import DiffusionModel
-from models.vae.network import VAE
+from image_longitudinal.models.diffusion.interface import DiffusionModel
+from image_longitudinal.models.vae.network import VAE
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

@@ -10,15 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from core.config import DiffusionConfig
-from core.errors import ModelError
-from core.random import stream_key
-from models.diffusion.interface import in_parts
-from models.distributed import share
-from models.tensors import ImageRows, to_unit
-from models.training import History, LoopSettings, TrainingProgress, batch_indices, step_generator, train
-from models.vae.augment import augment, centre
-from models.vae.loss import reconstruction_loss, structural_distance
+from image_longitudinal.core.config import DiffusionConfig
+from image_longitudinal.core.errors import ModelError
+from image_longitudinal.core.random import stream_key
+from image_longitudinal.models.diffusion.interface import in_parts
+from image_longitudinal.models.training.loop import (
+    History,
+    LoopSettings,
+    TrainingProgress,
+    batch_indices,
+    step_generator,
+    train,
+)
+from image_longitudinal.models.training.processes import share
+from image_longitudinal.models.training.tensors import ImageRows, to_unit
+from image_longitudinal.models.vae.augment import augment, centre
+from image_longitudinal.models.vae.loss import reconstruction_loss, structural_distance
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, AutoencoderTiny
@@ -106,7 +113,7 @@ def train_codec(
     the diffusion model's matter. A pretrained one is only measured.
 
     Raises:
-        ModelError: see :func:`models.training.train`.
+        ModelError: see :func:`models.training.loop.train`.
     """
     codec = build_codec(config, seed)
     history: History = []

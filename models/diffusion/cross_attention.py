@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from core.errors import ModelError
+from image_longitudinal.core.errors import ModelError
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.diffusion.interface import DiffusionModel
-from models.tensors import ImageRows, to_unit
-from models.training import step_generator
-from models.vae.augment import augment
-from models.vae.network import VAE
+from image_longitudinal.models.diffusion.interface import DiffusionModel
+from image_longitudinal.models.training.loop import step_generator
+from image_longitudinal.models.training.tensors import ImageRows, to_unit
+from image_longitudinal.models.vae.augment import augment
+from image_longitudinal.models.vae.network import VAE
 
 BATCH = 64
 

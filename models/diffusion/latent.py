@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.diffusion.adagn import AdaGNDiffusion
-from models.diffusion.codec import ImageCodec
-from models.vae.network import VAE
+from image_longitudinal.models.diffusion.adagn import AdaGNDiffusion
+from image_longitudinal.models.diffusion.codec import ImageCodec
+from image_longitudinal.models.vae.network import VAE
 
 
 class LatentDiffusion(AdaGNDiffusion):

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from core.config import DistillationConfig
-from core.random import stream_key
-from models.diffusion.stable_diffusion import StableDiffusion
-from models.diffusion.student import loop_settings
-from models.tensors import ImageRows, default_device, to_unit
-from models.training import History, TrainingProgress, batch_indices, step_generator, train
-from models.vae.augment import augment
-from models.vae.loss import PIXEL_WEIGHT, structural_distance
+from image_longitudinal.core.config import DistillationConfig
+from image_longitudinal.core.random import stream_key
+from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
+from image_longitudinal.models.diffusion.student import loop_settings
+from image_longitudinal.models.training.loop import History, TrainingProgress, batch_indices, step_generator, train
+from image_longitudinal.models.training.tensors import ImageRows, default_device, to_unit
+from image_longitudinal.models.vae.augment import augment
+from image_longitudinal.models.vae.loss import PIXEL_WEIGHT, structural_distance
 
 
 class LightDecoder(nn.Module):

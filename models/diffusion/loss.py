@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.diffusion.interface import DiffusionModel
-from models.diffusion.solvers import alphas_and_sigmas
-from models.vae.network import VAE
+from image_longitudinal.models.diffusion.interface import DiffusionModel
+from image_longitudinal.models.diffusion.solvers import alphas_and_sigmas
+from image_longitudinal.models.vae.network import VAE
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from models.diffusion.adagn import AdaGNDiffusion
-from models.vae.network import VAE
+from image_longitudinal.models.diffusion.adagn import AdaGNDiffusion
+from image_longitudinal.models.vae.network import VAE
 
 PATCH = 4
 GAIN = 4  # brings grey values about 0.5 to a spread near 1

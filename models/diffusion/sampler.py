@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.diffusion.interface import DiffusionModel
-from models.diffusion.solvers import Split, get_solver, make_path, split
-from models.noise import subject_noise
-from models.tensors import as_grey_levels
+from image_longitudinal.models.diffusion.interface import DiffusionModel
+from image_longitudinal.models.diffusion.solvers import Split, get_solver, make_path, split
+from image_longitudinal.models.imaging.noise import subject_noise
+from image_longitudinal.models.training.tensors import as_grey_levels
 
 
 @torch.no_grad()

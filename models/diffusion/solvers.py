@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.errors import ConfigError
+from image_longitudinal.core.errors import ConfigError
 
 
 class Split(NamedTuple):

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from core.errors import ModelError
-from models.diffusion.cross_attention import CrossAttentionConstants, collapse_cross_attention
-from models.diffusion.interface import DiffusionModel, in_parts, ready
+from image_longitudinal.core.errors import ModelError
+from image_longitudinal.models.diffusion.cross_attention import CrossAttentionConstants, collapse_cross_attention
+from image_longitudinal.models.diffusion.interface import DiffusionModel, in_parts, ready
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

@@ -14,14 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.config import DistillationConfig
-from models.diffusion.interface import DiffusionModel
-from models.diffusion.solvers import NoisePath, Split, make_path, split
-from models.diffusion.train import posterior_sample
-from models.tensors import ImageRows, default_device, to_unit
-from models.training import History, LoopSettings, TrainingProgress, batch_indices, step_generator, train
-from models.vae.augment import augment
-from models.vae.network import VAE
+from image_longitudinal.core.config import DistillationConfig
+from image_longitudinal.models.diffusion.interface import DiffusionModel
+from image_longitudinal.models.diffusion.solvers import NoisePath, Split, make_path, split
+from image_longitudinal.models.diffusion.train import posterior_sample
+from image_longitudinal.models.training.loop import (
+    History,
+    LoopSettings,
+    TrainingProgress,
+    batch_indices,
+    step_generator,
+    train,
+)
+from image_longitudinal.models.training.tensors import ImageRows, default_device, to_unit
+from image_longitudinal.models.vae.augment import augment
+from image_longitudinal.models.vae.network import VAE
 
 
 def distill(

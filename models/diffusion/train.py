@@ -13,22 +13,30 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from core.config import DiffusionConfig
-from core.random import stream_key
-from models.diffusion.codec import ImageCodec, build_codec, train_codec
-from models.diffusion.encoded import encode_ahead
-from models.diffusion.interface import DiffusionModel
-from models.diffusion.latent import LatentDiffusion
-from models.diffusion.loss import EncoderLoss, NoiseLevels, diffusion_loss
-from models.diffusion.residual import ResidualDiffusion
-from models.diffusion.sampler import sample
-from models.diffusion.stable_diffusion import StableDiffusion
-from models.distributed import check_divisible, first_process_first, share
-from models.tensors import ImageRows, default_device, to_unit
-from models.training import History, LoopSettings, TrainingProgress, batch_indices, begin_with, step_generator, train
-from models.vae.augment import augment, centre
-from models.vae.importance import importance
-from models.vae.network import VAE
+from image_longitudinal.core.config import DiffusionConfig
+from image_longitudinal.core.random import stream_key
+from image_longitudinal.models.diffusion.codec import ImageCodec, build_codec, train_codec
+from image_longitudinal.models.diffusion.encoded import encode_ahead
+from image_longitudinal.models.diffusion.interface import DiffusionModel
+from image_longitudinal.models.diffusion.latent import LatentDiffusion
+from image_longitudinal.models.diffusion.loss import EncoderLoss, NoiseLevels, diffusion_loss
+from image_longitudinal.models.diffusion.residual import ResidualDiffusion
+from image_longitudinal.models.diffusion.sampler import sample
+from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
+from image_longitudinal.models.training.loop import (
+    History,
+    LoopSettings,
+    TrainingProgress,
+    batch_indices,
+    begin_with,
+    step_generator,
+    train,
+)
+from image_longitudinal.models.training.processes import check_divisible, first_process_first, share
+from image_longitudinal.models.training.tensors import ImageRows, default_device, to_unit
+from image_longitudinal.models.vae.augment import augment, centre
+from image_longitudinal.models.vae.importance import importance
+from image_longitudinal.models.vae.network import VAE
 
 SCALE_IMAGES = 512  # images that the residual's scale is measured on
 VALIDATION_IMAGES = 256
@@ -80,7 +88,7 @@ def train_diffusion(
         initial: weights to begin with, of a denoiser of this architecture; random (or pretrained) ones without them.
 
     Raises:
-        ModelError: see :func:`models.training.train`, :func:`models.training.begin_with` and the models' own.
+        ModelError: see :func:`models.training.loop.train`, :func:`models.training.loop.begin_with` and the models' own.
     """
     check_divisible("diffusion", config.batch_size)
     where = default_device(device)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from core.random import stream_key, uniforms
+from image_longitudinal.core.random import stream_key, uniforms
 
 FloatArray = NDArray[np.float64]
 

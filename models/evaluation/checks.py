@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from models.association import AssociationSums
-from models.nlme.population import PopulationModel
-from models.nlme.simulation import simulate
+from image_longitudinal.models.design.association import AssociationSums
+from image_longitudinal.models.nlme.model.population import PopulationModel
+from image_longitudinal.models.nlme.simulation.simulate import simulate
 
 FloatArray = NDArray[np.float64]
 

@@ -22,13 +22,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from models.evaluation.marginal import likeliest_omega, posterior_means, with_omega
-from models.evaluation.offset import OffsetObjective, informed_modes
-from models.evaluation.ridge import CHUNK, CrossFitted, Linear, cross_fit, fold_of
-from models.evaluation.weighted import WeightedEquations
-from models.nlme.importance import linearised_spread
-from models.nlme.objective import Values
-from models.nlme.population import PopulationModel
+from image_longitudinal.models.evaluation.marginal import likeliest_omega, posterior_means, with_omega
+from image_longitudinal.models.evaluation.offset import OffsetObjective, informed_modes
+from image_longitudinal.models.evaluation.ridge import CHUNK, CrossFitted, Linear, cross_fit, fold_of
+from image_longitudinal.models.evaluation.weighted import WeightedEquations
+from image_longitudinal.models.nlme.estimation.importance_sampling import linearised_spread
+from image_longitudinal.models.nlme.estimation.objective import Values
+from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
 Report = Callable[[int, float], None]

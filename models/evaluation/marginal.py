@@ -1,7 +1,7 @@
 """What outcomes say of N(g(x), Ω_r) without linearisation: posterior means of η, and the Ω_r of greatest likelihood.
 
 Integrals over a subject's random effects are weighted means over draws from a proposal fitted to the subject, as in
-:mod:`models.nlme.importance`. Modes will not do where the image explains nearly all: they are not means, their error is
+:mod:`models.nlme.estimation.importance_sampling`. Modes will not do where the image explains nearly all: they are not means, their error is
 as large as what the image leaves, and it goes with what the subject's data say. Nor will Ω less the covariance of g: a
 small difference of large matrices, and right only if g neither overshoots nor falls short. The likelihood of subjects
 that g has not seen knows how far their effects lie from it, whatever the reason.
@@ -14,13 +14,18 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from core.random import stream_key
-from models.evaluation.offset import Modes, OffsetObjective
-from models.nlme.coordinates import Coordinates
-from models.nlme.importance import ENOUGH, ImportanceSearch, draw, linearised_spread
-from models.nlme.minimise import minimise
-from models.nlme.objective import Values
-from models.nlme.population import PopulationModel
+from image_longitudinal.core.random import stream_key
+from image_longitudinal.models.evaluation.offset import Modes, OffsetObjective
+from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
+from image_longitudinal.models.nlme.estimation.importance_sampling import (
+    ENOUGH,
+    ImportanceSearch,
+    draw,
+    linearised_spread,
+)
+from image_longitudinal.models.nlme.estimation.minimise import minimise
+from image_longitudinal.models.nlme.estimation.objective import Values
+from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from core.random import stream_key, uniforms
-from models.evaluation.bootstrap import Estimate, Resampling, estimate
-from models.evaluation.informed import fit_informed, one_step
-from models.evaluation.ridge import cross_fit
-from models.evaluation.scores import r_squared, squares
-from models.nlme.population import PopulationModel
+from image_longitudinal.core.random import stream_key, uniforms
+from image_longitudinal.models.evaluation.bootstrap import Estimate, Resampling, estimate
+from image_longitudinal.models.evaluation.informed import fit_informed, one_step
+from image_longitudinal.models.evaluation.ridge import cross_fit
+from image_longitudinal.models.evaluation.scores import r_squared, squares
+from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
 

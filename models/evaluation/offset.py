@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.evaluation.ridge import CHUNK
-from models.nlme.data import PopulationData
-from models.nlme.estimation import starting_points
-from models.nlme.objective import Objective, Values
-from models.nlme.population import PopulationModel
+from image_longitudinal.models.evaluation.ridge import CHUNK
+from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.estimation.fit import starting_points
+from image_longitudinal.models.nlme.estimation.objective import Objective, Values
+from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from core.random import stream_key
-from models.evaluation.offset import informed_modes
-from models.nlme.population import PopulationModel
-from models.nlme.simulation import observe, simulate
+from image_longitudinal.core.random import stream_key
+from image_longitudinal.models.evaluation.offset import informed_modes
+from image_longitudinal.models.nlme.model.population import PopulationModel
+from image_longitudinal.models.nlme.simulation.simulate import observe, simulate
 
 FloatArray = NDArray[np.float64]
 

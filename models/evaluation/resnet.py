@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from core.random import stream_key
-from models.tensors import ImageRows, default_device, to_unit
-from models.training import LoopSettings, TrainingProgress, batch_indices, train
-from models.vae.network import Encoder
+from image_longitudinal.core.random import stream_key
+from image_longitudinal.models.training.loop import LoopSettings, TrainingProgress, batch_indices, train
+from image_longitudinal.models.training.tensors import ImageRows, default_device, to_unit
+from image_longitudinal.models.vae.network import Encoder
 
 FloatArray = NDArray[np.float64]
 

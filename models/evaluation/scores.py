@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.evaluation.bootstrap import Estimate, Resampling, estimate
+from image_longitudinal.models.evaluation.bootstrap import Estimate, Resampling, estimate
 
 FloatArray = NDArray[np.float64]
 Figure = Callable[[FloatArray], FloatArray]  # means (..., M) → (...,)

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from models.evaluation.bootstrap import Estimate, Resampling, estimate
-from models.evaluation.outcomes import conditional_nll, forecast, simulated_nll, squared_error
-from models.evaluation.scores import EffectScores, realised_ceiling, score_effects
-from models.nlme.population import PopulationModel
+from image_longitudinal.models.evaluation.bootstrap import Estimate, Resampling, estimate
+from image_longitudinal.models.evaluation.outcomes import conditional_nll, forecast, simulated_nll, squared_error
+from image_longitudinal.models.evaluation.scores import EffectScores, realised_ceiling, score_effects
+from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from models.evaluation.ridge import PENALTIES, CrossFitted, Linear
+from image_longitudinal.models.evaluation.ridge import PENALTIES, CrossFitted, Linear
 
 FloatArray = NDArray[np.float64]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.training import step_generator
-from models.vae.network import VAE
+from image_longitudinal.models.training.loop import step_generator
+from image_longitudinal.models.vae.network import VAE
 
 DECODED = 1024  # images decoded for the first ranking: with fewer entries, more latents
 

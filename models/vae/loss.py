@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, mse_loss
 
-from core.errors import ModelError
-from models.tensors import load_tensors
+from image_longitudinal.core.errors import ModelError
+from image_longitudinal.models.training.tensors import load_tensors
 
 PIXEL_WEIGHT = 400 / 3
 SHALLOW_WEIGHT = 6.25 / 3

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from core.errors import ModelError
+from image_longitudinal.core.errors import ModelError
 
 SCALE = 32  # the encoder halves the image five times, the decoder doubles it five times
 

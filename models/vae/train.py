@@ -13,14 +13,29 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from core.config import VAEConfig
-from core.random import stream_key
-from models.distributed import check_divisible, share
-from models.tensors import ImageRows, default_device, to_unit
-from models.training import History, LoopSettings, TrainingProgress, batch_indices, begin_with, step_generator, train
-from models.vae.augment import augment, centre
-from models.vae.loss import Perception, charged_kl, kl_per_entry, kl_weight, make_perception, reconstruction_loss
-from models.vae.network import VAE
+from image_longitudinal.core.config import VAEConfig
+from image_longitudinal.core.random import stream_key
+from image_longitudinal.models.training.loop import (
+    History,
+    LoopSettings,
+    TrainingProgress,
+    batch_indices,
+    begin_with,
+    step_generator,
+    train,
+)
+from image_longitudinal.models.training.processes import check_divisible, share
+from image_longitudinal.models.training.tensors import ImageRows, default_device, to_unit
+from image_longitudinal.models.vae.augment import augment, centre
+from image_longitudinal.models.vae.loss import (
+    Perception,
+    charged_kl,
+    kl_per_entry,
+    kl_weight,
+    make_perception,
+    reconstruction_loss,
+)
+from image_longitudinal.models.vae.network import VAE
 
 ACTIVE_NATS = 0.1  # KL above which an entry counts as active: below, it carries under a tenth of its variance
 EVALUATION_BATCH = 256
@@ -61,7 +76,7 @@ def train_vae(
         initial: weights to begin with, of a VAE of this architecture; random ones without them.
 
     Raises:
-        ModelError: see :func:`models.training.train` and :func:`models.training.begin_with`.
+        ModelError: see :func:`models.training.loop.train` and :func:`models.training.loop.begin_with`.
     """
     check_divisible("vae", config.batch_size)
     vae = build_vae(config, seed)

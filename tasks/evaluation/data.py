@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from core.errors import StorageError
-from models.evaluation.reader import Chunk
-from storage.layout import eta_columns
-from storage.reader import Dataset
+from image_longitudinal.core.errors import StorageError
+from image_longitudinal.models.evaluation.pca_regressor import Chunk
+from image_longitudinal.storage.dataset.layout import eta_columns
+from image_longitudinal.storage.dataset.reader import Dataset
 
 IN_MEMORY = 1 << 30  # bytes of images that are not read from the data set again and again
 ROWS = 2_000  # images at a time: 8 MB at 64x64, 0.5 GB at 512x512

@@ -9,18 +9,18 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from models.evaluation.checks import FAMILY
-from models.evaluation.summary import Predictions, Truth
-from models.nlme.data import PopulationData
-from models.nlme.diagnostics import residuals
-from models.nlme.plots import goodness_of_fit, predictive_check_figure
-from models.nlme.population import PopulationModel
-from models.nlme.simulation import simulate
-from models.nlme.vpc import predictive_check
-from storage.reader import Dataset
-from tasks.evaluation.tables import SOURCES, Level
-from tasks.figures import ACCENT, INK, SOFT
-from tasks.pictures import rendered
+from image_longitudinal.models.evaluation.checks import FAMILY
+from image_longitudinal.models.evaluation.summary import Predictions, Truth
+from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.diagnostics.plots import goodness_of_fit, predictive_check_figure
+from image_longitudinal.models.nlme.diagnostics.residuals import residuals
+from image_longitudinal.models.nlme.diagnostics.vpc import predictive_check
+from image_longitudinal.models.nlme.model.population import PopulationModel
+from image_longitudinal.models.nlme.simulation.simulate import simulate
+from image_longitudinal.storage.dataset.reader import Dataset
+from image_longitudinal.tasks.evaluation.tables import SOURCES, Level
+from image_longitudinal.tasks.reports.dataset_figures import ACCENT, INK, SOFT
+from image_longitudinal.tasks.reports.pictures import rendered
 
 BLUE, GREEN, PURPLE = "#2b6ca3", "#4b8b3b", "#7a4fa3"
 COLOURS = {"regression": BLUE, "resnet": PURPLE, "informed": ACCENT, "one_step": GREEN, "oracle": INK}

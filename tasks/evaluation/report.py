@@ -14,12 +14,12 @@ from jinja2 import Environment, StrictUndefined
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from models.evaluation.summary import Predictions, Truth
-from storage.layout import eta_columns
-from tasks.evaluation import figures, tables
-from tasks.evaluation.spec import EvaluationSpec
-from tasks.evaluation.stages import Result, load_predictions, population_model, read_figures
-from tasks.pictures import data_url, picture
+from image_longitudinal.models.evaluation.summary import Predictions, Truth
+from image_longitudinal.storage.dataset.layout import eta_columns
+from image_longitudinal.tasks.evaluation import figures, tables
+from image_longitudinal.tasks.evaluation.spec import EvaluationSpec
+from image_longitudinal.tasks.evaluation.stages import Result, load_predictions, population_model, read_figures
+from image_longitudinal.tasks.reports.pictures import data_url, picture
 
 PAGE = "evaluation.html"
 HEADLINE = ("regression", "resnet", "informed", "one_step", "oracle", "ebe")
@@ -152,5 +152,5 @@ def _write(path: Path, text: str) -> None:
 
 
 def _template() -> Any:
-    text = resources.files("tasks").joinpath("templates", PAGE).read_text()
+    text = resources.files("image_longitudinal.tasks.reports").joinpath("templates", PAGE).read_text()
     return Environment(autoescape=True, undefined=StrictUndefined).from_string(text)

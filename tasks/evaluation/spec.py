@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from core.config import ComputeConfig, EvaluationConfig, Section
-from core.digest import SHORT
-from core.errors import StorageError
-from models.nlme.objective import Values
-from models.nlme.population import Design, PopulationModel
-from models.nlme.simulation import get_model
-from models.registry import ModelVersion
-from storage.manifest import RootManifest
-from storage.reader import Dataset, open_dataset
-from tasks.derivation import given_doses
-from tasks.keys import key_of
-from tasks.workspace import Workspace
+from image_longitudinal.core.config import ComputeConfig, EvaluationConfig, Section
+from image_longitudinal.core.digest import SHORT
+from image_longitudinal.core.errors import StorageError
+from image_longitudinal.models.nlme.estimation.objective import Values
+from image_longitudinal.models.nlme.model.population import Design, PopulationModel
+from image_longitudinal.models.nlme.simulation.simulate import get_model
+from image_longitudinal.models.registry.registry import ModelVersion
+from image_longitudinal.storage.dataset.manifest import RootManifest
+from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
+from image_longitudinal.tasks.engine.cache_keys import key_of
+from image_longitudinal.tasks.shards.derivation import given_doses
+from image_longitudinal.tasks.workspace import Workspace
 
 EVALUATION_VERSION = 8  # raise it whenever the same data set and settings would give other figures
 FEWEST = {"train": 40, "test": 8}  # subjects without which there is nothing to learn from, or to score

@@ -13,12 +13,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from prefect import task
 
-from core.digest import file_sha256
-from core.errors import StorageError
-from core.random import normals, stream_key
-from models.backends import load_vae
-from models.evaluation.bootstrap import Resampling
-from models.evaluation.checks import (
+from image_longitudinal.core.digest import file_sha256
+from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.random import normals, stream_key
+from image_longitudinal.models.evaluation.bootstrap import Resampling
+from image_longitudinal.models.evaluation.checks import (
     association_checks,
     balance_checks,
     effect_checks,
@@ -26,29 +25,30 @@ from models.evaluation.checks import (
     latent_checks,
     residual_checks,
 )
-from models.evaluation.informed import fit_informed, one_step
-from models.evaluation.null import shuffled
-from models.evaluation.reader import fit_reader
-from models.evaluation.resnet import train_resnet
-from models.evaluation.ridge import cross_fit
-from models.evaluation.summary import Predictions, Truth, summarise
-from models.nlme.coordinates import Coordinates
-from models.nlme.data import PopulationData
-from models.nlme.estimation import fit
-from models.nlme.importance import maximum_likelihood
-from models.nlme.objective import Values
-from models.nlme.population import PopulationModel
-from models.nlme.streaming import stream_ebes
-from models.recoverability import encoder_reader
-from models.tensors import default_device
-from storage.reader import Dataset
-from storage.verify import verify_dataset
-from tasks.evaluation import data
-from tasks.evaluation.spec import EvaluationSpec, start_of
-from tasks.gpu import takes_turns
-from tasks.keys import cached_or_fresh
-from tasks.options import CACHED
-from tasks.progress import Progress
+from image_longitudinal.models.evaluation.informed import fit_informed, one_step
+from image_longitudinal.models.evaluation.null import shuffled
+from image_longitudinal.models.evaluation.pca_regressor import fit_reader
+from image_longitudinal.models.evaluation.resnet import train_resnet
+from image_longitudinal.models.evaluation.ridge import cross_fit
+from image_longitudinal.models.evaluation.summary import Predictions, Truth, summarise
+from image_longitudinal.models.imaging.backends import load_vae
+from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
+from image_longitudinal.models.nlme.estimation.ebe_streaming import stream_ebes
+from image_longitudinal.models.nlme.estimation.fit import fit
+from image_longitudinal.models.nlme.estimation.importance_sampling import maximum_likelihood
+from image_longitudinal.models.nlme.estimation.objective import Values
+from image_longitudinal.models.nlme.model.population import PopulationModel
+from image_longitudinal.models.quality.recoverability import encoder_reader
+from image_longitudinal.models.training.tensors import default_device
+from image_longitudinal.storage.dataset.reader import Dataset
+from image_longitudinal.storage.dataset.verify import verify_dataset
+from image_longitudinal.tasks.engine.cache_keys import cached_or_fresh
+from image_longitudinal.tasks.engine.gpu_slots import takes_turns
+from image_longitudinal.tasks.engine.progress import Progress
+from image_longitudinal.tasks.engine.task_options import CACHED
+from image_longitudinal.tasks.evaluation import data
+from image_longitudinal.tasks.evaluation.spec import EvaluationSpec, start_of
 
 Result = dict[str, Any]
 Reading = Callable[[NDArray[np.int64], NDArray[np.uint8]], NDArray[np.float64]]  # ids, images → features

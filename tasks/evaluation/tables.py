@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-Level = Mapping[str, Any]  # the figures of one association level, of models.evaluation.summary
+Level = Mapping[str, Any]  # the figures of one association level, of image_longitudinal.models.evaluation.summary
 
 SOURCES = {
     "submission": "this submission",

@@ -6,9 +6,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from core.config import Config, OutcomesConfig
-from core.errors import ConfigError
-from core.presets import validate_config
+from image_longitudinal.core.config import Config, OutcomesConfig
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.presets import validate_config
 
 
 def refusal(**sections: Any) -> str:

@@ -13,10 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.config import Config
-from core.digest import canonical_json, digest_of, file_sha256
-
-ROOT = Path(__file__).resolve().parents[2]
+from image_longitudinal.core.config import Config
+from image_longitudinal.core.digest import canonical_json, digest_of, file_sha256
+from tests.paths import ROOT
 
 scalars = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=4)
@@ -30,7 +29,7 @@ values = st.recursive(
 
 def test_a_digest_is_the_same_in_processes_that_hash_differently() -> None:
     program = (
-        "from core.config import Config; from core.digest import digest_of; from core.random import stream_key;"
+        "from image_longitudinal.core.config import Config; from image_longitudinal.core.digest import digest_of; from image_longitudinal.core.random import stream_key;"
         "print(digest_of('task', 1, {'b': [1.0, 0.1], 'a': None}, Config()), stream_key(3, 'stage', 0.5))"
     )
     found = {

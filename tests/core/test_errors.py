@@ -4,8 +4,8 @@ import pickle
 
 import pytest
 
-from core import errors
-from core.errors import ImageLongitudinalError, ModelError
+from image_longitudinal.core import errors
+from image_longitudinal.core.errors import ImageLongitudinalError, ModelError
 
 
 def test_the_message_has_all_its_parts_in_order() -> None:

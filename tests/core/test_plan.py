@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.errors import ConfigError
-from core.plan import SPLITS, ShardPlan, parse_shard_ranges, shard_ranges
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.plan import SPLITS, ShardPlan, parse_shard_ranges, shard_ranges
 
 fractions = st.tuples(st.floats(0, 0.45), st.floats(0, 0.45))
 plans = st.builds(lambda n, size, parts: ShardPlan(n, size, *parts), st.integers(1, 400), st.integers(1, 60), fractions)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from core.config import Config
-from core.errors import ConfigError
-from core.presets import load_config, preset_names
+from image_longitudinal.core.config import Config
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.presets import load_config, preset_names
+from tests.paths import ROOT
 
 
 def override(*texts: str) -> Config:
@@ -16,7 +17,7 @@ def override(*texts: str) -> Config:
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_loads_and_says_how_to_run_it(name: str) -> None:
     assert load_config(name) != Config()
-    text = (Path(__file__).parents[2] / "deployments" / "presets" / f"{name}.yaml").read_text()
+    text = (ROOT / "deployments" / "presets" / f"{name}.yaml").read_text()
     assert text.startswith(f"# {name}: ")
     assert "# Command:" in text
 

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from core.random import _philox4x32, _to_unit, normals, seeded_normals, stream_key, subject_seeds, uniforms
+from image_longitudinal.core.random import (
+    _philox4x32,
+    _to_unit,
+    normals,
+    seeded_normals,
+    stream_key,
+    subject_seeds,
+    uniforms,
+)
 
 keys = st.integers(0, 2**64 - 1)
 ids = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=40)

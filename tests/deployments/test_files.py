@@ -11,7 +11,7 @@ import pytest
 import yaml
 from prefect.events.schemas.automations import AutomationCore
 
-from tasks.retraining import PROMOTED
+from image_longitudinal.tasks.training.retraining import PROMOTED
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "deployments"

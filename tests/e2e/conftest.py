@@ -17,9 +17,9 @@ from prefect.settings import (
 )
 from prefect.testing.utilities import prefect_test_harness
 
-from core.config import Config
-from core.digest import file_sha256
-from core.presets import load_config
+from image_longitudinal.core.config import Config
+from image_longitudinal.core.digest import file_sha256
+from image_longitudinal.core.presets import load_config
 from tests.e2e.postgres import postgres
 from tests.e2e.service import Service, cli_environment
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from storage.filesystem import open_root
-from storage.verify import verify_dataset
+from image_longitudinal.storage.dataset.verify import verify_dataset
+from image_longitudinal.storage.io.filesystem import open_root
 
 pytestmark = pytest.mark.e2e
 Command = Callable[..., subprocess.CompletedProcess[str]]

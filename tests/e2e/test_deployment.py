@@ -14,10 +14,10 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from storage.filesystem import open_root
-from storage.reader import open_dataset
-from storage.verify import verify_dataset
-from tasks.retraining import PROMOTED
+from image_longitudinal.storage.dataset.reader import open_dataset
+from image_longitudinal.storage.dataset.verify import verify_dataset
+from image_longitudinal.storage.io.filesystem import open_root
+from image_longitudinal.tasks.training.retraining import PROMOTED
 from tests.e2e.browser import chromium
 from tests.e2e.conftest import TINY, digests
 from tests.e2e.service import Service

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from core.config import Config
-from core.errors import StorageError
-from flows.evaluate_dataset import evaluate_dataset
-from flows.generate_dataset import generate_dataset
-from flows.score_predictions import score_predictions
-from storage.reader import open_dataset
-from tasks.evaluation.spec import FEWEST
+from image_longitudinal.core.config import Config
+from image_longitudinal.core.errors import StorageError
+from image_longitudinal.flows.evaluate_dataset import evaluate_dataset
+from image_longitudinal.flows.generate_dataset import generate_dataset
+from image_longitudinal.storage.dataset.reader import open_dataset
+from image_longitudinal.tasks.evaluation.spec import FEWEST
+from image_longitudinal.tasks.evaluation.submissions import score_predictions
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
 

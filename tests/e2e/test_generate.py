@@ -15,23 +15,23 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from core.config import Config
-from core.errors import ModelError, StorageError
-from flows.description import describe_dataset
-from flows.fit_table import fit_table
-from flows.generate_dataset import generate_dataset
-from flows.verify_dataset import verify
-from storage.filesystem import open_root
-from storage.layout import image_shard_path, random_effects_path
-from storage.lease import hold_lease
-from storage.nmtran import export_nmtran
-from storage.reader import Dataset, open_dataset
-from storage.sharding import encode_shard
-from storage.verify import verify_dataset
-from tasks.derivation import rederive
-from tasks.evaluation.spec import check_is_evaluable
-from tasks.figures import subject_figure
-from tasks.workspace import Workspace
+from image_longitudinal.cli.descriptions import describe_dataset
+from image_longitudinal.core.config import Config
+from image_longitudinal.core.errors import ModelError, StorageError
+from image_longitudinal.flows.fit_table import fit_table
+from image_longitudinal.flows.generate_dataset import generate_dataset
+from image_longitudinal.flows.verify_dataset import verify
+from image_longitudinal.storage.dataset.layout import image_shard_path, random_effects_path
+from image_longitudinal.storage.dataset.nmtran import export_nmtran
+from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
+from image_longitudinal.storage.dataset.sharding import encode_shard
+from image_longitudinal.storage.dataset.verify import verify_dataset
+from image_longitudinal.storage.io.filesystem import open_root
+from image_longitudinal.storage.io.lease import hold_lease
+from image_longitudinal.tasks.evaluation.spec import check_is_evaluable
+from image_longitudinal.tasks.reports.dataset_figures import subject_figure
+from image_longitudinal.tasks.shards.derivation import rederive
+from image_longitudinal.tasks.workspace import Workspace
 from tests.e2e.conftest import cli_arguments, cli_environment, digests
 from tests.storage.test_verify import forge, rewrite
 
@@ -161,7 +161,7 @@ def test_a_repair_that_would_make_another_data_set_touches_nothing(
     shutil.copytree(first, copy)
     (copy / image_shard_path(1)).write_bytes(b"damaged")
     before = digests(copy)
-    monkeypatch.setattr("tasks.spec.GENERATION_VERSION", 1_000)
+    monkeypatch.setattr("image_longitudinal.tasks.shards.spec.GENERATION_VERSION", 1_000)
     with pytest.raises(StorageError, match=r"another data set .*nothing was touched"):
         verify(str(copy), repair=True, workspace=workspace)
     assert digests(copy) == before
@@ -210,7 +210,7 @@ def test_visits_that_move_are_missed_or_end_and_infusions(tmp_path: Path, tiny: 
 def own_model(folder: Path) -> str:
     """A file with the original's model under another name."""
     (folder / "mine.py").write_text(
-        "from dataclasses import replace\nfrom models.nlme.library import get_model, register\n"
+        "from dataclasses import replace\nfrom image_longitudinal.models.nlme.library import get_model, register\n"
         "register(replace(get_model('depot-central-mm'), name='mine-of-e2e'))\n"
     )
     return f"{folder}/mine.py:mine-of-e2e"
@@ -284,7 +284,7 @@ def test_other_backends_make_a_data_set_too(
 def test_repair_makes_a_flipped_shard_anew_and_nothing_else(
     first: Path, tmp_path: Path, tiny: Callable[..., Config], workspace: str
 ) -> None:
-    from core.errors import StorageError
+    from image_longitudinal.core.errors import StorageError
 
     output = tmp_path / "data"
     generate_dataset(str(output), config=tiny("dataset.shard_size=20"), workspace=workspace)
@@ -302,7 +302,7 @@ def test_repair_makes_a_flipped_shard_anew_and_nothing_else(
 
 
 def test_a_model_is_measured_again_by_another_probe(first: Path, tiny: Callable[..., Config], workspace: str) -> None:
-    from flows.measure_model import measure_model
+    from image_longitudinal.flows.remeasure_model import measure_model
 
     base = Workspace.at(workspace).registry.get(open_dataset(first).manifest.image.model)
     config = tiny("probe.reader=network", "probe.reader_images=128", "probe.reader_steps=5")

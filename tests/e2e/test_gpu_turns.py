@@ -16,12 +16,12 @@ import torch
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 
-from core.config import ComputeConfig
-from core.errors import ConfigError, ImageLongitudinalError
-from flows import shards
-from tasks import gpu
-from tasks.gpu import GPU_LIMIT, ensure_limit, gpu_slots, takes_turns
-from tasks.stopping import stopping_tasks
+from image_longitudinal.core.config import ComputeConfig
+from image_longitudinal.core.errors import ConfigError, ImageLongitudinalError
+from image_longitudinal.tasks.engine import gpu_slots as gpu
+from image_longitudinal.tasks.engine.cancellation import stopping_tasks
+from image_longitudinal.tasks.engine.gpu_slots import GPU_LIMIT, ensure_limit, gpu_slots, takes_turns
+from image_longitudinal.tasks.shards import making as shards
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
 

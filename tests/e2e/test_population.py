@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from core.config import Config
-from core.errors import ConfigError
-from flows.fit_table import fit_table
-from flows.generate_dataset import generate_dataset
-from flows.population import estimates_in_words
-from flows.simulate_table import dose_of, simulate_table
-from models.nlme.dosing import Dose
-from models.nlme.results import load_fit
+from image_longitudinal.cli.population import estimates_in_words
+from image_longitudinal.core.config import Config
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.flows.fit_table import fit_table
+from image_longitudinal.flows.generate_dataset import generate_dataset
+from image_longitudinal.flows.simulate_table import dose_of, simulate_table
+from image_longitudinal.models.nlme.data.dosing import Dose
+from image_longitudinal.models.nlme.estimation.results import load_fit
 from tests.e2e.conftest import digests
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.config import Config
-from flows.generate_dataset import generate_dataset
-from flows.verify_dataset import verify
-from storage.prepared import open_prepared
-from storage.reader import open_dataset
+from image_longitudinal.core.config import Config
+from image_longitudinal.flows.generate_dataset import generate_dataset
+from image_longitudinal.flows.verify_dataset import verify
+from image_longitudinal.storage.dataset.reader import open_dataset
+from image_longitudinal.storage.scans.prepared import open_prepared
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
 

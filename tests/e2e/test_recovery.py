@@ -15,8 +15,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from storage.filesystem import is_temporary, open_root
-from storage.verify import verify_dataset
+from image_longitudinal.storage.dataset.verify import verify_dataset
+from image_longitudinal.storage.io.filesystem import is_temporary, open_root
 from tests.e2e.conftest import cli_arguments, digests
 from tests.e2e.service import Service
 

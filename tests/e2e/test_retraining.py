@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 from prefect.artifacts import Artifact
 
-from core.config import Config
-from flows.retrain_models import retrain_models
-from models.phantom import LATENT_NAMES, render
-from models.promotion import GATE, compare
-from models.registry import ModelVersion
-from storage.prepared import PreparedImages, open_prepared
-from tasks.workspace import Workspace
+from image_longitudinal.core.config import Config
+from image_longitudinal.flows.retrain_models import retrain_models
+from image_longitudinal.models.imaging.phantom import LATENT_NAMES, render
+from image_longitudinal.models.registry.promotion import GATE, compare
+from image_longitudinal.models.registry.registry import ModelVersion
+from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
+from image_longitudinal.tasks.workspace import Workspace
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from core.config import Config
-from core.errors import StorageError
-from flows.description import describe_dataset
-from flows.generate_dataset import generate_dataset
-from flows.verify_dataset import verify
-from storage.filesystem import open_root
-from storage.manifest import content_digest
-from storage.reader import open_dataset
-from storage.transfer import Selection, copy_dataset
+from image_longitudinal.cli.descriptions import describe_dataset
+from image_longitudinal.core.config import Config
+from image_longitudinal.core.errors import StorageError
+from image_longitudinal.flows.generate_dataset import generate_dataset
+from image_longitudinal.flows.verify_dataset import verify
+from image_longitudinal.storage.dataset.manifest import content_digest
+from image_longitudinal.storage.dataset.reader import open_dataset
+from image_longitudinal.storage.dataset.transfer import Selection, copy_dataset
+from image_longitudinal.storage.io.filesystem import open_root
 from tests.e2e.conftest import digests
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
@@ -58,7 +58,7 @@ def test_levels_splits_and_population_change_over_the_same_images(
 ) -> None:
     changed = ("dataset.association=[1.0, 0.3]", "dataset.test_fraction=0.3", "outcomes.times=[0, 1, 2]")
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.shards.make_image_shard", never)
+        patch.setattr("image_longitudinal.tasks.shards.parts.make_image_shard", never)
         new = make("new", *changed, reuse=str(old))
     assert images(new) == images(old), "hard links, not copies"
     assert verify(str(new)).ok

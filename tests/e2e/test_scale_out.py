@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core.config import Config
-from flows.generate_dataset import generate_dataset
+from image_longitudinal.core.config import Config
+from image_longitudinal.flows.generate_dataset import generate_dataset
 from tests.e2e.conftest import digests
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.config import Config
-from core.errors import ModelError
-from flows.distill_model import distill_model
-from flows.generate_dataset import generate_dataset
-from flows.train_models import train_models
-from flows.verify_dataset import verify
-from storage.reader import open_dataset
+from image_longitudinal.core.config import Config
+from image_longitudinal.core.errors import ModelError
+from image_longitudinal.flows.distill_model import distill_model
+from image_longitudinal.flows.generate_dataset import generate_dataset
+from image_longitudinal.flows.train_models import train_models
+from image_longitudinal.flows.verify_dataset import verify
+from image_longitudinal.storage.dataset.reader import open_dataset
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
 

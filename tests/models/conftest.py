@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from core.config import DiffusionConfig, VAEConfig
-from core.random import normals, stream_key
-from models.diffusion.residual import ResidualDiffusion
-from models.diffusion.train import train_diffusion
-from models.phantom import render
-from models.registry import ModelVersion, Registry
-from models.vae.network import VAE
-from models.vae.train import VAEFigures, train_vae
+from image_longitudinal.core.config import DiffusionConfig, VAEConfig
+from image_longitudinal.core.random import normals, stream_key
+from image_longitudinal.models.diffusion.residual import ResidualDiffusion
+from image_longitudinal.models.diffusion.train import train_diffusion
+from image_longitudinal.models.imaging.phantom import render
+from image_longitudinal.models.registry.registry import ModelVersion, Registry
+from image_longitudinal.models.vae.network import VAE
+from image_longitudinal.models.vae.train import VAEFigures, train_vae
 
 VAE_CONFIG = VAEConfig(
     image_size=32, latent_dim=5, width=1 / 64, steps=60, batch_size=8, learning_rate=3e-3, kl_weight=0.02,

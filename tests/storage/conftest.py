@@ -9,15 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.digest import digest_of
-from core.plan import Shard, ShardPlan
-from storage.card import CITATION, write_card
-from storage.filesystem import FileRecord, Root, clean_temporaries, file_record, open_root
-from storage.images import create_image_arrays, write_image_shard
-from storage.lease import hold_lease
-from storage.manifest import ImageInfo, Part, RootManifest, ShardManifest, finished_shard, publish, write_shard_manifest
-from storage.run_mark import begin_run, check_same_dataset
-from storage.tables import Dose, write_observations, write_random_effects, write_subjects
+from image_longitudinal.core.digest import digest_of
+from image_longitudinal.core.plan import Shard, ShardPlan
+from image_longitudinal.storage.dataset.card import CITATION, write_card
+from image_longitudinal.storage.dataset.images import create_image_arrays, write_image_shard
+from image_longitudinal.storage.dataset.manifest import (
+    ImageInfo,
+    Part,
+    RootManifest,
+    ShardManifest,
+    finished_shard,
+    publish,
+    write_shard_manifest,
+)
+from image_longitudinal.storage.dataset.run_claim import begin_run, check_same_dataset
+from image_longitudinal.storage.dataset.tables import Dose, write_observations, write_random_effects, write_subjects
+from image_longitudinal.storage.io.filesystem import FileRecord, Root, clean_temporaries, file_record, open_root
+from image_longitudinal.storage.io.lease import hold_lease
 
 SIDE, LATENT_DIM, TIMES = 8, 6, (0.0, 0.5, 1.0, 4.0)
 LICENCE = "CC-BY-4.0"

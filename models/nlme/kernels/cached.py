@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 
-from core.digest import SHORT, digest_of
+from image_longitudinal.core.digest import SHORT, digest_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -20,7 +20,7 @@ from numba.core.typing import Signature, signature
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from models.nlme.data import Arrays
+from image_longitudinal.models.nlme.data.population_data import Arrays
 
 SOLVE, ADVANCE, RHS, INITIAL, OUTPUT, DOSING, N_STATES, N_PARAMETERS, N_COVARIATES = range(9)
 

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from models.nlme.kernels.cached import cached_kernel
-from models.nlme.kernels.calls import N_COVARIATES, N_PARAMETERS, call_output
-from models.nlme.kernels.compiled import assign
+from image_longitudinal.models.nlme.kernels.cached import cached_kernel
+from image_longitudinal.models.nlme.kernels.calls import N_COVARIATES, N_PARAMETERS, call_output
+from image_longitudinal.models.nlme.kernels.compiled import assign
 
 COVARIATES, GOOD, NOT_INTEGRATED = 4, 0, 1  # as in kernels.course
 

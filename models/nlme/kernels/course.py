@@ -12,8 +12,8 @@ import math
 
 import numpy as np
 
-from models.nlme.kernels.cached import cached_kernel
-from models.nlme.kernels.calls import (
+from image_longitudinal.models.nlme.kernels.cached import cached_kernel
+from image_longitudinal.models.nlme.kernels.calls import (
     DOSING,
     N_COVARIATES,
     N_PARAMETERS,
@@ -24,9 +24,9 @@ from models.nlme.kernels.calls import (
     call_output,
     call_rhs,
 )
-from models.nlme.kernels.compiled import assign, assign2, compiled
-from models.nlme.kernels.esdirk import workspace
-from models.nlme.kernels.queue import (
+from image_longitudinal.models.nlme.kernels.compiled import assign, assign2, compiled
+from image_longitudinal.models.nlme.kernels.esdirk import workspace
+from image_longitudinal.models.nlme.kernels.queue import (
     ADDED,
     AMOUNT,
     BOLUS,
@@ -51,9 +51,11 @@ from models.nlme.kernels.queue import (
     put_dose,
     stop_infusions,
 )
-from models.nlme.kernels.steady import FOREVER, NEXT, NONE, proceed
+from image_longitudinal.models.nlme.kernels.steady import FOREVER, NEXT, NONE, proceed
 
-DOSE, STEADY, STEADY_ADDED, RESET, COVARIATES = range(5)  # models.nlme.data has the same
+DOSE, STEADY, STEADY_ADDED, RESET, COVARIATES = range(
+    5
+)  # image_longitudinal.models.nlme.data.population_data has the same
 LAG, BIOAVAILABILITY, RATE, DURATION = range(4)  # structural.MODIFIERS, in that order
 
 
@@ -165,7 +167,7 @@ def solve(model, parameters, data, start, shared, tolerance, out, gradient):  # 
     Args:
         model: of :mod:`models.nlme.kernels.calls`.
         parameters: (n, m) float64.
-        data: models.nlme.data.Arrays.
+        data: image_longitudinal.models.nlme.data.population_data.Arrays.
         start: position in ``data`` of the first subject.
         shared: whether all n subjects have the events and times of that one.
         tolerance: per step, relative to the largest size each state has had.

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from models.nlme.kernels.compiled import compiled
+from image_longitudinal.models.nlme.kernels.compiled import compiled
 
 
 @compiled

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from models.nlme.kernels.cached import cached_kernel
-from models.nlme.kernels.likelihood import LOG_ERROR, log_tail, variance
+from image_longitudinal.models.nlme.kernels.cached import cached_kernel
+from image_longitudinal.models.nlme.kernels.likelihood import LOG_ERROR, log_tail, variance
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from scipy.integrate import DOP853
 
-from models.nlme.kernels.compiled import Compiled, compiled, norm
+from image_longitudinal.models.nlme.kernels.compiled import Compiled, compiled, norm
 
 STAGES = 12
 A, C = np.ascontiguousarray(DOP853.A[:STAGES, :STAGES]), np.ascontiguousarray(DOP853.C[:STAGES])

@@ -5,7 +5,7 @@ the first explicit, order 4 with an embedded order 3, L-stable, stiffly accurate
 by Newton's method with the symbolic Jacobian; the sensitivities to the parameters obey the same stages, differentiated,
 so they are the derivative of the computed solution at its step sizes, not a separate approximation.
 
-``rhs``, ``jacobian``, ... are compiled functions written by :mod:`models.nlme.codegen`.
+``rhs``, ``jacobian``, ... are compiled functions written by :mod:`models.nlme.kernels.codegen`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from models.nlme.kernels.compiled import Compiled, compiled, norm
+from image_longitudinal.models.nlme.kernels.compiled import Compiled, compiled, norm
 
 GAMMA = 0.25
 C = np.array([0.0, 1 / 2, 83 / 250, 31 / 50, 17 / 20, 1.0])

@@ -18,11 +18,18 @@ import math
 
 import numpy as np
 
-from models.nlme.kernels.cached import cached_kernel
-from models.nlme.kernels.calls import call_solve
-from models.nlme.kernels.compiled import assign, assign2, compiled
-from models.nlme.kernels.dense import cholesky, cholesky_solve, damped_cholesky, forget, log_determinant, secant
-from models.nlme.kernels.likelihood import data_terms
+from image_longitudinal.models.nlme.kernels.cached import cached_kernel
+from image_longitudinal.models.nlme.kernels.calls import call_solve
+from image_longitudinal.models.nlme.kernels.compiled import assign, assign2, compiled
+from image_longitudinal.models.nlme.kernels.dense import (
+    cholesky,
+    cholesky_solve,
+    damped_cholesky,
+    forget,
+    log_determinant,
+    secant,
+)
+from image_longitudinal.models.nlme.kernels.likelihood import data_terms
 
 LOG_NORMAL, NORMAL, LOGIT = 0, 1, 2  # scales of the parameters
 STEP = 1e-3  # central differences in φ: truncation 1e-6, and the solvers' noise of about 1e-8 becomes 1e-5

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from models.nlme.kernels.compiled import compiled
+from image_longitudinal.models.nlme.kernels.compiled import compiled
 
 ADDITIVE, PROPORTIONAL, COMBINED1, COMBINED2, POWER, LOG_ERROR = range(6)  # residual.KINDS, in that order
 FAR = -25.0  # standard deviations below which the normal tail is taken from its asymptotic series

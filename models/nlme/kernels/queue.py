@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from models.nlme.kernels.compiled import compiled
+from image_longitudinal.models.nlme.kernels.compiled import compiled
 
 GOOD, NOT_INTEGRATED, NO_STEADY_STATE, NO_RATE = range(4)  # why a subject failed
 # columns of the plan; from COUNT on they are of a steady state

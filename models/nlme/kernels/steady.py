@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from models.nlme.kernels.calls import call_rhs
-from models.nlme.kernels.compiled import assign, assign2, compiled
-from models.nlme.kernels.queue import (
+from image_longitudinal.models.nlme.kernels.calls import call_rhs
+from image_longitudinal.models.nlme.kernels.compiled import assign, assign2, compiled
+from image_longitudinal.models.nlme.kernels.queue import (
     ADDED,
     AMOUNT,
     CHANGED,

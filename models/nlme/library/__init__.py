@@ -2,11 +2,11 @@
 
 For example ``growth.py``, whose model is then called ``growth.py:gompertz-growth`` by :func:`get_model`::
 
-    from models.nlme import symbolic as s
-    from models.nlme.library import register
-    from models.nlme.population import Design, Parameter, PopulationModel
-    from models.nlme.residual import ResidualError
-    from models.nlme.structural import StructuralModel
+    from image_longitudinal.models.nlme import symbolic as s
+    from image_longitudinal.models.nlme.library import register
+    from image_longitudinal.models.nlme.model.population import Design, Parameter, PopulationModel
+    from image_longitudinal.models.nlme.model.residual_error import ResidualError
+    from image_longitudinal.models.nlme.model.structural import StructuralModel
 
     register(PopulationModel(
         name="gompertz-growth",
@@ -23,7 +23,7 @@ For example ``growth.py``, whose model is then called ``growth.py:gompertz-growt
     ))
 
 Lag times and the like (``dosing``), covariates and several endpoints are further arguments of ``StructuralModel``;
-:mod:`models.nlme.effects` adds covariate effects and occasions to a model that is there.
+:mod:`models.nlme.model.effects` adds covariate effects and occasions to a model that is there.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
 
-from core.digest import file_sha256
-from core.errors import ConfigError
-from models.nlme.library import compartments, depot_central, emax, indirect_response, visual_acuity
-from models.nlme.population import PopulationModel
+from image_longitudinal.core.digest import file_sha256
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.library import compartments, depot_central, emax, indirect_response, visual_acuity
+from image_longitudinal.models.nlme.model.population import PopulationModel
 
 _MODELS: dict[str, PopulationModel] = {}
 _FILES: dict[str, tuple[str, tuple[str, ...]]] = {}  # of users, as they were run: digest, names of their models

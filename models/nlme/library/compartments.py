@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import SimpleNamespace
 
-from models.nlme.dosing import Dose
-from models.nlme.population import Design, Parameter, PopulationModel
-from models.nlme.residual import ResidualError
-from models.nlme.structural import Equations, Expression, StructuralModel
+from image_longitudinal.models.nlme.data.dosing import Dose
+from image_longitudinal.models.nlme.model.population import Design, Parameter, PopulationModel
+from image_longitudinal.models.nlme.model.residual_error import ResidualError
+from image_longitudinal.models.nlme.model.structural import Equations, Expression, StructuralModel
 
 UNITS = {"time": "h", "amount": "mg", "outcome": "mg/L"}
 DESIGN = Design(times=(0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 24.0), doses=(Dose(0.0, 100.0, "depot"),))

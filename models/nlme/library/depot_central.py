@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import SimpleNamespace
 
-from models.nlme.dosing import Dose
-from models.nlme.population import Design, Parameter, PopulationModel
-from models.nlme.residual import ResidualError
-from models.nlme.structural import Expression, StructuralModel
+from image_longitudinal.models.nlme.data.dosing import Dose
+from image_longitudinal.models.nlme.model.population import Design, Parameter, PopulationModel
+from image_longitudinal.models.nlme.model.residual_error import ResidualError
+from image_longitudinal.models.nlme.model.structural import Expression, StructuralModel
 
 
 def _rhs(t: Expression, x: SimpleNamespace, p: SimpleNamespace) -> Mapping[str, Expression]:
@@ -25,7 +25,7 @@ MODEL = PopulationModel(
         parameters=("ka", "imax", "ic50"),
         rhs=_rhs,
         output=lambda t, x, p: x.central,
-        kernel="models.nlme.kernels.depot_central",
+        kernel="image_longitudinal.models.nlme.kernels.depot_central",
     ),
     parameters=(Parameter("ka", 1.0), Parameter("imax", 2.1), Parameter("ic50", 0.4)),
     omega=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),

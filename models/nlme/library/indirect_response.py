@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import SimpleNamespace
 
-from models.nlme.dosing import Dose
-from models.nlme.population import Design, Parameter, PopulationModel
-from models.nlme.residual import ResidualError
-from models.nlme.structural import Equations, Expression, StructuralModel
+from image_longitudinal.models.nlme.data.dosing import Dose
+from image_longitudinal.models.nlme.model.population import Design, Parameter, PopulationModel
+from image_longitudinal.models.nlme.model.residual_error import ResidualError
+from image_longitudinal.models.nlme.model.structural import Equations, Expression, StructuralModel
 
 
 def _equations(on_production: bool, sign: float) -> Equations:

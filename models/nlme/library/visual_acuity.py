@@ -24,12 +24,12 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from models.nlme.dosing import Dose
-from models.nlme.effects import with_covariate
-from models.nlme.population import Design, Parameter, PopulationModel
-from models.nlme.residual import ResidualError
-from models.nlme.structural import Expression, StructuralModel
-from models.nlme.symbolic import exp
+from image_longitudinal.models.nlme.data.dosing import Dose
+from image_longitudinal.models.nlme.model.effects import with_covariate
+from image_longitudinal.models.nlme.model.population import Design, Parameter, PopulationModel
+from image_longitudinal.models.nlme.model.residual_error import ResidualError
+from image_longitudinal.models.nlme.model.structural import Expression, StructuralModel
+from image_longitudinal.models.nlme.model.symbolic import exp
 
 VOLUME = 0.004  # L, of the vitreous
 MONTH = 28.0  # days

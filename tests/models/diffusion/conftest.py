@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.diffusion.residual import ResidualDiffusion
-from models.vae.network import VAE
+from image_longitudinal.models.diffusion.residual import ResidualDiffusion
+from image_longitudinal.models.vae.network import VAE
 from tests.models.conftest import random_denoiser
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 
-from core.errors import ModelError
-from models.diffusion.cross_attention import collapse_cross_attention
+from image_longitudinal.core.errors import ModelError
+from image_longitudinal.models.diffusion.cross_attention import collapse_cross_attention
 
 
 def make_unet() -> UNet2DConditionModel:

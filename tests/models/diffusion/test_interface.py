@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from models.diffusion.interface import PART_PIXELS, in_parts, ready
+from image_longitudinal.models.diffusion.interface import PART_PIXELS, in_parts, ready
 
 
 @torch.no_grad()

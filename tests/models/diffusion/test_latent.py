@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from core.config import DiffusionConfig
-from core.errors import ModelError
-from models.backends import assemble_diffusion, diffusion_weights
-from models.diffusion.codec import build_codec
-from models.diffusion.encoded import encode_ahead
-from models.diffusion.latent import LatentDiffusion
-from models.diffusion.sampler import sample
-from models.diffusion.train import DiffusionFigures, build_diffusion, train_diffusion
-from models.tensors import to_unit
-from models.vae.network import VAE
-from models.vae.train import VAEFigures
+from image_longitudinal.core.config import DiffusionConfig
+from image_longitudinal.core.errors import ModelError
+from image_longitudinal.models.diffusion.codec import build_codec
+from image_longitudinal.models.diffusion.encoded import encode_ahead
+from image_longitudinal.models.diffusion.latent import LatentDiffusion
+from image_longitudinal.models.diffusion.sampler import sample
+from image_longitudinal.models.diffusion.train import DiffusionFigures, build_diffusion, train_diffusion
+from image_longitudinal.models.imaging.backends import assemble_diffusion, diffusion_weights
+from image_longitudinal.models.training.tensors import to_unit
+from image_longitudinal.models.vae.network import VAE
+from image_longitudinal.models.vae.train import VAEFigures
 from tests.models.conftest import VAE_CONFIG, draws, phantoms
 
 CONFIG = DiffusionConfig(

@@ -5,9 +5,9 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
-from models.diffusion.interface import DiffusionModel
-from models.diffusion.loss import EncoderLoss, NoiseLevels, diffusion_loss, min_snr_weight
-from models.vae.network import VAE
+from image_longitudinal.models.diffusion.interface import DiffusionModel
+from image_longitudinal.models.diffusion.loss import EncoderLoss, NoiseLevels, diffusion_loss, min_snr_weight
+from image_longitudinal.models.vae.network import VAE
 
 KINDS = ["epsilon", "v_prediction", "flow_prediction"]
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from models.diffusion.residual import ResidualDiffusion
-from models.vae.network import VAE
+from image_longitudinal.models.diffusion.residual import ResidualDiffusion
+from image_longitudinal.models.vae.network import VAE
 
 
 @pytest.mark.parametrize("size", [32, 64, 96])

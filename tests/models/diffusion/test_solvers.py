@@ -13,8 +13,8 @@ from diffusers import (
 )
 from torch import Tensor
 
-from core.errors import ConfigError
-from models.diffusion.solvers import (
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.diffusion.solvers import (
     SOLVERS,
     Denoise,
     NoisePath,

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from core.config import DiffusionConfig
-from core.errors import ModelError
-from models.backends import assemble_diffusion, diffusion_weights
-from models.diffusion.sampler import sample
-from models.diffusion.solvers import SOLVERS
-from models.diffusion.stable_diffusion import StableDiffusion
-from models.diffusion.train import build_diffusion, train_diffusion
-from models.tensors import load_tensors, save_tensors, tensors_digest
-from models.vae.network import VAE
+from image_longitudinal.core.config import DiffusionConfig
+from image_longitudinal.core.errors import ModelError
+from image_longitudinal.models.diffusion.sampler import sample
+from image_longitudinal.models.diffusion.solvers import SOLVERS
+from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
+from image_longitudinal.models.diffusion.train import build_diffusion, train_diffusion
+from image_longitudinal.models.imaging.backends import assemble_diffusion, diffusion_weights
+from image_longitudinal.models.training.tensors import load_tensors, save_tensors, tensors_digest
+from image_longitudinal.models.vae.network import VAE
 from tests.models.conftest import draws
 
 
@@ -67,7 +67,7 @@ def test_many_large_images_are_decoded_in_parts(model: StableDiffusion, monkeypa
     working, seen = torch.randn(12, 4, 8, 8), []
     whole = model.decode_fully(working)
     hook = model.autoencoder.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    monkeypatch.setattr("models.diffusion.interface.PART_PIXELS", 5 * 32**2)
+    monkeypatch.setattr("image_longitudinal.models.diffusion.interface.PART_PIXELS", 5 * 32**2)
     parts = model.decode_fully(working)
     hook.remove()
     assert seen == [4, 4, 4], "equal, so that an image's place in its batch changes none of its bits"

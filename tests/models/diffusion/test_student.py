@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.config import DistillationConfig
-from models.diffusion import student as module
-from models.diffusion.interface import DiffusionModel
-from models.diffusion.residual import ResidualDiffusion
-from models.diffusion.solvers import make_path, split
-from models.diffusion.student import consistency_loss, distill
-from models.tensors import load_tensors
-from models.training import LoopSettings, step_generator
-from models.vae.network import VAE
+from image_longitudinal.core.config import DistillationConfig
+from image_longitudinal.models.diffusion import student as module
+from image_longitudinal.models.diffusion.interface import DiffusionModel
+from image_longitudinal.models.diffusion.residual import ResidualDiffusion
+from image_longitudinal.models.diffusion.solvers import make_path, split
+from image_longitudinal.models.diffusion.student import consistency_loss, distill
+from image_longitudinal.models.training.loop import LoopSettings, step_generator
+from image_longitudinal.models.training.tensors import load_tensors
+from image_longitudinal.models.vae.network import VAE
 from tests.models.vae.test_train import Failing, Interrupted
 
 FLOW = {"num_train_timesteps": 1000, "prediction_type": "flow_prediction"}

@@ -7,16 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from core.config import DiffusionConfig
-from models.diffusion import train as module
-from models.diffusion.residual import ResidualDiffusion
-from models.diffusion.train import build_diffusion, measure_residual_scale, posterior_sample, train_diffusion
-from models.registry import ModelVersion
-from models.tensors import load_tensors, to_unit
-from models.training import LoopSettings
-from models.vae.augment import centre
-from models.vae.network import VAE
-from models.vae.train import VAEFigures
+from image_longitudinal.core.config import DiffusionConfig
+from image_longitudinal.models.diffusion import train as module
+from image_longitudinal.models.diffusion.residual import ResidualDiffusion
+from image_longitudinal.models.diffusion.train import (
+    build_diffusion,
+    measure_residual_scale,
+    posterior_sample,
+    train_diffusion,
+)
+from image_longitudinal.models.registry.registry import ModelVersion
+from image_longitudinal.models.training.loop import LoopSettings
+from image_longitudinal.models.training.tensors import load_tensors, to_unit
+from image_longitudinal.models.vae.augment import centre
+from image_longitudinal.models.vae.network import VAE
+from image_longitudinal.models.vae.train import VAEFigures
 from tests.models.conftest import DIFFUSION_CONFIG, phantoms
 from tests.models.vae.test_train import Failing, Interrupted
 

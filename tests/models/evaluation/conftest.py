@@ -8,11 +8,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from core.random import normals, stream_key
-from models.association import associate
-from models.nlme.ebes import empirical_bayes
-from models.nlme.library import get_model
-from models.nlme.simulation import observe, simulate
+from image_longitudinal.core.random import normals, stream_key
+from image_longitudinal.models.design.association import associate
+from image_longitudinal.models.nlme.estimation.ebes import empirical_bayes
+from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.models.nlme.simulation.simulate import observe, simulate
 
 MODEL = get_model("depot-central-mm")
 TRAIN = 1500

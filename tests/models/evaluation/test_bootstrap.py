@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from models.evaluation import bootstrap
-from models.evaluation.bootstrap import Resampling, estimate
-from models.evaluation.scores import mse, r_squared, squares
+from image_longitudinal.models.evaluation import bootstrap
+from image_longitudinal.models.evaluation.bootstrap import Resampling, estimate
+from image_longitudinal.models.evaluation.scores import mse, r_squared, squares
 
 
 def test_resamples_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:

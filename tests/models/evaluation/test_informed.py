@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from models.evaluation.bootstrap import Resampling
-from models.evaluation.informed import fit_informed, one_step, residual_omega
-from models.evaluation.null import shuffled
-from models.evaluation.offset import informed_modes
-from models.evaluation.ridge import cross_fit
-from models.evaluation.scores import score_effects
-from models.nlme.data import PopulationData
-from models.nlme.ebes import empirical_bayes
-from models.nlme.estimation import fit
-from models.nlme.importance import maximum_likelihood
-from tasks.evaluation.spec import start_of
+from image_longitudinal.models.evaluation.bootstrap import Resampling
+from image_longitudinal.models.evaluation.informed import fit_informed, one_step, residual_omega
+from image_longitudinal.models.evaluation.null import shuffled
+from image_longitudinal.models.evaluation.offset import informed_modes
+from image_longitudinal.models.evaluation.ridge import cross_fit
+from image_longitudinal.models.evaluation.scores import score_effects
+from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.estimation.ebes import empirical_bayes
+from image_longitudinal.models.nlme.estimation.fit import fit
+from image_longitudinal.models.nlme.estimation.importance_sampling import maximum_likelihood
+from image_longitudinal.tasks.evaluation.spec import start_of
 from tests.models.evaluation.conftest import MODEL, TRAIN, population
 
 FEW, MANY = slice(0, TRAIN), slice(TRAIN, None)
@@ -107,7 +107,7 @@ def test_more_rounds_do_not_lead_away(monkeypatch: pytest.MonkeyPatch) -> None:
 
     It was multiplied by 1.25 a round when each was moved by a regression of the scores alone.
     """
-    monkeypatch.setattr("models.evaluation.informed.GAIN", -np.inf)
+    monkeypatch.setattr("image_longitudinal.models.evaluation.informed.GAIN", -np.inf)
     people = population(1.0)
     observed, features, modes, ids = (
         part[:500] for part in (people.observed, people.features, people.modes, people.ids)

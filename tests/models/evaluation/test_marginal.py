@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from models.evaluation.informed import residual_omega
-from models.evaluation.marginal import likeliest_omega, posterior_means, with_omega
-from models.nlme.simulation import simulate
+from image_longitudinal.models.evaluation.informed import residual_omega
+from image_longitudinal.models.evaluation.marginal import likeliest_omega, posterior_means, with_omega
+from image_longitudinal.models.nlme.simulation.simulate import simulate
 from tests.models.evaluation.conftest import MODEL, TRAIN, population
 
 FEW, MANY = slice(0, 700), slice(TRAIN, None)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from models.evaluation.resnet import VALIDATION, Regressor, train_resnet
-from models.phantom import render
-from models.recoverability import probe_latents, r_squared
+from image_longitudinal.models.evaluation.resnet import VALIDATION, Regressor, train_resnet
+from image_longitudinal.models.imaging.phantom import render
+from image_longitudinal.models.quality.recoverability import probe_latents, r_squared
 
 SETTINGS = {"batch_size": 16, "width": 0.125, "precision": "no", "seed": 1, "device": "cpu"}
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from models.evaluation.ridge import NormalEquations, cross_fit, fold_of
+from image_longitudinal.models.evaluation.ridge import NormalEquations, cross_fit, fold_of
 
 RNG = np.random.default_rng
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from models.evaluation.bootstrap import Resampling
-from models.evaluation.scores import score_effects
+from image_longitudinal.models.evaluation.bootstrap import Resampling
+from image_longitudinal.models.evaluation.scores import score_effects
 
 
 def test_scores_are_those_of_the_formulas() -> None:

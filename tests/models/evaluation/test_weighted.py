@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from models.evaluation.ridge import NormalEquations
-from models.evaluation.weighted import WeightedEquations
+from image_longitudinal.models.evaluation.ridge import NormalEquations
+from image_longitudinal.models.evaluation.weighted import WeightedEquations
 
 RNG = np.random.default_rng(5)
 N = 400

@@ -1,18 +1,18 @@
 """Where the reference data live, and populations that several tests share."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from models.nlme.library import get_model
+from image_longitudinal.models.nlme.library import get_model
+from tests.paths import SHARED_DATA
 
 
 @pytest.fixture(scope="session")
 def reference_data() -> Path:
     """Folder with Wang2007.csv, theoph_132obs.csv and nmtest_half.csv."""
-    shared = Path(os.environ.get("SHARED_DATA") or Path(__file__).parents[3].parent / "shared" / "data")
+    shared = SHARED_DATA
     folder = shared / "nlme"
     if not folder.is_dir():
         pytest.skip(f"reference data for mixed-effects models not found in {folder} (set SHARED_DATA)")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from models.vae.augment import augment, centre
+from image_longitudinal.models.vae.augment import augment, centre
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.vae.importance import importance
-from models.vae.network import VAE
+from image_longitudinal.models.vae.importance import importance
+from image_longitudinal.models.vae.network import VAE
 
 
 class Known(VAE):

@@ -14,9 +14,9 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import conv2d, max_pool2d
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-from core.errors import ModelError
-from models.tensors import save_tensors
-from models.vae.loss import (
+from image_longitudinal.core.errors import ModelError
+from image_longitudinal.models.training.tensors import save_tensors
+from image_longitudinal.models.vae.loss import (
     VGGDistance,
     charged_kl,
     kl_per_entry,

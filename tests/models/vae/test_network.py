@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from core.errors import ModelError
-from models.vae.network import VAE
+from image_longitudinal.core.errors import ModelError
+from image_longitudinal.models.vae.network import VAE
 
 
 def parameters(module: nn.Module) -> int:

@@ -8,13 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.config import VAEConfig
-from models.tensors import ImageRows, load_tensors, to_unit
-from models.training import LoopSettings
-from models.vae import train as module
-from models.vae.augment import centre
-from models.vae.network import VAE
-from models.vae.train import VAEFigures, build_vae, cycle_loss, reconstruction_error, standardise, train_vae
+from image_longitudinal.core.config import VAEConfig
+from image_longitudinal.models.training.loop import LoopSettings
+from image_longitudinal.models.training.tensors import ImageRows, load_tensors, to_unit
+from image_longitudinal.models.vae import train as module
+from image_longitudinal.models.vae.augment import centre
+from image_longitudinal.models.vae.network import VAE
+from image_longitudinal.models.vae.train import (
+    VAEFigures,
+    build_vae,
+    cycle_loss,
+    reconstruction_error,
+    standardise,
+    train_vae,
+)
 from tests.models.conftest import VAE_CONFIG, phantoms
 
 Trained = tuple[VAE, VAEFigures]

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from models.nlme.kernels.cached import cached_kernel
-from models.nlme.kernels.calls import bind
-from models.nlme.kernels.depot_central.lanes import predict
-from models.nlme.kernels.depot_central.sensitivities import differentiate
+from image_longitudinal.models.nlme.kernels.cached import cached_kernel
+from image_longitudinal.models.nlme.kernels.calls import bind
+from image_longitudinal.models.nlme.kernels.depot_central.lanes import predict
+from image_longitudinal.models.nlme.kernels.depot_central.sensitivities import differentiate
 
 # Per-step error bound relative to the largest dose. The largest global error of 200,000 random subjects is 1.3e-7; at
 # 1e-7, 5 % faster, it was 4.1e-7 (where elimination leaves saturation, a step may jump over part of the corner).
@@ -37,7 +37,7 @@ def solve(
     Args:
         model: of :mod:`models.nlme.kernels.calls`; nothing of it is looked at.
         parameters: (n, 3) float64: ka, imax, ic50, all positive.
-        data: models.nlme.data.Arrays whose events are doses of known amount and rate.
+        data: image_longitudinal.models.nlme.data.population_data.Arrays whose events are doses of known amount and rate.
         start: position in ``data`` of the first subject.
         shared: whether all subjects have the events and times of that one.
         tolerance: per step, relative to the largest dose, or absolute where there is none.

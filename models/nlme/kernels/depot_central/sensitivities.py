@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from models.nlme.kernels.cached import cached_kernel
-from models.nlme.kernels.depot_central.stops import (
+from image_longitudinal.models.nlme.kernels.cached import cached_kernel
+from image_longitudinal.models.nlme.kernels.depot_central.stops import (
     BOUND,
     CENTRAL,
     CENTRAL_RATE,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from models.nlme.kernels.cached import cached_kernel
+from image_longitudinal.models.nlme.kernels.cached import cached_kernel
 
 LANES = 8  # subjects integrated side by side: one AVX-512 register, two of AVX
 (

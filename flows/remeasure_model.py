@@ -1,0 +1,38 @@
+"""measure-model: a registered model → the same networks with the figures of another probe, registered."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from image_longitudinal.core.config import Config
+from image_longitudinal.flows.ingest_images import ingest_images
+from image_longitudinal.models.registry.registry import ModelVersion
+from image_longitudinal.tasks.engine.parameters import ConfigChoice, resolve
+from image_longitudinal.tasks.training.remeasure import measured_version
+from image_longitudinal.tasks.workspace import Workspace
+
+
+@flow(name="measure-model", flow_run_name="measure {model}", persist_result=False)
+def measure_model(
+    model: str = "production",
+    images: str | None = None,
+    preset: ConfigChoice = "demo",
+    overrides: tuple[str, ...] = (),
+    config: Config | None = None,
+    workspace: str = "workspace",
+) -> ModelVersion:
+    """Measure a registered model again; what is measured already is not measured again. No alias moves.
+
+    Args:
+        model: Registered model (version or alias); pretrained is the one that comes along.
+        images: The folder of scans it was trained on. Without one, the phantom images.
+        preset: Configuration whose probe measures; its seed and fractions must split the images as in training.
+        overrides: Values over the preset's, such as probe.reader=network, one per line.
+        config: A whole configuration in the preset's place.
+        workspace: Local folder for prepared images and models.
+    """
+    config = resolve(preset, config, overrides)
+    place = Workspace.at(workspace)
+    base = place.model(model)
+    prepared = ingest_images(images, config=config, workspace=workspace)
+    return place.registry.get(measured_version(base, config, prepared, place))

@@ -1,0 +1,1 @@
+"""Benchmark data sets of synthetic medical images paired with longitudinal outcomes."""

@@ -1,0 +1,24 @@
+"""The command ``export``: outcomes for programs that read neither Parquet nor Zarr."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from image_longitudinal.cli.console import say
+
+
+def export(
+    source: Annotated[str, typer.Argument(metavar="URL", help="The data set: a folder or an fsspec URL.")],
+    file: Annotated[Path, typer.Argument(help="CSV file to write.")],
+    level: Annotated[float, typer.Option(help="Association level.")],
+    split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
+) -> None:
+    """Write outcomes as an NM-TRAN data file: ID, TIME, EVID, AMT, CMT, DV, MDV."""
+    from image_longitudinal.storage.dataset.nmtran import export_nmtran
+    from image_longitudinal.storage.dataset.reader import open_dataset
+
+    rows = export_nmtran(open_dataset(source), file, level=level, split=split)
+    say(f"{rows:,} rows\n\ndone: {file}")

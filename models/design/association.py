@@ -1,0 +1,118 @@
+"""Association by design: random effects that share exactly ρ² of their variance with the image.
+
+The original writes η_v = (η + √v·r)/√(1 + v) with r ~ N(0, I), so the image, which holds η, can explain
+ρ² = 1/(1 + v) of Var(η_v). In terms of ρ²: η_v = ρ·η + √(1 - ρ²)·r.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.random import normals, stream_key
+
+FloatArray = NDArray[np.float64]
+
+
+def draw_latents(seed: int, ids: ArrayLike, latent_dim: int) -> NDArray[np.float32]:
+    """z ~ N(0, I) of subjects ``ids``: float32, shape (n, latent_dim)."""
+    return normals(stream_key(seed, "latent"), ids, latent_dim).astype(np.float32)
+
+
+def linked_effects(latents: NDArray[np.float32], entries: Sequence[int]) -> FloatArray:
+    """η linked to the image: the chosen latent entries (from 0), float64, shape (n, k).
+
+    Raises:
+        ConfigError: an entry that the latent vector does not have.
+    """
+    if not all(0 <= entry < latents.shape[1] for entry in entries):
+        raise ConfigError(
+            "dataset.eta_entries are out of range",
+            expected=f"entries from 0 to {latents.shape[1] - 1}",
+            got=list(entries),
+        )
+    return np.ascontiguousarray(latents[:, list(entries)], dtype=np.float64)
+
+
+def associate(linked: FloatArray, level: float, *, omega: ArrayLike, seed: int, ids: ArrayLike) -> FloatArray:
+    """Random effects of which the share ``level`` of the (co)variance is tied to ``linked``.
+
+    Args:
+        linked: η ~ N(0, Ω), (n, k).
+        level: ρ², 0 < ρ² ≤ 1. Each level draws its own noise, so adding a level changes no other.
+        omega: Ω, (k, k).
+        seed: the data set's seed.
+        ids: subject ids, (n,).
+
+    Returns:
+        float64, (n, k), again N(0, Ω) over subjects.
+
+    Raises:
+        ConfigError: a level outside (0, 1].
+    """
+    if not 0 < level <= 1:
+        raise ConfigError("impossible association level", expected="0 < level ≤ 1", got=level)
+    if level == 1:
+        return linked.copy()
+    noise = normals(stream_key(seed, "association", float(level)), ids, linked.shape[1])
+    return np.asarray(np.sqrt(level) * linked + np.sqrt(1 - level) * scale_effects(noise, omega))
+
+
+def scale_effects(standard: FloatArray, omega: ArrayLike) -> FloatArray:
+    """Random effects with covariance Ω (k, k) from standardised ones (n, k), by its Cholesky factor.
+
+    Sums entry by entry, for a matrix product's order of summation may change with the number of rows.
+    """
+    if is_identity(omega):
+        return standard
+    factor = np.linalg.cholesky(np.asarray(omega, np.float64))
+    columns = [sum(standard[:, j] * factor[i, j] for j in range(i + 1)) for i in range(len(factor))]
+    return np.stack(columns, axis=1)
+
+
+def is_identity(omega: ArrayLike) -> bool:
+    """Whether a covariance matrix (k, k) is I."""
+    matrix = np.asarray(omega, np.float64)
+    return np.array_equal(matrix, np.eye(len(matrix)))
+
+
+@dataclass(frozen=True)
+class AssociationSums:
+    """Running sums behind the regression R² of one random effect on its linked entry; add them over shards."""
+
+    n: int
+    sums: tuple[float, float, float, float, float]  # Σx, Σy, Σx², Σy², Σxy
+
+    @classmethod
+    def of(cls, linked: FloatArray, used: FloatArray) -> AssociationSums:
+        """Sums over subjects: linked and used effects, (n,) each."""
+        x, y = np.asarray(linked, np.float64), np.asarray(used, np.float64)
+        return cls(len(x), (x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()))
+
+    def __add__(self, other: AssociationSums) -> AssociationSums:
+        first, second = self.sums, other.sums
+        added = (
+            first[0] + second[0],
+            first[1] + second[1],
+            first[2] + second[2],
+            first[3] + second[3],
+            first[4] + second[4],
+        )
+        return AssociationSums(self.n + other.n, added)
+
+    def r_squared(self) -> tuple[float, float, float]:
+        """R² with its 95 % interval by Fisher's z-transform (all NaN for fewer than 4 subjects)."""
+        x, y, xx, yy, xy = (value / max(self.n, 1) for value in self.sums)
+        spread = (xx - x * x) * (yy - y * y)
+        if self.n < 4 or spread <= 0:
+            return float("nan"), float("nan"), float("nan")
+        r = min(max((xy - x * y) / np.sqrt(spread), -1.0), 1.0)
+        if abs(r) > 1 - 1e-12:
+            return 1.0, 1.0, 1.0
+        low, high = np.tanh(np.arctanh(r) + np.array([-1.0, 1.0]) * 1.959964 / np.sqrt(self.n - 3))
+        bounds = sorted((low**2, high**2))
+        return float(r**2), 0.0 if low < 0 < high else float(bounds[0]), float(bounds[1])

@@ -1,0 +1,100 @@
+"""What reads the latent vector back from an image: features for every later step, computed once per image.
+
+The reader is told the latents of training subjects and nothing else: no outcome, no random effect, and not which
+entries are random effects. It is a second-order polynomial of the images' principal components, solved from sums that
+are gathered in two passes over the images, so its cost in memory does not depend on their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from image_longitudinal.models.evaluation.ridge import CrossFitted, NormalEquations, fold_of
+
+FloatArray = NDArray[np.float64]
+Chunk = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.float32]]  # ids (m,), images (m, S, S), latents (m, D)
+Chunks = Callable[[], Iterator[Chunk]]
+
+SIDE = 32  # pixels a side that the images are averaged down to: layers stay apart, speckle averages out
+FOLDS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class PolynomialReader:
+    """Images → estimates of z.
+
+    ``centre`` (P,) is the mean image, ``axes`` (P, K) its whitened principal axes; the first ``products`` components
+    also enter by their squares and products; ``fits`` map these terms to z.
+    """
+
+    centre: FloatArray
+    axes: FloatArray
+    products: int
+    fits: CrossFitted
+
+    def __call__(self, images: NDArray[np.uint8]) -> FloatArray:
+        """Estimates of z (n, D) from images (n, S, S) of subjects it was not fitted to."""
+        return self.fits.whole(self._terms(images))
+
+    def out_of_fold(self, images: NDArray[np.uint8], ids: NDArray[np.int64]) -> FloatArray:
+        """Estimates of z (n, D) from images (n, S, S) of subjects ``ids`` it was fitted to, by fits without them.
+
+        What is learned from these holds for others too; its own fit knows the latents of few subjects by heart.
+        """
+        return self.fits.out_of_fold(self._terms(images), fold_of(ids, FOLDS))
+
+    def _terms(self, images: NDArray[np.uint8]) -> FloatArray:
+        return polynomial((averaged_down(images) - self.centre) @ self.axes, self.products)
+
+
+def fit_reader(chunks: Chunks, *, components: int = 96, products: int = 32) -> PolynomialReader:
+    """Fit a reader to training subjects.
+
+    Args:
+        chunks: gives the training subjects anew each time it is called, some at a time, the same each time.
+        components: principal components kept, at most an eighth of the subjects.
+        products: components that enter by products too; fewer where that would be more terms than a third of the
+            subjects.
+    """
+    n, total, gram = 0, np.zeros(0), np.zeros((0, 0))
+    for _, images, latents in chunks():
+        flat = averaged_down(images)
+        if n == 0:
+            total, gram, targets = np.zeros(flat.shape[1]), np.zeros((flat.shape[1],) * 2), latents.shape[1]
+        n += len(flat)
+        total += flat.sum(0)
+        gram += flat.T @ flat
+    centre = total / n
+    spread, axes = np.linalg.eigh(gram / n - np.outer(centre, centre))
+    order = np.argsort(-spread)[: max(2, min(components, n // 8))]
+    axes = axes[:, order] / np.sqrt(np.maximum(spread[order], 1e-9 * spread.max()))
+    while products > 1 and products * (products + 1) / 2 > n / 3:
+        products -= 1
+    products = min(products, axes.shape[1])
+    equations: NormalEquations | None = None
+    for ids, images, latents in chunks():
+        terms = polynomial((averaged_down(images) - centre) @ axes, products)
+        equations = equations or NormalEquations(terms.shape[1], targets, FOLDS)
+        equations.add(terms, latents, fold_of(ids, FOLDS))
+    assert equations is not None
+    return PolynomialReader(centre, axes, products, equations.solve())
+
+
+def polynomial(scores: FloatArray, products: int) -> FloatArray:
+    """Scores (n, K) with the squares and products of the first ``products`` of them."""
+    first = scores[:, :products]
+    left, right = np.triu_indices(first.shape[1])
+    return np.concatenate([scores, first[:, left] * first[:, right]], axis=1)
+
+
+def averaged_down(images: NDArray[np.uint8]) -> FloatArray:
+    """Images (n, S, S) flattened, averaged down to at most 32 pixels a side, grey 0 to 1: (n, P)."""
+    block = max(1, images.shape[1] // SIDE)
+    side = images.shape[1] // block
+    cropped = images[:, : side * block, : side * block].astype(np.float32)
+    small = cropped.reshape(len(images), side, block, side, block).mean((2, 4))
+    return small.reshape(len(images), -1).astype(np.float64) / 255

@@ -1,0 +1,196 @@
+"""The population model in PyMC, with the structural model's prediction as an operation that has a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor.tensor as pt
+from pytensor.gradient import DisconnectedType, grad_undefined
+from pytensor.graph.basic import Apply
+from pytensor.graph.op import Op
+
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.bayes.whitening import Information, Whitened
+from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.estimation.objective import Values
+from image_longitudinal.models.nlme.kernels.codegen import generated_kernel, solver_kernel
+from image_longitudinal.models.nlme.model.population import PopulationModel
+from image_longitudinal.models.nlme.model.structural import StructuralModel
+from image_longitudinal.models.nlme.simulation.simulate import failure
+
+TIGHT = 1e-10  # per step: gradients agree with finite differences to 1e-6 and better
+
+
+class Prediction(Op):
+    """Individual parameters (n, p) → predictions (N,) of the structural model at the data's times and doses.
+
+    A second output holds the derivatives (N, p) by the subject's own parameters: one run of the solver gives both.
+    ``fastest`` takes the model's hand-made solver where it has one; without it the symbolic equations are integrated.
+    ``raises`` False gives NaN in the place of the error: NUTS then rejects the proposal and counts a divergence.
+
+    Raises:
+        SimulationError: at evaluation, for a subject whose equations cannot be integrated.
+    """
+
+    __props__ = ("model", "tolerance", "raises", "fastest", "data")
+
+    def __init__(
+        self, model: StructuralModel, data: PopulationData, *, tolerance: float = TIGHT, raises: bool = True,
+        fastest: bool = False,
+    ) -> None:  # fmt: skip
+        self.model, self.data, self.tolerance, self.raises, self.fastest = model, data, tolerance, raises, fastest
+
+    def __str__(self) -> str:
+        return f"Prediction({self.model.name})"  # not the data, which PyTensor's messages would show whole
+
+    def make_node(self, *inputs: Any) -> Apply:
+        """Output types: (N,) predictions and (N, p) derivatives."""
+        return Apply(self, [pt.as_tensor_variable(inputs[0], dtype="float64")], [pt.dvector(), pt.dmatrix()])
+
+    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
+        """Run the compiled solver."""
+        parameters, data = np.ascontiguousarray(inputs[0], dtype=np.float64), self.data
+        out, gradient = np.empty(len(data.times)), np.empty((len(data.times), parameters.shape[1]))
+        kernel = solver_kernel(self.model, plain=data.is_plain) if self.fastest else generated_kernel(self.model)
+        failed, reason = kernel.run(parameters, data.arrays, 0, False, self.tolerance, out, gradient)
+        if failed >= 0 and not self.raises:
+            out[:], gradient[:] = np.nan, np.nan
+        elif failed >= 0:
+            raise failure(self.model, parameters[failed], data.ids[failed], reason)
+        outputs[0][0], outputs[1][0] = out, gradient
+
+    def L_op(self, inputs: Any, outputs: Any, output_grads: Any) -> list[Any]:
+        """Vector-Jacobian product: each observation's cotangent times its derivative, summed within subjects."""
+        if not isinstance(output_grads[1].type, DisconnectedType):
+            return [grad_undefined(self, 0, inputs[0], "second derivatives are not computed")]
+        rows = output_grads[0][:, None] * outputs[1]
+        return [pt.inc_subtensor(pt.zeros_like(inputs[0])[self.data.subject_of_row], rows)]
+
+    def connection_pattern(self, node: Apply) -> list[list[bool]]:
+        """Both outputs depend on the parameters."""
+        return [[True, True]]
+
+
+def population_model(
+    model: PopulationModel,
+    data: PopulationData,
+    *,
+    estimate: bool = False,
+    omega: str = "full",
+    fixed: Sequence[str] = (),
+    information: Information | None = None,
+    tolerance: float = TIGHT,
+) -> pm.Model:
+    """PyMC model of the outcomes in ``data``.
+
+    Variables: ``phi`` (subject, random_effect), the individual parameters on the scale where random effects add, which
+    is sampled in the coordinates of :mod:`models.nlme.bayes.whitening`; ``eta``, ``individual`` (subject, parameter),
+    ``prediction`` and ``outcome`` (observation); ``typical`` (parameter), ``omega_matrix``. The outcomes are the
+    shared variable ``observed``.
+
+    Args:
+        model: the population model; its values are fixed, or the centre of the priors.
+        data: observations and designs.
+        estimate: give typical values, Ω and residual error priors instead of fixing them: typical values (on the
+            scale where random effects add) ~ Normal(own value, 1); standard deviations of random effects and of the
+            residual error ~ HalfNormal(twice their own value), the latter by one factor ``error_scale`` on all of
+            it; correlations ~ LKJ(2). Occasions share their block of Ω.
+        omega: ``full`` or ``diagonal``.
+        fixed: what keeps its value all the same: parameters, ``omega``, ``residual``.
+        information: what each subject's data say, for coordinates in which it mixes well; nothing (non-centred) if
+            None. The distribution is the same for any.
+        tolerance: of the solver, per step.
+
+    Raises:
+        ConfigError: some endpoints have log-normal residual error and some have not.
+    """
+    logarithmic = model.logarithmic(data.endpoint)
+    if logarithmic.any() and not logarithmic.all():
+        raise ConfigError("the PyMC model cannot mix endpoints with and without log-normal residual error")
+    k, values = model.n_random_effects, Values.of(model)
+    effects = list(model.random_effect_names)
+    coords = {
+        "subject": data.ids,
+        "random_effect": effects,
+        "random_effect_other": effects,
+        "parameter": list(model.parameter_names),
+        "observation": np.arange(len(data.times)),
+    }
+    with pm.Model(coords=coords) as population:
+        factor = pt.as_tensor_variable(np.linalg.cholesky(values.omega))
+        if estimate and "omega" not in fixed:
+            factor = _omega_factor(model, omega)
+        shifts = [
+            pm.Normal(f"shift_{p.name}") if estimate and not p.fixed and p.name not in fixed else pt.constant(0.0)
+            for p in model.parameters
+        ]
+        random = [i for i, p in enumerate(model.parameters) if p.random]
+        center = pt.stack([values.mu[i] + shifts[i] for i in random])
+        transform = Whitened(information or Information.none(len(data), k))
+        phi = pm.MvNormal("phi", center, chol=factor, dims=("subject", "random_effect"), transform=transform)
+        pm.Deterministic("eta", phi - center, dims=("subject", "random_effect"))
+        columns = []
+        for i, (parameter, shift) in enumerate(zip(model.parameters, shifts, strict=True)):
+            own = phi[:, random.index(i)] - values.mu[i] if i in random else pt.zeros(len(data)) + shift
+            columns.append(parameter.individual(own, pt.exp))
+        individual = pm.Deterministic("individual", pt.stack(columns, axis=1), dims=("subject", "parameter"))
+        solver = Prediction(model.structural, data, tolerance=tolerance, raises=not estimate, fastest=estimate)
+        prediction = pm.Deterministic("prediction", solver(individual)[0], dims="observation")
+        if estimate:
+            typical = [p.individual(shift, pt.exp) for p, shift in zip(model.parameters, shifts, strict=True)]
+            pm.Deterministic("typical", pt.stack(typical), dims="parameter")
+            pm.Deterministic("omega_matrix", factor @ factor.T, dims=("random_effect", "random_effect_other"))
+        free = estimate and "residual" not in fixed
+        error: Any = pm.HalfNormal("error_scale", 2.0) if free else 1.0  # multiplies the model's own
+        sigma = error * model.standard_deviation(prediction, data.endpoint)
+        observed = pm.Data("observed", data.observed, dims="observation")
+        distribution, middle = (pm.LogNormal, pt.log(prediction)) if logarithmic.all() else (pm.Normal, prediction)
+        if data.censored.any():
+            limit = np.where(data.censored, data.observed, -np.inf)
+            below = distribution.dist(middle, sigma)
+            pm.Censored("outcome", below, lower=limit, upper=None, observed=observed, dims="observation")
+        else:
+            distribution("outcome", middle, sigma, observed=observed, dims="observation")
+    return population
+
+
+def omega_blocks(model: PopulationModel) -> dict[str, list[list[int]]]:
+    """Blocks of Ω by the name of their variable, each with the groups of positions that share it."""
+    grouped = {position for group in model.shared_omega for position in group}
+    free = [position for position in range(model.n_random_effects) if position not in grouped]
+    blocks = {"omega": [free]} if free else {}
+    return blocks | ({"omega_occasions": [list(group) for group in model.shared_omega]} if grouped else {})
+
+
+def omega_start(model: PopulationModel, structure: str, omega: Any) -> dict[str, Any]:
+    """Values of the variables of Ω at a matrix (k, k)."""
+    start: dict[str, Any] = {}
+    for name, groups in omega_blocks(model).items():
+        factor = np.linalg.cholesky(np.asarray(omega)[np.ix_(groups[0], groups[0])])
+        correlated = structure == "full" and len(factor) > 1
+        start[name] = factor[np.tril_indices(len(factor))] if correlated else np.sqrt((factor**2).sum(axis=1))
+    return start
+
+
+def _omega_factor(model: PopulationModel, structure: str) -> Any:
+    """The Cholesky factor of Ω with its prior, (k, k)."""
+    k, own = model.n_random_effects, np.asarray(model.omega)
+    cells: list[list[Any]] = [[pt.constant(0.0)] * k for _ in range(k)]
+    for name, groups in omega_blocks(model).items():
+        n, scale = len(groups[0]), 2.0 * np.sqrt(np.diag(own)[groups[0]])
+        if structure == "full" and n > 1:
+            deviation = pm.HalfNormal.dist(scale, shape=n)
+            packed = pm.LKJCholeskyCov(name, n=n, eta=2.0, sd_dist=deviation, compute_corr=False)
+        else:
+            packed = pm.HalfNormal(name, scale, shape=n)
+        position = 0
+        for a in range(n):
+            for b in range(a + 1):
+                if a == b or (structure == "full" and n > 1):
+                    for group in groups:
+                        cells[group[a]][group[b]] = packed[position]
+                    position += 1
+    return pt.stack([pt.stack(row) for row in cells])

@@ -1,0 +1,217 @@
+"""Observations of a population with every subject's own times, doses and covariates: flat arrays cut by offsets."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.data.dosing import Dose, observation_times
+from image_longitudinal.models.nlme.model.structural import StructuralModel
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+DOSE, STEADY, STEADY_ADDED, RESET, COVARIATES = range(5)  # kinds of event; kernels.course has the same
+
+
+BY_ROW = ("times", "observed", "before", "endpoint", "censored")
+BY_EVENT = ("when", "kind", "compartment", "amount", "rate", "interval", "covariates")
+
+
+@dataclass(frozen=True, eq=False)
+class PopulationData:
+    """Observations and events of n subjects.
+
+    Subject i has the rows ``row_start[i]:row_start[i+1]`` of ``times``, ``observed``, ``before`` (how many of its
+    events come before), ``endpoint`` (0-based output of the model) and ``censored`` (the value is the limit of
+    quantification, and the observation below it), all (N,); and the events ``event_start[i]:event_start[i+1]`` of
+    ``when`` (nominal time), ``kind``, ``compartment`` (0-based), ``amount``, ``rate`` (0 at once, > 0 infusion, -1 or
+    -2: rate or duration come from the model), ``interval`` (of a dose at steady state), all (E,), and ``covariates``
+    (E, 2c): values from then on, and their slopes. Events of a subject are in the order in which they count.
+    """
+
+    ids: IntArray
+    row_start: IntArray
+    times: FloatArray
+    observed: FloatArray
+    before: IntArray
+    endpoint: IntArray
+    censored: NDArray[np.bool_]
+    event_start: IntArray
+    when: FloatArray
+    kind: IntArray
+    compartment: IntArray
+    amount: FloatArray
+    rate: FloatArray
+    interval: FloatArray
+    covariates: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def of_design(
+        cls,
+        model: StructuralModel,
+        observed: ArrayLike,
+        times: ArrayLike,
+        doses: Sequence[Dose],
+        *,
+        ids: ArrayLike | None = None,
+        covariates: Mapping[str, ArrayLike] | None = None,
+        endpoint: str | None = None,
+    ) -> PopulationData:
+        """Subjects that share one design; ``observed`` (n, T).
+
+        Args:
+            model: the structural model.
+            observed: values (n, T) at ``times`` (T,).
+            times: observation times, ascending.
+            doses: doses of every subject.
+            ids: subject ids (n,); 0, 1, ... if None.
+            covariates: values of the model's covariates that do not change with time, each (n,) or a number.
+            endpoint: which of the model's endpoints is observed; the first if None.
+
+        Raises:
+            ConfigError: shapes that do not fit, observations that are not finite, unusable times or doses, a
+                covariate that is missing.
+        """
+        at = observation_times(times)
+        values = np.ascontiguousarray(observed, dtype=np.float64)
+        if values.ndim != 2 or values.shape[1] != len(at):
+            raise ConfigError("observations do not fit the times", expected=f"shape (n, {len(at)})", got=values.shape)
+        if not np.isfinite(values).all():
+            row, column = (int(i) for i in np.argwhere(~np.isfinite(values))[0])
+            raise ConfigError("missing or infinite observation", where=f"subject row {row}, time {at[column]:g}")
+        n = len(values)
+        names = np.arange(n) if ids is None else np.asarray(ids, dtype=np.int64)
+        static = static_covariates(model, covariates or {}, names)
+        given = sorted(doses, key=lambda dose: dose.time)
+        state = [model.state_index(dose.compartment) for dose in given]
+        when = np.array([dose.time for dose in given], dtype=np.float64)
+        first = int(static.shape[1] > 0)  # the event that sets the covariates comes first
+        count, start = len(given) + first, min(at[0], when.min(initial=at[0]))
+
+        def tiled(of_doses: Any, of_covariates: float, dtype: type = np.float64) -> NDArray[Any]:
+            return np.tile(np.concatenate([[of_covariates] * first, of_doses]).astype(dtype), n)
+
+        changes = np.zeros((n, count, 2 * static.shape[1]))
+        if first:
+            changes[:, 0, : static.shape[1]] = static
+        return cls(
+            ids=names,
+            row_start=np.arange(n + 1) * len(at),
+            times=np.tile(at, n),
+            observed=values.ravel(),
+            before=np.tile(np.searchsorted(when, at, side="right").astype(np.int64) + first, n),
+            endpoint=np.full(n * len(at), 0 if endpoint is None else model.endpoint_index(endpoint)),
+            censored=np.zeros(n * len(at), dtype=np.bool_),
+            event_start=np.arange(n + 1) * count,
+            when=tiled(when, start),
+            kind=tiled(np.full(len(given), DOSE), COVARIATES, np.int64),
+            compartment=tiled(np.array(state, dtype=float), 0, np.int64),
+            amount=tiled([dose.amount for dose in given], 0.0),
+            rate=tiled([dose.amount / dose.duration if dose.duration > 0 else 0.0 for dose in given], 0.0),
+            interval=tiled(np.zeros(len(given)), 0.0),
+            covariates=changes.reshape(n * count, 2 * static.shape[1]),
+        )
+
+    def at_times(self, times: FloatArray) -> PopulationData:
+        """The subjects of one design, observed at times of their own: (n, T), ascending in each row.
+
+        Raises:
+            ConfigError: times of another shape, not finite, or not ascending.
+        """
+        n, rows = len(self), np.diff(self.row_start)
+        if not n or times.shape != (n, rows[0]) or not np.isfinite(times).all():
+            expected = f"finite numbers, shape ({n}, {rows[0] if n else 0})"
+            raise ConfigError("unusable observation times", expected=expected, got=times.shape)
+        late = np.argwhere(np.diff(times, axis=1) < 0)
+        if len(late):
+            where = f"subject {self.ids[late[0, 0]]}, position {late[0, 1] + 1}"
+            raise ConfigError("unsorted observation times", where=where, expected="ascending")
+        when = self.when.reshape(n, -1).copy()
+        if (self.kind == COVARIATES).any():  # covariates are set first
+            when[:, 0] = np.minimum(when[:, 0], times[:, 0])
+        before = (when[:, None, :] <= times[:, :, None]).sum(axis=2)
+        return replace(self, times=times.ravel(), when=when.ravel(), before=before.ravel())
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[PopulationData]) -> PopulationData:
+        """The subjects of all parts, in order."""
+
+        def stacked(name: str) -> NDArray[Any]:
+            return np.concatenate([getattr(part, name) for part in parts])
+
+        def offsets(name: str) -> IntArray:
+            counts = np.concatenate([np.diff(getattr(part, name)) for part in parts])
+            return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+        return cls(
+            row_start=offsets("row_start"),
+            event_start=offsets("event_start"),
+            **{name: stacked(name) for name in ("ids", *BY_ROW, *BY_EVENT)},
+        )
+
+    def subset(self, start: int, stop: int) -> PopulationData:
+        """Subjects start..stop as views of the same arrays."""
+        rows = slice(self.row_start[start], self.row_start[stop])
+        events = slice(self.event_start[start], self.event_start[stop])
+        return replace(
+            self,
+            ids=self.ids[start:stop],
+            row_start=self.row_start[start : stop + 1] - self.row_start[start],
+            event_start=self.event_start[start : stop + 1] - self.event_start[start],
+            **{name: getattr(self, name)[rows] for name in BY_ROW},
+            **{name: getattr(self, name)[events] for name in BY_EVENT},
+        )
+
+    def take(self, positions: ArrayLike) -> PopulationData:
+        """The subjects at some positions, in that order."""
+        return PopulationData.concatenate([self.subset(i, i + 1) for i in np.asarray(positions, dtype=np.int64)])
+
+    @property
+    def arrays(self) -> Arrays:
+        """The arrays as the compiled kernels take them: contiguous and writable, or kernels were compiled anew."""
+        names: tuple[str, ...] = Arrays._fields
+        return Arrays(*(np.require(getattr(self, name), requirements=["C", "W"]) for name in names))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every event is a dose of known amount and rate: what hand-made kernels can do."""
+        return bool((self.kind == DOSE).all() and (self.rate >= 0).all())
+
+    @property
+    def subject_of_row(self) -> IntArray:
+        """Position of each observation's subject, (N,)."""
+        return np.repeat(np.arange(len(self)), np.diff(self.row_start))
+
+
+# What the compiled kernels read of a PopulationData: its arrays without the ids.
+Arrays = namedtuple("Arrays", [field.name for field in fields(PopulationData) if field.name != "ids"])  # type: ignore[misc]
+
+
+def static_covariates(model: StructuralModel, given: Mapping[str, ArrayLike], ids: IntArray) -> FloatArray:
+    """Values of the model's covariates for each subject, (n, c).
+
+    Raises:
+        ConfigError: a name the model does not have, one that is missing, or a value that is missing for a subject.
+    """
+    if set(given) != set(model.covariates):
+        raise ConfigError(
+            f"covariates do not fit model {model.name!r}", expected=list(model.covariates), got=sorted(given)
+        )
+    out = np.empty((len(ids), len(model.covariates)))
+    for column, name in enumerate(model.covariates):
+        out[:, column] = np.asarray(given[name], dtype=np.float64)
+        if not np.isfinite(out[:, column]).all():
+            raise ConfigError(
+                f"covariate {name!r} is missing for a subject",
+                where=f"subject {ids[int(np.argmax(~np.isfinite(out[:, column])))]}",
+            )
+    return out

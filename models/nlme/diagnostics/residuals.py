@@ -1,0 +1,151 @@
+"""Diagnostics of a population model against data: predictions, residuals, replicates of the data, npde.
+
+Everything is returned as arrays (N,) in the order of the data's observations; :mod:`models.nlme.diagnostics.plots` draws them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.random import normals, stream_key
+from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.diagnostics.scatter import (
+    gaps,
+    logarithmic,
+    quantified,
+    scattered,
+    standard_deviations,
+)
+from image_longitudinal.models.nlme.estimation.objective import Objective, Values
+from image_longitudinal.models.nlme.model.population import PopulationModel
+
+FloatArray = NDArray[np.float64]
+CHUNK = 1000  # subjects worked on at a time: bounds the memory
+
+
+@dataclass(frozen=True, eq=False)
+class Residuals:
+    """Predictions and residuals of every observation, each (N,).
+
+    ``pred``: the prediction for η = 0. ``ipred``: at the subject's empirical Bayes estimate. ``iwres``: (y - ipred)
+    over the residual standard deviation. ``cwres``: conditional weighted residuals (Hooker, Staatz & Karlsson 2007,
+    Pharm Res 24:2187), independent and N(0, 1) under the right model as far as linearisation at η̂ holds. With
+    log-normal residual error all residuals are on the log scale. Residuals of censored rows are NaN.
+    """
+
+    pred: FloatArray
+    ipred: FloatArray
+    iwres: FloatArray
+    cwres: FloatArray
+
+
+def residuals(model: PopulationModel, data: PopulationData, eta: FloatArray) -> Residuals:
+    """Residuals at a model's values and empirical Bayes estimates ``eta`` (n, k).
+
+    Raises:
+        SimulationError: a subject's equations cannot be integrated.
+    """
+    values, objective = Values.of(model), Objective(model, data)
+    pred = objective.predict(values, np.zeros_like(eta))[0]
+    ipred, slope = objective.predict(values, eta)
+    sd, rows = standard_deviations(model, data, ipred), logarithmic(model, data)
+    slope[rows] /= ipred[rows, None]
+    individual = gaps(model, data, ipred)
+    population = individual + np.einsum("nk,nk->n", slope, eta[data.subject_of_row])  # y - E(y), linearised at η̂
+    individual[data.censored] = np.nan
+    cwres, seen = np.full(len(pred), np.nan), np.flatnonzero(~data.censored)
+    for block in _equal_blocks(quantified(data)):
+        own = seen[block]
+        g = slope[own]  # (subjects, T, k)
+        covariance = g @ values.omega @ g.transpose(0, 2, 1) + np.eye(own.shape[1]) * sd[own][:, None, :] ** 2
+        cwres[own] = decorrelated(covariance, population[own])
+    return Residuals(pred, ipred, individual / sd, cwres)
+
+
+def decorrelated(covariance: FloatArray, gap: FloatArray) -> FloatArray:
+    """Σ^(-1/2) x with the symmetric root: covariance (n, T, T), x (n, T) → (n, T)."""
+    values, vectors = np.linalg.eigh(covariance)
+    values = np.maximum(values, 1e-12 * values[:, -1:])
+    turned = np.einsum("nst,ns->nt", vectors, gap) / np.sqrt(values)
+    return np.asarray(np.einsum("nst,nt->ns", vectors, turned))
+
+
+def replicates(model: PopulationModel, data: PopulationData, n: int, *, seed: int) -> Iterator[FloatArray]:
+    """``n`` simulated sets of observations under the data's own designs, each (N,).
+
+    The draws of a subject depend on seed, replicate, subject id and position alone.
+
+    Raises:
+        SimulationError: a subject's equations cannot be integrated.
+    """
+    values, objective = Values.of(model), Objective(model, data, tolerance=1e-6)
+    factor = np.linalg.cholesky(values.omega)
+    position = np.arange(len(data.times)) - data.row_start[data.subject_of_row]
+    widest = int(position.max()) + 1
+    for replicate in range(n):
+        eta = normals(stream_key(seed, "replicate eta", replicate), data.ids, len(factor)) @ factor.T
+        noise = normals(stream_key(seed, "replicate residual", replicate), data.ids, widest)
+        phi = objective.typical_phi(values)
+        phi[:, objective.random] += eta
+        yield scattered(model, data, objective.predict_at(phi), noise[data.subject_of_row, position])
+
+
+def npde(model: PopulationModel, data: PopulationData, *, n: int = 500, seed: int = 1) -> FloatArray:
+    """Normalised prediction distribution errors, decorrelated within subjects, (N,).
+
+    N(0, 1) and uncorrelated under the right model, without any linearisation (Brendel et al. 2006, Pharm Res 23:2036).
+    NaN in censored rows, which are left out.
+
+    Args:
+        model: the population model.
+        data: observations and designs.
+        n: replicates; must exceed the largest number of observations of a subject.
+        seed: of the replicates.
+
+    Raises:
+        ConfigError: too few replicates.
+        SimulationError: a subject's equations cannot be integrated.
+    """
+    most = int(np.diff(data.row_start).max())
+    if n <= most + 1:
+        raise ConfigError("too few replicates to decorrelate", expected=f"more than {most + 1}", got=n)
+    whole, seen = np.full(len(data.times), np.nan), ~data.censored
+    data = quantified(data)
+    result = np.empty(len(data.times))
+    for first in range(0, len(data), CHUNK):
+        part = data.subset(first, min(first + CHUNK, len(data)))
+        simulated = np.stack(list(replicates(model, part, n, seed=seed)))
+        for rows in _equal_blocks(part):
+            result[rows + data.row_start[first]] = _npde(simulated[:, rows], part.observed[rows])
+    whole[seen] = result
+    return whole
+
+
+def _npde(simulated: FloatArray, observed: FloatArray) -> FloatArray:
+    """Simulated (replicates, subjects, T) against observed (subjects, T)."""
+    n, _, width = simulated.shape
+    mean = simulated.mean(axis=0)
+    gap = simulated - mean
+    covariance = np.einsum("rns,rnt->nst", gap, gap) / (n - 1)
+    floor = 1e-12 * np.einsum("ntt->n", covariance) + 1e-300
+    factor = np.linalg.cholesky(covariance + floor[:, None, None] * np.eye(width))
+    # a triangular factor keeps the order of time: each value is freed of what came before it
+    seen = np.linalg.solve(factor, (observed - mean)[..., None])[..., 0]
+    drawn = np.linalg.solve(factor, gap.transpose(1, 2, 0))  # (subjects, T, replicates)
+    below = (drawn < seen[..., None]).mean(axis=-1)
+    return np.asarray(ndtri(np.clip(below, 0.5 / n, 1.0 - 0.5 / n)))
+
+
+def _equal_blocks(data: PopulationData) -> Iterator[NDArray[np.int64]]:
+    """Row numbers (subjects, T) of the subjects with T observations each, for every T that occurs; in small blocks."""
+    counts = np.diff(data.row_start)
+    for count in np.unique(counts[counts > 0]):
+        starts = data.row_start[:-1][counts == count]
+        for first in range(0, len(starts), CHUNK):
+            yield starts[first : first + CHUNK, None] + np.arange(count)

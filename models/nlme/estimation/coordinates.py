@@ -1,0 +1,108 @@
+"""What a fit estimates, as an unconstrained vector: typical values, the Cholesky factor of Ω, residual errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.estimation.objective import Gradient, Values
+from image_longitudinal.models.nlme.model.population import PopulationModel, check_omega
+
+FloatArray = NDArray[np.float64]
+
+
+class Coordinates:
+    """The free values of a fit as an unconstrained vector ψ: μ, the Cholesky factor of Ω (log diagonal), log errors."""
+
+    def __init__(self, model: PopulationModel, omega: str, fixed: Sequence[str]) -> None:
+        unknown = set(fixed) - {*model.parameter_names, "omega", "residual"}
+        if unknown:
+            expected = f"names among {', '.join(model.parameter_names)}, omega, residual"
+            raise ConfigError("unknown value to hold fixed", expected=expected, got=sorted(unknown))
+        if omega not in ("full", "diagonal"):
+            raise ConfigError("unknown structure of omega", expected="full or diagonal", got=repr(omega))
+        k = model.n_random_effects
+        self.model, self.start = model, Values.of(model)
+        if omega == "diagonal" and np.count_nonzero(self.start.omega) != k:
+            raise ConfigError("a diagonal omega was asked for, but the model's start has covariances", got=model.omega)
+        check_omega(self.start.omega, k, model.name)
+        self.mu = [i for i, own in enumerate(model.parameters) if own.name not in fixed and not own.fixed]
+        self.copies = [] if "omega" in fixed else _free_cells(k, model.shared_omega, omega == "full")
+        self.cells = [copies[0] for copies in self.copies]
+        self.errors = [] if "residual" in fixed else [i for i in range(len(self.start.error)) if self._uses_error(i)]
+
+    def _uses_error(self, index: int) -> bool:
+        kind, values = self.model.residuals[index // 3].kind, self.start.error
+        used = (
+            ("additive", "combined1", "combined2", "log-normal"),
+            ("proportional", "combined1", "combined2", "power"),
+            ("power",),
+        )
+        return kind in used[index % 3] and values[index] > 0
+
+    def pack(self, values: Values) -> FloatArray:
+        """ψ of given values."""
+        factor = np.linalg.cholesky(values.omega)
+        chol = [np.log(factor[i, i]) if i == j else factor[i, j] for i, j in self.cells]
+        return np.concatenate([values.mu[self.mu], chol, np.log(values.error[self.errors])])
+
+    def unpack(self, psi: FloatArray) -> Values:
+        """The values at ψ."""
+        mu, error = self.start.mu.copy(), self.start.error.copy()
+        mu[self.mu] = psi[: len(self.mu)]
+        omega = self.start.omega
+        if self.cells:
+            factor = np.zeros_like(omega)
+            for copies, value in zip(self.copies, psi[len(self.mu) :], strict=False):
+                for i, j in copies:
+                    factor[i, j] = np.exp(value) if i == j else value
+            omega = factor @ factor.T
+        error[self.errors] = np.exp(psi[len(self.mu) + len(self.cells) :])
+        return Values(mu, omega, error)
+
+    def natural(self, psi: FloatArray) -> FloatArray:
+        """What a report shows: typical values, Ω's lower triangle, residual variances (the power itself)."""
+        values = self.unpack(psi)
+        fitted = values.into(self.model)
+        typical = [fitted.parameters[i].typical for i in self.mu]
+        error = [values.error[i] ** (1 if i % 3 == 2 else 2) for i in self.errors]
+        return np.array([*typical, *(values.omega[i, j] for i, j in self.cells), *error])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of :meth:`natural`."""
+        effects = self.model.random_effect_names
+        omega = [f"omega({effects[i]},{effects[j]})" for i, j in self.cells]
+        endpoints = self.model.structural.endpoints
+        errors = [
+            name if len(endpoints) == 1 else f"{name}({endpoint})"
+            for endpoint in endpoints
+            for name in ("sigma2_additive", "sigma2_proportional", "power")
+        ]
+        return (*(self.model.parameter_names[i] for i in self.mu), *omega, *(errors[i] for i in self.errors))
+
+
+def by_coordinates(c: Coordinates, values: Values, gradient: Gradient) -> FloatArray:
+    """Each subject's derivatives with respect to ψ, (n, m), from those by μ, Ω⁻¹ and log residual values."""
+    columns = [gradient.by_mu[:, c.mu]]
+    if c.cells:
+        precision, factor = np.linalg.inv(values.omega), np.linalg.cholesky(values.omega)
+        by_factor = -2.0 * precision @ gradient.by_precision @ (precision @ factor)
+        scale = [factor[i, i] if i == j else 1.0 for i, j in c.cells]
+        columns.append(np.stack([sum(by_factor[:, i, j] for i, j in copies) for copies in c.copies], axis=1) * scale)
+    columns.append(gradient.by_error[:, c.errors])
+    return np.concatenate(columns, axis=1)
+
+
+def _free_cells(k: int, shared: Sequence[Sequence[int]], full: bool) -> list[list[tuple[int, int]]]:
+    """Cells of Ω's lower triangle (k, k) to estimate, each with the cells that must equal it, itself first."""
+    grouped = {position for group in shared for position in group}
+    free = [position for position in range(k) if position not in grouped]
+    cells = [[(i, j)] for i in free for j in free if j == i or (full and j < i)]
+    size = len(shared[0]) if shared else 0
+    return cells + [
+        [(group[a], group[b]) for group in shared] for a in range(size) for b in range(a + 1) if full or a == b
+    ]

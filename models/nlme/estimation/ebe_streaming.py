@@ -1,0 +1,176 @@
+"""Empirical Bayes estimates of any number of subjects, from Parquet to Parquet, in bounded memory.
+
+The work is cut into parts of whole subjects. A finished part lies beside the output under the digest of everything
+that decides it (its observations, the population model), so a run that was stopped goes on where it was, and a run on
+changed input redoes what changed. At the end the parts become one file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from image_longitudinal.core.digest import digest_of
+from image_longitudinal.core.errors import ConfigError, SimulationError
+from image_longitudinal.models.nlme.data.observations import Source, open_observations, population_data, subject_tables
+from image_longitudinal.models.nlme.estimation.ebes import EmpiricalBayes, individual_modes
+from image_longitudinal.models.nlme.estimation.objective import Values
+from image_longitudinal.models.nlme.kernels.codegen import solver_digest
+from image_longitudinal.models.nlme.model.population import PopulationModel
+
+VERSION = 1  # raise it whenever the same observations and model would give other estimates
+KEY = b"key"
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class EbeFile:
+    """A finished file of estimates.
+
+    ``subjects`` it holds, how many of their searches did ``not_converge``, and how many subjects were ``reused`` from
+    an earlier run.
+    """
+
+    path: Path
+    subjects: int
+    not_converged: int
+    reused: int
+
+
+def stream_ebes(
+    model: PopulationModel,
+    observations: Source,
+    output: str | Path,
+    *,
+    part_size: int = 10_000,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> EbeFile:
+    """Estimate every subject's random effects under a given population model.
+
+    A subject's row depends on its own observations and the model alone: neither workers, parts nor restarts change a
+    bit of the file.
+
+    Args:
+        model: the population model, e.g. that of a fit.
+        observations: Parquet file or files in the long format of :mod:`models.nlme.data.observations`, or an opened
+            pyarrow dataset such as ``image_longitudinal.storage.dataset.reader.Dataset.scan("observations", level)``.
+        output: the Parquet file to write: ``id``, one column per random effect, ``joint`` (minus the joint log-density
+            at the mode, without constants) and ``converged``. Its folder must exist.
+        part_size: subjects per part; memory grows with it, not with the population.
+        workers: threads (the compiled kernels run without Python's lock).
+        progress: called with the number of subjects done.
+
+    Raises:
+        ConfigError: a table that cannot be used, named by row; a subject whose rows are not together.
+        SimulationError: a subject for which no start of the search can be evaluated.
+    """
+    table, target = open_observations(observations), Path(output)
+    if not target.parent.is_dir():
+        raise ConfigError("no such folder for the estimates", got=target.parent)
+    parts = target.with_name(f".{target.name}.parts")
+    if target.exists():
+        keys = [_key(model, rows) for rows in subject_tables(table, part_size)]
+        if _is_finished(target, digest_of(keys)):
+            _remove(parts)
+            return _summary(target, reused=pq.read_metadata(target).num_rows)
+    parts.mkdir(exist_ok=True)
+    keys, first_row, subjects, reused = [], 0, 0, 0
+    for rows in subject_tables(table, part_size):
+        key = _key(model, rows)
+        part = parts / f"{key}.parquet"
+        if _is_finished(part, key):
+            count = pq.read_metadata(part).num_rows
+            reused += count
+        else:
+            data = population_data(model.structural, rows, first_row=first_row)
+            count = len(data)
+            _write(part, key, [_estimates(model, data.ids, individual_modes(model, data, workers=workers))])
+        keys.append(key)
+        first_row, subjects = first_row + rows.num_rows, subjects + count
+        if progress:
+            progress(subjects)
+    if not keys:
+        raise ConfigError("a table of observations has no rows", where=f"for {target.name}")
+    files = [parts / f"{key}.parquet" for key in keys]
+    _check_ids(files)
+    _write(target, digest_of(keys), (pq.read_table(file) for file in files))
+    _remove(parts)
+    return _summary(target, reused=reused)
+
+
+def _key(model: PopulationModel, rows: pa.Table) -> str:
+    """Digest of everything that decides the estimates of these rows."""
+    content = hashlib.blake2b(digest_size=16)
+    for name in rows.column_names:
+        content.update(name.encode())
+        content.update(rows[name].cast(pa.float64()).fill_null(np.nan).to_numpy())
+    values = Values.of(model)
+    numbers = [array.tolist() for array in (values.mu, values.omega, values.error)]
+    shapes = [[p.name, p.distribution, p.random] for p in model.parameters]
+    compiled = solver_digest(model.structural)
+    return digest_of("ebes", VERSION, compiled, shapes, [r.kind for r in model.residuals], numbers, content.hexdigest())
+
+
+def _estimates(model: PopulationModel, ids: NDArray[np.int64], found: EmpiricalBayes) -> pa.Table:
+    if not np.isfinite(found.joint).all():
+        subject = ids[int(np.argmin(np.isfinite(found.joint)))]
+        raise SimulationError(
+            f"model {model.name!r} could not be evaluated anywhere near subject {subject}", do="look at its rows"
+        )
+    effects = dict(zip(model.random_effect_names, np.ascontiguousarray(found.eta.T), strict=True))
+    return pa.table({"id": ids, **effects, "joint": found.joint, "converged": found.converged})
+
+
+def _write(path: Path, key: str, tables: Iterable[pa.Table]) -> None:
+    """A Parquet file with one row group per table, which carries its key and appears whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    writer = None
+    try:
+        for table in tables:
+            table = table.replace_schema_metadata({KEY: key})
+            writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd", use_dictionary=False)
+            writer.write_table(table, row_group_size=max(1, table.num_rows))
+        assert writer is not None
+        writer.close()
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_finished(path: Path, key: str) -> bool:
+    """Whether a file is there, readable and of that key."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return False
+    return bool(metadata.get(KEY) == key.encode())
+
+
+def _check_ids(files: Sequence[Path]) -> None:
+    """ConfigError if a subject is in two parts: its rows are not together."""
+    ids = np.sort(np.concatenate([pq.read_table(file, columns=["id"])["id"].to_numpy() for file in files]))
+    twice = np.flatnonzero(np.diff(ids) == 0)
+    if len(twice):
+        raise ConfigError("table of observations: rows of a subject are not together", where=f"id {ids[twice[0]]}")
+
+
+def _remove(parts: Path) -> None:
+    if parts.is_dir():
+        for file in parts.iterdir():
+            file.unlink()
+        parts.rmdir()
+
+
+def _summary(path: Path, *, reused: int) -> EbeFile:
+    converged = pq.read_table(path, columns=["converged"])["converged"]
+    return EbeFile(path, len(converged), len(converged) - pc.sum(converged).as_py(), reused)

@@ -1,0 +1,263 @@
+"""Fitting a population model: the estimates that minimise the population objective, and how sure they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from image_longitudinal.core.errors import ConfigError, SimulationError
+from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.estimation.coordinates import Coordinates, by_coordinates
+from image_longitudinal.models.nlme.estimation.covariance import DIFFERENCE, covariance_of
+from image_longitudinal.models.nlme.estimation.minimise import minimise
+from image_longitudinal.models.nlme.estimation.objective import Objective, Values
+from image_longitudinal.models.nlme.model.population import PopulationModel
+
+FloatArray = NDArray[np.float64]
+Progress = Callable[[int, float], None]
+BEYOND = 1e15  # objective of a trial that cannot be evaluated: finite, so that the line search can interpolate
+LEFT = 1e-5  # decrease left at convergence per √subject: the rounding of the sum grows like that
+WARM_UP = 30  # at most; each costs as much as one gradient
+ROUNDS = 2  # how often new, better modes may send the search on
+SAMPLE = 2000  # a fit of many more subjects than this begins with a fit of as many, spread evenly over all
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Estimates of one population fit.
+
+    ``model`` holds the estimates. ``objective`` is minus twice the log-likelihood without N·log 2π; ``objectives``
+    (n,) its shares. ``eta`` (n, k) are the empirical Bayes estimates, ``searches_converged`` (n,) whether each search
+    ended at a mode. ``names`` label ``estimates`` and ``standard_errors`` (m,) on the natural scale (typical values,
+    Ω entries, residual variances) and ``covariance`` (m, m); NaN where no covariance was asked for or it does not
+    exist. ``shrinkage`` (k,) is 1 - sd(η̂) / ω. ``converged`` is False when ``message`` says why.
+    """
+
+    model: PopulationModel
+    method: str
+    objective: float
+    objectives: FloatArray
+    eta: FloatArray
+    searches_converged: NDArray[np.bool_]
+    names: tuple[str, ...]
+    estimates: FloatArray
+    standard_errors: FloatArray
+    covariance: FloatArray
+    condition_number: float
+    shrinkage: FloatArray
+    converged: bool
+    message: str
+    evaluations: int
+
+    @property
+    def table(self) -> dict[str, tuple[float, float]]:
+        """Estimate and standard error by name."""
+        pairs = zip(self.names, self.estimates, self.standard_errors, strict=True)
+        return {name: (float(value), float(error)) for name, value, error in pairs}
+
+
+class _Search:
+    """The objective in ψ with its gradient, subject by subject: analytic for FOCEI, differences otherwise."""
+
+    def __init__(self, objective: Objective, coordinates: Coordinates, progress: Progress | None) -> None:
+        self.objective, self.coordinates, self.progress = objective, coordinates, progress
+        self.evaluations, self.best, self.eta = 0, BEYOND, objective.eta.copy()
+
+    def shares(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Each subject's objective (n,) and gradient (n, m)."""
+        if self.objective.analytic:
+            return self._analytic(psi)
+        here = self.objective.evaluate(self.coordinates.unpack(psi))
+        kept = self.objective.eta.copy()
+        columns = []
+        for j in range(len(psi)):
+            pair = []
+            for sign in (1.0, -1.0):
+                moved = psi.copy()
+                moved[j] += sign * DIFFERENCE
+                self.objective.eta[:] = kept
+                pair.append(self.objective.evaluate(self.coordinates.unpack(moved)))
+            columns.append((pair[0] - pair[1]) / (2 * DIFFERENCE))
+        self.objective.eta[:] = kept
+        return here, np.stack(columns, axis=1)
+
+    def _analytic(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
+        values = self.coordinates.unpack(psi)
+        gradient = self.objective.gradient(values)
+        return gradient.objective, by_coordinates(self.coordinates, values, gradient)
+
+    def total(self, psi: FloatArray) -> tuple[float, FloatArray]:
+        """Objective and gradient; huge where a trial is so far off that it cannot be evaluated."""
+        self.evaluations += 1
+        self.objective.eta[:] = self.eta  # every trial starts from the modes at the best point so far
+        try:
+            objective, gradient = self.shares(psi)
+        except (SimulationError, np.linalg.LinAlgError):
+            return BEYOND, np.zeros(len(psi))
+        value = float(objective.sum())
+        if value < self.best:
+            self.best, self.eta = value, self.objective.eta.copy()
+        if self.progress:
+            self.progress(self.evaluations, value)
+        return value, gradient.sum(axis=0)
+
+    def warm_up(self, psi: FloatArray) -> FloatArray:
+        """Fixed-point steps of the approximate EM algorithm from ψ, as long as they pay.
+
+        From a far start they are safer than any quasi-Newton step: μ moves by the mean random effect, Ω becomes their
+        mean second moment (spread within subjects included), each residual value follows its own score.
+        """
+        c, objective = self.coordinates, self.objective
+        best, kept = np.inf, psi
+        worth = 1.0 + 0.01 * len(objective.data)
+        for _ in range(WARM_UP):
+            self.evaluations += 1
+            values = c.unpack(psi)
+            gradient = objective.gradient(values)
+            total = float(gradient.objective.sum())
+            if self.progress:
+                self.progress(self.evaluations, total)
+            if not total < best - worth:
+                return psi if total < best else kept
+            best, kept = total, psi
+            mu, omega, error = values.mu.copy(), values.omega.copy(), values.error.copy()
+            moves = np.zeros(len(mu))
+            moves[objective.random] = -0.5 * omega @ gradient.by_mu[:, objective.random].mean(axis=0)
+            mu[c.mu] += moves[c.mu]
+            if c.cells:
+                omega += gradient.by_precision.mean(axis=0)
+                mask = np.zeros(omega.shape, dtype=bool)
+                for copies in c.copies:
+                    rows, columns = tuple(np.transpose(copies))
+                    mask[rows, columns] = True
+                    omega[rows, columns] = omega[columns, rows] = omega[rows, columns].mean()
+                omega *= mask | mask.T
+            score = gradient.by_error.sum(axis=0) / (2.0 * len(objective.data.times))
+            error[c.errors] *= np.sqrt(np.clip(1.0 - score[c.errors], 0.1, 10.0))
+            if np.linalg.eigvalsh(omega)[0] <= 1e-6 * np.trace(omega):
+                return psi
+            psi = c.pack(Values(mu, omega, error))
+        return psi
+
+    def minimise(self, psi: FloatArray, limit: int) -> tuple[FloatArray, bool, str]:
+        """The minimum from ψ on, with ``objective.eta`` at its modes; see :func:`models.nlme.estimation.minimise.minimise`."""
+        if self.objective.analytic:
+            psi = self.warm_up(psi)
+        self.best, self.eta = BEYOND, self.objective.eta.copy()
+        gradients = self.shares(psi)[1]
+        found = minimise(self.total, psi, _outer(gradients), limit, LEFT * np.sqrt(len(self.objective.data)))
+        self.objective.eta[:] = self.eta
+        return found
+
+
+def starting_points(omega: FloatArray, size: float = 1.5) -> FloatArray:
+    """Starts for the search of modes: a grid at 0 and ±``size`` standard deviations, (3^k, k).
+
+    From 5 random effects on, 0 and the ends of the axes alone, (1 + 2k, k).
+    """
+    k = len(omega)
+    if k < 5:
+        points = np.array(list(product((0.0, -1.0, 1.0), repeat=k)))
+    else:
+        points = np.concatenate([np.zeros((1, k)), np.eye(k), -np.eye(k)])
+    return size * points * np.sqrt(np.diag(omega))
+
+
+def fit(
+    model: PopulationModel,
+    data: PopulationData,
+    method: str = "FOCEI",
+    *,
+    omega: str = "full",
+    fixed: Sequence[str] = (),
+    covariance: str = "sandwich",
+    workers: int = 1,
+    max_iterations: int = 200,
+    progress: Progress | None = None,
+) -> Fit:
+    """Estimate typical values, Ω and residual error from the values in ``model`` on.
+
+    BFGS in unconstrained coordinates, started with the outer product of the subjects' gradients as curvature. Modes
+    are searched from several starts before and after; if the second search finds better ones, the fit goes on from
+    there. A fit of 8,000 subjects or more begins where a fit of 2,000 of them ended.
+
+    Args:
+        model: the population model; its values are the start.
+        data: observations and designs.
+        method: FO, FOCE, FOCEI or Laplace.
+        omega: ``full`` or ``diagonal``.
+        fixed: parameters to hold at their start; ``omega`` and ``residual`` hold those.
+        covariance: ``sandwich`` (R⁻¹ S R⁻¹, NONMEM's default), ``hessian`` (R⁻¹), ``gradient`` (S⁻¹, nearly free),
+            or ``none``.
+        workers: threads; the result does not depend on it.
+        max_iterations: of BFGS, per round.
+        progress: called with (evaluation, objective).
+
+    Raises:
+        ConfigError: options, start values or data that do not fit the model.
+        SimulationError: the objective does not exist at the start values.
+    """
+    if covariance not in ("sandwich", "hessian", "gradient", "none"):
+        raise ConfigError(
+            "unknown kind of covariance", expected="sandwich, hessian, gradient or none", got=repr(covariance)
+        )
+    objective = Objective(model, data, method, workers=workers)
+    coordinates = Coordinates(model, omega, fixed)
+    search = _Search(objective, coordinates, progress)
+    psi = coordinates.pack(coordinates.start)
+    if len(data) >= 4 * SAMPLE and len(psi):  # the long way from the start is gone with few, the last steps with all
+        some = data.take(np.linspace(0, len(data) - 1, SAMPLE).astype(np.int64))
+        options: dict[str, Any] = {"omega": omega, "fixed": fixed, "covariance": "none", "workers": workers}
+        first = fit(model, some, method, max_iterations=max_iterations, progress=progress, **options)
+        psi = coordinates.pack(Values.of(first.model))
+        search.evaluations = first.evaluations
+    converged, message = True, "nothing to estimate"
+    _restart_modes(objective, coordinates.unpack(psi))
+    for _ in range(ROUNDS if len(psi) else 0):
+        psi, converged, message = search.minimise(psi, max_iterations)
+        if method == "FO" or not _restart_modes(objective, coordinates.unpack(psi)):
+            break
+    values = coordinates.unpack(psi)
+    searches = objective.find_modes(values)[1]
+    shares = objective.at_modes(values, gradient=False).objective + objective.constant / len(data)
+    matrix, problem = covariance_of(search, psi, covariance)
+    spread = objective.eta.std(axis=0, ddof=1) if len(data) > 1 else np.zeros(len(values.omega))
+    correlation = matrix / np.sqrt(np.outer(np.diag(matrix), np.diag(matrix)))
+    finite = len(matrix) > 0 and np.isfinite(correlation).all()
+    return Fit(
+        model=values.into(model),
+        method=method,
+        objective=float(shares.sum()),
+        objectives=shares,
+        eta=objective.eta,
+        searches_converged=searches,
+        names=coordinates.names,
+        estimates=coordinates.natural(psi),
+        standard_errors=np.sqrt(np.diag(matrix)),
+        covariance=matrix,
+        condition_number=float(np.linalg.cond(correlation)) if finite else float("nan"),
+        shrinkage=1.0 - spread / np.sqrt(np.diag(values.omega)),
+        converged=converged,
+        message="; ".join(part for part in (message, problem) if part),
+        evaluations=search.evaluations,
+    )
+
+
+def _restart_modes(objective: Objective, values: Values) -> bool:
+    """Search modes from several starts; whether any subject's became clearly better."""
+    if objective.method == "FO":
+        return False
+    before = objective.find_modes(values)[0]
+    after = objective.find_modes(values, starting_points(values.omega))[0]
+    return bool((before - after > 1e-4).any())
+
+
+def _outer(gradients: FloatArray) -> FloatArray:
+    """Curvature of the objective expected from the subjects' gradients: ½ Σ g gᵀ (the information identity)."""
+    curvature = 0.5 * gradients.T @ gradients
+    return curvature + 1e-3 * np.diag(np.diag(curvature) + 1e-6)

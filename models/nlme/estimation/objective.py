@@ -1,0 +1,263 @@
+"""The population objective: minus twice the approximate marginal log-likelihood, subject by subject."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from image_longitudinal.core.errors import ConfigError, SimulationError
+from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.kernels import individual
+from image_longitudinal.models.nlme.kernels.codegen import solver_kernel
+from image_longitudinal.models.nlme.model.population import DISTRIBUTIONS, PopulationModel
+from image_longitudinal.models.nlme.model.residual_error import KINDS, ResidualError
+
+FloatArray = NDArray[np.float64]
+T = TypeVar("T")
+R = TypeVar("R")
+METHODS = ("FO", "FOCE", "FOCEI", "Laplace")
+TOLERANCE = 1e-8  # per step of the solvers: derivatives of the objective are differences of what they give
+CONSTANT_VARIANCE = ("additive", "log-normal")  # FOCE with and without interaction are the same for these
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """What is estimated: typical values μ on the scale where random effects add (p,), Ω (k, k), residual errors.
+
+    ``error`` (3 per endpoint): additive, proportional, power.
+    """
+
+    mu: FloatArray
+    omega: FloatArray
+    error: FloatArray
+
+    @classmethod
+    def of(cls, model: PopulationModel) -> Values:
+        """The values that a population model holds."""
+        mu = [transform(parameter.distribution, parameter.typical) for parameter in model.parameters]
+        error = np.array([[r.additive, r.proportional, r.power] for r in model.residuals]).ravel()
+        return cls(np.array(mu), np.array(model.omega, dtype=np.float64), error)
+
+    def into(self, model: PopulationModel) -> PopulationModel:
+        """The population model with these values."""
+        typical = [inverse(parameter.distribution, m) for parameter, m in zip(model.parameters, self.mu, strict=True)]
+        rows = self.error.reshape(-1, 3).tolist()
+        residuals = tuple(ResidualError(own.kind, *row) for own, row in zip(model.residuals, rows, strict=True))
+        return replace(
+            model,
+            parameters=tuple(replace(p, typical=float(v)) for p, v in zip(model.parameters, typical, strict=True)),
+            omega=tuple(tuple(float(v) for v in row) for row in self.omega),
+            residual=residuals[0],
+            other_residuals=residuals[1:],
+        )
+
+
+def transform(distribution: str, value: ArrayLike) -> FloatArray:
+    """A parameter value on the scale where its random effect adds."""
+    value = np.asarray(value, dtype=np.float64)
+    if distribution == "log-normal":
+        return np.log(value)
+    return np.log(value / (1.0 - value)) if distribution == "logit-normal" else value
+
+
+def inverse(distribution: str, value: ArrayLike) -> FloatArray:
+    """The parameter value from the scale where its random effect adds."""
+    value = np.asarray(value, dtype=np.float64)
+    if distribution == "log-normal":
+        return np.exp(value)
+    return 1.0 / (1.0 + np.exp(-value)) if distribution == "logit-normal" else value
+
+
+@dataclass(frozen=True, eq=False)
+class Gradient:
+    """Each subject's objective (n,), and its derivatives by μ (n, p), Ω⁻¹ (n, k, k) and log residual values."""
+
+    objective: FloatArray
+    by_mu: FloatArray
+    by_precision: FloatArray
+    by_error: FloatArray
+
+
+class Objective:
+    """FO, FOCE, FOCEI or Laplace objective of one data set, without the constant N·log 2π.
+
+    The modes of the random effects are kept in ``eta`` (n, k) and are the start of the next search; results do not
+    depend on the number of workers.
+
+    Raises:
+        ConfigError: an unknown method, or log-normal residual error with an observation that is not positive.
+    """
+
+    def __init__(
+        self,
+        model: PopulationModel,
+        data: PopulationData,
+        method: str = "FOCEI",
+        *,
+        workers: int = 1,
+        tolerance: float = TOLERANCE,
+    ) -> None:
+        if method not in METHODS:
+            raise ConfigError("unknown estimation method", expected=", ".join(METHODS), got=repr(method))
+        kinds = [residual.kind for residual in model.residuals]
+        logarithmic = np.isin(data.endpoint, [i for i, kind in enumerate(kinds) if kind == "log-normal"])
+        if (data.observed[logarithmic] <= 0).any():
+            row = int(np.flatnonzero(logarithmic & (data.observed <= 0))[0])
+            subject = data.ids[data.subject_of_row[row]]
+            raise ConfigError(
+                "log-normal residual error needs positive observations",
+                where=f"subject {subject}, time {data.times[row]:g}",
+                got=data.observed[row],
+            )
+        if method == "FO" and data.censored.any():
+            raise ConfigError(
+                "FO cannot use censored observations", expected="FOCEI or Laplace", got=f"{data.censored.sum()} of them"
+            )
+        self.model, self.data, self.method, self.workers, self.tolerance = model, data, method, workers, tolerance
+        self.solver = solver_kernel(model.structural, plain=data.is_plain)
+        # with constant variance the two coincide, and only FOCEI has the analytic gradient
+        constant = set(kinds) <= set(CONSTANT_VARIANCE)
+        effective = "FOCEI" if method == "FOCE" and constant else method
+        self.code, self.kinds = METHODS.index(effective), np.array([KINDS.index(kind) for kind in kinds])
+        self.analytic = effective == "FOCEI"
+        self.random = np.array([i for i, p in enumerate(model.parameters) if p.random], dtype=np.int64)
+        self.scales = np.array([DISTRIBUTIONS.index(p.distribution) for p in model.parameters], dtype=np.int64)
+        self.constant = 2.0 * float(np.log(data.observed[logarithmic & ~data.censored]).sum())
+        self.eta = np.zeros((len(data), model.n_random_effects))
+        pieces = np.linspace(0, len(data), min(len(data), 8 * workers if workers > 1 else 1) + 1).astype(int)
+        self.pieces = [(slice(a, b), data.subset(a, b)) for a, b in pairwise(pieces)]
+
+    def find_modes(self, values: Values, starts: ArrayLike | None = None) -> tuple[FloatArray, NDArray[np.bool_]]:
+        """Move ``eta`` to the modes: the best over the present ``eta`` and the rows of ``starts`` (S, k).
+
+        Returns:
+            ℓ at the mode (half of minus twice the joint log-density, without constants), (n,), and which searches
+            converged, (n,).
+        """
+        n, k = self.eta.shape
+        extra = np.empty((0, k)) if starts is None else np.ascontiguousarray(starts, dtype=np.float64).reshape(-1, k)
+        precision = np.linalg.inv(values.omega)
+        joint, good = np.empty(n), np.empty(n, dtype=np.bool_)
+
+        def run(piece: tuple[slice, PopulationData]) -> None:
+            rows, data = piece
+            individual.modes(
+                self.solver.model(), self.eta[rows], extra, self._mu(values, data), precision, self.random, self.scales,
+                self.kinds, values.error, self.code >= METHODS.index("FOCEI"), self._typical(values, data), data.arrays,
+                self.tolerance, joint[rows], good[rows],
+            )  # fmt: skip
+
+        self.in_threads(run, self.pieces)
+        return joint, good
+
+    def at_modes(self, values: Values, *, gradient: bool) -> Gradient:
+        """Each subject's objective at the present ``eta``, and its gradient (FOCEI only; arrays of no rows if not).
+
+        Raises:
+            SimulationError: the objective does not exist for a subject.
+        """
+        n, k = self.eta.shape
+        p = len(values.mu)
+        rows = n if gradient else 0
+        result = Gradient(np.empty(n), np.empty((rows, p)), np.empty((rows, k, k)), np.empty((rows, len(values.error))))
+        precision = np.linalg.inv(values.omega)
+
+        def run(piece: tuple[slice, PopulationData]) -> None:
+            where, data = piece
+            failed = individual.contributions(
+                self.solver.model(), self.code, self.eta[where], self._mu(values, data), values.omega, precision,
+                self.random, self.scales, self.kinds, values.error, self._typical(values, data), data.arrays,
+                self.tolerance, result.objective[where], result.by_mu[where], result.by_precision[where],
+                result.by_error[where],
+            )  # fmt: skip
+            if failed >= 0:
+                raise SimulationError(
+                    f"the {self.method} objective of model {self.model.name!r} does not exist",
+                    where=f"subject {data.ids[failed]}",
+                    got=f"eta {self.eta[where][failed].tolist()}",
+                )
+
+        self.in_threads(run, self.pieces)
+        return result
+
+    def evaluate(self, values: Values, starts: ArrayLike | None = None) -> FloatArray:
+        """Each subject's objective at its mode, found from the present ``eta`` and ``starts``, (n,).
+
+        The sum is minus twice the log-likelihood without N·log 2π, as NONMEM prints it.
+        """
+        if self.method != "FO":
+            self.find_modes(values, starts)
+        share = self.constant / max(1, len(self.data))
+        return self.at_modes(values, gradient=False).objective + share
+
+    def gradient(self, values: Values) -> Gradient:
+        """As :meth:`evaluate`, with derivatives."""
+        self.find_modes(values)
+        result = self.at_modes(values, gradient=True)
+        return replace(result, objective=result.objective + self.constant / max(1, len(self.data)))
+
+    def _mu(self, values: Values, data: PopulationData) -> FloatArray:
+        return np.tile(values.mu, (len(data), 1))
+
+    def typical_phi(self, values: Values) -> FloatArray:
+        """Each subject's parameters for η = 0 on the scale where random effects add, (n, p)."""
+        return self._mu(values, self.data)
+
+    def predict(self, values: Values, eta: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Predictions (N,) at random effects ``eta`` (n, k), and their derivatives with respect to η, (N, k).
+
+        Raises:
+            SimulationError: a subject's equations cannot be integrated.
+        """
+        phi = self._mu(values, self.data)
+        phi[:, self.random] += eta
+        f, g = np.empty(len(self.data.times)), np.empty((len(self.data.times), phi.shape[1]))
+        self._predictions(phi, self.data, f, g)
+        return f, g[:, self.random]
+
+    def predict_at(self, phi: FloatArray) -> FloatArray:
+        """Predictions (N,) at parameters on the scale where random effects add, (n, p), without derivatives.
+
+        Raises:
+            SimulationError: a subject's equations cannot be integrated.
+        """
+        data = self.data
+        columns = [inverse(p.distribution, phi[:, i]) for i, p in enumerate(self.model.parameters)]
+        f = np.empty(len(data.times))
+        parameters, none = np.stack(columns, axis=1), np.empty((len(f), 0))
+        failed, _ = self.solver.run(parameters, data.arrays, 0, False, self.tolerance, f, none)
+        self._check(failed, phi, data)
+        return f
+
+    def _predictions(self, phi: FloatArray, data: PopulationData, f: FloatArray, g: FloatArray) -> None:
+        failed = individual.predictions(self.solver.model(), phi, self.scales, data.arrays, self.tolerance, f, g)
+        self._check(failed, phi, data)
+
+    def _check(self, failed: int, phi: FloatArray, data: PopulationData) -> None:
+        if failed >= 0:
+            raise SimulationError(
+                f"model {self.model.name!r} could not be integrated",
+                where=f"subject {data.ids[failed]}",
+                got=f"parameters on the scale of their random effects {phi[failed].tolist()}",
+            )
+
+    def _typical(self, values: Values, data: PopulationData) -> FloatArray:
+        """Predictions at η = 0, where variances are taken without interaction; nothing with it."""
+        if self.code >= METHODS.index("FOCEI"):
+            return np.empty(0)
+        f = np.empty(len(data.times))
+        self._predictions(self._mu(values, data), data, f, np.empty((len(f), len(values.mu))))
+        return f
+
+    def in_threads(self, run: Callable[[T], R], pieces: Iterable[T]) -> list[R]:
+        """The results of ``run`` for each piece, in order; the compiled kernels run without Python's lock."""
+        if self.workers <= 1:
+            return [run(piece) for piece in pieces]
+        with ThreadPoolExecutor(self.workers) as pool:
+            return list(pool.map(run, pieces))

@@ -1,0 +1,238 @@
+"""Fits as ArviZ InferenceData, kept in a file that is read back exactly; and in words, what is wrong with a fit.
+
+A file ending in ``.nc`` is netCDF (HDF5), one ending in ``.zarr`` a Zarr group. Neither holds code or a clock: a model
+is kept by name and values, and its equations are looked up in the library when it is read.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import arviz as az
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.estimation.fit import Fit
+from image_longitudinal.models.nlme.estimation.objective import Values
+from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.models.nlme.model.population import PopulationModel
+from image_longitudinal.models.nlme.model.residual_error import ResidualError
+
+FloatArray = NDArray[np.float64]
+ILL_CONDITIONED = 1000.0  # condition number of the estimates' correlation from which they are hardly told apart
+TEXTS = ("method", "message", "model", "residual")
+
+
+def inference_data(
+    fit: Fit, data: PopulationData | None = None, predictions: Mapping[str, FloatArray] | None = None
+) -> az.InferenceData:
+    """A fit as InferenceData.
+
+    Groups: ``estimates`` (estimate, standard_error, covariance by quantity), ``population`` (typical values, omega,
+    residual error), ``random_effects`` (eta, shrinkage and each subject's objective and convergence),
+    ``fit_statistics``, and with data ``observed_data``, ``constant_data`` and ``predictions``.
+
+    Args:
+        fit: the fit.
+        data: what was fitted.
+        predictions: arrays (N,) by name, e.g. ``vars(residuals(...))``.
+    """
+    effects, quantities = list(fit.model.random_effect_names), list(fit.names)
+    ids = np.arange(len(fit.eta)) if data is None else data.ids
+    values = Values.of(fit.model)
+    parameters = fit.model.parameters
+    endpoints = ["", *(f"({name})" for name in fit.model.structural.endpoints[1:])]
+    groups = {
+        "estimates": xr.Dataset(
+            {
+                "estimate": ("quantity", fit.estimates),
+                "standard_error": ("quantity", fit.standard_errors),
+                "covariance": (("quantity", "quantity_other"), fit.covariance),
+            },
+            coords={"quantity": quantities, "quantity_other": quantities},
+        ),
+        "population": xr.Dataset(
+            {
+                "typical": ("parameter", [p.typical for p in parameters]),
+                "distribution": ("parameter", [p.distribution for p in parameters]),
+                "random": ("parameter", np.array([p.random for p in parameters], dtype=np.int8)),
+                "omega": (("random_effect", "random_effect_other"), values.omega),
+                "error": ("error_part", values.error),
+            },
+            coords={
+                "parameter": [p.name for p in parameters],
+                "random_effect": effects,
+                "random_effect_other": effects,
+                "error_part": [f"{part}{of}" for of in endpoints for part in ("additive", "proportional", "power")],
+            },
+            attrs={"residual": ",".join(own.kind for own in fit.model.residuals), "model": fit.model.name},
+        ),
+        "random_effects": xr.Dataset(
+            {
+                "eta": (("subject", "random_effect"), fit.eta),
+                "shrinkage": ("random_effect", fit.shrinkage),
+                "objective": ("subject", fit.objectives),
+                "converged": ("subject", fit.searches_converged.astype(np.int8)),
+            },
+            coords={"subject": ids, "random_effect": effects},
+        ),
+        "fit_statistics": xr.Dataset(
+            {
+                "objective": fit.objective,
+                "condition_number": fit.condition_number,
+                "evaluations": fit.evaluations,
+                "converged": np.int8(fit.converged),
+            },
+            attrs={"method": fit.method, "message": fit.message},
+        ),
+    }
+    if data is not None:
+        rows = {"observation": np.arange(len(data.times))}
+        groups["observed_data"] = xr.Dataset({"outcome": ("observation", data.observed)}, coords=rows)
+        of_row = data.ids[data.subject_of_row]
+        groups["constant_data"] = xr.Dataset(
+            {"time": ("observation", data.times), "subject_of": ("observation", of_row)}, coords=rows
+        )
+        if predictions:
+            arrays = {name: ("observation", array) for name, array in predictions.items()}
+            groups["predictions"] = xr.Dataset(arrays, coords=rows)
+    return az.InferenceData(**groups, warn_on_custom_groups=False)
+
+
+def fit_of(content: az.InferenceData, model: PopulationModel | None = None) -> Fit:
+    """The fit that InferenceData was made from.
+
+    Args:
+        content: what :func:`inference_data` made.
+        model: gives the equations; the library's model of the recorded name if None.
+
+    Raises:
+        ConfigError: the content is no fit, or of a model with other parameters.
+    """
+    missing = {"estimates", "population", "random_effects", "fit_statistics"} - set(content.groups())
+    if missing:
+        raise ConfigError("this InferenceData holds no fit", expected="groups of a fit", got=f"no {sorted(missing)}")
+    estimates, population = content["estimates"], content["population"]
+    effects, statistics = content["random_effects"], content["fit_statistics"]
+    base = get_model(population.attrs["model"]) if model is None else model
+    names = tuple(str(name) for name in population["parameter"].values)
+    if base.parameter_names != names:
+        raise ConfigError(
+            "the fit is of a model with other parameters", expected=list(base.parameter_names), got=list(names)
+        )
+    parameters = tuple(
+        replace(p, typical=float(typical), distribution=str(distribution), random=bool(random))
+        for p, typical, distribution, random in zip(
+            base.parameters,
+            population["typical"].values,
+            population["distribution"].values,
+            population["random"].values,
+            strict=True,
+        )
+    )
+    errors = population["error"].values.reshape(-1, 3).tolist()
+    residuals = tuple(
+        ResidualError(kind, *row) for kind, row in zip(population.attrs["residual"].split(","), errors, strict=True)
+    )
+    omega = tuple(tuple(float(v) for v in row) for row in population["omega"].values)
+    return Fit(
+        model=replace(base, parameters=parameters, omega=omega, residual=residuals[0], other_residuals=residuals[1:]),
+        method=statistics.attrs["method"],
+        objective=float(statistics["objective"]),
+        objectives=effects["objective"].values,
+        eta=effects["eta"].values,
+        searches_converged=effects["converged"].values.astype(bool),
+        names=tuple(str(name) for name in estimates["quantity"].values),
+        estimates=estimates["estimate"].values,
+        standard_errors=estimates["standard_error"].values,
+        covariance=estimates["covariance"].values,
+        condition_number=float(statistics["condition_number"]),
+        shrinkage=effects["shrinkage"].values,
+        converged=bool(statistics["converged"]),
+        message=statistics.attrs["message"],
+        evaluations=int(statistics["evaluations"]),
+    )
+
+
+def save(content: az.InferenceData, path: str | Path) -> Path:
+    """Write InferenceData (a fit's, or draws of PyMC) to a ``.nc`` or ``.zarr`` file; it appears whole or not at all.
+
+    The same content gives the same netCDF bytes: creation times that PyMC notes are left out.
+
+    Raises:
+        ConfigError: another ending, or no such folder.
+    """
+    target = Path(path)
+    if target.suffix not in (".nc", ".zarr") or not target.parent.is_dir():
+        raise ConfigError("cannot keep results there", expected=".nc or .zarr in an existing folder", got=target)
+    tree = content.to_datatree()  # ArviZ's own to_zarr does not know zarr 3
+    for node in tree.subtree:
+        node.attrs.pop("created_at", None)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}{target.suffix}")
+    try:
+        if target.suffix == ".nc":
+            tree.to_netcdf(temporary, engine="h5netcdf")
+        else:
+            tree.to_zarr(temporary, consolidated=False)
+            shutil.rmtree(target, ignore_errors=True)
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary.is_file():
+            temporary.unlink()
+    return target
+
+
+def load(path: str | Path) -> az.InferenceData:
+    """What :func:`save` wrote, in memory; ConfigError if there is no such file."""
+    source = Path(path)
+    if not source.exists():
+        raise ConfigError("no such results", got=source)
+    options = {"engine": "zarr", "consolidated": False} if source.suffix == ".zarr" else {"engine": "h5netcdf"}
+    with xr.open_datatree(source, **options) as tree:
+        groups = {name: child.to_dataset() for name, child in tree.load().children.items()}
+        return az.InferenceData(attrs=tree.attrs, **groups, warn_on_custom_groups=False)
+
+
+def save_fit(
+    fit: Fit,
+    path: str | Path,
+    data: PopulationData | None = None,
+    predictions: Mapping[str, FloatArray] | None = None,
+) -> Path:
+    """Keep a fit, with data and predictions if given: :func:`inference_data`, then :func:`save`."""
+    return save(inference_data(fit, data, predictions), path)
+
+
+def load_fit(path: str | Path, model: PopulationModel | None = None) -> Fit:
+    """Read a fit back, equal to what was saved; arguments and errors as :func:`fit_of`."""
+    return fit_of(load(path), model)
+
+
+def concerns(fit: Fit) -> list[str]:
+    """What a reader of the estimates should know first, one sentence each; empty for a fit without trouble."""
+    found = []
+    if not fit.converged:
+        found.append(f"The fit did not converge: {fit.message}.")
+    lost = int((~fit.searches_converged).sum())
+    if lost:
+        found.append(f"{lost} of {len(fit.eta)} subjects: the search for the random effects ended before it converged.")
+    if len(fit.names) and not np.isfinite(fit.standard_errors).all():
+        found.append("There are no standard errors for some or all estimates.")
+    if fit.condition_number > ILL_CONDITIONED:
+        found.append(f"The estimates are hardly told apart: condition number {fit.condition_number:.3g}.")
+    omega = np.asarray(fit.model.omega)
+    scale = np.sqrt(np.diag(omega))
+    if len(omega) and np.linalg.eigvalsh(omega / np.outer(scale, scale))[0] < 1e-3:
+        found.append("Omega is close to singular: some random effects are nearly functions of the others.")
+    for name, share in zip(fit.model.random_effect_names, fit.shrinkage, strict=True):
+        if share > 0.3:
+            found.append(f"Shrinkage of {name} is {share:.0%}: plots of its estimates mislead (Savic & Karlsson 2009).")
+    return found

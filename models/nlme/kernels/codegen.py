@@ -1,0 +1,307 @@
+"""From the symbolic model to compiled kernels: PyTensor graphs of scalars written out as numba functions.
+
+The generated source is one file per model in the user's cache folder, named by the digest of its own text and of the
+integrator's, so numba's on-disk cache serves the next process and an edited model can never meet an old kernel. The
+equations are compiled into the integrator, which runs them millions of times; whatever else knows the model calls it
+by address (:mod:`models.nlme.kernels.calls`) and is compiled once for all.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from image_longitudinal.core.digest import digest_of
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.kernels.cached import cache_folder, digest_of_sources
+from image_longitudinal.models.nlme.model.structural import StructuralModel
+from image_longitudinal.models.nlme.model.symbolic import SymbolicSystem, trace
+
+_INFIX = {
+    "Add": " + ", "Mul": " * ", "Sub": " - ", "TrueDiv": " / ", "Pow": " ** ",
+    "LT": " < ", "GT": " > ", "LE": " <= ", "GE": " >= ", "EQ": " == ", "NEQ": " != ", "AND": " and ", "OR": " or ",
+}  # fmt: skip
+_CALLS = {
+    "Exp": "math.exp", "Log": "math.log", "Sqrt": "math.sqrt", "Expm1": "math.expm1", "Log1p": "math.log1p",
+    "Log2": "math.log2", "Log10": "math.log10", "Sin": "math.sin", "Cos": "math.cos", "Tanh": "math.tanh",
+    "Abs": "abs", "Maximum": "max", "Minimum": "min",
+}  # fmt: skip
+_FORMS = {
+    "Neg": "-{0}", "Sqr": "{0} * {0}", "Reciprocal": "1.0 / {0}", "Switch": "{1} if {0} else {2}", "Invert": "not {0}",
+    "Identity": "{0}", "Second": "{1}", "Cast": "float({0})", "Sign": "float(({0} > 0.0) - ({0} < 0.0))",
+    "Sigmoid": "1.0 / (1.0 + math.exp(-{0}))", "Softplus": "math.log1p(math.exp(-abs({0}))) + max({0}, 0.0)",
+}  # fmt: skip
+
+KERNELS = Path(__file__).parent
+PARTS = ("compiled", "dop853", "esdirk", "calls")  # what is compiled into a generated file
+
+ENTRIES = {
+    "OUTPUT": """
+
+@entry
+def called_output(endpoint, t, x, p, by_parameter, by_state):
+    if by_parameter.size > 0:
+        output_gradient(endpoint, t, x, p, by_parameter, by_state)
+    return output(endpoint, t, x, p)
+""",
+    "ADVANCE": """
+_explicit = private_copy(__name__, "dop853").make_explicit(N_STATES, rhs, jacobian)
+_advance = private_copy(__name__, "esdirk").make_advance(
+    N_STATES, N_PARAMETERS, rhs, jacobian, parameter_jacobian, LINEAR, _explicit
+)
+
+
+@entry
+def called_advance(t, end, y, sens, p, rate, rate_by, size, step, tolerance, w):
+    return _advance(t, end, y, sens, p, rate, rate_by, size, step, tolerance, w)
+""",
+    "RHS": """
+
+@entry
+def called_rhs(t, x, p, out):
+    rhs(t, x, p, out)
+    return 0.0
+""",
+    "INITIAL": """
+
+@entry
+def called_initial(t, p, y, sens):
+    initial(t, p, y)
+    if sens.size > 0:
+        initial_gradient(t, p, sens)
+    return 0.0
+""",
+    "DOSING": """
+
+@entry
+def called_dosing(t, p, own, own_by):
+    dosing(t, p, own)
+    if own_by.size > 0:
+        dosing_gradient(t, p, own_by)
+    return 0.0
+""",
+}
+
+FOOTER = """
+FUNCTIONS = {{{functions}}}
+model, run = calls.bind({solver}.solve, FUNCTIONS, N_STATES, N_PARAMETERS, N_COVARIATES)
+"""
+
+
+@lru_cache(maxsize=64)
+def generated_kernel(model: StructuralModel) -> ModuleType:
+    """The model's compiled functions: ``run`` (:func:`models.nlme.kernels.calls.bind`), ``rhs``, ``jacobian``, ...
+
+    Raises:
+        ConfigError: the model's equations use an operation that has no compiled form.
+    """
+    source = generate_source(model)
+    name = f"nlme_kernel_{digest_of(source, *((KERNELS / f'{part}.py').read_text() for part in PARTS))[:24]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    path = cache_folder() / f"{name}.py"
+    if not path.exists():
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+            file.write(source)
+        os.replace(file.name, path)  # other processes see the whole file or none
+    return _load(name, path)
+
+
+def solver_kernel(model: StructuralModel, *, plain: bool = True) -> ModuleType:
+    """The fastest module with a ``run`` for a model: its hand-made one if it has one that will do.
+
+    ``plain``: every event is a dose of known amount and rate, which is all that a hand-made one can do.
+    """
+    hand_made = model.kernel is not None and plain
+    return importlib.import_module(str(model.kernel)) if hand_made else generated_kernel(model)
+
+
+def solver_digest(model: StructuralModel) -> str:
+    """Digest of everything that decides a model's predictions and what estimation makes of them."""
+    solver = solver_kernel(model)  # the name of a generated one is the digest of its text
+    own = digest_of_sources(Path(str(solver.__file__)).parent) if model.kernel else solver.__name__
+    return digest_of(own, digest_of_sources(KERNELS))
+
+
+def private_copy(kernel: str, module: str) -> ModuleType:
+    """A copy of ``image_longitudinal.models.nlme.kernels.<module>`` under a name of its own for one generated file.
+
+    numba names compiled functions by module and a counter that starts anew in each process. With one shared module,
+    two kernels compiled in different processes and loaded from the cache into a third would carry different machine
+    code under equal symbols, and the linker would silently give both the same.
+    """
+    return _load(f"{kernel}_{module}", KERNELS / f"{module}.py")
+
+
+def _load(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def generate_source(model: StructuralModel) -> str:
+    """Python source of the model's compiled functions.
+
+    Their argument ``p`` holds the parameters (m), the covariates' values (c) at a time, their slopes (c), that time.
+    """
+    system = trace(model)
+    x, p, m, c = system.states, system.parameters, len(system.parameters), len(system.covariates)
+    names = {system.time: "t"}
+    names |= {variable: f"x[{i}]" for i, variable in enumerate(x)}
+    names |= {variable: f"p[{i}]" for i, variable in enumerate(p)}
+    names |= {variable: f"c{i}" for i, variable in enumerate(system.covariates)}
+    head = [f"c{i} = p[{m + i}] + p[{m + c + i}] * (t - p[{m + 2 * c}])" for i in range(c)]
+
+    def function(name: str, arguments: str, targets: Sequence[str], expressions: Sequence[Any]) -> str:
+        return _function(name, arguments, targets, expressions, names, head)
+
+    jacobian = _jacobian(system.derivatives, x)
+    functions = [
+        function("rhs", "t, x, p, out", _entries("out", x), system.derivatives),
+        function("jacobian", "t, x, p, out", _cells(x, x), jacobian),
+        function("parameter_jacobian", "t, x, p, out", _cells(x, p), _jacobian(system.derivatives, p)),
+        function("initial", "t, p, out", _entries("out", x), system.initial),
+        function("initial_gradient", "t, p, out", _cells(x, p), _jacobian(system.initial, p)),
+        function("dosing", "t, p, out", _entries("out", system.dosing), system.dosing),
+        function("dosing_gradient", "t, p, out", _cells(system.dosing, p), _jacobian(system.dosing, p)),
+    ]
+    targets = [*_entries("by_parameter", p), *_entries("by_state", x)]
+    for i, output in enumerate(system.outputs):
+        functions.append(function(f"output{i}", "t, x, p", ["return"], [output]))
+        arguments = "t, x, p, by_parameter, by_state"
+        functions.append(function(f"output_gradient{i}", arguments, targets, _jacobian([output], p + x)))
+    functions += [_choice(name, arguments, len(system.outputs)) for name, arguments in (
+        ("output", "t, x, p"), ("output_gradient", "t, x, p, by_parameter, by_state"),
+    )]  # fmt: skip
+    head_of_file = (
+        f'"""Compiled functions of the structural model {model.name!r}, generated from its symbolic form."""\n\n'
+        "import math\n\nimport numpy as np\nfrom numba import njit\n\n"
+        "from image_longitudinal.models.nlme.kernels.codegen import private_copy\n"
+        "from image_longitudinal.models.nlme.kernels import calls, closed_form, course\n"
+        "from image_longitudinal.models.nlme.kernels.calls import entry\n"
+        "from image_longitudinal.models.nlme.kernels.esdirk import TOLERANCE\n\n"
+        f"LINEAR, MODELLED = {_is_linear(system, jacobian)}, {bool(system.dosing)}\n"
+        f"N_STATES, N_PARAMETERS, N_COVARIATES = {len(x)}, {m}, {c}\n\n\n"
+    )
+    called = [name for name in ENTRIES if name == "OUTPUT" or (x and (name != "DOSING" or system.dosing))]
+    by_position = ", ".join(f"calls.{name}: called_{name.lower()}" for name in called)
+    footer = FOOTER.format(functions=by_position, solver="course" if x else "closed_form")
+    return head_of_file + "\n\n".join(functions) + "\n" + "".join(ENTRIES[name] for name in called) + footer
+
+
+def _entries(name: str, of: Sequence[Any]) -> list[str]:
+    return [f"{name}[{i}]" for i in range(len(of))]
+
+
+def _choice(name: str, arguments: str, n: int) -> str:
+    """A function that calls the one of the endpoint asked for."""
+    lines = [f"    if endpoint == {i}:\n        return {name}{i}({arguments})" for i in range(n - 1)]
+    body = "\n".join([*lines, f"    return {name}{n - 1}({arguments})"])
+    return f'@njit(nogil=True, error_model="numpy")\ndef {name}(endpoint, {arguments}):\n{body}\n'
+
+
+def _cells(rows: Sequence[Any], columns: Sequence[Any]) -> list[str]:
+    return [f"out[{i}, {j}]" for i in range(len(rows)) for j in range(len(columns))]
+
+
+def _jacobian(expressions: Sequence[Any], wrt: Sequence[Any]) -> list[Any]:
+    """Derivatives of scalars with respect to scalars, row by row, simplified."""
+    import pytensor.gradient as gradient
+    import pytensor.tensor as pt
+
+    rows: list[Any] = []
+    if not wrt:
+        return rows
+    for expression in expressions:
+        row: Any = gradient.grad(expression, list(wrt), disconnected_inputs="ignore", return_disconnected="zero")
+        rows += row
+    return [pt.as_tensor_variable(row) for row in rows]
+
+
+def _is_linear(system: SymbolicSystem, jacobian: Sequence[Any]) -> bool:
+    """Whether the right-hand side is linear in the states: its Jacobian does not contain them."""
+    from pytensor.graph.traversal import explicit_graph_inputs
+
+    return not set(system.states) & set(explicit_graph_inputs(_simplify(jacobian)))
+
+
+def _simplify(expressions: Sequence[Any]) -> list[Any]:
+    from pytensor.graph.fg import FunctionGraph
+    from pytensor.graph.rewriting.utils import rewrite_graph
+
+    if not expressions:
+        return []
+    graph: Any = FunctionGraph(outputs=list(expressions), clone=False, copy_inputs=False)
+    simplified: Any = rewrite_graph(graph, include=("canonicalize", "stabilize"), clone=False)
+    return list(simplified.outputs)
+
+
+def _function(
+    name: str,
+    arguments: str,
+    targets: Sequence[str],
+    expressions: Sequence[Any],
+    names: dict[Any, str],
+    head: Sequence[str] = (),
+) -> str:
+    """One njit function that assigns each expression to its target; equal subexpressions are computed once."""
+    lines: list[str] = []
+    known: dict[Any, str] = dict(names)
+    by_text: dict[str, str] = {}
+    for target, expression in zip(targets, _simplify(expressions), strict=True):
+        value = _write(expression, known, by_text, lines)
+        lines.append(f"return {value}" if target == "return" else f"{target} = {value}")
+    body = "\n".join(f"    {line}" for line in [*head, *lines] or ["pass"])
+    return f'@njit(nogil=True, error_model="numpy")\ndef {name}({arguments}):\n{body}\n'
+
+
+def _write(variable: Any, known: dict[Any, str], by_text: dict[str, str], lines: list[str]) -> str:
+    """The name or literal that holds ``variable``, after appending the lines that compute it."""
+    if variable in known:
+        return known[variable]
+    if variable.owner is None:
+        if hasattr(variable, "data"):
+            return _literal(variable.data)
+        raise ConfigError(f"the model uses a symbol that is no time, state, parameter or covariate: {variable}")
+    node = variable.owner
+    arguments = [_write(argument, known, by_text, lines) for argument in node.inputs]
+    text = _operation(node.op, arguments)
+    if text not in by_text:
+        by_text[text] = f"v{len(by_text)}"
+        lines.append(f"{by_text[text]} = {text}")
+    known[variable] = by_text[text]
+    return known[variable]
+
+
+def _literal(data: Any) -> str:
+    return f"({data.item()!r})" if data.dtype.kind == "b" else f"({float(data)!r})"
+
+
+def _operation(op: Any, arguments: list[str]) -> str:
+    """Python text of one scalar operation; ConfigError if it has none."""
+    kind = type(getattr(op, "scalar_op", op)).__name__
+    if kind in ("DimShuffle", "TensorFromScalar", "ScalarFromTensor"):  # shapes of a scalar: nothing to do
+        return arguments[0]
+    if kind in _INFIX:
+        return _INFIX[kind].join(arguments)
+    if kind in _CALLS:
+        return f"{_CALLS[kind]}({', '.join(arguments)})"
+    if kind in _FORMS:
+        return _FORMS[kind].format(*arguments)
+    raise ConfigError(
+        "the model uses an operation without a compiled form",
+        expected=f"one of {', '.join(sorted([*_INFIX, *_CALLS, *_FORMS]))}",
+        got=kind,
+    )

@@ -1,0 +1,159 @@
+"""Covariate effects and inter-occasion variability added to a population model, without touching its equations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.model import symbolic as s
+from image_longitudinal.models.nlme.model.population import Parameter, PopulationModel, check_omega
+from image_longitudinal.models.nlme.model.structural import Expression, StructuralModel
+
+OCCASION = "occ"  # the covariate that numbers a subject's occasions 1, 2, ...
+
+
+def with_covariate(
+    model: PopulationModel,
+    parameter: str,
+    covariate: str,
+    *,
+    effect: str = "power",
+    reference: float,
+    coefficient: float,
+) -> PopulationModel:
+    """The model with a parameter that depends on a covariate.
+
+    With covariate c, reference r and coefficient β the individual parameter is multiplied by (c / r)^β (``power``) or
+    exp(β (c - r)) (``exponential``), or β (c - r) is added to it (``linear``). β becomes a parameter called
+    ``parameter_covariate`` that is the same in every subject and estimated like any other. What the covariate is
+    between two visits, the event table says.
+
+    Args:
+        model: the population model.
+        parameter: name of one of its parameters.
+        covariate: name of the covariate, a column of the event table.
+        effect: ``power``, ``exponential`` or ``linear``.
+        reference: value at which there is no effect (> 0 for ``power``).
+        coefficient: β, its start in estimation.
+
+    Raises:
+        ConfigError: an unknown parameter or effect, or a reference at which a power makes no sense.
+    """
+    effects: dict[str, Callable[[Any, Any, Any], Any]] = {
+        "power": lambda value, c, beta: value * (c / reference) ** beta,
+        "exponential": lambda value, c, beta: value * s.exp(beta * (c - reference)),
+        "linear": lambda value, c, beta: value + beta * (c - reference),
+    }
+    _check_known(model, [parameter])
+    if effect not in effects or (effect == "power" and not reference > 0):
+        raise ConfigError(
+            "unusable covariate effect",
+            expected=f"{', '.join(effects)}; a reference above 0 for power",
+            got=f"{effect!r}, reference {reference}",
+        )
+    name = f"{parameter}_{covariate}"
+
+    def changed(p: SimpleNamespace) -> SimpleNamespace:
+        value = effects[effect](getattr(p, parameter), getattr(p, covariate), getattr(p, name))
+        return SimpleNamespace(**{**vars(p), parameter: value})
+
+    own = model.structural
+    names = own.covariates if covariate in own.covariates else (*own.covariates, covariate)
+    structural = replace(
+        _transformed(own, changed), parameters=(*own.parameters, name), covariates=names, name=f"{own.name}+{name}"
+    )
+    added = Parameter(name, coefficient, "normal", random=False)
+    return replace(model, name=structural.name, structural=structural, parameters=(*model.parameters, added))
+
+
+def with_occasions(
+    model: PopulationModel, parameters: Sequence[str], occasions: int, omega: ArrayLike
+) -> PopulationModel:
+    """The model with inter-occasion variability.
+
+    Each of the parameters gets a further random effect κ for every occasion, which acts on the parameter's own scale
+    like its η; all occasions share one covariance matrix (NONMEM's BLOCK SAME). The occasion of a row is the covariate
+    ``occ``: 1, 2, ..., ``occasions``.
+
+    Args:
+        model: the population model.
+        parameters: names of the parameters that vary between occasions.
+        occasions: how many there are at most.
+        omega: covariance of κ, (q, q) for q parameters.
+
+    Raises:
+        ConfigError: an unknown parameter, or an Ω that is no covariance matrix.
+    """
+    _check_known(model, parameters)
+    block = check_omega(omega, len(parameters), f"{model.name} (occasions)")
+    distributions = {own.name: own.distribution for own in model.parameters}
+    kappas = [[f"kappa_{name}_{k}" for name in parameters] for k in range(1, occasions + 1)]
+
+    def changed(p: SimpleNamespace) -> SimpleNamespace:
+        values = vars(p).copy()
+        for column, name in enumerate(parameters):
+            kappa: Expression = 0.0
+            for k, names in enumerate(kappas, 1):
+                kappa = s.where(s.equal(getattr(p, OCCASION), float(k)), getattr(p, names[column]), kappa)
+            values[name] = _shifted(values[name], kappa, distributions[name])
+        return SimpleNamespace(**values)
+
+    own, k = model.structural, model.n_random_effects
+    new = tuple(name for names in kappas for name in names)
+    covariates = own.covariates if OCCASION in own.covariates else (*own.covariates, OCCASION)
+    structural = replace(
+        _transformed(own, changed),
+        name=f"{own.name}+occasions",
+        parameters=(*own.parameters, *new),
+        covariates=covariates,
+    )
+    size = k + len(new)
+    full = np.zeros((size, size))
+    full[:k, :k] = model.omega
+    for start in range(k, size, len(parameters)):
+        full[start : start + len(parameters), start : start + len(parameters)] = block
+    groups = tuple(tuple(range(start, start + len(parameters))) for start in range(k, size, len(parameters)))
+    return replace(
+        model,
+        name=structural.name,
+        structural=structural,
+        parameters=(*model.parameters, *(Parameter(name, 0.0, "normal", fixed=True) for name in new)),
+        omega=tuple(tuple(float(value) for value in row) for row in full),
+        shared_omega=groups,
+    )
+
+
+def _transformed(model: StructuralModel, changed: Callable[[SimpleNamespace], SimpleNamespace]) -> StructuralModel:
+    """The structural model with its functions given changed parameters; hand-made kernels no longer apply."""
+    initial, dosing = model.initial, model.dosing
+    return replace(
+        model,
+        rhs=lambda t, x, p: model.rhs(t, x, changed(p)),
+        output=lambda t, x, p: model.output(t, x, changed(p)),
+        initial=None if initial is None else lambda p: initial(changed(p)),
+        dosing=None if dosing is None else lambda p: dosing(changed(p)),
+        kernel=None,
+    )
+
+
+def _shifted(value: Expression, kappa: Expression, distribution: str) -> Expression:
+    """A parameter value with κ added on the scale where random effects add."""
+    if distribution == "log-normal":
+        return value * s.exp(kappa)
+    if distribution == "normal":
+        return value + kappa
+    return value / (value + (1.0 - value) * s.exp(-kappa))
+
+
+def _check_known(model: PopulationModel, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in model.parameter_names:
+            raise ConfigError(
+                f"model {model.name!r} has no such parameter", expected=", ".join(model.parameter_names), got=repr(name)
+            )

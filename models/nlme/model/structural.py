@@ -1,0 +1,96 @@
+"""Structural models: states, parameters and a right-hand side written once, as symbolic expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from image_longitudinal.core.errors import ConfigError
+
+Expression = (
+    Any  # a PyTensor scalar (or a plain number); typed loosely so that PyTensor is imported only when it is used
+)
+Equations = Callable[[Expression, SimpleNamespace, SimpleNamespace], Mapping[str, Expression]]
+Output = Callable[[Expression, SimpleNamespace, SimpleNamespace], Expression | Mapping[str, Expression]]
+Initial = Callable[[SimpleNamespace], Mapping[str, Expression]]
+Dosing = Callable[[SimpleNamespace], Mapping[str, Mapping[str, Expression]]]
+MODIFIERS = ("lag", "bioavailability", "rate", "duration")  # what a model may say about doses into a state
+
+
+@dataclass(frozen=True)
+class StructuralModel:
+    """Named states and parameters, their differential equations (or none: a closed form), and what is observed.
+
+    The functions are called once with PyTensor scalars (``p.ka``, ``x.depot``, a covariate ``p.weight``) and return
+    expressions; ordinary operators and the functions of :mod:`models.nlme.model.symbolic` may be used. Everything else
+    (compiled kernels, Jacobians, sensitivities, PyMC models) is derived from these expressions.
+
+    Args:
+        name: what people type.
+        states: state names; doses go to a state by its name or its 1-based number (NM-TRAN's CMT). None for a model
+            in closed form, whose output is a formula in time and parameters.
+        parameters: names of the individual parameters, in the order of arrays (n, p).
+        rhs: (t, x, p) → time derivative of every state.
+        output: (t, x, p) → the noise-free prediction; with several endpoints, one for each by name.
+        initial: p → states at the first record and after a reset, where they are not zero (e.g. a baseline response).
+        covariates: names of known inputs, constant or varying in time, found among the parameters ``p``.
+        endpoints: names of what is observed, in the order of NM-TRAN's or Monolix' DVID (1, 2, ...).
+        dosing: p → for each state concerned a mapping with some of ``lag`` (time), ``bioavailability`` (fraction),
+            ``rate`` (amount per time) and ``duration`` (time) of the doses into it; the last two are used by doses
+            with RATE -1 and -2.
+        kernel: dotted name of a module with a hand-made ``run`` that replaces the generated one where every event is a
+            dose of known amount and rate (it must be proven equal by a test), or None.
+
+    Raises:
+        ConfigError: names that repeat or are no identifiers.
+    """
+
+    name: str
+    states: tuple[str, ...]
+    parameters: tuple[str, ...]
+    rhs: Equations = field(repr=False)
+    output: Output = field(repr=False)
+    initial: Initial | None = field(default=None, repr=False)
+    kernel: str | None = None
+    covariates: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ("outcome",)
+    dosing: Dosing | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for kind, names in (
+            ("state", self.states),
+            ("parameter", self.parameters),
+            ("covariate", (*self.covariates, *self.parameters)),
+            ("endpoint", self.endpoints),
+        ):
+            if (
+                (kind in ("parameter", "endpoint") and not names)
+                or len(set(names)) != len(names)
+                or not all(name.isidentifier() for name in names)
+            ):
+                raise ConfigError(
+                    f"structural model {self.name!r} has unusable {kind} names",
+                    expected="distinct identifiers (at least one parameter and one endpoint)",
+                    got=list(names),
+                )
+
+    def state_index(self, compartment: str | int) -> int:
+        """0-based index of a compartment given by name or by 1-based number; ConfigError if there is none."""
+        if isinstance(compartment, str) and compartment in self.states:
+            return self.states.index(compartment)
+        if isinstance(compartment, int) and 1 <= compartment <= len(self.states):
+            return compartment - 1
+        numbered = ", ".join(f"{number} {name}" for number, name in enumerate(self.states, 1))
+        raise ConfigError(
+            f"dose to a compartment that model {self.name!r} does not have", expected=numbered, got=repr(compartment)
+        )
+
+    def endpoint_index(self, name: str) -> int:
+        """0-based index of an endpoint; ConfigError if there is none of that name."""
+        if name not in self.endpoints:
+            raise ConfigError(
+                f"model {self.name!r} has no such endpoint", expected=", ".join(self.endpoints), got=repr(name)
+            )
+        return self.endpoints.index(name)

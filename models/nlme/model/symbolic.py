@@ -1,0 +1,117 @@
+"""Mathematical functions for structural models, and the symbolic form of a model (PyTensor, imported on first use)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.model.structural import MODIFIERS, Expression, StructuralModel
+
+
+def exp(x: Expression) -> Expression:
+    """e to the power of a symbolic expression."""
+    return _pt().exp(x)
+
+
+def log(x: Expression) -> Expression:
+    """Natural logarithm of a symbolic expression."""
+    return _pt().log(x)
+
+
+def sqrt(x: Expression) -> Expression:
+    """Square root of a symbolic expression."""
+    return _pt().sqrt(x)
+
+
+def where(condition: Expression, then: Expression, otherwise: Expression) -> Expression:
+    """``then`` where the condition holds, ``otherwise`` elsewhere (e.g. ``where(t > 3, 1.0, 0.0)``)."""
+    return _pt().switch(condition, then, otherwise)
+
+
+def equal(x: Expression, y: Expression) -> Expression:
+    """Whether two symbolic expressions are equal, as a condition of :func:`where` (e.g. of a group or an occasion)."""
+    return _pt().eq(x, y)
+
+
+def maximum(x: Expression, y: Expression) -> Expression:
+    """The larger of two symbolic expressions."""
+    return _pt().maximum(x, y)
+
+
+@dataclass(frozen=True)
+class SymbolicSystem:
+    """PyTensor scalars of a structural model: inputs (time, states, ...) and what is computed from them.
+
+    ``outputs`` by endpoint; ``dosing``: lag, bioavailability, rate and duration of each state in turn (4n), or nothing.
+    """
+
+    time: Any
+    states: list[Any]
+    parameters: list[Any]
+    covariates: list[Any]
+    derivatives: list[Any]
+    outputs: list[Any]
+    initial: list[Any]
+    dosing: list[Any]
+
+
+def trace(model: StructuralModel) -> SymbolicSystem:
+    """Call the model's functions with PyTensor float64 scalars.
+
+    Raises:
+        ConfigError: an equation is missing, belongs to no state, or uses an unknown state or parameter name.
+    """
+    pt = _pt()
+    time = pt.dscalar("t")
+    states = {name: pt.dscalar(name) for name in model.states}
+    parameters = {name: pt.dscalar(name) for name in model.parameters}
+    covariates = {name: pt.dscalar(name) for name in model.covariates}
+    x, p = SimpleNamespace(**states), SimpleNamespace(**parameters, **covariates)
+    try:
+        equations = dict(model.rhs(time, x, p))
+        output = model.output(time, x, p)
+        initial = dict(model.initial(p)) if model.initial else {}
+        dosing = {state: dict(values) for state, values in model.dosing(p).items()} if model.dosing else {}
+    except AttributeError as error:
+        raise ConfigError(
+            f"structural model {model.name!r} uses a name it does not declare",
+            expected=f"states {list(model.states)}, parameters {[*model.parameters, *model.covariates]}",
+            got=error,
+        ) from error
+    outputs = dict(output) if isinstance(output, Mapping) else {model.endpoints[0]: output}
+    for what, given, wanted, known in (
+        ("equations", equations, set(model.states), model.states),
+        ("initial values", initial, set(initial), model.states),
+        ("outputs", outputs, set(model.endpoints), model.endpoints),
+        ("dosing", dosing, set(dosing), model.states),
+        *((f"dosing of {state}", values, set(values), MODIFIERS) for state, values in dosing.items()),
+    ):
+        if set(given) != wanted or not set(given) <= set(known):
+            raise ConfigError(
+                f"structural model {model.name!r} has {what} that do not match", expected=list(known), got=sorted(given)
+            )
+
+    def scalars(expressions: Iterable[Expression]) -> list[Any]:
+        return [pt.as_tensor_variable(expression, dtype="float64") for expression in expressions]
+
+    usual = {"lag": 0.0, "bioavailability": 1.0, "rate": 0.0, "duration": 0.0}
+    modifiers = [(usual | dosing.get(state, {}))[name] for state in model.states for name in MODIFIERS]
+    return SymbolicSystem(
+        time,
+        list(states.values()),
+        list(parameters.values()),
+        list(covariates.values()),
+        scalars(equations[name] for name in model.states),
+        scalars(outputs[name] for name in model.endpoints),
+        scalars(initial.get(name, 0.0) for name in model.states),
+        scalars(modifiers) if dosing else [],
+    )
+
+
+def _pt() -> Any:
+    import pytensor.tensor as pt
+
+    return pt

@@ -1,0 +1,175 @@
+"""A simulated trial as a table in NM-TRAN's columns, written in pieces of whole subjects."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+from numpy.typing import ArrayLike
+
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.random import normals, stream_key, uniforms
+from image_longitudinal.models.nlme.data.dosing import Dose, observation_times
+from image_longitudinal.models.nlme.data.visits import Visits
+from image_longitudinal.models.nlme.model.population import PopulationModel
+from image_longitudinal.models.nlme.simulation.simulate import individual_parameters, observe, simulate
+
+CHUNK = 5000  # subjects simulated and written at a time
+SUFFIXES = (".csv", ".parquet")
+
+
+def simulate_table(
+    model: PopulationModel,
+    path: str | Path,
+    n: int,
+    *,
+    seed: int,
+    times: ArrayLike | None = None,
+    doses: Sequence[Dose] | None = None,
+    visits: Visits | None = None,
+    covariates: Mapping[str, tuple[float, float]] | None = None,
+    truth: str | Path | None = None,
+    workers: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """Simulate ``n`` subjects that share one design and write what was done to them and seen of them.
+
+    The file has ID (from 1), TIME, EVID, AMT, RATE (only with infusions), CMT, DV, MDV, DVID (only with several
+    endpoints, which are observed at the same times) and the model's covariates, a subject's rows in the order of time
+    with a dose before what is observed then; DV is ``.`` (CSV) or null (Parquet) in dose rows and at missed visits,
+    which keep their row with MDV 1; CMT is 0 (the observed one) where no dose is. It appears whole or not at all. A
+    subject's rows depend on seed, id and design alone.
+
+    Args:
+        model: the population model.
+        path: a file ending in .csv or .parquet, in an existing folder.
+        n: number of subjects.
+        seed: of random effects and residual error.
+        times: observation times; the model's design if None.
+        doses: the doses; the model's design if None.
+        visits: how subjects keep the times, which are its own; all of them exactly if None.
+        covariates: range (low, high) of each of the model's covariates, drawn uniformly for a subject and constant.
+        truth: a file (.csv or .parquet) for each subject's random effects and parameters, or None.
+        workers: threads; the result does not depend on it.
+        progress: called with the number of subjects written.
+
+    Raises:
+        ConfigError: an unusable file name, number of subjects, times, doses or covariates.
+        SimulationError: a subject whose equations cannot be integrated.
+    """
+    if n < 1:
+        raise ConfigError("no subjects to simulate", expected="at least 1", got=n)
+    planned = model.design.times if times is None else times
+    at = observation_times(visits.times if visits else planned)
+    given = tuple(model.design.doses if doses is None else doses)
+    for file in (path, truth):
+        if file is not None and (Path(file).suffix not in SUFFIXES or not Path(file).parent.is_dir()):
+            raise ConfigError("cannot write a table there", expected=".csv or .parquet in an existing folder", got=file)
+    ranges = dict(covariates or {})
+    if set(ranges) != set(model.structural.covariates):
+        wanted = ", ".join(model.structural.covariates) or "none"
+        raise ConfigError(f"covariates do not fit model {model.name!r}", expected=wanted, got=sorted(ranges))
+    factor = np.linalg.cholesky(np.asarray(model.omega))
+    etas: list[pa.Table] = []
+
+    def pieces() -> Iterator[pa.Table]:
+        for first in range(0, n, CHUNK):
+            ids = np.arange(first + 1, min(first + CHUNK, n) + 1)
+            eta = normals(stream_key(seed, "trial eta"), ids, len(factor)) @ factor.T
+            own = {
+                name: low + (high - low) * uniforms(stream_key(seed, "trial covariate", name), ids, 1)[:, 0]
+                for name, (low, high) in ranges.items()
+            }
+            seen_at, seen = visits.draw(seed, ids) if visits else (at, np.ones((len(ids), len(at)), np.bool_))
+            observed = []
+            for number, endpoint in enumerate(model.structural.endpoints):
+                options: dict[str, Any] = {"covariates": own, "endpoint": endpoint, "workers": workers}
+                predicted = simulate(model, eta, seen_at, given, ids=ids, **options)
+                key = stream_key(seed, "trial residual", *([number] if number else []))
+                observed.append(observe(model, predicted, key=key, ids=ids, endpoint=endpoint))
+            rows = _rows(model, ids, at, given, np.where(seen[:, :, None], np.stack(observed, axis=2), np.nan))
+            if visits:
+                rows = _at_own_times(rows, seen_at)
+            for name in model.structural.covariates:
+                rows = rows.append_column(name, pa.array(np.repeat(own[name], len(rows) // len(ids))))
+            if truth is not None:
+                parameters = dict(zip(model.parameter_names, individual_parameters(model, eta).T, strict=True))
+                effects = dict(zip(model.random_effect_names, eta.T, strict=True))
+                etas.append(pa.table({"ID": ids, **effects, **parameters}))
+            yield rows
+            if progress:
+                progress(int(ids[-1]))
+
+    _write(Path(path), pieces())
+    if truth is not None:
+        _write(Path(truth), iter(etas))
+    return Path(path)
+
+
+def _rows(
+    model: PopulationModel, ids: np.ndarray, times: np.ndarray, doses: Sequence[Dose], observed: np.ndarray
+) -> pa.Table:
+    """Rows of subjects that share one design; observed (n, T, endpoints), NaN where a visit was missed."""
+    n, d, endpoints = len(ids), len(doses), observed.shape[2]
+    times = np.repeat(times, endpoints)
+    width = d + len(times)
+    time = np.concatenate([[dose.time for dose in doses], times])
+    order = np.lexsort((np.arange(width), time))  # doses come first where times are equal
+    evid = np.concatenate([np.ones(d), np.zeros(len(times))]).astype(np.int8)[order]
+    amount = np.concatenate([[dose.amount for dose in doses], np.zeros(len(times))])[order]
+    rate = [dose.amount / dose.duration if dose.duration > 0 else 0.0 for dose in doses]
+    compartment = [model.structural.state_index(dose.compartment) + 1 for dose in doses]
+    dv = np.concatenate([np.full((n, d), np.nan), observed.reshape(n, -1)], axis=1)[:, order].ravel()
+    missing = np.isnan(dv)
+    columns = {"ID": np.repeat(ids, width), "TIME": np.tile(time[order], n), "EVID": np.tile(evid, n)}
+    columns["AMT"] = np.tile(amount, n)
+    if any(rate):
+        columns["RATE"] = np.tile(np.concatenate([rate, np.zeros(len(times))])[order], n)
+    columns["CMT"] = np.tile(np.concatenate([compartment, np.zeros(len(times))]).astype(np.int8)[order], n)
+    columns |= {"DV": pa.array(dv, mask=missing), "MDV": missing.astype(np.int8)}
+    if endpoints > 1:
+        number = np.concatenate([np.zeros(d), np.tile(np.arange(1, endpoints + 1), len(times) // endpoints)])
+        columns["DVID"] = np.tile(number.astype(np.int8)[order], n)
+    return pa.table(columns)
+
+
+def _at_own_times(rows: pa.Table, times: np.ndarray) -> pa.Table:
+    """The rows with each subject's own visit times (n, T); the order of events is that of the plan."""
+    time, observed = rows["TIME"].to_numpy().copy(), rows["EVID"].to_numpy() == 0
+    time[observed] = np.repeat(times.ravel(), observed.sum() // times.size)
+    return rows.set_column(1, "TIME", pa.array(time))
+
+
+def _write(path: Path, pieces: Iterator[pa.Table]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        first = next(pieces)
+        if path.suffix == ".parquet":
+            with pq.ParquetWriter(temporary, first.schema, compression="zstd") as writer:
+                for piece in chain([first], pieces):
+                    writer.write_table(piece)
+        else:
+            first = _as_text(first)
+            options = pacsv.WriteOptions(quoting_style="none", quoting_header="none")
+            with pacsv.CSVWriter(temporary, first.schema, write_options=options) as writer:
+                for piece in chain([first], map(_as_text, pieces)):
+                    writer.write_table(piece)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _as_text(table: pa.Table) -> pa.Table:
+    """DV as text, with NM-TRAN's mark of a missing value."""
+    if "DV" not in table.column_names:
+        return table
+    position = table.column_names.index("DV")
+    return table.set_column(position, "DV", pc.fill_null(table["DV"].cast(pa.string()), "."))

@@ -1,0 +1,78 @@
+"""A network that learns to read z from generated images, apart from the generator and from its encoder.
+
+What it reads back is a lower bound of what the images hold, and no part of the generator was trained with it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, mse_loss
+
+from image_longitudinal.core.random import stream_key
+from image_longitudinal.models.quality.recoverability import Reader
+from image_longitudinal.models.training.loop import batch_indices
+from image_longitudinal.models.training.tensors import to_unit
+
+SIDE = 64  # pixels a side that the network sees: entries worth an η are coarse
+CHANNELS = (32, 64, 96, 128)
+BATCH, PEAK_RATE = 64, 2e-3
+DROPOUT = 0.3  # most entries are in no image: without it their draws are learned by heart, and the others read worse
+BLOCK = 256
+
+
+def train_reader(
+    images: NDArray[np.uint8], latents: NDArray[np.float32], *, steps: int, seed: int, device: torch.device
+) -> Reader:
+    """Train on pairs of generated images and their latents, none of which a figure is measured on.
+
+    Args:
+        images: (n, S, S) uint8, S at least 32.
+        latents: what to read, (n, D), drawn from N(0, I).
+        steps: batches of 64; seven epochs or so.
+        seed: of weights, order and dropout.
+        device: to train and read on.
+
+    Returns:
+        A function from images (m, S, S) to readings (m, D).
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(stream_key(seed, "reader-weights") >> 1)  # of weights and dropout
+        network = _network(latents.shape[1]).to(device)
+        optimizer = torch.optim.AdamW(network.parameters(), PEAK_RATE, weight_decay=0.05)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps)
+        targets = torch.from_numpy(latents).to(device)
+        for step in range(steps):
+            chosen = batch_indices(len(images), BATCH, seed, "reader", step)
+            loss = mse_loss(network(_seen(images[chosen], device)), targets[torch.from_numpy(chosen).to(device)])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    network.eval()
+
+    def read(new: NDArray[np.uint8]) -> NDArray[np.float64]:
+        with torch.no_grad():
+            parts = [network(_seen(new[i : i + BLOCK], device)).cpu() for i in range(0, len(new), BLOCK)]
+        return torch.cat(parts).double().numpy()
+
+    return read
+
+
+def _network(latent_dim: int) -> nn.Sequential:
+    """Halves 64 pixels to 4 and keeps the place: where the retina lies is what some entries say."""
+    layers: list[nn.Module] = []
+    inputs = 1
+    for channels in CHANNELS:
+        layers += [nn.Conv2d(inputs, channels, 3, stride=2, padding=1), nn.GroupNorm(8, channels), nn.SiLU()]
+        layers += [nn.Conv2d(channels, channels, 3, padding=1, groups=channels), nn.Conv2d(channels, channels, 1)]
+        layers += [nn.GroupNorm(8, channels), nn.SiLU()]
+        inputs = channels
+    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(DROPOUT), nn.Linear(CHANNELS[-1] * 16, latent_dim))
+
+
+def _seen(images: NDArray[np.uint8], device: torch.device) -> Tensor:
+    pixels = adaptive_avg_pool2d(to_unit(images, device), SIDE)
+    return (pixels - 0.25) * 4

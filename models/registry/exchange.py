@@ -1,0 +1,78 @@
+"""Registered models leaving for other places: as they are, or in the layout that diffusers loads."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from image_longitudinal.core.errors import ModelError
+from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
+from image_longitudinal.models.imaging.backends import assemble_diffusion, load_vae
+from image_longitudinal.models.registry.registry import CARD, MODEL, ModelVersion
+from image_longitudinal.models.registry.shared_folder import SharedFolder
+from image_longitudinal.models.training.tensors import save_tensors
+
+LAYOUTS = ("version", "diffusers")
+
+
+def export_model(version: ModelVersion, target: str, layout: str = "version") -> list[str]:
+    """Copy a version out of the registry.
+
+    Args:
+        version: with its files on this machine.
+        target: a folder, or any fsspec URL; must not hold a model yet.
+        layout: ``version``, which :meth:`Registry.add` takes in again unchanged; or ``diffusers``: ``unet`` and
+            ``scheduler`` (and ``vae``, for Stable Diffusion) that ``from_pretrained`` loads, with our own VAE and what
+            else it takes to use them in ``latent_vae``.
+
+    Returns:
+        The files written, relative to the target.
+
+    Raises:
+        ModelError: the target holds something, or the version has no diffusion model.
+    """
+    if layout not in LAYOUTS:
+        raise ModelError("no such layout", expected=f"one of {', '.join(LAYOUTS)}", got=layout)
+    folder = SharedFolder(target)
+    if folder.read(MODEL) is not None or folder.read("unet/config.json") is not None:
+        raise ModelError("a model is here already", where=target, do="choose another folder")
+    if layout == "version":
+        names = [*version.content["files"], CARD, MODEL]
+        for name in names:
+            folder.put(version.folder / name, name)
+        return names
+    with tempfile.TemporaryDirectory() as temporary:
+        _save_for_diffusers(version, Path(temporary))
+        files = sorted(path.relative_to(temporary).as_posix() for path in Path(temporary).rglob("*") if path.is_file())
+        for name in files:
+            folder.put(Path(temporary) / name, name)
+        return files
+
+
+def _save_for_diffusers(version: ModelVersion, folder: Path) -> None:
+    metadata = version.metadata
+    if "diffusion" not in metadata:
+        raise ModelError(
+            "this version has no diffusion model", where=version.version, do="export it as --layout version"
+        )
+    from diffusers import DDPMScheduler  # here: diffusers takes seconds to import
+
+    vae = load_vae(version)
+    model = assemble_diffusion(metadata, vae, version.tensors("diffusion"))
+    unet: Any = model.denoiser
+    unet.save_pretrained(folder / "unet", safe_serialization=True)
+    DDPMScheduler(**model.schedule).save_pretrained(folder / "scheduler")
+    if isinstance(model, StableDiffusion):
+        model.autoencoder.save_pretrained(folder / "vae", safe_serialization=True)
+    save_tensors(folder / "latent_vae" / "vae.safetensors", vae.state_dict())
+    told = {
+        "vae": metadata["vae"],
+        "diffusion": metadata["diffusion"],
+        "residual_scale": metadata.get("residual_scale"),
+        "entries": metadata.get("entries"),
+        "recoverability": metadata.get("recoverability"),
+    }
+    (folder / "latent_vae" / "config.json").write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
+    (folder / CARD).write_bytes((version.folder / CARD).read_bytes())

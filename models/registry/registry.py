@@ -1,0 +1,294 @@
+"""Trained models: immutable versions named by their content, and aliases that point to them.
+
+::
+
+    <root>/<version>/model.json            what it is: architecture, training key, figures; lists the other files
+    <root>/<version>/*.safetensors         weights
+    <root>/<version>/README.md             model card
+    <root>/aliases.json                    {"production": "<version>", "candidate": "<version>"}
+
+The root is a local folder. With a shared address (any fsspec URL, the same layout) versions registered here are put
+there too, those registered elsewhere are fetched when they are asked for, and the aliases are the shared ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from image_longitudinal.core.digest import SHORT, digest_of, file_sha256
+from image_longitudinal.core.errors import ModelError
+from image_longitudinal.models.registry.shared_folder import SharedFolder
+from image_longitudinal.models.training.tensors import load_tensors, save_tensors
+
+MODEL, CARD, ALIASES = "model.json", "README.md", "aliases.json"
+WEIGHTS = ".safetensors"  # whatever else a folder holds is neither copied nor opened: no pickle comes in
+PRODUCTION, CANDIDATE = "production", "candidate"
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One registered version: its folder, its name and the content of its model.json."""
+
+    folder: Path
+    content: dict[str, Any]
+
+    @property
+    def version(self) -> str:
+        """Twelve hex digits of the digest: what people type."""
+        return self.digest[:SHORT]
+
+    @property
+    def digest(self) -> str:
+        """Names the content: weights, architecture and figures (64 hex digits)."""
+        return str(self.content["digest"])
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the training recorded."""
+        return dict(self.content["metadata"])
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The weights called ``name``, checked against the digest recorded at registration.
+
+        Raises:
+            ModelError: they are missing or not the ones that were registered.
+        """
+        path = self.folder / f"{name}{WEIGHTS}"
+        expected = self.content["files"].get(path.name)
+        if path.exists() and file_sha256(path) != expected:
+            raise ModelError(
+                "registered weights were altered",
+                where=path,
+                expected=f"sha256 {expected}",
+                do="remove this version's folder and train again",
+            )
+        return load_tensors(path)[0]
+
+
+class Registry:
+    """The versions in one local folder (created on the first registration), shared or not.
+
+    Args:
+        root: the local folder.
+        shared: fsspec URL of the folder that several machines share; None for the local folder alone.
+    """
+
+    def __init__(self, root: str | Path, shared: str | None = None) -> None:
+        self.root = Path(root)
+        self.shared = SharedFolder(shared) if shared else None
+
+    def register(
+        self, weights: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, Any], card: str
+    ) -> ModelVersion:
+        """Store a version; registering equal content again returns the one that is there.
+
+        Args:
+            weights: state by file name (without ``.safetensors``).
+            metadata: what :attr:`ModelVersion.metadata` will give back; plain JSON values.
+            card: text of the model card.
+        """
+        with self._new_folder() as temporary:
+            for name, tensors in weights.items():
+                save_tensors(temporary / f"{name}{WEIGHTS}", dict(tensors))
+            files = {path.name: file_sha256(path) for path in sorted(temporary.iterdir())}
+            content: dict[str, Any] = {"format": 1, "files": files, "metadata": dict(metadata)}
+            content["digest"] = digest_of(content)
+            (temporary / MODEL).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+            (temporary / CARD).write_text(card)
+            version = self._keep(temporary, content)
+        if self.shared:
+            self._share(version)
+        return version
+
+    def add(self, folder: str | Path | SharedFolder) -> ModelVersion:
+        """Take in a version's folder that was exported elsewhere, as it is: same content, same name.
+
+        Args:
+            folder: local, or behind any fsspec URL.
+
+        Raises:
+            ModelError: it is no version's folder, or a file is not what its model.json says.
+        """
+        source = folder if isinstance(folder, SharedFolder) else SharedFolder(str(folder))
+        text = source.read(MODEL)
+        if text is None:
+            raise ModelError(
+                "no model here", where=source.url, expected=f"a folder with {MODEL}",
+                do="name a folder that image-longitudinal models export has written",
+            )  # fmt: skip
+        content = _parsed(text, source.url)
+        with self._new_folder() as temporary:
+            (temporary / MODEL).write_bytes(text)
+            for name, expected in content["files"].items():
+                source.fetch(name, temporary / name)
+                if file_sha256(temporary / name) != expected:
+                    raise ModelError(
+                        "a model file was altered", where=f"{source.url}/{name}", expected=f"sha256 {expected}",
+                        do="export or copy the version again",
+                    )  # fmt: skip
+            (temporary / CARD).write_bytes(source.read(CARD) or b"")
+            version = self._keep(temporary, content)
+        if self.shared and source.url != self.shared.join(version.version):
+            self._share(version)
+        return version
+
+    def versions(self) -> list[ModelVersion]:
+        """Every sound version, by name; of those that are only shared the weights come with :meth:`get`."""
+        return [found for found in self._look().values() if isinstance(found, ModelVersion)]
+
+    def damaged(self) -> dict[str, ModelError]:
+        """What is wrong with the folders that cannot be used, by name: they never hide the others."""
+        return {name: found for name, found in self._look().items() if isinstance(found, ModelError)}
+
+    def find(self, training_key: str) -> ModelVersion | None:
+        """The version whose training had this key (data, configuration and code), if there is one."""
+        found = next((v for v in self.versions() if v.content["metadata"].get("training_key") == training_key), None)
+        return found and self._here(found)
+
+    def get(self, name: str) -> ModelVersion:
+        """A version by its name, a unique beginning of it (six digits at least), or an alias; its files are then here.
+
+        Raises:
+            ModelError: there is none, and which there are; or the one that is meant is damaged.
+        """
+        wanted = self.aliases().get(name, name)
+        known = self._look()
+        for folder, problem in known.items():
+            if isinstance(problem, ModelError) and len(wanted) >= 6 and folder.startswith(wanted[:SHORT]):
+                raise problem
+        sound = [version for version in known.values() if isinstance(version, ModelVersion)]
+        found = [version for version in sound if version.digest.startswith(wanted) and len(wanted) >= 6]
+        if len(found) != 1:
+            names = [*self.aliases(), *(version.version for version in sound)]
+            raise ModelError(
+                "no such model",
+                where=self.shared.url if self.shared else self.root,
+                expected=f"one of {', '.join(names)}" if names else "a registered model, and there is none",
+                got=name,
+                do="train one with: image-longitudinal train",
+            )
+        return self._here(found[0])
+
+    def aliases(self) -> dict[str, str]:
+        """Version by alias."""
+        where = self.shared.join(ALIASES) if self.shared else self.root / ALIASES
+        try:
+            text = self.shared.read(ALIASES) if self.shared else (self.root / ALIASES).read_bytes()
+            return dict(json.loads(text)) if text is not None else {}
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise ModelError("cannot read the aliases", where=where, got=error) from error
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                "the aliases file is damaged", where=where, got=error, do="remove it and set the aliases again"
+            ) from error
+
+    def set_alias(self, alias: str, version: str) -> None:
+        """Let an alias point to a version that is there, replacing the file as a whole."""
+        aliases = {**self.aliases(), alias: self.get(version).version}
+        text = json.dumps(aliases, indent=1, sort_keys=True) + "\n"
+        if self.shared:
+            self.shared.write(ALIASES, text.encode())
+            return
+        temporary = self.root / f".{ALIASES}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            temporary.write_text(text)
+            os.replace(temporary, self.root / ALIASES)
+        except OSError as error:
+            raise ModelError(
+                "cannot write the aliases", where=self.root / ALIASES, got=error, do="free space"
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+    def _look(self) -> dict[str, ModelVersion | ModelError]:
+        """Version, or what is wrong with it, by folder name: the local ones and those that are only shared."""
+        found: dict[str, ModelVersion | ModelError] = {}
+        # A registration that was killed may have left its hidden temporary folder.
+        for path in sorted(self.root.glob(f"[!.]*/{MODEL}")):
+            found[path.parent.name] = self._open(path.parent, path.read_bytes)
+        for name in self.shared.folders_with(MODEL) if self.shared else ():
+            if name not in found:
+                found[name] = self._open(self.root / name, partial(self._read_shared, f"{name}/{MODEL}"))
+        return dict(sorted(found.items()))
+
+    def _read_shared(self, path: str) -> bytes:
+        assert self.shared is not None
+        return self.shared.read(path) or b""
+
+    def _open(self, folder: Path, read: Callable[[], bytes]) -> ModelVersion | ModelError:
+        try:
+            return ModelVersion(folder, _parsed(read(), folder))
+        except ModelError as error:
+            return error
+        except OSError as error:
+            return ModelError("a registered model cannot be read", where=folder, got=error)
+
+    def _here(self, version: ModelVersion) -> ModelVersion:
+        """The version with its files on this machine."""
+        if self.shared and not version.folder.exists():
+            return self.add(SharedFolder(self.shared.join(version.version)))
+        return version
+
+    @contextlib.contextmanager
+    def _new_folder(self) -> Iterator[Path]:
+        """A hidden folder to fill, gone afterwards unless it was given its name."""
+        temporary = self.root / f".{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+        except OSError as error:
+            raise ModelError("cannot register the model", where=self.root, got=error, do="free space") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _keep(self, temporary: Path, content: dict[str, Any]) -> ModelVersion:
+        folder = self.root / content["digest"][:SHORT]
+        if not (folder / MODEL).exists():
+            os.replace(temporary, folder)
+        return ModelVersion(folder, content)
+
+    def _share(self, version: ModelVersion) -> None:
+        """Put a version into the shared folder: its model.json last, for that makes it one."""
+        assert self.shared is not None
+        if self.shared.read(f"{version.version}/{MODEL}") is None:
+            for name in (*version.content["files"], CARD, MODEL):
+                self.shared.put(version.folder / name, f"{version.version}/{name}")
+
+
+def _parsed(text: bytes, where: object) -> dict[str, Any]:
+    """The content of a model.json, checked against the digest in it."""
+    try:
+        content = json.loads(text)
+        recorded = content.pop("digest")
+        names = [str(name) for name in content["files"]]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            "a registered model is damaged", where=where, got=error, do="remove this folder and train again"
+        ) from error
+    if foreign := [name for name in names if Path(name).name != name or not name.endswith(WEIGHTS)]:
+        raise ModelError(
+            "a registered model names files that no model has", where=where, expected=f"names that end in {WEIGHTS}",
+            got=", ".join(foreign), do="take it from its source again; nothing of it was loaded",
+        )  # fmt: skip
+    if digest_of(content) != recorded:
+        raise ModelError(
+            "a registered model was altered",
+            where=where,
+            expected=f"digest {recorded}",
+            do="remove this folder and train again",
+        )
+    return {**content, "digest": recorded}

@@ -1,0 +1,225 @@
+"""The data card: README.md for people and the Hugging Face hub, with croissant.json for machines beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from image_longitudinal.core.plan import shard_ranges
+from image_longitudinal.storage.dataset import layout
+from image_longitudinal.storage.dataset.croissant import PAPER, render_croissant
+from image_longitudinal.storage.dataset.manifest import RootManifest
+from image_longitudinal.storage.dataset.reader import Dataset
+from image_longitudinal.storage.io.filesystem import FileRecord, Root
+
+CITATION = """@article{image_longitudinal_2024,
+  title  = {A Framework for Evaluating Predictive Models Using Synthetic Image Covariates and Longitudinal Data},
+  year   = {2024},
+  eprint = {2410.16177},
+  archivePrefix = {arXiv},
+  url    = {https://arxiv.org/abs/2410.16177}
+}"""
+
+_QUERY = """SELECT association, time, avg(dv) AS mean
+FROM read_parquet('observations/**/*.parquet', hive_partitioning = false)
+WHERE evid = 0 GROUP BY ALL ORDER BY ALL"""
+
+
+def write_card(root: Root, manifest: RootManifest, examples: bytes | None = None) -> tuple[FileRecord, ...]:
+    """Write README.md and croissant.json from the manifest, before it is published.
+
+    Their records belong in the manifest's ``files``. No file depends on those, nor on the time of day.
+
+    Args:
+        root: where the data set is.
+        manifest: of the data set.
+        examples: a picture (PNG) of some images and their outcomes, which the card shows.
+    """
+    dataset = Dataset(root, manifest)
+    picture = () if examples is None else (root.write_bytes(layout.EXAMPLES, examples),)
+    return (
+        root.write_bytes(layout.CARD, render_card(dataset, picture=bool(picture)).encode()),
+        root.write_bytes(layout.CROISSANT, render_croissant(dataset).encode()),
+        *picture,
+    )
+
+
+def render_card(dataset: Dataset, *, picture: bool = False) -> str:
+    """README.md: front matter for the Hugging Face hub, what the data set is, its columns and how to read them."""
+    manifest = dataset.manifest
+    image = manifest.image
+    levels = ", ".join(map(layout.level_name, manifest.levels))
+    level = layout.level_name(manifest.levels[0])
+    split = manifest.present_splits[0]
+    tables = "\n\n".join(_table_section(dataset, table) for table in layout.TABLES)
+    counts = "\n".join(f"| {name} | {manifest.splits[name]:,} |" for name in manifest.present_splits)
+    shown = f"![Some images above the outcomes they are paired with]({layout.EXAMPLES})" if picture else ""
+    lineage = "".join(f"\n{line}\n" for line in (_part_of(manifest), _derived_from(manifest), shown) if line)
+    effects = ", ".join(f"`eta_{k}` ({name})" for k, name in enumerate(manifest.random_effects, 1))
+    return f"""---
+{_front_matter(manifest)}
+---
+
+# {manifest.name}
+
+Synthetic medical images paired with longitudinal outcomes. One latent vector makes a subject's image and, through the
+random effects {effects}, the subject's outcomes. How much of the outcomes' between-subject variability the image can
+explain is set by design: at association ρ², exactly the share ρ² of the variance of the random effects is tied to the
+image. No record describes a real person.
+{lineage}
+| | |
+|---|---|
+| subjects | {manifest.n_subjects:,} |
+| images | {image.height} x {image.width}, grey, 8 bit, made by `{image.backend}` ({image.model} {image.version}) |
+| latent vector | {image.latent_dim} entries, standard normal |
+| association levels | {levels} |
+| times | {len(manifest.times)}, from {min(manifest.times):g} to {max(manifest.times):g} {_unit(manifest, "time")} |
+{_visits(manifest)}| shards | {manifest.plan.n_shards} of {manifest.shard_size:,} subjects |
+| licence | {manifest.licence} |
+
+| split | subjects |
+|---|---|
+{counts}
+
+Image i, latent i and the subject with id i are the same patient.
+
+## Files
+
+`images.zarr` is a Zarr v3 group with `image` (subject, y, x) uint8 and `latent` (subject, latent) float32, one image
+per chunk. The tables are Parquet, one file per shard and split; units and descriptions are in the metadata of each
+column. `shards/` says which files belong to each shard, with their SHA-256, and `dataset.json` says all the rest.
+
+{tables}
+
+## Reading it
+
+Run these in this folder. Each file repeats its association level and split as columns: keep readers from making
+columns of the folder names as well.
+
+Zarr:
+
+```python
+import zarr
+
+images = zarr.open_group("images.zarr", mode="r")
+first, latents = images["image"][0], images["latent"][:10]
+```
+
+pyarrow:
+
+```python
+import pyarrow.dataset as ds
+
+observations = ds.dataset("observations/association={level}").to_table(columns=["id", "time", "dv"])
+```
+
+pandas:
+
+```python
+import pandas as pd
+
+subjects = pd.read_parquet("subjects/split={split}", partitioning=None)
+```
+
+polars:
+
+```python
+import polars as pl
+
+mean = pl.scan_parquet("observations/**/*.parquet").group_by("association", "time").agg(pl.col("dv").mean()).collect()
+```
+
+DuckDB:
+
+```sql
+{_QUERY}
+```
+
+## How it was made
+
+Seed {manifest.seed}; configuration `{manifest.config_digest[:12]}` (whole in `dataset.json`); image model digest
+`{image.digest[:12]}`; data set identity `{manifest.identity[:12]}`. A subject is a pure function of the seed, its id,
+the configuration and the models: the same command gives the same files.
+
+## Citation
+
+The method: [arXiv 2410.16177]({PAPER}).
+
+```bibtex
+{manifest.citation.strip()}
+```
+"""
+
+
+def _part_of(manifest: RootManifest) -> str:
+    if (whole := manifest.part_of) is None:
+        return ""
+    levels = ", ".join(map(layout.level_name, whole.levels))
+    return f"""**A part** of the data set `{whole.identity[:12]}`, which has {whole.n_subjects:,} subjects and the
+association levels {levels}: here are subjects of its shards {shard_ranges(whole.shards)}.
+Ids and image indices are those of the whole; in `images.zarr` every other image reads as black, for it is not there."""
+
+
+def _derived_from(manifest: RootManifest) -> str:
+    if (origin := manifest.derived_from) is None:
+        return ""
+    reused = " and ".join(f"the {name} files of {count} shards" for name, count in origin.reused.items())
+    return f"**Derived** from the data set {origin.name} `{origin.identity[:12]}`: {reused} are the same files."
+
+
+def _front_matter(manifest: RootManifest) -> str:
+    size = next(text for limit, text in _SIZES if manifest.n_subjects < limit)
+    lines = [
+        f"license: {manifest.licence.lower()}",
+        f"pretty_name: {json.dumps(manifest.name)}",
+        "tags: [synthetic, medical, oct, longitudinal, pharmacometrics, nonlinear-mixed-effects]",
+        f"size_categories: [{json.dumps(size)}]",
+        "configs:",
+        *_hub_config("subjects", "subjects", manifest.present_splits),
+    ]
+    for table in layout.TABLES[1:]:
+        for level in map(layout.level_name, manifest.levels):
+            lines += _hub_config(f"{table}-{level}", f"{table}/association={level}", manifest.present_splits)
+    return "\n".join(lines)
+
+
+def _hub_config(name: str, folder: str, splits: Iterable[str]) -> list[str]:
+    files = [f'      - {{split: {split}, path: "{folder}/split={split}/*.parquet"}}' for split in splits]
+    return [f'  - config_name: "{name}"', "    data_files:", *files]
+
+
+def _table_section(dataset: Dataset, table: str) -> str:
+    rows = "\n".join(
+        f"| `{field.name}` | {field.type} | {layout.unit_of(field)} | {layout.describe(field)} |"
+        for field in dataset.schema(table)
+    )
+    return (
+        f"### {table}\n\n{layout.TABLE_DESCRIPTIONS[table]}.\n\n| column | type | unit | |\n|---|---|---|---|\n{rows}"
+    )
+
+
+def _unit(manifest: RootManifest, name: str) -> str:
+    unit = manifest.units.get(name, "1")
+    return "" if unit == "1" else unit
+
+
+_SIZES = [
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+    (float("inf"), "n>10M"),
+]
+
+
+def _visits(manifest: RootManifest) -> str:
+    """A row that says how subjects keep the planned times, if not all do."""
+    names = {
+        "jitter": "up to {:g} earlier or later",
+        "missed": "{:.3g} missed",
+        "dropout": "{:.3g} of subjects drop out",
+    }
+    visits = manifest.config.get("outcomes", {})
+    said = [text.format(visits[name]) for name, text in names.items() if visits.get(name)]
+    return f"| visits | {', '.join(said)}; a missed one keeps its row, with MDV 1 and no DV |\n" if said else ""

@@ -1,0 +1,122 @@
+"""croissant.json: the data set described in Croissant 1.0 JSON-LD (http://mlcommons.org/croissant/1.0)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+from image_longitudinal.storage.dataset import layout
+from image_longitudinal.storage.dataset.reader import Dataset
+
+PAPER = "https://arxiv.org/abs/2410.16177"
+
+
+def render_croissant(dataset: Dataset) -> str:
+    """The text of croissant.json: a file set for the images, and a file set and a record set for each table."""
+    manifest = dataset.manifest
+    content = {
+        "@context": _CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "name": manifest.name,
+        "description": f"{manifest.n_subjects} synthetic medical images paired with longitudinal outcomes whose "
+        f"association with the image is set by design ({', '.join(map(layout.level_name, manifest.levels))}).",
+        "license": f"https://spdx.org/licenses/{manifest.licence}.html",
+        "url": PAPER,
+        "citeAs": manifest.citation.strip(),
+        "creator": {"@type": "sc:Organization", "name": "image-longitudinal"},
+        **({"datePublished": manifest.date} if manifest.date else {}),
+        "version": f"{manifest.layout_version}.0.0",
+        "isLiveDataset": False,
+        "distribution": [
+            _file_set("images", "application/octet-stream", f"{layout.IMAGES}/**", "Zarr v3 group: image and latent"),
+            *(
+                _file_set(t, "application/x-parquet", f"{t}/**/*.parquet", layout.TABLE_DESCRIPTIONS[t])
+                for t in layout.TABLES
+            ),
+        ],
+        "recordSet": [_record_set(table, dataset.schema(table)) for table in layout.TABLES],
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _file_set(name: str, encoding: str, pattern: str, description: str) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileSet",
+        "@id": f"{name}-files",
+        "name": f"{name}-files",
+        "description": description,
+        "encodingFormat": encoding,
+        "includes": pattern,
+    }
+
+
+def _record_set(table: str, schema: pa.Schema) -> dict[str, Any]:
+    return {
+        "@type": "cr:RecordSet",
+        "@id": table,
+        "name": table,
+        "description": layout.TABLE_DESCRIPTIONS[table],
+        "field": [
+            {
+                "@type": "cr:Field",
+                "@id": f"{table}/{field.name}",
+                "name": field.name,
+                "description": f"{layout.describe(field)} (unit: {layout.unit_of(field)})",
+                "dataType": _croissant_type(field.type),
+                "source": {"fileSet": {"@id": f"{table}-files"}, "extract": {"column": field.name}},
+            }
+            for field in schema
+        ],
+    }
+
+
+def _croissant_type(kind: pa.DataType) -> str:
+    if pa.types.is_integer(kind):
+        return "sc:Integer"
+    return "sc:Float" if pa.types.is_floating(kind) else "sc:Text"
+
+
+_CONTEXT: dict[str, Any] = {  # the context that the Croissant 1.0 specification asks for
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "citeAs": "cr:citeAs",
+    "column": "cr:column",
+    "conformsTo": "dct:conformsTo",
+    "cr": "http://mlcommons.org/croissant/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataBiases": "cr:dataBiases",
+    "dataCollection": "cr:dataCollection",
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "extract": "cr:extract",
+    "field": "cr:field",
+    "fileObject": "cr:fileObject",
+    "fileProperty": "cr:fileProperty",
+    "fileSet": "cr:fileSet",
+    "format": "cr:format",
+    "includes": "cr:includes",
+    "isLiveDataset": "cr:isLiveDataset",
+    "jsonPath": "cr:jsonPath",
+    "key": "cr:key",
+    "md5": "cr:md5",
+    "parentField": "cr:parentField",
+    "path": "cr:path",
+    "personalSensitiveInformation": "cr:personalSensitiveInformation",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "recordSet": "cr:recordSet",
+    "references": "cr:references",
+    "regex": "cr:regex",
+    "repeated": "cr:repeated",
+    "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
+    "sc": "https://schema.org/",
+    "separator": "cr:separator",
+    "source": "cr:source",
+    "subField": "cr:subField",
+    "transform": "cr:transform",
+}

@@ -1,0 +1,331 @@
+"""PyTorch data sets over a published data set: map-style for random access, iterable for training at scale.
+
+For a whole training, :class:`SubjectLoader` is the shortest way::
+
+    loader = SubjectLoader("s3://bucket/data", split="train", level=0.5, fields=("image", "eta"), batch_size=64)
+    for epoch in range(10):
+        for batch in loader:  # {"image": uint8 (64, 1, H, W), "eta": float32 (64, k)}
+            ...
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import Dataset as TorchDataset
+
+from image_longitudinal.core.digest import digest_of
+from image_longitudinal.core.errors import StorageError
+from image_longitudinal.storage.dataset.order import EpochOrder
+from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
+from image_longitudinal.storage.io.filesystem import Root
+
+Batch = dict[str, torch.Tensor]
+Transform = Callable[[Batch], Batch]
+
+FIELDS = {
+    "id": "subject id, int64",
+    "image": "image, uint8 (1, H, W), 0-255",
+    "latent": "latent vector behind the image, float32 (D,)",
+    "eta": "random effects linked to the image, float32 (k,)",
+    "effects": "random effects behind the outcomes at the level, float32 (k,)",
+    "outcomes": "outcomes at the level and the observation times, float32 (T,)",
+}
+"""What a sample may hold; a batch has one dimension more in front. The last two need a level."""
+
+
+class SubjectDataset(TorchDataset[Batch]):
+    """Map-style: sample i is subject i of a split. Random effects and outcomes are read once, when it is built.
+
+    They take 4 bytes a number: 12 MB of η, 92 MB of outcomes for 1.1 million subjects, three effects, 21 times.
+
+    Args:
+        source: a data set or its address.
+        split: one split, or all subjects.
+        level: association level of ``effects`` and ``outcomes``.
+        fields: keys of :data:`FIELDS`.
+        transform: applied to each sample.
+
+    Raises:
+        StorageError: for a field, split or level that is not there, or ``effects``, ``outcomes`` without a level.
+    """
+
+    def __init__(
+        self,
+        source: Dataset | Root | str | Path,
+        *,
+        split: str | None = None,
+        level: float | None = None,
+        fields: Sequence[str] = ("id", "image", "latent", "eta"),
+        transform: Transform | None = None,
+    ) -> None:
+        self.dataset = source if isinstance(source, Dataset) else open_dataset(source)
+        self.fields, self.transform = _checked(fields, level), transform
+        view = self.dataset.view(split, level)
+        self.ids = view.ids
+        readers: dict[str, Callable[[], NDArray[Any]]] = {
+            "eta": view.eta,
+            "effects": view.effects,
+            "outcomes": view.outcomes,
+        }
+        self._held = {name: readers[name]().astype(np.float32) for name in self.fields if name in readers}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Batch:
+        """The sample at ``index``; IndexError beyond the last."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
+        """Several samples at once, as a DataLoader asks for them: every shard is opened once."""
+        positions = np.asarray(indices, np.int64)
+        if positions.size and not 0 <= positions.min() <= positions.max() < len(self):
+            raise IndexError(f"samples {positions.min()} to {positions.max()} of {len(self)}")
+        arrays = {name: values[positions] for name, values in self._held.items()}
+        arrays |= _read(self.dataset, self.ids[positions], self.fields)
+        batch = {name: torch.from_numpy(arrays[name]) for name in self.fields}
+        samples = [{name: values[row] for name, values in batch.items()} for row in range(len(positions))]
+        return [self.transform(sample) for sample in samples] if self.transform else samples
+
+
+class SubjectStream(IterableDataset[Batch]):
+    """Iterable: whole batches of one epoch, in the order of :class:`storage.dataset.order.EpochOrder`.
+
+    Give it to a ``DataLoader(stream, batch_size=None, num_workers=...)``, or use :class:`SubjectLoader`. Each rank gets
+    every ``world_size``-th batch, each worker its share of those, and the loader puts them in order again: the
+    batches do not depend on the number of workers.
+
+    Args:
+        source, split, level, fields: as for :class:`SubjectDataset`.
+        batch_size: subjects per batch and rank.
+        seed: decides the order of all epochs.
+        shuffle: False for id order.
+        drop_last: leave out the last batches that not every rank could get, or that are short.
+        transform: applied to each batch.
+        rank, world_size: of this process; those of torch.distributed where it runs, else 0 of 1.
+        streams, mix: see :class:`storage.dataset.order.EpochOrder`.
+    """
+
+    def __init__(
+        self,
+        source: Dataset | Root | str | Path,
+        *,
+        split: str | None = "train",
+        level: float | None = None,
+        fields: Sequence[str] = ("id", "image", "latent", "eta"),
+        batch_size: int = 64,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        transform: Transform | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        streams: int = 16,
+        mix: int = 2,
+    ) -> None:
+        self.dataset = source if isinstance(source, Dataset) else open_dataset(source)
+        self.fields, self.level, self.transform = _checked(fields, level), level, transform
+        self.dataset.view(split, level)  # which refuses what is not there
+        self.runs = self.dataset.runs(split)
+        self.rank = _rank() if rank is None else rank
+        self.world_size = _world_size() if world_size is None else world_size
+        if not 0 <= self.rank < self.world_size or batch_size < 1:
+            raise StorageError(
+                "impossible rank or batch size",
+                expected=f"a rank below {self.world_size}, at least one subject per batch",
+                got=f"rank {self.rank}, {batch_size} subjects",
+            )
+        self.drop_last = drop_last
+        self._order_arguments = {
+            "batch_size": batch_size, "seed": seed, "shuffle": shuffle, "drop_last": drop_last, "streams": streams,
+            "mix": mix,
+        }  # fmt: skip
+        self.epoch = 0
+        self.start = 0  # batches of this rank to leave out: they were consumed before
+        self._columns = _ShardColumns(self, keep=2 * streams * mix)
+
+    def order(self, epoch: int | None = None) -> EpochOrder:
+        """The batches of all ranks in one epoch, the present one if None."""
+        epoch = self.epoch if epoch is None else epoch
+        return EpochOrder(self.runs, epoch=epoch, **self._order_arguments)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        """Batches that are left of the epoch for this rank."""
+        return max(self._batches(self.order()) - self.start, 0)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = self.order()
+        worker = get_worker_info()
+        if worker:
+            _forget_inherited_exit_calls()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        for turn in range(self.start + first, self._batches(order), step):
+            batch = self._read(order[turn * self.world_size + self.rank])
+            yield self.transform(batch) if self.transform else batch
+
+    def fingerprint(self) -> str:
+        """Digest of what decides the order; a state is of use only where it is the same."""
+        return digest_of(self.dataset.manifest.identity, self.runs, self._order_arguments)
+
+    def _batches(self, order: EpochOrder) -> int:
+        whole, more = divmod(len(order), self.world_size)
+        return whole if self.drop_last else whole + (self.rank < more)
+
+    def _read(self, ids: NDArray[np.int64]) -> Batch:
+        arrays = _read(self.dataset, ids, [name for name in self.fields if name in ("id", "image")])
+        arrays |= self._columns.take(ids)
+        return {name: torch.from_numpy(arrays[name]) for name in self.fields}
+
+
+class SubjectLoader:
+    """Batches of a :class:`SubjectStream`, epoch after epoch, with a state to go on from exactly.
+
+    ``for batch in loader`` runs through one epoch, or what is left of it after :meth:`load_state_dict`; the next loop
+    is the next epoch. A loop left by ``break`` goes on with the following batch.
+
+    Args:
+        source: as for :class:`SubjectStream`, or such a stream.
+        num_workers: processes that read ahead.
+        loader: more arguments of torch's DataLoader, such as ``pin_memory`` or ``prefetch_factor``.
+        stream: arguments of :class:`SubjectStream`.
+    """
+
+    def __init__(
+        self,
+        source: SubjectStream | Dataset | Root | str | Path,
+        *,
+        num_workers: int = 0,
+        loader: dict[str, Any] | None = None,
+        **stream: Any,
+    ) -> None:
+        self.stream = source if isinstance(source, SubjectStream) else SubjectStream(source, **stream)
+        self._loader_arguments = {"num_workers": num_workers, **(loader or {})}
+
+    def __len__(self) -> int:
+        """Batches that are left of the epoch."""
+        return len(self.stream)
+
+    def __iter__(self) -> Iterator[Batch]:
+        stream = self.stream
+        for batch in DataLoader(stream, batch_size=None, **self._loader_arguments):
+            stream.start += 1  # the workers have copies of their own: nothing of theirs moves
+            yield batch
+        stream.epoch, stream.start = stream.epoch + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader is: epoch, and batches all ranks together have consumed when each is where this one is."""
+        stream = self.stream
+        consumed = stream.start * stream.world_size
+        return {"epoch": stream.epoch, "batches": consumed, "fingerprint": stream.fingerprint()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state, with any number of workers, and of ranks that divides the batches consumed.
+
+        Raises:
+            StorageError: if the state is of another data set or order.
+        """
+        stream, consumed = self.stream, int(state["batches"])
+        if state["fingerprint"] != stream.fingerprint() or consumed % stream.world_size:
+            raise StorageError(
+                "the state of a loader does not fit this one",
+                expected="the same data set, split, batch size, seed, shuffling, streams and mix; ranks that divide "
+                "the batches consumed",
+                got=f"{consumed} batches for {stream.world_size} ranks, fingerprint {state['fingerprint'][:12]}",
+                do="build the loader as it was when the state was taken, or start the epoch anew",
+            )
+        stream.epoch, stream.start = int(state["epoch"]), consumed // stream.world_size
+
+
+class _ShardColumns:
+    """Latents, random effects and outcomes of the shards in use, each read whole and kept while it is needed."""
+
+    def __init__(self, stream: SubjectStream, keep: int) -> None:
+        dataset, level = stream.dataset, stream.level or 0.0
+        readers: dict[str, Callable[[int, int], NDArray[Any]]] = {
+            "latent": dataset.latents,
+            "eta": dataset.eta,
+            "effects": lambda start, stop: dataset.effects(level, start, stop),
+            "outcomes": lambda start, stop: dataset.outcomes(level, start, stop),
+        }
+        self.readers = {name: reader for name, reader in readers.items() if name in stream.fields}
+        self.size, self.keep = dataset.plan.shard_size, keep
+        self.runs: dict[int, list[tuple[int, int]]] = {}
+        for start, stop in stream.runs:
+            self.runs.setdefault(start // self.size, []).append((start, stop))
+        self.shards: OrderedDict[int, dict[str, NDArray[np.float32]]] = OrderedDict()
+
+    def take(self, ids: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+        """Each column's rows of any ids."""
+        if not self.readers:
+            return {}
+        shards = ids // self.size
+        out: dict[str, NDArray[np.float32]] = {}
+        for index in np.unique(shards).tolist():
+            here = np.flatnonzero(shards == index)
+            for name, values in self._of(index).items():
+                target = out.setdefault(name, np.empty((len(ids), values.shape[1]), np.float32))
+                target[here] = values[ids[here] - index * self.size]
+        return out
+
+    def _of(self, index: int) -> dict[str, NDArray[np.float32]]:
+        if index not in self.shards:
+            columns: dict[str, NDArray[np.float32]] = {}
+            for start, stop in self.runs[index]:
+                for name, reader in self.readers.items():
+                    values = reader(start, stop)
+                    column = columns.setdefault(name, np.empty((self.size, values.shape[1]), np.float32))
+                    column[start - index * self.size : stop - index * self.size] = values
+            self.shards[index] = columns
+            if len(self.shards) > self.keep:
+                self.shards.popitem(last=False)
+        self.shards.move_to_end(index)
+        return self.shards[index]
+
+
+def _forget_inherited_exit_calls() -> None:
+    """Have a forked worker end well: it inherits the exit calls of threads that it does not have.
+
+    Prefect's, for one, fail there once a flow has run in the parent, and the worker's exit status with them.
+    """
+    getattr(threading, "_threading_atexits", []).clear()
+
+
+def _read(dataset: Dataset, ids: NDArray[np.int64], fields: Sequence[str]) -> dict[str, NDArray[Any]]:
+    arrays: dict[str, NDArray[Any]] = {}
+    if "id" in fields:
+        arrays["id"] = ids
+    if "image" in fields:
+        arrays["image"] = dataset.take_images(ids)[:, None]
+    if "latent" in fields:
+        arrays["latent"] = dataset.take_latents(ids)
+    return arrays
+
+
+def _checked(fields: Sequence[str], level: float | None) -> tuple[str, ...]:
+    unknown = [name for name in fields if name not in FIELDS]
+    if unknown or not fields:
+        raise StorageError("no such field of a sample", expected=f"some of {', '.join(FIELDS)}", got=unknown)
+    if level is None and {"effects", "outcomes"}.intersection(fields):
+        raise StorageError("effects and outcomes need an association level", do="name one: level=0.5")
+    return tuple(fields)
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _rank() -> int:
+    return torch.distributed.get_rank() if _distributed() else 0
+
+
+def _world_size() -> int:
+    return torch.distributed.get_world_size() if _distributed() else 1

@@ -1,0 +1,68 @@
+"""Outcomes as an NM-TRAN data file: the CSV that NONMEM, nlmixr2, Pumas and Monolix read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+
+from image_longitudinal.core.errors import StorageError
+from image_longitudinal.storage.dataset.reader import Dataset
+from image_longitudinal.storage.io.filesystem import storage_error, temporary_name
+
+COLUMNS = ("ID", "TIME", "EVID", "AMT", "CMT", "DV", "MDV")  # and RATE after AMT, if a dose is an infusion
+MISSING = "."  # NM-TRAN's null
+
+
+def export_nmtran(dataset: Dataset, path: str | Path, *, level: float, split: str | None = None) -> int:
+    """Write doses and observations of one association level as CSV, streamed: memory does not grow with the subjects.
+
+    A header line, then one row per dose and observation, in the order of ``observations``: by id and time, a dose
+    before what is observed then. ``ID`` is the subject id of the data set, from 0; ``DV`` is "." on dose rows and at
+    missed visits; numbers read back as the same float64 and, for ``DV``, float32.
+
+    Args:
+        dataset: an open data set.
+        path: of a local file that is not there yet; it appears whole or not at all.
+        level: association level.
+        split: one split, or all.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        StorageError: the file exists or cannot be written, or the data set has no such level or split.
+    """
+    path = Path(path)
+    if path.exists():
+        raise StorageError("the file exists already", where=path, do="name another, or remove it")
+    infusions = any(dose.rate for dose in dataset.manifest.doses)
+    names = (*COLUMNS[:4], "RATE", *COLUMNS[4:]) if infusions else COLUMNS
+    batches = dataset.scan("observations", level, split).to_batches(
+        columns=[name.lower() for name in names], batch_readahead=2, fragment_readahead=2
+    )
+    temporary, rows = path.parent / temporary_name(path.name), 0
+    try:
+        with open(temporary, "xb") as file:
+            file.write((",".join(names) + "\n").encode())
+            for table in _texts(batches, names):
+                pacsv.write_csv(table, file, pacsv.WriteOptions(include_header=False, quoting_style="none"))
+                rows += len(table)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise storage_error("cannot write a file", str(path), error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return rows
+
+
+def _texts(batches: Iterator[pa.RecordBatch], names: tuple[str, ...]) -> Iterator[pa.Table]:
+    for batch in batches:
+        dv = pc.fill_null(batch["dv"].cast(pa.string()), MISSING)
+        yield pa.table({name: dv if name == "DV" else batch[name.lower()] for name in names})

@@ -1,0 +1,256 @@
+"""Copying a published data set, or a part of it, from one store to another, shard by shard.
+
+Every byte is checked against its record on the way: a file whose bytes are not those recorded is never put in place.
+The order is that of a run (:mod:`storage.dataset.manifest`): the mark of the data set, each shard's files and then its
+manifest, ``dataset.json`` last. So a copy that was stopped is taken up where it was, and is published only when whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from image_longitudinal.core.digest import digest_of
+from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.plan import Shard, shard_ranges
+from image_longitudinal.storage.dataset import layout
+from image_longitudinal.storage.dataset.card import write_card
+from image_longitudinal.storage.dataset.manifest import (
+    Part,
+    PartOf,
+    RootManifest,
+    ShardManifest,
+    content_digest,
+    file_is_intact,
+    publish,
+    read_root_manifest,
+    read_shard_manifest,
+    render_shard_manifest,
+)
+from image_longitudinal.storage.dataset.reader import Dataset
+from image_longitudinal.storage.dataset.run_claim import begin_run, check_same_dataset
+from image_longitudinal.storage.io.filesystem import FileRecord, Root, clean_temporaries, file_record
+from image_longitudinal.storage.io.lease import hold_lease
+
+HUB = "hf://"  # there every write is a commit: a sign of life every few seconds would be one too
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which part of a data set: None is all there is."""
+
+    splits: tuple[str, ...] | None = None
+    levels: tuple[float, ...] | None = None
+    shards: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Copied:
+    """How far a copy is: shards done of all, those of them found done already, and bytes moved by this run."""
+
+    shards: int
+    of: int
+    kept: int
+    bytes: int
+
+
+def copy_dataset(
+    source: Root,
+    target: Root,
+    selection: Selection = Selection(),
+    *,
+    workers: int = 4,
+    progress: Callable[[Copied], None] | None = None,
+) -> RootManifest:
+    """Copy a published data set, or a part that is a data set in itself.
+
+    What is at the target already and right is kept: a shard by its manifest and the sizes of its files, a file of an
+    unfinished shard by its hash. A published copy is completed where files are gone.
+
+    Args:
+        source, target: where from and where to.
+        selection: splits, levels and shards to take.
+        workers: shards copied at a time.
+        progress: told after each shard.
+
+    Returns:
+        The manifest of what is at the target.
+
+    Raises:
+        StorageError: nothing is published at the source or a file there is not as recorded, the target holds other
+            things, the selection names what is not there or leaves nothing, or a store fails.
+    """
+    whole = read_root_manifest(source)
+    manifest = _part(whole, selection)
+    _check_target(target, manifest)
+    with hold_lease(target) if not target.url.startswith(HUB) else nullcontext():
+        for mark in [file for file in whole.files if manifest is whole and file.path == layout.RUN_FILE]:
+            _copy(source, mark, target)  # first: it says whose target this is
+        begin_run(target, manifest.identity, manifest.config)
+        clean_temporaries(target)
+        arrays = layout.zarr_metadata_paths()  # the other files describe the whole: a part has a card of its own
+        outside = [file for file in whole.files if manifest is whole or file.path in arrays]
+        for file in outside:
+            _copy(source, file, target)
+        shards = _copy_shards(Dataset(source, whole), manifest, target, workers, progress)
+        if manifest is not whole:
+            outside.append(file_record(target, layout.RUN_FILE))
+            manifest = manifest.model_copy(update={"shards": tuple(shards), "files": tuple(outside)})
+            manifest = manifest.model_copy(update={"files": (*manifest.files, *write_card(target, manifest))})
+        publish(target, manifest)
+        return manifest
+
+
+def _part(whole: RootManifest, selection: Selection) -> RootManifest:
+    """The manifest of the selected part, still without its files; ``whole`` itself where nothing is left out."""
+    indices = [shard.index for shard in whole.plan]
+    _check_known("split", selection.splits, whole.present_splits, ", ".join(whole.present_splits))
+    _check_known("association level", selection.levels, whole.levels, ", ".join(map(str, whole.levels)))
+    _check_known("shard", selection.shards, indices, shard_ranges(indices))
+    splits = [split for split in whole.present_splits if selection.splits is None or split in selection.splits]
+    levels = tuple(level for level in whole.levels if selection.levels is None or level in selection.levels)
+    chosen = indices if selection.shards is None else sorted(set(selection.shards))
+    cut = {index: [part for part in whole.plan.shard(index).splits if part.split in splits] for index in chosen}
+    cut = {index: parts for index, parts in cut.items() if parts}
+    counts = {
+        split: sum(part.stop - part.start for parts in cut.values() for part in parts if part.split == split)
+        for split in splits
+    }
+    n = sum(counts.values())
+    if n == whole.n_subjects and levels == whole.levels:
+        return whole
+    if not n or not levels:
+        raise StorageError("nothing of the data set is selected", do="choose shards that hold subjects of the splits")
+    of = whole.part_of or PartOf(
+        identity=whole.identity,
+        manifest=content_digest(whole),
+        n_subjects=whole.n_subjects,
+        splits=whole.splits,
+        levels=whole.levels,
+        shards=(),
+    )
+    of = of.model_copy(update={"shards": tuple(cut)})
+    counts = {split: count for split, count in counts.items() if count}
+    identity = digest_of("part", of.identity, of.shards, sorted(counts), levels)
+    update = {"identity": identity, "n_subjects": n, "splits": counts, "levels": levels, "part_of": of}
+    return whole.model_copy(update={**update, "shards": (), "files": ()})
+
+
+def _check_known(what: str, chosen: Iterable[object] | None, known: Sequence[object], shown: str) -> None:
+    for value in chosen or ():
+        if value not in known:
+            raise StorageError(f"no such {what} in this data set", expected=f"one of {shown}", got=value)
+
+
+def _check_target(target: Root, manifest: RootManifest) -> None:
+    if check_same_dataset(target, manifest.identity) != "published":
+        return
+    there = read_root_manifest(target)
+    kept = {"shards", "files"} if manifest.part_of else set()  # a part's are known when it is copied
+    if there.model_dump(exclude=kept) != manifest.model_dump(exclude=kept):
+        raise StorageError(
+            "the target holds another version of this data set",
+            where=target.url,
+            expected=f"manifest {content_digest(manifest)[:12]}",
+            got=content_digest(there)[:12],
+            do="choose another target, or remove that version first",
+        )
+
+
+def _copy_shards(
+    source: Dataset,
+    manifest: RootManifest,
+    target: Root,
+    workers: int,
+    progress: Callable[[Copied], None] | None,
+) -> list[FileRecord]:
+    """Copy every shard of the part; the records of the manifests at the target, in order."""
+    listed = {file.path: file for file in source.manifest.shards}
+    total, kept, moved = manifest.plan.n_shards, 0, 0
+    records: list[FileRecord] = []
+    under_way: deque[Future[tuple[FileRecord, int | None]]] = deque()
+    shards = iter(manifest.plan)
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            while True:
+                while len(under_way) < 2 * workers and (shard := next(shards, None)):
+                    record = listed[layout.shard_manifest_path(shard.index)]
+                    under_way.append(pool.submit(_copy_shard, source, record, shard, manifest, target))
+                if not under_way:
+                    return records
+                written, size = under_way.popleft().result()
+                records.append(written)
+                kept, moved = kept + (size is None), moved + (size or 0)
+                if progress:
+                    progress(Copied(len(records), total, kept, moved))
+        finally:
+            for future in under_way:  # after an error nothing more is begun
+                future.cancel()
+
+
+def _copy_shard(
+    source: Dataset, record: FileRecord, shard: Shard, part: RootManifest, target: Root
+) -> tuple[FileRecord, int | None]:
+    """Copy one shard; the record of its manifest at the target, and the bytes moved (None: it was there)."""
+    if not file_is_intact(source.root, record, rehash=True):
+        raise _not_as_recorded(source.root, record.path)
+    original = read_shard_manifest(source.root, shard.index)
+    assert original is not None, "it was read a moment ago"
+    wanted = _shard_of_part(original, shard, part)
+    text = render_shard_manifest(wanted)
+    path = layout.shard_manifest_path(shard.index)
+    here = FileRecord(path=path, sha256=hashlib.sha256(text).hexdigest(), bytes=len(text))
+    if file_is_intact(target, here, rehash=True) and all(
+        file_is_intact(target, file, rehash=False) for file in wanted.files
+    ):
+        return here, None
+    moved = sum(_copy(source.root, file, target) for file in wanted.files)
+    return target.write_bytes(path, text), moved
+
+
+def _shard_of_part(original: ShardManifest, shard: Shard, part: RootManifest) -> ShardManifest:
+    """The manifest of a shard with only the files of the part; a cut part of the shard gets a key of its own."""
+    paths = layout.shard_files(shard, part.levels)
+    parts = {}
+    for name, made in original.parts.items():
+        files = tuple(file for file in made.files if file.path in paths)
+        key = made.key if files == made.files else digest_of("part", made.key, sorted(file.path for file in files))
+        parts[name] = Part(key=key, files=files)
+    return original.model_copy(update={"parts": parts})
+
+
+def _copy(source: Root, file: FileRecord, target: Root) -> int:
+    """Copy one file unless it is there already; the bytes moved. A file that is not as recorded is not put in place."""
+    if file_is_intact(target, file, rehash=True):
+        return 0
+
+    def checked() -> Iterator[bytes]:
+        digest = hashlib.sha256()
+        for block in source.blocks(file.path):
+            digest.update(block)
+            yield block
+        if digest.hexdigest() != file.sha256:
+            raise _not_as_recorded(source, file.path)
+
+    target.write(file.path, checked(), rows=file.rows)
+    if target.size(file.path) != file.bytes:
+        raise StorageError(
+            "a file did not arrive whole",
+            where=target.join(file.path),
+            expected=f"{file.bytes} bytes",
+            got=target.size(file.path),
+            do="check the store, then run the same command again",
+        )
+    return file.bytes
+
+
+def _not_as_recorded(source: Root, path: str) -> StorageError:
+    return StorageError(
+        "a file of the source is not as recorded, so it was not copied",
+        where=source.join(path),
+        do=f"mend the source with: image-longitudinal verify {source.url} --repair",
+    )

@@ -1,0 +1,185 @@
+"""Where scans come from: a folder, an archive (zip, tar) or an fsspec URL of either, brought to a local folder.
+
+An archive is not trusted: only image files are taken out of it, under their own checked names, within limits of count
+and bytes; links, devices and paths that lead elsewhere are passed over. What is extracted appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import fsspec
+
+from image_longitudinal.core.digest import SHORT, digest_of
+from image_longitudinal.core.errors import IngestError
+from image_longitudinal.storage.io.filesystem import BLOCK, storage_error, temporary_name
+from image_longitudinal.storage.scans.scans import EXTENSIONS, MAX_BYTES
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+MAX_FILES = 5_000_000
+MAX_TOTAL = 1 << 41  # bytes: 2 TiB, many times the largest public collection
+MAX_RATIO = 50  # bytes out per byte in: images hardly compress, a bomb unpacks a thousandfold
+RATIO_FROM = 64 << 20  # bytes extracted before the ratio counts: small archives of blank test images are no threat
+
+Member = tuple[str, int, IO[bytes]]
+
+
+def local_scans(source: str | Path, scratch: Path) -> Path:
+    """A local folder that holds the scans of ``source``.
+
+    Args:
+        source: folder; zip or tar file; or URL of a file or folder (http, s3, ...; credentials from the environment).
+        scratch: local folder under which archives are extracted and downloads kept, by what they are: the same
+            archive is extracted once.
+
+    Raises:
+        IngestError: there is nothing there, or the archive is damaged or not to be trusted.
+        StorageError: it cannot be written.
+    """
+    text = str(source)
+    if "://" in text and not text.startswith(("file://", "local://")):
+        return _from_url(text, scratch)
+    path = Path(text.split("://", 1)[-1])
+    if not path.is_file():
+        return path
+    if not _is_archive(path.name):
+        raise IngestError(
+            "no folder of scans", where=path, expected=f"a folder, or a file ending in {', '.join(ARCHIVES)}",
+            got="another file", do="check the path",
+        )  # fmt: skip
+    status = path.stat()
+    target = scratch / digest_of(path.name, status.st_size, status.st_mtime_ns)[:SHORT]
+    return target if target.exists() else _extracted(path, target)
+
+
+def _from_url(url: str, scratch: Path) -> Path:
+    try:
+        fs, base = fsspec.core.url_to_fs(url)
+        info = fs.info(base)
+        name = PurePosixPath(base).name
+        mark = str(info.get("ETag") or info.get("mtime") or info.get("LastModified") or "")
+        target = scratch / digest_of(url, info.get("size"), mark)[:SHORT]
+        if target.exists():
+            return target
+        with _new_folder(target) as folder:
+            if info["type"] == "directory":
+                found = sorted(path for path in fs.find(base) if _wanted(path))
+                if len(found) > MAX_FILES:
+                    raise IngestError("too many files", where=url, expected=f"at most {MAX_FILES:,}", got=len(found))
+                for path in found:
+                    inside = _inside(path[len(base) :])
+                    if inside is not None:
+                        _copy(fs.open(path, "rb"), folder / inside, fs.size(path) or 0, url)
+            elif _is_archive(name):
+                with contextlib.closing(fs.open(base, "rb")) as stream, open(folder / name, "wb") as file:
+                    shutil.copyfileobj(stream, file, BLOCK)
+                _extract(folder / name, folder)
+                (folder / name).unlink()
+            else:
+                raise IngestError("no scans there", where=url, expected=f"a folder or one of {', '.join(ARCHIVES)}")
+    except IngestError:
+        raise
+    except Exception as error:  # drivers raise nearly anything when a store cannot be reached
+        raise IngestError(
+            "cannot fetch the scans", where=url, got=f"{type(error).__name__}: {error}",
+            do="check the address and the credentials in the environment, and that the protocol's driver is installed",
+        ) from error  # fmt: skip
+    return target
+
+
+def _extracted(archive: Path, target: Path) -> Path:
+    with _new_folder(target) as folder:
+        _extract(archive, folder)
+    return target
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    """Take the image files out of an archive, into ``folder``."""
+    total, packed = 0, archive.stat().st_size
+    try:
+        for count, (name, size, stream) in enumerate(_members(archive), 1):
+            inside = _inside(name)
+            total += size
+            if count > MAX_FILES or total > MAX_TOTAL or (total > RATIO_FROM and total > MAX_RATIO * packed):
+                raise IngestError(
+                    "the archive is not to be trusted", where=archive,
+                    expected=f"at most {MAX_FILES:,} images, {MAX_RATIO} bytes out per byte in", got=f"{total:,} bytes",
+                    do="extract it by hand if you know it to be sound",
+                )  # fmt: skip
+            if inside is not None:
+                _copy(stream, folder / inside, size, archive)
+    # zipfile says RuntimeError of a password, and NotImplementedError of a compression it does not know.
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise IngestError("the archive is damaged or of an unknown kind", where=archive, got=error) from error
+
+
+def _members(archive: Path) -> Iterator[Member]:
+    """Name, declared size and content of every regular image file of an archive; links and devices are passed over."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as file:
+            for entry in file.infolist():
+                kind = entry.external_attr >> 28  # of files made on Unix: 8 regular, 10 link; 0 where not recorded
+                if not entry.is_dir() and kind in (0, 8) and _wanted(entry.filename):
+                    yield entry.filename, entry.file_size, file.open(entry)
+        return
+    with tarfile.open(archive, "r:*") as tar:
+        for item in tar:
+            if item.isfile() and _wanted(item.name):
+                stream = tar.extractfile(item)
+                assert stream is not None, "a regular file has content"
+                yield item.name, item.size, stream
+
+
+def _inside(name: str) -> Path | None:
+    """A member's path below the target, None for one that leads elsewhere."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    if ".." in parts or any(":" in part or "\0" in part for part in parts):
+        return None
+    return Path(*parts) if parts else None
+
+
+def _copy(stream: IO[bytes], target: Path, size: int, where: object) -> None:
+    """Write a member's content, no more bytes than it declares, nor than an image may have."""
+    limit = min(size, MAX_BYTES)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(stream), open(target, "wb") as file:
+        written = 0
+        while block := stream.read(BLOCK):
+            written += len(block)
+            if written > limit:
+                raise IngestError(
+                    "a file of the archive is larger than it may be", where=f"{where}: {target.name}",
+                    expected=f"at most {limit:,} bytes",
+                )  # fmt: skip
+            file.write(block)
+
+
+def _wanted(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in EXTENSIONS
+
+
+def _is_archive(name: str) -> bool:
+    return name.lower().endswith(ARCHIVES)
+
+
+@contextlib.contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A folder that takes the name ``target`` once it is filled, and is gone if that fails."""
+    temporary = target.parent / temporary_name(target.name)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.replace(temporary, target)
+    except OSError as error:
+        raise storage_error("cannot extract the scans", str(target), error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

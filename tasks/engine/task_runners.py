@@ -1,0 +1,57 @@
+"""Where the shards of a run are made: threads of this process, or processes of a Dask cluster, here or elsewhere.
+
+Which of them, and how many, never changes what is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from image_longitudinal.core.config import ComputeConfig
+from image_longitudinal.core.errors import ConfigError
+
+
+@contextmanager
+def shard_runner(compute: ComputeConfig, width: int) -> Iterator[TaskRunner[Any]]:
+    """A started Prefect task runner as the configuration wants it.
+
+    Args:
+        compute: which one.
+        width: shards in the making at a time.
+
+    Raises:
+        ConfigError: Dask is asked for and not installed, or no scheduler answers at its address.
+    """
+    threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2 * width)
+    if compute.runner == "threads":
+        with threads:
+            yield threads
+        return
+    try:
+        from prefect_dask import DaskTaskRunner
+    except ImportError as error:
+        raise ConfigError(
+            "compute.runner=dask needs Dask", got=error, do="install it with: pip install 'image-longitudinal[dask]'"
+        ) from error
+    local = {"n_workers": width, "threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
+    where = {"address": compute.dask_address} if compute.dask_address else {"cluster_kwargs": local}
+    # The cluster's processes report to the server that this one uses, also when that is a command's temporary one.
+    with temporary_settings({PREFECT_API_URL: _server_in_use()}), DaskTaskRunner(**where) as runner:
+        try:
+            _ = runner.client  # connects
+        except (OSError, TimeoutError) as error:
+            raise ConfigError("no Dask scheduler answers", where=compute.dask_address, got=error) from error
+        yield runner
+
+
+def _server_in_use() -> str:
+    if address := PREFECT_API_URL.value():
+        return str(address)
+    from prefect.server.api.server import SubprocessASGIServer
+
+    return SubprocessASGIServer().api_url

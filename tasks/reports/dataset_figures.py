@@ -1,0 +1,153 @@
+"""The report's figures, each a function from figures of the run to a PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from image_longitudinal.models.design.association import AssociationSums
+from image_longitudinal.storage.dataset.reader import Dataset
+from image_longitudinal.tasks.reports.pictures import rendered
+
+INK, ACCENT, SOFT = "#1f2a37", "#b4441f", "#8fa3b5"
+
+
+def pairs_figure(dataset: Dataset, subjects: Sequence[int]) -> bytes:
+    """Each subject's image above the outcomes at the strongest and the weakest association level."""
+    strong, weak = max(dataset.levels), min(dataset.levels)
+    width = 1.9 * len(subjects)
+    figure = Figure(figsize=(width, 3.9))
+    # Said rather than found: a search for the margins of so many axes takes as long as drawing them.
+    margins = {"left": 0.55 / width, "right": 1 - 0.08 / width, "bottom": 0.11, "top": 0.94, "hspace": 0.06}
+    axes = figure.subplots(
+        2, len(subjects), squeeze=False, gridspec_kw={"height_ratios": [1.3, 1], "wspace": 0.08, **margins}
+    )
+    for column, subject_id in enumerate(subjects):
+        subject = dataset.subject(subject_id)
+        top, bottom = axes[:, column]
+        top.imshow(subject.image, cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
+        top.set_axis_off()
+        top.set_title(f"subject {subject_id}", fontsize=8, color=INK)
+        for level, colour in ((weak, SOFT), (strong, ACCENT)):
+            rows = subject.observations[level]
+            seen = rows["evid"].to_numpy() == 0
+            time, dv = rows["time"].to_numpy()[seen], rows["dv"].to_numpy()[seen]
+            bottom.plot(time, dv, color=colour, lw=1.4, marker=".", ms=3, label=f"ρ² = {level:g}")
+        bottom.set_xlabel("time", fontsize=7)
+        bottom.tick_params(labelsize=6)
+        bottom.spines[["top", "right"]].set_visible(False)
+        bottom.sharey(axes[1, 0])
+        bottom.tick_params(labelleft=column == 0)
+    axes[1, 0].set_ylabel("outcome", fontsize=7)
+    axes[1, 0].legend(fontsize=6, frameon=False)
+    return rendered(figure)
+
+
+def subject_figure(dataset: Dataset, subject_id: int) -> bytes:
+    """One subject: the image with the random effects linked to it, and the outcomes at every association level."""
+    subject, manifest = dataset.subject(subject_id), dataset.manifest
+    figure = Figure(figsize=(9.4, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1, 1.35]})
+    left.imshow(subject.image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    left.set_axis_off()
+    left.set_title(f"{manifest.name}, subject {subject_id} ({subject.split})", fontsize=10, color=INK)
+    linked = zip(manifest.random_effects, subject.eta, strict=True)
+    effects = "   ".join(f"{name} {value:+.2f}" for name, value in linked)
+    left.text(0.5, -0.03, effects, transform=left.transAxes, ha="center", va="top", fontsize=8, color=INK)
+    levels = sorted(dataset.levels)
+    for place, level in enumerate(levels):
+        rows = subject.observations[level]
+        seen = rows["evid"].to_numpy() == 0
+        time, dv = rows["time"].to_numpy()[seen], rows["dv"].to_numpy()[seen]
+        strength = (place + 1) / len(levels)  # the stronger the association, the redder and thicker
+        colour = tuple(strength * a + (1 - strength) * b for a, b in zip(to_rgb(ACCENT), to_rgb(SOFT), strict=True))
+        right.plot(time, dv, color=colour, lw=0.8 + strength, marker=".", ms=4, label=f"ρ² = {level:g}")
+    for dose in manifest.doses:
+        right.axvline(dose.time, color=INK, lw=0.8, ls=":", zorder=0)
+    units = {name: manifest.units.get(name, "1") for name in ("time", "dv")}
+    labels = {name: "" if unit == "1" else f" ({unit})" for name, unit in units.items()}
+    right.set(xlabel=f"time{labels['time']}, doses dotted", ylabel=f"outcome{labels['dv']}")
+    right.spines[["top", "right"]].set_visible(False)
+    right.legend(frameon=False, fontsize=8)
+    return rendered(figure)
+
+
+def loss_figure(figures: dict[str, Any]) -> bytes:
+    """Loss curves of the networks of a model version, as its metadata records them."""
+    curves = [
+        ("vae", "mse", "reconstruction error"),
+        ("vae", "kl", "KL (nats)"),
+        ("diffusion", "loss", "diffusion loss"),
+    ]
+    curves = [curve for curve in curves if curve[0] in figures]
+    figure = Figure(figsize=(3.6 * len(curves), 2.6), layout="constrained")
+    for axis, (network, key, label) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
+        history = [row for row in figures[network]["history"] if key in row]  # a validation's row has no loss
+        steps = np.array([row["step"] for row in history])
+        values = np.array([row[key] for row in history])
+        axis.plot(steps, values, color=SOFT, lw=0.8)
+        axis.plot(steps, _smoothed(values), color=ACCENT, lw=1.6)
+        axis.set(xlabel="step", title=f"{network}: {label}", yscale="linear" if key == "kl" else "log")
+        axis.spines[["top", "right"]].set_visible(False)
+    return rendered(figure)
+
+
+def training_figure(history: Sequence[dict[str, float]], names: Sequence[str]) -> bytes:
+    """Figures of a training by step, one panel for each of ``names`` that it has."""
+    there = [name for name in names if any(name in row for row in history)]
+    rows_of_panels = -(-len(there) // 3)  # three beside each other are as wide as a page of the UI
+    figure = Figure(figsize=(7.8, 2.2 * rows_of_panels), layout="constrained")
+    for axis, name in zip(figure.subplots(rows_of_panels, 3).flat, there, strict=False):
+        rows = [row for row in history if name in row]
+        axis.plot([row["step"] for row in rows], [row[name] for row in rows], color=ACCENT, lw=1.2)
+        positive = name in ("loss", "mse") and all(row[name] > 0 for row in rows)
+        axis.set(title=name, xlabel="step", yscale="log" if positive else "linear")
+        axis.tick_params(labelsize=7, which="both")
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in figure.axes[len(there) :]:
+        axis.remove()
+    return rendered(figure)
+
+
+def recoverability_figure(recoverability: Sequence[float], entries: Sequence[int]) -> bytes:
+    """R² per latent entry, those that became η marked."""
+    figure = Figure(figsize=(max(4.0, 0.22 * len(recoverability)), 2.6), layout="constrained")
+    axis = figure.subplots()
+    colours = [ACCENT if index in entries else SOFT for index in range(len(recoverability))]
+    axis.bar(range(len(recoverability)), np.clip(recoverability, 0, 1), color=colours)
+    axis.axhline(0.8, color=INK, lw=0.6, ls=":")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set(xlabel="latent entry", ylabel="R² read back", ylim=(0, 1))
+    axis.spines[["top", "right"]].set_visible(False)
+    return rendered(figure)
+
+
+def association_figure(achieved: dict[float, list[AssociationSums]]) -> bytes:
+    """Designed against achieved share of variance, one point per level and random effect, with 95 % intervals."""
+    figure = Figure(figsize=(4.2, 3.4), layout="constrained")
+    axis = figure.subplots()
+    levels = sorted(achieved)
+    axis.plot([min(levels) / 2, 1.1], [min(levels) / 2, 1.1], color=INK, lw=0.7, ls=":")
+    floor = min(levels) / 10  # where an interval that reaches 0 is cut on the logarithmic axis
+    for level in levels:
+        for k, sums in enumerate(achieved[level]):
+            value, low, high = sums.r_squared()
+            place = level * (1 + 0.06 * (k - 1))
+            axis.plot([place, place], [max(low, floor), high], color=SOFT, lw=2)
+            axis.plot(place, max(value, floor), "o", ms=4, color=ACCENT)
+    axis.set(xscale="log", yscale="log", xlabel="designed ρ²", ylabel="achieved R² (95 % interval)")
+    axis.set_ylim(floor, 1.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    return rendered(figure)
+
+
+def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    window = max(1, len(values) // 15)
+    padded = np.pad(values, (window // 2, window - 1 - window // 2), mode="edge")
+    return np.convolve(padded, np.ones(window) / window, mode="valid")

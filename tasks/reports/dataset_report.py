@@ -1,0 +1,158 @@
+"""report.html: what was made and how well, in one self-contained page beside the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jinja2 import Environment, StrictUndefined
+from numpy.typing import NDArray
+
+from image_longitudinal.models.design.association import AssociationSums
+from image_longitudinal.models.registry.registry import ModelVersion
+from image_longitudinal.storage.dataset.manifest import RootManifest
+from image_longitudinal.storage.dataset.reader import Dataset
+from image_longitudinal.storage.io.filesystem import FileRecord, Root
+from image_longitudinal.tasks.reports.dataset_figures import (
+    association_figure,
+    loss_figure,
+    pairs_figure,
+    recoverability_figure,
+)
+from image_longitudinal.tasks.reports.model_figures import model_pictures, quality_rows
+from image_longitudinal.tasks.reports.pictures import data_url, mosaic
+
+Matrix = NDArray[np.float64]
+
+REPORT = "report.html"
+PAIRS, MOSAIC = 7, 24
+
+
+def achieved_association(dataset: Dataset) -> dict[float, list[AssociationSums]]:
+    """Sums per level and random effect of the effects used for outcomes against those linked to the image.
+
+    Streams the tables record batch by batch: memory does not grow with the data set.
+    """
+    k = len(dataset.manifest.random_effects)
+    columns = [f"eta_{i + 1}" for i in range(k)]
+    achieved: dict[float, list[AssociationSums]] = {}
+    for level in dataset.levels:
+        sums = [AssociationSums(0, (0.0,) * 5) for _ in columns]
+        for split in dataset.manifest.present_splits:
+            linked = dataset.scan("subjects", split=split).to_batches(columns=columns, use_threads=False)
+            used = dataset.scan("random_effects", level, split).to_batches(columns=columns, use_threads=False)
+            for first, second in _aligned(linked, used):
+                sums = [total + AssociationSums.of(first[:, i], second[:, i]) for i, total in enumerate(sums)]
+        achieved[level] = sums
+    return achieved
+
+
+def write_report(
+    root: Root,
+    manifest: RootManifest,
+    *,
+    version: ModelVersion | None,
+    entries: tuple[int, ...],
+    recoverability: list[float],
+    read_by: str,
+    achieved: dict[float, list[AssociationSums]],
+) -> FileRecord:
+    """Write the page; the same data set and model give the same bytes.
+
+    Args:
+        root: where the data set is.
+        manifest: of the data set, about to be published.
+        version: the model that made the images; None for the phantom.
+        entries: the latent entries that became η.
+        recoverability: R² per latent entry.
+        read_by: what read the entries back.
+        achieved: see :func:`achieved_association`.
+    """
+    dataset = Dataset(root, manifest)
+    subjects = np.unique(np.linspace(0, len(dataset) - 1, PAIRS).astype(int)).tolist()
+    generated = dataset.images(0, min(MOSAIC, len(dataset)))
+    pictures = {
+        "pairs": pairs_figure(dataset, subjects),
+        "generated": mosaic(generated, 8, scale=_scale(generated)),
+        "recoverability": recoverability_figure(recoverability, entries),
+        "association": association_figure(achieved),
+    }
+    if version is not None:
+        real = version.tensors("examples")["images"].numpy()
+        if len(real):
+            pictures["real"] = mosaic(real, 8, scale=_scale(real))
+        pictures["loss"] = loss_figure(version.metadata["figures"])
+        pictures |= model_pictures(version)
+    page = _template().render(
+        manifest=manifest,
+        pictures={name: data_url(png) for name, png in pictures.items()},
+        model=version.metadata if version else None,
+        model_version=version.version if version else None,
+        recoverability=recoverability,
+        read_by=read_by,
+        entries=entries,
+        rows=association_rows(achieved, manifest),
+        quality=quality_rows(version.metadata) if version and version.metadata.get("quality") else [],
+    )
+    return root.write_bytes(REPORT, page.encode())
+
+
+def association_rows(achieved: dict[float, list[AssociationSums]], manifest: RootManifest) -> list[dict[str, Any]]:
+    """One row per level and random effect: designed and achieved share with its 95 % interval."""
+    rows = []
+    for level, sums in achieved.items():
+        for name, one in zip(manifest.random_effects, sums, strict=True):
+            value, low, high = one.r_squared()
+            rows.append(
+                {
+                    "designed": level,
+                    "random effect": name,
+                    "achieved": round(value, 4),
+                    "low": round(low, 4),
+                    "high": round(high, 4),
+                    "inside": bool(low <= level <= high),
+                }
+            )
+    return rows
+
+
+def thumbnails(dataset: Dataset) -> tuple[bytes, bytes]:
+    """Small pictures for an artifact: a few pairs, and a strip of images."""
+    n = len(dataset)
+    few = np.unique(np.linspace(0, n - 1, 4).astype(int)).tolist()
+    step = max(1, dataset.manifest.image.width // 128)  # artifacts live in a database: 128 pixels a picture will do
+    strip = dataset.images(0, min(8, n))[:, ::step, ::step]
+    return pairs_figure(dataset, few), mosaic(strip, len(strip), scale=_scale(strip))
+
+
+def _aligned(first: Iterator[pa.RecordBatch], second: Iterator[pa.RecordBatch]) -> Iterator[tuple[Matrix, Matrix]]:
+    """Cut two streams of record batches over the same rows into pieces of equal length."""
+    left, right = _matrices(first), _matrices(second)
+    rest_left = rest_right = np.empty((0, 0))
+    while True:
+        try:
+            rest_left = rest_left if len(rest_left) else next(left)
+            rest_right = rest_right if len(rest_right) else next(right)
+        except StopIteration:
+            return
+        n = min(len(rest_left), len(rest_right))
+        yield rest_left[:n], rest_right[:n]
+        rest_left, rest_right = rest_left[n:], rest_right[n:]
+
+
+def _matrices(batches: Iterator[pa.RecordBatch]) -> Iterator[Matrix]:
+    for batch in batches:
+        if batch.num_rows:
+            yield np.stack([column.to_numpy() for column in batch.columns], axis=1)
+
+
+def _scale(images: NDArray[np.uint8]) -> int:
+    return max(1, 128 // images.shape[1])
+
+
+def _template() -> Any:
+    text = resources.files("image_longitudinal.tasks.reports").joinpath("templates", REPORT).read_text()
+    return Environment(autoescape=True, undefined=StrictUndefined).from_string(text)

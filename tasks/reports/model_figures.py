@@ -1,0 +1,141 @@
+"""Pictures of a registered model, from what its version holds: for the report and for Prefect's artifacts."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from PIL import Image
+
+from image_longitudinal.models.quality.fidelity import FIGURES
+from image_longitudinal.models.quality.gallery import SWEEP
+from image_longitudinal.models.registry.registry import ModelVersion
+from image_longitudinal.tasks.reports.dataset_figures import ACCENT, INK, SOFT
+from image_longitudinal.tasks.reports.pictures import rendered
+
+GIF_SIDE, GIF_MILLISECONDS = 160, 220  # pixels of an image; a frame's time, the last is held longer
+
+
+def model_pictures(version: ModelVersion) -> dict[str, bytes]:
+    """Every picture of a model by name: PNG, and ``noise`` a GIF, where it has a diffusion model.
+
+    None of a model that was registered before pictures were kept.
+    """
+    if "gallery.safetensors" not in version.content["files"]:
+        return {}
+    told, gallery = version.metadata, version.tensors("gallery")
+    pictures = {
+        "traversal": traversal_figure(gallery["traversal"].numpy(), told["entries"]),
+        "importance": importance_figure(told),
+    }
+    if "triptychs" in gallery:
+        pictures["triptychs"] = triptych_figure(gallery["triptychs"].numpy())
+    if "noise_to_image" in gallery:
+        pictures["noise"] = animation(gallery["noise_to_image"].numpy())
+    return pictures
+
+
+def quality_rows(metadata: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row per feature space and figure: generated against held-out, and the floor, real against held-out."""
+    rows = [
+        {
+            "features": space,
+            "figure": name.upper() if name in ("fd", "kid") else name,
+            "generated": round(figures[name], 4),
+            "real (floor)": round(figures[f"floor_{name}"], 4),
+        }
+        for space, figures in metadata["quality"].items()
+        for name in FIGURES
+    ]
+    memory = metadata["memory"]
+    return [
+        *rows,
+        {
+            "features": "pixels",
+            "figure": "nearest training image, 1st percentile",
+            "generated": round(memory["generated_first_percentile"], 4),
+            "real (floor)": round(memory["held_out_first_percentile"], 4),
+        },
+    ]
+
+
+def traversal_figure(images: NDArray[np.uint8], entries: list[int]) -> bytes:
+    """One row per entry, swept from -3 to 3: images (rows, 7, S, S)."""
+    rows, columns = images.shape[:2]
+    figure = Figure(figsize=(1.25 * columns, 1.3 * rows + 0.2), layout="constrained")
+    axis = _sheet(figure, images, [f"entry {entry}" for entry in entries[:rows]])
+    axis.set_xticks(axis.get_xticks(), [f"{value:+g}" for value in SWEEP[:columns]])
+    return rendered(figure)
+
+
+def triptych_figure(images: NDArray[np.uint8]) -> bytes:
+    """Real, reconstructed, generated from the same latents, one scan per column: images (3, n, S, S)."""
+    figure = Figure(figsize=(1.4 * images.shape[1] + 0.3, 4.3), layout="constrained")
+    _sheet(figure, images, ["real", "reconstructed", "generated"])
+    return rendered(figure)
+
+
+def importance_figure(metadata: dict[str, Any]) -> bytes:
+    """Three views of each entry: change of the image, error of reading it from the VAE, and R² from finished images."""
+    importance = metadata["importance"]
+    panels = [
+        ("mean squared change when redrawn", importance["change"], False),
+        ("squared error of encode(decode(z))", importance["reading_error"], False),
+        ("R² read from generated images", np.clip(metadata["recoverability"], 0, 1), True),
+    ]
+    figure = Figure(figsize=(10.5, 2.6), layout="constrained")
+    chosen = set(metadata["entries"][:3])
+    for axis, (label, values, spread) in zip(figure.subplots(1, 3), panels, strict=True):
+        colours = [ACCENT if entry in chosen else SOFT for entry in range(len(values))]
+        errors = np.where(np.asarray(values) > 0, metadata["noise_spread"], 0) if spread else None
+        axis.bar(range(len(values)), values, color=colours, yerr=errors, error_kw={"lw": 0.8, "ecolor": INK})
+        axis.set_xlabel("latent entry", fontsize=8)
+        axis.set_title(label, fontsize=9, color=INK)
+        axis.tick_params(labelsize=7)
+        if spread:
+            axis.set_ylim(0, 1)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.spines[["top", "right"]].set_visible(False)
+    return rendered(figure)
+
+
+def animation(frames: NDArray[np.uint8]) -> bytes:
+    """Images that come out of noise, side by side, as a GIF that repeats: frames (n, k, S, S) uint8.
+
+    Large ones are averaged down: noise does not compress, and the picture goes into a report and a database.
+    """
+    scale, block = max(1, GIF_SIDE // frames.shape[-1]), max(1, frames.shape[-1] // GIF_SIDE)
+    n, k, side = *frames.shape[:2], frames.shape[-1] // block
+    kept = frames[..., : side * block, : side * block].reshape(n, k, side, block, side, block)
+    small = kept.mean((3, 5)).round().astype(np.uint8)
+    wide = [np.concatenate(list(frame), axis=1).repeat(scale, 0).repeat(scale, 1) for frame in small]
+    pages = [Image.fromarray(page) for page in wide]
+    times = [GIF_MILLISECONDS] * (len(pages) - 1) + [6 * GIF_MILLISECONDS]
+    buffer = io.BytesIO()
+    pages[0].save(buffer, "GIF", save_all=True, append_images=pages[1:], duration=times, loop=0)
+    return buffer.getvalue()
+
+
+def _sheet(figure: Figure, images: NDArray[np.uint8], labels: list[str]) -> Axes:
+    """Images (rows, columns, S, S) on one axis, rows labelled, ticks of the columns in their middle without a label.
+
+    One axis, because a grid of them takes a second to lay out.
+    """
+    rows, columns, side, _ = images.shape
+    pitch = side + max(1, side // 16)
+    sheet = np.full((rows * pitch, columns * pitch), 255, np.uint8)
+    for row in range(rows):
+        for column in range(columns):
+            sheet[row * pitch :, column * pitch :][:side, :side] = images[row, column]
+    axis = figure.subplots()
+    axis.imshow(sheet[: side - pitch, : side - pitch], cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
+    axis.set_xticks([(side - 1) / 2 + pitch * column for column in range(columns)], [""] * columns)
+    axis.set_yticks([(side - 1) / 2 + pitch * row for row in range(rows)], labels, rotation=90, va="center")
+    axis.tick_params(length=0, labelsize=8, labelcolor=INK, labeltop=True, labelbottom=False)
+    axis.spines[:].set_visible(False)
+    return axis

@@ -1,0 +1,137 @@
+"""What scheduled retraining remembers of a folder of scans: which it has seen, and who is held out for good.
+
+Two models compare only on the same patients, seen by neither in training. So whoever is held out when a folder is
+first trained on stays so; patients who come later are trained on, later scans of a held-out patient are set aside.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_table_artifact
+from prefect.events import emit_event
+
+from image_longitudinal.core.digest import SHORT, digest_of
+from image_longitudinal.core.errors import StorageError
+from image_longitudinal.models.registry.promotion import DIRECTION, Comparison, compare
+from image_longitudinal.models.registry.registry import PRODUCTION, ModelVersion, Registry
+from image_longitudinal.storage.io.filesystem import LocalRoot
+from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
+from image_longitudinal.storage.scans.scans import ScanFile
+from image_longitudinal.tasks.workspace import Workspace
+
+PROMOTED = "image-longitudinal.model.promoted"  # the event; deployments/automations.yaml waits for it
+
+
+@dataclass(frozen=True)
+class FolderMemory:
+    """What is known of a folder of scans: ``seen`` file names, and the split of each held-out file."""
+
+    path: Path
+    seen: frozenset[str] = frozenset()
+    held_out: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, workspace: Workspace, source: str) -> FolderMemory:
+        """What earlier runs left; the first time, what production was trained on if it was this folder.
+
+        Raises:
+            StorageError: the memory is damaged.
+        """
+        path = workspace.root / "retraining" / f"{digest_of(source)[:SHORT]}.json"
+        try:
+            known = json.loads(path.read_text())
+            return cls(path, frozenset(known["seen"]), dict(known["held_out"]))
+        except FileNotFoundError:
+            images = _of_production(workspace, Path(source).name)
+            return cls(path).after(images, ()) if images else cls(path)
+        except (KeyError, TypeError, ValueError) as error:
+            raise StorageError(
+                "what retraining remembers of a folder is damaged", where=path, got=error, do="remove it"
+            ) from error
+
+    def new(self, scans: Iterable[ScanFile]) -> list[ScanFile]:
+        """Those that were not there at the last run, told apart by name."""
+        return [scan for scan in scans if scan.name not in self.seen]
+
+    def after(self, images: PreparedImages, scans: Iterable[ScanFile]) -> FolderMemory:
+        """The memory once a model was trained on ``images``, made of ``scans``."""
+        aside = (item["file"] for item in images.manifest["set_aside"])
+        records = images.manifest["images"]
+        names = {record["file"] for record in records} | {scan.name for scan in scans} | set(aside)
+        held_out = {record["file"]: record["split"] for record in records if record["split"] != "train"}
+        return FolderMemory(self.path, self.seen | names, self.held_out or held_out)
+
+    def save(self) -> None:
+        """Keep it for the next run."""
+        content = {"seen": sorted(self.seen), "held_out": dict(sorted(self.held_out.items()))}
+        LocalRoot(self.path.parent).write_bytes(self.path.name, json.dumps(content, indent=1).encode())
+
+
+def production_of(registry: Registry) -> ModelVersion | None:
+    """The production model, if there is one."""
+    return registry.get(PRODUCTION) if PRODUCTION in registry.aliases() else None
+
+
+def comparison_rows(candidate: ModelVersion, production: ModelVersion) -> list[Comparison]:
+    """Every metric that both have; empty where they were measured on different held-out images.
+
+    Raises:
+        ModelError: a metric is no number.
+    """
+    if candidate.metadata.get("held_out") != production.metadata.get("held_out"):
+        return []
+    both = set(candidate.metadata.get("metrics", {})) & set(production.metadata.get("metrics", {}))
+    return compare(candidate, production, [name for name in DIRECTION if name in both])
+
+
+def show_comparison(candidate: ModelVersion, production: ModelVersion | None, promoted: bool) -> None:
+    """Leave the comparison in the UI, whichever way it went."""
+    verdict = f"{candidate.version} {'is production now' if promoted else 'stays a candidate'}"
+    if production is None:
+        table: list[dict[str, Any]] = [{"metric": "none compared", "why": "there was no production model"}]
+    else:
+        table = [
+            {
+                "metric": one.metric,
+                "candidate": round(one.candidate, 5),
+                "production": round(one.production, 5),
+                "better is": "higher" if DIRECTION[one.metric] > 0 else "lower",
+                "no worse": one.no_worse,
+            }
+            for one in comparison_rows(candidate, production)
+        ] or [{"metric": "none compared", "why": "measured on different held-out patients"}]
+        verdict += f"; before, {production.version} was" if promoted else f"; production is {production.version}"
+    create_table_artifact(table, key="model-comparison", description=verdict)
+
+
+def announce(version: ModelVersion, workspace: Workspace) -> None:
+    """Emit the event of a promotion: automations can wait for it."""
+    emit_event(
+        PROMOTED,
+        resource={
+            "prefect.resource.id": f"image-longitudinal.model.{version.version}",
+            "prefect.resource.name": f"model {version.version}",
+        },
+        payload={
+            "version": version.version,
+            "workspace": str(workspace.root),
+            "metrics": version.metadata.get("metrics", {}),
+        },
+    )
+
+
+def _of_production(workspace: Workspace, folder: str) -> PreparedImages | None:
+    """The prepared images that production was trained on, if they come from a folder of this name and are here."""
+    production = production_of(workspace.registry)
+    if production is None or production.metadata["images"]["source"].get("folder") != folder:
+        return None
+    for candidate in sorted((workspace.root / "images").glob("*/manifest.json")):
+        images = open_prepared(candidate.parent)
+        if images.digest == production.metadata["images"]["digest"]:
+            return images
+    return None

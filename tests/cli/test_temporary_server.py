@@ -1,0 +1,87 @@
+"""A killed command's Prefect server is stopped by the next command; a running command's is not."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from image_longitudinal.cli.temporary_server import APPLICATION, STARTED_BY, stop_orphaned_servers, temporary_server
+
+# A command that marks itself, starts something with the arguments of Prefect's server, says its id and waits.
+COMMAND = f"""
+import subprocess, sys, time
+from image_longitudinal.cli.temporary_server import stop_orphaned_servers
+stop_orphaned_servers()
+print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "{APPLICATION}"]).pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def command() -> Iterator[tuple[subprocess.Popen[str], psutil.Process]]:
+    command = subprocess.Popen([sys.executable, "-c", COMMAND], stdout=subprocess.PIPE, text=True)
+    assert command.stdout is not None
+    server = psutil.Process(int(command.stdout.readline()))
+    yield command, server
+    command.kill()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        server.kill()
+
+
+def test_the_server_of_a_killed_command_is_stopped(
+    command: tuple[subprocess.Popen[str], psutil.Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(STARTED_BY, "")  # restored afterwards
+    process, server = command
+    stop_orphaned_servers()
+    assert server.is_running()
+    assert os.environ[STARTED_BY] == str(os.getpid())
+    process.kill()
+    process.wait()
+    stop_orphaned_servers()
+    server.wait(10)
+    assert not server.is_running()
+
+
+# A command in whose ``with`` Prefect's server starts; says what the server answers, and its process id.
+SERVED = """
+import httpx
+from image_longitudinal.cli.temporary_server import temporary_server
+with temporary_server():
+    from prefect.server.api.server import SubprocessASGIServer
+server = SubprocessASGIServer()
+print(httpx.get(f"{server.api_url}/health").status_code, server.server_process.pid)
+"""
+
+
+def test_the_server_answers_when_the_body_is_done_and_ends_with_the_command(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(tmp_path),
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    }
+    environment.pop("PREFECT_API_URL", None)
+    ended = subprocess.run(
+        [sys.executable, "-c", SERVED], env=environment, capture_output=True, text=True, timeout=300, check=True
+    )
+    status, pid = map(int, ended.stdout.split())
+    assert status == 200
+    assert not psutil.pid_exists(pid)
+
+
+def test_no_server_is_started_where_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    started: list[SubprocessASGIServer] = []
+    monkeypatch.setattr(SubprocessASGIServer, "start", started.append)
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}), temporary_server():
+        pass
+    assert not started

@@ -1,0 +1,57 @@
+"""The polynomial reader: it reads what is there, and of the subjects it was fitted to no more than of others."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from image_longitudinal.models.evaluation.pca_regressor import Chunk, PolynomialReader, fit_reader
+from image_longitudinal.models.quality.recoverability import r_squared
+
+TRAIN, IDS = slice(0, 160), np.arange(1_160)
+
+
+def fitted(images: NDArray[np.uint8], latents: NDArray[np.float32], rows: int = 50) -> PolynomialReader:
+    """A reader of the training subjects, given some at a time."""
+
+    def chunks() -> Iterator[Chunk]:
+        for start in range(0, TRAIN.stop, rows):
+            part = slice(start, min(start + rows, TRAIN.stop))
+            yield IDS[part], images[part], latents[part]
+
+    return fit_reader(chunks)
+
+
+def stripes(latents: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Noisy images (n, 32, 32) with a band for each latent entry: one as bright as it, one by its square."""
+    images = np.full((len(latents), 32, 32), 120.0) + 6 * rng.normal(size=(len(latents), 32, 32))
+    images[:, 4:8] += 20 * latents[:, 0, None, None]
+    images[:, 20:22] += 15 * (latents[:, 1, None, None] + 0.1 * latents[:, 1, None, None] ** 2)
+    return np.clip(images, 0, 255).astype(np.uint8)
+
+
+def test_it_reads_what_is_there() -> None:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(len(IDS), 2)).astype(np.float32)
+    images = stripes(z, rng)
+    read = fitted(images, z)
+    assert r_squared(z[160:], read(images[160:])).min() > 0.9
+    assert r_squared(z[TRAIN], read.out_of_fold(images[TRAIN], IDS[TRAIN])).min() > 0.85
+
+
+def test_it_knows_no_subject_by_heart() -> None:
+    """Noise of 160 subjects is fitted well and means nothing: out of fold, R² is 0 up to 3 standard errors of it."""
+    rng = np.random.default_rng(1)
+    z = rng.normal(size=(len(IDS), 2)).astype(np.float32)
+    images = stripes(np.zeros_like(z), rng)
+    images[TRAIN, 10:14] = (120 + 20 * rng.normal(size=(160, 4, 32))).astype(np.uint8)
+    read = fitted(images, z)
+    assert r_squared(z[TRAIN], read.out_of_fold(images[TRAIN], IDS[TRAIN])).max() < 0.05
+
+
+def test_chunks_do_not_matter() -> None:
+    rng = np.random.default_rng(2)
+    z = rng.normal(size=(len(IDS), 2)).astype(np.float32)
+    images = stripes(z, rng)
+    # sums in another order: rounding, times the condition of the polynomial's terms
+    np.testing.assert_allclose(fitted(images, z, 7)(images[160:]), fitted(images, z, 160)(images[160:]), atol=1e-6)

@@ -1,0 +1,209 @@
+"""Image models behind one interface: by name, from a registered version, the same image wherever a shard is cut."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from image_longitudinal.core.config import GeneratorConfig
+from image_longitudinal.core.errors import ConfigError, ModelError
+from image_longitudinal.models.imaging.backends import (
+    ImageModel,
+    generate_in_batches,
+    load_image_model,
+    load_vae,
+    measure_recoverability,
+    needs_diffusion,
+    needs_training,
+)
+from image_longitudinal.models.imaging.phantom import render
+from image_longitudinal.models.registry.registry import ModelVersion, Registry
+from tests.models.conftest import draws, random_denoiser
+
+SHIPPED = ("phantom", "vae", "diffusion")
+
+
+def config(backend: str, **values: Any) -> GeneratorConfig:
+    return GeneratorConfig.model_validate({"backend": backend, "image_size": 32, "latent_dim": 5, "steps": 3} | values)
+
+
+@dataclass(frozen=True)
+class Stripes:
+    """A user's backend: rows as bright as the first latent entry says."""
+
+    latent_dim: int = 5
+    image_size: int = 32
+    digest: str = "stripes"
+
+    def generate(self, latents: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+        level = (latents[:, 0] * 20 + 128).clip(0, 255).astype(np.uint8)
+        return np.broadcast_to(level[:, None, None], (len(latents), 32, 32)).copy()
+
+
+def stripes(config: GeneratorConfig, version: ModelVersion | None, device: torch.device) -> ImageModel:
+    assert device.type == "cpu"
+    return Stripes(config.latent_dim)
+
+
+@pytest.fixture(params=[*SHIPPED, f"{__name__}:stripes"], ids=[*SHIPPED, "own"])
+def model(request: pytest.FixtureRequest, tiny_version: ModelVersion) -> ImageModel:
+    made = load_image_model(config(request.param), tiny_version, "cpu")
+    if request.param == "diffusion":
+        random_denoiser(made.model)  # type: ignore[attr-defined]  # trained for six steps, it adds next to nothing
+    return made
+
+
+def test_every_backend_keeps_the_interface(model: ImageModel) -> None:
+    z, seeds = draws(4, model.latent_dim)
+    images = model.generate(z, seeds)
+    assert (model.latent_dim, model.image_size) == (5, 32)
+    assert images.shape == (4, 32, 32)
+    assert images.dtype == np.uint8
+    assert isinstance(model.digest, str)
+    assert model.digest
+    np.testing.assert_array_equal(model.generate(z, seeds), images)
+    assert (model.generate(z + 1, seeds) != images).any(axis=(1, 2)).all()
+
+
+@pytest.mark.parametrize("batch", [1, 5, 64])
+def test_an_image_is_within_a_grey_level_in_batches_of_any_size(model: ImageModel, batch: int) -> None:
+    z, seeds = draws(13, 5)
+    reference = generate_in_batches(model, z, seeds, 4).astype(int)
+    assert np.abs(generate_in_batches(model, z, seeds, batch) - reference).max() <= 1
+    assert np.ptp(reference) > 0
+
+
+@pytest.mark.parametrize("batch", [1, 5, 64])
+def test_an_image_is_the_same_bit_for_bit_wherever_shards_are_cut(model: ImageModel, batch: int) -> None:
+    z, seeds = draws(13, 5)
+    whole = generate_in_batches(model, z, seeds, batch)
+    for cuts in ([4], [1, 2, 9], [12], [5, 10]):
+        parts = [generate_in_batches(model, z[rows], seeds[rows], batch) for rows in np.split(np.arange(13), cuts)]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_batches_all_have_the_asked_for_size() -> None:
+    seen = []
+
+    class Spy(Stripes):
+        def generate(self, latents: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+            seen.append(len(latents))
+            return super().generate(latents, seeds)
+
+    z, seeds = draws(7, 5)
+    np.testing.assert_array_equal(generate_in_batches(Spy(), z, seeds, 3), Stripes().generate(z, seeds))
+    assert seen == [3, 3, 3]
+    assert generate_in_batches(Spy(), z[:0], seeds[:0], 3).shape == (0, 32, 32)
+
+
+def test_only_some_backends_use_the_seed(tiny_version: ModelVersion) -> None:
+    z, seeds = draws(3, 5)
+    for backend, uses in (("phantom", True), ("vae", False), ("diffusion", True)):
+        made = load_image_model(config(backend), tiny_version, "cpu")
+        assert (made.generate(z, seeds) != made.generate(z, seeds + 1)).any() == uses, backend
+
+
+def test_the_phantom_backend_is_the_phantom() -> None:
+    z, seeds = draws(3, 7)
+    made = load_image_model(config("phantom", latent_dim=7, image_size=48), None, "cpu")
+    np.testing.assert_array_equal(made.generate(z, seeds), render(z, seeds, 48))
+
+
+def test_the_vae_backend_is_the_decoder(tiny_version: ModelVersion) -> None:
+    z, seeds = draws(3, 5)
+    with torch.no_grad():
+        decoded = load_vae(tiny_version).decode(torch.from_numpy(z))[:, 0].numpy()
+    images = load_image_model(config("vae"), tiny_version, "cpu").generate(z, seeds)
+    np.testing.assert_allclose(images, decoded * 255, atol=0.501)
+
+
+def test_the_diffusion_backend_starts_from_the_registered_weights(tiny_version: ModelVersion) -> None:
+    made = load_image_model(config("diffusion"), tiny_version, "cpu")
+    state = made.model.denoiser.state_dict()  # type: ignore[attr-defined]
+    assert all(torch.equal(state[key], value) for key, value in tiny_version.tensors("diffusion").items())
+    assert made.model.residual_scale == tiny_version.metadata["residual_scale"]  # type: ignore[attr-defined]
+
+
+def test_digests_tell_apart_what_decides_a_pixel(tiny_version: ModelVersion, tmp_path: Path) -> None:
+    other = Registry(tmp_path).register(
+        {name: tiny_version.tensors(name) for name in ("vae", "diffusion")}, {**tiny_version.metadata, "note": 1}, ""
+    )
+
+    def digest(version: ModelVersion, *arguments: Any, **values: Any) -> str:
+        return load_image_model(config(*arguments, **values), version, "cpu").digest
+
+    different = [
+        digest(tiny_version, "phantom"),
+        digest(tiny_version, "phantom", image_size=48),
+        digest(tiny_version, "phantom", latent_dim=6),
+        digest(tiny_version, "vae"),
+        digest(other, "vae"),
+        digest(tiny_version, "diffusion"),
+        digest(other, "diffusion"),
+        digest(tiny_version, "diffusion", steps=4),
+        digest(tiny_version, "diffusion", scheduler="euler"),
+        digest(tiny_version, "diffusion", precision="bfloat16"),
+    ]
+    assert len(set(different)) == len(different)
+    # What a backend does not look at leaves its digest alone.
+    assert digest(tiny_version, "vae", steps=9, scheduler="euler", batch_size=2) == different[3]
+    assert digest(tiny_version, "phantom", steps=9) == different[0]
+
+
+@pytest.mark.parametrize("backend", ["vae", "diffusion"])
+def test_without_a_trained_model_the_way_to_one_is_named(backend: str) -> None:
+    with pytest.raises(ModelError, match=f"the {backend} backend needs a trained model.*image-longitudinal train"):
+        load_image_model(config(backend), None, "cpu")
+
+
+def test_altered_weights_make_no_image(tiny_version: ModelVersion, tmp_path: Path) -> None:
+    weights = {name: tiny_version.tensors(name) for name in ("vae", "diffusion")}
+    version = Registry(tmp_path).register(weights, tiny_version.metadata, "")
+    path = version.folder / "diffusion.safetensors"
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
+    load_image_model(config("vae"), version, "cpu")
+    with pytest.raises(ModelError, match="altered"):
+        load_image_model(config("diffusion"), version, "cpu")
+
+
+def test_a_version_without_a_diffusion_model_cannot_diffuse(tiny_version: ModelVersion, tmp_path: Path) -> None:
+    version = Registry(tmp_path).register(
+        {"vae": tiny_version.tensors("vae")}, {"vae": tiny_version.metadata["vae"]}, ""
+    )
+    with pytest.raises(ModelError, match=r"missing .*diffusion\.safetensors"):
+        load_image_model(config("diffusion"), version, "cpu")
+
+
+def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"one of phantom, vae, diffusion, or package\.module:factory; got gan"):
+        load_image_model(config("gan"), None, "cpu")
+
+
+@pytest.mark.parametrize("name", ["no.such.module:make", f"{__name__}:nothing", ":make", f"{__name__}:"])
+def test_a_backend_that_cannot_be_imported_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"generator\.backend cannot be imported"):
+        load_image_model(config(name), None, "cpu")
+
+
+def test_which_backends_need_what() -> None:
+    assert [needs_training(name) for name in (*SHIPPED, "my.module:make")] == [False, True, True, True]
+    assert [needs_diffusion(name) for name in (*SHIPPED, "my.module:make")] == [False, False, True, True]
+
+
+def test_recoverability_is_read_by_the_encoder_where_there_is_one(tiny_version: ModelVersion) -> None:
+    made = load_image_model(config("vae"), tiny_version, "cpu")
+    figures, reader = measure_recoverability(made, load_vae(tiny_version), n=64, batch_size=32, seed=1)
+    assert reader == "encoder"
+    assert len(figures) == 5
+    again, _ = measure_recoverability(made, load_vae(tiny_version), n=64, batch_size=32, seed=1)
+    assert again == figures
+
+
+def test_recoverability_of_phantoms_is_read_by_regression() -> None:
+    made = load_image_model(config("phantom"), None, "cpu")
+    figures, reader = measure_recoverability(made, None, n=150, batch_size=64, seed=1)
+    assert reader == "regression"
+    assert min(figures[0], figures[1], figures[3]) > 0.8  # vertical position, tilt, luminance

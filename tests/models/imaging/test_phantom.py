@@ -1,0 +1,192 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from image_longitudinal.core.errors import ModelError
+from image_longitudinal.models.imaging.phantom import (
+    DEPTH_MM,
+    ENTRIES,
+    LATENT_NAMES,
+    LAYERS,
+    PHANTOM_VERSION,
+    anatomy,
+    layer_depths,
+    render,
+)
+
+SIZES = (32, 64, 128, 224, 512)
+
+
+def draws(n, d=12, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32), np.arange(n) * 7919 + seed
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_image_is_a_bright_retina_under_a_dark_vitreous(size):
+    z, seeds = draws(4)
+    images = render(z, seeds, size)
+    assert images.shape == (4, size, size)
+    assert images.dtype == np.uint8
+    edges = layer_depths(z, seeds, size)
+    row = np.arange(size)[:, None] + 0.5
+    for image, top, bottom in zip(images, edges[0], edges[-1], strict=True):
+        vitreous = image[row < top - 2].mean()
+        retina = image[(row > top) & (row < bottom)].mean()
+        deep = image[row > bottom + 0.6 / DEPTH_MM * size]
+        assert vitreous < 30
+        assert retina > 2.5 * vitreous
+        if deep.size:
+            assert deep.mean() < 0.6 * retina
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_boundaries_lie_where_layer_depths_says(size):
+    z, seeds = draws(6)
+    z[:, LATENT_NAMES.index("luminance")] = 0
+    images = render(z, seeds, size).astype(float)
+    top = layer_depths(z, seeds, size)[0]
+    columns = np.arange(size)
+    for image, edge in zip(images, top, strict=True):
+        above, below = np.floor(edge).astype(int) - 2, np.floor(edge).astype(int) + 1
+        step = image[below, columns] - image[above, columns]
+        assert np.median(step) > 20
+
+
+@pytest.mark.parametrize("size", [32, 64, 224])
+def test_an_image_does_not_depend_on_its_batch(size):
+    z, seeds = draws(9)
+    whole = render(z, seeds, size)
+    for batch in ([4], [8, 4, 0], [4, 4], range(3, 9)):
+        np.testing.assert_array_equal(render(z[list(batch)], seeds[list(batch)], size), whole[list(batch)])
+
+
+def test_an_image_does_not_depend_on_its_place_in_a_chunk():
+    z, seeds = draws(300)  # several chunks of 64 images at this size
+    whole = render(z, seeds, 32)
+    np.testing.assert_array_equal(
+        np.concatenate([render(z[i : i + 1], seeds[i : i + 1], 32) for i in range(300)]), whole
+    )
+
+
+def test_the_seed_changes_speckle_and_texture_only():
+    z, _ = draws(1)
+    first, again, other = render(np.repeat(z, 3, axis=0), np.array([5, 5, 6]), 64).astype(float)
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).mean() > 0.3
+    assert np.abs(first - other).mean() < 15
+
+
+def test_entries_beyond_the_named_ones_do_nothing_and_missing_ones_are_zero():
+    z, seeds = draws(3, 128)
+    named = z[:, : len(LATENT_NAMES)]
+    np.testing.assert_array_equal(render(z, seeds, 32), render(named, seeds, 32))
+    short = named.copy()
+    short[:, 8:] = 0
+    np.testing.assert_array_equal(render(named[:, :8], seeds, 32), render(short, seeds, 32))
+
+
+@pytest.mark.parametrize("entry", range(len(ENTRIES)), ids=LATENT_NAMES)
+def test_an_entry_drives_its_quantity_up_within_bounds_and_nothing_else(entry):
+    z = np.zeros((41, len(ENTRIES)), np.float32)
+    z[:, entry] = np.linspace(-5, 5, 41)
+    values = anatomy(z)
+    driven = values[LATENT_NAMES[entry]][:, 0]
+    assert (np.diff(driven) > 0).all()
+    assert np.abs(driven - ENTRIES[entry].centre).max() <= ENTRIES[entry].reach
+    for name, other in values.items():
+        assert name == LATENT_NAMES[entry] or np.ptp(other) == 0
+
+
+def test_even_extreme_latents_keep_the_retina_in_the_frame_and_its_layers_in_order():
+    corners = np.array(list(itertools.product((-5, 5), repeat=len(ENTRIES) - 2)), np.float32)  # light changes no depth
+    z = np.zeros((len(corners), len(ENTRIES)), np.float32)
+    moving = [i for i, name in enumerate(LATENT_NAMES) if name not in ("luminance", "contrast")]
+    z[:, moving] = corners
+    edges = layer_depths(z, np.arange(len(z)), 32) / 32
+    assert edges[0].min() > 0.015
+    assert edges[-1].max() < 0.95
+    assert (np.diff(edges, axis=0) > 0).all()
+
+
+def test_layers_have_the_thickness_of_healthy_eyes():
+    z = np.zeros((1, len(ENTRIES)), np.float32)
+    z[0, LATENT_NAMES.index("foveal pit depth")] = 2.5 * np.arctanh((1 - ENTRIES[4].centre) / ENTRIES[4].reach)
+    edges = layer_depths(z, [0], 601)[:, 0] * (DEPTH_MM * 1000 / 601)
+    thickness = np.diff(edges, axis=0)[:, 300]  # µm at the foveal centre
+    expected = [layer.fovea for layer in LAYERS]
+    expected[0] *= ENTRIES[8].centre
+    np.testing.assert_allclose(thickness, expected, rtol=0.01, atol=0.1)
+    pit = edges[0] + edges[-1][300] - edges[-1]  # inner surface, flattened onto the pigment epithelium
+    assert np.ptp(pit[[300, 200, 400]]) > 75  # µm between the centre and 1 mm away
+    assert 280 < np.argmax(pit) < 320
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_every_entry_can_be_read_from_an_image(size):
+    """The least posterior variance a reader can reach (Gauss-Newton at random z, noise of 6 grey levels) is small."""
+    least = []
+    step = 0.4 * np.eye(len(ENTRIES), dtype=np.float32)
+    for subject in range(6):
+        z, _ = draws(1, seed=subject)
+        images = render(np.concatenate([z + step, z - step]), np.full(2 * len(step), subject), size).astype(float)
+        slope = ((images[: len(step)] - images[len(step) :]) / 0.8).reshape(len(step), -1)
+        least.append(np.diag(np.linalg.inv(np.eye(len(step)) + slope @ slope.T / 36)))
+    r2 = 1 - np.mean(least, axis=0)
+    assert r2.min() > 0.85
+    assert r2[:4].min() > 0.99
+
+
+def test_the_first_three_entries_can_be_read_by_linear_regression():
+    z, seeds = draws(900)
+    features = render(z, seeds, 32).astype(np.float32).reshape(900, -1) / 255
+    features -= features[:600].mean(axis=0)
+    basis = np.linalg.svd(features[:600], full_matrices=False)[2][:60].T
+    scores = features @ basis
+    scores /= scores[:600].std(axis=0)
+    squares = [scores[:, i] * scores[:, j] for i in range(10) for j in range(i + 1)]
+    design = np.column_stack([np.ones(900), scores, *squares])
+    gram = design[:600].T @ design[:600] + 15 * np.eye(design.shape[1])
+    predicted = design[600:] @ np.linalg.solve(gram, design[:600].T @ z[:600, :3])
+    r2 = 1 - ((predicted - z[600:, :3]) ** 2).mean(axis=0) / z[600:, :3].var(axis=0)
+    assert r2.min() > 0.8
+
+
+def test_speckle_is_as_strong_at_every_place_and_independent_between_subjects():
+    z = np.zeros((40, len(ENTRIES)), np.float32)
+    images = render(z, np.arange(40), 64).astype(float)
+    noise = images[:, 2:14] - images[:, 2:14].mean(axis=0)  # vitreous rows
+    spread = noise.std(axis=0)
+    assert spread.min() > 0.5 * spread.mean()
+    assert spread.max() < 1.6 * spread.mean()
+    between = np.corrcoef(noise.reshape(40, -1))
+    assert np.abs(between - np.eye(40)).mean() < 0.08
+    beside = np.corrcoef(noise[:, :, 1:].ravel(), noise[:, :, :-1].ravel())[0, 1]
+    assert abs(beside) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("latents", "seeds", "size"),
+    [
+        (np.zeros(12), [0], 32),
+        (np.zeros((2, 12)), [0], 32),
+        (np.full((1, 12), np.nan), [0], 32),
+        (np.zeros((1, 12)), [0], 8),
+    ],
+)
+def test_impossible_requests_are_refused(latents, seeds, size):
+    with pytest.raises(ModelError):
+        render(latents, seeds, size)
+
+
+def test_no_subjects_make_no_images():
+    assert render(np.zeros((0, 12)), np.zeros(0, int), 32).shape == (0, 32, 32)
+
+
+def test_pixels_do_not_change_without_a_new_version():
+    """Means of 8x8 blocks, to one grey level: other processors may round the last bit of an exponential differently."""
+    assert PHANTOM_VERSION == 1
+    image = render(np.linspace(-1.5, 1.5, 12, dtype=np.float32)[None], [12345], 64)[0]
+    blocks = image.astype(float).reshape(8, 8, 8, 8).mean(axis=(1, 3))[1:7, [0, 3, 7]]
+    known = [[12, 12, 12], [12, 27, 78], [80, 73, 72], [91, 106, 91], [66, 53, 43], [34, 30, 23]]
+    np.testing.assert_allclose(blocks, known, atol=1)

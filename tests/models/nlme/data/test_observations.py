@@ -1,0 +1,114 @@
+"""From long tables to the data of an estimation, in pieces of whole subjects."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.data.observations import open_observations, population_data, subject_tables
+from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.simulation.simulate import Dose
+
+
+def long_table(ids, times, observed, doses):
+    """Rows of subjects that share one design; a dose before what is observed at its time."""
+    rows = []
+    for subject, values in zip(ids, observed, strict=True):
+        events = [(time, 1, amount, cmt, None, 1) for time, amount, cmt in doses]
+        events += [(time, 0, 0.0, 2, value, 0) for time, value in zip(times, values, strict=True)]
+        rows += [(subject, *event) for event in sorted(events, key=lambda event: (event[0], -event[1]))]
+    names = ("id", "time", "evid", "amt", "cmt", "dv", "mdv")
+    return pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+
+
+@pytest.fixture
+def table():
+    observed = np.arange(15.0).reshape(5, 3)
+    return long_table([3, 5, 4, 9, 1], [0.0, 1.0, 4.0], observed, [(0.0, 1.0, 1), (4.0, 0.5, 2)])
+
+
+def changed(table, column, row, value):
+    values = table[column].to_pylist()
+    values[row] = value
+    return table.set_column(table.column_names.index(column), column, pa.array(values))
+
+
+def test_a_table_gives_the_data_of_its_design(original, table):
+    data = population_data(original.structural, table)
+    doses = [Dose(0.0, 1.0, "depot"), Dose(4.0, 0.5, "central")]
+    same = PopulationData.of_design(
+        original.structural, np.arange(15.0).reshape(5, 3), [0.0, 1.0, 4.0], doses, ids=[3, 5, 4, 9, 1]
+    )
+    for name in ("ids", "row_start", "times", "observed", "before", "when", "kind", "compartment", "amount"):
+        np.testing.assert_array_equal(getattr(data, name), getattr(same, name), err_msg=name)
+
+
+def test_an_observation_above_a_dose_of_the_same_time_does_not_see_it(original, table):
+    swapped = table.take([0, 1, 2, 4, 3])  # rows of the first subject: dose at 4 after the observation at 4
+    assert population_data(original.structural, swapped).before.tolist() == [1, 1, 1]
+    assert population_data(original.structural, table.slice(0, 5)).before.tolist() == [1, 1, 2]
+
+
+def test_infusions_further_doses_and_columns_of_no_interest_are_read_as_such(original, table):
+    rate, addl = [0.0] * 25, [0] * 25
+    rate[3], addl[0] = 0.25, 2
+    ii = [0.0] * 25
+    ii[0] = 1.5
+    more = table.append_column("rate", pa.array(rate)).append_column("addl", pa.array(addl))
+    more = more.append_column("ii", pa.array(ii)).append_column("comment", pa.array(["x"] * 25))
+    data = population_data(original.structural, more)
+    assert data.when[:4].tolist() == [0.0, 1.5, 3.0, 4.0]
+    assert data.rate[3] == 0.25
+
+
+def test_observations_marked_as_missing_are_left_out(original, table):
+    marked = changed(changed(table, "mdv", 2, 1), "dv", 2, None)
+    data = population_data(original.structural, marked)
+    assert data.times[:2].tolist() == [0.0, 4.0]
+    assert np.diff(data.row_start).tolist() == [2, 3, 3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "value", "said"),
+    [
+        ("time", 2, -1.0, "unsorted times.*row 3, ID 3"),
+        ("time", 2, None, "TIME.*row 3.*a finite number"),
+        ("evid", 0, 5, "EVID.*row 1.*0, 1, 2, 3 or 4"),
+        ("amt", 5, -2.0, "AMT.*row 6, ID 5.*positive"),
+        ("cmt", 3, 3, "CMT.*row 4.*1 to 2"),
+        ("dv", 4, None, "missing DV.*row 5"),
+        ("id", 20, 3, "not together.*row 21, ID 3"),
+    ],
+)
+def test_bad_rows_are_refused_by_number(original, table, column, row, value, said):
+    with pytest.raises(ConfigError, match=said):
+        population_data(original.structural, changed(table, column, row, value))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7])
+def test_pieces_hold_whole_subjects_in_order(tmp_path, table, size):
+    files = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    pq.write_table(table.slice(0, 8), files[0], row_group_size=3)  # a subject may lie in two files
+    pq.write_table(table.slice(8), files[1])
+    pieces = list(subject_tables(open_observations(files), size))
+    assert pa.concat_tables(pieces).equals(table)
+    assert [len(set(piece["id"].to_pylist())) for piece in pieces] == [min(size, 5 - i) for i in range(0, 5, size)]
+
+
+def test_a_missing_file_or_column_is_named(tmp_path, table):
+    with pytest.raises(ConfigError, match=r"nowhere\.parquet"):
+        open_observations(tmp_path / "nowhere.parquet")
+    pq.write_table(table.drop_columns(["mdv"]), tmp_path / "short.parquet")
+    with pytest.raises(ConfigError, match="Add mdv"):
+        open_observations(tmp_path / "short.parquet")
+    words = pa.array(["central"] * len(table))
+    pq.write_table(table.set_column(table.column_names.index("cmt"), "CMT", words), tmp_path / "words.parquet")
+    with pytest.raises(ConfigError, match=r"column CMT.*does not hold numbers"):
+        open_observations(tmp_path / "words.parquet")
+
+
+def test_a_modelled_rate_needs_a_model_that_has_one(original, table):
+    rates = np.where(table["evid"].to_numpy() == 1, -1.0, 0.0)
+    with pytest.raises(ConfigError, match=r"rate or duration.*row 1, ID \d.*got RATE -1"):
+        population_data(original.structural, table.append_column("rate", pa.array(rates)))

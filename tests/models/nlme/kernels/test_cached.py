@@ -1,0 +1,34 @@
+"""Compiled kernels on disk: served to the next process, and never to one whose source differs anywhere."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.paths import ROOT
+
+
+def answer(folder: Path) -> str:
+    """What a process of its own computes, and how many kernels it found on disk."""
+    code = "from package.entrance import run; print(run(2.0), sum(run.stats.cache_hits.values()))"
+    environment = os.environ | {
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_an_edit_of_a_module_that_a_kernel_calls_makes_a_new_kernel(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    heading = "from image_longitudinal.models.nlme.kernels.cached import cached_kernel\n"
+    (package / "part.py").write_text(f"{heading}@cached_kernel\ndef part(x):\n    return 3.0 * x\n")
+    (package / "entrance.py").write_text(
+        f"{heading}from package.part import part\n@cached_kernel\ndef run(x):\n    return part(x) + 1.0\n"
+    )
+    assert answer(tmp_path) == "7.0 0"
+    assert answer(tmp_path) == "7.0 1"
+    (package / "part.py").write_text((package / "part.py").read_text().replace("3.0", "4.0"))
+    assert answer(tmp_path) == "9.0 0"

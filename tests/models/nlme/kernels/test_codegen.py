@@ -1,0 +1,157 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.data.dosing import Dose
+from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.kernels import esdirk
+from image_longitudinal.models.nlme.kernels.codegen import generate_source, generated_kernel, solver_digest
+from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.models.nlme.model import symbolic as s
+from image_longitudinal.models.nlme.model.structural import StructuralModel
+
+
+def ragged(model, parameters, times, doses, tolerance=1e-10, gradient=True):
+    parameters = np.atleast_2d(np.asarray(parameters, dtype=float))
+    data = PopulationData.of_design(model, np.zeros((len(parameters), len(times))), times, doses)
+    out = np.empty(data.times.size)
+    by_parameter = np.empty((len(out), parameters.shape[1] if gradient else 0))
+    failed, _ = generated_kernel(model).run(parameters, data.arrays, 0, False, tolerance, out, by_parameter)
+    assert failed == -1
+    return out.reshape(len(parameters), -1), by_parameter.reshape(len(parameters), len(times), -1)
+
+
+# every feature at once: three states, baseline, time in the equations, several functions, a switch
+KITCHEN_SINK = StructuralModel(
+    name="kitchen-sink",
+    states=("depot", "central", "response"),
+    parameters=("ka", "ke", "base", "emax"),
+    rhs=lambda t, x, p: {
+        "depot": -p.ka * x.depot,
+        "central": p.ka * x.depot - p.ke * x.central,
+        "response": 0.3 * (p.base * (1 + p.emax * x.central / (0.5 + x.central)) - x.response)
+        + s.where(t > 2, 0.1, 0.0),
+    },
+    output=lambda t, x, p: s.log(s.exp(x.response) + s.sqrt(x.central + 1.0)) + 0.01 * p.base**2,
+    initial=lambda p: {"response": p.base},
+)
+PARAMETERS = (1.2, 0.4, 3.0, 1.5)
+TIMES = np.array([0.0, 0.5, 1.0, 2.0, 3.5, 6.0, 12.0])
+DOSES = [Dose(0.0, 2.0, "depot"), Dose(3.0, 1.0, "central", duration=2.0)]
+
+
+def reference(parameters):
+    ka, ke, base, emax = parameters
+
+    def rhs(t, x):
+        infusion = 0.5 if 3.0 <= t < 5.0 else 0.0
+        return [
+            -ka * x[0],
+            ka * x[0] - ke * x[1] + infusion,
+            0.3 * (base * (1 + emax * x[1] / (0.5 + x[1])) - x[2]) + (0.1 if t > 2 else 0.0),
+        ]
+
+    x, out = np.array([2.0, 0.0, base]), {}
+    for left, right in [(0, 2), (2, 3), (3, 5), (5, 12)]:  # (stop where the equations jump)
+        inside = np.array([t for t in TIMES if left <= t <= right])
+        nudge = 1e-12
+        solution = solve_ivp(
+            rhs, (left + nudge, right - nudge), x, method="DOP853", rtol=1e-12, atol=1e-12, dense_output=True
+        )
+        for t in inside:
+            state = solution.sol(np.clip(t, left + nudge, right - nudge))
+            out[t] = np.log(np.exp(state[2]) + np.sqrt(state[1] + 1)) + 0.01 * base**2
+        x = solution.y[:, -1]
+    return np.array([out[t] for t in TIMES])
+
+
+def test_generated_kernel_agrees_with_scipy():
+    got, _ = ragged(KITCHEN_SINK, PARAMETERS, TIMES, DOSES)
+    np.testing.assert_allclose(got[0], reference(PARAMETERS), atol=1e-8)
+
+
+def test_sensitivities_equal_finite_differences():
+    _, gradient = ragged(KITCHEN_SINK, PARAMETERS, TIMES, DOSES)
+    for j, value in enumerate(PARAMETERS):
+        step = np.zeros(4)
+        step[j] = 1e-5 * value
+        up, down = ragged(KITCHEN_SINK, [PARAMETERS + step, PARAMETERS - step], TIMES, DOSES)[0]
+        # central differences of a solution that is itself good to a few 1e-11: that over the step of 1e-5
+        np.testing.assert_allclose(gradient[0, :, j], (up - down) / (2 * step[j]), atol=2e-6)
+
+
+def test_error_falls_with_the_tolerance():
+    want = reference(PARAMETERS)
+    errors = [
+        np.abs(ragged(KITCHEN_SINK, PARAMETERS, TIMES, DOSES, tol)[0][0] - want).max() for tol in (1e-4, 1e-6, 1e-8)
+    ]
+    assert errors[0] > 3 * errors[1] > 9 * errors[2]
+
+
+def test_the_tableau_satisfies_the_order_conditions():
+    a, b, c, embedded = esdirk.A, esdirk.B, esdirk.C, esdirk.B_EMBEDDED
+    np.testing.assert_allclose(a.sum(axis=1), c, atol=1e-15)
+    np.testing.assert_allclose(a @ c, c**2 / 2, atol=1e-15)  # stage order 2
+    for weights, order in ((b, 4), (embedded, 3)):
+        for q in range(1, order + 1):
+            assert weights @ c ** (q - 1) == pytest.approx(1 / q, abs=1e-14)
+    assert b @ a @ c**2 == pytest.approx(1 / 12, abs=1e-14)
+
+
+def test_linear_equations_are_recognised():
+    linear = StructuralModel("decay", ("a",), ("k",), lambda t, x, p: {"a": -p.k * x.a}, lambda t, x, p: x.a)
+    assert "LINEAR, MODELLED = True" in generate_source(linear)
+    assert "LINEAR, MODELLED = False" in generate_source(KITCHEN_SINK)
+    got, gradient = ragged(linear, [0.3], [0.0, 1.0, 5.0], [Dose(0.0, 2.0)])
+    exact = 2 * np.exp(-0.3 * np.array([0.0, 1.0, 5.0]))
+    np.testing.assert_allclose(got[0], exact, atol=1e-8)
+    np.testing.assert_allclose(gradient[0, :, 0], -np.array([0.0, 1.0, 5.0]) * exact, atol=1e-7)
+
+
+def test_a_closed_form_model_has_no_states():
+    closed = StructuralModel("closed", (), ("k",), lambda t, x, p: {}, lambda t, x, p: 10 * s.exp(-p.k * t))
+    times = np.array([0.0, 1.0, 2.0])
+    got, gradient = ragged(closed, [[0.5], [0.7]], times, [])
+    np.testing.assert_allclose(got, 10 * np.exp(-np.outer([0.5, 0.7], times)), rtol=1e-14)
+    np.testing.assert_allclose(gradient[:, :, 0], -times * got, rtol=1e-14)
+
+
+def test_the_digest_of_a_solver_is_that_of_its_equations_whatever_else_is_cached():
+    def model(factor):
+        return StructuralModel("d", ("a",), ("k",), lambda t, x, p: {"a": -factor * p.k * x.a}, lambda t, x, p: x.a)
+
+    first = solver_digest(model(1.0))
+    assert solver_digest(model(2.0)) != first
+    assert solver_digest(model(1.0)) == first
+    assert solver_digest(get_model("depot-central-mm").structural) != first
+
+
+def test_an_operation_without_compiled_form_is_refused():
+    import pytensor.tensor as pt
+
+    odd = StructuralModel("odd", ("a",), ("k",), lambda t, x, p: {"a": -pt.gammaln(p.k) * x.a}, lambda t, x, p: x.a)
+    with pytest.raises(ConfigError, match="without a compiled form"):
+        generate_source(odd)
+
+
+def test_kernels_cached_by_different_processes_do_not_mix(tmp_path):
+    # numba's symbols are numbered per process: two kernels compiled apart and loaded together must keep their own code
+    script = """
+import sys, numpy as np
+from image_longitudinal.models.nlme.model.structural import StructuralModel
+from tests.models.nlme.test_codegen import ragged
+from image_longitudinal.models.nlme.data.dosing import Dose
+one = StructuralModel("one", ("a",), ("k",), lambda t, x, p: {"a": -p.k * x.a}, lambda t, x, p: x.a)
+two = StructuralModel("two", ("a",), ("k",), lambda t, x, p: {"a": -p.k}, lambda t, x, p: x.a)
+for name in sys.argv[1:]:
+    value = ragged({"one": one, "two": two}[name], [0.5], [1.0], [Dose(0.0, 1.0)], gradient=False)[0][0, 0]
+    assert abs(value - {"one": np.exp(-0.5), "two": 0.5}[name]) < 1e-8, (name, value)
+"""
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    for names in (["one"], ["two"], ["one", "two"]):
+        subprocess.run([sys.executable, "-c", script, *names], check=True, env=environment)

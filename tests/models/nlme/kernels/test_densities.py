@@ -1,0 +1,48 @@
+"""Densities of observations against SciPy's, for every kind of residual error."""
+
+import numpy as np
+import pytest
+from scipy.stats import lognorm, norm
+
+from image_longitudinal.models.nlme.kernels.densities import subject_densities
+from image_longitudinal.models.nlme.model.residual_error import KINDS, ResidualError
+
+OBSERVED = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
+PREDICTED = np.array([0.12, 0.25, 0.31, 0.35, 0.5])
+
+
+def densities(kinds, error, endpoint, censored, starts, predicted=PREDICTED):
+    out = np.empty(len(starts) - 1)
+    rows = OBSERVED, np.array(endpoint), np.array(censored), np.array(starts)
+    subject_densities(np.array([KINDS.index(kind) for kind in kinds]), np.array(error), *rows, predicted, out)
+    return out
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "log-normal"])
+def test_a_row_has_the_normal_density_of_its_residual_error(kind):
+    residual = ResidualError(kind, additive=0.02, proportional=0.1, power=0.7)
+    found = densities([kind], [0.02, 0.1, 0.7], 5 * [0], 5 * [False], range(6))
+    np.testing.assert_allclose(found, norm.logpdf(OBSERVED, PREDICTED, residual.standard_deviation(PREDICTED)))
+
+
+def test_endpoints_and_censored_rows_each_in_their_own_way_summed_by_subject():
+    rows = [
+        norm.logpdf(0.1, 0.12, 0.01),
+        lognorm.logpdf(0.2, 0.3, scale=0.25),
+        norm.logcdf(0.3, 0.31, 0.01),
+        lognorm.logpdf(0.4, 0.3, scale=0.35),
+        norm.logpdf(0.5, 0.5, 0.01),
+    ]
+    kinds, error = ["additive", "log-normal"], [0.01, 0, 1, 0.3, 0, 1]
+    how = [0, 1, 0, 1, 0], [False, False, True, False, False]
+    np.testing.assert_allclose(densities(kinds, error, *how, range(6)), rows)
+    np.testing.assert_allclose(densities(kinds, error, *how, [0, 2, 5]), [sum(rows[:2]), sum(rows[2:])])
+
+
+def test_what_a_prediction_makes_impossible_has_no_probability():
+    impossible = PREDICTED.copy()
+    impossible[1], impossible[3] = 0.0, np.nan
+    found = densities(["log-normal"], [0.3, 0, 1], 5 * [0], 5 * [False], range(6), impossible)
+    assert np.isneginf(found).tolist() == [False, True, False, True, False]
+    found = densities(["proportional"], [0, 0.1, 1], 5 * [0], 5 * [False], [0, 1, 4, 5], impossible)
+    assert np.isneginf(found).tolist() == [False, True, False]

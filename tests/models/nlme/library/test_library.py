@@ -1,0 +1,139 @@
+"""Library models against closed forms, and a user's own model in a file."""
+
+import textwrap
+
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme import library
+from image_longitudinal.models.nlme.library import get_model, known_models, load_models
+from image_longitudinal.models.nlme.simulation.simulate import Dose, simulate
+
+TIMES = np.array([0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 24.0, 48.0])
+
+
+def typical(name, doses, times=TIMES):
+    model = get_model(name)
+    return simulate(model, np.zeros((1, model.n_random_effects)), times, doses)[0]
+
+
+def test_every_model_is_complete():
+    for name in known_models():
+        model = get_model(name)
+        assert model.name == name
+        assert len(model.typical_values) == model.n_parameters
+        assert np.asarray(model.omega).shape == (model.n_random_effects,) * 2
+
+
+def test_one_compartment_oral_bolus_and_infusion_are_the_textbook_formulas():
+    ka, k, v = 1.0, 2.0 / 20.0, 20.0
+    # 1e-6 of the largest concentration (5 mg/L)
+    oral = 100 / v * ka / (ka - k) * (np.exp(-k * TIMES) - np.exp(-ka * TIMES))
+    np.testing.assert_allclose(typical("one-compartment", [Dose(0, 100, "depot")]), oral, atol=5e-6)
+    bolus = 100 / v * np.exp(-k * TIMES)
+    np.testing.assert_allclose(typical("one-compartment", [Dose(0, 100, "central")]), bolus, atol=5e-6)
+    during = 25 / (k * v) * (1 - np.exp(-k * np.minimum(TIMES, 4.0)))
+    infusion = during * np.exp(-k * np.maximum(TIMES - 4.0, 0.0))
+    np.testing.assert_allclose(typical("one-compartment", [Dose(0, 100, "central", duration=4.0)]), infusion, atol=5e-6)
+
+
+def test_two_compartment_bolus_is_biexponential():
+    cl, v, q, v2 = 2.0, 20.0, 3.0, 40.0
+    k, k12, k21 = cl / v, q / v, q / v2
+    half, product = (k + k12 + k21) / 2, k * k21
+    alpha, beta = half + np.sqrt(half**2 - product), half - np.sqrt(half**2 - product)
+    exact = 100 / v * ((alpha - k21) * np.exp(-alpha * TIMES) + (k21 - beta) * np.exp(-beta * TIMES)) / (alpha - beta)
+    np.testing.assert_allclose(typical("two-compartment", [Dose(0, 100, "central")]), exact, atol=5e-6)
+
+
+def test_saturable_elimination_from_a_bolus_is_lambert_w():
+    from scipy.special import lambertw
+
+    vmax, km, v = 10.0, 2.0, 20.0
+    exact = km * lambertw(5 / km * np.exp((5 - vmax / v * TIMES) / km)).real
+    np.testing.assert_allclose(typical("one-compartment-mm", [Dose(0, 100, "central")]), exact, atol=5e-6)
+
+
+@pytest.mark.parametrize(("number", "direction"), [(1, -1), (2, 1), (3, 1), (4, -1)])
+def test_indirect_responses_start_at_baseline_move_the_right_way_and_return(number, direction):
+    course = typical(f"indirect-response-{number}", [Dose(0, 100, "depot")], np.append(TIMES, 240.0))
+    assert course[0] == pytest.approx(50.0, abs=1e-9)
+    assert (direction * (course[1:-1] - 50.0) > 0).all()
+    assert course[-1] == pytest.approx(50.0, abs=0.01)
+
+
+def test_indirect_response_without_drug_stays_at_baseline():
+    np.testing.assert_allclose(typical("indirect-response-1", []), 50.0, rtol=1e-12)
+
+
+USER_FILE = textwrap.dedent(str(library.__doc__).split("::\n", 1)[1].split("\n\nLag times", 1)[0])
+
+
+def test_a_users_own_file_adds_a_model_by_name(tmp_path):
+    (tmp_path / "growth.py").write_text(USER_FILE)
+    model = get_model(f"{tmp_path / 'growth.py'}:gompertz-growth")
+    assert get_model("gompertz-growth") is get_model(f"{tmp_path / 'growth.py'}:gompertz-growth") is model
+    got = simulate(model, np.zeros((1, 2)))[0]
+    exact = 50 * np.exp(np.log(1 / 50) * np.exp(-0.3 * np.array(model.design.times)))
+    np.testing.assert_allclose(got, exact, rtol=2e-6)
+
+
+def test_emax_and_its_limits():
+    model = get_model("emax")
+    concentrations = np.array([0.0, 2.0, 1e9])  # none, EC50, all there can be
+    got = simulate(model, np.zeros((3, 3)), [0.0], [], covariates={"concentration": concentrations})[:, 0]
+    np.testing.assert_allclose(got, [10.0, 30.0, 50.0], rtol=1e-9)
+
+
+def test_visual_acuity_falls_without_treatment_and_rises_with_it_less_so_with_age():
+    model = get_model("visual-acuity-age")
+    ages = {"age": [77.0, 65.0, 85.0]}
+    kout, equilibrium = 0.19 / 365.25, 11.0
+    times = np.array(model.design.times)
+    untreated = equilibrium + (54 - equilibrium) * np.exp(-kout * times)
+    np.testing.assert_allclose(
+        simulate(model, np.zeros((1, 4)), doses=[], covariates={"age": 77})[0], untreated, rtol=1e-6
+    )
+    treated = simulate(model, np.zeros((3, 4)), covariates=ages)
+
+    # the same equation by scipy, from dose to dose
+    y, course = 54.0, [54.0]
+    for month in range(24):
+        drug0 = sum(0.5 * np.exp(-0.077 * 28 * m) for m in range(month + 1))
+
+        def slope(t, y, month=month, drug0=drug0):
+            c = drug0 * np.exp(-0.077 * (t - 28 * month)) / 0.004
+            effect = (6.1 + 41 * np.exp(-0.046 * t)) * c / (2.1 + c)
+            return kout * (equilibrium * (1 + effect) - y)
+
+        y = solve_ivp(slope, (28 * month, 28 * (month + 1)), [y], rtol=1e-9, atol=1e-9).y[0, -1]
+        course.append(y)
+    np.testing.assert_allclose(treated[0], course, atol=1e-4)
+    assert 5 < treated[0, 3] - 54 < 15  # letters gained in the loading phase, as in the trials
+    assert treated[1, 12] > treated[0, 12] > treated[2, 12]
+
+
+def test_visual_acuity_has_the_published_values():
+    model = get_model("visual-acuity")
+    omega = np.array(model.omega)
+    assert omega[1, 1] == pytest.approx(np.log1p(7.3**2))
+    assert omega[1, 3] / np.sqrt(omega[1, 1] * omega[3, 3]) == pytest.approx(-0.89)
+    assert model.typical_values["kout"] == pytest.approx(0.19 / 365.25)
+    assert model.residual.additive == 5.0
+
+
+def test_a_file_without_a_model_is_refused(tmp_path):
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    with pytest.raises(ConfigError, match="registers no model"):
+        load_models(tmp_path / "empty.py")
+    with pytest.raises(ConfigError, match="no such model file"):
+        load_models(tmp_path / "absent.py")
+    for text, said in (
+        ("x = (\n", r"broken\.py, line 1"),
+        ("y = 1\nx = PopulationModel()\n", r"line 2.*'PopulationModel' is not defined"),
+    ):
+        (tmp_path / "broken.py").write_text(text)
+        with pytest.raises(ConfigError, match=rf"cannot be run.*{said}"):
+            load_models(tmp_path / "broken.py")

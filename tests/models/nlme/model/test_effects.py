@@ -1,0 +1,219 @@
+"""Covariates, occasions, endpoints and censoring: simulated, and in the objective against a direct computation."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.stats import norm
+
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.data.event_expansion import population_data
+from image_longitudinal.models.nlme.data.events import event_table
+from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
+from image_longitudinal.models.nlme.estimation.fit import fit
+from image_longitudinal.models.nlme.estimation.objective import Objective, Values
+from image_longitudinal.models.nlme.model import symbolic as s
+from image_longitudinal.models.nlme.model.effects import with_covariate, with_occasions
+from image_longitudinal.models.nlme.model.population import Design, Parameter, PopulationModel
+from image_longitudinal.models.nlme.model.residual_error import ResidualError
+from image_longitudinal.models.nlme.model.structural import StructuralModel
+from image_longitudinal.models.nlme.simulation.simulate import observe_table, simulate_table
+
+# two endpoints in closed form; size depends on a weight that changes, and on the occasion
+PLAIN = PopulationModel(
+    name="decay-and-share",
+    structural=StructuralModel(
+        name="decay-and-share",
+        states=(),
+        parameters=("size", "rate", "share"),
+        rhs=lambda t, x, p: {},
+        output=lambda t, x, p: {"level": p.size * s.exp(-p.rate * t), "fraction": p.share + 0.1 * p.rate * t},
+        endpoints=("level", "fraction"),
+    ),
+    parameters=(Parameter("size", 10.0), Parameter("rate", 0.3, random=False), Parameter("share", 0.4, "logit-normal")),
+    omega=((0.09, 0.02), (0.02, 0.16)),
+    residual=ResidualError("combined2", additive=0.2, proportional=0.1),
+    other_residuals=(ResidualError("additive", additive=0.05),),
+    design=Design((0.0,), ()),
+)
+MODEL = with_occasions(with_covariate(PLAIN, "size", "weight", reference=70.0, coefficient=0.75), ["size"], 2, [[0.04]])
+LIMIT = 1.5
+SUBJECTS = 5
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """Simulated observations: levels below 1.5 are censored; each subject has its own visits."""
+    rng = np.random.default_rng(4)
+    columns = {name: [] for name in ("ID", "TIME", "EVID", "DVID", "WEIGHT", "OCC")}
+    for subject in range(SUBJECTS):
+        times = np.sort(rng.uniform(0, 9, 8 - subject % 3))
+        columns["ID"] += [subject] * len(times)
+        columns["TIME"] += times.tolist()
+        columns["EVID"] += [0] * len(times)
+        columns["DVID"] += rng.integers(1, 3, len(times)).tolist()
+        columns["WEIGHT"] += (60 + 4 * subject + 2 * times).tolist()
+        columns["OCC"] += (1 + (times > 4)).tolist()
+    table = event_table(columns, MODEL.structural)
+    eta = rng.standard_normal((SUBJECTS, 4)) @ np.linalg.cholesky(np.array(MODEL.omega)).T
+    return observe_table(MODEL, simulate_table(MODEL, eta, table), table, key=8, limits={"level": LIMIT}), eta
+
+
+def direct(eta, rows):
+    """Predictions of one subject's rows in plain NumPy: η of size and share, κ of both occasions."""
+    kappa = np.where(rows["OCC"] == 1, eta[2], eta[3])
+    size = 10.0 * np.exp(eta[0] + kappa) * (rows["WEIGHT"] / 70.0) ** 0.75
+    odds = 0.4 / 0.6 * np.exp(eta[1])
+    level, fraction = size * np.exp(-0.3 * rows["TIME"]), odds / (1 + odds) + 0.03 * rows["TIME"]
+    return np.where(rows["DVID"] == 1, level, fraction)
+
+
+def minus_log_density(eta, rows, at=None):
+    """Data and random effects, without constants in 2π and |Ω|; variances at ``at`` (FOCE) or at the predictions."""
+    f = direct(eta, rows)
+    g = f if at is None else at
+    sd = np.where(rows["DVID"] == 1, np.sqrt(0.2**2 + (0.1 * g) ** 2), 0.05)
+    z = (rows["DV"] - f) / sd
+    terms = np.where(rows["CENS"] == 1, -norm.logcdf(z), 0.5 * z**2 + np.log(sd))
+    return terms.sum() + 0.5 * eta @ np.linalg.solve(np.array(MODEL.omega), eta)
+
+
+def second_differences(function, x, h=1e-4):
+    n = len(x)
+    unit, out = h * np.eye(n), np.empty((n, n))
+    for a in range(n):
+        for b in range(n):
+            out[a, b] = (
+                function(x + unit[a] + unit[b]) - function(x + unit[a] - unit[b])
+                - function(x - unit[a] + unit[b]) + function(x - unit[a] - unit[b])
+            ) / (4 * h * h)  # fmt: skip
+    return out
+
+
+def by_subject(table):
+    for _, rows in table.subjects():
+        own = {name.upper(): values[rows] for name, values in table.columns.items()}
+        yield own
+
+
+def test_predictions_equal_a_direct_computation(seen):
+    table, eta = seen
+    want = np.concatenate([direct(row, rows) for row, rows in zip(eta, by_subject(table), strict=True)])
+    np.testing.assert_allclose(simulate_table(MODEL, eta, table), want, rtol=1e-12)
+    assert (table["CENS"] == 1).sum() >= 3
+    assert {1, 2} == set(table["DVID"][table["CENS"] == 0])
+
+
+def test_the_laplace_objective_equals_a_direct_computation(seen):
+    table, _ = seen
+    got = Objective(MODEL, population_data(table, MODEL.structural), "Laplace").evaluate(Values.of(MODEL))
+    log_omega = np.linalg.slogdet(np.array(MODEL.omega))[1]
+    for value, rows in zip(got, by_subject(table), strict=True):
+        found = minimize(minus_log_density, np.zeros(4), (rows,), method="BFGS", options={"gtol": 1e-8})
+        hessian = second_differences(lambda eta, rows=rows: minus_log_density(eta, rows), found.x)
+        # second derivatives are differences on both sides
+        assert value == pytest.approx(2 * found.fun + log_omega + np.linalg.slogdet(hessian)[1], abs=1e-3)
+
+
+def test_the_focei_objective_equals_a_direct_computation(seen):
+    # H = Ω⁻¹ + Σ weights · G Gᵀ with the weights of Wang 2007, and h (h + z) / σ² for a censored row
+    table, _ = seen
+    got = Objective(MODEL, population_data(table, MODEL.structural), "FOCEI").evaluate(Values.of(MODEL))
+    log_omega = np.linalg.slogdet(np.array(MODEL.omega))[1]
+    for value, rows in zip(got, by_subject(table), strict=True):
+        eta = minimize(minus_log_density, np.zeros(4), (rows,), method="BFGS", options={"gtol": 1e-8}).x
+        f, step = direct(eta, rows), 1e-5 * np.eye(4)
+        g = np.stack([(direct(eta + u, rows) - direct(eta - u, rows)) / 2e-5 for u in step], axis=1)
+        level = rows["DVID"] == 1
+        r, r1 = np.where(level, 0.2**2 + (0.1 * f) ** 2, 0.05**2), np.where(level, 2 * 0.1**2 * f, 0.0)
+        z = (rows["DV"] - f) / np.sqrt(r)
+        hazard = np.exp(norm.logpdf(z) - norm.logcdf(z))
+        slope = -1 / np.sqrt(r) - 0.5 * z * r1 / r
+        weight = np.where(rows["CENS"] == 1, hazard * (hazard + z) * slope**2, 1 / r + 0.5 * r1**2 / r**2)
+        h = np.linalg.inv(np.array(MODEL.omega)) + (g.T * weight) @ g
+        want = 2 * minus_log_density(eta, rows) + log_omega + np.linalg.slogdet(h)[1]
+        assert value == pytest.approx(want, abs=1e-4)
+
+
+def test_the_gradient_of_the_objective_holds_for_all_of_it(seen):
+    table, _ = seen
+    objective = Objective(MODEL, population_data(table, MODEL.structural), tolerance=1e-10)
+    values = Values.of(MODEL)
+    gradient = objective.gradient(values)
+
+    def slope(**moves):
+        up, down = (replace(values, **{k: f(sign) for k, f in moves.items()}) for sign in (1, -1))
+        return (objective.evaluate(up).sum() - objective.evaluate(down).sum()) / 2e-4
+
+    for j in range(4):  # size, rate, share and the exponent of weight
+        unit = 1e-4 * np.eye(6)[j]
+        want = slope(mu=lambda sign, unit=unit: values.mu + sign * unit)
+        assert gradient.by_mu.sum(axis=0)[j] == pytest.approx(want, rel=1e-3, abs=0.03)
+    for j in (0, 1, 3):  # additive and proportional error of the level, additive of the fraction
+        unit = 1e-4 * np.eye(6)[j]
+        want = slope(error=lambda sign, unit=unit: values.error * np.exp(sign * unit))
+        assert gradient.by_error.sum(axis=0)[j] == pytest.approx(want, rel=1e-3, abs=0.03)
+
+
+def test_the_pymc_model_has_the_same_density(seen):
+    import pymc as pm
+
+    from image_longitudinal.models.nlme.bayes.pymc_model import population_model
+
+    table, eta = seen
+    population = population_model(MODEL, population_data(table, MODEL.structural))
+    z = eta @ np.linalg.cholesky(
+        np.linalg.inv(MODEL.omega)
+    )  # models.nlme.bayes.whitening, data that say nothing
+    with population:
+        got = float(pm.compile(population.value_vars, population.logp(vars=population.observed_RVs),
+                               mode="FAST_COMPILE")(z))  # fmt: skip
+    omega = np.array(MODEL.omega)
+    want = 0.0
+    for row, rows in zip(eta, by_subject(table), strict=True):
+        seen_rows = (rows["CENS"] == 0).sum()
+        want -= minus_log_density(row, rows) - 0.5 * row @ np.linalg.solve(omega, row)
+        want -= 0.5 * np.log(2 * np.pi) * seen_rows
+    assert got == pytest.approx(want, rel=1e-9)
+
+
+def test_occasions_share_one_variance_and_have_no_typical_value(seen):
+    table, _ = seen
+    coordinates = Coordinates(MODEL, "full", ())
+    assert [name for name in coordinates.names if "kappa" in name] == ["omega(eta_kappa_size_1,eta_kappa_size_1)"]
+    psi = coordinates.pack(coordinates.start) + 0.1 * np.arange(len(coordinates.names))
+    omega = coordinates.unpack(psi).omega
+    assert omega[2, 2] == omega[3, 3] > 0
+    assert not omega[:2, 2:].any()
+    assert omega[2, 3] == 0.0
+    found = fit(MODEL, population_data(table, MODEL.structural), covariance="none", max_iterations=3, fixed=["rate"])
+    assert found.objective < Objective(MODEL, population_data(table, MODEL.structural)).evaluate(Values.of(MODEL)).sum()
+    assert found.model.omega[2][2] == found.model.omega[3][3]
+    assert found.model.typical_values["kappa_size_1"] == 0.0
+
+
+def test_fo_refuses_censored_observations(seen):
+    with pytest.raises(ConfigError, match="FO cannot use censored"):
+        Objective(MODEL, population_data(seen[0], MODEL.structural), "FO")
+
+
+def test_a_design_takes_constant_covariates_and_refuses_missing_ones():
+    model = with_covariate(PLAIN, "size", "weight", effect="exponential", reference=70.0, coefficient=0.01)
+    data = PopulationData.of_design(model.structural, np.zeros((2, 1)), [0.0], [], covariates={"weight": [70, 80]})
+    assert data.covariates[:, 0].tolist() == [70, 80]
+    with pytest.raises(ConfigError, match=r"'weight' is missing.*subject 8"):
+        PopulationData.of_design(
+            model.structural, np.zeros((2, 1)), [0.0], [], ids=[7, 8], covariates={"weight": [70, np.nan]}
+        )
+    with pytest.raises(ConfigError, match="covariates do not fit"):
+        PopulationData.of_design(model.structural, np.zeros((2, 1)), [0.0], [])
+
+
+@pytest.mark.parametrize("options", [{"effect": "cubic", "reference": 1.0}, {"reference": 0.0}])
+def test_impossible_covariate_effects_are_refused(options):
+    with pytest.raises(ConfigError, match="covariate effect"):
+        with_covariate(PLAIN, "size", "weight", coefficient=1.0, **options)
+    with pytest.raises(ConfigError, match="no such parameter"):
+        with_covariate(PLAIN, "girth", "weight", reference=1.0, coefficient=1.0)

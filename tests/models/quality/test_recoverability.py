@@ -1,0 +1,100 @@
+"""Recoverability: R² of z read back, 1 for a perfect reading, and a reader that works without an encoder."""
+
+import numpy as np
+import pytest
+import torch
+
+from image_longitudinal.core.random import stream_key
+from image_longitudinal.models.design.association import draw_latents
+from image_longitudinal.models.imaging.phantom import render
+from image_longitudinal.models.quality.recoverability import (
+    choose_entries,
+    encoder_reader,
+    probe_latents,
+    r_squared,
+    recoverable_axes,
+    regression_reader,
+)
+from image_longitudinal.models.vae.network import VAE
+
+
+def test_r_squared_is_1_for_the_truth_0_for_its_mean_and_negative_beyond() -> None:
+    truth = np.random.default_rng(0).normal(size=(500, 3))
+    estimate = truth.copy()
+    estimate[:, 1] = truth[:, 1].mean()
+    estimate[:, 2] = -truth[:, 2]
+    np.testing.assert_allclose(r_squared(truth, estimate), [1, 0, -3], atol=0.02)  # -3 up to the mean's offset
+
+
+def test_r_squared_of_a_shrunk_noisy_reading_is_its_share() -> None:
+    """The posterior mean of z given z + N(0, 1) explains half of it; 40,000 draws give ±0.01."""
+    rng = np.random.default_rng(1)
+    z = rng.normal(size=(40_000, 1))
+    estimate = (z + rng.normal(size=z.shape)) / 2
+    assert r_squared(z, estimate)[0] == pytest.approx(0.5, abs=0.015)
+
+
+def test_probes_are_their_own_stream_and_begin_alike() -> None:
+    latents, seeds = probe_latents(1, 50, 4)
+    more, more_seeds = probe_latents(1, 80, 4)
+    np.testing.assert_array_equal(more[:50], latents)
+    np.testing.assert_array_equal(more_seeds[:50], seeds)
+    assert (latents != draw_latents(1, np.arange(50), 4)).all(), "probes must not be the data set's subjects"
+    assert latents.dtype == np.float32
+    assert seeds.dtype == np.int64
+
+
+def test_a_regression_reads_phantoms_it_was_not_fitted_on() -> None:
+    """400 phantoms: vertical position, tilt and luminance read back above 0.8; entry 12 draws nothing."""
+    latents, seeds = probe_latents(stream_key(1, "test") >> 1, 600, 13)
+    images = render(latents, seeds, 32)
+    read = regression_reader(images[200:], latents[200:])
+    figures = r_squared(latents[:200], read(images[:200]))
+    assert figures[[0, 1, 3]].min() > 0.8
+    assert figures[12] < 0.2
+    # The reader works image by image; the products' sums may be ordered by batch: 1e-9 is far above rounding.
+    np.testing.assert_allclose(read(images[:7]), read(images[:200])[:7], atol=1e-9)
+
+
+def test_a_regression_takes_images_larger_than_it_needs() -> None:
+    latents, seeds = probe_latents(2, 240, 2)
+    images = render(latents, seeds, 72)
+    figures = r_squared(latents[:40], regression_reader(images[40:], latents[40:])(images[:40]))
+    assert figures.min() > 0.7
+
+
+def test_the_encoder_reader_gives_the_standardised_posterior_mean() -> None:
+    torch.manual_seed(0)
+    vae = VAE(32, 3, 1 / 128).eval()
+    vae.shift.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    vae.transform.copy_(torch.tensor([[2.0, 0.0, 0.0], [0.0, 4.0, 0.0], [0.0, 0.0, 0.5]]))
+    images = render(*probe_latents(3, 5, 4), 32)
+    with torch.no_grad():
+        raw = vae.encoder(torch.from_numpy(images)[:, None].float() / 255)[0].numpy()
+    # float32 arithmetic in another order
+    np.testing.assert_allclose(encoder_reader(vae)(images), (raw - [1, 2, 3]) / [2, 4, 0.5], atol=1e-5)
+
+
+def test_the_encoder_reader_takes_images_of_any_size() -> None:
+    torch.manual_seed(0)
+    read = encoder_reader(VAE(32, 3, 1 / 128).eval())
+    flat = np.full((2, 32, 32), 120, np.uint8)
+    np.testing.assert_allclose(read(np.full((2, 64, 64), 120, np.uint8)), read(flat), atol=1e-5)
+
+
+def test_the_best_entries_come_first_and_ties_go_to_the_lower_index() -> None:
+    assert choose_entries([0.1, 0.9, float("nan"), 0.9, -2.0, 0.5], 4) == [1, 3, 5, 0]
+    assert choose_entries([0.1, float("nan")], 2) == [0, 1]
+
+
+def test_the_recoverable_axes_are_the_directions_that_survive_best_first() -> None:
+    """Two of four directions, mixed over the entries, are read with R² 0.9 and 0.5; the others not at all."""
+    rng = np.random.default_rng(1)
+    mixing, _ = np.linalg.qr(rng.normal(size=(4, 4)))
+    z = rng.normal(size=(40_000, 4)).astype(np.float32)
+    noisy = z @ mixing + rng.normal(size=z.shape) * np.array([np.sqrt(1 / 9), 1, 1e3, 1e3])
+    axes = recoverable_axes(z, noisy @ rng.normal(size=(4, 4)))  # whatever linear mixture the reader returns
+    np.testing.assert_allclose(axes.T @ axes, np.eye(4), atol=1e-12)
+    # A direction errs by the sampling error of a covariance, about 1/√40,000, over the gap of 0.4 between the two.
+    np.testing.assert_allclose(np.abs((axes.T @ mixing)[:2, :2]), np.eye(2), atol=0.06)
+    assert (axes[np.abs(axes).argmax(0), np.arange(4)] > 0).all()

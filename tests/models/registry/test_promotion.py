@@ -1,0 +1,68 @@
+"""Promotion: the first is taken, a worse one is not, and only what was measured alike is compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from image_longitudinal.core.errors import ModelError
+from image_longitudinal.models.registry.promotion import promote
+from image_longitudinal.models.registry.registry import ModelVersion, Registry
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path)
+
+
+def register(registry: Registry, recoverability: float, fd: float | None, held_out: str = "a") -> ModelVersion:
+    metrics = {"recoverability": recoverability, "fd": fd}
+    return registry.register({"vae": {"a": torch.zeros(1)}}, {"metrics": metrics, "held_out": held_out}, "")
+
+
+BOTH = ("recoverability", "fd")
+
+
+def test_the_first_becomes_production_without_comparison(registry: Registry) -> None:
+    first = register(registry, 0.8, 2.0)
+    assert promote(registry, first.version) == []
+    assert registry.get("production") == first
+
+
+@pytest.mark.parametrize(
+    ("recoverability", "fd", "taken"),
+    [(0.9, 2.0, True), (0.81, 1.5, True), (0.8, 2.5, False), (0.7, 1.0, False), (0.79, 3.0, False)],
+)
+def test_it_must_be_no_worse_in_every_metric(registry: Registry, recoverability: float, fd: float, taken: bool) -> None:
+    first, second = register(registry, 0.8, 2.0), register(registry, recoverability, fd)
+    promote(registry, first.version)
+    if taken:
+        assert [one.metric for one in promote(registry, second.version, BOTH)] == list(BOTH)
+    else:
+        with pytest.raises(ModelError, match="is worse than production"):
+            promote(registry, second.version, BOTH)
+    assert registry.get("production") == (second if taken else first)
+
+
+def test_a_tolerance_forgives_noise_only(registry: Registry) -> None:
+    promote(registry, register(registry, 0.8, 2.0).version)
+    promote(registry, register(registry, 0.79, 2.03).version, BOTH, tolerance=0.02)
+    with pytest.raises(ModelError, match=r"recoverability 0\.7, production 0\.79: worse"):
+        promote(registry, register(registry, 0.70, 2.03).version, BOTH, tolerance=0.02)
+
+
+def test_other_held_out_images_and_missing_figures_compare_with_nothing(registry: Registry) -> None:
+    first = register(registry, 0.8, 2.0)
+    promote(registry, first.version)
+    with pytest.raises(ModelError, match="not measured on the same held-out images"):
+        promote(registry, register(registry, 0.9, 1.0, "b").version)
+    unmeasured = register(registry, 0.9, None)
+    with pytest.raises(ModelError, match="fd was not measured"):
+        promote(registry, unmeasured.version, BOTH)
+    with pytest.raises(ModelError, match="no such metric; expected one of recoverability"):
+        promote(registry, unmeasured.version, ["beauty"])
+    assert registry.get("production") == first
+    promote(registry, unmeasured.version, force=True)
+    assert registry.get("production") == unmeasured

@@ -1,0 +1,261 @@
+"""The registry: content names the version, altered content is refused, and half a registration is none."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+import torch
+
+from image_longitudinal.core.digest import digest_of, file_sha256
+from image_longitudinal.core.errors import ModelError
+from image_longitudinal.models.registry import registry as module
+from image_longitudinal.models.registry.registry import ModelVersion, Registry
+from image_longitudinal.models.training.tensors import save_tensors
+
+WEIGHTS = {"vae": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(1)}, "extra": {"c": torch.zeros(2)}}
+METADATA = {"training_key": "k1", "figures": {"mse": 0.25, "kl": [1.0, 0.5]}}
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "models")
+
+
+@pytest.fixture
+def version(registry: Registry) -> ModelVersion:
+    return registry.register(WEIGHTS, METADATA, "# Card")
+
+
+def leftovers(registry: Registry) -> list[str]:
+    return [path.name for path in registry.root.iterdir() if path.name.startswith(".")]
+
+
+def test_what_is_registered_comes_back(registry: Registry, version: ModelVersion) -> None:
+    again = registry.get(version.version)
+    assert again == version
+    assert again.metadata == METADATA
+    for name, weights in WEIGHTS.items():
+        loaded = again.tensors(name)
+        assert loaded.keys() == weights.keys()
+        assert all(torch.equal(loaded[key], value) for key, value in weights.items())
+    assert (again.folder / "README.md").read_text() == "# Card"
+    assert len(version.version) == 12
+    assert version.digest.startswith(version.version)
+    assert not leftovers(registry)
+
+
+def test_equal_content_is_one_version_whoever_registers_it(registry: Registry, tmp_path: Path) -> None:
+    first = registry.register(WEIGHTS, METADATA, "# Card")
+    backwards = {name: dict(reversed(WEIGHTS[name].items())) for name in reversed(WEIGHTS)}
+    assert registry.register(backwards, dict(reversed(METADATA.items())), "# Other words") == first
+    assert Registry(tmp_path / "elsewhere").register(WEIGHTS, METADATA, "").digest == first.digest
+    assert [v.version for v in registry.versions()] == [first.version]
+    assert not leftovers(registry)
+
+
+def test_other_content_is_another_version(registry: Registry, version: ModelVersion) -> None:
+    changed = {"vae": {**WEIGHTS["vae"], "b": torch.tensor(2)}, "extra": WEIGHTS["extra"]}
+    others = [
+        registry.register(changed, METADATA, ""),
+        registry.register(WEIGHTS, {**METADATA, "training_key": "k2"}, ""),
+        registry.register({"vae": WEIGHTS["vae"]}, METADATA, ""),
+    ]
+    assert len({version.digest, *(other.digest for other in others)}) == 4
+    assert len(registry.versions()) == 4
+
+
+def test_altered_weights_are_refused(registry: Registry, version: ModelVersion) -> None:
+    path = version.folder / "vae.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"weights were altered .*vae\.safetensors.*[Rr]emove this version's folder"):
+        version.tensors("vae")
+    assert version.tensors("extra")
+
+
+def test_missing_and_foreign_weights_are_refused(version: ModelVersion) -> None:
+    (version.folder / "vae.safetensors").unlink()
+    with pytest.raises(ModelError, match="missing"):
+        version.tensors("vae")
+    save_tensors(version.folder / "smuggled.safetensors", {"a": torch.zeros(1)})
+    with pytest.raises(ModelError, match="altered"):
+        version.tensors("smuggled")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("0.25", "0.26", "altered"),
+        ('"k1"', '"k2"', "altered"),
+        ("{", "", "damaged"),
+        ('"digest"', '"digits"', "damaged"),
+    ],
+)
+def test_an_altered_description_is_refused(
+    registry: Registry, version: ModelVersion, old: str, new: str, message: str
+) -> None:
+    path = version.folder / "model.json"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ModelError, match=f"{message} .*{version.version}.*Remove this folder"):
+        registry.get(version.version)
+
+
+def test_a_version_is_found_by_alias_name_beginning_and_digest(registry: Registry, version: ModelVersion) -> None:
+    registry.register(WEIGHTS, {"training_key": "k2"}, "")
+    registry.set_alias("production", version.version)
+    for name in ("production", version.version, version.version[:6], version.digest):
+        assert registry.get(name) == version
+
+
+def test_an_alias_can_move_and_leaves_others_alone(registry: Registry, version: ModelVersion) -> None:
+    other = registry.register(WEIGHTS, {"training_key": "k2"}, "")
+    registry.set_alias("production", version.version)
+    registry.set_alias("mine", version.version)
+    registry.set_alias("production", other.version)
+    assert registry.aliases() == {"production": other.version, "mine": version.version}
+    assert registry.get("production") == other
+    assert not leftovers(registry)
+
+
+@pytest.mark.parametrize("name", ["production", "0123456789ab", "short"])
+def test_an_unknown_model_is_refused_with_the_known_ones(registry: Registry, version: ModelVersion, name: str) -> None:
+    with pytest.raises(ModelError, match=f"no such model .*expected one of {version.version}; got {name}"):
+        registry.get(name)
+
+
+@pytest.mark.parametrize("digits", [0, 5])
+def test_a_beginning_of_less_than_six_digits_is_too_short(
+    registry: Registry, version: ModelVersion, digits: int
+) -> None:
+    with pytest.raises(ModelError, match="no such model"):
+        registry.get(version.version[:digits])
+
+
+def test_an_empty_registry_says_how_to_train(registry: Registry) -> None:
+    assert registry.versions() == []
+    assert registry.aliases() == {}
+    with pytest.raises(ModelError, match=r"there is none; got production. Train one with: image-longitudinal train"):
+        registry.get("production")
+
+
+def test_a_version_is_found_by_its_training_key(registry: Registry, version: ModelVersion) -> None:
+    assert registry.find("k1") == version
+    assert registry.find("k2") is None
+
+
+@pytest.mark.parametrize("step", ["save_tensors", "replace"])
+def test_a_failure_leaves_no_version(registry: Registry, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(*((module, step) if step == "save_tensors" else (os, step)), fail)
+    with pytest.raises(ModelError, match=r"cannot (register the model|write tensors) .*No space left"):
+        registry.register(WEIGHTS, METADATA, "")
+    assert registry.versions() == []
+    assert not leftovers(registry)
+
+
+def test_what_a_killed_registration_leaves_is_no_version(registry: Registry, version: ModelVersion) -> None:
+    """A process killed just before its folder gets its name leaves it whole, under the temporary one."""
+    shutil.copytree(version.folder, registry.root / ".1234abcd.tmp")
+    (registry.root / ".5678abcd.tmp").mkdir()
+    (registry.root / ".5678abcd.tmp" / "model.json").write_text("{half")
+    assert registry.versions() == [version]
+    assert registry.get(version.version) == version
+
+
+def test_damaged_aliases_are_refused(registry: Registry, version: ModelVersion) -> None:
+    for content in ("{half", "[1]", ""):
+        (registry.root / "aliases.json").write_text(content)
+        with pytest.raises(ModelError, match="aliases file is damaged"):
+            registry.get("production")
+
+
+def test_an_alias_to_nothing_is_refused(registry: Registry, version: ModelVersion) -> None:
+    with pytest.raises(ModelError, match="no such model"):
+        registry.set_alias("production", "0" * 12)
+    assert registry.aliases() == {}
+
+
+def test_aliases_that_cannot_be_written_are_a_model_error(registry: Registry, version: ModelVersion) -> None:
+    (registry.root / "aliases.json").mkdir()
+    with pytest.raises(ModelError, match="cannot read the aliases"):
+        registry.set_alias("production", version.version)
+
+
+def test_a_damaged_version_hides_no_other(registry: Registry, version: ModelVersion) -> None:
+    other = registry.register(WEIGHTS, {"training_key": "k2"}, "")
+    (other.folder / "model.json").write_text("{half")
+    assert registry.versions() == [version]
+    assert registry.get(version.version) == version
+    assert list(registry.damaged()) == [other.version]
+    with pytest.raises(ModelError, match=f"damaged .*{other.version}"):
+        registry.get(other.version)
+
+
+@pytest.fixture
+def store() -> Iterator[str]:
+    """An object store in this process's memory."""
+    yield "memory://registry"
+    fsspec.filesystem("memory").rm("/registry", recursive=True)
+
+
+def test_what_one_machine_registers_another_finds_in_the_shared_registry(tmp_path: Path, store: str) -> None:
+    here, there = Registry(tmp_path / "here", store), Registry(tmp_path / "there", store)
+    version = here.register(WEIGHTS, METADATA, "# Card")
+    here.set_alias("production", version.version)
+    assert [v.version for v in there.versions()] == [version.version]
+    found = there.get("production")
+    assert found.folder == tmp_path / "there" / version.version
+    assert torch.equal(found.tensors("vae")["a"], WEIGHTS["vae"]["a"])
+    assert there.find("k1") == found
+    assert Registry(tmp_path / "there").get(version.version) == found  # and stays when the store is not asked
+
+
+def test_altered_files_of_a_shared_registry_are_not_taken_in(tmp_path: Path, store: str) -> None:
+    version = Registry(tmp_path / "here", store).register(WEIGHTS, METADATA, "")
+    fsspec.filesystem("memory").pipe_file(f"/registry/{version.version}/vae.safetensors", b"other")
+    with pytest.raises(ModelError, match=r"altered .*vae\.safetensors"):
+        Registry(tmp_path / "there", store).get(version.version)
+    assert not list((tmp_path / "there").iterdir())
+
+
+def test_no_pickle_comes_in(registry: Registry, version: ModelVersion, tmp_path: Path) -> None:
+    """What lies beside the weights is left there; a version that names it is refused before it is fetched."""
+    folder = shutil.copytree(version.folder, tmp_path / "copy")
+    (folder / "evil.pkl").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    taken = Registry(tmp_path / "there").add(folder)
+    assert sorted(path.name for path in taken.folder.iterdir()) == [
+        "README.md", "extra.safetensors", "model.json", "vae.safetensors",
+    ]  # fmt: skip
+    content = json.loads((folder / "model.json").read_text())
+    del content["digest"]
+    content["files"]["evil.pkl"] = file_sha256(folder / "evil.pkl")
+    (folder / "model.json").write_text(json.dumps({**content, "digest": digest_of(content)}))
+    with pytest.raises(ModelError, match=r"names files that no model has .*expected names that end in .*evil\.pkl"):
+        Registry(tmp_path / "elsewhere").add(folder)
+
+
+def test_a_copy_that_lacks_a_file_is_not_taken_in(version: ModelVersion, tmp_path: Path) -> None:
+    folder = shutil.copytree(version.folder, tmp_path / "copy")
+    (folder / "extra.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"file of the model is missing .*extra\.safetensors.*copy the version again"):
+        Registry(tmp_path / "there").add(folder)
+    assert not list((tmp_path / "there").iterdir())
+
+
+def test_a_store_without_driver_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"cannot open a model store .*nosuch://x"):
+        Registry(tmp_path, "nosuch://x")
+
+
+def test_the_description_is_json_that_people_can_read(version: ModelVersion) -> None:
+    content = json.loads((version.folder / "model.json").read_text())
+    assert content["format"] == 1
+    assert content["metadata"] == METADATA
+    assert sorted(content["files"]) == ["extra.safetensors", "vae.safetensors"]

@@ -1,0 +1,413 @@
+"""The training loop: a killed and resumed run ends in the bits of one that was not, and nothing diverges in silence."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from image_longitudinal.core.errors import ModelError
+from image_longitudinal.models.training.loop import (
+    LoopSettings,
+    TrainingProgress,
+    batch_indices,
+    best_of,
+    step_generator,
+    train,
+)
+from image_longitudinal.models.training.tensors import load_tensors, save_tensors
+from image_longitudinal.models.training.training_log import log_of
+
+STEPS = 24
+SETTINGS = LoopSettings(STEPS, 1e-2, seed=1, device="cpu", log_every=5, checkpoint_seconds=-1)  # one after every step
+Loss = Callable[[nn.Module, int, torch.device], dict[str, Tensor]]
+
+
+class Killed(Exception):
+    """Stands for whatever ends a process."""
+
+
+def network(width: int = 5) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.Tanh(), nn.Linear(width, 1))
+
+
+def loss(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
+    x = torch.randn(8, 3, generator=step_generator(1, "data", step))
+    value = mse_loss(model(x), x.sum(1, keepdim=True))
+    return {"loss": value, "twice": 2 * value}
+
+
+def stopping(at: int, how: Loss | None = None) -> Loss:
+    def stops(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
+        if step == at:
+            if how is None:
+                raise Killed
+            return how(model, step, device)
+        return loss(model, step, device)
+
+    return stops
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def assert_same(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        assert torch.equal(value, two[key]), key
+
+
+VARIANTS = {
+    "plain": SETTINGS,
+    "averaged": replace(SETTINGS, ema_decay=0.9),
+    "cosine": replace(SETTINGS, cosine_decay=True, weight_decay=0.01),
+    "accumulated": replace(SETTINGS, gradient_accumulation=3, ema_decay=0.9),
+    "bf16": replace(SETTINGS, mixed_precision="bf16"),
+}
+
+
+def test_tensorboard_shows_a_killed_and_resumed_training_as_one(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, validate_every=6)
+    with pytest.raises(Killed):
+        train("tiny", network(), stopping(13), settings, tmp_path / "checkpoint", validate=lambda _: 0.5)
+    _, history = train("tiny", network(), loss, settings, tmp_path / "checkpoint", validate=lambda _: 0.5)
+    events = EventAccumulator(str(log_of(tmp_path / "checkpoint"))).Reload()
+    assert set(events.Tags()["scalars"]) == {"loss", "twice", "validation"}
+    for name in ("loss", "twice", "validation"):
+        logged = [(event.step, event.value) for event in events.Scalars(name)]
+        assert logged == [(row["step"], np.float32(row[name])) for row in history if name in row]
+
+
+@pytest.mark.parametrize("stops", [(1,), (2, 9), (13,), (STEPS - 1,)], ids=str)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_killed_and_resumed_training_ends_in_the_same_bits(
+    tmp_path: Path, variant: str, stops: tuple[int, ...]
+) -> None:
+    settings = VARIANTS[variant]
+    whole, history = train("tiny", network(), loss, settings, tmp_path / "whole")
+    for stop in stops:
+        with pytest.raises(Killed):
+            train("tiny", network(), stopping(stop), settings, tmp_path / "killed")
+    resumed, resumed_history = train("tiny", network(), loss, settings, tmp_path / "killed")
+    assert_same(state(resumed), state(whole))
+    assert resumed_history == history
+    assert not whole.training
+
+
+def test_a_resumed_training_does_not_repeat_what_is_done(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def counting(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
+        seen.append(step)
+        return loss(model, step, device)
+
+    with pytest.raises(Killed):
+        train("tiny", network(), stopping(10), SETTINGS, tmp_path / "checkpoint")
+    train("tiny", network(), counting, SETTINGS, tmp_path / "checkpoint")
+    assert seen == list(range(10, STEPS))
+    train("tiny", network(), counting, SETTINGS, tmp_path / "checkpoint")
+    assert len(seen) == STEPS - 10, "a finished training is only loaded"
+
+
+def test_without_time_for_a_checkpoint_the_training_starts_again(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, checkpoint_seconds=3600)
+    with pytest.raises(Killed):
+        train("tiny", network(), stopping(10), settings, tmp_path / "checkpoint")
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    _, history = train("tiny", network(), loss, replace(SETTINGS, steps=200), tmp_path / "checkpoint")
+    assert history[-1]["loss"] < 0.3 * history[0]["loss"]
+
+
+def test_the_history_has_every_figure_at_the_promised_steps(tmp_path: Path) -> None:
+    _, history = train("tiny", network(), loss, SETTINGS, tmp_path / "checkpoint")
+    assert [entry["step"] for entry in history] == [0, 5, 10, 15, 20, STEPS - 1]
+    assert all(entry["twice"] == 2 * entry["loss"] for entry in history)
+
+
+@pytest.mark.parametrize("warmup", [False, True])
+def test_averaged_weights_are_the_exponential_average(tmp_path: Path, warmup: bool) -> None:
+    """Against the recursion written out, of parameters and buffers; float32 rounding over 24 steps."""
+    seen: list[dict[str, Tensor]] = []
+
+    def spying(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
+        seen.append(state(model))
+        return loss(model, step, device)
+
+    settings = replace(SETTINGS, ema_decay=0.6, ema_warmup=warmup)  # (1 + n) / (10 + n) passes 0.6 at n = 12.5
+    averaged, _ = train("tiny", network(), spying, settings, tmp_path / "averaged")
+    last, _ = train("tiny", network(), loss, SETTINGS, tmp_path / "plain")
+    after = [*seen[1:], state(last)]
+    for key in ("0.weight", "1.running_mean", "3.bias"):
+        expected = after[0][key]
+        for n, later in enumerate(after[1:], start=1):
+            decay = min(0.6, (1 + n) / (10 + n)) if warmup else 0.6
+            expected = decay * expected + (1 - decay) * later[key]
+        torch.testing.assert_close(averaged.state_dict()[key], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_accumulated_gradients_are_those_of_one_large_batch(tmp_path: Path) -> None:
+    """No batch norm here, whose statistics differ; float32 sums in another order."""
+
+    def pieces(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
+        x = torch.randn(4, 3, generator=step_generator(1, "data", step))
+        return {"loss": mse_loss(model(x), x.sum(1, keepdim=True))}
+
+    def joined(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
+        return {"loss": (pieces(model, 2 * step, device)["loss"] + pieces(model, 2 * step + 1, device)["loss"]) / 2}
+
+    def linear() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Linear(3, 1)
+
+    halves = replace(SETTINGS, gradient_accumulation=2)
+    one, _ = train("tiny", linear(), pieces, halves, tmp_path / "halves")
+    two, _ = train("tiny", linear(), joined, replace(SETTINGS, steps=STEPS // 2), tmp_path / "joined")
+    torch.testing.assert_close(one.state_dict(), two.state_dict(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def fp16_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accelerate with the scaler that it has on a GPU; its factor doubles after every third good step."""
+
+    class Scaling(accelerate.Accelerator):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
+
+    monkeypatch.setattr(accelerate, "Accelerator", Scaling)
+
+
+FP16 = replace(SETTINGS, mixed_precision="fp16", ema_decay=0.9)
+
+
+@pytest.mark.usefixtures("fp16_on_a_cpu")
+def test_the_scaler_of_fp16_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Its factor and the count of good steps come back; without them the resumed run would scale otherwise."""
+    whole, history = train("tiny", network(), loss, FP16, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train("tiny", network(), stopping(11), FP16, tmp_path / "killed")
+    told = json.loads(load_tensors(tmp_path / "killed")[1]["scaler"])
+    assert (told["scale"], told["_growth_tracker"]) == (1024 * 2**3, 2)
+    resumed, resumed_history = train("tiny", network(), loss, FP16, tmp_path / "killed")
+    assert load_tensors(tmp_path / "killed")[1] == load_tensors(tmp_path / "whole")[1]
+    assert_same(state(resumed), state(whole))
+    assert resumed_history == history
+
+
+@pytest.mark.usefixtures("fp16_on_a_cpu")
+def test_fp16_forgives_a_step_that_overflows_but_not_a_gradient_that_stays_undefined(tmp_path: Path) -> None:
+    def once(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
+        return bad_gradient(model, step, device) if step == 7 else loss(model, step, device)
+
+    trained, _ = train("tiny", network(), once, FP16, tmp_path / "once")
+    assert all(value.isfinite().all() for value in trained.state_dict().values())
+    with pytest.raises(ModelError, match=r"training tiny diverged: .*expected a finite gradient"):
+        train("tiny", network(), bad_gradient, FP16, tmp_path / "always")
+
+
+def test_fp16_without_an_accelerator_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"fp16 needs an accelerator; got cpu\. Set tiny\.mixed_precision to no"):
+        train("tiny", network(), loss, replace(SETTINGS, mixed_precision="fp16"), tmp_path / "checkpoint")
+
+
+def not_a_number(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
+    return {"loss": loss(model, step, device)["loss"] * float("nan")}
+
+
+def bad_gradient(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
+    """A finite loss whose gradient is not: √ at 0."""
+    return {"loss": (model[3].weight * 0).sqrt().sum()}
+
+
+@pytest.mark.parametrize(("how", "named"), [(not_a_number, "a finite loss"), (bad_gradient, "a finite gradient")])
+def test_a_training_that_diverges_stops_and_keeps_the_last_good_state(tmp_path: Path, how: Loss, named: str) -> None:
+    checkpoint = tmp_path / "tiny.checkpoint"
+    with pytest.raises(ModelError, match=rf"training tiny diverged: .*tiny\.checkpoint \(step 7\); expected {named}"):
+        train("tiny", network(), stopping(7, how), SETTINGS, checkpoint)
+    tensors, metadata = load_tensors(checkpoint)
+    assert metadata["step"] == "7"
+    assert all(value.isfinite().all() for value in tensors.values())
+    resumed, _ = train("tiny", network(), loss, SETTINGS, checkpoint)
+    whole, _ = train("tiny", network(), loss, SETTINGS, tmp_path / "whole")
+    assert_same(state(resumed), state(whole))
+
+
+def test_a_training_that_diverges_at_once_says_that_nothing_was_saved(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no state was saved yet \(step 0\).*got nan.*[Ll]ower tiny\.learning_rate"):
+        train("tiny", network(), not_a_number, SETTINGS, tmp_path / "checkpoint")
+    assert list(tmp_path.iterdir()) == [log_of(tmp_path / "checkpoint")]
+
+
+def greedy_accelerator(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
+    raise torch.OutOfMemoryError("tried to allocate")
+
+
+def greedy(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
+    return {"loss": torch.empty(10**15).mean()}  # petabytes
+
+
+def greedy_array(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
+    return {"loss": torch.from_numpy(np.empty(10**15)).mean()}
+
+
+@pytest.mark.parametrize("how", [greedy_accelerator, greedy, greedy_array])
+def test_running_out_of_memory_names_what_to_lower(tmp_path: Path, how: Loss) -> None:
+    told = r"out of device memory \(step 3\)\. Lower tiny\.batch_size, or raise tiny\.gradient_accumulation"
+    with pytest.raises(ModelError, match=told):
+        train("tiny", network(), stopping(3, how), SETTINGS, tmp_path / "checkpoint")
+    assert load_tensors(tmp_path / "checkpoint")[1]["step"] == "3"
+
+
+def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
+    train("tiny", network(), loss, SETTINGS, tmp_path / "checkpoint")
+    with pytest.raises(ModelError, match=r"does not fit the tiny network .*checkpoint.*[Dd]elete it"):
+        train("tiny", network(width=6), loss, SETTINGS, tmp_path / "checkpoint")
+    with pytest.raises(ModelError, match="does not fit"):
+        train("tiny", network(), loss, replace(SETTINGS, ema_decay=0.9), tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize("key", ["weight", "model/weight", "somewhere/weight", "optimizer/x/step"])
+def test_other_tensors_are_no_checkpoint(tmp_path: Path, key: str) -> None:
+    save_tensors(tmp_path / "checkpoint", {key: torch.zeros(2)})
+    with pytest.raises(ModelError, match="does not fit the tiny network"):
+        train("tiny", network(), loss, SETTINGS, tmp_path / "checkpoint")
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").write_bytes(b"half")
+    with pytest.raises(ModelError, match="damaged"):
+        train("tiny", network(), loss, SETTINGS, tmp_path / "checkpoint")
+
+
+def test_trainings_of_other_precision_can_follow_each_other(tmp_path: Path) -> None:
+    """Accelerate keeps one precision per process; the paper's preset trains the VAE in "no", the UNet in "fp16"."""
+    found = []
+    for precision in ("no", "bf16", "no"):
+        settings = replace(SETTINGS, mixed_precision=precision)
+        trained, _ = train("tiny", network(), loss, settings, tmp_path / f"{len(found)}")
+        found.append(state(trained))
+    assert_same(found[0], found[2])
+    assert not torch.equal(found[0]["0.weight"], found[1]["0.weight"])
+
+
+def test_a_watcher_is_told_of_the_end(tmp_path: Path) -> None:
+    told: list[TrainingProgress] = []
+    train("tiny", network(), loss, SETTINGS, tmp_path / "checkpoint", told.append)
+    assert (told[-1].first, told[-1].step, told[-1].steps) == (0, STEPS, STEPS)
+    assert told[-1].figures["step"] == STEPS - 1
+
+
+def test_a_watcher_is_told_all_figures_however_fast_the_steps_and_those_before_a_restart(tmp_path: Path) -> None:
+    told: list[TrainingProgress] = []
+    train("tiny", network(), loss, replace(SETTINGS, steps=STEPS // 2), tmp_path / "checkpoint")
+    _, history = train("tiny", network(), loss, SETTINGS, tmp_path / "checkpoint", told.append)
+    assert [row for progress in told for row in progress.noted] == history
+    assert history[0]["step"] == 0
+
+
+@given(st.integers(1, 30), st.integers(1, 40), st.integers(0, 2**63 - 1), st.integers(1, 4))
+def test_batches_cover_each_epoch_exactly_once(n: int, batch: int, seed: int, epochs: int) -> None:
+    steps = -(-n * epochs // batch)
+    batches = [batch_indices(n, batch, seed, "stage", step) for step in range(steps)]
+    assert all(len(indices) == batch and indices.dtype == np.int64 for indices in batches)
+    seen = np.concatenate(batches)[: n * epochs].reshape(epochs, n)
+    assert all(sorted(epoch) == list(range(n)) for epoch in seen)
+
+
+def test_epochs_seeds_and_stages_are_shuffled_differently() -> None:
+    orders = [
+        batch_indices(1000, 1000, *arguments).tolist()
+        for arguments in ((1, "vae", 0), (1, "vae", 1), (2, "vae", 0), (1, "diffusion", 0))
+    ]
+    assert len({tuple(order) for order in orders}) == len(orders)
+    assert batch_indices(1000, 1000, 1, "vae", 1).tolist() == orders[1]
+
+
+def test_draws_of_a_step_belong_to_seed_stage_and_step() -> None:
+    def draw(*name: object) -> float:
+        return float(torch.rand(1, generator=step_generator(*name)))  # type: ignore[arg-type]
+
+    assert draw(1, "vae", 3) == draw(1, "vae", 3)
+    assert len({draw(1, "vae", 3), draw(1, "vae", 4), draw(2, "vae", 3), draw(1, "diffusion", 3)}) == 4
+
+
+# validation
+
+
+def error_at(best: int) -> Callable[[nn.Module], float]:
+    """An error that is least at the ``best``-th validation, counted from 0."""
+    calls: list[int] = []
+
+    def error(model: nn.Module) -> float:
+        assert not model.training
+        calls.append(1)
+        return abs(len(calls) - 1 - best) + 1.0
+
+    return error
+
+
+def test_the_best_weights_are_returned_and_the_last_ones_kept_too(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, validate_every=4)
+    short, _ = train("tiny", network(), loss, replace(SETTINGS, steps=8), tmp_path / "short")
+    best, history = train("tiny", network(), loss, settings, tmp_path / "a", validate=error_at(1))
+    assert_same(state(best), state(short))  # after 8 of the 24 steps
+    assert [row["validation"] for row in history if "validation" in row] == [2, 1, 2, 3, 4, 5]
+    whole, _ = train("tiny", network(), loss, SETTINGS, tmp_path / "whole")
+    last = {
+        key.removeprefix("model/"): value for key, value in load_tensors(tmp_path / "a")[0].items() if "model/" in key
+    }
+    assert_same(last, state(whole))
+    assert load_tensors(best_of(tmp_path / "a"))[1] == {"step": "8", "validation": "1.0"}
+
+
+def test_training_stops_when_nothing_better_comes_and_stays_stopped(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, validate_every=4, patience=2)
+    stopped, history = train("tiny", network(), loss, settings, tmp_path / "a", validate=error_at(1))
+    assert max(row["step"] for row in history) == 15  # the fourth validation is the second without a new best
+    again, same = train("tiny", network(), loss, settings, tmp_path / "a", validate=error_at(1))
+    assert same == history
+    assert_same(state(again), state(stopped))
+
+
+def test_a_killed_training_knows_its_best(tmp_path: Path) -> None:
+    def distance(model: nn.Module) -> float:
+        return abs(float(next(model.parameters()).detach().sum()))
+
+    settings = replace(SETTINGS, validate_every=3, ema_decay=0.9)
+    whole, history = train("tiny", network(), loss, settings, tmp_path / "whole", validate=distance)
+    with pytest.raises(Killed):
+        train("tiny", network(), stopping(14), settings, tmp_path / "a", validate=distance)
+    resumed, same = train("tiny", network(), loss, settings, tmp_path / "a", validate=distance)
+    assert same == history
+    assert_same(state(resumed), state(whole))
+
+
+def test_the_average_counts_whole_steps_under_accumulation(tmp_path: Path) -> None:
+    """Three equal quarters of a batch, gathered, move the average as one whole does."""
+    decay = 0.5
+    settings = replace(SETTINGS, steps=6, gradient_accumulation=3, ema_decay=decay)
+    seen: list[Tensor] = []
+
+    def watched(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
+        seen.append(model[0].weight.detach().clone())  # type: ignore[index]
+        return loss(model, step, device)
+
+    trained, _ = train("tiny", network(), watched, settings, tmp_path / "a")
+    first = seen[3]  # after the first whole step; AveragedModel's first update copies
+    last = load_tensors(tmp_path / "a")[0]["model/0.weight"]
+    torch.testing.assert_close(trained[0].weight, decay * first + (1 - decay) * last)  # type: ignore[index]

@@ -1,0 +1,212 @@
+"""Zarr shards: whole, deterministic, and what any Zarr reader expects."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from zarr.codecs import ZstdCodec
+
+from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.plan import ShardPlan
+from image_longitudinal.storage.dataset.images import (
+    ShardedArray,
+    create_image_arrays,
+    image_spec,
+    latent_spec,
+    write_image_shard,
+)
+from image_longitudinal.storage.io import filesystem
+from image_longitudinal.storage.io.filesystem import LocalRoot, Root, open_root
+
+
+def make(n: int, side: int = 6, dim: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(n)
+    return rng.integers(0, 256, (n, side, side), dtype=np.uint8), rng.normal(size=(n, dim)).astype(np.float32)
+
+
+def write(root: Root, plan: ShardPlan, images: np.ndarray, latents: np.ndarray, workers: int = 1) -> None:
+    (_, height, width), dim, size = images.shape, latents.shape[1], plan.shard_size
+    create_image_arrays(root, n=plan.n_subjects, height=height, width=width, latent_dim=dim, shard_size=size)
+    with ThreadPoolExecutor(workers) as pool:
+        list(
+            pool.map(
+                lambda s: write_image_shard(
+                    root, s, images[s.start : s.stop], latents[s.start : s.stop], shard_size=size
+                ),
+                plan,
+            )
+        )
+
+
+@pytest.mark.parametrize(("n", "size"), [(12, 4), (10, 4), (3, 8), (1, 1), (7, 7), (600, 512)])
+def test_plain_zarr_reads_back_what_was_written(tmp_path: Path, n: int, size: int) -> None:
+    images, latents = make(n)
+    write(open_root(tmp_path), ShardPlan(n, size), images, latents)
+    group = zarr.open_group(tmp_path / "images.zarr", mode="r")
+    np.testing.assert_array_equal(group["image"][:], images)
+    np.testing.assert_array_equal(group["latent"][:], latents)
+    assert group["image"].chunks == (1, 6, 6)
+    assert group["image"].shards == (size, 6, 6)
+    assert group["latent"].shards == (size, 5)
+    assert group["image"].metadata.dimension_names == ("subject", "y", "x")
+    assert group["latent"].metadata.dimension_names == ("subject", "latent")
+    assert group["image"].attrs["value_range"] == [0, 255]
+
+
+@pytest.mark.parametrize("sizes", [[4, 4, 2], [1] * 10, [10], [3, 7]])
+def test_images_that_come_in_batches_give_the_same_bytes(tmp_path: Path, sizes: list[int]) -> None:
+    images, latents = make(10)
+    shard = ShardPlan(10, 16).shard(0)
+    whole = write_image_shard(open_root(tmp_path / "whole"), shard, images, latents, shard_size=16)
+    batches = np.split(images, np.cumsum(sizes)[:-1])
+    assert write_image_shard(open_root(tmp_path / "parts"), shard, iter(batches), latents, shard_size=16) == whole
+
+
+@pytest.mark.parametrize("batches", [[4, 4], [4, 4, 4], []])
+def test_batches_that_are_not_the_whole_shard_are_refused_and_leave_nothing(tmp_path: Path, batches: list[int]) -> None:
+    images, latents = make(12)
+    root = open_root(tmp_path)
+    stream = (images[:count] for count in batches)
+    with pytest.raises(StorageError, match=r"images do not fit their shard .*expected 10 rows"):
+        write_image_shard(root, ShardPlan(10, 16).shard(0), stream, latents[:10], shard_size=16)
+    assert root.files() == []
+
+
+def test_the_zarrs_pipeline_reads_it_too(tmp_path: Path) -> None:
+    images, latents = make(10)
+    write(open_root(tmp_path), ShardPlan(10, 4), images, latents)
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+        group = zarr.open_group(tmp_path / "images.zarr", mode="r")
+        np.testing.assert_array_equal(group["image"][:], images)
+        np.testing.assert_array_equal(group["latent"][2:9], latents[2:9])
+
+
+def test_the_bytes_are_those_of_zarr_python(tmp_path: Path) -> None:
+    """An outside check of the encoder; the plan has a short last shard and a chunk that needs padding."""
+    images, latents = make(700)
+    ours, theirs = LocalRoot(tmp_path / "ours"), LocalRoot(tmp_path / "theirs")
+    write(ours, ShardPlan(700, 300), images, latents)
+    create_image_arrays(theirs, n=700, height=6, width=6, latent_dim=5, shard_size=300)
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        group = zarr.open_group(theirs.folder / "images.zarr", mode="r+")
+        group["image"][:], group["latent"][:] = images, latents
+    assert {p: ours.sha256(p) for p in ours.files()} == {p: theirs.sha256(p) for p in theirs.files()}
+
+
+def test_chunks_of_zstd_from_before_are_read_too(tmp_path: Path) -> None:
+    images, _ = make(10)
+    zarr.create_array(tmp_path / "images.zarr/image", shape=images.shape, dtype="u1", chunks=(1, 6, 6),
+                      shards=(4, 6, 6), compressors=ZstdCodec(level=3, checksum=True))[:] = images  # fmt: skip
+    array = ShardedArray(open_root(tmp_path), image_spec(6, 6, 4), 10)
+    np.testing.assert_array_equal(array.read(0, 10), images)
+    np.testing.assert_array_equal(array.take([7, 0]), images[[7, 0]])
+
+
+def test_the_bytes_do_not_depend_on_threads_or_repetition(tmp_path: Path) -> None:
+    images, latents = make(64)
+    roots = [open_root(tmp_path / str(workers)) for workers in (1, 4)]
+    for root, workers in zip(roots, (1, 4), strict=True):
+        for _ in range(2):
+            write(root, ShardPlan(64, 8), images, latents, workers)
+    digests = [{path: root.sha256(path) for path in root.files()} for root in roots]
+    assert digests[0] == digests[1]
+    assert len(digests[0]) == 3 + 2 * 8
+
+
+def test_black_images_and_zero_latents_are_stored_like_any_other(tmp_path: Path) -> None:
+    images, latents = np.zeros((6, 4, 4), np.uint8), np.zeros((6, 3), np.float32)
+    root = open_root(tmp_path)
+    write(root, ShardPlan(6, 4), images, latents)
+    for index in range(2):
+        assert root.exists(f"images.zarr/image/c/{index}/0/0")
+        assert root.exists(f"images.zarr/latent/c/{index}/0")
+    assert not zarr.open_group(tmp_path / "images.zarr", mode="r")["image"][:].any()
+    assert not ShardedArray(root, image_spec(4, 4, 4), 6).read(0, 6).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(1, 40), size=st.integers(1, 12), data=st.data())
+def test_any_run_of_rows_is_read_back(n: int, size: int, data: st.DataObject) -> None:
+    images, latents = make(n, side=2, dim=2)
+    root = open_root(f"memory://runs/{n}-{size}")
+    write(root, ShardPlan(n, size), images, latents)
+    start = data.draw(st.integers(0, n))
+    stop = data.draw(st.integers(start, n))
+    np.testing.assert_array_equal(ShardedArray(root, image_spec(2, 2, size), n).read(start, stop), images[start:stop])
+    np.testing.assert_array_equal(ShardedArray(root, latent_spec(2, size), n).read(start, stop), latents[start:stop])
+
+
+def test_many_threads_read_at_once(tmp_path: Path) -> None:
+    images, latents = make(50)
+    root = open_root(tmp_path)
+    write(root, ShardPlan(50, 16), images, latents)
+    array = ShardedArray(root, image_spec(6, 6, 16), 50)
+    with ThreadPoolExecutor(8) as pool:
+        rows = list(pool.map(lambda i: array.read(i, i + 1)[0], [*range(50)] * 4))
+    np.testing.assert_array_equal(rows, np.concatenate([images] * 4))
+
+
+def test_rows_outside_the_array_are_refused(tmp_path: Path) -> None:
+    array = ShardedArray(open_root(tmp_path), image_spec(6, 6, 16), 50)
+    for start, stop in ((-1, 2), (3, 2), (49, 51)):
+        with pytest.raises(IndexError, match="of 50"):
+            array.read(start, stop)
+
+
+@pytest.mark.parametrize("place", [10, -10])
+def test_a_flipped_bit_is_found_on_reading(tmp_path: Path, place: int) -> None:
+    images, latents = make(4)
+    root = LocalRoot(tmp_path)
+    write(root, ShardPlan(4, 4), images, latents)
+    file = root.folder / "images.zarr/image/c/0/0/0"
+    damaged = bytearray(file.read_bytes())
+    damaged[place] ^= 1
+    file.write_bytes(damaged)
+    with pytest.raises(StorageError, match=r"damaged .*image/c/0/0/0"):
+        ShardedArray(root, image_spec(6, 6, 4), 4).read(0, 4)
+
+
+def test_a_full_disk_leaves_no_shard_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, latents = make(4)
+    root = open_root(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for step in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(filesystem.os, step, full)
+            with pytest.raises(StorageError, match=r"image/c/0/0/0.*Free some space"):
+                write_image_shard(root, ShardPlan(4, 4).shard(0), images, latents, shard_size=4)
+        assert root.files() == []
+    assert os.path.isdir(tmp_path)
+
+
+def test_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    images, latents = make(4)
+    root, shard = open_root(tmp_path), ShardPlan(4, 4).shard(0)
+    bad = latents.copy()
+    bad[2, 1] = np.nan
+    for wrong_images, wrong_latents, message in (
+        (images[:3], latents, "images do not fit"),
+        (images.astype(float), latents, "images do not fit"),
+        (images, latents.astype(float), "latents do not fit"),
+        (images, bad, "not finite"),
+    ):
+        with pytest.raises(StorageError, match=message):
+            write_image_shard(root, shard, wrong_images, wrong_latents, shard_size=4)
+    assert root.files() == []
+
+
+def test_metadata_of_another_geometry_is_refused(tmp_path: Path) -> None:
+    root = open_root(tmp_path)
+    create_image_arrays(root, n=8, height=4, width=4, latent_dim=2, shard_size=4)
+    with pytest.raises(StorageError, match=r"another data set.*9 images"):
+        create_image_arrays(root, n=9, height=4, width=4, latent_dim=2, shard_size=4)

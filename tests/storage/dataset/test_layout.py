@@ -1,0 +1,74 @@
+"""Names and columns of layout version 1: a contract with readers, so they are spelled out here once more."""
+
+import re
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from image_longitudinal.storage.dataset import layout
+
+levels = st.floats(0, 1, exclude_min=True)
+
+
+def test_paths_are_those_of_the_contract() -> None:
+    assert layout.image_shard_path(3) == "images.zarr/image/c/3/0/0"
+    assert layout.latent_shard_path(3) == "images.zarr/latent/c/3/0"
+    assert layout.shard_manifest_path(3) == "shards/00003.json"
+    assert layout.subjects_path(0, "train") == "subjects/split=train/part-00000.parquet"
+    assert layout.random_effects_path(0.5, 12, "test") == "random_effects/association=0.5/split=test/part-00012.parquet"
+    assert (
+        layout.observations_path(0.0526, 1, "train") == "observations/association=0.0526/split=train/part-00001.parquet"
+    )
+
+
+@pytest.mark.parametrize("text", ["1.0", "0.5", "0.1", "0.0526", "0.02"])
+def test_a_level_is_named_as_it_is_written(text: str) -> None:
+    assert layout.level_name(float(text)) == text
+    assert layout.level_name(1) == "1.0"
+
+
+@given(levels, levels, st.integers(0, 99_999), st.integers(0, 99_999), st.sampled_from(["train", "test"]))
+def test_different_levels_and_shards_never_share_a_file(a: float, b: float, i: int, j: int, split: str) -> None:
+    same = layout.observations_path(a, i, split) == layout.observations_path(b, j, split)
+    assert same == ((a, i) == (b, j))
+    assert float(re.search(r"association=([^/]+)", layout.observations_path(a, i, split))[1]) == a  # type: ignore[index]
+
+
+def test_columns_are_those_of_the_contract() -> None:
+    assert [(f.name, f.type) for f in layout.subjects_schema(2)] == [
+        ("id", pa.int64()),
+        ("image_index", pa.int64()),
+        ("split", pa.string()),
+        ("shard", pa.int32()),
+        ("seed", pa.int64()),
+        ("eta_1", pa.float64()),
+        ("eta_2", pa.float64()),
+    ]
+    assert layout.random_effects_schema(2, ["Ka", "IC50"]).names == ["id", "eta_1", "eta_2", "Ka", "IC50"]
+    assert [(f.name, f.type) for f in layout.observations_schema()] == [
+        ("id", pa.int64()),
+        ("time", pa.float64()),
+        ("evid", pa.int8()),
+        ("amt", pa.float64()),
+        ("cmt", pa.int8()),
+        ("dv", pa.float32()),
+        ("mdv", pa.int8()),
+        ("association", pa.float64()),
+        ("split", pa.string()),
+    ]
+
+
+def test_every_column_says_its_unit_and_every_table_its_layout() -> None:
+    schemas = (
+        layout.subjects_schema(3, licence="CC0-1.0"),
+        layout.random_effects_schema(1, ["V"], {"V": "L"}, licence="CC0-1.0"),
+        layout.observations_schema({"time": "day"}, licence="CC0-1.0"),
+    )
+    for schema in schemas:
+        assert schema.metadata[b"layout_version"] == b"1"
+        assert schema.metadata[b"licence"] == b"CC0-1.0"
+        assert all(layout.unit_of(field) and layout.describe(field) for field in schema)
+    assert layout.unit_of(schemas[1].field("V")) == "L"
+    assert layout.unit_of(schemas[2].field("time")) == "day"

@@ -1,0 +1,177 @@
+"""Manifests: what is done, what is published, and whose data set a folder holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from image_longitudinal.core.digest import digest_of
+from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.plan import ShardPlan
+from image_longitudinal.storage.dataset.manifest import (
+    Part,
+    RootManifest,
+    ShardManifest,
+    is_published,
+    part_is_intact,
+    read_root_manifest,
+    read_shard_manifest,
+    write_shard_manifest,
+)
+from image_longitudinal.storage.dataset.run_claim import begin_run, check_same_dataset
+from image_longitudinal.storage.io import filesystem
+from image_longitudinal.storage.io.filesystem import LocalRoot, Root, open_root
+from tests.storage.conftest import IDENTITY, write_dataset
+
+OTHER = digest_of("another data set")
+
+
+def test_a_shard_manifest_is_read_back_and_absent_is_none(published: Root) -> None:
+    manifest = read_shard_manifest(published, 1)
+    assert manifest is not None
+    assert (manifest.index, manifest.start, manifest.stop) == (1, 8, 16)
+    assert set(manifest.parts) == {"image", "outcomes"}
+    assert all(published.size(file.path) == file.bytes for file in manifest.files)
+    assert read_shard_manifest(published, 99) is None
+
+
+def test_writing_the_same_shard_manifest_again_gives_the_same_bytes(published: Root) -> None:
+    before = published.read_bytes("shards/00001.json")
+    manifest = read_shard_manifest(published, 1)
+    assert manifest is not None
+    write_shard_manifest(published, manifest)
+    assert published.read_bytes("shards/00001.json") == before
+
+
+def test_a_flipped_bit_anywhere_in_a_manifest_is_found(published: Root) -> None:
+    path = "shards/00001.json"
+    good = published.read_bytes(path)
+    for position in range(0, len(good), 7):
+        bad = bytearray(good)
+        bad[position] ^= 1 << position % 8
+        Path(published.join(path)).write_bytes(bad)
+        with pytest.raises(StorageError, match=r"00001\.json"):
+            read_shard_manifest(published, 1)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 200])
+def test_a_truncated_manifest_is_damaged(published: Root, keep: int) -> None:
+    for path in ("shards/00000.json", "dataset.json"):
+        published.write_bytes(path, published.read_bytes(path)[:keep])
+    with pytest.raises(StorageError, match=r"a manifest is damaged \(.*shards/00000\.json\)"):
+        read_shard_manifest(published, 0)
+    with pytest.raises(StorageError, match=r"a manifest is damaged \(.*dataset\.json\)"):
+        read_root_manifest(published)
+
+
+def test_a_manifest_under_another_shards_name_is_refused(published: Root) -> None:
+    published.write_bytes("shards/00000.json", published.read_bytes("shards/00001.json"))
+    with pytest.raises(StorageError, match="wrong place"):
+        read_shard_manifest(published, 0)
+
+
+def test_manifests_reject_unknown_keys() -> None:
+    with pytest.raises(ValidationError, match="surprise"):
+        ShardManifest.model_validate({"index": 0, "start": 0, "stop": 1, "parts": {}, "surprise": 1})
+
+
+def test_publishing_is_the_last_step(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StorageError, match="no published data set here"):
+        read_root_manifest(root)
+    assert begin_run(root, IDENTITY, {}) == "new"
+    assert not is_published(root)
+    written = []
+    put = LocalRoot._write
+    monkeypatch.setattr(LocalRoot, "_write", lambda self, path, pieces: (written.append(path), put(self, path, pieces)))
+    manifest = write_dataset(root)
+    assert written[-1] == "dataset.json"
+    assert read_root_manifest(root) == manifest
+    assert root.exists(".run.json")
+
+
+def test_a_disk_that_fills_while_publishing_leaves_it_unpublished(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = filesystem.os.replace
+
+    def full(source: object, target: object) -> None:
+        if str(target).endswith("dataset.json"):
+            raise OSError(28, "No space left on device")
+        replace(source, target)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(filesystem.os, "replace", full)
+    with pytest.raises(StorageError, match=r"dataset\.json"):
+        write_dataset(root)
+    monkeypatch.undo()
+    assert not is_published(root)
+    assert check_same_dataset(root, IDENTITY) == "unfinished"
+    write_dataset(root)
+    assert is_published(root)
+
+
+def test_another_layout_version_is_refused_clearly(published: Root) -> None:
+    content = json.loads(published.read_bytes("dataset.json"))
+    content |= {"layout_version": 2, "new_field": "from the future"}
+    published.write_bytes("dataset.json", json.dumps(content).encode())
+    with pytest.raises(StorageError, match=r"another layout .*expected layout version 1; got 2"):
+        read_root_manifest(published)
+
+
+def test_a_manifest_from_before_a_field_was_added_is_read(published: Root) -> None:
+    content = json.loads(published.read_bytes("dataset.json"))
+    del content["content_sha256"], content["units"]  # a field with a default, as new ones have
+    content["content_sha256"] = digest_of(content)
+    published.write_bytes("dataset.json", (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+    assert read_root_manifest(published).units["time"] == "h"
+
+
+def test_a_run_recognises_its_own_root_and_refuses_others(root: Root) -> None:
+    assert check_same_dataset(root, IDENTITY) == "new"
+    assert root.files() == [], "checking writes nothing"
+    assert begin_run(root, IDENTITY, {"seed": 1}) == "new"
+    assert begin_run(root, IDENTITY, {"seed": 1}) == "unfinished"
+    with pytest.raises(StorageError, match="different data set"):
+        begin_run(root, OTHER, {})
+    write_dataset(root)
+    assert begin_run(root, IDENTITY, {}) == "published"
+    with pytest.raises(StorageError, match="different data set"):
+        check_same_dataset(root, OTHER)
+
+
+def test_unrelated_files_are_refused_but_temporaries_are_not(root: Root) -> None:
+    root.write_bytes(".x.parquet.0123abcd.tmp", b"left by a killed run")
+    assert check_same_dataset(root, IDENTITY) == "new"
+    (Path(root.url) / "lost+found").mkdir()
+    assert check_same_dataset(root, IDENTITY) == "new", "an empty folder is no data"
+    root.write_bytes("holiday.jpg", b"")
+    with pytest.raises(StorageError, match=r"already holds other files .*got holiday\.jpg"):
+        check_same_dataset(root, IDENTITY)
+
+
+def test_a_part_is_intact_until_a_file_changes(root: Root) -> None:
+    part = Part(key=digest_of(1), files=(root.write_bytes("a", b"one"), root.write_bytes("b", b"two")))
+    assert part_is_intact(root, part, rehash=True)
+    root.write_bytes("b", b"tvo")
+    assert part_is_intact(root, part, rehash=False), "same size: only rehashing tells"
+    assert not part_is_intact(root, part, rehash=True)
+    root.write_bytes("b", b"three")
+    assert not part_is_intact(root, part, rehash=False)
+    root.remove("b")
+    assert not part_is_intact(root, part, rehash=False)
+
+
+@given(st.integers(1, 10**9), st.integers(1, 10**5), st.floats(0, 0.49), st.floats(0, 0.49))
+def test_the_plan_is_recovered_from_the_counts(n: int, size: int, validation: float, test: float) -> None:
+    plan = ShardPlan(n, size, validation, test)
+    if plan.split_counts["train"]:
+        manifest = RootManifest.model_construct(n_subjects=n, shard_size=size, splits=plan.split_counts)
+        assert manifest.plan.split_counts == plan.split_counts
+
+
+def test_manifests_work_in_any_store() -> None:
+    root = open_root("memory://manifests")
+    write_dataset(root)
+    assert read_root_manifest(root).identity == IDENTITY

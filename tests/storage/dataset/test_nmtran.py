@@ -1,0 +1,46 @@
+"""The NM-TRAN export: every dose and observation, exactly, in the order that NONMEM needs."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from image_longitudinal.core.errors import StorageError
+from image_longitudinal.storage.dataset.nmtran import COLUMNS, export_nmtran
+from image_longitudinal.storage.dataset.reader import open_dataset
+from image_longitudinal.storage.io.filesystem import Root
+
+
+@pytest.mark.parametrize("split", [None, "validation"])
+def test_rows_are_the_observations_number_for_number(published: Root, tmp_path: Path, split: str | None) -> None:
+    dataset, path = open_dataset(published), tmp_path / "out.csv"
+    rows = export_nmtran(dataset, path, level=0.0526, split=split)
+    with open(path) as file:
+        read = list(csv.DictReader(file))
+    expected = dataset.observations(0.0526, split).to_pylist()
+    assert len(read) == rows == len(expected)
+    assert tuple(read[0]) == COLUMNS
+    for line, row in zip(read, expected, strict=True):
+        assert (int(line["ID"]), float(line["TIME"])) == (row["id"], row["time"])
+        assert (line["EVID"], float(line["AMT"]), line["CMT"]) == (str(row["evid"]), row["amt"], str(row["cmt"]))
+        assert line["MDV"] == str(row["mdv"])
+        if row["dv"] is None:
+            assert line["DV"] == "."
+        else:
+            assert np.float32(line["DV"]) == np.float32(row["dv"])
+    assert [path.name for path in tmp_path.glob("*.tmp")] == []
+
+
+def test_a_file_that_is_there_is_left_alone(published: Root, tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("years of work")
+    with pytest.raises(StorageError, match="exists already"):
+        export_nmtran(open_dataset(published), path, level=1.0)
+    assert path.read_text() == "years of work"
+    with pytest.raises(StorageError, match=r"one of 1\.0, 0\.0526; got 0\.3"):
+        export_nmtran(open_dataset(published), tmp_path / "other.csv", level=0.3)
+    with pytest.raises(StorageError, match="cannot write a file"):
+        export_nmtran(open_dataset(published), tmp_path / "nowhere/other.csv", level=1.0)

@@ -1,0 +1,110 @@
+"""Predictions handed in: read in any order of rows, and refused by name, row and reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from image_longitudinal.core.errors import StorageError
+from image_longitudinal.storage.dataset.predictions import Submission, read_predictions
+
+IDS, LEVELS, TIMES = np.arange(10, 16), (1.0, 0.0526), (0.0, 0.5)
+
+
+def effects() -> dict[str, np.ndarray]:
+    n = len(IDS)
+    return {
+        "id": np.tile(IDS, 2),
+        "association": np.repeat(LEVELS, n),
+        "eta_1": np.arange(2.0 * n),
+        "eta_2": -np.arange(2.0 * n),
+    }
+
+
+def outcomes() -> dict[str, np.ndarray]:
+    n = len(IDS)
+    return {
+        "id": np.repeat(IDS, 2),
+        "association": np.full(2 * n, 1.0),
+        "time": np.tile(TIMES, n),
+        "dv": np.arange(2.0 * n),
+    }
+
+
+def read(folder: Path, columns: dict[str, np.ndarray]) -> Submission:
+    pq.write_table(pa.table(columns), folder / "mine.parquet")
+    return read_predictions(folder / "mine.parquet", ids=IDS, levels=LEVELS, n_eta=2, times=TIMES)
+
+
+def test_rows_in_any_order_come_back_in_order_of_ids(tmp_path: Path) -> None:
+    columns = effects()
+    order = np.random.default_rng(0).permutation(12)
+    found = read(tmp_path, {name: values[order] for name, values in columns.items()})
+    assert found.kind == "effects"
+    assert list(found.levels) == [1.0, 0.0526]
+    np.testing.assert_array_equal(found.levels[0.0526], np.stack([np.arange(6.0, 12), -np.arange(6.0, 12)], 1))
+
+
+def test_outcomes_come_back_as_subjects_by_visits(tmp_path: Path) -> None:
+    found = read(tmp_path, outcomes())
+    assert found.kind == "outcomes"
+    np.testing.assert_array_equal(found.levels[1.0], np.arange(12.0).reshape(6, 2))
+
+
+def test_one_level_alone_will_do(tmp_path: Path) -> None:
+    assert list(read(tmp_path, {name: values[6:] for name, values in effects().items()}).levels) == [0.0526]
+
+
+def changed(name: str, row: int, value: float) -> Callable[[], dict[str, np.ndarray]]:
+    def make() -> dict[str, np.ndarray]:
+        columns = effects()
+        columns[name][row] = value
+        return columns
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        pytest.param(changed("id", 3, 9), "not held out.*row 3.*10 to 15; got 9", id="unknown id"),
+        pytest.param(changed("id", 3, 14), "twice.*row 4.*id 14 again", id="duplicate"),
+        pytest.param(changed("eta_2", 5, np.nan), "not finite.*row 5, column eta_2.*got nan", id="NaN"),
+        pytest.param(changed("eta_1", 5, np.inf), "not finite.*row 5, column eta_1", id="infinite"),
+        pytest.param(changed("association", 2, 0.7), "level that the data set has not.*row 2.*got 0.7", id="level"),
+        pytest.param(
+            lambda: {name: np.delete(values, 4) for name, values in effects().items()},
+            "1 predictions are missing.*association 1.*none for id 14",
+            id="missing id",
+        ),
+        pytest.param(lambda: {**effects(), "extra": np.ones(12)}, "other columns.*eta_1, eta_2.*extra", id="columns"),
+        pytest.param(lambda: {**effects(), "id": np.ones(12)}, "another type.*column id.*integers", id="type"),
+        pytest.param(
+            lambda: {**outcomes(), "time": outcomes()["time"] + 0.1}, "no visit.*row 0.*one of 0, 0.5", id="time"
+        ),
+        pytest.param(
+            lambda: {name: np.delete(values, 5) for name, values in outcomes().items()},
+            "none for id 12, time 0.5",
+            id="missing visit",
+        ),
+        pytest.param(lambda: {name: values[:0] for name, values in effects().items()}, "without rows", id="empty"),
+    ],
+)
+def test_what_is_wrong_is_named(make: Callable[[], dict[str, np.ndarray]], said: str, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=said):
+        read(tmp_path, make())
+
+
+def test_a_null_and_a_file_of_another_kind_are_refused(tmp_path: Path) -> None:
+    columns = effects()
+    with pytest.raises(StorageError, match=r"row 7, column eta_1\); got null"):
+        read(tmp_path, {**columns, "eta_1": pa.array(columns["eta_1"], mask=np.arange(12) == 7)})
+    (tmp_path / "mine.csv").write_text("id,eta_1\n1,2\n")
+    for name, said in (("mine.csv", "cannot be read"), ("none.parquet", "no file of predictions")):
+        with pytest.raises(StorageError, match=said):
+            read_predictions(tmp_path / name, ids=IDS, levels=LEVELS, n_eta=2, times=TIMES)

@@ -1,0 +1,118 @@
+"""The reader: what was written comes back, lazily, from any store."""
+
+from __future__ import annotations
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset as pads
+import pytest
+
+from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.plan import ShardPlan
+from image_longitudinal.storage.dataset.manifest import publish, read_root_manifest
+from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
+from image_longitudinal.storage.dataset.run_claim import begin_run
+from image_longitudinal.storage.io.filesystem import FileRecord, Root, open_root
+from tests.storage.conftest import IDENTITY, LEVELS, TIMES, arrays, write_dataset
+
+
+@pytest.fixture(params=["local", "memory"])
+def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
+    root = open_root(tmp_path / "data" if request.param == "local" else f"memory://{tmp_path.name}/data")
+    write_dataset(root)
+    return open_dataset(root.url)
+
+
+def test_images_and_latents_come_back_across_shards(dataset: Dataset) -> None:
+    data = arrays()
+    assert len(dataset) == 22
+    np.testing.assert_array_equal(dataset.images(5, 20), data.images[5:20])
+    np.testing.assert_array_equal(dataset.latents(0, 22), data.latents)
+
+
+def test_one_subject_holds_everything(dataset: Dataset) -> None:
+    data = arrays()
+    for subject_id, split in ((0, "train"), (13, "validation"), (21, "test")):
+        subject = dataset.subject(subject_id)
+        assert (subject.id, subject.split, subject.seed) == (subject_id, split, data.seeds[subject_id])
+        np.testing.assert_array_equal(subject.image, data.images[subject_id])
+        np.testing.assert_array_equal(subject.latent, data.latents[subject_id])
+        np.testing.assert_array_equal(subject.eta, data.eta[subject_id])
+        for level in LEVELS:
+            seen = subject.observations[level].filter(pads.field("evid") == 0)
+            assert seen["time"].to_pylist() == list(TIMES)
+            np.testing.assert_array_equal(seen["dv"], data.dv[level][subject_id].astype(np.float32))
+            assert subject.random_effects[level]["eta_1"].to_pylist() == [data.used[level][subject_id, 0]]
+
+
+def test_tables_by_split_level_and_column(dataset: Dataset) -> None:
+    assert dataset.subjects()["id"].to_pylist() == list(range(22))
+    assert dataset.subjects("validation", columns=["id"])["id"].to_pylist() == [12, 13, 14]
+    assert dataset.random_effects(1.0, "test").num_rows == 7
+    observations = dataset.observations(0.0526, "train", columns=["id", "dv"])
+    assert observations.column_names == ["id", "dv"]
+    assert observations.num_rows == 12 * 5
+    scan = dataset.scan("observations", 1.0)
+    assert scan.count_rows() == 22 * 5
+    table = scan.to_table(filter=(pads.field("split") == "test") & (pads.field("evid") == 0))
+    assert table["id"].to_pylist() == [i for i in range(15, 22) for _ in TIMES]
+    assert table.schema == dataset.schema("observations")
+    assert dataset.schema("observations").field("time").metadata[b"unit"] == b"h"
+
+
+def test_asking_for_what_is_not_there_says_what_is(dataset: Dataset) -> None:
+    with pytest.raises(StorageError, match=r"no such association level.*one of 1\.0, 0\.0526; got 0\.5"):
+        dataset.observations(0.5)
+    with pytest.raises(StorageError, match=r"no such split.*one of train, validation, test; got dev"):
+        dataset.subjects("dev")
+    with pytest.raises(StorageError, match="no such table"):
+        dataset.scan("outcomes")
+    with pytest.raises(IndexError, match="subject 22 of 22"):
+        dataset.subject(22)
+    with pytest.raises(IndexError, match="of 22"):
+        dataset.images(20, 23)
+
+
+def test_unpublished_data_is_refused(root: Root) -> None:
+    begin_run(root, IDENTITY, {})
+    with pytest.raises(StorageError, match=r"no published data set here.*finish the run"):
+        open_dataset(root.url)
+
+
+def test_a_lost_table_is_an_error_not_fewer_rows(published: Root) -> None:
+    published.remove("subjects/split=test/part-00001.parquet")
+    with pytest.raises(FileNotFoundError, match="part-00001"):
+        open_dataset(published).subjects()
+
+
+def test_a_data_set_pickles_as_its_address_and_serves_threads(published: Root) -> None:
+    dataset = pickle.loads(pickle.dumps(open_dataset(published)))
+    with ThreadPoolExecutor(8) as pool:
+        subjects = list(pool.map(dataset.subject, [*range(22)] * 2))
+    np.testing.assert_array_equal([s.image for s in subjects[:22]], arrays().images)
+    assert [s.id for s in subjects] == [*range(22)] * 2
+
+
+def test_a_million_subjects_open_with_one_read(
+    published: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = ShardPlan(1_100_000, 1024, test_fraction=1 / 11)
+    manifest = read_root_manifest(published)
+    shards = tuple(FileRecord(path=f"shards/{s.name}.json", sha256="0" * 64, bytes=9999) for s in plan)
+    grown = {"n_subjects": plan.n_subjects, "shard_size": 1024, "splits": plan.split_counts, "shards": shards}
+    publish(published, manifest.model_copy(update=grown))
+    for name in ("train", "test"):  # a scan looks whether its files are there, no more
+        folder = tmp_path / f"data/observations/association=1.0/split={name}"
+        for shard in plan:
+            (folder / f"part-{shard.name}.parquet").touch()
+    read: list[str] = []
+    plain = type(published).read_bytes
+    monkeypatch.setattr(type(published), "read_bytes", lambda root, path: read.append(path) or plain(root, path))
+    dataset = open_dataset(published)
+    scan = dataset.scan("observations", 1.0)
+    assert read == ["dataset.json"]
+    assert len(dataset) == 1_100_000
+    assert len(scan.files) == 1075 + 1  # the shard where the splits meet has two files

@@ -1,0 +1,120 @@
+"""The code in docs/reading.md runs, on a data set as it is published, and gives what the reader gives."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
+from image_longitudinal.storage.io.filesystem import open_root
+from tests.paths import ROOT
+from tests.storage.conftest import write_dataset
+
+DOCUMENT = (ROOT / "docs/reading.md").read_text()
+
+
+def snippets(language: str) -> list[str]:
+    """The code blocks of one language, with the second level of the tests' data set in place of 0.5."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)
+    assert blocks
+    return [block.replace("0.5", "0.0526") for block in blocks]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    root = open_root(tmp_path_factory.mktemp("reading") / "data")
+    write_dataset(root)
+    return open_dataset(root)
+
+
+@pytest.fixture(autouse=True)
+def inside(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(dataset.root.url)
+
+
+def run(snippet: str) -> dict[str, object]:
+    names: dict[str, object] = {}
+    exec(snippet, names)
+    return names
+
+
+PYTHON = {re.sub(r"\W+", " ", block).strip().split(" ")[1]: block for block in snippets("python")}
+
+
+def test_every_python_snippet_is_tried_below() -> None:
+    assert list(PYTHON) == ["storage", "xarray", "pyarrow", "pandas", "polars", "itertools", "hashlib"]
+
+
+def test_with_this_project(dataset: Dataset) -> None:
+    names = run(PYTHON["storage"])
+    assert names["x"].shape == (7, 8, 8)  # type: ignore[attr-defined]
+    assert names["y"].shape == (7, 4)  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(names["subject"].image, dataset.images(3, 4)[0])  # type: ignore[attr-defined]
+
+
+def test_zarr_and_xarray(dataset: Dataset) -> None:
+    names = run(PYTHON["xarray"])
+    np.testing.assert_array_equal(names["first"], dataset.images(0, 1)[0])  # type: ignore[arg-type]
+    np.testing.assert_allclose(names["mean"], dataset.images(0, 8).mean(0))  # type: ignore[arg-type]
+
+
+def test_pyarrow() -> None:
+    names = run(PYTHON["pyarrow"])
+    assert names["late"].num_rows == 22  # type: ignore[attr-defined]
+    assert names["unit"] == b"h"
+
+
+def test_pandas(dataset: Dataset) -> None:
+    names = run(PYTHON["pandas"])
+    np.testing.assert_array_equal(names["wide"].to_numpy(), dataset.view("test", 0.0526).outcomes())  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(names["subjects"]["eta_1"], dataset.view("test").eta()[:, 0])  # type: ignore[index]
+
+
+def test_polars() -> None:
+    assert run(PYTHON["polars"])["mean"].height == 2 * 4  # type: ignore[attr-defined]
+
+
+def test_croissant() -> None:
+    pytest.importorskip("mlcroissant")
+    records = run(PYTHON["itertools"])["records"]
+    assert [next(iter(record)) for record in records] == ["random_effects/id"] * 3  # type: ignore[attr-defined]
+
+
+def test_the_check_by_hashes_passes_and_finds_damage(dataset: Dataset) -> None:
+    run(PYTHON["hashlib"])
+    path = Path("subjects/split=test/part-00001.parquet")
+    good = path.read_bytes()
+    path.write_bytes(good[:-1] + b"?")
+    with pytest.raises(AssertionError, match="part-00001"):
+        run(PYTHON["hashlib"])
+    path.write_bytes(good)
+
+
+def test_duckdb(dataset: Dataset) -> None:
+    joined, means, rewritten = snippets("sql")
+    rows = duckdb.sql(joined).fetchall()
+    assert [row[0] for row in rows] == list(range(22))
+    np.testing.assert_array_equal([row[1] for row in rows], dataset.eta(0, 22)[:, 0])
+    assert duckdb.sql(means).fetchall()[0][:2] == (0.0526, 0.0)
+    duckdb.sql(rewritten)
+    (count,) = duckdb.sql("SELECT count(*) FROM 'train-0.0526.parquet'").fetchall()[0]
+    Path("train-0.0526.parquet").unlink()
+    assert count == 12 * 5
+
+
+def test_the_export_command(dataset: Dataset) -> None:
+    from image_longitudinal.cli.app import app
+
+    (command,) = snippets("sh")
+    program, *arguments = command.split()
+    assert program == "image-longitudinal"
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    lines = Path("test.csv").read_text().splitlines()
+    Path("test.csv").unlink()
+    assert f"$INPUT {lines[0].replace(',', ' ')}\n" in DOCUMENT
+    assert len(lines) == 1 + 7 * 5

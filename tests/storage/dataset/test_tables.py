@@ -1,0 +1,163 @@
+"""Parquet tables: the right rows in the right file, the same bytes every time, readable without our code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import pytest
+
+from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.plan import ShardPlan
+from image_longitudinal.storage.dataset import layout, tables
+from image_longitudinal.storage.dataset.tables import Dose, write_observations, write_random_effects, write_subjects
+from image_longitudinal.storage.io import filesystem
+from image_longitudinal.storage.io.filesystem import Root, open_root
+
+PLAN = ShardPlan(20, 8, validation_fraction=0.1, test_fraction=0.35)  # train 0-10, validation 11-12, test 13-19
+TIMES = [0.0, 0.5, 2.0]
+
+
+def dv_of(ids: range) -> np.ndarray:
+    return np.array([[i + time / 10 for time in TIMES] for i in ids])
+
+
+def write_all(root: Root) -> None:
+    for shard in PLAN:
+        ids = range(shard.start, shard.stop)
+        eta = np.array([[i, -i] for i in ids], float)
+        write_subjects(root, shard, seeds=np.array(ids) * 3, eta=eta)
+        write_random_effects(root, shard, 0.5, eta=eta, parameters={"Ka": np.array(ids, float)})
+        write_observations(root, shard, 0.5, times=TIMES, doses=[(0.0, 1.0, 1)], dv=dv_of(ids))
+
+
+def test_a_split_boundary_inside_a_shard_makes_one_file_per_split(root: Root) -> None:
+    write_all(root)
+    assert root.files("subjects") == [
+        "subjects/split=test/part-00001.parquet",
+        "subjects/split=test/part-00002.parquet",
+        "subjects/split=train/part-00000.parquet",
+        "subjects/split=train/part-00001.parquet",
+        "subjects/split=validation/part-00001.parquet",
+    ]
+    found = {path: pq.read_table(f"{root.url}/{path}")["id"].to_pylist() for path in root.files("subjects")}
+    assert found["subjects/split=train/part-00001.parquet"] == [8, 9, 10]
+    assert found["subjects/split=validation/part-00001.parquet"] == [11, 12]
+    assert found["subjects/split=test/part-00001.parquet"] == [13, 14, 15]
+    assert sorted(subject for ids in found.values() for subject in ids) == list(range(20))
+
+
+def test_records_say_rows_bytes_and_hash_of_the_file(root: Root) -> None:
+    records = write_observations(root, PLAN.shard(1), 0.5, times=TIMES, doses=[Dose(0, 1)], dv=dv_of(range(8, 16)))
+    assert [record.rows for record in records] == [3 * 4, 2 * 4, 3 * 4]
+    for record in records:
+        assert (root.size(record.path), root.sha256(record.path)) == (record.bytes, record.sha256)
+        assert pq.ParquetFile(f"{root.url}/{record.path}").metadata.num_rows == record.rows
+
+
+def test_doses_come_before_the_observation_at_their_time(root: Root) -> None:
+    doses = [(2.0, 5.0, 2), (0.0, 1.0, 1)]
+    (record,) = write_observations(
+        root, ShardPlan(2, 2).shard(0), 1, times=[2.0, 0.0], doses=doses, dv=np.array([[1.5, 2.5], [3.5, 4.5]])
+    )
+    rows = pq.read_table(f"{root.url}/{record.path}").to_pydict()
+    assert rows["id"] == [0] * 4 + [1] * 4
+    assert rows["time"] == [0, 0, 2, 2] * 2
+    assert rows["evid"] == rows["mdv"] == [1, 0, 1, 0] * 2
+    assert rows["amt"] == [1, 0, 5, 0] * 2
+    assert rows["cmt"] == [1, 2, 2, 2] * 2
+    assert rows["dv"] == [None, 2.5, None, 1.5, None, 4.5, None, 3.5]
+    assert rows["association"] == [1.0] * 8
+    assert rows["split"] == ["train"] * 8
+
+
+def test_the_bytes_do_not_depend_on_threads_or_repetition(tmp_path: Path) -> None:
+    digests, threads = [], pa.cpu_count()
+    try:
+        for count in (1, 4):
+            pa.set_cpu_count(count)
+            root = open_root(tmp_path / str(count))
+            write_all(root)
+            write_all(root)
+            digests.append({path: root.sha256(path) for path in root.files()})
+    finally:
+        pa.set_cpu_count(threads)
+    assert digests[0] == digests[1]
+    assert len(digests[0]) == 15
+
+
+def test_row_groups_are_bounded_and_the_order_is_declared(root: Root) -> None:
+    n = 70_000
+    (record,) = write_observations(
+        root, ShardPlan(n, n).shard(0), 1.0, times=[0.0, 1.0], doses=[], dv=np.zeros((n, 2), np.float32)
+    )
+    metadata = pq.ParquetFile(f"{root.url}/{record.path}").metadata
+    assert [metadata.row_group(i).num_rows for i in range(2)] == [tables.ROW_GROUP, 2 * n - tables.ROW_GROUP]
+    assert [column.column_index for column in metadata.row_group(0).sorting_columns] == [0, 1]
+    columns = [metadata.row_group(0).column(i) for i in range(metadata.num_columns)]
+    assert {column.compression for column in columns} == {"ZSTD"}
+    encodings = {column.path_in_schema: column.encodings for column in columns}
+    assert "DELTA_BINARY_PACKED" in encodings["id"]
+    assert "RLE_DICTIONARY" not in encodings["dv"]
+    assert "RLE_DICTIONARY" in encodings["split"]
+
+
+def test_the_written_schema_is_the_layouts(root: Root) -> None:
+    write_all(root)
+    for path, schema in (
+        (layout.subjects_path(0, "train"), layout.subjects_schema(2)),
+        (layout.random_effects_path(0.5, 0, "train"), layout.random_effects_schema(2, ["Ka"])),
+        (layout.observations_path(0.5, 0, "train"), layout.observations_schema()),
+    ):
+        assert pq.read_schema(f"{root.url}/{path}").equals(schema, check_metadata=True)
+
+
+def test_pyarrow_duckdb_polars_and_pandas_agree_without_our_code(root: Root) -> None:
+    write_all(root)
+    folder, pattern = f"{root.url}/observations/association=0.5", f"{root.url}/observations/**/*.parquet"
+    query = f"SELECT * FROM read_parquet('{pattern}', hive_partitioning=false) ORDER BY id, time, evid DESC"
+    frames = {
+        "pyarrow": pads.dataset(folder).to_table().to_pandas(),
+        "duckdb": duckdb.sql(query).df(),
+        "polars": pl.read_parquet(pattern).to_pandas(),
+        "pandas": pd.read_parquet(folder, partitioning=None),
+    }
+    for name, frame in frames.items():
+        frame = frame.sort_values(["id", "time", "evid"], ascending=[True, True, False]).reset_index(drop=True)
+        assert frame["id"].tolist() == list(np.repeat(np.arange(20), 4)), name
+        np.testing.assert_allclose(frame["dv"].dropna(), dv_of(range(20)).ravel().astype(np.float32), rtol=0)
+        assert frame["dv"].isna().tolist() == [True, False, False, False] * 20, name
+        assert set(frame["association"]) == {0.5}, name
+        assert frame.groupby("split")["id"].nunique().to_dict() == PLAN.split_counts, name
+
+
+def test_a_full_disk_leaves_no_table(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(filesystem.os, "fsync", full)
+    with pytest.raises(StorageError, match=r"part-00000\.parquet.*Free some space"):
+        write_all(root)
+    assert root.files() == []
+
+
+def test_numbers_that_do_not_fit_are_refused(root: Root) -> None:
+    shard = PLAN.shard(1)
+    seeds, eta, dv = np.arange(8), np.zeros((8, 2)), np.zeros((8, 3))
+    broken = dv.copy()
+    broken[2, 1] = 1e300  # infinite as float32
+    with pytest.raises(StorageError, match=r"eta does not fit its shard \(shard 1\); expected 8 rows in 2 dimensions"):
+        write_subjects(root, shard, seeds=seeds, eta=eta[:7])
+    with pytest.raises(StorageError, match="parameter Ka does not fit"):
+        write_random_effects(root, shard, 1.0, eta=eta, parameters={"Ka": eta})
+    with pytest.raises(StorageError, match="expected 2 columns; got 3"):
+        write_observations(root, shard, 1.0, times=[0, 1], doses=[], dv=dv)
+    with pytest.raises(StorageError, match=r"dv holds numbers that are not finite .*first at id 10"):
+        write_observations(root, shard, 1.0, times=TIMES, doses=[], dv=broken)
+    assert root.files() == []

@@ -1,0 +1,226 @@
+"""Publishing and fetching: a copy is the same bytes or is not there, and a part is a data set in itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from image_longitudinal.core.errors import StorageError
+from image_longitudinal.storage.dataset import layout
+from image_longitudinal.storage.dataset.manifest import is_published, publish, read_root_manifest, read_shard_manifest
+from image_longitudinal.storage.dataset.reader import open_dataset
+from image_longitudinal.storage.dataset.transfer import Copied, Selection, copy_dataset
+from image_longitudinal.storage.dataset.verify import verify_dataset
+from image_longitudinal.storage.io.filesystem import LocalRoot, Root, open_root
+from image_longitudinal.storage.io.lease import hold_lease
+from tests.paths import ROOT
+from tests.storage.conftest import arrays, write_dataset
+
+Snapshot = Callable[[Root], dict[str, str]]
+
+
+@pytest.fixture(params=["local", "memory"])
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
+    return open_root(tmp_path / "copy" if request.param == "local" else f"memory://{tmp_path.name}/copy")
+
+
+def test_a_copy_is_the_same_bytes_and_copying_again_moves_none(
+    published: Root, target: Root, snapshot: Snapshot
+) -> None:
+    steps: list[Copied] = []
+    copy_dataset(published, target, progress=steps.append)
+    assert snapshot(target) == snapshot(published)
+    assert [(step.shards, step.of, step.kept) for step in steps] == [(1, 3, 0), (2, 3, 0), (3, 3, 0)]
+    data = sum(file.bytes for i in range(3) for file in read_shard_manifest(published, i).files)  # type: ignore[union-attr]
+    assert steps[-1].bytes == data
+    copy_dataset(published, target, progress=steps.append)
+    assert steps[-1] == Copied(3, 3, 3, 0)
+
+
+def test_files_lost_from_a_copy_are_brought_back(published: Root, target: Root, snapshot: Snapshot) -> None:
+    copy_dataset(published, target)
+    for path in (layout.latent_shard_path(1), layout.shard_manifest_path(2), "README.md"):
+        target.remove(path)
+    steps: list[Copied] = []
+    copy_dataset(published, target, progress=steps.append)
+    assert snapshot(target) == snapshot(published)
+    assert steps[-1].kept == 1
+    assert steps[-1].bytes == published.size(layout.latent_shard_path(1))
+
+
+def test_stopped_at_any_file_it_goes_on_and_is_published_only_when_whole(
+    published: Root, snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, put = snapshot(published), LocalRoot._write
+    for survived in range(0, len(whole), 4):
+        target, left = open_root(tmp_path / f"copy{survived}"), iter(range(survived))
+
+        def write(self: LocalRoot, path: str, pieces: object, left: object = left) -> None:
+            if next(left, None) is None:  # type: ignore[call-overload]
+                raise StorageError("the store is gone", where=path)
+            put(self, path, pieces)  # type: ignore[arg-type]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalRoot, "_write", write)
+            with pytest.raises(StorageError, match="the store is gone"):
+                copy_dataset(published, target, workers=1)
+        assert not is_published(target)
+        assert snapshot(target).items() <= whole.items()
+        copy_dataset(published, target)
+        assert snapshot(target) == whole
+
+
+KILLED = """
+import os, sys
+from image_longitudinal.storage.io.filesystem import LocalRoot
+from image_longitudinal.storage.dataset.transfer import copy_dataset
+put, left = LocalRoot._write, int(sys.argv[3])
+def dying(self, path, pieces):
+    def torn():
+        global left
+        for piece in pieces:
+            left -= 1
+            if left < 0:
+                os._exit(9)
+            yield piece
+    put(self, path, torn())
+LocalRoot._write = dying
+copy_dataset(LocalRoot(sys.argv[1]), LocalRoot(sys.argv[2]), workers=1)
+"""
+
+
+@pytest.mark.parametrize("survived", [3, 30])
+def test_killed_in_the_middle_of_a_file_it_goes_on(
+    published: Root, snapshot: Snapshot, tmp_path: Path, survived: int
+) -> None:
+    target = LocalRoot(tmp_path / "copy")
+    command = [sys.executable, "-c", KILLED, published.url, target.url, str(survived)]
+    assert subprocess.run(command, cwd=ROOT).returncode == 9
+    assert any(path.endswith(".tmp") for path in target.files())
+    copy_dataset(published, target)
+    assert snapshot(target) == snapshot(published)
+
+
+@pytest.mark.parametrize("path", [layout.image_shard_path(1), layout.shard_manifest_path(1), "README.md"])
+def test_a_damaged_source_is_named_and_not_copied(published: Root, target: Root, path: str) -> None:
+    data = bytearray(published.read_bytes(path))
+    data[len(data) // 2] ^= 4
+    Path(published.join(path)).write_bytes(data)
+    with pytest.raises(StorageError, match=rf"{path}\).*verify .* --repair"):
+        copy_dataset(published, target)
+    assert not target.exists(path)
+    assert not is_published(target)
+
+
+def test_a_target_that_holds_something_else_is_refused(published: Root, target: Root) -> None:
+    target.write_bytes(".gitattributes", b"what the Hugging Face hub puts into every repository")
+    target.write_bytes("thesis.txt", b"years of work")
+    with pytest.raises(StorageError, match=r"already holds other files.*thesis\.txt"):
+        copy_dataset(published, target)
+    target.remove("thesis.txt")
+    copy_dataset(published, target, Selection(splits=("test",)))
+    with pytest.raises(StorageError, match="different data set"):
+        copy_dataset(published, target)
+
+
+@pytest.mark.parametrize(
+    ("selection", "ids"),
+    [
+        (Selection(splits=("test",)), range(15, 22)),
+        (Selection(splits=("train", "test"), levels=(0.0526,)), [*range(12), *range(15, 22)]),
+        (Selection(shards=(0, 2)), [*range(8), *range(16, 22)]),
+        (Selection(shards=(1,), splits=("validation",), levels=(1.0,)), range(12, 15)),
+        (Selection(levels=(1.0,)), range(22)),
+    ],
+)
+def test_a_part_is_a_data_set_in_itself(published: Root, target: Root, selection: Selection, ids: list[int]) -> None:
+    manifest = copy_dataset(published, target, selection)
+    assert read_root_manifest(target) == manifest
+    report = verify_dataset(target)
+    assert report.ok, str(report)
+    part, data = open_dataset(target), arrays()
+    assert len(part) == manifest.n_subjects == len(ids)
+    assert sorted(part.subjects()["id"].to_pylist()) == list(ids)
+    assert part.levels == (selection.levels or (1.0, 0.0526))
+    for subject_id in range(22):
+        if subject_id not in ids:
+            with pytest.raises(IndexError, match="not in this part"):
+                part.subject(subject_id)
+            continue
+        subject = part.subject(subject_id)
+        np.testing.assert_array_equal(subject.image, data.images[subject_id])
+        np.testing.assert_array_equal(subject.latent, data.latents[subject_id])
+        assert set(subject.observations) == set(part.levels)
+    whole = read_root_manifest(published)
+    assert manifest.part_of is not None
+    assert (manifest.part_of.identity, manifest.part_of.n_subjects) == (whole.identity, 22)
+    assert "**A part** of the data set" in target.read_bytes("README.md").decode()
+    before = {path: target.sha256(path) for path in target.files()}
+    copy_dataset(published, target, selection)
+    assert {path: target.sha256(path) for path in target.files()} == before
+
+
+def test_a_part_refuses_the_images_it_does_not_hold(published: Root, target: Root) -> None:
+    copy_dataset(published, target, Selection(shards=(0, 2)))
+    part = open_dataset(target)
+    np.testing.assert_array_equal(part.images(16, 22), arrays().images[16:])
+    for read in (part.images, part.latents):
+        with pytest.raises(StorageError, match=r"no such images; expected images of shards 0, 2, 8 each.*of shard 1"):
+            read(6, 18)
+
+
+def test_a_part_of_a_part_is_that_part_of_the_whole(published: Root, tmp_path: Path, snapshot: Snapshot) -> None:
+    first, second, straight = (open_root(tmp_path / name) for name in ("first", "second", "straight"))
+    copy_dataset(published, first, Selection(shards=(0, 1)))
+    copy_dataset(first, second, Selection(levels=(1.0,), splits=("train",)))
+    copy_dataset(published, straight, Selection(shards=(0, 1), levels=(1.0,), splits=("train",)))
+    assert snapshot(second) == snapshot(straight)
+    copied = open_root(tmp_path / "copied")
+    copy_dataset(first, copied)
+    assert snapshot(copied) == snapshot(first)
+
+
+def test_choosing_all_there_is_gives_the_whole(published: Root, target: Root, snapshot: Snapshot) -> None:
+    copy_dataset(published, target, Selection(("test", "validation", "train"), (0.0526, 1.0), (0, 1, 2)))
+    assert snapshot(target) == snapshot(published)
+
+
+@pytest.mark.parametrize(
+    ("selection", "said"),
+    [
+        (Selection(splits=("dev",)), "no such split.*one of train, validation, test; got dev"),
+        (Selection(levels=(0.5,)), r"no such association level.*one of 1\.0, 0\.0526; got 0\.5"),
+        (Selection(shards=(0, 3)), "no such shard.*one of 0-2; got 3"),
+        (Selection(shards=(0,), splits=("test",)), "nothing of the data set is selected"),
+    ],
+)
+def test_what_is_not_there_cannot_be_chosen(published: Root, target: Root, selection: Selection, said: str) -> None:
+    with pytest.raises(StorageError, match=said):
+        copy_dataset(published, target, selection)
+    assert target.files() == []
+
+
+def test_a_target_that_somebody_writes_to_is_refused(published: Root, tmp_path: Path) -> None:
+    target = open_root(tmp_path / "copy")
+    with hold_lease(target), pytest.raises(StorageError, match="another run"):
+        copy_dataset(published, target)
+    copy_dataset(published, target)
+
+
+def test_an_unpublished_source_is_refused(root: Root, target: Root) -> None:
+    with pytest.raises(StorageError, match="no published data set here"):
+        copy_dataset(root, target)
+
+
+def test_another_version_at_the_target_is_refused(published: Root, target: Root, tmp_path: Path) -> None:
+    copy_dataset(published, target)
+    other = open_root(tmp_path / "other")
+    manifest = write_dataset(other)
+    publish(other, manifest.model_copy(update={"versions": {"zarr": "4"}}))
+    with pytest.raises(StorageError, match="another version of this data set"):
+        copy_dataset(other, target)

@@ -1,0 +1,195 @@
+"""Verification names every damaged, missing and unexpected file, and the shards to regenerate."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from image_longitudinal.core.digest import digest_of
+from image_longitudinal.core.errors import StorageError
+from image_longitudinal.storage.dataset import layout
+from image_longitudinal.storage.dataset.manifest import (
+    Part,
+    ShardManifest,
+    publish,
+    read_root_manifest,
+    read_shard_manifest,
+    write_shard_manifest,
+)
+from image_longitudinal.storage.dataset.verify import verify_dataset
+from image_longitudinal.storage.io.filesystem import FileRecord, LocalRoot, Root, open_root
+from tests.storage.conftest import PLAN, arrays, write_dataset, write_shard
+
+
+def flip(root: Root, path: str, position: int) -> None:
+    data = bytearray(root.read_bytes(path))
+    data[position % len(data)] ^= 1
+    root.write_bytes(path, bytes(data))
+
+
+def forge(root: Root, index: int, path: str, record: FileRecord) -> None:
+    """Make manifests agree with a file that is wrong: only reading it can tell."""
+    shard = read_shard_manifest(root, index)
+    assert shard is not None
+    files = tuple(record if file.path == path else file for file in shard.files)
+    parts = {"all": Part(key=digest_of(0), files=files)}
+    entry = write_shard_manifest(root, ShardManifest(index=index, start=shard.start, stop=shard.stop, parts=parts))
+    manifest = read_root_manifest(root)
+    shards = tuple(entry if file.path == entry.path else file for file in manifest.shards)
+    publish(root, manifest.model_copy(update={"shards": shards}))
+
+
+def rewrite(root: Root, index: int, path: str, change: Mapping[str, object]) -> None:
+    table = pq.ParquetFile(f"{root.url}/{path}").read()
+    for name, values in change.items():
+        position = table.schema.get_field_index(name)
+        column = pa.array(values, table.schema.field(name).type) if isinstance(values, list) else values
+        table = table.set_column(position, table.schema.field(name), column)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    forge(root, index, path, root.write_bytes(path, memoryview(sink.getvalue()), rows=table.num_rows))
+
+
+def test_an_intact_data_set_has_no_problems_and_reports_progress(published: Root) -> None:
+    seen: list[tuple[int, int]] = []
+    report = verify_dataset(published, progress=lambda done, total: seen.append((done, total)))
+    assert report.ok
+    assert report.bad_shards == ()
+    assert (report.subjects, report.files) == (22, len(published.files()))
+    assert report.bytes + (published.size("dataset.json") or 0) == sum(
+        published.size(p) or 0 for p in published.files()
+    )
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert "all as recorded" in str(report)
+
+
+def test_a_flipped_bit_in_any_file_is_found_and_named(published: Root) -> None:
+    rng = random.Random(3)
+    for path in published.files():
+        good = published.read_bytes(path)
+        flip(published, path, rng.randrange(len(good)))
+        if path == "dataset.json":
+            with pytest.raises(StorageError, match=r"dataset\.json"):
+                verify_dataset(published)
+        else:
+            report = verify_dataset(published)
+            assert [problem.path for problem in report.problems] == [path]
+            (problem,) = report.problems
+            assert problem.expected
+            assert problem.got
+            assert report.bad_shards == (() if problem.shard is None else (problem.shard,))
+            assert (problem.shard is None) == (path.startswith(("README", "croissant", ".run")) or "zarr.json" in path)
+        published.write_bytes(path, good)
+
+
+def test_200_random_bits_are_found_one_by_one(published: Root) -> None:
+    """Half of them anywhere among all bytes, half in files chosen evenly, since the small ones hold few bytes."""
+    rng, paths = random.Random(200), published.files()
+    sizes = [published.size(path) or 0 for path in paths]
+    for turn in range(200):
+        (path,) = rng.choices(paths, sizes if turn % 2 else None)
+        file = Path(published.url) / path
+        good = file.read_bytes()
+        damaged = bytearray(good)
+        damaged[rng.randrange(len(good))] ^= 1 << rng.randrange(8)
+        file.write_bytes(damaged)
+        if path == "dataset.json":
+            with pytest.raises(StorageError, match=r"dataset\.json"):
+                verify_dataset(published)
+        else:
+            assert [problem.path for problem in verify_dataset(published).problems] == [path]
+        file.write_bytes(good)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_truncated_missing_and_unexpected_files_are_told_apart(published: Root, workers: int) -> None:
+    image, subjects = layout.image_shard_path(1), layout.subjects_path(2, "test")
+    published.write_bytes(image, published.read_bytes(image)[:-7])
+    published.remove(subjects)
+    published.write_bytes("observations/association=1.0/split=train/part-00077.parquet", b"left by a larger data set")
+    report = verify_dataset(published, workers=workers)
+    assert [(problem.path, problem.what, problem.shard) for problem in report.problems] == [
+        (image, "wrong size", 1),
+        (subjects, "missing", 2),
+        ("observations/association=1.0/split=train/part-00077.parquet", "unexpected file", None),
+    ]
+    assert report.bad_shards == (1, 2)
+    assert f"{image} (shard 1): wrong size; expected" in str(report)
+
+
+def test_regenerating_the_bad_shards_mends_the_data_set(published: Root) -> None:
+    before = {path: published.sha256(path) for path in published.files()}
+    flip(published, layout.observations_path(0.0526, 0, "train"), 100)
+    flip(published, layout.shard_manifest_path(2), 30)
+    published.remove(layout.latent_shard_path(2))
+    bad = verify_dataset(published).bad_shards
+    assert bad == (0, 2)
+    for index in bad:
+        write_shard(published, PLAN.shard(index), arrays())
+    assert verify_dataset(published).ok
+    assert {path: published.sha256(path) for path in published.files()} == before
+
+
+def test_a_missing_shard_manifest_is_a_bad_shard(published: Root) -> None:
+    published.remove(layout.shard_manifest_path(1))
+    report = verify_dataset(published)
+    assert [(problem.path, problem.what) for problem in report.problems] == [("shards/00001.json", "missing")]
+    assert report.bad_shards == (1,)
+
+
+def test_temporaries_of_killed_runs_are_no_problem(published: Root) -> None:
+    published.write_bytes("subjects/.part-00000.parquet.01ab23cd.tmp", b"")
+    assert verify_dataset(published).ok
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "what"),
+    [
+        (layout.subjects_path(0, "train"), {"id": [*range(1, 9)]}, "column id is wrong in 8 rows, first in row 0"),
+        (layout.subjects_path(0, "train"), {"image_index": [0, 1, 2, 3, 4, 5, 7, 6]}, "column image_index is wrong"),
+        (layout.subjects_path(0, "train"), {"split": ["train"] * 7 + ["test"]}, "column split is wrong in 1 rows"),
+        (layout.subjects_path(0, "train"), {"eta_2": [0.0] * 8}, "random effects are not the image's"),
+        (layout.random_effects_path(1.0, 0, "train"), {"eta_1": [0.0] * 8}, "differ from the image's"),
+        (layout.random_effects_path(0.0526, 0, "train"), {"Ka": [np.inf] * 8}, "Ka holds numbers that are not finite"),
+        (layout.observations_path(1.0, 0, "train"), {"association": [0.5] * 40}, "column association is wrong"),
+        (layout.observations_path(1.0, 0, "train"), {"time": [0.0] * 40}, "column time is wrong"),
+        (layout.observations_path(1.0, 0, "train"), {"dv": [1.0] * 40}, "dv is not a finite number on exactly"),
+    ],
+)
+def test_wrong_content_under_right_hashes_is_found(
+    published: Root, path: str, change: dict[str, list[object]], what: str
+) -> None:
+    rewrite(published, 0, path, change)
+    report = verify_dataset(published)
+    assert report.problems[0].path == path
+    assert what in report.problems[0].what
+    assert report.bad_shards == (0,)
+
+
+def test_wrong_columns_and_rows_under_right_hashes_are_found(published: Root) -> None:
+    path = layout.random_effects_path(0.0526, 0, "train")
+    table = pq.ParquetFile(f"{published.url}/{path}").read()
+    for wrong, what in ((table.drop_columns(["Ka"]), "wrong columns"), (table.slice(0, 5), "wrong number of rows")):
+        sink = pa.BufferOutputStream()
+        pq.write_table(wrong, sink)
+        forge(published, 0, path, published.write_bytes(path, memoryview(sink.getvalue()), rows=wrong.num_rows))
+        assert [problem.what for problem in verify_dataset(published).problems] == [what]
+
+
+def test_what_is_not_published_cannot_be_verified(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="no published data set here"):
+        verify_dataset(LocalRoot(tmp_path))
+
+
+def test_any_store_can_be_verified() -> None:
+    root = open_root("memory://verified")
+    write_dataset(root)
+    assert verify_dataset(root).ok
+    flip(root, layout.image_shard_path(2), 5)
+    assert verify_dataset(root).bad_shards == (2,)

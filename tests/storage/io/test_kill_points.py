@@ -1,0 +1,251 @@
+"""A run killed, cut off or out of disk at any point: nothing half-made is taken as done, a rerun makes what is missing.
+
+The run is the storage side of the flow (``resume`` in conftest). It is killed at 200 lines of code chosen at random
+among all that it executes in ``storage/``, by the clock as well, and out of disk after random numbers of bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.plan import ShardPlan
+from image_longitudinal.storage.dataset.layout import LEASE, ROOT_MANIFEST, RUN_FILE
+from image_longitudinal.storage.dataset.manifest import is_published, part_is_intact, read_shard_manifest
+from image_longitudinal.storage.dataset.run_claim import check_same_dataset
+from image_longitudinal.storage.io import filesystem
+from image_longitudinal.storage.io.filesystem import LocalRoot, Root, is_temporary
+from tests.storage.conftest import IDENTITY, Arrays, arrays, resume
+
+PLAN = ShardPlan(n_subjects=5, shard_size=2, test_fraction=0.2)
+KILLED = 9
+STORAGE = str(Path(filesystem.__file__).parent)
+
+
+@pytest.fixture(scope="module")
+def data() -> Arrays:
+    return arrays(PLAN)
+
+
+@pytest.fixture
+def folders() -> Iterator[Callable[[], LocalRoot]]:
+    """Fresh roots; in memory where there is such a folder, since a kill, unlike a power cut, does not ask for fsync."""
+    base = tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+    numbers = iter(range(10**6))
+    yield lambda: LocalRoot(Path(base) / f"{next(numbers)}")
+    shutil.rmtree(base)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, data: Arrays) -> dict[str, str]:
+    """Digests of an uninterrupted run."""
+    root = LocalRoot(tmp_path_factory.mktemp("reference"))
+    assert resume(root, data, PLAN) == [0, 1, 2]
+    return digests(root)
+
+
+def digests(root: Root) -> dict[str, str]:
+    return {path: root.sha256(path) for path in root.files()}
+
+
+def check_and_finish(root: Root, data: Arrays, reference: dict[str, str], plan: ShardPlan = PLAN) -> None:
+    """Whatever is there is whole, what says that it is done is done, and the same run ends as if never stopped."""
+    there = digests(root)
+    for path, digest in there.items():
+        assert path == LEASE or is_temporary(path) or digest == reference[path], f"{path} is torn"
+    done = []
+    for shard in plan:
+        if manifest := read_shard_manifest(root, shard.index):
+            assert all(part_is_intact(root, part, rehash=True) for part in manifest.parts.values())
+            done.append(shard.index)
+    assert not is_published(root) or len(done) == plan.n_shards
+    made = resume(root, data, plan)
+    assert made == [shard.index for shard in plan if shard.index not in done]
+    assert digests(root) == reference
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Fork; the child's process id. It exits with 0 after ``work``, with 1 if that raises a StorageError."""
+    if (child := os.fork()) == 0:
+        status = 2
+        try:
+            work()
+            status = 0
+        except StorageError:
+            status = 1
+        finally:
+            os._exit(status)
+    return child
+
+
+def exit_status(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def traced(work: Callable[[], object], at: Callable[[int], None]) -> None:
+    """Run ``work``, calling ``at`` with a running number before each line of the storage package."""
+    count = 0
+
+    def line(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal count
+        if event == "line":
+            count += 1
+            at(count)
+        return line
+
+    def call(frame: FrameType, event: str, argument: object) -> Any:
+        return line if frame.f_code.co_filename.startswith(STORAGE) else None
+
+    sys.settrace(call)
+    try:
+        work()
+    finally:
+        sys.settrace(None)
+
+
+def test_killed_at_200_random_lines(folders: Callable[[], LocalRoot], data: Arrays, reference: dict[str, str]) -> None:
+    lines = 0
+
+    def count(number: int) -> None:
+        nonlocal lines
+        lines = number
+
+    traced(lambda: resume(folders(), data, PLAN), count)
+    chosen = random.Random(20241).sample(range(1, lines + 1), 200)
+    published_early = 0
+    for fatal in chosen:
+        root = folders()
+
+        def die(number: int, fatal: int = fatal) -> None:
+            if number == fatal:
+                os._exit(KILLED)
+
+        assert exit_status(in_child(lambda root=root, die=die: traced(lambda: resume(root, data, PLAN), die))) == KILLED
+        published_early += is_published(root)
+        check_and_finish(root, data, reference)
+        shutil.rmtree(root.folder)
+    assert published_early < 20  # else the kills would hardly test anything
+
+
+def test_killed_by_the_clock_and_again(
+    folders: Callable[[], LocalRoot], data: Arrays, reference: dict[str, str]
+) -> None:
+    """SIGKILL at any instant, in system calls and libraries too; reruns are killed as well, until one gets through."""
+    moments, began = random.Random(5), time.monotonic()
+    exit_status(in_child(lambda: resume(folders(), data, PLAN)))
+    length, kills = time.monotonic() - began, 0
+    while kills < 30:
+        root, status = folders(), -signal.SIGKILL
+        while status == -signal.SIGKILL:
+            child = in_child(lambda root=root: resume(root, data, PLAN))
+            time.sleep(moments.uniform(0, 1.2) * length)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            status = exit_status(child)
+            kills += status == -signal.SIGKILL
+            if root.folder.exists() and not is_published(root):
+                assert check_same_dataset(root, IDENTITY) in ("new", "unfinished")
+        assert status == 0
+        check_and_finish(root, data, reference)
+
+
+class FullDisk:
+    """``open`` of a disk on which ``left`` more bytes fit: like the system's, the write that fills it is cut short."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def __call__(self, path: Path, mode: str = "r", **options: Any) -> Any:
+        file = open(path, mode, **options)  # noqa: SIM115
+        if "x" in mode:
+            real = file.write
+
+            def write(piece: bytes) -> int:
+                fits = min(len(piece), self.left)
+                self.left -= fits
+                real(bytes(piece)[:fits])
+                if fits < len(piece):
+                    file.flush()
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return fits
+
+            file = _With(file, write)
+        return file
+
+
+class _With:
+    """A file with another ``write``."""
+
+    def __init__(self, file: Any, write: Callable[[bytes], int]) -> None:
+        self.file, self.write = file, write
+
+    def __enter__(self) -> _With:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+def test_out_of_disk_after_any_number_of_bytes(
+    folders: Callable[[], LocalRoot], data: Arrays, reference: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = folders()
+    resume(whole, data, PLAN)
+    total = sum(whole.size(path) or 0 for path in whole.files())
+    for left in random.Random(11).sample(range(total), 25):
+        root = folders()
+        with monkeypatch.context() as patch:
+            patch.setattr(filesystem, "open", FullDisk(left), raising=False)
+            with pytest.raises(StorageError, match=r"cannot write a file.*No space left.*Free some space"):
+                resume(root, data, PLAN)
+        assert not any(is_temporary(path) for path in root.files())
+        assert LEASE not in root.files()
+        check_and_finish(root, data, reference)
+
+
+def test_a_file_that_vanished_or_shrank_is_made_again(
+    folders: Callable[[], LocalRoot], data: Arrays, reference: dict[str, str]
+) -> None:
+    root = folders()
+    resume(root, data, PLAN)
+    for path in sorted(reference):
+        if path in (RUN_FILE, ROOT_MANIFEST):
+            continue
+        for content in (None, root.read_bytes(path)[:-1]):
+            root.remove(path)
+            if content is not None and "zarr.json" not in path:
+                root.write_bytes(path, content)
+            made = resume(root, data, PLAN)
+            assert len(made) == ("zarr.json" not in path)
+            assert digests(root) == reference
+
+
+def test_two_runs_at_once_leave_one_data_set(
+    folders: Callable[[], LocalRoot], data: Arrays, reference: dict[str, str]
+) -> None:
+    ended = set()
+    for _ in range(5):
+        root = folders()
+        children = [in_child(lambda root=root: resume(root, data, PLAN)) for _ in range(2)]
+        statuses = sorted(exit_status(child) for child in children)
+        assert statuses in ([0, 0], [0, 1])  # one after the other, or one refused
+        ended.add(statuses[1])
+        assert digests(root) == reference
+    assert 1 in ended

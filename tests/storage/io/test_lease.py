@@ -1,0 +1,187 @@
+"""One run at a time writes to an output; a killed one is recognised, a living one is named."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from image_longitudinal.core.errors import StorageError
+from image_longitudinal.storage.dataset.layout import LEASE
+from image_longitudinal.storage.dataset.verify import verify_dataset
+from image_longitudinal.storage.io import lease
+from image_longitudinal.storage.io.filesystem import LocalRoot, Root, open_root
+from image_longitudinal.storage.io.lease import hold_lease
+from tests.storage.conftest import write_dataset
+
+
+@pytest.fixture(params=["local", "memory"])
+def output(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Root:
+    monkeypatch.setattr(lease, "BEAT", 0.1)  # every wait shorter by a factor of 100
+    monkeypatch.setattr(lease, "DEAD_AFTER", 1.5)
+    monkeypatch.setattr(lease, "SETTLE", 0.02)
+    return open_root(tmp_path / "data" if request.param == "local" else f"memory://{tmp_path.name}/data")
+
+
+@contextlib.contextmanager
+def process(work: Callable[[], object]) -> Iterator[int]:
+    """A forked child that has done ``work`` and then sleeps; killed at the end of the block if it still lives."""
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        kept = work()  # held on to: what it owns must not be collected
+        os.write(writing, b"." if kept is not None else b"?")
+        time.sleep(60)
+        os._exit(0)
+    os.close(writing)
+    assert os.read(reading, 1) == b"."
+    os.close(reading)
+    try:
+        yield child
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(child, 0)
+
+
+def take(root: Root) -> object:
+    held = hold_lease(root)
+    held.__enter__()
+    return held
+
+
+def test_a_second_run_is_refused_while_the_first_lives_and_let_in_afterwards(output: Root) -> None:
+    with hold_lease(output) as held:
+        for _ in range(2):
+            with pytest.raises(StorageError, match=rf"another run is writing.*process {os.getpid()} on .*same command"):
+                take(output)
+        held.check()
+    assert output.files() == []
+    with hold_lease(output):
+        pass
+    assert output.files() == []
+
+
+def test_a_lease_is_no_part_of_the_data_set(output: Root) -> None:
+    with hold_lease(output):
+        write_dataset(output)  # whoever writes for the run does not ask for the lease
+        assert verify_dataset(output).ok
+    assert verify_dataset(output).ok
+
+
+def test_a_killed_run_leaves_a_local_lock_that_holds_nobody_up(tmp_path: Path) -> None:
+    root = LocalRoot(tmp_path)
+    with process(lambda: take(root)) as child:
+        with pytest.raises(StorageError, match=f"process {child} on {socket.gethostname()}, running since 20"):
+            take(root)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert root.files() == [LEASE]
+        with hold_lease(root) as held:
+            held.check()
+    assert root.files() == []
+
+
+def test_an_orphaned_worker_of_a_killed_run_keeps_the_output(tmp_path: Path) -> None:
+    root = LocalRoot(tmp_path)
+
+    def run_with_a_worker() -> object:
+        held = take(root)
+        if os.fork() == 0:
+            time.sleep(1.0)
+            os._exit(0)
+        return held
+
+    with process(run_with_a_worker) as child:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        with pytest.raises(StorageError, match="another run is writing"):
+            take(root)
+        patience = time.monotonic() + 20
+        while time.monotonic() < patience:
+            with contextlib.suppress(StorageError), hold_lease(root):
+                return
+            time.sleep(0.1)
+    pytest.fail("the lock outlived its last process")
+
+
+def silent(root: Root, **changed: object) -> None:
+    """The lease of a run that gives no sign of life."""
+    mark = json.loads(lease._mark("someone", 7)) | changed
+    root.write_bytes(LEASE, json.dumps(mark).encode())
+
+
+def dead_pid() -> int:
+    if (child := os.fork()) == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    return child
+
+
+@pytest.mark.parametrize("output", ["memory"], indirect=True)
+def test_a_dead_holder_of_this_machine_is_replaced_at_once_and_a_silent_one_after_a_while(output: Root) -> None:
+    said: list[str] = []
+    silent(output, pid=dead_pid())
+    with hold_lease(output, said.append) as held:
+        held.check()
+    assert said == []
+    for changed in ({"machine": "elsewhere", "host": "node7"}, {"pid": os.getpid()}):
+        silent(output, **changed)
+        with hold_lease(output, said.append) as held:
+            held.check()
+        assert output.files() == []
+    assert "on node7: seeing" in said[0]
+    output.write_bytes(LEASE, b"{torn")
+    with hold_lease(output, said.append):
+        pass
+    assert output.files() == []
+
+
+@pytest.mark.parametrize("output", ["memory"], indirect=True)
+def test_who_lost_the_lease_hears_of_it_and_leaves_the_new_one_alone(output: Root) -> None:
+    with hold_lease(output) as held:
+        silent(output, host="node7")
+        assert isinstance(held, lease._Beating)
+        held._thread.join(20)  # it ends when it finds the other's mark
+        with pytest.raises(StorageError, match=r"no longer holds its output.*process \d+ on node7.* took it over"):
+            held.check()
+    assert json.loads(output.read_bytes(LEASE))["host"] == "node7"
+
+
+def test_a_removed_lock_is_noticed(tmp_path: Path) -> None:
+    root = LocalRoot(tmp_path)
+    with hold_lease(root) as held:
+        root.remove(LEASE)
+        with pytest.raises(StorageError, match=r"no longer holds its output.*was removed"):
+            held.check()
+
+
+def test_an_output_that_cannot_be_locked_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("a file")
+    with (
+        pytest.raises(StorageError, match="Choose an output that is a folder"),
+        hold_lease(open_root(tmp_path / "file")),
+    ):
+        pass
+
+    def no_locks(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(lease.fcntl, "flock", no_locks)
+    with pytest.raises(StorageError, match="file system with locks"), hold_lease(open_root(tmp_path / "data")):
+        pass
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self").exists(), reason="needs a folder where nobody can make another: Linux's /proc"
+)
+def test_an_output_folder_that_cannot_be_made_is_an_error_at_once() -> None:
+    with pytest.raises(StorageError, match="cannot make the output folder"), hold_lease(open_root("/proc/data/set")):
+        pass

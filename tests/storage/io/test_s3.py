@@ -1,0 +1,302 @@
+"""The same code over HTTP against an S3 server in a process of its own: write, verify, read, damage, cut, disappear."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.plan import ShardPlan
+from image_longitudinal.storage.dataset import layout
+from image_longitudinal.storage.dataset.loaders import SubjectLoader
+from image_longitudinal.storage.dataset.manifest import is_published
+from image_longitudinal.storage.dataset.reader import open_dataset
+from image_longitudinal.storage.dataset.transfer import Selection, copy_dataset
+from image_longitudinal.storage.dataset.verify import verify_dataset
+from image_longitudinal.storage.io import lease, remote
+from image_longitudinal.storage.io.filesystem import Root, open_root
+from image_longitudinal.storage.io.lease import hold_lease
+from tests.storage.conftest import Arrays, arrays, resume, write_dataset
+from tests.storage.test_kill_points import KILLED, check_and_finish, digests, exit_status, in_child
+
+s3fs = pytest.importorskip("s3fs")
+pytest.importorskip("moto.server")
+
+SMALL = ShardPlan(n_subjects=2, shard_size=1)
+
+
+class Line:
+    """A TCP line to a server that can be cut and mended."""
+
+    def __init__(self, port: int) -> None:
+        self.server, self.open, self.sockets = port, True, set[socket.socket]()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Drop what is on the way, and everything from now on."""
+        self.open = False
+        for end in list(self.sockets):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        while True:
+            client, _ = self.listener.accept()
+            if not self.open:
+                client.close()
+                continue
+            server = socket.create_connection(("127.0.0.1", self.server))
+            for ends in ((client, server), (server, client)):
+                self.sockets.add(ends[0])
+                threading.Thread(target=self._pump, args=ends, daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+        for end in (source, sink):
+            self.sockets.discard(end)
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[int]:
+    """The port of an S3 server that lives as long as this module's tests."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    patience = time.monotonic() + 180
+    while time.monotonic() < patience and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            break
+        time.sleep(0.2)
+    else:
+        pytest.fail("the S3 server did not start")
+    yield port
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def line(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
+    """A line to the server; credentials come from the environment, as a user's would, and patience is short."""
+    line = Line(server)
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+        ("AWS_ENDPOINT_URL", f"http://127.0.0.1:{line.port}"),
+        ("AWS_MAX_ATTEMPTS", "1"),
+    ):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    monkeypatch.setattr(remote, "PAUSES", (0.01, 0.01))
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem().makedirs("bucket", exist_ok=True)
+    yield line
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def small() -> Arrays:
+    return arrays(SMALL)
+
+
+NUMBERS = count()
+
+
+def fresh() -> Root:
+    return open_root(f"s3://bucket/{next(NUMBERS)}/data")
+
+
+def test_a_data_set_lives_on_s3(line: Line) -> None:
+    root = fresh()
+    write_dataset(root)
+    assert verify_dataset(root).ok
+    dataset = open_dataset(root.url)
+    assert dataset.images(5, 20).shape == (15, 8, 8)
+    assert dataset.subject(13).observations[1.0].num_rows == 5
+    np.testing.assert_array_equal(dataset.view("test").xarray().image[2:4], arrays().images[17:19])
+
+    copy = fresh()
+    copy.link_or_copy(root, "dataset.json", "deep/copy.json")
+    assert copy.sha256("deep/copy.json") == root.sha256("dataset.json")
+
+    root.write_bytes(layout.latent_shard_path(1), b"short")
+    root.remove(layout.subjects_path(2, "test"))
+    assert verify_dataset(root).bad_shards == (1, 2)
+
+
+def test_a_data_set_is_published_there_and_parts_are_fetched(line: Line, published: Root, tmp_path: Path) -> None:
+    store = fresh()
+    copy_dataset(published, store)
+    assert digests(store) == digests(published)
+    part = open_root(tmp_path / "part")
+    copy_dataset(store, part, Selection(splits=("test",), levels=(1.0,)))
+    assert verify_dataset(part).ok
+    assert open_dataset(part).manifest.splits == {"test": 7}
+
+
+def test_workers_of_a_data_loader_read_from_s3(line: Line) -> None:
+    root = fresh()
+    write_dataset(root)
+    data = arrays()
+    for batch in SubjectLoader(root.url, split="test", level=1.0, fields=("id", "image", "outcomes"), num_workers=2):
+        np.testing.assert_array_equal(batch["image"][:, 0], data.images[batch["id"]])
+        np.testing.assert_array_equal(batch["outcomes"], data.dv[1.0][batch["id"]].astype(np.float32))
+
+
+def test_one_run_at_a_time_writes_to_s3(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "BEAT", 0.3)
+    monkeypatch.setattr(lease, "SETTLE", 0.1)
+    root = fresh()
+    assert root.create("once", b"1")  # type: ignore[attr-defined]
+    assert not root.create("once", b"2")  # type: ignore[attr-defined]
+    with pytest.raises(FileExistsError):  # the store itself refuses, also when two ask at the same moment
+        root.fs.pipe_file(root.key("once"), b"3", mode="create")  # type: ignore[attr-defined]
+    assert root.read_bytes("once") == b"1"
+    with hold_lease(root), pytest.raises(StorageError, match="another run is writing"), hold_lease(root):
+        pass
+    assert root.files() == ["once"]
+
+
+STEPS = {
+    "the mark of the run": ".run.json",
+    "the lease": layout.LEASE,
+    "metadata of the arrays": "images.zarr/latent/zarr.json",
+    "an image shard": layout.image_shard_path(0),
+    "a table": layout.observations_path(1.0, 1, "train"),
+    "a shard manifest": layout.shard_manifest_path(1),
+    "the root manifest": "dataset.json",
+}
+PROMISES = [STEPS["the lease"], STEPS["a shard manifest"], STEPS["the root manifest"]]
+
+
+def test_killed_before_every_kind_of_write_and_after_those_that_promise(
+    line: Line, small: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "SETTLE", 0.1)  # nobody else is about to take over what the killed left
+    whole = fresh()
+    resume(whole, small, SMALL)
+    reference = digests(whole)
+    for path, arrived in [*((path, False) for path in STEPS.values()), *((path, True) for path in PROMISES)]:
+        root = fresh()
+        status = exit_status(in_child(lambda root=root, p=path, a=arrived: die_at(root, p, a, small)))
+        assert status == KILLED
+        assert root.exists(path) is arrived
+        assert is_published(root) is (arrived and path == layout.ROOT_MANIFEST)
+        check_and_finish(root, small, reference, SMALL)
+
+
+def die_at(root: Root, path: str, arrived: bool, data: Arrays) -> None:
+    """Run until ``path`` is put, and die before the request is sent or after it was answered."""
+    real = s3fs.S3FileSystem._call_s3
+
+    async def call(self: object, method: str, *arguments: object, **options: object) -> object:
+        fatal = method == "put_object" and str(options["Key"]).endswith(f"/data/{path}")
+        if fatal and not arrived:
+            os._exit(KILLED)
+        answer = await real(self, method, *arguments, **options)
+        if fatal:
+            os._exit(KILLED)
+        return answer
+
+    s3fs.S3FileSystem._call_s3 = call
+    resume(root, data, SMALL)
+
+
+def test_a_large_object_cut_between_its_parts_is_not_there(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    part, data = 5 << 20, os.urandom(11 << 20)  # S3 wants parts of 5 MiB at least
+    monkeypatch.setattr(s3fs.core, "calculate_chunksize", lambda *_, **__: part)
+    root = fresh()
+    root.write_bytes("large", b"old")
+
+    def write() -> None:
+        real = s3fs.S3FileSystem._call_s3
+
+        async def call(self: object, method: str, *arguments: object, **options: object) -> object:
+            if method == "upload_part" and options["PartNumber"] == 2:
+                os._exit(KILLED)
+            return await real(self, method, *arguments, **options)
+
+        s3fs.S3FileSystem._call_s3 = call
+        root.write_bytes("large", data)
+
+    assert exit_status(in_child(write)) == KILLED
+    assert root.read_bytes("large") == b"old"
+    record = root.write_bytes("large", data)
+    assert root.sha256("large") == record.sha256
+    assert root.read_range("large", part - 2, part + 2) == data[part - 2 : part + 2]
+
+
+def cut_at(line: Line, monkeypatch: pytest.MonkeyPatch, number: int, mend: bool) -> None:
+    """Cut the line at the n-th request; ``mend`` it for the one after."""
+    real, requests = s3fs.S3FileSystem._call_s3, count()
+
+    async def call(self: object, method: str, *arguments: object, **options: object) -> object:
+        here = next(requests)
+        if here == number:
+            line.cut()
+        elif mend and here == number + 1:
+            line.open = True
+        return await real(self, method, *arguments, **options)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", call)
+
+
+def test_a_store_that_vanishes_in_mid_run_stops_it_and_nothing_is_lost(
+    line: Line, small: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "DEAD_AFTER", 1.0)  # the lease that could not be given back is waited for
+    monkeypatch.setattr(lease, "BEAT", 0.4)
+    whole = fresh()
+    resume(whole, small, SMALL)
+    reference = digests(whole)
+    for number in (3, 45):
+        root = fresh()
+        with monkeypatch.context() as patch:
+            cut_at(line, patch, number, mend=False)
+            with pytest.raises(StorageError, match="Check that the store can be reached, then run the same command"):
+                resume(root, small, SMALL)
+        line.open = True
+        check_and_finish(root, small, reference, SMALL)
+
+
+def test_a_store_that_is_away_for_a_moment_stops_nothing(
+    line: Line, small: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = fresh()
+    with monkeypatch.context() as patch:
+        cut_at(line, patch, 40, mend=True)
+        assert resume(root, small, SMALL) == [0, 1]
+    assert resume(root, small, SMALL) == []
+
+
+def test_a_missing_bucket_and_missing_credentials_are_clear_errors(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StorageError, match=r"cannot write a file \(s3://mistyped/x\)"):
+        open_root("s3://mistyped").write_bytes("x", b"1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(StorageError, match="Set the store's credentials in the environment"):
+        open_root("s3://bucket/data").read_bytes("x")

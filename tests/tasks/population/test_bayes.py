@@ -1,0 +1,70 @@
+"""The page about draws, from draws made by hand: it holds the figures that they have."""
+
+from __future__ import annotations
+
+import arviz as az
+import numpy as np
+import pytest
+import xarray as xr
+
+from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.tasks.population.bayes import page_of, posterior_rows, predictive_figure, traces_figure
+from image_longitudinal.tasks.population.fit import FitSpec
+
+
+@pytest.fixture
+def data() -> PopulationData:
+    model = get_model("depot-central-mm")
+    return PopulationData.of_design(model.structural, [[0.1, 0.3], [0.2, 0.4]], [1.0, 2.0], model.design.doses)
+
+
+@pytest.fixture
+def found() -> az.InferenceData:
+    rng = np.random.default_rng(1)
+    names, effects = ["ka", "imax", "ic50"], ["eta_ka", "eta_imax", "eta_ic50"]
+
+    def drawn(spread: float) -> xr.Dataset:
+        return xr.Dataset(
+            {
+                "typical": (("chain", "draw", "parameter"), 2.0 + spread * rng.standard_normal((2, 300, 3))),
+                "omega_matrix": (
+                    ("chain", "draw", "random_effect", "random_effect_other"),
+                    1.0 + 0.1 * rng.standard_normal((2, 300, 3, 3)),
+                ),
+                "error_scale": (("chain", "draw"), 1.0 + 0.1 * rng.standard_normal((2, 300))),
+            },
+            coords={"chain": [0, 1], "draw": np.arange(300), "parameter": names, "random_effect": effects},
+        )
+
+    outcome = xr.Dataset({"outcome": (("chain", "draw", "observation"), rng.normal(0.25, 0.1, (2, 300, 4)))})
+    return az.InferenceData(
+        posterior=drawn(0.1),
+        prior=drawn(1.0),
+        sample_stats=xr.Dataset({"diverging": (("chain", "draw"), np.arange(600).reshape(2, 300) == 7)}),
+        prior_predictive=outcome,
+        posterior_predictive=outcome,
+    )
+
+
+def test_the_page_says_what_the_draws_say(found: az.InferenceData, data: PopulationData) -> None:
+    rows = {row["name"]: row for row in posterior_rows(found)}
+    assert len(rows) == 3 + 9 + 1
+    own = found["posterior"]["typical"].sel(parameter="imax")
+    assert rows["typical[imax]"]["mean"] == pytest.approx(float(own.mean()))
+    assert rows["typical[imax]"]["low"] < 2.0 < rows["typical[imax]"]["high"]
+    assert rows["error_scale"]["rhat"] == pytest.approx(1.0, abs=0.02)
+    spec = FitSpec(table="trial.csv", model="depot-central-mm", method="nuts")
+    page = page_of(found, data, spec, {"subjects_fitted": 2, "observations": 4})
+    assert page.count("data:image/png;base64,") == 3
+    assert "1 divergent transitions" in page
+    assert "typical[imax]" in page
+
+
+def test_the_figures_have_a_row_per_parameter_and_every_observation(
+    found: az.InferenceData, data: PopulationData
+) -> None:
+    axes = traces_figure(found).axes
+    assert [axis.get_ylabel() for axis in axes[::2]] == ["ka", "imax", "ic50"]
+    points = predictive_figure(found, data, "posterior_predictive").axes[0].lines[-1]
+    np.testing.assert_array_equal(points.get_ydata(), data.observed)

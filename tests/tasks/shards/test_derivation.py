@@ -1,0 +1,105 @@
+"""Subjects made again from seed and configuration: what was written right compares equal, what was not is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from image_longitudinal.core.config import Config
+from image_longitudinal.core.digest import digest_of
+from image_longitudinal.core.presets import load_config
+from image_longitudinal.models.design.association import draw_latents
+from image_longitudinal.storage.dataset import layout
+from image_longitudinal.storage.dataset.manifest import ImageInfo, RootManifest
+from image_longitudinal.storage.dataset.reader import Dataset
+from image_longitudinal.storage.dataset.sharding import encode_shard
+from image_longitudinal.storage.dataset.tables import Dose, write_observations, write_random_effects, write_subjects
+from image_longitudinal.storage.io.filesystem import Root, open_root
+from image_longitudinal.tasks.shards.derivation import linked_to_latents, outcomes_at, rederive
+from image_longitudinal.tasks.shards.image_shards import image_model
+from image_longitudinal.tasks.shards.parts import make_images, make_outcomes
+from image_longitudinal.tasks.shards.spec import DatasetSpec
+
+ENTRIES, LEVELS = (0, 1, 2), (1.0, 0.3)
+
+
+@pytest.fixture(scope="module")
+def spec() -> DatasetSpec:
+    settings = ("seed=4", "generator.backend=phantom", "generator.image_size=32", "generator.latent_dim=6",
+                "dataset.n_subjects=10", "dataset.shard_size=4", f"dataset.association={list(LEVELS)}")  # fmt: skip
+    config = load_config("demo", None, settings)
+    model = image_model("none", None, config.generator, "cpu")
+    return DatasetSpec(
+        config=config, workspace="none", model_version=None, model_digest=model.digest, image_size=32, latent_dim=6,
+        entries=ENTRIES,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def made(tmp_path: Path, spec: DatasetSpec) -> Dataset:
+    """All shards as the tasks write them, outside any flow."""
+    for shard in spec.plan:
+        for task in (make_images, make_outcomes):
+            task.fn(key="0" * 64, index=shard.index, output=str(tmp_path), spec=spec)
+    return Dataset(open_root(tmp_path), manifest(spec.config, spec))
+
+
+def manifest(config: Config, spec: DatasetSpec, digest: str | None = None) -> RootManifest:
+    plan, nothing = spec.plan, digest_of("nothing")
+    return RootManifest(
+        name="tiny", identity=spec.identity, config=config.model_dump(mode="json", exclude={"compute"}),
+        config_digest=nothing, seed=config.seed, n_subjects=10, shard_size=4, splits=plan.split_counts, levels=LEVELS,
+        random_effects=("ka", "imax", "ic50"), eta_latents=ENTRIES, parameters=("ka", "imax", "ic50"),
+        times=config.outcomes.times, doses=(Dose(0, 1),), shards=(), files=(), versions={}, licence="CC-BY-4.0",
+        citation="", image=ImageInfo(height=32, width=32, latent_dim=6, backend="phantom", model="phantom",
+                                     version="1", digest=digest or spec.model_digest),
+    )  # fmt: skip
+
+
+def test_what_the_tasks_wrote_is_made_again_equal(made: Dataset) -> None:
+    assert rederive(made, np.arange(10), "none") == ([], None)
+
+
+def test_another_seed_is_seen_in_every_file(made: Dataset, spec: DatasetSpec) -> None:
+    other = spec.config.model_copy(update={"seed": 5})
+    problems, _ = rederive(Dataset(made.root, manifest(other, spec)), np.array([6]), "none")
+    assert {problem.path for problem in problems} == layout.shard_files(spec.plan.shard(1), LEVELS)
+    assert "subject 6 made again is another" in str(problems[0])
+
+
+def test_an_image_model_that_is_not_at_hand_is_said(made: Dataset, spec: DatasetSpec) -> None:
+    dataset = Dataset(made.root, manifest(spec.config, spec, digest_of("another version of the phantom")))
+    problems, why = rederive(dataset, np.arange(3), "none")
+    assert problems == []
+    assert "not drawn again: the model at hand is not theirs" in str(why)
+
+
+def wrong_image(root: Root, spec: DatasetSpec) -> str:
+    images = np.zeros((4, 32, 32), np.uint8)
+    return root.write(layout.image_shard_path(0), encode_shard(images, chunk_rows=1, shard_rows=4)).path
+
+
+def wrong_table(root: Root, spec: DatasetSpec, table: str) -> str:
+    """One table of shard 0 and level 0.3 with something else for subject 2 alone."""
+    shard, ids, outcomes = spec.plan.shard(0), np.arange(4), spec.config.outcomes
+    linked = linked_to_latents(draw_latents(4, ids, 6), ENTRIES, outcomes)
+    made = outcomes_at(0.3, linked, outcomes, 4, ids)
+    off = np.zeros((4, 1))
+    off[2] = 0.001
+    if table == "subjects":
+        return write_subjects(root, shard, seeds=ids, eta=linked)[0].path
+    if table == "random_effects":
+        return write_random_effects(root, shard, 0.3, eta=made.eta + off, parameters=made.parameters)[0].path
+    if table == "parameters":
+        parameters = made.parameters | {"imax": made.parameters["imax"] + off[:, 0]}
+        return write_random_effects(root, shard, 0.3, eta=made.eta, parameters=parameters)[0].path
+    return write_observations(root, shard, 0.3, times=outcomes.times, doses=outcomes.given, dv=made.dv + off)[0].path
+
+
+@pytest.mark.parametrize("table", ["image", "subjects", "random_effects", "parameters", "observations"])
+def test_a_file_with_other_numbers_is_named(made: Dataset, spec: DatasetSpec, table: str) -> None:
+    path = wrong_image(made.root, spec) if table == "image" else wrong_table(made.root, spec, table)
+    problems, _ = rederive(Dataset(made.root, made.manifest), np.arange(10), "none")
+    assert [(problem.path, problem.shard) for problem in problems] == [(path, 0)]
