@@ -80,7 +80,7 @@ def phantoms(folder: str, workspace: str, quick: bool, workers: int) -> tuple[st
     train, test = (4_000, 1_000) if quick else (50_000, 5_000)
     settings = [
         "generator.backend=phantom", "generator.image_size=64", f"dataset.n_subjects={train + test}",
-        "dataset.shard_size=1000", "dataset.validation_fraction=0", f"compute.workers={workers}",
+        "dataset.shard_size=1000", "dataset.validation_fraction=0", f"compute.concurrent_shards={workers}",
         f"dataset.test_fraction={test / (train + test)}",
     ]  # fmt: skip
     changes = [argument for setting in settings for argument in ("--set", setting)]
@@ -136,7 +136,7 @@ def main() -> None:
         manifest = json.loads(open_root(url).read_bytes("dataset.json"))
 
         def evaluated(population: str, steps: int = 0) -> tuple[dict[str, Any], float, float]:
-            settings = [f"population={population}", f"regression_steps={steps}", "regression_width=1"]
+            settings = [f"population={population}", f"resnet.steps={steps}", "resnet.width=1"]
             if options.levels:
                 settings.append(f"levels={options.levels}")
             changes = [argument for setting in settings for argument in ("--set", f"evaluation.{setting}")]

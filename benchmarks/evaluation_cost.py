@@ -32,14 +32,14 @@ def measured(n: int, workers: int, levels: str = "[1.0, 0.5, 0.1, 0.0526, 0.02]"
         settings = (
             "generator.backend=phantom", "generator.image_size=32", f"dataset.n_subjects={n}",
             f"dataset.association={levels}", "dataset.shard_size=2000", "dataset.validation_fraction=0",
-            f"dataset.test_fraction={1 / 11}", f"compute.workers={workers}",
+            f"dataset.test_fraction={1 / 11}", f"compute.concurrent_shards={workers}",
         )  # fmt: skip
         changes = [argument for setting in settings for argument in ("--set", setting)]
         command(folder, "generate", "--output", data, "--workspace", workspace, *changes)
         began = time.time()
         seconds, memory = command(
             folder, "evaluate", data, "--output", f"{folder}/out", "--workspace", workspace, "--workers", str(workers),
-            "--set", "evaluation.regression_steps=0",
+            "--set", "evaluation.resnet.steps=0",
         )  # fmt: skip
         return {
             "subjects": n,

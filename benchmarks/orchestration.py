@@ -26,7 +26,7 @@ from typing import Any
 
 import psutil
 
-OVERRIDES = ["generator.backend=phantom", "dataset.eta_entries=[0, 1, 2]"]
+OVERRIDES = ["generator.backend=phantom", "dataset.eta_dims=[0, 1, 2]"]
 SMALL = [*OVERRIDES, "generator.image_size=32", "dataset.shard_size=16", "probe.n_images=64"]
 
 

@@ -54,7 +54,7 @@ def settings(n: int, seed: int) -> tuple[str, ...]:
         f"dataset.shard_size={SHARD}",
         "dataset.validation_fraction=0",
         "dataset.test_fraction=0.09090909090909091",
-        "compute.workers=2",
+        "compute.concurrent_shards=2",
     )
 
 

@@ -24,7 +24,7 @@ def _date_text(value: Any) -> Any:
 MixedPrecision = Annotated[Literal["no", "fp16", "bf16"], BeforeValidator(_precision_text)]
 
 
-NOT_OF_THE_DATA = frozenset({"compute", "evaluation"})  # sections of Config that decide no byte of a data set
+EXECUTION_SECTIONS = frozenset({"compute", "evaluation"})  # sections of Config that decide no byte of a data set
 
 
 class Section(BaseModel):
@@ -162,7 +162,9 @@ class DistillationConfig(Section):
     """What ``distill`` makes of a trained diffusion model: a few-step student and, where it pays, a light decoder."""
 
     student_steps: int = Field(20_000, ge=0, description="Training steps of the student; 0: none.")
-    grid: int = Field(16, ge=2, le=1000, description="Steps of the teacher's way that the student learns to leap.")
+    teacher_steps: int = Field(
+        16, ge=2, le=1000, description="Solver steps of the teacher that the student learns to shorten."
+    )
     solver_steps: Positive = Field(3, description="Leaps that the student is measured with.")
     decoder_steps: int = Field(
         20_000,
@@ -261,7 +263,7 @@ class DatasetConfig(Section):
     association: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         (1.0, 0.5, 0.1, 0.0526, 0.02), min_length=1, description="ρ²: share of Var(η) that the image can explain."
     )
-    eta_entries: Literal["auto"] | tuple[Annotated[int, Field(ge=0)], ...] = Field(
+    eta_dims: Literal["auto"] | tuple[Annotated[int, Field(ge=0)], ...] = Field(
         "auto", description="Latent entries that become η (from 0); auto takes the most recoverable ones."
     )
     validation_fraction: Fraction = 0.0
@@ -274,8 +276,8 @@ class DatasetConfig(Section):
             raise ValueError(f"validation_fraction + test_fraction must stay below 1, got {total:g}")
         if len(set(self.association)) != len(self.association):
             raise ValueError(f"association levels must differ from each other, got {list(self.association)}")
-        if self.eta_entries != "auto" and len(set(self.eta_entries)) != len(self.eta_entries):
-            raise ValueError(f"eta_entries must differ from each other, got {list(self.eta_entries)}")
+        if self.eta_dims != "auto" and len(set(self.eta_dims)) != len(self.eta_dims):
+            raise ValueError(f"eta_dims must differ from each other, got {list(self.eta_dims)}")
         return self
 
 
@@ -283,23 +285,32 @@ class ComputeConfig(Section):
     """Where and how wide to run; never changes what is made."""
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, ...")
-    workers: Positive = Field(
+    concurrent_shards: Positive = Field(
         1,
-        description="Shards in the making at the same time (at least two for each accelerator or drawing process); "
-        "with the runner workers, runs handed to them at a time.",
+        description="Shards generated at the same time (at least two per accelerator or render process); with the "
+        "executor work-pool, flow runs submitted at the same time.",
     )
-    processes: Literal["auto"] | Positive = Field(
+    render_processes: Literal["auto"] | Positive = Field(
         "auto",
-        description="Processes of this host that draw images; auto: one per accelerator where there are several. "
-        "Trainings take one per accelerator, at most this many.",
+        description="Processes on this host that render images; auto: one per accelerator if there are several. "
+        "Training uses one per accelerator, at most this many.",
     )
-    runner: Literal["threads", "dask", "workers"] = Field(
+    executor: Literal["threads", "dask", "work-pool"] = Field(
         "threads",
-        description="What makes shards: threads of the run, a Dask cluster, or the workers of the work pool shards.",
+        description="What generates shards: threads of the run, a Dask cluster, or workers of the work pool shards.",
     )
     dask_address: str | None = Field(
         None, description="Scheduler, as tcp://host:8786; without one Dask starts processes on this machine."
     )
+
+
+class ResNetConfig(Section):
+    """The published ResNet18 that regresses empirical Bayes estimates on images."""
+
+    steps: int = Field(0, ge=0, description="Most training steps per association level; 0 leaves the network out.")
+    batch_size: Positive = Field(16, description="The original's.")
+    width: float = Field(1.0, gt=0, le=4, description="Multiplies its channels; 1 is ResNet18.")
+    mixed_precision: MixedPrecision = "no"
 
 
 class EvaluationConfig(Section):
@@ -323,12 +334,7 @@ class EvaluationConfig(Section):
     products: Positive = Field(40, description="Components that enter it by products too.")
     folds: int = Field(5, ge=2, description="Of the cross-fit.")
     rounds: int = Field(6, ge=0, description="Most rounds of the image-informed model after the one-step correction.")
-    regression_steps: int = Field(
-        0, ge=0, description="Most steps of the original's ResNet18 on EBEs; 0 leaves it out."
-    )
-    regression_batch: Positive = Field(16, description="Its batch; the original's.")
-    regression_width: float = Field(1.0, gt=0, le=4, description="Multiplies its channels; 1 is ResNet18.")
-    regression_precision: MixedPrecision = "no"
+    resnet: ResNetConfig = ResNetConfig()
     bootstrap: int = Field(1000, ge=100, description="Resamples behind each 95 % interval.")
     visits: tuple[Annotated[int, Field(ge=0)], ...] = Field((0, 1, 2, 4), description="Observed visits of forecasts.")
     residual_subjects: Positive = Field(5000, description="Subjects whose residuals are tested against the design.")

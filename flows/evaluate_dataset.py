@@ -28,7 +28,7 @@ from image_longitudinal.tasks.evaluation.stages import (
 READER = ("reader", "components", "products")
 POPULATION = ("population", "fit_subjects")
 PREDICTORS = ("rounds", "folds")
-RESNET = ("regression_steps", "regression_batch", "regression_width", "regression_precision")
+RESNET = ("resnet",)
 SCORES = ("bootstrap", "visits")
 
 
@@ -93,7 +93,7 @@ def evaluate_dataset(
             **inputs,
         )
         resnet = None
-        if spec.settings.regression_steps:
+        if spec.settings.resnet.steps:
             key = spec.key("train-resnet", *RESNET, effects=effects["files"], level=level)
             resnet = run_stage(train_on_estimates, spec, key, level=level, effects=effects)
             made_of["resnet"] = resnet["files"]

@@ -6,7 +6,7 @@ from contextlib import closing
 
 from prefect import flow, get_run_logger
 
-from image_longitudinal.core.config import NOT_OF_THE_DATA, Config
+from image_longitudinal.core.config import EXECUTION_SECTIONS, Config
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.flows.train_models import train_models
 from image_longitudinal.models.imaging.backends import needs_training
@@ -62,7 +62,7 @@ def generate_dataset(
     """
     config = resolve(preset, config, overrides)
     root = open_root(output)
-    check_configuration(root, config.model_dump(mode="json", exclude=set(NOT_OF_THE_DATA)))
+    check_configuration(root, config.model_dump(mode="json", exclude=set(EXECUTION_SECTIONS)))
 
     def decided() -> DatasetSpec:
         return specify(config, _model(images, config, model, workspace, refresh), Workspace.at(workspace))
@@ -74,7 +74,7 @@ def generate_dataset(
     with hold_lease(root, get_run_logger().info) as lease, drawing_processes():
         spec = spec or decided()
         found = find_reusable(reuse, spec) if reuse else None
-        plain = config.model_dump(mode="json", exclude=set(NOT_OF_THE_DATA))
+        plain = config.model_dump(mode="json", exclude=set(EXECUTION_SECTIONS))
         begin_run(root, spec.identity, plain, found.origin if found else None)
         clean_temporaries(root)
         arrays = create_image_arrays(
@@ -108,7 +108,7 @@ def make_missing_shards(
     subjects = sum(len(plan.shard(index)) for index in records)
     progress, share = Progress("make subjects", plan.n_subjects, "subjects", done=subjects), DeviceShare()
     latest = LatestShard(root, spec)
-    make = make_by_workers if spec.config.compute.runner == "workers" else make_here
+    make = make_by_workers if spec.config.compute.executor == "work-pool" else make_here
     with closing(make(root, spec, wanted, found.parts if found else None, refresh)) as making:
         for shard, record, state, why, use in making:
             lease.check()
@@ -136,7 +136,7 @@ def specify(config: Config, version: ModelVersion | None, workspace: Workspace) 
         entries=(),
     )
     count = get_model(config.outcomes.model).n_random_effects
-    chosen = config.dataset.eta_entries
+    chosen = config.dataset.eta_dims
     if chosen == "auto":
         recoverability = version.metadata["recoverability"] if version else measure_images(spec)[0]
         entries = tuple(choose_entries(recoverability, count))
@@ -144,7 +144,7 @@ def specify(config: Config, version: ModelVersion | None, workspace: Workspace) 
         entries = chosen
     if len(entries) != count or not all(entry < model.latent_dim for entry in entries):
         raise ConfigError(
-            "dataset.eta_entries do not fit",
+            "dataset.eta_dims do not fit",
             expected=f"{count} different entries from 0 to {model.latent_dim - 1} (model {config.outcomes.model})",
             got=list(entries),
         )

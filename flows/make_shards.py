@@ -24,7 +24,7 @@ def make_shards(
     images: dict[int, dict[str, Any]] | None = None,
     outcomes: dict[int, dict[str, Any]] | None = None,
 ) -> str:
-    """Make some shards of a data set; generate-dataset asks for this where compute.runner is workers, people do not.
+    """Make some shards of a data set; generate-dataset asks for this where compute.executor is work-pool, people do not.
 
     Args:
         output: Address of the data set, which this machine must see as the run does that asks.

@@ -31,7 +31,7 @@ def linked_effects(latents: NDArray[np.float32], entries: Sequence[int]) -> Floa
     """
     if not all(0 <= entry < latents.shape[1] for entry in entries):
         raise ConfigError(
-            "dataset.eta_entries are out of range",
+            "dataset.eta_dims are out of range",
             expected=f"entries from 0 to {latents.shape[1] - 1}",
             got=list(entries),
         )

@@ -47,7 +47,7 @@ def distill(
         model: the teacher with all around it, not made ready for sampling.
         vae: whose posterior the images are conditioned on.
         images: training images at ``model.image_size``.
-        config: ``student_steps`` of training, the teacher's ``grid`` and the rest.
+        config: ``student_steps`` of training, ``teacher_steps`` and the rest.
         seed: of order, augmentation, timesteps and noise.
         checkpoint: file to resume from and save to.
         device: where the frozen parts go.
@@ -60,7 +60,7 @@ def distill(
     model.to(where).eval()
     vae.to(where).eval()
     teacher, student = model.denoiser.requires_grad_(False), copy.deepcopy(model.denoiser).requires_grad_(True)
-    path = make_path(model.schedule, config.grid)
+    path = make_path(model.schedule, config.teacher_steps)
 
     def loss(network: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
         draws = step_generator(seed, "student", step)

@@ -28,14 +28,14 @@ Report = Callable[[Any], None]
 
 
 def training_processes(compute: ComputeConfig) -> int:
-    """How many processes a training takes: one per GPU of the host, at most ``compute.processes``; 1 on a CPU.
+    """How many processes a training takes: one per GPU of the host, at most ``compute.render_processes``; 1 on a CPU.
 
     On a CPU a second process would gain nothing, and change the last bits of the weights.
     """
     if compute.device not in ("auto", "cuda") or not torch.cuda.is_available():
         return 1
     found = torch.cuda.device_count()
-    return found if compute.processes == "auto" else min(found, compute.processes)
+    return found if compute.render_processes == "auto" else min(found, compute.render_processes)
 
 
 def run_in_processes(function: Callable[..., None], arguments: tuple[Any, ...], n: int, report: Report) -> None:
@@ -91,7 +91,7 @@ def check_divisible(name: str, batch_size: int) -> None:
     if batch_size % n:
         raise ModelError(
             f"{name}.batch_size cannot be shared equally", expected=f"a multiple of {n} processes", got=batch_size,
-            do=f"change {name}.batch_size, or set compute.processes",
+            do=f"change {name}.batch_size, or set compute.render_processes",
         )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def gpu_slots(compute: ComputeConfig) -> Iterator[None]:
         _leave(slots)
 
 
-def takes_turns(function: Callable[P, R]) -> Callable[P, R]:
+def holds_gpu_slots(function: Callable[P, R]) -> Callable[P, R]:
     """Run a task's function inside :func:`gpu_slots`; its argument ``config`` or ``spec`` has ``compute``."""
     signature = inspect.signature(function)
 

@@ -30,10 +30,10 @@ def resolve(preset: str, config: Config | None, overrides: tuple[str, ...] = ())
             "overrides and a whole configuration are given", got=overrides, do="write the values into the configuration"
         )
     find_backend(config.generator.backend)
-    count, entries = get_model(config.outcomes.model).n_random_effects, config.dataset.eta_entries
+    count, entries = get_model(config.outcomes.model).n_random_effects, config.dataset.eta_dims
     if entries != "auto" and len(entries) != count:
         raise ConfigError(
-            "dataset.eta_entries do not fit", expected=f"{count} entries ({config.outcomes.model})", got=list(entries)
+            "dataset.eta_dims do not fit", expected=f"{count} entries ({config.outcomes.model})", got=list(entries)
         )
     return config
 

@@ -28,7 +28,7 @@ def shard_runner(compute: ComputeConfig, width: int) -> Iterator[TaskRunner[Any]
         ConfigError: Dask is asked for and not installed, or no scheduler answers at its address.
     """
     threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2 * width)
-    if compute.runner == "threads":
+    if compute.executor == "threads":
         with threads:
             yield threads
         return
@@ -36,7 +36,7 @@ def shard_runner(compute: ComputeConfig, width: int) -> Iterator[TaskRunner[Any]
         from prefect_dask import DaskTaskRunner
     except ImportError as error:
         raise ConfigError(
-            "compute.runner=dask needs Dask", got=error, do="install it with: pip install 'image-longitudinal[dask]'"
+            "compute.executor=dask needs Dask", got=error, do="install it with: pip install 'image-longitudinal[dask]'"
         ) from error
     local = {"n_workers": width, "threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
     where = {"address": compute.dask_address} if compute.dask_address else {"cluster_kwargs": local}

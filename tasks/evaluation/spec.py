@@ -41,7 +41,7 @@ class EvaluationSpec(Section):
     @property
     def compute(self) -> ComputeConfig:
         """Where its networks compute: in one process."""
-        return ComputeConfig(device=self.device, processes=1)
+        return ComputeConfig(device=self.device, render_processes=1)
 
     @property
     def dataset(self) -> Dataset:

@@ -44,7 +44,7 @@ from image_longitudinal.models.training.tensors import default_device
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.tasks.engine.cache_keys import cached_or_fresh
-from image_longitudinal.tasks.engine.gpu_slots import takes_turns
+from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.engine.progress import Progress
 from image_longitudinal.tasks.engine.task_options import CACHED
 from image_longitudinal.tasks.evaluation import data
@@ -73,7 +73,7 @@ def run_stage(stage: Any, spec: EvaluationSpec, key: str, **parameters: Any) -> 
 
 
 @task(name="read-images", task_run_name="read z from images", **CACHED)
-@takes_turns
+@holds_gpu_slots
 def read_images(key: str, folder: str, spec: EvaluationSpec) -> Result:
     """Features of every training and test image, read once; how well each latent entry reads back on test images."""
     dataset, where = spec.dataset, _made(folder)
@@ -177,18 +177,18 @@ def predict_effects(
 
 
 @task(name="train-resnet", task_run_name="ResNet18 on estimates at {level}", **CACHED)
-@takes_turns
+@holds_gpu_slots
 def train_on_estimates(key: str, folder: str, spec: EvaluationSpec, level: float, effects: Result) -> Result:
     """The published predictor: images → empirical Bayes estimates end to end; predictions of test subjects."""
     where, settings, dataset = _made(folder), spec.settings, spec.dataset
-    progress = Progress(f"train resnet at {level:g}", settings.regression_steps, "steps")
+    progress = Progress(f"train resnet at {level:g}", settings.resnet.steps, "steps")
     predictor = train_resnet(
         data.SplitImages(dataset, "train"),
         np.load(Path(effects["folder"]) / "train.npy"),
-        steps=settings.regression_steps,
-        batch_size=settings.regression_batch,
-        width=settings.regression_width,
-        precision=settings.regression_precision,
+        steps=settings.resnet.steps,
+        batch_size=settings.resnet.batch_size,
+        width=settings.resnet.width,
+        precision=settings.resnet.mixed_precision,
         seed=dataset.manifest.seed,
         device=spec.device,
         checkpoint=where / "resnet.checkpoint",

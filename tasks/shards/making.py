@@ -84,7 +84,7 @@ def _width(compute: ComputeConfig) -> int:
     """Shards in the making at a time."""
     drawing = len(worker_devices(compute)) or int(default_device(compute.device).type != "cpu")
     # Two for each device: it goes on with one while the other is encoded, written, checked and put in its place.
-    return max(compute.workers, 2 * drawing if compute.runner == "threads" else drawing)
+    return max(compute.concurrent_shards, 2 * drawing if compute.executor == "threads" else drawing)
 
 
 def _submit(

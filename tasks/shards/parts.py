@@ -15,7 +15,7 @@ from image_longitudinal.storage.dataset.manifest import Part, part_is_intact
 from image_longitudinal.storage.dataset.tables import write_observations, write_random_effects, write_subjects
 from image_longitudinal.storage.io.filesystem import FileRecord, Root, open_root
 from image_longitudinal.tasks.engine.cache_keys import key_of
-from image_longitudinal.tasks.engine.gpu_slots import takes_turns
+from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.engine.task_options import CACHED
 from image_longitudinal.tasks.shards.derivation import linked_to_latents, outcomes_at
 from image_longitudinal.tasks.shards.host_workers import host_workers
@@ -58,7 +58,7 @@ def outcome_key(spec: DatasetSpec, shard: Shard) -> str:
 
 
 @task(name="make-images", task_run_name="images of shard {index}", **CACHED)
-@takes_turns
+@holds_gpu_slots
 def make_images(key: str, index: int, output: str, spec: DatasetSpec) -> dict[str, Any]:
     """Latents → images of one shard, written as one Zarr shard each; here, or by a process of this host that does."""
     workers = host_workers(spec)

@@ -8,7 +8,7 @@ from importlib.metadata import version as package_version
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from image_longitudinal.core.config import NOT_OF_THE_DATA
+from image_longitudinal.core.config import EXECUTION_SECTIONS
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.models.design.association import AssociationSums, is_identity
@@ -23,7 +23,7 @@ from image_longitudinal.storage.dataset.run_claim import origin_of_run
 from image_longitudinal.storage.dataset.tables import Dose
 from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io.filesystem import FileRecord, Root, file_record, open_root
-from image_longitudinal.tasks.engine.gpu_slots import takes_turns
+from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.reports.dataset_report import (
     REPORT,
     achieved_association,
@@ -39,7 +39,7 @@ PACKAGES = ("image-longitudinal", "diffusers", "numpy", "pyarrow", "torch", "zar
 
 
 @task(name="measure-recoverability", task_run_name="read z back from images", persist_result=False)
-@takes_turns
+@holds_gpu_slots
 def measure_images(spec: DatasetSpec) -> tuple[list[float], str]:
     """R² per latent entry of images made exactly as this data set's; the model's own figure where it is the same."""
     generator, probe = spec.config.generator, spec.config.probe
@@ -92,7 +92,7 @@ def publish_dataset(
     pairs, strip = thumbnails(Dataset(root, manifest))
     card = write_card(root, manifest, examples=pairs)
     manifest = manifest.model_copy(update={"files": (*manifest.files, report, *card)})
-    found = verify_dataset(root, manifest=manifest, workers=spec.config.compute.workers)
+    found = verify_dataset(root, manifest=manifest, workers=spec.config.compute.concurrent_shards)
     if not found.ok:
         raise StorageError(
             f"the finished data set does not verify: {found.problems[0]}",
@@ -112,7 +112,7 @@ def _manifest(
     spec: DatasetSpec, shards: list[FileRecord], arrays: list[FileRecord], origin: Origin | None
 ) -> RootManifest:
     config, model = spec.config, get_model(spec.config.outcomes.model)
-    dataset, plain = config.dataset, config.model_dump(mode="json", exclude=set(NOT_OF_THE_DATA))
+    dataset, plain = config.dataset, config.model_dump(mode="json", exclude=set(EXECUTION_SECTIONS))
     return RootManifest(
         name=dataset.name,
         date=dataset.date,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from image_longitudinal.core.config import NOT_OF_THE_DATA, ComputeConfig, Config, Section
+from image_longitudinal.core.config import EXECUTION_SECTIONS, ComputeConfig, Config, Section
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.plan import ShardPlan
 from image_longitudinal.models.nlme.library import model_content
@@ -33,7 +33,7 @@ class DatasetSpec(Section):
     @property
     def identity(self) -> str:
         """Digest of all that decides a byte of the data set; where it runs and how wide does not."""
-        decisive = self.config.model_dump(mode="json", exclude=set(NOT_OF_THE_DATA))
+        decisive = self.config.model_dump(mode="json", exclude=set(EXECUTION_SECTIONS))
         outcome_model = model_content(self.config.outcomes.model)
         return digest_of("dataset", GENERATION_VERSION, decisive, outcome_model, self.model_digest, self.entries)
 

@@ -52,7 +52,7 @@ class _Stretch:
 def make_by_workers(
     root: Root, spec: DatasetSpec, wanted: Mapping[int, str], found: Parts | None = None, refresh: bool = False
 ) -> Generator[Made, None, None]:
-    """Have shards made by a pool's workers, ``compute.workers`` stretches handed out at a time.
+    """Have shards made by a pool's workers, ``compute.concurrent_shards`` stretches handed out at a time.
 
     Stretches become shorter towards the end, so that workers end together. Arguments and yield as
     :func:`tasks.shards.making.make_here`, in the order in which shards are seen in place.
@@ -61,7 +61,7 @@ def make_by_workers(
         ConfigError: the server has no such deployment.
         ModelError: a shard was handed out :data:`TRIES` times and is not there; which one, and how its run ended.
     """
-    width, there, say = spec.config.compute.workers, found or Parts(), get_run_logger()
+    width, there, say = spec.config.compute.concurrent_shards, found or Parts(), get_run_logger()
     todo = deque(spec.plan.shard(index) for index in wanted)
     tries: Counter[int] = Counter()
     out: list[_Stretch] = []
@@ -98,7 +98,7 @@ def make_by_workers(
 
 def _hand_out(root: Root, spec: DatasetSpec, shards: Sequence[Shard], there: Parts, refresh: bool) -> _Stretch:
     # A worker makes its shards one after another, or two at a time for each GPU of its own.
-    compute = spec.config.compute.model_copy(update={"runner": "threads", "workers": 1})
+    compute = spec.config.compute.model_copy(update={"executor": "threads", "concurrent_shards": 1})
     order = spec.model_copy(update={"config": spec.config.model_copy(update={"compute": compute})})
     first, last = shards[0].index, shards[-1].index
     name = f"shard {first} of {root.url}" if first == last else f"shards {first} to {last} of {root.url}"
@@ -115,7 +115,7 @@ def _hand_out(root: Root, spec: DatasetSpec, shards: Sequence[Shard], there: Par
         run = cast(FlowRun, run_deployment(DEPLOYMENT, parameters=parameters, flow_run_name=name, timeout=0))
     except ObjectNotFound as error:
         raise ConfigError(
-            "compute.runner=workers needs a Prefect server that has the deployment",
+            "compute.executor=work-pool needs a Prefect server that has the deployment",
             expected=DEPLOYMENT,
             got="none there",
             do="start the service and tell it what it may run: make server, make deploy, make worker POOL=shards",

@@ -27,7 +27,7 @@ from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.models.training.tensors import default_device, load_tensors, save_tensors
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
 from image_longitudinal.tasks.engine.cache_keys import cached_or_fresh, key_of
-from image_longitudinal.tasks.engine.gpu_slots import takes_turns
+from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.engine.progress import Progress
 from image_longitudinal.tasks.engine.task_options import CACHED
 from image_longitudinal.tasks.workspace import Workspace
@@ -78,7 +78,7 @@ def distilled_model(version: ModelVersion, config: Config, prepared: PreparedIma
 
 
 @task(name="distill-model", task_run_name="distil, measure and register", **CACHED)
-@takes_turns
+@holds_gpu_slots
 def register_distilled(
     key: str, folder: str, version: str, prepared: str, config: Config, workspace: str, made: list[str]
 ) -> str:

@@ -35,7 +35,7 @@ from image_longitudinal.models.training.tensors import ImageRows, default_device
 from image_longitudinal.models.vae.importance import importance
 from image_longitudinal.models.vae.network import VAE
 from image_longitudinal.storage.scans.prepared import ImageView, PreparedImages, open_prepared
-from image_longitudinal.tasks.engine.gpu_slots import takes_turns
+from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.engine.task_options import CACHED
 from image_longitudinal.tasks.reports.model_card import model_card
 from image_longitudinal.tasks.reports.model_figures import model_pictures, quality_rows
@@ -48,7 +48,7 @@ EXAMPLES = 24  # held-out images kept with a model, to show beside generated one
 
 
 @task(name="register-model", task_run_name="measure and register", **CACHED)
-@takes_turns
+@holds_gpu_slots
 def register_model(
     key: str,
     workspace: str,

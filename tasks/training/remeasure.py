@@ -21,7 +21,7 @@ from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.models.training.tensors import default_device
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
 from image_longitudinal.tasks.engine.cache_keys import cached_or_fresh, key_of
-from image_longitudinal.tasks.engine.gpu_slots import takes_turns
+from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.engine.task_options import CACHED
 from image_longitudinal.tasks.reports.model_card import model_card
 from image_longitudinal.tasks.training.registration import MEASURING_VERSION, held_out_digest, measured, show
@@ -54,7 +54,7 @@ def measured_version(version: ModelVersion, config: Config, prepared: PreparedIm
 
 
 @task(name="measure-model", task_run_name="measure and register", **CACHED)
-@takes_turns
+@holds_gpu_slots
 def register_measured(key: str, version: str, prepared: str, config: Config, workspace: str) -> str:
     """Measure a version's networks and register them with the new figures, a new card and the new order of entries."""
     registry = Workspace.at(workspace).registry

@@ -25,7 +25,7 @@ from image_longitudinal.models.vae.network import VAE
 from image_longitudinal.models.vae.train import build_vae, train_vae
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
 from image_longitudinal.tasks.engine.cache_keys import cached_or_fresh, key_of
-from image_longitudinal.tasks.engine.gpu_slots import takes_turns
+from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.engine.progress import Progress
 from image_longitudinal.tasks.engine.task_options import CACHED
 from image_longitudinal.tasks.training.registration import MEASURING_VERSION, register_model
@@ -118,7 +118,7 @@ def _training_folder(workspace: Workspace, key: str, refresh: bool) -> str:
 
 
 @task(name="train-vae", task_run_name="train VAE", **CACHED)
-@takes_turns
+@holds_gpu_slots
 def fit_vae(key: str, folder: str, prepared: str, config: Config, start: str | None) -> dict[str, str]:
     """Train the VAE; resumes from its checkpoint."""
     weights, figures = Path(folder) / "vae.safetensors", Path(folder) / "vae.json"
@@ -129,7 +129,7 @@ def fit_vae(key: str, folder: str, prepared: str, config: Config, start: str | N
 
 
 @task(name="train-diffusion", task_run_name="train diffusion model", **CACHED)
-@takes_turns
+@holds_gpu_slots
 def fit_diffusion(key: str, folder: str, vae: str, prepared: str, config: Config, start: str | None) -> dict[str, str]:
     """Train the diffusion model on posterior samples of the VAE; resumes from its checkpoint."""
     weights, figures = Path(folder) / "diffusion.safetensors", Path(folder) / "diffusion.json"

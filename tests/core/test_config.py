@@ -66,9 +66,9 @@ def test_unknown_keys_are_refused_by_name(sections: dict[str, Any], key: str) ->
         ("dataset", "name", "../up", "pattern"),
         ("dataset", "name", "", "pattern"),
         ("dataset", "date", "yesterday", "pattern"),
-        ("dataset", "eta_entries", [0, 0], "differ from each other"),
-        ("dataset", "eta_entries", [-1], "greater than or equal to 0"),
-        ("dataset", "eta_entries", "best", "auto"),
+        ("dataset", "eta_dims", [0, 0], "differ from each other"),
+        ("dataset", "eta_dims", [-1], "greater than or equal to 0"),
+        ("dataset", "eta_dims", "best", "auto"),
         ("generator", "scheduler", "plms", "'ddim'"),
         ("generator", "steps", 0, "greater than or equal to 1"),
         ("vae", "image_size", 100, "multiple of 32"),
@@ -85,7 +85,7 @@ def test_unknown_keys_are_refused_by_name(sections: dict[str, Any], key: str) ->
         ("outcomes", "times", [-1.0, 0.0], "ascend"),
         ("outcomes", "times", [], "at least 1 item"),
         ("outcomes", "doses", [{"amt": 0}], "greater than 0"),
-        ("compute", "workers", 0, "greater than or equal to 1"),
+        ("compute", "concurrent_shards", 0, "greater than or equal to 1"),
     ],
 )
 def test_impossible_values_are_refused_with_key_expectation_and_value(

@@ -60,7 +60,7 @@ def test_an_unknown_preset_or_file_is_refused(command: Command) -> None:
 
 def test_entries_that_the_latent_vector_does_not_have_are_refused(command: Command, tmp_path: Path) -> None:
     result = command(
-        "generate", "--output", "out", "--set", "generator.backend=phantom", "--set", "dataset.eta_entries=[0, 1, 99]"
+        "generate", "--output", "out", "--set", "generator.backend=phantom", "--set", "dataset.eta_dims=[0, 1, 99]"
     )
     assert "expected 3 different entries from 0 to 15" in refused(result)
     assert not (tmp_path / "out").exists()

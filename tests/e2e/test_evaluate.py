@@ -32,8 +32,8 @@ SETTINGS = (
     "evaluation.fit_subjects=80",
     "evaluation.bootstrap=100",
     "evaluation.rounds=1",
-    "evaluation.regression_steps=8",
-    "evaluation.regression_width=0.125",
+    "evaluation.resnet.steps=8",
+    "evaluation.resnet.width=0.125",
 )
 
 
@@ -100,7 +100,7 @@ def test_the_same_evaluation_again_computes_no_stage(
 ) -> None:
     stages = {path: path.stat().st_mtime_ns for path in (workspace / "evaluation").rglob("*") if path.is_file()}
     assert len(stages) > 20
-    evaluate_dataset(str(data), str(tmp_path), config=tiny(*SETTINGS, "compute.workers=2"), workspace=str(workspace))
+    evaluate_dataset(str(data), str(tmp_path), config=tiny(*SETTINGS, "compute.concurrent_shards=2"), workspace=str(workspace))
     assert {path: path.stat().st_mtime_ns for path in stages} == stages
     for path in (p for p in evaluated.rglob("*") if p.is_file() and p.suffix != ".html"):
         assert (tmp_path / path.relative_to(evaluated)).read_bytes() == path.read_bytes(), path.name
@@ -113,7 +113,7 @@ def test_the_population_is_the_likeliest_or_that_of_foce(
     assert fitted["method"] == "IMP"
     value, error = fitted["estimates"]["ka"]
     assert abs(value - fitted["true"]["ka"]) < 4 * error
-    settings = (*SETTINGS, "evaluation.levels=[1.0]", "evaluation.population=foce", "evaluation.regression_steps=0")
+    settings = (*SETTINGS, "evaluation.levels=[1.0]", "evaluation.population=foce", "evaluation.resnet.steps=0")
     figures = evaluate_dataset(str(data), str(tmp_path), config=tiny(*settings), workspace=str(workspace))
     left = figures["levels"][0]["population"]
     assert left["method"] == "FOCE"

@@ -250,8 +250,8 @@ def everything(dataset: Dataset) -> dict[str, pa.Table | np.ndarray]:
     [
         pytest.param(["dataset.shard_size=60"], id="one shard"),
         pytest.param(["dataset.shard_size=6"], id="ten shards"),
-        pytest.param(["dataset.shard_size=6", "compute.workers=4"], id="four workers"),
-        pytest.param(["dataset.shard_size=30", "compute.processes=2"], id="two processes"),
+        pytest.param(["dataset.shard_size=6", "compute.concurrent_shards=4"], id="four workers"),
+        pytest.param(["dataset.shard_size=30", "compute.render_processes=2"], id="two processes"),
         pytest.param(["generator.batch_size=1"], id="batch of 1"),
         pytest.param(["generator.batch_size=64"], id="batch of 64"),
     ],

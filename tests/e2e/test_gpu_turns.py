@@ -20,7 +20,7 @@ from image_longitudinal.core.config import ComputeConfig
 from image_longitudinal.core.errors import ConfigError, ImageLongitudinalError
 from image_longitudinal.tasks.engine import gpu_slots as gpu
 from image_longitudinal.tasks.engine.cancellation import stopping_tasks
-from image_longitudinal.tasks.engine.gpu_slots import GPU_LIMIT, ensure_limit, gpu_slots, takes_turns
+from image_longitudinal.tasks.engine.gpu_slots import GPU_LIMIT, ensure_limit, gpu_slots, holds_gpu_slots
 from image_longitudinal.tasks.shards import making as shards
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
@@ -76,7 +76,7 @@ def test_a_task_that_uses_every_gpu_holds_every_slot(limit: None, monkeypatch: p
         monkeypatch.setattr(torch.cuda, "device_count", lambda found=found: found)
         with gpu_slots(GPU):
             assert taken() == held
-        with gpu_slots(ComputeConfig(device="auto", processes=1)):
+        with gpu_slots(ComputeConfig(device="auto", render_processes=1)):
             assert taken() == 1
     assert taken() == 0
 
@@ -84,7 +84,7 @@ def test_a_task_that_uses_every_gpu_holds_every_slot(limit: None, monkeypatch: p
 @pytest.mark.parametrize("named", ["config", "spec"])
 def test_a_task_says_by_its_configuration_or_what_it_makes_where_it_computes(limit: None, named: str) -> None:
     tasks = {"config": lambda key, config: taken(), "spec": lambda key, spec: taken()}
-    task = takes_turns(tasks[named])
+    task = holds_gpu_slots(tasks[named])
     assert task("", **{named: SimpleNamespace(compute=GPU)}) == 1
     assert task("", SimpleNamespace(compute=ComputeConfig(device="cpu"))) == 0
 
@@ -138,8 +138,8 @@ def test_every_drawing_device_has_its_next_shard_at_hand(monkeypatch: pytest.Mon
     assert width(device="cpu") == 1
     assert width(device="cpu", workers=3) == 3
     assert width(device="cuda") == 2
-    assert width(device="cpu", processes=2) == 4
-    assert width(device="cuda", runner="dask") == 1, "each of its workers is a process with a model of its own"
+    assert width(device="cpu", render_processes=2) == 4
+    assert width(device="cuda", executor="dask") == 1, "each of its workers is a process with a model of its own"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert width() == 8
     assert width(workers=20) == 20

@@ -97,7 +97,7 @@ def impatient(large_service: Service) -> Iterator[None]:
 def generate_by_workers(service: Service, home: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The command, in a terminal of somebody who uses the service."""
     home.mkdir()
-    overrides = [f"--set={one}" for one in (*DATA, "compute.runner=workers", "compute.workers=2")]
+    overrides = [f"--set={one}" for one in (*DATA, "compute.executor=work-pool", "compute.concurrent_shards=2")]
     arguments = cli_arguments("generate", *overrides, "--output", "data")
     with open(home / "log", "wb") as log:
         command = subprocess.Popen(arguments, env=service.environment, cwd=home, stdout=log, stderr=log)

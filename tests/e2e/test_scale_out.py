@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
 
 SHARDS = 16
 PHANTOM = (
-    "generator.backend=phantom", "generator.image_size=32", "probe.n_images=64", "compute.workers=2",
+    "generator.backend=phantom", "generator.image_size=32", "probe.n_images=64", "compute.concurrent_shards=2",
     f"dataset.n_subjects={8 * SHARDS}", "dataset.shard_size=8", "seed=57721",
 )  # fmt: skip
 
@@ -37,7 +37,7 @@ def test_a_dask_cluster_that_loses_a_worker_makes_what_threads_make(
     killer = threading.Thread(target=kill_a_worker, args=(by_dask, killed), daemon=True)
     killer.start()
     # refresh: else the results of the first run would be found, and nothing be left to do
-    generate_dataset(str(by_dask), config=tiny(*PHANTOM, "compute.runner=dask"), workspace=workspace, refresh=True)
+    generate_dataset(str(by_dask), config=tiny(*PHANTOM, "compute.executor=dask"), workspace=workspace, refresh=True)
     killer.join(1)
     assert killed, "the run ended before a worker could be killed"
     assert digests(by_dask) == digests(by_threads)

@@ -86,7 +86,7 @@ def test_a_student_that_agrees_with_itself_alone_is_held_to_the_teacher_at_the_e
     assert student.value.grad > 0, "the way down leads towards 0.3"
 
 
-CONFIG = DistillationConfig(student_steps=6, grid=4, batch_size=4, learning_rate=1e-3, ema_decay=0.5)
+CONFIG = DistillationConfig(student_steps=6, teacher_steps=4, batch_size=4, learning_rate=1e-3, ema_decay=0.5)
 
 
 def test_a_killed_and_resumed_distillation_ends_in_the_same_bits_and_leaves_the_teacher_alone(

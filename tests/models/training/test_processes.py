@@ -89,4 +89,4 @@ def test_what_one_process_raises_comes_home_and_none_is_left(how: str, said: str
 
 
 def test_a_cpu_trains_in_one_process() -> None:
-    assert training_processes(ComputeConfig(device="cpu", processes=4)) == 1
+    assert training_processes(ComputeConfig(device="cpu", render_processes=4)) == 1

@@ -106,7 +106,7 @@ def test_keys_are_the_same_in_a_process_that_hashes_differently() -> None:
         (["dataset.name=other"], {}, False, False),
         (["dataset.licence=MIT"], {}, False, True),
         (["dataset.n_subjects=6400", "dataset.validation_fraction=0", "dataset.test_fraction=0"], {}, False, False),
-        (["compute.workers=8", "compute.device=cpu"], {}, False, False),
+        (["compute.concurrent_shards=8", "compute.device=cpu"], {}, False, False),
         (["vae.steps=9"], {}, False, False),  # the model's digest says what came of it
         ([], {"workspace": "elsewhere"}, False, False),
         ([], {"model_version": None}, False, False),
@@ -195,7 +195,7 @@ def test_a_vae_does_not_depend_on_a_diffusion_model_it_has_not() -> None:
 
 
 def test_the_identity_of_a_data_set_is_what_decides_its_bytes() -> None:
-    assert spec("compute.workers=8", "compute.device=cpu").identity == spec().identity
+    assert spec("compute.concurrent_shards=8", "compute.device=cpu").identity == spec().identity
     assert spec(workspace="elsewhere").identity == spec().identity
     for other in (spec("seed=2"), spec("dataset.name=other"), spec(entries=(0, 1, 2)), spec(solver="other")):
         assert other.identity != spec().identity

@@ -29,7 +29,7 @@ def make_spec(workspace: Path, device: str = "cpu") -> DatasetSpec:
         {
             "generator": {"backend": "phantom", "image_size": SIDE, "latent_dim": 6, "batch_size": 16},
             "dataset": {"n_subjects": N, "shard_size": SHARD},
-            "compute": {"device": device, "processes": 2},
+            "compute": {"device": device, "render_processes": 2},
         }
     )
     model = image_model(str(workspace), None, config.generator, "cpu")
@@ -93,12 +93,12 @@ def test_which_devices_get_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
         return worker_devices(ComputeConfig.model_validate(compute))
 
     assert devices(device="cpu") == []
-    assert devices(device="cpu", processes=1) == []
-    assert devices(device="cpu", processes=3) == ["cpu"] * 3
+    assert devices(device="cpu", render_processes=1) == []
+    assert devices(device="cpu", render_processes=3) == ["cpu"] * 3
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert devices() == ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]
-    assert devices(processes=6) == ["cuda:0", "cuda:1", "cuda:2", "cuda:3", "cuda:0", "cuda:1"]
-    assert devices(processes=1) == []
+    assert devices(render_processes=6) == ["cuda:0", "cuda:1", "cuda:2", "cuda:3", "cuda:0", "cuda:1"]
+    assert devices(render_processes=1) == []
     assert devices(device="cuda:2") == []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert devices() == []
