@@ -1,0 +1,23 @@
+"""Specs: each holds exactly what decides one product, and its digest is the product's cache key."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from image_longitudinal.core.config import Section
+from image_longitudinal.core.digest import digest_of
+
+
+class Spec(Section):
+    """Base of all specs: frozen, JSON only. A spec holds no workspace, device, path or number of workers.
+
+    ``product`` names what is made, ``code_version`` is raised whenever the same spec would give another product.
+    """
+
+    product: ClassVar[str]
+    code_version: ClassVar[int]
+
+    @property
+    def digest(self) -> str:
+        """64 hex digits that change with the product's name, the code version or any field."""
+        return digest_of(self.product, self.code_version, self)
