@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.drawing import (
+from benchmarks.sampling import (
     ORIGINAL_STEPS,
     Make,
     Recipe,
@@ -43,13 +43,12 @@ from benchmarks.drawing import (
 )
 from benchmarks.stable_diffusion import stable_diffusion_tables, work_table
 from image_longitudinal.core.presets import load_config
-from image_longitudinal.models.diffusion.interface import DiffusionModel
+from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.diffusion.train import build_diffusion
 from image_longitudinal.models.imaging.backends import DiffusionImages, assemble_diffusion, load_vae
-from image_longitudinal.models.imaging.device import auto_batch_size
+from image_longitudinal.models.imaging.device import auto_batch_size, default_device
 from image_longitudinal.models.quality.sampler_comparison import loss_percent, measure_draws
 from image_longitudinal.models.registry.registry import ModelVersion
-from image_longitudinal.models.training.tensors import default_device
 from image_longitudinal.models.vae.train import build_vae
 from image_longitudinal.tasks.workspace import Workspace
 

@@ -11,10 +11,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.drawing import IMAGES, TOKENS, Recipe, device_busy, generator, matmul_peak, measure, network_rate
+from benchmarks.sampling import IMAGES, TOKENS, Recipe, device_busy, generator, matmul_peak, measure, network_rate
 from image_longitudinal.core.config import GeneratorConfig
 from image_longitudinal.core.presets import load_config
-from image_longitudinal.models.diffusion.interface import DiffusionModel
+from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.diffusion.light_decoder import build_light_decoder
 from image_longitudinal.models.diffusion.solvers import evaluations
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
@@ -69,7 +69,7 @@ def work_table(image_size: int) -> list[dict[str, float | int | str]]:
         model.light = build_light_decoder(model, 64, 1)
         x, t = torch.empty(1, *model.working_shape), torch.empty(1)
         original = _work(lambda: model.denoise(model.denoiser, x, t, x, torch.empty(1, TOKENS, 768)))
-        decoders = {"full": _work(lambda: model.decode_fully(x)), "light": _work(lambda: model.to_images(x, x))}
+        decoders = {"full": _work(lambda: model.decode_full(x)), "light": _work(lambda: model.to_images(x, x))}
         model.for_sampling(torch.float32)
         ours = _work(lambda: model.denoise(model.denoiser, x, t, x, model.context(torch.empty(1, 128))))
     rows: list[dict[str, float | int | str]] = []

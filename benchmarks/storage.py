@@ -45,7 +45,8 @@ from image_longitudinal.models.design.association import draw_latents
 from image_longitudinal.models.imaging.backends import load_image_model
 from image_longitudinal.models.imaging.phantom import render
 from image_longitudinal.models.pretrained import PRETRAINED
-from image_longitudinal.models.scans.preparation import prepare_image
+from image_longitudinal.models.scans.cleaning import clean_frame
+from image_longitudinal.models.scans.framing import resize
 from image_longitudinal.storage.dataset.images import create_image_arrays, write_image_shard
 from image_longitudinal.storage.dataset.loaders import SubjectLoader
 from image_longitudinal.storage.dataset.manifest import (
@@ -333,7 +334,7 @@ def real_scans(size: int, count: int) -> NDArray[np.uint8]:
     if not folder.is_dir():
         return np.empty((0, size, size), np.uint8)
     paths = sorted(folder.glob("*/*.jpeg"))[:: 380 // count][:count]
-    return np.stack([prepare_image(np.asarray(Image.open(path)), [size], "none")[size] for path in paths])
+    return np.stack([resize(clean_frame(np.asarray(Image.open(path)), "none"), size) for path in paths])
 
 
 def write_dataset(root: Root, images: NDArray[np.uint8], latents: NDArray[np.float32]) -> None:

@@ -1,7 +1,7 @@
-"""Per-subject noise drawn on the device: :func:`core.random.seeded_normals` in torch, word for word.
+"""Per-subject noise generated on the device: :func:`core.random.seeded_normals` in torch, with the same random words.
 
 Philox4x32-10 needs 32-bit products only. Torch has no unsigned 64-bit arithmetic on every device, but a signed product
-wraps around to the same 64 bits, and masking the shifted half gives back the unsigned one.
+wraps around to the same 64 bits, and masking its shifted upper half gives the unsigned one.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ _CELLS = 4503599627370496.0  # 2⁵²
 
 
 def subject_noise(seeds: Tensor, stage: str, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal draws that depend on each row's own seed and the stage alone.
+    """Standard normal numbers that depend on each row's own seed and the stage alone.
 
-    The uniforms behind them are those of :func:`core.random.seeded_normals` bit for bit on every device; the normals
-    agree to float32's last digit (their quantile function is the device's own).
+    Their uniforms are those of :func:`core.random.seeded_normals` bit for bit on every device; the normals agree to
+    float32's last digit, because each device has its own quantile function.
 
     Args:
-        seeds: one per row, int64 (B,), not negative; the draws are made on their device.
+        seeds: one per row, int64 (B,), not negative; the result is on their device.
         stage: names the stream, as in :func:`core.random.seeded_normals`.
-        shape: of one row's draws.
+        shape: of one row.
 
     Returns:
         float32, shape (B, *shape).
     """
     count = int(np.prod(shape))
     if seeds.device.type == "mps":  # has no float64, which the 52 bits of a uniform need
-        drawn = torch.from_numpy(seeded_normals(seeds.cpu().numpy(), stage, count).astype(np.float32)).to(seeds.device)
+        on_cpu = seeded_normals(seeds.cpu().numpy(), stage, count).astype(np.float32)
+        normals = torch.from_numpy(on_cpu).to(seeds.device)
     else:
-        drawn = torch.special.ndtri(seeded_uniforms(seeds, stage, count)).float()
-    return drawn.reshape(len(seeds), *shape)
+        normals = torch.special.ndtri(seeded_uniforms(seeds, stage, count)).float()
+    return normals.reshape(len(seeds), *shape)
 
 
 def seeded_uniforms(seeds: Tensor, stage: str, n: int) -> Tensor:
@@ -64,7 +65,7 @@ def philox4x32(
 
 
 def _high(product: Tensor | int) -> Tensor | int:
-    """Upper half of a 64-bit product; the shift copies the sign bit, the mask takes the copies away."""
+    """Upper half of a 64-bit product; the shift copies the sign bit, the mask removes the copies."""
     return product >> 32 & _LOW
 
 

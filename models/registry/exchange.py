@@ -12,7 +12,7 @@ from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
 from image_longitudinal.models.imaging.backends import assemble_diffusion, load_vae
 from image_longitudinal.models.registry.registry import CARD, MODEL, ModelVersion
 from image_longitudinal.models.registry.shared_folder import SharedFolder
-from image_longitudinal.models.training.tensors import save_tensors
+from image_longitudinal.models.training.tensor_files import save_tensors
 
 LAYOUTS = ("version", "diffusers")
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from image_longitudinal.core.digest import SHORT, digest_of, file_sha256
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.registry.shared_folder import SharedFolder
-from image_longitudinal.models.training.tensors import load_tensors, save_tensors
+from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
 
 MODEL, CARD, ALIASES = "model.json", "README.md", "aliases.json"
 WEIGHTS = ".safetensors"  # whatever else a folder holds is neither copied nor opened: no pickle comes in

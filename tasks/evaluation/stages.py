@@ -32,6 +32,7 @@ from image_longitudinal.models.evaluation.resnet import train_resnet
 from image_longitudinal.models.evaluation.ridge import cross_fit
 from image_longitudinal.models.evaluation.summary import Predictions, Truth, summarise
 from image_longitudinal.models.imaging.backends import load_vae
+from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
 from image_longitudinal.models.nlme.estimation.ebe_streaming import stream_ebes
@@ -40,7 +41,6 @@ from image_longitudinal.models.nlme.estimation.importance_sampling import maximu
 from image_longitudinal.models.nlme.estimation.objective import Values
 from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.models.quality.recoverability import encoder_reader
-from image_longitudinal.models.training.tensors import default_device
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.tasks.engine.cache_keys import cached_or_fresh

@@ -19,7 +19,8 @@ from image_longitudinal.core.config import Config
 from image_longitudinal.core.errors import IngestError, StorageError
 from image_longitudinal.core.random import normals, stream_key, subject_seeds
 from image_longitudinal.models.imaging.phantom import LATENT_NAMES, PHANTOM_VERSION, render
-from image_longitudinal.models.scans.preparation import PREPARATION_VERSION, clean_frame, to_grey, to_sizes, to_square
+from image_longitudinal.models.scans.cleaning import PREPARATION_VERSION, clean_frame, to_grey
+from image_longitudinal.models.scans.framing import to_sizes, to_square
 from image_longitudinal.storage.scans.contact_sheet import before_and_after, evenly
 from image_longitudinal.storage.scans.frame_cache import FrameCache
 from image_longitudinal.storage.scans.prepared import BEFORE_AFTER, CONTACT_SHEET, PreparedImages, open_prepared

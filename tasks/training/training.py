@@ -15,12 +15,13 @@ from prefect import task
 from image_longitudinal.core.config import Config, DiffusionConfig
 from image_longitudinal.core.digest import digest_of, file_sha256
 from image_longitudinal.core.errors import ModelError
-from image_longitudinal.models.diffusion.residual import ResidualDiffusion
+from image_longitudinal.models.diffusion.residual_diffusion import ResidualDiffusion
 from image_longitudinal.models.diffusion.train import train_diffusion
 from image_longitudinal.models.imaging.backends import diffusion_weights, needs_diffusion
+from image_longitudinal.models.imaging.grey_images import ImageRows
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.models.training.processes import Report, rank, run_in_processes, training_processes
-from image_longitudinal.models.training.tensors import ImageRows, load_tensors, save_tensors
+from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
 from image_longitudinal.models.vae.network import VAE
 from image_longitudinal.models.vae.train import build_vae, train_vae
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared

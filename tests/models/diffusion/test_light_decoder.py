@@ -11,7 +11,7 @@ import torch
 from image_longitudinal.core.config import DistillationConfig
 from image_longitudinal.models.diffusion.light_decoder import build_light_decoder, train_light_decoder
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
-from image_longitudinal.models.training.tensors import to_unit
+from image_longitudinal.models.imaging.grey_images import to_unit
 
 CONFIG = DistillationConfig(decoder_steps=40, decoder_width=16, batch_size=8, learning_rate=3e-3, ema_decay=0.5)
 

@@ -5,16 +5,16 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
-from image_longitudinal.models.diffusion.interface import DiffusionModel
-from image_longitudinal.models.diffusion.loss import EncoderLoss, NoiseLevels, diffusion_loss, min_snr_weight
+from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
+from image_longitudinal.models.diffusion.loss import EncoderLoss, NoiseSchedule, diffusion_loss, min_snr_weight
 from image_longitudinal.models.vae.network import VAE
 
 KINDS = ["epsilon", "v_prediction", "flow_prediction"]
 
 
-def levels(kind: str = "v_prediction") -> NoiseLevels:
+def levels(kind: str = "v_prediction") -> NoiseSchedule:
     schedule = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": kind}
-    return NoiseLevels.of(schedule)
+    return NoiseSchedule.of(schedule)
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from image_longitudinal.models.diffusion.interface import DiffusionModel
-from image_longitudinal.models.diffusion.residual import ResidualDiffusion
+from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
+from image_longitudinal.models.diffusion.residual_diffusion import ResidualDiffusion
 from image_longitudinal.models.diffusion.sampler import sample
-from image_longitudinal.models.diffusion.solvers import SOLVERS, alphas_and_sigmas
+from image_longitudinal.models.diffusion.schedules import alphas_and_sigmas
+from image_longitudinal.models.diffusion.solvers import SOLVERS
 from tests.models.conftest import draws
 
 COSINE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}

@@ -14,17 +14,14 @@ from diffusers import (
 from torch import Tensor
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.models.diffusion.solvers import (
-    SOLVERS,
-    Denoise,
-    NoisePath,
-    Split,
+from image_longitudinal.models.diffusion.schedules import (
+    SampleSchedule,
+    X0Eps,
     alphas_and_sigmas,
-    evaluations,
-    get_solver,
-    make_path,
-    split,
+    make_sample_schedule,
+    to_x0_eps,
 )
+from image_longitudinal.models.diffusion.solvers import SOLVERS, Denoise, evaluations, get_solver
 
 COSINE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
 STABLE = {
@@ -42,9 +39,9 @@ def network(x: Tensor, timestep: int) -> Tensor:
     return torch.tanh(x * (0.4 + timestep / 1500)) + 0.3 * torch.sin(3 * x)
 
 
-def denoiser(schedule: dict[str, Any], path: NoisePath) -> Denoise:
-    def denoise(x: Tensor, i: int) -> Split:
-        return split(network(x, path.timesteps[i]), x, path.alpha[i], path.sigma[i], schedule["prediction_type"])
+def denoiser(schedule: dict[str, Any], path: SampleSchedule) -> Denoise:
+    def denoise(x: Tensor, i: int) -> X0Eps:
+        return to_x0_eps(network(x, path.timesteps[i]), x, path.alpha[i], path.sigma[i], schedule["prediction_type"])
 
     return denoise
 
@@ -55,7 +52,7 @@ def fresh(i: int) -> Tensor:
 
 def solve(name: str, schedule: dict[str, Any], steps: int, start: Tensor) -> Tensor:
     choice = get_solver(name)
-    path = make_path(schedule, steps, even_flow=choice.even_flow)
+    path = make_sample_schedule(schedule, steps, uniform_flow_time=choice.uniform_flow_time)
     return choice.solve(start, path, denoiser(schedule, path), fresh)
 
 
@@ -89,7 +86,7 @@ def test_a_solver_goes_where_diffusers_goes(name: str, peer: Any, schedule: dict
     start = fresh(99)
     expected = theirs(scheduler, steps, start, **({name: True} if name in ("ddpm", "sde-dpm++") else {}))
     made = solve(name, schedule, steps, start)
-    assert make_path(schedule, steps).timesteps == tuple(int(t) for t in scheduler.timesteps)
+    assert make_sample_schedule(schedule, steps).timesteps == tuple(int(t) for t in scheduler.timesteps)
     torch.testing.assert_close(made, expected, atol=1e-3 * float(expected.abs().max()), rtol=0)
 
 
@@ -108,12 +105,12 @@ def test_the_order_of_a_solver_is_what_it_says(name: str, order: int) -> None:
 
     def error(steps: int) -> float:
         choice = get_solver(name)
-        path = make_path(FLOW, steps)
+        path = make_sample_schedule(FLOW, steps)
 
-        def denoise(x: Tensor, i: int) -> Split:
+        def denoise(x: Tensor, i: int) -> X0Eps:
             a, s = path.alpha[i], path.sigma[i]
             clean = 0.3 + a * 0.25 / (a * a * 0.25 + s * s) * (x - a * 0.3)
-            return Split(clean, (x - a * clean) / s)
+            return X0Eps(clean, (x - a * clean) / s)
 
         start = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(1, 1, 3, 3)
         made = choice.solve(start, path, denoise, lambda i: torch.zeros(()))
@@ -124,12 +121,12 @@ def test_the_order_of_a_solver_is_what_it_says(name: str, order: int) -> None:
 
 
 @pytest.mark.parametrize("schedule", [COSINE, STABLE, FLOW], ids=["cosine", "stable-diffusion", "flow"])
-@pytest.mark.parametrize("even_flow", [False, True])
+@pytest.mark.parametrize("uniform_flow_time", [False, True])
 @pytest.mark.parametrize("steps", [1, 2, 3, 20, 999, 1000])
 def test_a_path_begins_at_the_noisiest_timestep_and_never_stays(
-    schedule: dict[str, Any], even_flow: bool, steps: int
+    schedule: dict[str, Any], uniform_flow_time: bool, steps: int
 ) -> None:
-    path = make_path(schedule, steps, even_flow=even_flow)
+    path = make_sample_schedule(schedule, steps, uniform_flow_time=uniform_flow_time)
     assert path.steps == steps == len(path.alpha) - 1 == len(path.sigma) - 1
     assert path.timesteps[0] == 999
     assert list(path.timesteps) == sorted(set(path.timesteps), reverse=True)
@@ -144,19 +141,19 @@ def test_splitting_a_true_prediction_gives_back_what_was_mixed(schedule: dict[st
     clean, noise = fresh(1), fresh(2)
     kind = schedule["prediction_type"]
     said = {"epsilon": noise, "v_prediction": alpha * noise - sigma * clean, "flow_prediction": noise - clean}[kind]
-    parts = split(said, alpha * clean + sigma * noise, alpha, sigma, kind)
-    torch.testing.assert_close(parts.clean, clean, atol=1e-5, rtol=0)
-    torch.testing.assert_close(parts.noise, noise, atol=1e-5, rtol=0)
+    parts = to_x0_eps(said, alpha * clean + sigma * noise, alpha, sigma, kind)
+    torch.testing.assert_close(parts.x0, clean, atol=1e-5, rtol=0)
+    torch.testing.assert_close(parts.eps, noise, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_solver_calls_the_network_as_often_as_is_said(name: str) -> None:
     calls = []
-    path = make_path(COSINE, 5)
+    path = make_sample_schedule(COSINE, 5)
 
-    def denoise(x: Tensor, i: int) -> Split:
+    def denoise(x: Tensor, i: int) -> X0Eps:
         calls.append(i)
-        return Split(x, x)
+        return X0Eps(x, x)
 
     get_solver(name).solve(fresh(0), path, denoise, fresh)
     assert len(calls) == evaluations(name, 5)
@@ -169,12 +166,12 @@ def test_an_unknown_solver_is_refused_with_the_known_ones() -> None:
 
 def test_more_steps_than_were_trained_are_refused() -> None:
     with pytest.raises(ConfigError, match="expected at most 1000; got 1001"):
-        make_path(COSINE, 1001)
+        make_sample_schedule(COSINE, 1001)
 
 
 def test_an_unknown_prediction_type_is_refused() -> None:
     with pytest.raises(ConfigError, match="expected epsilon, v_prediction or flow_prediction; got score"):
-        split(fresh(0), fresh(1), 0.5, 0.5, "score")
+        to_x0_eps(fresh(0), fresh(1), 0.5, 0.5, "score")
 
 
 def test_alphas_and_sigmas_are_the_training_schedules() -> None:

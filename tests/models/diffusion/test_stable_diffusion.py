@@ -14,7 +14,7 @@ from image_longitudinal.models.diffusion.solvers import SOLVERS
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
 from image_longitudinal.models.diffusion.train import build_diffusion, train_diffusion
 from image_longitudinal.models.imaging.backends import assemble_diffusion, diffusion_weights
-from image_longitudinal.models.training.tensors import load_tensors, save_tensors, tensors_digest
+from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors, tensors_digest
 from image_longitudinal.models.vae.network import VAE
 from tests.models.conftest import draws
 
@@ -65,10 +65,10 @@ def test_images_become_scaled_latents_and_come_back_grey(model: StableDiffusion)
 @torch.no_grad()
 def test_many_large_images_are_decoded_in_parts(model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
     working, seen = torch.randn(12, 4, 8, 8), []
-    whole = model.decode_fully(working)
+    whole = model.decode_full(working)
     hook = model.autoencoder.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    monkeypatch.setattr("image_longitudinal.models.diffusion.interface.PART_PIXELS", 5 * 32**2)
-    parts = model.decode_fully(working)
+    monkeypatch.setattr("image_longitudinal.models.diffusion.diffusion_model.CHUNK_PIXELS", 5 * 32**2)
+    parts = model.decode_full(working)
     hook.remove()
     assert seen == [4, 4, 4], "equal, so that an image's place in its batch changes none of its bits"
     torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)  # float32 rounding

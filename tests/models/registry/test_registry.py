@@ -14,7 +14,7 @@ from image_longitudinal.core.digest import digest_of, file_sha256
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.registry import registry as module
 from image_longitudinal.models.registry.registry import ModelVersion, Registry
-from image_longitudinal.models.training.tensors import save_tensors
+from image_longitudinal.models.training.tensor_files import save_tensors
 
 WEIGHTS = {"vae": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(1)}, "extra": {"c": torch.zeros(2)}}
 METADATA = {"training_key": "k1", "figures": {"mse": 0.25, "kl": [1.0, 0.5]}}

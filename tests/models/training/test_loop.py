@@ -17,19 +17,14 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from image_longitudinal.core.errors import ModelError
-from image_longitudinal.models.training.loop import (
-    LoopSettings,
-    TrainingProgress,
-    batch_indices,
-    best_of,
-    step_generator,
-    train,
-)
-from image_longitudinal.models.training.tensors import load_tensors, save_tensors
-from image_longitudinal.models.training.training_log import log_of
+from image_longitudinal.models.training.logs import log_folder
+from image_longitudinal.models.training.loop import LoopSettings, TrainingProgress, train
+from image_longitudinal.models.training.step_random import batch_indices, step_generator
+from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
+from image_longitudinal.models.training.validation import best_weights_path
 
 STEPS = 24
-SETTINGS = LoopSettings(STEPS, 1e-2, seed=1, device="cpu", log_every=5, checkpoint_seconds=-1)  # one after every step
+SETTINGS = LoopSettings(STEPS, 1e-2, device="cpu", log_every=5, checkpoint_seconds=-1)  # one after every step
 Loss = Callable[[nn.Module, int, torch.device], dict[str, Tensor]]
 
 
@@ -83,7 +78,7 @@ def test_tensorboard_shows_a_killed_and_resumed_training_as_one(tmp_path: Path) 
     with pytest.raises(Killed):
         train("tiny", network(), stopping(13), settings, tmp_path / "checkpoint", validate=lambda _: 0.5)
     _, history = train("tiny", network(), loss, settings, tmp_path / "checkpoint", validate=lambda _: 0.5)
-    events = EventAccumulator(str(log_of(tmp_path / "checkpoint"))).Reload()
+    events = EventAccumulator(str(log_folder(tmp_path / "checkpoint"))).Reload()
     assert set(events.Tags()["scalars"]) == {"loss", "twice", "validation"}
     for name in ("loss", "twice", "validation"):
         logged = [(event.step, event.value) for event in events.Scalars(name)]
@@ -250,7 +245,7 @@ def test_a_training_that_diverges_stops_and_keeps_the_last_good_state(tmp_path: 
 def test_a_training_that_diverges_at_once_says_that_nothing_was_saved(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no state was saved yet \(step 0\).*got nan.*[Ll]ower tiny\.learning_rate"):
         train("tiny", network(), not_a_number, SETTINGS, tmp_path / "checkpoint")
-    assert list(tmp_path.iterdir()) == [log_of(tmp_path / "checkpoint")]
+    assert list(tmp_path.iterdir()) == [log_folder(tmp_path / "checkpoint")]
 
 
 def greedy_accelerator(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
@@ -308,7 +303,7 @@ def test_trainings_of_other_precision_can_follow_each_other(tmp_path: Path) -> N
 def test_a_watcher_is_told_of_the_end(tmp_path: Path) -> None:
     told: list[TrainingProgress] = []
     train("tiny", network(), loss, SETTINGS, tmp_path / "checkpoint", told.append)
-    assert (told[-1].first, told[-1].step, told[-1].steps) == (0, STEPS, STEPS)
+    assert (told[-1].first_step, told[-1].step, told[-1].steps) == (0, STEPS, STEPS)
     assert told[-1].figures["step"] == STEPS - 1
 
 
@@ -316,7 +311,7 @@ def test_a_watcher_is_told_all_figures_however_fast_the_steps_and_those_before_a
     told: list[TrainingProgress] = []
     train("tiny", network(), loss, replace(SETTINGS, steps=STEPS // 2), tmp_path / "checkpoint")
     _, history = train("tiny", network(), loss, SETTINGS, tmp_path / "checkpoint", told.append)
-    assert [row for progress in told for row in progress.noted] == history
+    assert [row for progress in told for row in progress.new_figures] == history
     assert history[0]["step"] == 0
 
 
@@ -372,7 +367,7 @@ def test_the_best_weights_are_returned_and_the_last_ones_kept_too(tmp_path: Path
         key.removeprefix("model/"): value for key, value in load_tensors(tmp_path / "a")[0].items() if "model/" in key
     }
     assert_same(last, state(whole))
-    assert load_tensors(best_of(tmp_path / "a"))[1] == {"step": "8", "validation": "1.0"}
+    assert load_tensors(best_weights_path(tmp_path / "a"))[1] == {"step": "8", "validation": "1.0"}
 
 
 def test_training_stops_when_nothing_better_comes_and_stays_stopped(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from image_longitudinal.models.training.processes import (
     run_in_processes,
     training_processes,
 )
-from image_longitudinal.models.training.tensors import load_tensors, save_tensors
+from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
 from image_longitudinal.models.vae.train import build_vae, train_vae
 from tests.models.conftest import VAE_CONFIG, phantoms
 
@@ -79,7 +79,7 @@ def fail(how: str, report: Report | None) -> None:
 
 @pytest.mark.parametrize(
     ("how", "said"),
-    [("refused", r"vae\.batch_size cannot be shared.*multiple of 2 processes; got 7"), ("killed", "lost|failed")],
+    [("refused", r"vae\.batch_size cannot be divided.*multiple of 2 processes; got 7"), ("killed", "lost|failed")],
     ids=["refused", "killed"],
 )
 def test_what_one_process_raises_comes_home_and_none_is_left(how: str, said: str) -> None:

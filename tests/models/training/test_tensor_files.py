@@ -3,22 +3,12 @@
 import errno
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from image_longitudinal.core.errors import ConfigError, ModelError
-from image_longitudinal.models.training import tensors as module
-from image_longitudinal.models.training.tensors import (
-    default_device,
-    load_tensors,
-    save_tensors,
-    tensors_digest,
-    to_grey_levels,
-    to_unit,
-)
+from image_longitudinal.core.errors import ModelError
+from image_longitudinal.models.training import tensor_files as module
+from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors, tensors_digest
 
 
 def test_tensors_and_metadata_come_back_bit_for_bit(tmp_path: Path) -> None:
@@ -82,32 +72,6 @@ def test_a_damaged_file_is_a_model_error(tmp_path: Path, damage: str) -> None:
 def test_a_missing_file_is_a_model_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"missing .*none\.safetensors"):
         load_tensors(tmp_path / "none.safetensors")
-
-
-@given(st.integers(1, 3), st.integers(1, 5), st.integers(0, 2**32 - 1))
-def test_grey_levels_survive_the_way_there_and_back(n: int, size: int, seed: int) -> None:
-    images = np.random.default_rng(seed).integers(0, 256, (n, size, size), dtype=np.uint8)
-    unit = to_unit(images, "cpu")
-    assert unit.shape == (n, 1, size, size)
-    assert unit.dtype == torch.float32
-    assert 0 <= unit.min() <= unit.max() <= 1
-    np.testing.assert_array_equal(to_grey_levels(unit), images)
-
-
-def test_grey_levels_are_rounded_and_clamped() -> None:
-    values = torch.tensor([-0.5, 0.49 / 255, 0.51 / 255, 254.6 / 255, 1.7]).reshape(5, 1, 1, 1)
-    assert to_grey_levels(values).ravel().tolist() == [0, 0, 1, 255, 255]
-
-
-def test_devices_by_name() -> None:
-    assert default_device("cpu") == torch.device("cpu")
-    assert default_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@pytest.mark.parametrize("name", ["gpu", "cuda:99", "hpu", ""])
-def test_a_device_that_is_not_there_is_a_configuration_error(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"compute\.device cannot be used"):
-        default_device(name)
 
 
 def test_a_digest_of_tensors_sees_names_types_shapes_and_bits_and_nothing_else() -> None:

@@ -1,4 +1,4 @@
-"""A training's figures as TensorBoard reads them: one folder of event files per network, beside its checkpoint."""
+"""A training's figures as TensorBoard event files: one folder per network, beside its checkpoint."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from types import TracebackType
 class TrainingLog:
     """Event files of one training, written by one process; a context manager.
 
-    What an earlier run wrote is replaced by the history that its checkpoint kept, so a training that was killed and
-    resumed shows as one curve.
+    Existing event files are replaced by the history of the checkpoint, so a training that was killed and resumed shows
+    as one curve.
 
     Args:
         folder: where the event files go.
-        history: figures so far, as :func:`models.training.loop.train` keeps them; each has its ``step``.
+        history: figures so far, as :func:`models.training.loop.train` keeps them; each row has its ``step``.
     """
 
     def __init__(self, folder: Path, history: list[dict[str, float]]) -> None:
@@ -27,7 +27,7 @@ class TrainingLog:
             self.add(row)
 
     def add(self, row: dict[str, float]) -> None:
-        """Write the figures of one step, at once: a training that ends in an error is looked at too."""
+        """Write the figures of one step and flush: they must survive a training that ends in an error."""
         for name, value in row.items():
             if name != "step":
                 self._writer.add_scalar(name, value, int(row["step"]))
@@ -42,6 +42,6 @@ class TrainingLog:
         self._writer.close()
 
 
-def log_of(checkpoint: Path) -> Path:
-    """Where the event files of a training with this checkpoint lie."""
+def log_folder(checkpoint: Path) -> Path:
+    """The folder of event files of a training with this checkpoint."""
     return checkpoint.with_name(f"{checkpoint.name}.tensorboard")

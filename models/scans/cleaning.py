@@ -1,53 +1,46 @@
-"""From a decoded scan to training images: grey, without the white fill of registration, all of one geometry.
+"""From a decoded scan to a clean frame: grey, without the white fill of registration, denoised.
 
 Every function is pure and works on one image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 
 from image_longitudinal.core.errors import ConfigError, IngestError
+from image_longitudinal.models.scans.framing import Grey, frame
 
 PREPARATION_VERSION = 2  # goes into cache keys and manifests: raise it whenever a pixel changes
 
-Grey = NDArray[np.uint8]
-
 NEAR_WHITE = 0.75  # of full scale: fill has JPEG ripples, and the brightest retina seldom reaches this in large areas
-FILL_IS_FLAT = 0.95  # of full scale, median of a component: fill is white through and through, bright retina is not
+FILL_MEDIAN = 0.95  # of full scale: least median of a component of fill, which is white all over; bright retina is not
 FILL_RIM = 2  # pixels around fill that compression has greyed
-BACKGROUND_PERCENTILE = 33  # of what is not fill: mostly vitreous and deep choroid
+BACKGROUND_PERCENTILE = 33  # of all other pixels: mostly vitreous and deep choroid
 
-
-# Non-local means (Buades, Coll & Morel 2005); pixels, pixels, and the filter's strength in times the noise level. That
-# level is estimated from pixel to pixel, while speckle is several pixels wide: below 3 it stays, above 6 layers melt.
+# Non-local means (Buades, Coll & Morel 2005): pixels, pixels, and filter strength in multiples of the noise level. That
+# level is estimated between neighbouring pixels, while speckle is several pixels wide: with a strength below 3 speckle
+# stays, above 6 layers merge.
 NLM_PATCH, NLM_REACH, NLM_STRENGTH = 5, 6, 4.0
 BM3D_SIGMA = 0.13  # the original's, of the scan's own range of grey
 
 
-def prepare_image(image: NDArray[Any], sizes: Iterable[int], denoiser: str = "nlm") -> dict[int, Grey]:
-    """A decoded scan as grey squares: :func:`clean_frame`, then :func:`to_sizes`."""
-    return to_sizes(clean_frame(image, denoiser), sizes)
-
-
 def clean_frame(image: NDArray[Any], denoiser: str = "nlm") -> Grey:
-    """The part of a scan that is kept, at its own resolution: grey, without fill, framed, denoised.
+    """A scan as a clean frame at its own resolution: grey, without fill, framed, denoised.
 
     Args:
         image: see :func:`to_grey`.
         denoiser: a key of :data:`DENOISERS`.
 
     Returns:
-        uint8 (H, W) or (H, 2 H), see :func:`frame`.
+        uint8 (H, H) or (H, 2 H), see :func:`models.scans.framing.frame`.
 
     Raises:
-        IngestError: as ``to_grey``, and for a scan that shows nothing (all one grey level once fill is gone).
+        IngestError: see :func:`to_grey`; also for a scan without contrast (one grey level all over, fill aside).
         ConfigError: the denoiser is unknown or not installed.
     """
     grey = replace_fill(to_grey(image))
@@ -60,18 +53,13 @@ def clean_frame(image: NDArray[Any], denoiser: str = "nlm") -> Grey:
     return DENOISERS[denoiser](frame(grey))
 
 
-def to_sizes(framed: Grey, sizes: Iterable[int]) -> dict[int, Grey]:
-    """A cleaned frame as squares of several sizes, each made from the frame itself, not from another size."""
-    return {size: resize(framed, size) for size in sizes}
-
-
 def to_grey(image: NDArray[Any]) -> Grey:
     """Grey levels 0-255 of a decoded image.
 
-    Colour becomes luma (ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B); transparency is laid on black. Values of more
-    than 8 bits are divided by the smallest full scale 2ᵏ - 1, k = 8 … 16, that holds the image's maximum, so that
-    10-, 12- and 16-bit scans come out alike, black stays black, and relative brightness is kept. Floats within [0, 1]
-    are taken as shares of full scale, larger ones as counts by the same rule.
+    Colour becomes luma (ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B); transparency becomes black. Values of more than
+    8 bits are divided by the smallest full scale 2ᵏ - 1, k = 8 … 16, that holds the image's maximum. So 10-, 12- and
+    16-bit scans give the same image, black stays black, and relative brightness is kept. Floats within [0, 1] are
+    fractions of full scale, larger ones are counts under the same rule.
 
     Args:
         image: (H, W), or (H, W, C) with C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA; bool, integer or float.
@@ -114,9 +102,9 @@ def _full_scale(values: NDArray[Any]) -> float:
 
 
 def replace_fill(grey: Grey) -> Grey:
-    """Put background in place of the white that rotation and registration left; the rest is returned untouched.
+    """Replace the white fill of rotation and registration by background, the 33rd percentile of the other pixels.
 
-    Background is the 33rd percentile of the other pixels. uint8 (H, W) → uint8 (H, W).
+    uint8 (H, W) → uint8 (H, W); all other pixels are unchanged.
     """
     fill = fill_mask(grey)
     if not fill.any() or fill.all():
@@ -125,18 +113,18 @@ def replace_fill(grey: Grey) -> Grey:
 
 
 def fill_mask(grey: Grey) -> NDArray[np.bool_]:
-    """Where a scan shows fill, bool (H, W).
+    """The pixels of a scan (H, W) that are fill, bool (H, W).
 
-    Fill is near-white, connected to a corner of the image, white throughout, and open towards the top or the bottom
-    edge. The last keeps bright retina that touches a wedge: it has tissue above and below. Two pixels around it are
-    taken along.
+    Fill is near-white, connected to a corner of the image, white all over, and open towards the top or the bottom edge.
+    The last condition keeps bright retina that touches a wedge: it has tissue above and below. Two pixels around the
+    fill are included.
     """
     near_white = grey > NEAR_WHITE * 255
     components, _ = ndimage.label(near_white, structure=np.ones((3, 3)))
     fill = np.zeros(grey.shape, bool)
     for corner in {int(components[y, x]) for y in (0, -1) for x in (0, -1)} - {0}:
         component = components == corner
-        if np.median(grey[component]) >= FILL_IS_FLAT * 255:
+        if np.median(grey[component]) >= FILL_MEDIAN * 255:
             fill |= component
     if not fill.any():
         return fill
@@ -148,7 +136,7 @@ def fill_mask(grey: Grey) -> NDArray[np.bool_]:
 def noise_level(grey: Grey) -> float:
     """Standard deviation of the noise of a grey image (H, W), in units of full scale.
 
-    Immerkær (1996): the mean absolute response to a mask that is blind to constant, linear and quadratic structure.
+    Immerkær (1996): the mean absolute response to a mask that ignores constant, linear and quadratic structure.
     """
     mask = np.array([[1.0, -2, 1], [-2, 4, -2], [1, -2, 1]]) / 255
     response = np.abs(ndimage.convolve(grey.astype(np.float32), mask))[1:-1, 1:-1]
@@ -169,7 +157,7 @@ def denoise_nlm(grey: Grey) -> Grey:
 
 
 def denoise_bm3d(grey: Grey) -> Grey:
-    """Block matching and 3-D filtering (Dabov et al. 2007), as the original did it; about 16 seconds a scan.
+    """Block matching and 3-D filtering (Dabov et al. 2007), as in the original; about 16 seconds per scan.
 
     Raises:
         ConfigError: the optional package is not installed. Its licence allows non-commercial use only.
@@ -187,46 +175,3 @@ def denoise_bm3d(grey: Grey) -> Grey:
 
 
 DENOISERS: dict[str, Callable[[Grey], Grey]] = {"nlm": denoise_nlm, "bm3d": denoise_bm3d, "none": lambda grey: grey}
-
-
-def frame(grey: Grey) -> Grey:
-    """The middle of a scan, as wide as deep on the tissue, its whole depth kept.
-
-    One rule for all frames, so that the frame does not tell where a scan came from:
-
-    - A scan at least twice as wide as deep (1024x496, 1536x496) comes from a mode that samples its width twice as
-      densely (Heidelberg Spectralis, high resolution): two of its columns count as one.
-    - Its width is then cropped around the middle to its depth, or padded with black where it is narrower.
-
-    So 384x496, 512x496, 768x496, 1024x496, 1536x496 and 512x512 scans all show the same depth at the same scale, and
-    (512x512 to 3 %) the same width per pixel. A 768-column scan of a narrow field cannot be told from one of a wide
-    field by its frame; the files do not say.
-
-    Args:
-        grey: uint8 (H, W).
-
-    Returns:
-        uint8 (H, H), or (H, 2 H) for the wide ones.
-    """
-    height, width = grey.shape
-    target = height * (2 if width >= 2 * height else 1)
-    if width >= target:
-        left = (width - target) // 2
-        return grey[:, left : left + target]
-    left = (target - width) // 2
-    return np.pad(grey, ((0, 0), (left, target - width - left)))
-
-
-def resize(framed: Grey, size: int) -> Grey:
-    """A frame as a square, by a Lanczos filter whose support grows with the reduction (antialiased).
-
-    uint8 (H, H) or (H, 2 H) → uint8 (size, size).
-    """
-    if framed.shape == (size, size):
-        return framed.copy()
-    return np.asarray(Image.fromarray(np.ascontiguousarray(framed)).resize((size, size), Image.Resampling.LANCZOS))
-
-
-def to_square(grey: Grey, size: int) -> Grey:
-    """The middle of a scan as a square, without squeezing the anatomy: :func:`frame`, then :func:`resize`."""
-    return resize(frame(grey), size)

@@ -18,12 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from image_longitudinal.core.config import GeneratorConfig
 from image_longitudinal.core.presets import load_config
-from image_longitudinal.models.diffusion.interface import DiffusionModel
+from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.diffusion.solvers import evaluations
 from image_longitudinal.models.imaging.backends import DiffusionImages, generate_in_batches
+from image_longitudinal.models.imaging.grey_images import as_grey_levels
 from image_longitudinal.models.quality.recoverability import probe_latents
 from image_longitudinal.models.registry.registry import ModelVersion
-from image_longitudinal.models.training.tensors import as_grey_levels
 from image_longitudinal.tasks.shards.image_shards import ImageJob, make_image_shard
 from image_longitudinal.tasks.shards.spec import DatasetSpec
 

@@ -1,7 +1,7 @@
-"""The small diffusion model: the detail that the VAE's decoder leaves out, drawn given the latent vector.
+"""The small diffusion model: generates the detail that the VAE's decoder lacks, given the latent vector.
 
-It models the *residual* x - decode(z), scaled by its standard deviation, so all capacity goes into texture. Pixels are
-folded 4x4 into channels: a 64x64 image is a 16x16 grid.
+It models the *residual* x - decode(z), scaled by its standard deviation, so all capacity goes into texture. Blocks of
+4x4 pixels become channels: a 64x64 image is a 16x16 grid.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from image_longitudinal.models.diffusion.adagn import AdaGNDiffusion
 from image_longitudinal.models.vae.network import VAE
 
 PATCH = 4
-GAIN = 4  # brings grey values about 0.5 to a spread near 1
+GAIN = 4  # scales grey values around 0.5 to a standard deviation near 1
 
 
 class ResidualDiffusion(AdaGNDiffusion):
@@ -30,13 +30,13 @@ class ResidualDiffusion(AdaGNDiffusion):
         self.residual_scale = residual_scale
 
     def context(self, latents: Tensor) -> Tensor:
-        """What the denoiser is told at every step: the folded VAE's image (B, 16, h, w) centred on 0."""
-        return pixel_unshuffle(self.outline(latents) - 0.5, PATCH) * GAIN
+        """The VAE's image, centred on 0 and folded, (B, 16, h, w): an input of the denoiser at every step."""
+        return pixel_unshuffle(self.vae_image(latents) - 0.5, PATCH) * GAIN
 
     def to_working(self, images: Tensor, latents: Tensor) -> Tensor:
         """Training target (B, 16, h, w): the scaled residual of images (B, 1, S, S), values 0 to 1."""
-        return pixel_unshuffle((images - self.outline(latents)) / self.residual_scale, PATCH)
+        return pixel_unshuffle((images - self.vae_image(latents)) / self.residual_scale, PATCH)
 
     def to_images(self, working: Tensor, context: Tensor) -> Tensor:
-        """Inverse of :meth:`to_working`, clamped to 0 to 1; the VAE's image is taken from the context."""
+        """Inverse of :meth:`to_working`, clamped to 0 to 1; the context holds the VAE's image."""
         return pixel_shuffle(context / GAIN + 0.5 + working * self.residual_scale, PATCH).clamp(0, 1)

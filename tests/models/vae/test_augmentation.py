@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from image_longitudinal.models.vae.augment import augment, centre
+from image_longitudinal.models.vae.augmentation import augment, centre_view
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -33,13 +33,13 @@ def test_every_image_shows_a_window_of_190_of_224_rows_at_a_random_height() -> N
 def test_the_centre_view_is_the_middle_window_and_not_mirrored() -> None:
     images = torch.rand(2, 1, 224, 224)
     expected = interpolate(images[:, :, 17:207], (224, 224), mode="bilinear", antialias=True)
-    torch.testing.assert_close(centre(images), expected)
+    torch.testing.assert_close(centre_view(images), expected)
 
 
 @pytest.mark.parametrize("size", [32, 64, 224])
 def test_size_and_range_stay(size: int) -> None:
     images = (torch.rand(3, 1, size, size) > 0.5).float()
-    for view in (augment(images, generator()), centre(images)):
+    for view in (augment(images, generator()), centre_view(images)):
         assert view.shape == images.shape
         assert 0 <= view.min() <= view.max() <= 1
 
@@ -55,4 +55,4 @@ def test_the_generator_decides_and_the_argument_is_left_alone() -> None:
 def test_a_flat_image_stays_flat() -> None:
     flat = torch.full((2, 1, 64, 64), 0.3)
     torch.testing.assert_close(augment(flat, generator()), flat)
-    torch.testing.assert_close(centre(flat), flat)
+    torch.testing.assert_close(centre_view(flat), flat)

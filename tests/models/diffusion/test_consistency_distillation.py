@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from image_longitudinal.core.config import DistillationConfig
-from image_longitudinal.models.diffusion import student as module
-from image_longitudinal.models.diffusion.interface import DiffusionModel
-from image_longitudinal.models.diffusion.residual import ResidualDiffusion
-from image_longitudinal.models.diffusion.solvers import make_path, split
-from image_longitudinal.models.diffusion.student import consistency_loss, distill
-from image_longitudinal.models.training.loop import LoopSettings, step_generator
-from image_longitudinal.models.training.tensors import load_tensors
+from image_longitudinal.models.diffusion import consistency_distillation as module
+from image_longitudinal.models.diffusion.consistency_distillation import consistency_loss, train_student
+from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
+from image_longitudinal.models.diffusion.residual_diffusion import ResidualDiffusion
+from image_longitudinal.models.diffusion.schedules import make_sample_schedule, to_x0_eps
+from image_longitudinal.models.training.loop import LoopSettings
+from image_longitudinal.models.training.step_random import step_generator
+from image_longitudinal.models.training.tensor_files import load_tensors
 from image_longitudinal.models.vae.network import VAE
 from tests.models.vae.test_train import Failing, Interrupted
 
@@ -67,7 +68,13 @@ def loss_of(student: nn.Module, grid: int = 4) -> Tensor:
     model = PointModel()
     working = torch.full((64, 1, 4, 4), 0.3)
     return consistency_loss(
-        model, student, model.denoiser, make_path(FLOW, grid), working, torch.zeros(64, 1), step_generator(1, "t", 0)
+        model,
+        student,
+        model.denoiser,
+        make_sample_schedule(FLOW, grid),
+        working,
+        torch.zeros(64, 1),
+        step_generator(1, "t", 0),
     )
 
 
@@ -97,13 +104,13 @@ def test_a_killed_and_resumed_distillation_ends_in_the_same_bits_and_leaves_the_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = copy.deepcopy(residual.denoiser.state_dict())
-    whole, history = distill(residual, tiny_vae, tiny_images, CONFIG, 1, tmp_path / "whole", "cpu")
+    whole, history = train_student(residual, tiny_vae, tiny_images, CONFIG, 1, tmp_path / "whole", "cpu")
     with monkeypatch.context() as patch:
         patch.setattr(module, "LoopSettings", partial(LoopSettings, checkpoint_seconds=-1))
         with pytest.raises(Interrupted):
-            distill(residual, tiny_vae, Failing(tiny_images, 3), CONFIG, 1, tmp_path / "killed", "cpu")
+            train_student(residual, tiny_vae, Failing(tiny_images, 3), CONFIG, 1, tmp_path / "killed", "cpu")
     assert load_tensors(tmp_path / "killed")[1]["step"] == "3"
-    resumed, resumed_history = distill(residual, tiny_vae, tiny_images, CONFIG, 1, tmp_path / "killed", "cpu")
+    resumed, resumed_history = train_student(residual, tiny_vae, tiny_images, CONFIG, 1, tmp_path / "killed", "cpu")
     assert resumed_history == history
     for key, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[key], value), key
@@ -125,7 +132,7 @@ class TwoPoints(PointModel):
 
 
 def test_a_student_learns_to_leap_to_where_its_teachers_way_ends() -> None:
-    model, grid = TwoPoints(), make_path(FLOW, 8)
+    model, grid = TwoPoints(), make_sample_schedule(FLOW, 8)
     student = nn.Sequential(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
     optimizer = torch.optim.Adam(student.parameters(), 3e-3)
     for step in range(800):
@@ -141,7 +148,7 @@ def test_a_student_learns_to_leap_to_where_its_teachers_way_ends() -> None:
 
     def leap(network: nn.Module) -> Tensor:
         said = model.denoise(network, noise, torch.full((len(noise),), 999), noise, noise)
-        return split(said, noise, 0.0, 1.0, "flow_prediction").clean.detach()
+        return to_x0_eps(said, noise, 0.0, 1.0, "flow_prediction").x0.detach()
 
     assert leap(model.denoiser).abs().max() < 0.01
     assert (leap(student) - 0.5 * noise.sign()).abs().mean() < 0.25  # the teacher is off by 0.5

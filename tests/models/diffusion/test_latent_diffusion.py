@@ -10,13 +10,13 @@ import torch
 
 from image_longitudinal.core.config import DiffusionConfig
 from image_longitudinal.core.errors import ModelError
-from image_longitudinal.models.diffusion.codec import build_codec
-from image_longitudinal.models.diffusion.encoded import encode_ahead
-from image_longitudinal.models.diffusion.latent import LatentDiffusion
+from image_longitudinal.models.diffusion.autoencoder import build_autoencoder
+from image_longitudinal.models.diffusion.encoded_images import encode_images
+from image_longitudinal.models.diffusion.latent_diffusion import LatentDiffusion
 from image_longitudinal.models.diffusion.sampler import sample
 from image_longitudinal.models.diffusion.train import DiffusionFigures, build_diffusion, train_diffusion
 from image_longitudinal.models.imaging.backends import assemble_diffusion, diffusion_weights
-from image_longitudinal.models.training.tensors import to_unit
+from image_longitudinal.models.imaging.grey_images import to_unit
 from image_longitudinal.models.vae.network import VAE
 from image_longitudinal.models.vae.train import VAEFigures
 from tests.models.conftest import VAE_CONFIG, draws, phantoms
@@ -41,9 +41,9 @@ def trained(
 def test_training_leaves_every_figure(trained: Trained) -> None:
     model, figures, _ = trained
     assert model.working_shape == (4, 8, 8)
-    assert figures.codec_history is not None
-    assert figures.codec_history[-1]["mse"] < 0.5 * figures.codec_history[0]["mse"]
-    for value in (figures.validation_loss, figures.pixel_mse, figures.working_mse, figures.codec_mse):
+    assert figures.autoencoder_history is not None
+    assert figures.autoencoder_history[-1]["mse"] < 0.5 * figures.autoencoder_history[0]["mse"]
+    for value in (figures.validation_loss, figures.pixel_mse, figures.working_mse, figures.autoencoder_mse):
         assert value is not None
         assert np.isfinite(value)
 
@@ -56,7 +56,7 @@ def test_its_latents_are_standardised_and_decode_again(trained: Trained, tiny_im
         again = model.to_images(working, z)
     torch.testing.assert_close(working.mean((0, 2, 3)), torch.zeros(4), atol=0.3, rtol=0)  # fitted to cropped views
     torch.testing.assert_close(working.std((0, 2, 3)), torch.ones(4), atol=0.3, rtol=0)
-    assert float((again - images).square().mean()) < 3 * float(figures.codec_mse or 0)
+    assert float((again - images).square().mean()) < 3 * float(figures.autoencoder_mse or 0)
 
 
 def test_images_depend_on_z_by_the_vaes_image_alone_before_training(trained_vae: tuple[VAE, VAEFigures]) -> None:
@@ -72,10 +72,10 @@ def test_images_depend_on_z_by_the_vaes_image_alone_before_training(trained_vae:
 def test_what_is_encoded_ahead_is_what_would_be_encoded_in_a_step(trained: Trained, tiny_images: np.ndarray) -> None:
     model, _, folder = trained
     place = folder / "a.encoded"
-    encoded = encode_ahead(model, model.vae, tiny_images, CONFIG.encoded_variants, 1, place)
+    encoded = encode_images(model, model.vae, tiny_images, CONFIG.encoded_variants, 1, place)
     assert len(encoded) == 2 * len(tiny_images)
     assert encoded.working.dtype == np.float16
-    made_anew = encode_ahead(model, model.vae, tiny_images, CONFIG.encoded_variants, 1, folder / "again")
+    made_anew = encode_images(model, model.vae, tiny_images, CONFIG.encoded_variants, 1, folder / "again")
     np.testing.assert_array_equal(made_anew.working, encoded.working)
     assert (encoded.working[0] != encoded.working[len(tiny_images)]).any()  # another view of the same image
     # Samples of z: over all views of all images the standardised latents have mean 0 and covariance I.
@@ -106,9 +106,9 @@ def test_stored_weights_give_the_same_images(trained: Trained) -> None:
 
 
 def test_a_pretrained_autoencoder_is_taken_from_a_folder(pretrained: Path, tmp_path: Path) -> None:
-    codec = build_codec(CONFIG.model_copy(update={"autoencoder": str(pretrained / "vae")}), 0)
+    codec = build_autoencoder(CONFIG.model_copy(update={"autoencoder": str(pretrained / "vae")}), 0)
     assert (codec.factor, codec.channels) == (4, 4)
     images = torch.rand(2, 1, 32, 32)
     assert codec(images)[0].shape == images.shape
     with pytest.raises(ModelError, match=r"cannot load the pretrained autoencoder .*diffusion\.autoencoder"):
-        build_codec(CONFIG.model_copy(update={"autoencoder": str(tmp_path)}), 0)
+        build_autoencoder(CONFIG.model_copy(update={"autoencoder": str(tmp_path)}), 0)

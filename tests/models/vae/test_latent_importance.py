@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from image_longitudinal.models.vae.importance import importance
+from image_longitudinal.models.vae.latent_importance import latent_importance
 from image_longitudinal.models.vae.network import VAE
 
 
@@ -24,9 +24,9 @@ class Known(VAE):
 
 
 def test_change_and_reading_error_of_a_known_model() -> None:
-    figures = importance(Known().eval(), 0)
+    figures = latent_importance(Known().eval(), 0)
     # A redraw changes an entry by N(0, 2): half of the pixels by 2, half by 2/4; the third entry is dead.
     assert figures.change == pytest.approx([1, 0.25, 0], rel=0.25)  # 341 draws
     assert figures.change[2] == 0
     assert figures.reading_error == pytest.approx([0, 1, 5], rel=0.2, abs=1e-9)
-    assert importance(Known().eval(), 0) == figures
+    assert latent_importance(Known().eval(), 0) == figures

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from image_longitudinal.models.diffusion.residual import ResidualDiffusion
+from image_longitudinal.models.diffusion.residual_diffusion import ResidualDiffusion
 from image_longitudinal.models.vae.network import VAE
 
 
@@ -56,7 +56,7 @@ def test_the_prediction_depends_on_noise_time_latents_and_outline(residual: Resi
 
 def test_a_larger_model_sees_the_vaes_image_enlarged(tiny_vae: VAE) -> None:
     z = torch.randn(2, 5)
-    outline = ResidualDiffusion(tiny_vae, 64, (16,)).outline(z)
+    outline = ResidualDiffusion(tiny_vae, 64, (16,)).vae_image(z)
     assert outline.shape == (2, 1, 64, 64)
     torch.testing.assert_close(outline, interpolate(tiny_vae.decode(z), (64, 64), mode="bilinear", antialias=True))
 
