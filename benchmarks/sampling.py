@@ -1,4 +1,4 @@
-"""Ways to draw images, timed: the published recipe, ours, the network by itself, and a device with shards to write."""
+"""Timing of image generation: the published recipe, ours, the network alone, and a device that generates shards."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Make = Callable[[], DiffusionModel]
 
 @dataclass(frozen=True)
 class Recipe:
-    """A way to make images: one row of the table."""
+    """A way to generate images: one row of the table."""
 
     scheduler: str
     steps: int
@@ -45,24 +45,24 @@ class Recipe:
 
     @property
     def precision(self) -> str:
-        """The type's name."""
+        """Name of the dtype."""
         return str(self.dtype).removeprefix("torch.")
 
     @property
     def text(self) -> str:
-        """As the table shows it."""
-        how = f"{self.decoder}{', compiled' if self.compiled else ''}"
-        return f"{self.scheduler:10}{self.steps:>5}{self.batch:>7}  {self.precision:<9} {how:<16}"
+        """Its columns of the table."""
+        decoder = f"{self.decoder}{', compiled' if self.compiled else ''}"
+        return f"{self.scheduler:10}{self.steps:>5}{self.batch:>7}  {self.precision:<9} {decoder:<16}"
 
 
 def sync(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds(run: Callable[[], object], device: torch.device, least: float) -> float:
-    """Shortest wall-clock seconds of a run, after a first one that does not count: repeated for ``least`` seconds."""
+    """Shortest wall time of a run, repeated for ``least`` seconds after one warm-up."""
     run()
     sync(device)
     best, spent = float("inf"), 0.0
@@ -77,7 +77,7 @@ def seconds(run: Callable[[], object], device: torch.device, least: float) -> fl
 
 @torch.no_grad()
 def original_image(model: DiffusionModel, z: Tensor, generator: torch.Generator) -> Tensor:
-    """One image by the published recipe, nothing shared between its steps but the token: (1, S, S) uint8."""
+    """One image by the published recipe, where only the token is shared between steps: (1, S, S) uint8."""
     scheduler = DDPMScheduler.from_config({**model.schedule, "clip_sample": False, "timestep_spacing": "trailing"})
     scheduler.set_timesteps(ORIGINAL_STEPS)
     token = model.context(z)
@@ -87,8 +87,8 @@ def original_image(model: DiffusionModel, z: Tensor, generator: torch.Generator)
     x = torch.randn((1, *model.working_shape), generator=generator).to(z.device)
     with autocast:
         for timestep in scheduler.timesteps:
-            said = model.denoise(model.denoiser, x, timestep.long().expand(1).to(z.device), z, context)
-            x = scheduler.step(said.float(), timestep, x, generator=generator, return_dict=False)[0]
+            predicted = model.denoise(model.denoiser, x, timestep.long().expand(1).to(z.device), z, context)
+            x = scheduler.step(predicted.float(), timestep, x, generator=generator, return_dict=False)[0]
         return as_grey_levels(model.to_images(x, token))
 
 
@@ -100,15 +100,15 @@ def original_rate(make: Make, device: torch.device, least: float) -> float:
 
 
 def our_rate(model: DiffusionModel, recipe: Recipe, device: torch.device, least: float) -> float:
-    """Images per second of a recipe of ours, from latents to images in host memory, batch after batch."""
+    """Images per second of a recipe of ours, from latents to images in host memory, over three batches."""
     images = DiffusionImages(model, recipe.scheduler, recipe.steps, device, "")
     latents, seeds = probe_latents(1, 3 * recipe.batch, model.latent_dim)
-    taken = seconds(lambda: generate_in_batches(images, latents, seeds, recipe.batch), device, least)
-    return 3 * recipe.batch / taken
+    elapsed = seconds(lambda: generate_in_batches(images, latents, seeds, recipe.batch), device, least)
+    return 3 * recipe.batch / elapsed
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, least: float) -> float:
-    """Measured floating point operations per second of the largest sort of square matrix product."""
+    """Measured floating point operations per second of a large square matrix product."""
     side = 8192 if device.type == "cuda" else 1536
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     return 2 * side**3 / seconds(lambda: a @ b, device, least)
@@ -125,7 +125,7 @@ def network_rate(model: DiffusionModel, recipe: Recipe, device: torch.device, le
     def call() -> Tensor:
         return model.denoise(model.denoiser, x, t, z.to(recipe.dtype), context)
 
-    forward: Any = model.denoiser.forward  # what torch compiled hides its operations from the counter
+    forward: Any = model.denoiser.forward  # the counter does not see the operations of a compiled network
     with FlopCounterMode(display=False) as counter:
         model.denoise(forward, x, t, z.to(recipe.dtype), context)
     return counter.get_total_flops() / seconds(call, device, least)
@@ -140,7 +140,7 @@ def measure(
     least: float,
     quality: Any = None,
 ) -> dict[str, Any]:
-    """One table: the original's recipe with what ``make`` makes, then ours; returns its rows as figures."""
+    """Print and return one table: the original's recipe for the model of ``make``, then ours."""
     print(f"\n{title}, on {device_name(device)}")
     print(
         f"{'solver':10}{'steps':>5}{'batch':>7}  {'dtype':<9} {'decoder':<16}{'images/s':>9}{'ratio':>7}"
@@ -158,7 +158,7 @@ def measure(
     for recipe in recipes:
         model = ready(recipe)
         rate = our_rate(model, recipe, device, least)
-        kind = (recipe.scheduler, recipe.steps, recipe.dtype)  # the batch changes no image by more than a grey level
+        kind = (recipe.scheduler, recipe.steps, recipe.dtype)  # the batch size changes images by at most one grey level
         if quality and kind not in known:
             known[kind] = quality(recipe)
         recoverability, fd = known.get(kind, (None, None))
@@ -181,19 +181,19 @@ def cell(value: float | None) -> str:
 
 
 def hours(rate: float) -> float:
-    """That the published data set takes one device at so many images per second."""
+    """Hours of one device for the published data set, at ``rate`` images per second."""
     return IMAGES / rate / 3600
 
 
 def device_name(device: torch.device) -> str:
-    """For people."""
+    """Name of the device, for people."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def generator(recipe: Recipe, size: int = 64, **more: Any) -> GeneratorConfig:
-    """A recipe as the configuration of a data set says it."""
+    """A recipe as configuration of a data set."""
     return GeneratorConfig(
         scheduler=recipe.scheduler, steps=recipe.steps, decoder=recipe.decoder, precision=recipe.precision,
         compile=recipe.compiled, batch_size=recipe.batch, image_size=size, **more,
@@ -203,7 +203,7 @@ def generator(recipe: Recipe, size: int = 64, **more: Any) -> GeneratorConfig:
 def device_busy(
     generator: GeneratorConfig, trained: ModelVersion | None, workspace: Path, device: torch.device, n: int
 ) -> float:
-    """Share of the time that the device draws while shards of ``n`` images are written; the first is not counted."""
+    """Fraction of time that the device renders while shards of ``n`` images are written; the first is not counted."""
     dataset = {"n_subjects": 3 * n, "shard_size": n, "validation_fraction": 0.0, "test_fraction": 0.0}
     config = load_config("demo")
     config = config.model_copy(
@@ -220,5 +220,5 @@ def device_busy(
     with TemporaryDirectory() as folder:
         uses = [make_image_shard(ImageJob(spec, index, folder)).use for index in range(3)][1:]
     busy = sum(use["busy_seconds"] for use in uses) / sum(use["seconds"] for use in uses)
-    print(f"device busy {busy:.1%} of the time, shards of {n} images being written beside it")
+    print(f"device busy {busy:.1%} of the time while shards of {n} images are written")
     return busy

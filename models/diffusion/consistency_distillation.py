@@ -65,20 +65,8 @@ def train_student(
             working = model.to_working(batch, latents)
         return {"loss": consistency_loss(model, network, teacher, schedule, working, latents, generator)}
 
-    settings = distillation_settings(config, config.student_steps, device)
+    settings = LoopSettings.of(config, device, steps=config.student_steps, cosine_decay=True)
     return train("student", student, loss, settings, checkpoint, report)
-
-
-def distillation_settings(config: DistillationConfig, steps: int, device: str) -> LoopSettings:
-    """How student and light decoder are trained, for ``steps`` steps."""
-    return LoopSettings(
-        steps=steps,
-        learning_rate=config.learning_rate,
-        ema_decay=config.ema_decay,
-        mixed_precision=config.mixed_precision,
-        cosine_decay=True,
-        device=device,
-    )
 
 
 def consistency_loss(

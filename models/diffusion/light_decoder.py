@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from image_longitudinal.core.config import DistillationConfig
-from image_longitudinal.models.diffusion.consistency_distillation import distillation_settings
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
 from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.models.imaging.grey_images import ImageRows
 from image_longitudinal.models.training.checkpoints import History
-from image_longitudinal.models.training.loop import TrainingProgress, train
+from image_longitudinal.models.training.loop import LoopSettings, TrainingProgress, train
 from image_longitudinal.models.training.step_random import seeded_weights
 from image_longitudinal.models.vae.augmentation import augmented_batch
 from image_longitudinal.models.vae.loss import PIXEL_WEIGHT, structural_distance
@@ -94,7 +93,7 @@ def train_light_decoder(
         squared = mse_loss(output, target)
         return {"loss": PIXEL_WEIGHT * squared + structural_distance(output.clamp(0, 1), target), "mse": squared}
 
-    settings = distillation_settings(config, config.decoder_steps, device)
+    settings = LoopSettings.of(config, device, steps=config.decoder_steps, cosine_decay=True)
     decoder = build_light_decoder(model, config.decoder_width, seed)
     trained, history = train("light decoder", decoder, loss, settings, checkpoint, report)
     assert isinstance(trained, LightDecoder)

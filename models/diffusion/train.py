@@ -142,17 +142,7 @@ def train_diffusion(
                 losses.append(figures["loss"])
         return float(torch.stack(losses).mean()) if losses else float("nan")
 
-    settings = LoopSettings(
-        steps=config.steps,
-        learning_rate=config.learning_rate,
-        ema_decay=config.ema_decay,
-        mixed_precision=config.mixed_precision,
-        gradient_accumulation=config.gradient_accumulation,
-        cosine_decay=config.learning_rate_decay == "cosine",
-        device=device,
-        validate_every=config.validate_every,
-        patience=config.patience,
-    )
+    settings = LoopSettings.of(config, device, cosine_decay=config.learning_rate_decay == "cosine")
     validate = validation_loss if len(validation) else None
     model.denoiser, history = train("diffusion", model.denoiser, loss, settings, checkpoint, report, validate)
     held_out = evenly_spaced(validation, RECONSTRUCTED_IMAGES)

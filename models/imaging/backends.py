@@ -29,8 +29,7 @@ from image_longitudinal.models.diffusion.train import build_diffusion
 from image_longitudinal.models.imaging import phantom
 from image_longitudinal.models.imaging.device import auto_batch_size, default_device
 from image_longitudinal.models.imaging.grey_images import as_grey_levels
-from image_longitudinal.models.imaging.in_flight import BatchInFlight, start_batch
-from image_longitudinal.models.imaging.sampling_pipeline import BatchSize, render_batches
+from image_longitudinal.models.imaging.sampling_pipeline import BatchInFlight, BatchSize, render_batches, start_batch
 from image_longitudinal.models.quality.recoverability import (
     encoder_reader,
     probe_latents,

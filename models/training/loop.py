@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from image_longitudinal.core.config import DiffusionConfig, DistillationConfig, VAEConfig
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.imaging.device import out_of_memory
 from image_longitudinal.models.training.checkpoints import History, TrainingState
-from image_longitudinal.models.training.logs import TrainingLog, log_folder
+from image_longitudinal.models.training.logs import add_row, log_folder, open_log
 from image_longitudinal.models.training.processes import mean_over_processes
 from image_longitudinal.models.training.tensor_files import load_tensors
 from image_longitudinal.models.training.validation import ValidationTracker, best_weights_path
@@ -29,6 +30,7 @@ from image_longitudinal.models.training.validation import ValidationTracker, bes
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+CHECKPOINT_SECONDS = 20.0  # the most that a kill costs; a checkpoint of the demo's networks takes 50 ms
 LossFunction = Callable[[nn.Module, int, torch.device], dict[str, Tensor]]
 
 
@@ -63,9 +65,16 @@ class LoopSettings:
     cosine_decay: bool = False
     device: str = "auto"  # accelerate's choice; "cpu" avoids an accelerator
     log_every: int = 10
-    checkpoint_seconds: float = 20.0  # the most that a kill costs; a checkpoint of the demo's networks takes 50 ms
     validate_every: int = 0  # steps between validations; 0 for none
     patience: int = 0  # validations without a new best after which training stops; 0 for never
+
+    @classmethod
+    def of(
+        cls, config: VAEConfig | DiffusionConfig | DistillationConfig, device: str, **changes: int | bool
+    ) -> LoopSettings:
+        """The settings that have the same name in a network's configuration, with ``changes``."""
+        shared = {field.name: getattr(config, field.name) for field in fields(cls) if hasattr(config, field.name)}
+        return cls(**{**shared, "device": device, **changes})
 
 
 def train(
@@ -119,12 +128,12 @@ def train(
     with ExitStack() as stack:
         log = None
         if accelerator.is_main_process:
-            log = stack.enter_context(TrainingLog(log_folder(checkpoint), history))
+            log = stack.enter_context(open_log(log_folder(checkpoint), history))
 
         def record(row: dict[str, float]) -> None:
             history.append(row)
             if log is not None:
-                log.add(row)
+                add_row(log, row)
 
         for step in range(start, settings.steps):
             if tracker.should_stop:
@@ -142,7 +151,7 @@ def train(
                 record({"step": step} | {key: mean_over_processes(value) for key, value in figures.items()})
             now = time.monotonic()
             # Not in the middle of an accumulation: a checkpoint does not hold the gradients gathered so far.
-            due = last or (accelerator.sync_gradients and now - saved_at > settings.checkpoint_seconds)
+            due = last or (accelerator.sync_gradients and now - saved_at > CHECKPOINT_SECONDS)
             if due and accelerator.is_main_process:
                 state.save(checkpoint, step + 1, history)
                 saved_at = time.monotonic()

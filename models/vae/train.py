@@ -93,16 +93,7 @@ def train_vae(
             total = total + config.cycle_weight * figures["cycle"]
         return {"loss": total, **figures, "active units": (kl > ACTIVE_NATS).sum().float()}
 
-    settings = LoopSettings(
-        steps=config.steps,
-        learning_rate=config.learning_rate,
-        mixed_precision=config.mixed_precision,
-        gradient_accumulation=config.gradient_accumulation,
-        cosine_decay=config.cycle_weight > 0,  # the original's rate is constant
-        device=device,
-        validate_every=config.validate_every,
-        patience=config.patience,
-    )
+    settings = LoopSettings.of(config, device, cosine_decay=config.cycle_weight > 0)  # the original's rate is constant
 
     def error(network: nn.Module) -> float:
         assert isinstance(network, VAE)

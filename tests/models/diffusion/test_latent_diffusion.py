@@ -1,4 +1,4 @@
-"""Latent diffusion of our own at tiny size: autoencoder, encoding ahead, flow, and back from the registry."""
+"""Latent diffusion at tiny size: autoencoder, encoding ahead, flow, and back from the registry."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def test_what_is_encoded_ahead_is_what_would_be_encoded_in_a_step(trained: Train
     encoded = encode_images(model, model.vae, tiny_images, CONFIG.encoded_variants, 1, place)
     assert len(encoded) == 2 * len(tiny_images)
     assert encoded.working.dtype == np.float16
-    made_anew = encode_images(model, model.vae, tiny_images, CONFIG.encoded_variants, 1, folder / "again")
-    np.testing.assert_array_equal(made_anew.working, encoded.working)
+    again = encode_images(model, model.vae, tiny_images, CONFIG.encoded_variants, 1, folder / "again")
+    np.testing.assert_array_equal(again.working, encoded.working)
     assert (encoded.working[0] != encoded.working[len(tiny_images)]).any()  # another view of the same image
     # Samples of z: over all views of all images the standardised latents have mean 0 and covariance I.
     rows = np.arange(len(encoded)).repeat(20)
@@ -106,9 +106,9 @@ def test_stored_weights_give_the_same_images(trained: Trained) -> None:
 
 
 def test_a_pretrained_autoencoder_is_taken_from_a_folder(pretrained: Path, tmp_path: Path) -> None:
-    codec = build_autoencoder(CONFIG.model_copy(update={"autoencoder": str(pretrained / "vae")}), 0)
-    assert (codec.factor, codec.channels) == (4, 4)
+    autoencoder = build_autoencoder(CONFIG.model_copy(update={"autoencoder": str(pretrained / "vae")}), 0)
+    assert (autoencoder.factor, autoencoder.channels) == (4, 4)
     images = torch.rand(2, 1, 32, 32)
-    assert codec(images)[0].shape == images.shape
+    assert autoencoder(images)[0].shape == images.shape
     with pytest.raises(ModelError, match=r"cannot load the pretrained autoencoder .*diffusion\.autoencoder"):
         build_autoencoder(CONFIG.model_copy(update={"autoencoder": str(tmp_path)}), 0)

@@ -1,4 +1,4 @@
-"""The light decoder: takes the full one's place, and learns to do as it does."""
+"""The light decoder: replaces the full one, and learns to imitate it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_training_brings_it_nearer_to_the_full_decoder(
 
 
 @torch.no_grad()
-def test_it_takes_the_full_decoders_place_in_any_precision(model: StableDiffusion) -> None:
+def test_it_replaces_the_full_decoder_in_any_precision(model: StableDiffusion) -> None:
     model.light = build_light_decoder(model, 16, 1)
     working = torch.randn(2, *model.working_shape)
     before = model.to_images(working, torch.empty(0))

@@ -74,8 +74,8 @@ def test_any_levels_fit(tiny_vae: VAE, channels: tuple[int, ...]) -> None:
     assert out.shape == (1, 16, 8, 8)
 
 
-def test_turning_the_axes_of_z_changes_no_prediction(residual: ResidualDiffusion) -> None:
-    """z in new axes, given to the turned networks, is z in the old ones: equal up to float32 rounding."""
+def test_rotating_the_axes_of_z_changes_no_prediction(residual: ResidualDiffusion) -> None:
+    """z in new axes, given to the rotated networks, is z in the old ones: equal up to float32 rounding."""
     axes = torch.linalg.qr(torch.randn(5, 5)).Q
     noisy, times, z = torch.randn(2, 16, 8, 8), torch.tensor([3, 700]), torch.randn(2, 5)
 
@@ -83,10 +83,10 @@ def test_turning_the_axes_of_z_changes_no_prediction(residual: ResidualDiffusion
         with torch.no_grad():
             return residual.denoise(residual.denoiser, noisy, times, latents, residual.context(latents))
 
-    before, turned_wrongly = predict(z), predict(z @ axes)
+    before, not_rotated = predict(z), predict(z @ axes)
     residual.vae.rotate(axes)
     residual.rotate(axes)
     torch.testing.assert_close(predict(z @ axes), before, atol=1e-4, rtol=1e-4)
-    assert (turned_wrongly - before).abs().max() > 1e-2
+    assert (not_rotated - before).abs().max() > 1e-2
     images = torch.rand(2, 1, 32, 32)
     assert residual.vae.encode(images).shape == (2, 5)

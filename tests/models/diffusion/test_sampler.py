@@ -77,7 +77,7 @@ class Gaussian(DiffusionModel):
         return working
 
     def rotate(self, axes: torch.Tensor) -> None:
-        raise AssertionError("nothing here turns axes")
+        raise AssertionError("nothing here rotates axes")
 
     def denoise(
         self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, latents: Tensor, context: Tensor

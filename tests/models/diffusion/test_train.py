@@ -1,6 +1,5 @@
 """Training of the diffusion model: exact resume, conditioning on posterior samples, a scale that fits."""
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 import torch
 
 from image_longitudinal.core.config import DiffusionConfig
-from image_longitudinal.models.diffusion import train as module
 from image_longitudinal.models.diffusion.residual_diffusion import ResidualDiffusion
 from image_longitudinal.models.diffusion.train import (
     build_diffusion,
@@ -18,7 +16,7 @@ from image_longitudinal.models.diffusion.train import (
 )
 from image_longitudinal.models.imaging.grey_images import to_unit
 from image_longitudinal.models.registry.registry import ModelVersion
-from image_longitudinal.models.training.loop import LoopSettings
+from image_longitudinal.models.training import loop
 from image_longitudinal.models.training.tensor_files import load_tensors
 from image_longitudinal.models.vae.augmentation import centre_view
 from image_longitudinal.models.vae.network import VAE
@@ -38,7 +36,7 @@ def test_a_killed_and_resumed_training_ends_in_the_same_bits(
     vae = trained_vae[0]
     whole, figures = train_diffusion(vae, tiny_images, *arguments, tmp_path / "whole", "cpu")
     with monkeypatch.context() as patch:
-        patch.setattr(module, "LoopSettings", partial(LoopSettings, checkpoint_seconds=-1))
+        patch.setattr(loop, "CHECKPOINT_SECONDS", -1)
         with pytest.raises(Interrupted):  # the first read measures the residual
             train_diffusion(vae, Failing(tiny_images, 4), *arguments, tmp_path / "killed", "cpu")
     assert load_tensors(tmp_path / "killed")[1]["step"] == "3"

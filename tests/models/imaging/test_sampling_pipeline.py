@@ -14,8 +14,14 @@ import torch
 
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.imaging.device import DeviceUse
-from image_longitudinal.models.imaging.in_flight import BatchInFlight
-from image_longitudinal.models.imaging.sampling_pipeline import IN_FLIGHT, BatchSize, prefetch, render_batches
+from image_longitudinal.models.imaging.sampling_pipeline import (
+    IN_FLIGHT,
+    BatchInFlight,
+    BatchSize,
+    prefetch,
+    render_batches,
+    start_batch,
+)
 
 
 class Device:
@@ -156,3 +162,12 @@ def test_an_error_in_the_background_is_raised_where_the_items_are_taken() -> Non
     assert next(numbers) == 1
     with pytest.raises(ModelError, match="no"):
         next(numbers)
+
+
+def test_a_batch_on_a_cpu_gives_images_and_the_time_they_took() -> None:
+    def render(z: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+        return (seeds[:, None, None] + z[:, :1, None]).to(torch.uint8).expand(-1, 2, 2)
+
+    batch = start_batch(render, torch.device("cpu"), np.ones((3, 2), np.float32), np.arange(3))
+    np.testing.assert_array_equal(batch.wait()[:, 0, 0], [1, 2, 3])
+    assert batch.seconds > 0

@@ -44,10 +44,10 @@ def train_both(folder: Path, report: Report | None) -> None:
 
 
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
-    told: list[Any] = []
+    reports: list[Any] = []
     for n, name in ((1, "one"), (2, "two")):
-        run_in_processes(train_both, (tmp_path / name,), n, told.append)
-    assert {progress.name for progress in told} == {"vae", "diffusion"}
+        run_in_processes(train_both, (tmp_path / name,), n, reports.append)
+    assert {progress.name for progress in reports} == {"vae", "diffusion"}
     one, two, other = (
         load_tensors(tmp_path / name)[0] for name in ("one/diffusion-0", "two/diffusion-0", "two/diffusion-1")
     )
@@ -55,7 +55,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     assert all(torch.equal(two[key], other[key]) for key in two)
     # Sums in another order: Adam makes a whole step of a next-to-nothing gradient's sign, so some entries differ.
     assert _length(two, one) < 0.02 * _length(one, initial)
-    # A VAE's batch statistics are those of a share: its weights agree between the two, not with one process's.
+    # A VAE's batch statistics are those of its own rows: its weights agree between the two, not with one process's.
     vae, same = (load_tensors(tmp_path / name)[0] for name in ("two/vae-0", "two/vae-1"))
     for key in vae:
         if "running" not in key and key not in ("shift", "transform"):
@@ -82,7 +82,7 @@ def fail(how: str, report: Report | None) -> None:
     [("refused", r"vae\.batch_size cannot be divided.*multiple of 2 processes; got 7"), ("killed", "lost|failed")],
     ids=["refused", "killed"],
 )
-def test_what_one_process_raises_comes_home_and_none_is_left(how: str, said: str) -> None:
+def test_an_error_of_one_process_is_raised_and_no_process_is_left(how: str, said: str) -> None:
     with pytest.raises(ModelError, match=said):
         run_in_processes(fail, (how,), 2, lambda _: None)
     assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]

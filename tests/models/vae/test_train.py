@@ -1,6 +1,5 @@
 """Training of the VAE: the latent space it leaves is the one that data sets draw from."""
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,8 @@ from torch import Tensor
 
 from image_longitudinal.core.config import VAEConfig
 from image_longitudinal.models.imaging.grey_images import ImageRows, to_unit
-from image_longitudinal.models.training.loop import LoopSettings
+from image_longitudinal.models.training import loop
 from image_longitudinal.models.training.tensor_files import load_tensors
-from image_longitudinal.models.vae import train as module
 from image_longitudinal.models.vae.augmentation import centre_view
 from image_longitudinal.models.vae.network import VAE
 from image_longitudinal.models.vae.train import (
@@ -138,7 +136,7 @@ def test_a_killed_and_resumed_training_ends_in_the_same_bits(
     kills: tuple[int, ...],
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(module, "LoopSettings", partial(LoopSettings, checkpoint_seconds=-1))
+        patch.setattr(loop, "CHECKPOINT_SECONDS", -1)
         for reads in kills:
             images: ImageRows = Failing(tiny_images, reads)
             with pytest.raises(Interrupted):
