@@ -14,19 +14,18 @@ of the realised ceiling: R² of E[η | z] on the same test subjects.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.report import argument_parser, print_result
 from image_longitudinal.storage.io.filesystem import open_root
 
+PACKAGES = ("numpy", "numba", "prefect")
 STAGES = {
     "reader.json": "read images",
     "population.json": "fit population",
@@ -118,8 +117,7 @@ def print_shares(levels: list[dict[str, Any]], backend: str) -> dict[str, dict[s
 
 def main() -> None:
     """Print the table and the result line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
+    parser = argument_parser(__doc__)
     parser.add_argument("--data", help="a data set that is there, in place of phantoms")
     parser.add_argument("--workspace", help="where the model of its images lies, and finished stages")
     parser.add_argument("--known", action="store_true", help="evaluate with the true population too")
@@ -169,8 +167,7 @@ def main() -> None:
     print(f"{'evaluation in all':<28}{seconds:8.1f} s, peak {memory:.2f} GB; the data set took {generated:.0f} s")
     result = {
         "benchmark": "evaluation",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {options.workers} workers",
-        "versions": {name: version(name) for name in ("image-longitudinal", "numpy", "numba", "prefect")},
+        "workers": options.workers,
         "backend": backend,
         "population": "foce" if options.foce else "likelihood",
         "training_subjects": train,
@@ -191,7 +188,7 @@ def main() -> None:
         "peak_memory_gb": round(memory, 3),
         "seconds_generation": round(generated, 1) or None,
     }  # fmt: skip
-    print("RESULT " + json.dumps(result))
+    print_result(PACKAGES, result)
 
 
 if __name__ == "__main__":

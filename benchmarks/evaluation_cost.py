@@ -10,17 +10,13 @@ straight lines through the two sizes, a calculation; ``--full`` measures.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evaluation import command, stage_seconds
+from benchmarks.evaluation import PACKAGES, command, stage_seconds
+from benchmarks.report import argument_parser, print_result
 
 SUBJECTS = 1_100_000
 
@@ -56,22 +52,17 @@ def line(small: float, large: float, sizes: tuple[int, int], at: int = SUBJECTS)
 
 def main() -> None:
     """Print the table and the result line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
+    parser = argument_parser(__doc__)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    about = {
-        "benchmark": "evaluation_cost",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {options.workers} workers",
-        "versions": {name: version(name) for name in ("image-longitudinal", "numpy", "numba", "prefect")},
-    }
+    about = {"benchmark": "evaluation_cost", "workers": options.workers}
     if options.full:
         whole = measured(SUBJECTS, options.workers, "[0.5]")
         for stage, seconds in whole["seconds"].items():
             print(f"{stage:<28}{seconds / 60:>10.1f} min")
         print(f"{'in all':<28}{whole['seconds_total'] / 60:>10.1f} min, peak {whole['peak_memory_gb']:.2f} GB")
-        print("RESULT " + json.dumps({**about, "measured": [whole]}))
+        print_result(PACKAGES, {**about, "measured": [whole]})
         return
     sizes = (2_000, 10_000) if options.quick else (10_000, 100_000)
     small, large = (measured(n, options.workers) for n in sizes)
@@ -93,7 +84,7 @@ def main() -> None:
             "peak_memory_gb": round(memory, 2),
         },
     }
-    print("RESULT " + json.dumps(result))
+    print_result(PACKAGES, result)
 
 
 if __name__ == "__main__":

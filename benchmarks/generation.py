@@ -76,13 +76,6 @@ def training_images(workspace: Workspace, trained: ModelVersion, most: int = 204
     return None
 
 
-def prepared(make: Make, recipe: Recipe, device: torch.device) -> DiffusionModel:
-    """A model prepared for a recipe."""
-    model = make()
-    model.for_sampling(recipe.dtype, recipe.compiled)
-    return model.to(device)
-
-
 def main() -> None:
     """Print the tables and the result line."""
     parser = argument_parser(__doc__)
@@ -104,14 +97,16 @@ def main() -> None:
     recipes += [replace(preset, scheduler=scheduler, steps=steps) for scheduler, steps in others]
     recipes.append(replace(preset, dtype=torch.bfloat16))
 
-    def ready(recipe: Recipe) -> DiffusionModel:
-        return prepared(make, recipe, device)
+    def prepare(recipe: Recipe) -> DiffusionModel:
+        model = make()
+        model.for_sampling(recipe.dtype, recipe.compiled)
+        return model.to(device)
 
     def quality(recipe: Recipe | None) -> tuple[float, float]:
         assert trained is not None
         assert real is not None
         recipe = recipe or Recipe("ddpm", ORIGINAL_STEPS, batch, torch.float32)
-        images = DiffusionImages(ready(recipe), recipe.scheduler, recipe.steps, device, "")
+        images = DiffusionImages(prepare(recipe), recipe.scheduler, recipe.steps, device, "")
         found = measure_draws(
             images, load_vae(trained).to(device), trained.metadata["entries"][:3], real,
             n=options.images, batch_size=batch, seed=1,
@@ -119,9 +114,9 @@ def main() -> None:
         return found.recoverability, found.fd
 
     table = measure(
-        f"Small model ({label})", make, ready, recipes, device, least, quality if real is not None else None
+        f"Small model ({label})", make, prepare, recipes, device, least, quality if real is not None else None
     )
-    fraction = network_rate(ready(preset), preset, device, least) / matmul_peak(device, preset.dtype, least)
+    fraction = network_rate(prepare(preset), preset, device, least) / matmul_peak(device, preset.dtype, least)
     print(f"small model: {fraction:.1%} of the measured matmul peak")
     if trained is not None:
         table["device_busy"] = device_busy(generator(preset), trained, options.workspace, device, 256)

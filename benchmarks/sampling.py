@@ -134,7 +134,7 @@ def network_rate(model: DiffusionModel, recipe: Recipe, device: torch.device, le
 def measure(
     title: str,
     make: Make,
-    ready: Callable[[Recipe], DiffusionModel],
+    prepare: Callable[[Recipe], DiffusionModel],
     recipes: list[Recipe],
     device: torch.device,
     least: float,
@@ -156,7 +156,7 @@ def measure(
     )
     rows, known = [], dict[tuple[str, int, torch.dtype], tuple[Any, Any]]()
     for recipe in recipes:
-        model = ready(recipe)
+        model = prepare(recipe)
         rate = our_rate(model, recipe, device, least)
         kind = (recipe.scheduler, recipe.steps, recipe.dtype)  # the batch size changes images by at most one grey level
         if quality and kind not in known:

@@ -113,13 +113,13 @@ def stable_diffusion_tables(device: torch.device, sizes: tuple[int, ...], least:
         recipes = large_recipes(device, size)
         chosen = recipes[0]
 
-        def ready(recipe: Recipe, size: int = size) -> DiffusionModel:
+        def prepare(recipe: Recipe, size: int = size) -> DiffusionModel:
             return random_backend(generator(recipe, size), None, device).model
 
         table = measure(
-            f"Stable Diffusion 1.5's networks, RANDOM weights, {size}x{size}", make, ready, recipes, device, least
+            f"Stable Diffusion 1.5's networks, RANDOM weights, {size}x{size}", make, prepare, recipes, device, least
         )
-        table["fraction_of_matmul_peak"] = network_rate(ready(chosen), chosen, device, least) / matmul_peak(
+        table["fraction_of_matmul_peak"] = network_rate(prepare(chosen), chosen, device, least) / matmul_peak(
             device, chosen.dtype, least
         )
         print(f"UNet: {table['fraction_of_matmul_peak']:.1%} of the measured matmul peak")

@@ -153,14 +153,22 @@ def writing(folder: Path, images: NDArray[np.uint8], latents: NDArray[np.float32
     def tar(index: int) -> None:
         with tarfile.open(folder / f"npy{index}.tar", "w") as file:
             for index, image in enumerate(images):
-                held = io.BytesIO()
-                np.save(held, image)
-                add(file, f"{index:06d}.image.npy", held.getvalue())
+                add(file, f"{index:06d}.image.npy", packed(image, "npy"))
         to_disk(folder / f"npy{index}.tar")
 
     jobs = {"ours": ours, "np.save": npy, "PNG folder": png, "HDF5, gzip 1": hdf5, "Zarr without sharding": plain_zarr,
             "WebDataset, .npy": tar}  # fmt: skip
     return measure(f"write {len(images)} images, {SIDE}x{SIDE}", "images/s", len(images), jobs, rounds)
+
+
+def packed(array: NDArray[Any], form: str) -> bytes:
+    """An array as ``npy``, or an image as ``png``."""
+    buffer = io.BytesIO()
+    if form == "npy":
+        np.save(buffer, array)
+    else:
+        Image.fromarray(array).save(buffer, "png")
+    return buffer.getvalue()
 
 
 def add(file: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -211,15 +219,8 @@ def loading(folder: Path, dataset: Dataset, images: NDArray[np.uint8], rounds: i
     for form in ("npy", "png"):
         with tarfile.open(folder / f"{form}.tar", "w") as file:
             for index, image in enumerate(images):
-                held = io.BytesIO()
-                if form == "npy":
-                    np.save(held, image)
-                else:
-                    Image.fromarray(image).save(held, "png")
-                add(file, f"{index:06d}.image.{form}", held.getvalue())
-                held = io.BytesIO()
-                np.save(held, eta[index])
-                add(file, f"{index:06d}.eta.npy", held.getvalue())
+                add(file, f"{index:06d}.image.{form}", packed(image, form))
+                add(file, f"{index:06d}.eta.npy", packed(eta[index], "npy"))
 
     def ours(index: int) -> int:
         loader = SubjectLoader(dataset, split=None, fields=("image", "eta"), batch_size=BATCH, seed=index)
@@ -306,9 +307,7 @@ class Png:
 
     def encode(self, image: NDArray[np.uint8]) -> bytes:
         """One image."""
-        held = io.BytesIO()
-        Image.fromarray(image).save(held, "png")
-        return held.getvalue()
+        return packed(image, "png")
 
     def decode(self, data: bytes) -> bytes:
         """Its pixels, row by row."""

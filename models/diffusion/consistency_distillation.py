@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from image_longitudinal.core.config import DistillationConfig
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.diffusion.schedules import SampleSchedule, X0Eps, make_sample_schedule, to_x0_eps
-from image_longitudinal.models.diffusion.train import sample_posterior
+from image_longitudinal.models.diffusion.train import sample_latents
 from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.models.imaging.grey_images import ImageRows
 from image_longitudinal.models.training.checkpoints import History
@@ -44,10 +44,7 @@ def train_student(
         vae: whose posterior conditions the images.
         images: training images at ``model.image_size``.
         config: ``student_steps`` of training, ``teacher_steps`` and the rest.
-        seed: of order, augmentation and noise.
-        checkpoint: file to resume from and save to.
-        device: where the frozen parts go.
-        report: receives the progress.
+        seed, checkpoint, device, report: see :func:`models.diffusion.train.train_diffusion`.
 
     Returns:
         The network, to be used with the solver ``student``, and the history of its loss.
@@ -61,7 +58,7 @@ def train_student(
     def loss(network: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
         with torch.no_grad():
             batch, generator = augmented_batch(images, config.batch_size, seed, "student", step, device)
-            latents = sample_posterior(vae, batch, generator)
+            latents = sample_latents(vae, batch, generator)
             working = model.to_working(batch, latents)
         return {"loss": consistency_loss(model, network, teacher, schedule, working, latents, generator)}
 

@@ -76,10 +76,7 @@ def train_light_decoder(
         model: its autoencoder encodes the images and is the teacher.
         images: training images at ``model.image_size``.
         config: ``decoder_steps`` of training, ``decoder_width`` and the rest.
-        seed: of initial weights, order and augmentation.
-        checkpoint: file to resume from and save to.
-        device: where the frozen parts go.
-        report: receives the progress.
+        seed, checkpoint, device, report: see :func:`models.diffusion.train.train_diffusion`.
     """
     where = default_device(device)
     model.to(where).eval()

@@ -117,7 +117,7 @@ def train_diffusion(
     )
 
     def condition(view: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        latents = sample_posterior(vae, view, generator)
+        latents = sample_latents(vae, view, generator)
         return model.to_working(view, latents), latents
 
     def loss(denoiser: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
@@ -205,7 +205,7 @@ def _encoder_loss(vae: VAE, weight: float, seed: int) -> EncoderLoss:
     return EncoderLoss(vae, (1 - error).clamp(min=0), weight)
 
 
-def sample_posterior(vae: VAE, images: Tensor, generator: torch.Generator) -> Tensor:
+def sample_latents(vae: VAE, images: Tensor, generator: torch.Generator) -> Tensor:
     """Standardised latents (B, D) sampled from the posterior of images (B, 1, S, S) of any size, values 0 to 1."""
     return vae.encode(images, torch.randn(len(images), vae.latent_dim, generator=generator).to(images.device))
 
@@ -214,6 +214,6 @@ def sample_posterior(vae: VAE, images: Tensor, generator: torch.Generator) -> Te
 def measure_residual_scale(vae: VAE, images: ImageRows, image_size: int, seed: int) -> float:
     """Standard deviation of x - decode(z) over training images, in units of grey 0 to 1."""
     view = centre_view(to_unit(evenly_spaced(images, SCALE_IMAGES), next(vae.parameters()).device))
-    decoded = vae.decode(sample_posterior(vae, view, step_generator(seed, "residual-scale", 0)))
+    decoded = vae.decode(sample_latents(vae, view, step_generator(seed, "residual-scale", 0)))
     decoded = interpolate(decoded, (image_size, image_size), mode="bilinear", antialias=True)
     return float((view - decoded).std())

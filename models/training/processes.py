@@ -25,7 +25,7 @@ from image_longitudinal.core.errors import ImageLongitudinalError, ModelError
 from image_longitudinal.models.imaging.device import default_device
 
 TIMEOUT = timedelta(days=1)  # a lost process is noticed by the parent, not by the timeout of the others
-Report = Callable[[Any], None]
+Reporter = Callable[[Any], None]
 
 
 def training_processes(compute: ComputeConfig) -> int:
@@ -39,7 +39,7 @@ def training_processes(compute: ComputeConfig) -> int:
     return found if compute.render_processes == "auto" else min(found, compute.render_processes)
 
 
-def run_in_processes(function: Callable[..., None], arguments: tuple[Any, ...], n: int, report: Report) -> None:
+def run_in_processes(function: Callable[..., None], arguments: tuple[Any, ...], n: int, report: Reporter) -> None:
     """Run ``function(*arguments, report)`` in ``n`` new processes of one group, or in this process if ``n`` is 1.
 
     Args:
@@ -153,7 +153,7 @@ def _wait(context: Any) -> tuple[bool, Exception | None]:
         return True, error
 
 
-def _relay(queue: SimpleQueue[Any], report: Report) -> None:
+def _relay(queue: SimpleQueue[Any], report: Reporter) -> None:
     while not queue.empty():
         message = queue.get()
         if isinstance(message, BaseException):

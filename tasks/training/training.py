@@ -20,7 +20,7 @@ from image_longitudinal.models.diffusion.train import train_diffusion
 from image_longitudinal.models.imaging.backends import diffusion_weights, needs_diffusion
 from image_longitudinal.models.imaging.grey_images import ImageRows
 from image_longitudinal.models.registry.registry import ModelVersion
-from image_longitudinal.models.training.processes import Report, rank, run_in_processes, training_processes
+from image_longitudinal.models.training.processes import Reporter, rank, run_in_processes, training_processes
 from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
 from image_longitudinal.models.vae.network import VAE
 from image_longitudinal.models.vae.train import build_vae, train_vae
@@ -146,7 +146,7 @@ def _train(function: Callable[..., None], arguments: tuple[Any, ...], config: Co
 
 
 def _train_vae(
-    weights: Path, figures: Path, prepared: str, config: Config, start: str | None, report: Report | None
+    weights: Path, figures: Path, prepared: str, config: Config, start: str | None, report: Reporter | None
 ) -> None:
     """One process's part of :func:`fit_vae`."""
     train, validation = _split(open_prepared(prepared), config.vae.image_size)
@@ -160,7 +160,7 @@ def _train_vae(
 
 
 def _train_diffusion(
-    weights: Path, figures: Path, vae: str, prepared: str, config: Config, start: str | None, report: Report | None
+    weights: Path, figures: Path, vae: str, prepared: str, config: Config, start: str | None, report: Reporter | None
 ) -> None:
     """One process's part of :func:`fit_diffusion`."""
     train, validation = _split(open_prepared(prepared), config.diffusion.image_size)

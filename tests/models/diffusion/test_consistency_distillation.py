@@ -142,9 +142,7 @@ def test_a_student_learns_the_ends_of_its_teachers_trajectories() -> None:
         optimizer.step()
 
     noise = torch.linspace(-2, 2, 40).reshape(-1, 1, 1, 1)
-    noise = noise[
-        noise[:, 0, 0, 0].abs() > 0.3
-    ]  # in between, the ends jump: too steep for a small network
+    noise = noise[noise[:, 0, 0, 0].abs() > 0.3]  # in between, the ends jump: too steep for a small network
 
     def one_step(network: nn.Module) -> Tensor:
         predicted = model.denoise(network, noise, torch.full((len(noise),), 999), noise, noise)

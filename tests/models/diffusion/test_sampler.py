@@ -35,7 +35,7 @@ def test_every_scheduler_makes_images_that_its_seeds_decide(residual: ResidualDi
 
 
 @pytest.mark.parametrize("scheduler", SOLVERS)
-def test_an_image_does_not_depend_on_its_company(residual: ResidualDiffusion, scheduler: str) -> None:
+def test_an_image_does_not_depend_on_the_rest_of_its_batch(residual: ResidualDiffusion, scheduler: str) -> None:
     """Bit for bit at any place in a batch of one size; within a grey level in batches of another."""
     z, seeds = draws(6, 5)
     whole = images(residual, z, seeds, scheduler).astype(int)

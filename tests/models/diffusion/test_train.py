@@ -11,7 +11,7 @@ from image_longitudinal.models.diffusion.residual_diffusion import ResidualDiffu
 from image_longitudinal.models.diffusion.train import (
     build_diffusion,
     measure_residual_scale,
-    sample_posterior,
+    sample_latents,
     train_diffusion,
 )
 from image_longitudinal.models.imaging.grey_images import to_unit
@@ -82,7 +82,7 @@ def test_the_residual_in_its_units_has_standard_deviation_1(trained_vae: Trained
     model = ResidualDiffusion(vae, size, (16,), scale)
     view = centre_view(to_unit(images, "cpu"))
     with torch.no_grad():
-        working = model.to_working(view, sample_posterior(vae, view, torch.Generator().manual_seed(0)))
+        working = model.to_working(view, sample_latents(vae, view, torch.Generator().manual_seed(0)))
     assert working.std().item() == pytest.approx(1, abs=0.05)
 
 
@@ -90,7 +90,7 @@ def test_posterior_samples_scatter_around_the_mean_by_the_posteriors_width(train
     vae = trained_vae[0]
     view = centre_view(to_unit(phantoms(1, 32, 5), "cpu")).expand(2000, -1, -1, -1)
     with torch.no_grad():
-        drawn = sample_posterior(vae, view, torch.Generator().manual_seed(0))
+        drawn = sample_latents(vae, view, torch.Generator().manual_seed(0))
         mean = vae.encode(view[:1])[0]
         sd = vae.encoder(view[:1])[1][0].mul(0.5).exp()
     raw = (drawn - mean) @ vae.transform.T / sd
@@ -102,8 +102,8 @@ def test_images_of_another_size_are_resized_for_the_encoder(trained_vae: Trained
     flat = torch.full((2, 1, 64, 64), 0.4)
     generator = torch.Generator()
     with torch.no_grad():
-        large = sample_posterior(trained_vae[0], flat, generator.manual_seed(1))
-        small = sample_posterior(trained_vae[0], flat[..., :32, :32], generator.manual_seed(1))
+        large = sample_latents(trained_vae[0], flat, generator.manual_seed(1))
+        small = sample_latents(trained_vae[0], flat[..., :32, :32], generator.manual_seed(1))
     torch.testing.assert_close(large, small, atol=1e-4, rtol=0)
 
 

@@ -1,4 +1,4 @@
-"""Batches on their way: in order, ahead by two, halved when the device is full, and never more than a few in memory."""
+"""Batches in flight: in order, ahead by two, halved when the device is full, and never more than a few in memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from image_longitudinal.models.imaging.sampling_pipeline import (
 
 
 class Device:
-    """Draws each image in the grey level of its seed; has room for so many images at a time."""
+    """Renders each image in the grey level of its seed; has memory for ``room`` images at a time."""
 
     image_size = 4
 
@@ -82,21 +82,21 @@ def test_the_device_has_its_next_batch_before_the_last_is_asked_for() -> None:
     assert not device.device_lock.locked()
 
 
-def test_a_batch_that_does_not_fit_is_halved_for_good(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_batch_that_does_not_fit_is_halved_permanently(caplog: pytest.LogCaptureFixture) -> None:
     device, batch = Device(room=5), BatchSize(16)
     with caplog.at_level(logging.WARNING):
         made = np.concatenate(run(device, 19, batch))
     np.testing.assert_array_equal(made[:, 0, 0], np.arange(19) * 3)
     assert batch.size == 4
     assert set(device.sizes) == {4}
-    said = [record.getMessage() for record in caplog.records]
-    assert said == [
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [
         "out of device memory at 16 images per batch: continuing with 8",
         "out of device memory at 8 images per batch: continuing with 4",
     ]
 
 
-def test_memory_that_runs_out_half_way_costs_no_image() -> None:
+def test_running_out_of_memory_half_way_loses_no_image() -> None:
     device, batch = Device(), BatchSize(8)
     stream = render_batches(device, *inputs(40), batch)
     made = [next(stream)]
@@ -111,7 +111,7 @@ def test_a_device_without_room_for_one_image_is_an_error_with_advice() -> None:
         run(Device(room=0), 4, BatchSize(4))
 
 
-def test_two_shards_take_turns_on_one_device() -> None:
+def test_two_shards_use_one_device_one_after_the_other() -> None:
     device = Device()
     first = render_batches(device, *inputs(8), BatchSize(4))
     next(first)
@@ -133,7 +133,7 @@ def test_two_shards_take_turns_on_one_device() -> None:
     assert sum(map(len, made)) == 8
 
 
-def test_a_background_thread_stays_so_far_ahead_and_ends_when_nobody_asks_for_more() -> None:
+def test_a_background_thread_stays_so_far_ahead_and_ends_when_closed() -> None:
     made, closed = [], []
 
     def count() -> Generator[int]:

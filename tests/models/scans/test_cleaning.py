@@ -157,7 +157,7 @@ def real_scans():
 
 
 @needs_scans
-def test_real_fill_goes(real_scans):
+def test_real_fill_is_removed(real_scans):
     def corners(image):
         return np.array([image[y, x] for y in (3, -4) for x in (3, -4)])
 
@@ -168,8 +168,8 @@ def test_real_fill_goes(real_scans):
 
 
 @needs_scans
-def test_real_retina_is_not_eaten(real_scans):
-    """Tissue is 90-190 of 255, fill is above: of tissue only the rim of fill may go."""
+def test_real_retina_is_kept(real_scans):
+    """Tissue is 90-190 of 255, fill is above: of tissue only the rim of fill may be lost."""
     shares = []
     for scan in real_scans.values():
         tissue = (scan > 90) & (scan < 190)

@@ -14,7 +14,7 @@ from image_longitudinal.core.config import ComputeConfig, DiffusionConfig
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.diffusion.train import build_diffusion, train_diffusion
 from image_longitudinal.models.training.processes import (
-    Report,
+    Reporter,
     check_divisible,
     mean_over_processes,
     rank,
@@ -32,7 +32,7 @@ DIFFUSION = DiffusionConfig(
 )  # fmt: skip
 
 
-def train_both(folder: Path, report: Report | None) -> None:
+def train_both(folder: Path, report: Reporter | None) -> None:
     """The real trainings, each process writing what it ended with."""
     images, new = phantoms(40, 32, 1), phantoms(8, 32, 2)
     given = build_vae(VAE_CONFIG, 1)
@@ -67,7 +67,7 @@ def _length(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     return float(torch.stack([(a[key] - b[key]).double().square().sum() for key in a]).sum().sqrt())
 
 
-def fail(how: str, report: Report | None) -> None:
+def fail(how: str, report: Reporter | None) -> None:
     """Fails in the second process, while the first waits for it."""
     if rank() == 1:
         if how == "killed":
@@ -78,12 +78,12 @@ def fail(how: str, report: Report | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [("refused", r"vae\.batch_size cannot be divided.*multiple of 2 processes; got 7"), ("killed", "lost|failed")],
     ids=["refused", "killed"],
 )
-def test_an_error_of_one_process_is_raised_and_no_process_is_left(how: str, said: str) -> None:
-    with pytest.raises(ModelError, match=said):
+def test_an_error_of_one_process_is_raised_and_no_process_is_left(how: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         run_in_processes(fail, (how,), 2, lambda _: None)
     assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
 

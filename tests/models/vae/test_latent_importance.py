@@ -1,4 +1,4 @@
-"""The two rankings, on a decoder and an encoder whose doing is known."""
+"""The two rankings, on a decoder and an encoder whose behaviour is known."""
 
 from __future__ import annotations
 
