@@ -35,7 +35,7 @@ class AdaGNDiffusion(DiffusionModel):
         vae: the trained VAE, whose latents condition the model; its weights stay fixed.
         image_size: side of the generated images in pixels: the VAE's or larger (its image is then upsampled).
         working_shape: (C, h, w) of the working tensors and of the context.
-        channels: channel counts of the UNet's levels.
+        channels: channel counts of the UNet's levels, multiples of 16.
         objective: a key of :data:`SCHEDULES`.
     """
 
@@ -46,13 +46,7 @@ class AdaGNDiffusion(DiffusionModel):
         self.vae = vae.eval().requires_grad_(False)
         self.image_size, self.latent_dim, self.working_shape = image_size, vae.latent_dim, working_shape
         self.schedule = dict(SCHEDULES[objective])
-        self.denoiser = adagn_unet(
-            inputs=2 * working_shape[0],
-            outputs=working_shape[0],
-            side=working_shape[1],
-            channels=channels,
-            latent_dim=vae.latent_dim,
-        )
+        self.denoiser = _adagn_unet(working_shape, channels, vae.latent_dim)
 
     def vae_image(self, latents: Tensor) -> Tensor:
         """The VAE's image (B, 1, S, S), values 0 to 1, at this model's size."""
@@ -74,23 +68,16 @@ class AdaGNDiffusion(DiffusionModel):
         return denoiser(torch.cat([noisy, context], 1), timesteps, None, class_labels=latents, return_dict=False)[0]
 
 
-def adagn_unet(
-    *, inputs: int, outputs: int, side: int, channels: tuple[int, ...], latent_dim: int
+def _adagn_unet(
+    working_shape: tuple[int, int, int], channels: tuple[int, ...], latent_dim: int
 ) -> UNet2DConditionModel:
-    """A UNet over (inputs, side, side); time and z scale and shift every block, and its last layer starts at 0.
-
-    Args:
-        inputs, outputs: channels of its input and of its prediction.
-        side: height and width of its input.
-        channels: counts of the levels, multiples of 16.
-        latent_dim: length of z, given as ``class_labels``.
-    """
+    """A UNet over working tensor and context; time and z scale and shift every block; its last layer starts at 0."""
     from diffusers import UNet2DConditionModel  # here: diffusers takes seconds to import
 
     unet = UNet2DConditionModel(
-        sample_size=side,
-        in_channels=inputs,
-        out_channels=outputs,
+        sample_size=working_shape[1],
+        in_channels=2 * working_shape[0],
+        out_channels=working_shape[0],
         block_out_channels=channels,
         down_block_types=("DownBlock2D",) * len(channels),
         up_block_types=("UpBlock2D",) * len(channels),

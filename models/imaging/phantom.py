@@ -48,7 +48,7 @@ LATENT_EFFECTS = (
     LatentEffect("choroid", 0.17, 0.10),  # mm over which its brightness falls by 1/e
     LatentEffect("contrast", 1.0, 0.40),  # factor on the differences between layers
 )
-LATENT_NAMES: tuple[str, ...] = tuple(entry.name for entry in LATENT_EFFECTS)
+LATENT_NAMES: tuple[str, ...] = tuple(effect.name for effect in LATENT_EFFECTS)
 
 
 class Layer(NamedTuple):
@@ -100,7 +100,7 @@ def render(latents: ArrayLike, seeds: ArrayLike, size: int) -> NDArray[np.uint8]
         (B, size, size) uint8, 0-255, row 0 at the top (the vitreous).
 
     Raises:
-        ModelError: for other shapes, for entries that are not finite, or for a size below 16.
+        ModelError: for other shapes, for latents that are not finite, or for a size below 16.
     """
     latents = np.asarray(latents, np.float32)
     seeds = np.asarray(seeds)
@@ -111,7 +111,7 @@ def render(latents: ArrayLike, seeds: ArrayLike, size: int) -> NDArray[np.uint8]
             got=f"{latents.shape} and {seeds.shape}",
         )
     if not np.isfinite(latents).all():
-        raise ModelError("the phantom was given latents that are not finite", expected="N(0, 1) draws")
+        raise ModelError("the phantom's latents are not finite", expected="samples of N(0, 1)")
     if size < 16:
         raise ModelError("the phantom is too small to hold a retina", expected="size at least 16", got=size)
     images = np.empty((len(latents), size, size), np.uint8)
