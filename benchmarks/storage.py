@@ -104,10 +104,10 @@ def measure(
 ) -> dict[str, float]:
     """Best seconds of each job, in alternating rounds, and a table of rates; a job receives its round's number."""
     seconds: dict[str, float] = {}
-    for index in range(rounds):
+    for round_number in range(rounds):
         for name, job in jobs.items():
             began = time.perf_counter()
-            job(index)
+            job(round_number)
             seconds[name] = min(seconds.get(name, np.inf), time.perf_counter() - began)
     print(f"\n{title:<34}{unit:>12}{'ours is':>10}")
     for name, took in seconds.items():
@@ -120,41 +120,43 @@ def writing(folder: Path, images: NDArray[np.uint8], latents: NDArray[np.float32
 
     plan = ShardPlan(len(images), len(images))
 
-    def ours(index: int) -> None:
-        write_image_shard(open_root(folder / f"shard{index}"), plan.shard(0), images, latents, shard_size=len(images))
+    def ours(round_number: int) -> None:
+        write_image_shard(
+            open_root(folder / f"shard{round_number}"), plan.shard(0), images, latents, shard_size=len(images)
+        )
 
-    def npy(index: int) -> None:
-        with open(folder / f"{index}.npy", "wb") as file:
+    def npy(round_number: int) -> None:
+        with open(folder / f"{round_number}.npy", "wb") as file:
             np.save(file, images)
             file.flush()
             os.fsync(file.fileno())
 
-    def png(index: int) -> None:
-        target = folder / f"png{index}"
+    def png(round_number: int) -> None:
+        target = folder / f"png{round_number}"
         target.mkdir()
         for number, image in enumerate(images):
             Image.fromarray(image).save(target / f"{number:06d}.png")
         os.sync()
 
-    def hdf5(index: int) -> None:
-        with h5py.File(folder / f"{index}.h5", "w") as file:
+    def hdf5(round_number: int) -> None:
+        with h5py.File(folder / f"{round_number}.h5", "w") as file:
             file.create_dataset("image", data=images, chunks=(1, SIDE, SIDE), compression="gzip", compression_opts=1)
             file.flush()
-        to_disk(folder / f"{index}.h5")
+        to_disk(folder / f"{round_number}.h5")
 
-    def plain_zarr(index: int) -> None:
+    def plain_zarr(round_number: int) -> None:
         array = zarr.create_array(
-            str(folder / f"{index}.zarr"), shape=images.shape, chunks=(1, SIDE, SIDE), dtype="uint8",
+            str(folder / f"{round_number}.zarr"), shape=images.shape, chunks=(1, SIDE, SIDE), dtype="uint8",
             compressors=ZstdCodec(level=3),
         )  # fmt: skip
         array[:] = images
         os.sync()
 
-    def tar(index: int) -> None:
-        with tarfile.open(folder / f"npy{index}.tar", "w") as file:
+    def tar(round_number: int) -> None:
+        with tarfile.open(folder / f"npy{round_number}.tar", "w") as file:
             for index, image in enumerate(images):
                 add(file, f"{index:06d}.image.npy", packed(image, "npy"))
-        to_disk(folder / f"npy{index}.tar")
+        to_disk(folder / f"npy{round_number}.tar")
 
     jobs = {"ours": ours, "np.save": npy, "PNG folder": png, "HDF5, gzip 1": hdf5, "Zarr without sharding": plain_zarr,
             "WebDataset, .npy": tar}  # fmt: skip
@@ -193,7 +195,7 @@ def reading(folder: Path, dataset: Dataset, images: NDArray[np.uint8], rounds: i
 
     def each(read: Callable[[int], NDArray[np.uint8]]) -> Callable[[int], object]:
         assert all(np.array_equal(read(i), images[i]) for i in order[:3]), "wrong image"
-        return lambda index: [read(i) for i in order]
+        return lambda round_number: [read(i) for i in order]
 
     jobs = {
         "ours": each(lambda i: dataset.images(i, i + 1)[0]),
@@ -222,13 +224,13 @@ def loading(folder: Path, dataset: Dataset, images: NDArray[np.uint8], rounds: i
                 add(file, f"{index:06d}.image.{form}", packed(image, form))
                 add(file, f"{index:06d}.eta.npy", packed(eta[index], "npy"))
 
-    def ours(index: int) -> int:
-        loader = SubjectLoader(dataset, split=None, fields=("image", "eta"), batch_size=BATCH, seed=index)
+    def ours(round_number: int) -> int:
+        loader = SubjectLoader(dataset, split=None, fields=("image", "eta"), batch_size=BATCH, seed=round_number)
         return sum(len(batch["image"]) for batch in loader)
 
     def peer(form: str) -> Callable[[int], int]:
-        def epoch(index: int) -> int:
-            stream = webdataset.WebDataset(str(folder / f"{form}.tar"), shardshuffle=False, seed=index)
+        def epoch(round_number: int) -> int:
+            stream = webdataset.WebDataset(str(folder / f"{form}.tar"), shardshuffle=False, seed=round_number)
             stream = stream.shuffle(1000).decode("l8").to_tuple(f"image.{form}", "eta.npy").batched(BATCH)
             return sum(len(torch.as_tensor(np.asarray(batch[0]))) for batch in stream)
 
@@ -255,9 +257,9 @@ def scanning(folder: Path, n: int, rounds: int) -> dict[str, float]:
     table = dataset.observations(LEVEL)
     pq.write_table(table, folder / "plain.parquet")
     jobs: dict[str, Callable[[int], object]] = {
-        "ours": lambda index: dataset.observations(LEVEL),
-        "one plain Parquet file": lambda index: pads.dataset(folder / "plain.parquet").to_table(),
-        "our files, pyarrow alone": lambda index: pads.dataset(folder / "tables").to_table(),
+        "ours": lambda round_number: dataset.observations(LEVEL),
+        "one plain Parquet file": lambda round_number: pads.dataset(folder / "plain.parquet").to_table(),
+        "our files, pyarrow alone": lambda round_number: pads.dataset(folder / "tables").to_table(),
     }
     print(f"\nbytes of the table: ours {size_of(root):,}, plain {(folder / 'plain.parquet').stat().st_size:,}")
     return measure(f"scan {table.num_rows:,} rows", "rows/s", table.num_rows, jobs, rounds)
