@@ -25,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from image_longitudinal.storage.io.filesystem import open_root
+from image_longitudinal.storage.io.open import open_root
 
 STAGES = {
     "reader.json": "read images",

@@ -59,7 +59,7 @@ def plain_seconds(spec: Any, output: Path, shards: int) -> float:
     """CPU seconds for shards made by plain function calls, their manifests included."""
     from image_longitudinal.core.plan import Shard
     from image_longitudinal.storage.dataset.manifest import ShardManifest, write_shard_manifest
-    from image_longitudinal.storage.io.filesystem import open_root
+    from image_longitudinal.storage.io.open import open_root
     from image_longitudinal.tasks.shards.parts import image_key, make_images, make_outcomes, outcome_key, place_part
 
     root = open_root(output)
@@ -85,8 +85,8 @@ def flow_seconds(spec: Any, output: Path) -> float:
     from prefect import flow
 
     from image_longitudinal.flows.generate_dataset import make_missing_shards
-    from image_longitudinal.storage.io.filesystem import open_root
     from image_longitudinal.storage.io.lease import hold_lease
+    from image_longitudinal.storage.io.open import open_root
 
     root = open_root(output)
 

@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.files import temporary_name
 from image_longitudinal.storage.dataset.reader import Dataset
-from image_longitudinal.storage.io.filesystem import storage_error, temporary_name
+from image_longitudinal.storage.io.root import storage_error
 
 COLUMNS = ("ID", "TIME", "EVID", "AMT", "CMT", "DV", "MDV")  # and RATE after AMT, if a dose is an infusion
 MISSING = "."  # NM-TRAN's null

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from image_longitudinal.storage.io.filesystem import storage_error, temporary_name
+from image_longitudinal.core.files import temporary_name
+from image_longitudinal.storage.io.root import storage_error
 
 
 class FrameCache:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from image_longitudinal.core.digest import digest_of, file_sha256
 from image_longitudinal.core.errors import StorageError
-from image_longitudinal.storage.io.filesystem import storage_error
+from image_longitudinal.storage.io.root import storage_error
 
 FORMAT, VERSION = "prepared-images", 1
 MANIFEST, CONTACT_SHEET, BEFORE_AFTER = "manifest.json", "contact_sheet.png", "before_after.png"

@@ -20,7 +20,8 @@ from PIL import Image
 
 from image_longitudinal.core.digest import file_sha256
 from image_longitudinal.core.errors import IngestError, StorageError
-from image_longitudinal.storage.io.filesystem import storage_error, temporary_name
+from image_longitudinal.core.files import temporary_name
+from image_longitudinal.storage.io.root import storage_error
 from image_longitudinal.storage.scans.contact_sheet import contact_sheet
 from image_longitudinal.storage.scans.duplicates import near_duplicates, perceptual_hash
 from image_longitudinal.storage.scans.npy import growing_npy, to_disk

@@ -19,7 +19,8 @@ import fsspec
 
 from image_longitudinal.core.digest import SHORT, digest_of
 from image_longitudinal.core.errors import IngestError
-from image_longitudinal.storage.io.filesystem import BLOCK, storage_error, temporary_name
+from image_longitudinal.core.files import BLOCK, temporary_name
+from image_longitudinal.storage.io.root import storage_error
 from image_longitudinal.storage.scans.scans import EXTENSIONS, MAX_BYTES
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")

@@ -19,7 +19,7 @@ from image_longitudinal.core.digest import SHORT, digest_of
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.models.registry.promotion import DIRECTION, Comparison, compare
 from image_longitudinal.models.registry.registry import PRODUCTION, ModelVersion, Registry
-from image_longitudinal.storage.io.filesystem import LocalRoot
+from image_longitudinal.storage.io.local import LocalRoot
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
 from image_longitudinal.storage.scans.scans import ScanFile
 from image_longitudinal.tasks.workspace import Workspace
