@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from image_longitudinal.core.errors import ConfigError, ModelError
+from image_longitudinal.core.files import replacing
 
 
 class ImageRows(Protocol):
@@ -29,19 +28,15 @@ class ImageRows(Protocol):
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write ``tensors`` to a safetensors file by way of a temporary name.
+    """Write ``tensors`` to a safetensors file, atomically.
 
     Raises:
         ModelError: the file cannot be written (disk full, no permission); nothing is left under ``path``'s name.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, metadata)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, metadata)
     except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise ModelError(
             "cannot write tensors", where=path, got=error, do="free space or choose another place"
         ) from error
