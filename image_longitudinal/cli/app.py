@@ -57,10 +57,10 @@ def ingest(
     from image_longitudinal.flows.ingest_images import ingest_images
 
     prepared = ingest_images(images, config=settings, workspace=workspace)
-    counts = prepared.manifest["counts"]
+    counts = prepared.manifest.counts
     say(
-        f"{counts['images']} images of {counts['patients']} patients, {counts['set_aside']} files set aside with "
-        f"reason, {len(prepared.manifest['near_duplicates'])} near-duplicates across patients"
+        f"{counts.images} images of {counts.patients} patients, {counts.set_aside} files set aside with "
+        f"reason, {len(prepared.manifest.near_duplicates)} near-duplicates across patients"
     )
     done(prepared.folder, f"image-longitudinal train --preset {preset}{(images and f' --images {images}') or ''}")
 

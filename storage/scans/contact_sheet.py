@@ -1,4 +1,4 @@
-"""Contact sheet: some images of a set on one page, with their classes."""
+"""Contact sheets: some images of a set on one page, with their classes."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-_GAP, _LINE = 4, 14  # pixels: between tiles, and for the class beneath each
-_LETTERS = 20  # of the class that fit under a tile
+_GAP, _LINE = 4, 14  # pixels: between tiles, and for the class below each
+_LETTERS = 20  # of the class name fit under a tile
 
 
 def contact_sheet(
     images: NDArray[np.uint8], labels: Sequence[str], *, count: int = 48, columns: int = 8, tile: int = 128
 ) -> Image.Image:
-    """At most ``count`` images, spread evenly over the classes and over the length of each class.
+    """At most ``count`` images, evenly spaced over the classes and within each class.
 
     Args:
-        images: uint8 (n, H, W); read one by one, so it may be mapped from disk.
+        images: uint8 (n, H, W); read one by one, so it may be a memory map.
         labels: the class of each image.
         count, columns: how many images, and how many of them in a row.
-        tile: pixels a side of each image on the sheet.
+        tile: side in pixels of each image on the sheet.
     """
     shown = evenly(labels, count)
     columns = max(1, min(columns, len(shown)))
@@ -53,13 +53,13 @@ def before_and_after(
 
 
 def evenly(labels: Sequence[str], count: int) -> list[int]:
-    """Indices of at most ``count`` images: the same number of each class as far as it has them, evenly spaced."""
+    """Indices of at most ``count`` images: equal numbers of each class if it has enough, evenly spaced."""
     members: dict[str, list[int]] = {}
     for index, label in enumerate(labels):
         members.setdefault(label, []).append(index)
-    left, shown = count, []
-    for place, group in enumerate(sorted(members.values(), key=len)):  # small classes leave room to the large ones
-        share = min(left // (len(members) - place), len(group))
-        shown += [group[i * len(group) // share] for i in range(share)]
-        left -= share
+    remaining, shown = count, []
+    for place, group in enumerate(sorted(members.values(), key=len)):  # small classes leave room to large ones
+        n = min(remaining // (len(members) - place), len(group))
+        shown += [group[i * len(group) // n] for i in range(n)]
+        remaining -= n
     return sorted(shown)
