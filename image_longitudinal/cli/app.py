@@ -29,6 +29,7 @@ from image_longitudinal.cli.export import export
 from image_longitudinal.cli.population import fit, simulate
 from image_longitudinal.cli.transfer import fetch, publish
 from image_longitudinal.core.errors import ImageLongitudinalError, StorageError
+from image_longitudinal.core.files import write_atomically
 from image_longitudinal.core.presets import load_config
 
 app = typer.Typer(
@@ -153,7 +154,7 @@ def show(
 
     path = png or Path(f"{dataset.manifest.name}-subject-{subject}.png")
     try:
-        path.write_bytes(subject_figure(dataset, subject))
+        write_atomically(path, subject_figure(dataset, subject))
     except OSError as error:
         raise StorageError(
             "cannot write the drawing", where=path, got=error, do="name another file with --png"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from image_longitudinal.core.files import replacing
 from image_longitudinal.models.diffusion.interface import DiffusionModel
 from image_longitudinal.models.training.loop import step_generator
 from image_longitudinal.models.training.tensors import ImageRows, to_unit
@@ -60,18 +60,16 @@ def encode_ahead(
     paths = [place.with_name(f"{place.name}.{name}.npy") for name in ("working", "posterior")]
     if not all(path.exists() for path in paths):
         where, n = next(vae.parameters()).device, len(images) * variants
-        new = [path.with_suffix(".tmp") for path in paths]
-        place.parent.mkdir(parents=True, exist_ok=True)
-        working = np.lib.format.open_memmap(new[0], "w+", np.float16, (n, *model.working_shape))
-        posterior = np.lib.format.open_memmap(new[1], "w+", np.float32, (n, 2, vae.latent_dim))
-        for start in range(0, n, BATCH):
-            rows = np.arange(start, min(start + BATCH, n))
-            batch = augment(to_unit(images[rows % len(images)], where), step_generator(seed, "encoded", start))
-            working[rows] = model.to_working(batch, batch.new_zeros(len(batch), vae.latent_dim)).cpu().numpy()
-            mean, log_variance = vae.posterior(batch)
-            posterior[rows] = torch.stack([mean, log_variance], 1).cpu().numpy()
-        for array, source, target in zip((working, posterior), new, paths, strict=True):
-            array.flush()
-            os.replace(source, target)
+        with replacing(paths[0]) as new_working, replacing(paths[1]) as new_posterior:
+            working = np.lib.format.open_memmap(new_working, "w+", np.float16, (n, *model.working_shape))
+            posterior = np.lib.format.open_memmap(new_posterior, "w+", np.float32, (n, 2, vae.latent_dim))
+            for start in range(0, n, BATCH):
+                rows = np.arange(start, min(start + BATCH, n))
+                batch = augment(to_unit(images[rows % len(images)], where), step_generator(seed, "encoded", start))
+                working[rows] = model.to_working(batch, batch.new_zeros(len(batch), vae.latent_dim)).cpu().numpy()
+                mean, log_variance = vae.posterior(batch)
+                posterior[rows] = torch.stack([mean, log_variance], 1).cpu().numpy()
+            working.flush()
+            posterior.flush()
     loaded = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
     return EncodedImages(*loaded)

@@ -18,6 +18,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.files import replacing, temporary_folder
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.fit import Fit
 from image_longitudinal.models.nlme.estimation.objective import Values
@@ -175,18 +176,14 @@ def save(content: az.InferenceData, path: str | Path) -> Path:
     tree = content.to_datatree()  # ArviZ's own to_zarr does not know zarr 3
     for node in tree.subtree:
         node.attrs.pop("created_at", None)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}{target.suffix}")
-    try:
-        if target.suffix == ".nc":
+    if target.suffix == ".nc":
+        with replacing(target) as temporary:
             tree.to_netcdf(temporary, engine="h5netcdf")
-        else:
+    else:
+        with temporary_folder(target) as temporary:
             tree.to_zarr(temporary, consolidated=False)
             shutil.rmtree(target, ignore_errors=True)
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if temporary.is_file():
-            temporary.unlink()
+            os.replace(temporary, target)
     return target
 
 
