@@ -41,8 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)  # else a power cut may lose the new name
+        move_into_place(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -62,9 +61,15 @@ def write_atomically(path: Path, content: str | bytes | memoryview | Iterable[by
             _start_writeback(file.fileno(), len(piece))
 
 
+def move_into_place(temporary: Path, target: Path) -> None:
+    """Rename a complete file or folder to ``target``, replacing a file or an empty folder, durably."""
+    os.replace(temporary, target)
+    _sync(target.parent)  # else a power cut may lose the new name
+
+
 @contextlib.contextmanager
 def temporary_folder(target: Path) -> Iterator[Path]:
-    """A new folder beside ``target`` to fill and then rename; removed when the body ends under its temporary name.
+    """A new folder beside ``target`` to fill and then :func:`move_into_place`; removed at the end if it was not moved.
 
     It is locked while in use. Unlocked ones of the same target, which killed processes left, are removed first.
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from image_longitudinal.core.digest import SHORT, digest_of, file_sha256
 from image_longitudinal.core.errors import ModelError, StorageError
-from image_longitudinal.core.files import temporary_folder, write_atomically
+from image_longitudinal.core.files import move_into_place, temporary_folder, write_atomically
 from image_longitudinal.models.registry.store import ModelStore
 from image_longitudinal.models.training.tensors import load_tensors, save_tensors
 
@@ -247,7 +246,7 @@ class Registry:
     def _keep(self, temporary: Path, content: dict[str, Any]) -> ModelVersion:
         folder = self.root / content["digest"][:SHORT]
         if not (folder / MODEL).exists():
-            os.replace(temporary, folder)
+            move_into_place(temporary, folder)
         return ModelVersion(folder, content)
 
     def _share(self, version: ModelVersion) -> None:

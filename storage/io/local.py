@@ -1,5 +1,7 @@
 """A root in a folder of this machine."""
 
+# ruff: noqa: D102 - the methods are documented in Root
+
 from __future__ import annotations
 
 import os
@@ -20,11 +22,9 @@ class LocalRoot(Root):
 
     @property
     def filesystem(self) -> tuple[None, str]:
-        """None and the folder; see :attr:`Root.filesystem`."""
         return None, str(self.folder)
 
     def size(self, path: str) -> int | None:
-        """Bytes of ``path``, or None if there is no such file."""
         with storage_errors("cannot look up a file", self.join(path)):
             try:
                 status = os.stat(self.folder / path)
@@ -33,11 +33,9 @@ class LocalRoot(Root):
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def blocks(self, path: str) -> Iterator[bytes]:
-        """The bytes of ``path`` in pieces of about 1 MiB."""
         return local_blocks(self.folder / path)
 
     def read_range(self, path: str, start: int, stop: int | None = None) -> bytes:
-        """Bytes ``start <= i < stop`` of ``path``; see :meth:`Root.read_range`."""
         with (
             storage_errors("cannot read a file", self.join(path)),
             open(self.folder / path, "rb", buffering=0) as file,
@@ -47,7 +45,6 @@ class LocalRoot(Root):
             return os.pread(file.fileno(), max((size if stop is None else stop) - start, 0), start)
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Several ranges of ``path``; see :meth:`Root.read_ranges`."""
         with (
             storage_errors("cannot read a file", self.join(path)),
             open(self.folder / path, "rb", buffering=0) as file,
@@ -55,12 +52,10 @@ class LocalRoot(Root):
             return [os.pread(file.fileno(), stop - start, start) for start, stop in ranges]
 
     def remove(self, path: str) -> None:
-        """Remove a file; no error if there is none."""
         with storage_errors("cannot remove a file", self.join(path)):
             (self.folder / path).unlink(missing_ok=True)
 
     def files(self, folder: str = "") -> list[str]:
-        """Paths of all files below ``folder``, relative to the root, sorted."""
         return sorted(
             (Path(parent) / name).relative_to(self.folder).as_posix()
             for parent, _, names in os.walk(self.folder / folder)
@@ -68,7 +63,6 @@ class LocalRoot(Root):
         )
 
     def entries(self) -> list[str]:
-        """Names directly under the root, sorted, without empty folders; see :meth:`Root.entries`."""
         with storage_errors("cannot list a folder", self.url):
             try:
                 found = list(os.scandir(self.folder))

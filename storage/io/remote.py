@@ -4,6 +4,8 @@ Failed requests are repeated after a pause, in addition to what the store's driv
 not stop a run of hours.
 """
 
+# ruff: noqa: D102 - the methods are documented in Root
+
 from __future__ import annotations
 
 import contextlib
@@ -69,7 +71,6 @@ class RemoteRoot(Root):
 
     @property
     def filesystem(self) -> tuple[Any, str]:
-        """The fsspec file system and this folder's path in it; see :attr:`Root.filesystem`."""
         return self.fs, self.base
 
     def key(self, path: str) -> str:
@@ -77,7 +78,6 @@ class RemoteRoot(Root):
         return f"{self.base}/{path}" if path else self.base
 
     def size(self, path: str) -> int | None:
-        """Bytes of ``path``, or None if there is no such file."""
         with self._errors("cannot look up a file", path):
             try:
                 info = with_retries(lambda: self.fs.info(self.key(path)))
@@ -86,7 +86,6 @@ class RemoteRoot(Root):
             return int(info["size"]) if info["type"] == "file" else None
 
     def blocks(self, path: str) -> Iterator[bytes]:
-        """The bytes of ``path`` in pieces of 8 MiB, one request each."""
         with self._errors("cannot read a file", path):
             size = int(with_retries(lambda: self.fs.info(self.key(path)))["size"])
             for start in range(0, size, REQUEST):
@@ -96,7 +95,6 @@ class RemoteRoot(Root):
                 yield block
 
     def read_range(self, path: str, start: int, stop: int | None = None) -> bytes:
-        """Bytes ``start <= i < stop`` of ``path``; see :meth:`Root.read_range`."""
         with self._errors("cannot read a file", path):
             return self._range(path, start, stop)
 
@@ -104,7 +102,6 @@ class RemoteRoot(Root):
         return bytes(with_retries(lambda: self.fs.cat_file(self.key(path), start=start, end=stop)))
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Several ranges of ``path`` by parallel requests; see :meth:`Root.read_ranges`."""
         starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
         with self._errors("cannot read a file", path):
             found = self.fs.cat_ranges([self.key(path)] * len(starts), starts, stops, on_error="raise")
@@ -124,12 +121,10 @@ class RemoteRoot(Root):
         return True
 
     def remove(self, path: str) -> None:
-        """Remove a file; no error if there is none."""
         with self._errors("cannot remove a file", path), contextlib.suppress(FileNotFoundError):
             with_retries(lambda: self.fs.rm_file(self.key(path)))
 
     def files(self, folder: str = "") -> list[str]:
-        """Paths of all files below ``folder``, relative to the root, sorted."""
         with self._errors("cannot list a folder", folder):
             try:
                 found = with_retries(lambda: self.fs.find(self.key(folder)))
@@ -139,7 +134,6 @@ class RemoteRoot(Root):
         return sorted(name.strip("/")[start:] for name in found)
 
     def entries(self) -> list[str]:
-        """Names directly under the root, sorted; see :meth:`Root.entries`."""
         with self._errors("cannot list a folder"):
             try:
                 found = with_retries(lambda: self.fs.ls(self.base, detail=False))

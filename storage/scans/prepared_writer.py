@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from PIL import Image
 
 from image_longitudinal.core.digest import file_sha256
 from image_longitudinal.core.errors import IngestError, StorageError
-from image_longitudinal.core.files import temporary_folder, write_atomically
+from image_longitudinal.core.files import move_into_place, temporary_folder, write_atomically
 from image_longitudinal.storage.io.root import storage_errors
 from image_longitudinal.storage.scans.contact_sheet import contact_sheet
 from image_longitudinal.storage.scans.near_duplicates import near_duplicates, perceptual_hash
@@ -200,5 +199,5 @@ def _publish(new: PreparedImages, target: Path) -> PreparedImages:
                 do="choose another folder, or delete this one",
             )
         return existing
-    os.replace(new.folder, target)
+    move_into_place(new.folder, target)
     return PreparedImages(target, new.manifest)

@@ -7,7 +7,6 @@ links, devices and paths that leave the folder are skipped. The extracted folder
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tarfile
 import zipfile
@@ -17,7 +16,7 @@ from typing import IO
 
 from image_longitudinal.core.digest import SHORT, digest_of
 from image_longitudinal.core.errors import IngestError
-from image_longitudinal.core.files import BLOCK, temporary_folder
+from image_longitudinal.core.files import BLOCK, move_into_place, temporary_folder
 from image_longitudinal.storage.io.remote import RemoteRoot
 from image_longitudinal.storage.io.root import storage_errors
 from image_longitudinal.storage.scans.scan_files import EXTENSIONS, MAX_BYTES
@@ -176,4 +175,4 @@ def _new_folder(target: Path) -> Iterator[Path]:
     """A folder to fill that is then renamed to ``target``; removed when the body fails."""
     with storage_errors("cannot extract the scans", str(target)), temporary_folder(target) as temporary:
         yield temporary
-        os.replace(temporary, target)
+        move_into_place(temporary, target)

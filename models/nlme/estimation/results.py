@@ -6,7 +6,6 @@ is kept by name and values, and its equations are looked up in the library when 
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +17,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.core.files import replacing, temporary_folder
+from image_longitudinal.core.files import move_into_place, replacing, temporary_folder
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.fit import Fit
 from image_longitudinal.models.nlme.estimation.objective import Values
@@ -183,7 +182,7 @@ def save(content: az.InferenceData, path: str | Path) -> Path:
         with temporary_folder(target) as temporary:
             tree.to_zarr(temporary, consolidated=False)
             shutil.rmtree(target, ignore_errors=True)
-            os.replace(temporary, target)
+            move_into_place(temporary, target)
     return target
 
 
