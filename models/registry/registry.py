@@ -190,11 +190,11 @@ class Registry:
         """Version, or what is wrong with it, by folder name: the local ones and those that are only shared."""
         found: dict[str, ModelVersion | ModelError] = {}
         # A registration that was killed may have left its hidden temporary folder.
-        for path in sorted(self.root.glob(f"[!.]*/{MODEL}")):
-            found[path.parent.name] = self._open(path.parent, path.read_bytes)
+        for file in sorted(self.root.glob(f"[!.]*/{MODEL}")):
+            found[file.parent.name] = self._open(file.parent, file.read_bytes)
         for path in self.shared.files() if self.shared else ():
-            name, _, file = path.partition("/")
-            if self.shared and file == MODEL and name not in found and not name.startswith("."):
+            name, _, rest = path.partition("/")
+            if self.shared and rest == MODEL and name not in found and not name.startswith("."):
                 found[name] = self._open(self.root / name, partial(self.shared.read_bytes, path))
         return dict(sorted(found.items()))
 
