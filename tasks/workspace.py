@@ -1,4 +1,4 @@
-"""Where a user's own files lie between runs: prepared images, checkpoints, registered models, evaluations."""
+"""Where a user's files are kept between runs: prepared images, checkpoints, registered models, evaluations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHARED_REGISTRY = "IMAGE_LONGITUDINAL_REGISTRY"  # environment: fsspec URL of a 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A local folder with a room for each kind; every path below it is named by the digest of what made it."""
+    """A local folder with a subfolder for each kind; paths are named by the digest of what decides their content."""
 
     root: Path
 
@@ -40,7 +40,7 @@ class Workspace:
         return self.root / "sources"
 
     def model(self, name: str) -> ModelVersion:
-        """A registered model by version or alias; ``pretrained`` is the one that comes with the code.
+        """A registered model by version or alias; ``pretrained`` is bundled with the code.
 
         Raises:
             ModelError: see :meth:`Registry.get`.

@@ -66,12 +66,12 @@ def _save_for_diffusers(version: ModelVersion, folder: Path) -> None:
     if isinstance(model, StableDiffusion):
         model.autoencoder.save_pretrained(folder / "vae", safe_serialization=True)
     save_tensors(folder / "latent_vae" / "vae.safetensors", vae.state_dict())
-    told = {
+    config = {
         "vae": metadata["vae"],
         "diffusion": metadata["diffusion"],
         "residual_scale": metadata.get("residual_scale"),
         "entries": metadata.get("entries"),
         "recoverability": metadata.get("recoverability"),
     }
-    (folder / "latent_vae" / "config.json").write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
+    (folder / "latent_vae" / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
     (folder / CARD).write_bytes((version.folder / CARD).read_bytes())

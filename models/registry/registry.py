@@ -88,7 +88,7 @@ class Registry:
     def register(
         self, weights: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, Any], card: str
     ) -> ModelVersion:
-        """Store a version; registering equal content again returns the one that is there.
+        """Store a version; registering equal content again returns the existing one.
 
         Args:
             weights: state by file name (without ``.safetensors``).
@@ -120,11 +120,11 @@ class Registry:
         return version
 
     def versions(self) -> list[ModelVersion]:
-        """Every sound version, by name; of those that are only shared the weights come with :meth:`get`."""
+        """Every undamaged version, by name; :meth:`get` fetches the weights of those that are only shared."""
         return [found for found in self._look().values() if isinstance(found, ModelVersion)]
 
     def damaged(self) -> dict[str, ModelError]:
-        """What is wrong with the folders that cannot be used, by name: they never hide the others."""
+        """The error of every damaged version, by name; a damaged version does not hide others."""
         return {name: found for name, found in self._look().items() if isinstance(found, ModelError)}
 
     def find(self, training_key: str) -> ModelVersion | None:
@@ -173,7 +173,7 @@ class Registry:
             ) from error
 
     def set_alias(self, alias: str, version: str) -> None:
-        """Let an alias point to a version that is there, replacing the file as a whole."""
+        """Let an alias point to an existing version."""
         aliases = {**self.aliases(), alias: self.get(version).version}
         text = json.dumps(aliases, indent=1, sort_keys=True) + "\n"
         if self.shared:
@@ -187,7 +187,7 @@ class Registry:
             ) from error
 
     def _look(self) -> dict[str, ModelVersion | ModelError]:
-        """Version, or what is wrong with it, by folder name: the local ones and those that are only shared."""
+        """Version, or the error of a damaged one, by folder name: local ones and those that are only shared."""
         found: dict[str, ModelVersion | ModelError] = {}
         # A registration that was killed may have left its hidden temporary folder.
         for file in sorted(self.root.glob(f"[!.]*/{MODEL}")):

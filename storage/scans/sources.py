@@ -126,7 +126,7 @@ def _members(archive: Path) -> Iterator[Member]:
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as file:
             for entry in file.infolist():
-                kind = entry.external_attr >> 28  # of files made on Unix: 8 regular, 10 link; 0 where not recorded
+                kind = entry.external_attr >> 28  # on Unix: 8 regular, 10 link; 0 if not recorded
                 if not entry.is_dir() and kind in (0, 8) and _wanted(entry.filename):
                     yield entry.filename, entry.file_size, file.open(entry)
         return

@@ -77,7 +77,11 @@ def register_model(
     metadata: dict[str, Any] = {
         "seed": config.seed,
         "vae": config.vae.model_dump(mode="json"),
-        "images": {"digest": images.digest, "source": images.manifest.source.to_dict(), "counts": asdict(images.manifest.counts)},
+        "images": {
+            "digest": images.digest,
+            "source": images.manifest.source.to_dict(),
+            "counts": asdict(images.manifest.counts),
+        },
         "figures": figures,
     }
     if diffusion is not None:
