@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-_GAP, _LINE = 4, 14  # pixels: between tiles, and for the class below each
-_LETTERS = 20  # of the class name fit under a tile
+_GAP, _LINE, _LETTER = 4, 14, 6  # pixels: between tiles, for the class below each, and width of its letters
 
 
 def contact_sheet(
@@ -24,31 +23,28 @@ def contact_sheet(
         tile: side in pixels of each image on the sheet.
     """
     shown = evenly(labels, count)
-    columns = max(1, min(columns, len(shown)))
-    rows = -(-len(shown) // columns)
-    width, height = tile + _GAP, tile + _LINE + _GAP
-    sheet = Image.new("L", (columns * width + _GAP, rows * height + _GAP), 255)
-    draw = ImageDraw.Draw(sheet)
-    for place, index in enumerate(shown):
-        x, y = _GAP + place % columns * width, _GAP + place // columns * height
-        sheet.paste(Image.fromarray(np.asarray(images[index])).resize((tile, tile)), (x, y))
-        draw.text((x + 2, y + tile + 1), labels[index].encode("ascii", "replace").decode()[:_LETTERS], fill=0)
-    return sheet
+    tiles = [np.asarray(Image.fromarray(np.asarray(images[index])).resize((tile, tile))) for index in shown]
+    return _sheet(tiles, [labels[index] for index in shown], columns)
 
 
 def before_and_after(
     before: Sequence[NDArray[np.uint8]], after: Sequence[NDArray[np.uint8]], labels: Sequence[str], *, columns: int = 4
 ) -> Image.Image:
     """Pairs of squares side by side, with their labels: uint8 (S, S) each, all of one size."""
-    size = before[0].shape[0]
-    width, height = 2 * size + 2 * _GAP, size + _LINE + _GAP
-    rows = -(-len(before) // columns)
-    sheet = Image.new("L", (min(columns, len(before)) * width + _GAP, rows * height + _GAP), 255)
+    return _sheet([np.concatenate(pair, axis=1) for pair in zip(before, after, strict=True)], labels, columns)
+
+
+def _sheet(tiles: Sequence[NDArray[np.uint8]], labels: Sequence[str], columns: int) -> Image.Image:
+    """Tiles uint8 (H, W) of one size in rows, each with its label below."""
+    height, width = tiles[0].shape
+    columns = min(columns, len(tiles))
+    step_x, step_y = width + _GAP, height + _LINE + _GAP
+    sheet = Image.new("L", (columns * step_x + _GAP, -(-len(tiles) // columns) * step_y + _GAP), 255)
     draw = ImageDraw.Draw(sheet)
-    for place, (first, second, label) in enumerate(zip(before, after, labels, strict=True)):
-        x, y = _GAP + place % columns * width, _GAP + place // columns * height
-        sheet.paste(Image.fromarray(np.concatenate([first, second], axis=1)), (x, y))
-        draw.text((x + 2, y + size + 1), label.encode("ascii", "replace").decode()[: 2 * _LETTERS], fill=0)
+    for place, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
+        x, y = _GAP + place % columns * step_x, _GAP + place // columns * step_y
+        sheet.paste(Image.fromarray(tile), (x, y))
+        draw.text((x + 2, y + height + 1), label.encode("ascii", "replace").decode()[: width // _LETTER], fill=0)
     return sheet
 
 

@@ -78,28 +78,18 @@ def write_prepared(
     target = Path(folder)
     _refuse_foreign(target)
     with storage_errors("cannot write the prepared images", str(target)), temporary_folder(target) as temporary:
+        arrays = [temporary / images_file(size) for size in sizes]
         kept, unused = _write_images(temporary, scans, sizes, compare)
         aside = sorted([*set_aside, *unused], key=lambda item: item.file)
         splits = _assign(kept, aside, split, minimum, source)
-        images = tuple(
-            PreparedImage(
-                scan.file.name,
-                scan.sha256,
-                scan.file.patient,
-                scan.file.label,
-                scan.width,
-                scan.height,
-                splits[scan.file.patient],
-            )
-            for scan in kept
-        )
+        images = tuple(_record(scan, splits[scan.file.patient]) for scan in kept)
         manifest = PreparedManifest(
             sizes=tuple(sizes),
             fractions=split.fractions,
             seed=split.seed,
             near_duplicates=_pairs(images, [scan.content for scan in kept]) if compare else (),
             source=source,
-            files={name: _images_file_record(temporary / name) for name in map(images_file, sizes)},
+            files={path.name: ImagesFile(file_sha256(path), path.stat().st_size) for path in arrays},
             images=images,
             set_aside=tuple(aside),
             ignored=ignored,
@@ -145,6 +135,11 @@ def _near(sizes: Sequence[int], tile: int) -> int:
     return min((size for size in sizes if size >= tile), default=max(sizes))
 
 
+def _record(scan: ReadScan[Any], split: str) -> PreparedImage:
+    file = scan.file
+    return PreparedImage(file.name, scan.sha256, file.patient, file.label, scan.width, scan.height, split)
+
+
 def _assign(
     kept: Sequence[ReadScan[Any]], aside: Sequence[SetAside], split: SplitRule, minimum: int, source: ImageSource
 ) -> dict[str, str]:
@@ -168,10 +163,6 @@ def _pairs(images: Sequence[PreparedImage], hashes: Sequence[NDArray[np.uint8]])
     found = near_duplicates(np.stack(hashes), [image.patient for image in images])
     pairs = [(images[pair.first], images[pair.second], pair.distance) for pair in found]
     return tuple(DuplicatePair((a.file, b.file), (a.patient, b.patient), bits) for a, b, bits in pairs)
-
-
-def _images_file_record(path: Path) -> ImagesFile:
-    return ImagesFile(sha256=file_sha256(path), bytes=path.stat().st_size)
 
 
 def _refuse_foreign(target: Path) -> None:

@@ -55,7 +55,10 @@ def local_scans(source: str | Path, scratch: Path) -> Path:
         )  # fmt: skip
     status = path.stat()
     target = scratch / digest_of(path.name, status.st_size, status.st_mtime_ns)[:SHORT]
-    return target if target.exists() else _extracted(path, target)
+    if not target.exists():
+        with _new_folder(target) as folder:
+            _extract(path, folder)
+    return target
 
 
 def _from_url(url: str, scratch: Path) -> Path:
@@ -90,12 +93,6 @@ def _from_url(url: str, scratch: Path) -> Path:
             "cannot fetch the scans", where=url, got=f"{type(error).__name__}: {error}",
             do="check the address and the credentials in the environment, and that the protocol's driver is installed",
         ) from error  # fmt: skip
-    return target
-
-
-def _extracted(archive: Path, target: Path) -> Path:
-    with _new_folder(target) as folder:
-        _extract(archive, folder)
     return target
 
 
