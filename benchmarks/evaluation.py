@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import argument_parser, print_result
-from image_longitudinal.storage.io.filesystem import open_root
+from image_longitudinal.storage.io.open import open_root
 
 PACKAGES = ("numpy", "numba", "prefect")
 STAGES = {

@@ -58,7 +58,8 @@ from image_longitudinal.storage.dataset.manifest import (
 from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
 from image_longitudinal.storage.dataset.run_claim import begin_run
 from image_longitudinal.storage.dataset.tables import Dose, write_observations, write_random_effects, write_subjects
-from image_longitudinal.storage.io.filesystem import Root, file_record, open_root
+from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.root import Root, file_record
 from image_longitudinal.tasks.workspace import Workspace
 
 SIDE, LATENT, LEVEL, BATCH = 224, 16, 0.5, 64

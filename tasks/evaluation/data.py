@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.files import replacing
 from image_longitudinal.models.evaluation.pca_regressor import Chunk
 from image_longitudinal.storage.dataset.layout import eta_columns
 from image_longitudinal.storage.dataset.reader import Dataset
@@ -88,11 +89,10 @@ def write_outcomes(dataset: Dataset, level: float, split: str, path: Path) -> No
         StorageError: an outcome is missing, or the rows are not those of the subjects and visits.
     """
     shape = (len(split_ids(dataset, split)), len(dataset.manifest.times))
-    temporary = path.with_suffix(".tmp")
-    out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-    _fill(out, dataset, level, split)
-    out.flush()
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        _fill(out, dataset, level, split)
+        out.flush()
 
 
 def _fill(out: NDArray[np.float32], dataset: Dataset, level: float, split: str) -> None:

@@ -14,6 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from image_longitudinal.core.files import replacing, write_atomically
 from image_longitudinal.models.evaluation.summary import Predictions, Truth
 from image_longitudinal.storage.dataset.layout import eta_columns
 from image_longitudinal.tasks.evaluation import figures, tables
@@ -59,7 +60,7 @@ def write_evaluation(
         "checks": found,
         "null": nothing,
     }
-    _write(folder / "evaluation.json", json.dumps(everything, indent=1) + "\n")
+    write_atomically(folder / "evaluation.json", json.dumps(everything, indent=1) + "\n")
 
     made = [
         tables.effect_table(scored),
@@ -92,7 +93,7 @@ def write_evaluation(
         **figures.fit_figures(models[strong], truth),
     }
     for name, png in pictures.items():
-        (folder / "figures" / f"{name}.png").write_bytes(png)
+        write_atomically(folder / "figures" / f"{name}.png", png)
     page = _template().render(
         manifest=manifest,
         reading=reading,
@@ -106,7 +107,7 @@ def write_evaluation(
         strongest=truth.level,
         settings=spec.settings,
     )
-    _write(folder / PAGE, page)
+    write_atomically(folder / PAGE, page)
     for table in made:
         create_table_artifact(table.records, key=f"evaluation-{table.name}", description=table.title)
     create_markdown_artifact(
@@ -138,17 +139,12 @@ def write_predictions(folder: Path, truth: Truth, predictions: Predictions) -> N
     for name, eta in sources.items():
         columns = {"id": pa.array(truth.ids), "association": pa.array(np.full(len(truth.ids), truth.level))}
         columns |= {column: pa.array(eta[:, i]) for i, column in enumerate(eta_columns(eta.shape[1]))}
-        pq.write_table(pa.table(columns), folder / f"{name}-{truth.level:g}.parquet", compression="zstd")
+        with replacing(folder / f"{name}-{truth.level:g}.parquet") as temporary:
+            pq.write_table(pa.table(columns), temporary, compression="zstd")
 
 
 def _of(stages: dict[str, Any]) -> tuple[Result, Result, Result, Result | None]:
     return stages["population"], stages["effects"], stages["predicted"], stages["resnet"]
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def _template() -> Any:

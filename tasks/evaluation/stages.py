@@ -15,6 +15,7 @@ from prefect import task
 
 from image_longitudinal.core.digest import file_sha256
 from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.files import replacing, write_atomically
 from image_longitudinal.core.random import normals, stream_key
 from image_longitudinal.models.evaluation.bootstrap import Resampling
 from image_longitudinal.models.evaluation.checks import (
@@ -146,7 +147,7 @@ def estimate_effects(key: str, folder: str, spec: EvaluationSpec, level: float, 
             model, observations, where / f"{split}.parquet", workers=spec.workers, progress=progress.update
         )
         modes = pq.read_table(file.path, columns=list(model.random_effect_names))
-        np.save(where / f"{split}.npy", np.stack([column.to_numpy() for column in modes.columns], axis=1))
+        _save(where / f"{split}.npy", np.stack([column.to_numpy() for column in modes.columns], axis=1))
     return _result(where, "train.npy", "test.npy")
 
 
@@ -171,7 +172,7 @@ def predict_effects(
         "oracle": cross_fit(train, true, ids, settings.folds).whole,
     }
     for name, predictor in predictors.items():
-        np.save(where / f"{name}.npy", predictor(test))
+        _save(where / f"{name}.npy", predictor(test))
     _write(where / "informed.json", {"omega": informed.omega.tolist(), "objectives": informed.objectives})
     return _result(where, *(f"{name}.npy" for name in predictors), "informed.json")
 
@@ -195,7 +196,7 @@ def train_on_estimates(key: str, folder: str, spec: EvaluationSpec, level: float
         report=progress.of_training,
     )
     parts = [predictor(images) for _, images, _ in data.image_chunks(dataset, "test")]
-    np.save(where / "resnet.npy", np.concatenate(parts))
+    _save(where / "resnet.npy", np.concatenate(parts))
     return _result(where, "resnet.npy")
 
 
@@ -322,17 +323,17 @@ def read_figures(result: Result, name: str) -> Any:
 def _write_features(dataset: Dataset, split: str, reading: Reading, path: Path) -> list[float]:
     """What is read from a split's images as one .npy file, float32 (n, D); R² of each column to the latent entry."""
     n, done, sums = len(data.split_ids(dataset, split)), 0, np.zeros((3, dataset.manifest.image.latent_dim))
-    out = np.lib.format.open_memmap(path.with_suffix(".tmp"), "w+", np.float32, (n, sums.shape[1]))
     progress = Progress(f"read {split} images", n, "images")
-    for ids, images, z in data.image_chunks(dataset, split):
-        found = reading(ids, images)
-        out[done : done + len(found)] = found
-        truth = z.astype(np.float64)
-        sums += np.square(truth - found).sum(0), truth.sum(0), np.square(truth).sum(0)
-        done += len(found)
-        progress.update(done)
-    out.flush()
-    path.with_suffix(".tmp").replace(path)
+    with replacing(path) as temporary:
+        out = np.lib.format.open_memmap(temporary, "w+", np.float32, (n, sums.shape[1]))
+        for ids, images, z in data.image_chunks(dataset, split):
+            found = reading(ids, images)
+            out[done : done + len(found)] = found
+            truth = z.astype(np.float64)
+            sums += np.square(truth - found).sum(0), truth.sum(0), np.square(truth).sum(0)
+            done += len(found)
+            progress.update(done)
+        out.flush()
     error, total, square = sums
     return (1 - error / (square - total**2 / n)).tolist()
 
@@ -353,9 +354,12 @@ def _intact(result: Result) -> bool:
 
 
 def _write(path: Path, value: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1))
-    temporary.replace(path)
+    write_atomically(path, json.dumps(value, indent=1))
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array)
 
 
 def _read(path: Path) -> Any:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from image_longitudinal.core.files import write_atomically
+
 Level = Mapping[str, Any]  # the figures of one association level, of image_longitudinal.models.evaluation.summary
 
 SOURCES = {
@@ -56,11 +58,8 @@ class Table(NamedTuple):
 
     def write(self, folder: Path) -> None:
         """Write it in the three formats, each file whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
         for suffix, text in (("md", self.markdown()), ("tex", self.latex()), ("csv", self.csv())):
-            temporary = folder / f".{self.name}.{suffix}.tmp"
-            temporary.write_text(text)
-            temporary.replace(folder / f"{self.name}.{suffix}")
+            write_atomically(folder / f"{self.name}.{suffix}", text)
 
     def csv(self) -> str:
         """As CSV."""

@@ -15,7 +15,8 @@ from image_longitudinal.models.imaging.backends import ImageModel, first_batch_s
 from image_longitudinal.models.imaging.device import DeviceUse
 from image_longitudinal.models.imaging.sampling_pipeline import BatchSize, prefetch, render_batches
 from image_longitudinal.storage.dataset.images import write_image_shard
-from image_longitudinal.storage.io.filesystem import FileRecord, open_root
+from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.root import FileRecord
 from image_longitudinal.tasks.engine.cancellation import until_stopped
 from image_longitudinal.tasks.shards.spec import DatasetSpec
 from image_longitudinal.tasks.workspace import Workspace

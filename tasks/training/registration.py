@@ -79,7 +79,11 @@ def register_model(
     metadata: dict[str, Any] = {
         "seed": config.seed,
         "vae": config.vae.model_dump(mode="json"),
-        "images": {"digest": images.digest, "source": images.manifest["source"], "counts": images.manifest["counts"]},
+        "images": {
+            "digest": images.digest,
+            "source": images.manifest.source.to_dict(),
+            "counts": asdict(images.manifest.counts),
+        },
         "figures": figures,
     }
     if diffusion is not None:
@@ -176,8 +180,8 @@ def _gallery(
 
 def held_out_digest(images: PreparedImages, size: int) -> str:
     """Names the images that figures of a model are measured on: figures of two models compare if it is the same."""
-    records = images.manifest["images"]
-    return digest_of(size, [records[i]["sha256"] for i in _held_out_index(images)])
+    records = images.manifest.images
+    return digest_of(size, [records[i].sha256 for i in _held_out_index(images)])
 
 
 def _held_out(images: PreparedImages, size: int) -> ImageRows:

@@ -15,6 +15,7 @@ from prefect import task
 from image_longitudinal.core.config import Config, DiffusionConfig
 from image_longitudinal.core.digest import digest_of, file_sha256
 from image_longitudinal.core.errors import ModelError
+from image_longitudinal.core.files import write_atomically
 from image_longitudinal.models.diffusion.residual_diffusion import ResidualDiffusion
 from image_longitudinal.models.diffusion.train import train_diffusion
 from image_longitudinal.models.imaging.backends import diffusion_weights, needs_diffusion
@@ -156,7 +157,7 @@ def _train_vae(
     )  # fmt: skip
     if rank() == 0:
         save_tensors(weights, vae.state_dict())
-        _write_json(figures, asdict(trained))
+        write_atomically(figures, json.dumps(asdict(trained), indent=1))
 
 
 def _train_diffusion(
@@ -171,7 +172,7 @@ def _train_diffusion(
     if rank() == 0:
         save_tensors(weights, diffusion_weights(model))
         scale = model.residual_scale if isinstance(model, ResidualDiffusion) else None
-        _write_json(figures, {**asdict(trained), "residual_scale": scale})
+        write_atomically(figures, json.dumps({**asdict(trained), "residual_scale": scale}, indent=1))
 
 
 def pretrained_digest(diffusion: DiffusionConfig) -> str | None:
@@ -216,9 +217,3 @@ def _weights(start: str | None, network: str) -> dict[str, torch.Tensor] | None:
 def _intact(result: dict[str, str]) -> bool:
     weights = Path(result["weights"])
     return Path(result["figures"]).exists() and weights.exists() and file_sha256(weights) == result["sha256"]
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1))
-    temporary.replace(path)

@@ -100,7 +100,9 @@ def test_the_same_evaluation_again_computes_no_stage(
 ) -> None:
     stages = {path: path.stat().st_mtime_ns for path in (workspace / "evaluation").rglob("*") if path.is_file()}
     assert len(stages) > 20
-    evaluate_dataset(str(data), str(tmp_path), config=tiny(*SETTINGS, "compute.concurrent_shards=2"), workspace=str(workspace))
+    evaluate_dataset(
+        str(data), str(tmp_path), config=tiny(*SETTINGS, "compute.concurrent_shards=2"), workspace=str(workspace)
+    )
     assert {path: path.stat().st_mtime_ns for path in stages} == stages
     for path in (p for p in evaluated.rglob("*") if p.is_file() and p.suffix != ".html"):
         assert (tmp_path / path.relative_to(evaluated)).read_bytes() == path.read_bytes(), path.name

@@ -1,6 +1,6 @@
-"""Real scans in a folder: finding them, reading them safely, and dividing their patients between splits.
+"""Scan files: finding them in a folder and reading them safely.
 
-One bad file never stops a run: it becomes a ``SetAside`` with its reason.
+A bad file never stops a run: it becomes a :class:`SetAside` with its reason.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from image_longitudinal.core.errors import ConfigError, IngestError
+from image_longitudinal.core.errors import IngestError
 from image_longitudinal.storage.scans.frame_cache import FrameCache
 
 EXTENSIONS = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff"})
@@ -38,10 +38,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ScanFile:
-    """A file that should hold one scan, and whose it is."""
+    """A file that should hold one scan, with its patient and class."""
 
-    path: Path  # to open
-    name: str  # relative to the folder searched, with forward slashes: names the file in manifests
+    path: Path
+    name: str  # relative to the folder searched, with forward slashes; the name in manifests
     patient: str
     label: str  # class
 
@@ -50,7 +50,7 @@ class ScanFile:
 class SetAside:
     """A file that is not used, and why."""
 
-    name: str
+    file: str  # relative to the folder searched, as ScanFile.name
     reason: str
 
 
@@ -65,7 +65,7 @@ class FoundScans:
 
 @dataclass(frozen=True)
 class ReadScan(Generic[T]):
-    """A scan that could be read; ``content`` is its pixels, or what was made of them."""
+    """A scan that could be read; ``content`` is its pixels, or the result of preparing them."""
 
     file: ScanFile
     sha256: str  # of the file's bytes
@@ -75,10 +75,10 @@ class ReadScan(Generic[T]):
 
 
 def find_scans(folder: str | Path) -> FoundScans:
-    """Look for scans in ``folder`` and all folders below it, in the order of their names on any machine.
+    """Find the scans in ``folder`` and all folders below it, sorted by name.
 
-    Files are judged by name and kind only, nothing is opened. Links are followed to files inside the folder, never to
-    other folders or out of it.
+    Files are judged by name and kind only; none is opened. Links are followed to files inside the folder, never to
+    folders or out of it.
 
     Raises:
         IngestError: when the folder is missing, is not a folder, cannot be listed, or holds no image file.
@@ -120,7 +120,7 @@ def find_scans(folder: str | Path) -> FoundScans:
             got=f"{len(aside)} other files" if aside else "an empty folder",
             do="point at the folder that holds the images or their class folders",
         )
-    return FoundScans(sorted(scans, key=lambda s: s.name), sorted(aside, key=lambda s: s.name), ignored)
+    return FoundScans(sorted(scans, key=lambda s: s.name), sorted(aside, key=lambda s: s.file), ignored)
 
 
 def _name(path: Path, root: Path) -> str:
@@ -140,11 +140,11 @@ def _unfit(path: Path, inside: Path) -> str | None:
 
 
 def scan_file(path: Path, root: Path) -> ScanFile:
-    """Whose scan a file is, by its name.
+    """The patient and class of a file, from its name.
 
-    ``<CLASS>-<patient>-<n>`` (Kermany): the class is the prefix and the patient is the number alone, so that a patient
-    who appears under several classes is one patient. Any other name: the class is the parent folder's name
-    ("unlabelled" directly in ``root``), and each file, by its path without the extension, is its own patient.
+    ``<CLASS>-<patient>-<n>`` (Kermany): the class is the prefix, the patient the number alone, so that a patient with
+    several classes is one patient. Any other name: the class is the parent folder's name ("unlabelled" directly in
+    ``root``), and each file, by its path without the extension, is its own patient.
     """
     relative = path.relative_to(root)
     name = relative.as_posix()
@@ -155,14 +155,14 @@ def scan_file(path: Path, root: Path) -> ScanFile:
 
 
 def read_scan(file: ScanFile) -> ReadScan[NDArray[Any]] | SetAside:
-    """Decode one file, or say why not.
+    """Decode one file, or set it aside with the reason.
 
-    Size in bytes and in pixels are checked before anything is decoded, so that neither an absurd file nor a small one
-    that would unpack into an absurd image costs memory.
+    Sizes in bytes and in pixels are checked before decoding, so that neither a huge file nor a small one that decodes
+    to a huge image costs memory.
 
     Returns:
         pixels (H, W) bool, uint8, uint16, int32 or float32; or uint8 (H, W, 2) grey + alpha, (H, W, 3) RGB,
-        (H, W, 4) RGBA. Palettes and print colours are turned into RGB, the camera's orientation mark is applied.
+        (H, W, 4) RGBA. Palettes and print colours are converted to RGB, EXIF orientation is applied.
     """
     try:
         size = file.path.stat().st_size
@@ -216,15 +216,13 @@ def prepare_scan(
     finish: Callable[[NDArray[np.uint8]], T],
     cache: FrameCache | None = None,
 ) -> ReadScan[T] | SetAside:
-    """Read one file and make of its pixels what ``finish(clean(pixels))`` makes; their IngestError sets it aside.
-
-    What a pool of threads maps over the files.
+    """Read one file and return ``finish(clean(pixels))``; an IngestError of either sets the file aside.
 
     Args:
-        file: which.
+        file: the file.
         clean: the slow part, which depends on the pixels alone.
         finish: the quick part.
-        cache: where the results of ``clean`` are kept by the file's digest.
+        cache: keeps the results of ``clean`` by the file's digest.
     """
     scan = read_scan(file)
     if isinstance(scan, SetAside):
@@ -239,40 +237,3 @@ def prepare_scan(
     except IngestError as error:
         return SetAside(file.name, str(error))
     return ReadScan(file, scan.sha256, scan.width, scan.height, content)
-
-
-def assign_splits(patients: Iterable[str], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
-    """Divide patients between splits, each patient wholly in one.
-
-    Patients are lined up by a hash of (seed, patient) and the line is cut at the cumulated fractions, in the order of
-    ``fractions``. The counts are therefore exact to rounding (with at least one patient for every fraction above 0
-    when there are that many), and each patient who joins or leaves moves at most one other across each cut.
-
-    Args:
-        patients: patient keys, in any order; repeats count once.
-        fractions: share of the patients by split name, each ≥ 0, together 1.
-        seed: another seed, another division.
-
-    Raises:
-        ConfigError: when the fractions are not shares of 1.
-    """
-    total = sum(fractions.values())
-    if not fractions or min(fractions.values()) < 0 or abs(total - 1) > 1e-6:
-        raise ConfigError("split fractions are impossible", expected="each at least 0, together 1", got=dict(fractions))
-    line = sorted(set(patients), key=lambda patient: (_hash(seed, patient), patient))
-    wanted = [name for name, share in fractions.items() if share > 0]
-    result: dict[str, str] = {}
-    begin, cumulated = 0, 0.0
-    for place, name in enumerate(wanted):
-        cumulated += fractions[name]
-        end = int(len(line) * cumulated / total + 0.5)
-        if len(line) >= len(wanted):
-            end = min(max(end, begin + 1), len(line) - (len(wanted) - 1 - place))
-        result |= dict.fromkeys(line[begin:end], name)
-        begin = end
-    return result
-
-
-def _hash(seed: int, patient: str) -> bytes:
-    text = f"{int(seed)}\x1f{patient}".encode(errors="surrogateescape")  # file names need not be valid text
-    return hashlib.blake2b(text, digest_size=16).digest()

@@ -4,16 +4,13 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from image_longitudinal.core.errors import ConfigError, IngestError
-from image_longitudinal.storage.scans import scans
+from image_longitudinal.core.errors import IngestError
+from image_longitudinal.storage.scans import scan_files
 from image_longitudinal.storage.scans.frame_cache import FrameCache
-from image_longitudinal.storage.scans.scans import (
+from image_longitudinal.storage.scans.scan_files import (
     SetAside,
-    assign_splits,
     find_scans,
     prepare_scan,
     read_scan,
@@ -83,7 +80,7 @@ def test_links_do_not_lead_out_of_the_folder(tmp_path):
     (inside / "up").symlink_to(tmp_path)
     found = find_scans(inside)
     assert [scan.name for scan in found.scans] == ["a.png", "same.png"]
-    assert {item.name: item.reason.split(":")[0] for item in found.set_aside} == {
+    assert {item.file: item.reason.split(":")[0] for item in found.set_aside} == {
         "b.png": "link that leaves the folder",
         "folder": "link to a folder, not followed",
         "loop.png": "cannot be reached",
@@ -192,7 +189,7 @@ def png_header(width, height):
 
 @pytest.mark.parametrize("side", [8001, 12_000, 60_000, 2_000_000])
 def test_an_absurdly_large_image_is_not_decoded(tmp_path, side, monkeypatch):
-    monkeypatch.setattr(scans, "_pixels", lambda image: pytest.fail("decoded"))
+    monkeypatch.setattr(scan_files, "_pixels", lambda image: pytest.fail("decoded"))
     (tmp_path / "a.png").write_bytes(png_header(side, side))
     assert "more than 64 megapixels" in read(tmp_path / "a.png").reason
 
@@ -299,63 +296,3 @@ def test_a_scan_is_cleaned_once_and_adding_some_cleans_those(tmp_path):
         path.write_bytes(path.read_bytes()[:50])
     np.testing.assert_array_equal(ingest()[0].content, first[0].content)
     assert len(cleaned) == 6  # damaged ones are made anew
-
-
-# splitting
-
-FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}
-patients = st.lists(st.text(min_size=1, max_size=8), min_size=3, max_size=80, unique=True)
-shares = st.lists(st.floats(0.05, 1), min_size=2, max_size=4).map(
-    lambda parts: {f"split {i}": part / sum(parts) for i, part in enumerate(parts)}
-)
-
-
-@given(patients, shares, st.integers(0, 2**63))
-@settings(max_examples=100, deadline=None)
-def test_counts_are_the_fractions_to_rounding_and_no_split_is_empty(ids, fractions, seed):
-    splits = assign_splits(ids, fractions, seed)
-    assert set(splits) == set(ids)
-    if len(ids) >= len(fractions):
-        assert set(splits.values()) == set(fractions)
-    for name, share in fractions.items():
-        count = sum(split == name for split in splits.values())
-        assert abs(count - share * len(ids)) < len(fractions)
-
-
-@given(patients, st.integers(0, 2**63), st.randoms())
-@settings(max_examples=100, deadline=None)
-def test_the_split_depends_on_who_is_there_not_on_their_order(ids, seed, random):
-    shuffled = ids * 2
-    random.shuffle(shuffled)
-    assert assign_splits(shuffled, FRACTIONS, seed) == assign_splits(ids, FRACTIONS, seed)
-
-
-@given(patients, st.text(min_size=1, max_size=8), st.integers(0, 2**63))
-@settings(max_examples=200, deadline=None)
-def test_a_new_patient_moves_at_most_one_across_each_cut(ids, new, seed):
-    before = assign_splits([i for i in ids if i != new] + ["always"], FRACTIONS, seed)
-    after = assign_splits([*before, new], FRACTIONS, seed)
-    if len(before) >= len(FRACTIONS):
-        assert sum(before[i] != after[i] for i in before) <= len(FRACTIONS) - 1
-
-
-def test_seeds_give_different_splits():
-    ids = [str(i) for i in range(100)]
-    assert assign_splits(ids, FRACTIONS, 0) != assign_splits(ids, FRACTIONS, 1)
-
-
-def test_the_split_is_the_same_on_every_machine_and_in_every_version():
-    splits = assign_splits([str(i) for i in range(10)], FRACTIONS, 0)
-    assert "".join(splits[str(i)][:2] for i in range(10)) == "trtrtrtrtrtrtevatrtr"
-
-
-@pytest.mark.parametrize("fractions", [{}, {"train": 0.5}, {"train": 1.2, "test": -0.2}, {"train": 0.9, "test": 0.2}])
-def test_impossible_fractions_are_refused(fractions):
-    with pytest.raises(ConfigError):
-        assign_splits(["a"], fractions, 0)
-
-
-def test_a_split_of_no_share_gets_nobody_and_few_patients_fill_the_first_splits():
-    assert set(assign_splits("abc", {"train": 1.0, "test": 0.0}, 0).values()) == {"train"}
-    assert len(assign_splits(["a"], FRACTIONS, 0)) == 1
-    assert assign_splits([], FRACTIONS, 0) == {}

@@ -12,15 +12,11 @@ import pytest
 from pydantic import ValidationError
 
 from image_longitudinal.core.errors import StorageError
-from image_longitudinal.storage.io import filesystem, remote
-from image_longitudinal.storage.io.filesystem import (
-    FileRecord,
-    LocalRoot,
-    Root,
-    clean_temporaries,
-    is_temporary,
-    open_root,
-)
+from image_longitudinal.core.files import is_temporary
+from image_longitudinal.storage.io import remote
+from image_longitudinal.storage.io.local import LocalRoot
+from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.root import FileRecord, Root, clean_temporaries
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -84,7 +80,7 @@ def test_a_failing_disk_leaves_the_old_file_and_no_temporary(
         yield b"ew"
 
     if step != "write":
-        monkeypatch.setattr(filesystem.os, step, fail)
+        monkeypatch.setattr(os, step, fail)
     with pytest.raises(StorageError, match="cannot write a file") as caught:
         root.write("shards/00000.json", pieces())
     monkeypatch.undo()
@@ -138,7 +134,7 @@ def test_without_links_the_bytes_are_copied(tmp_path: Path, monkeypatch: pytest.
     def cross_device(*_: object) -> None:
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
-    monkeypatch.setattr(filesystem.os, "link", cross_device)
+    monkeypatch.setattr(os, "link", cross_device)
     source, target = LocalRoot(tmp_path / "cache"), LocalRoot(tmp_path / "data")
     source.write_bytes("a", b"bytes")
     target.link_or_copy(source, "a", "b")

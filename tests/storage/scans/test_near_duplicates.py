@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_longitudinal.storage.scans.duplicates import MAX_DISTANCE, NearDuplicate, near_duplicates, perceptual_hash
+from image_longitudinal.storage.scans.near_duplicates import (
+    MAX_DISTANCE,
+    NearDuplicate,
+    near_duplicates,
+    perceptual_hash,
+)
 
 
 def test_every_close_pair_of_different_groups_is_found_and_no_other():

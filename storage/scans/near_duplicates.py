@@ -1,7 +1,7 @@
-"""Near-duplicates among images: the same scan under two names, saved anew, resized or brightened a little.
+"""Near-duplicates among images: the same scan under two names, saved again, resized or slightly brightened.
 
-A patient's near-identical scans are expected; between patients they mean that one person has two numbers, and leak from
-training to test.
+Near-identical scans of one patient are expected. Across patients they mean that one person has two numbers, and that
+test images leak into training.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ class NearDuplicate:
 
 
 def perceptual_hash(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """256 bits that change little when a picture is saved anew, resized or brightened: uint8 (32,).
+    """256 bits that change little when an image is saved again, resized or brightened: uint8 (32,).
 
-    The signs of its low cosine frequencies about their median (Zauner 2010).
+    The signs of the low cosine frequencies about their median (Zauner 2010).
 
     Args:
         image: uint8 (H, W).
     """
     small = np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.LANCZOS), np.float64)
-    low = dctn(small)[: LOW + 1, : LOW + 1][1:, 1:]  # without what is constant along an axis: frames share that
+    low = dctn(small)[: LOW + 1, : LOW + 1][1:, 1:]  # without terms constant along an axis, which all frames share
     return np.packbits(low > np.median(low))
 
 
 def near_duplicates(
     hashes: NDArray[np.uint8], groups: Sequence[str], max_distance: int = MAX_DISTANCE
 ) -> list[NearDuplicate]:
-    """Pairs of images of different groups whose hashes differ in at most ``max_distance`` bits, all of them.
+    """All pairs of images of different groups whose hashes differ in at most ``max_distance`` bits.
 
-    Only pairs that share one of the 16-bit bands are compared; below one difference per band no pair is missed.
+    Only pairs with an equal 16-bit band are compared: with fewer differences than bands, no pair is missed.
 
     Args:
         hashes: uint8 (n, 32), see :func:`perceptual_hash`.
         groups: the patient of each image.
         max_distance: at most :data:`MAX_DISTANCE`.
     """
-    assert max_distance <= MAX_DISTANCE, "pairs beyond could share no band"
+    assert max_distance <= MAX_DISTANCE, "pairs with more differences may share no band"
     bands = np.ascontiguousarray(hashes).view(">u2")
     found: dict[tuple[int, int], int] = {}
     for band in range(bands.shape[1]):
