@@ -20,7 +20,8 @@ from image_longitudinal.core.config import GeneratorConfig
 from image_longitudinal.core.presets import load_config
 from image_longitudinal.models.diffusion.interface import DiffusionModel
 from image_longitudinal.models.diffusion.solvers import evaluations
-from image_longitudinal.models.imaging.backends import DiffusionImages, generate_in_batches
+from image_longitudinal.models.imaging.backends import DiffusionImages
+from image_longitudinal.models.imaging.interface import generate_in_batches
 from image_longitudinal.models.quality.recoverability import probe_latents
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.models.training.tensors import as_grey_levels
@@ -212,7 +213,7 @@ def device_busy(
     )  # fmt: skip
     size, latent_dim = generator.image_size, 128
     if trained is not None:
-        size, latent_dim = int(trained.metadata["diffusion"]["image_size"]), int(trained.metadata["vae"]["latent_dim"])
+        size, latent_dim = trained.metadata.networks.image_size, trained.metadata.networks.vae.latent_dim
     spec = DatasetSpec(
         config=config, workspace=str(workspace), model_version=trained.version if trained else None, model_digest="",
         image_size=size, latent_dim=latent_dim, entries=(),

@@ -45,9 +45,10 @@ from benchmarks.stable_diffusion import stable_diffusion_tables, work_table
 from image_longitudinal.core.presets import load_config
 from image_longitudinal.models.diffusion.interface import DiffusionModel
 from image_longitudinal.models.diffusion.train import build_diffusion
-from image_longitudinal.models.imaging.backends import DiffusionImages, assemble_diffusion, load_vae
+from image_longitudinal.models.imaging.assembly import assemble_diffusion, load_vae
+from image_longitudinal.models.imaging.backends import DiffusionImages
 from image_longitudinal.models.imaging.device import auto_batch_size
-from image_longitudinal.models.quality.sampler_comparison import loss_percent, measure_draws
+from image_longitudinal.models.quality.sampler_comparison import loss_percent, measure_sampler
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.models.training.tensors import default_device
 from image_longitudinal.models.vae.train import build_vae
@@ -61,7 +62,12 @@ def small_model(options: argparse.Namespace) -> tuple[Make, ModelVersion | None,
         trained = workspace.registry.get(options.model)
         weights = trained.tensors("diffusion")
         real = training_images(workspace, trained)
-        return lambda: assemble_diffusion(trained.metadata, load_vae(trained), weights), trained, real, trained.version
+        return (
+            lambda: assemble_diffusion(trained.metadata.networks, load_vae(trained), weights),
+            trained,
+            real,
+            trained.version,
+        )
     config = load_config("demo")
     label = "the demo's networks with random weights"
     return lambda: build_diffusion(build_vae(config.vae, 1).eval(), config.diffusion, 1), None, None, label
@@ -70,11 +76,11 @@ def small_model(options: argparse.Namespace) -> tuple[Make, ModelVersion | None,
 def training_images(workspace: Workspace, trained: ModelVersion, most: int = 2048) -> np.ndarray | None:
     """Training images of a version, uint8 (n, S, S), where they still lie in the workspace."""
     for manifest in sorted((workspace.root / "images").glob("*/manifest.json")):
-        if json.loads(manifest.read_text()).get("digest") == trained.metadata["images"]["digest"]:
+        if json.loads(manifest.read_text()).get("digest") == trained.metadata.images.digest:
             from image_longitudinal.storage.scans.prepared import open_prepared
 
             images = open_prepared(manifest.parent)
-            return np.array(images.rows(trained.metadata["diffusion"]["image_size"], "train")[slice(most)])
+            return np.array(images.rows(trained.metadata.networks.image_size, "train")[slice(most)])
     return None
 
 
@@ -113,8 +119,8 @@ def main() -> None:
         assert real is not None
         recipe = recipe or Recipe("ddpm", ORIGINAL_STEPS, batch, torch.float32)
         images = DiffusionImages(ready(recipe), recipe.scheduler, recipe.steps, device, "")
-        found = measure_draws(
-            images, load_vae(trained).to(device), trained.metadata["entries"][:3], real,
+        found = measure_sampler(
+            images, load_vae(trained).to(device), trained.metadata.measured.latent_order[:3], real,
             n=options.images, batch_size=batch, seed=1,
         )  # fmt: skip
         return found.recoverability, found.fd
@@ -139,10 +145,9 @@ def main() -> None:
         "speedup_vs_original": best["speedup"],
         "images_per_second": best["images_per_second"],
         "fraction_of_matmul_peak": fraction,
-        "recoverability_loss_percent": loss_percent(
-            base["recoverability"], best["recoverability"], more_is_better=True
-        ),
-        "fd_loss_percent": loss_percent(base["fd"], best["fd"], more_is_better=False),
+        "recoverability_loss_percent": judged
+        and loss_percent(base["recoverability"], best["recoverability"], more_is_better=True),
+        "fd_loss_percent": judged and loss_percent(base["fd"], best["fd"], more_is_better=False),
         "small": table,
         "stable_diffusion": None,
         "why": why,

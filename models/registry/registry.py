@@ -2,13 +2,13 @@
 
 ::
 
-    <root>/<version>/model.json            what it is: architecture, training key, figures; lists the other files
+    <root>/<version>/model.json            networks, training key, figures, SHA-256 of the weights (metadata.py)
     <root>/<version>/*.safetensors         weights
     <root>/<version>/README.md             model card
     <root>/aliases.json                    {"production": "<version>", "candidate": "<version>"}
 
-The root is a local folder. With a shared address (any fsspec URL, the same layout) versions registered here are put
-there too, those registered elsewhere are fetched when they are asked for, and the aliases are the shared ones.
+The root is a local folder. With a shared address (any fsspec URL, the same layout) new versions are also stored there,
+versions registered on other machines are fetched on request, and the shared aliases are used.
 """
 
 from __future__ import annotations
@@ -22,50 +22,71 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from image_longitudinal.core.digest import SHORT, digest_of, file_sha256
+from image_longitudinal.core.digest import SHORT, file_sha256
 from image_longitudinal.core.errors import ModelError
+from image_longitudinal.core.files import write_atomically
+from image_longitudinal.models.registry.metadata import (
+    WEIGHTS,
+    ModelFile,
+    ModelMetadata,
+    read_model_file,
+    write_model_file,
+)
 from image_longitudinal.models.registry.shared_folder import SharedFolder
 from image_longitudinal.models.training.tensors import load_tensors, save_tensors
 
 MODEL, CARD, ALIASES = "model.json", "README.md", "aliases.json"
-WEIGHTS = ".safetensors"  # whatever else a folder holds is neither copied nor opened: no pickle comes in
 PRODUCTION, CANDIDATE = "production", "candidate"
 
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One registered version: its folder, its name and the content of its model.json."""
+    """One registered version: its folder and the content of its model.json."""
 
     folder: Path
-    content: dict[str, Any]
+    content: ModelFile
 
     @property
     def version(self) -> str:
-        """Twelve hex digits of the digest: what people type."""
+        """The first twelve hex digits of the digest, for command lines."""
         return self.digest[:SHORT]
 
     @property
     def digest(self) -> str:
-        """Names the content: weights, architecture and figures (64 hex digits)."""
-        return str(self.content["digest"])
+        """Identifies the content: weights, configuration and figures (64 hex digits)."""
+        return self.content.digest
 
     @property
-    def metadata(self) -> dict[str, Any]:
-        """What the training recorded."""
-        return dict(self.content["metadata"])
+    def metadata(self) -> ModelMetadata:
+        """What was recorded at registration."""
+        return self.content.metadata
+
+    @property
+    def files(self) -> dict[str, str]:
+        """SHA-256 by name of weights file."""
+        return self.content.files
+
+    @property
+    def card(self) -> str:
+        """The text of the model card."""
+        path = self.folder / CARD
+        return path.read_text() if path.exists() else ""
+
+    def all_tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Every group of weights by name; see :meth:`tensors`."""
+        return {name: self.tensors(name) for name in (file.removesuffix(WEIGHTS) for file in self.files)}
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The weights called ``name``, checked against the digest recorded at registration.
+        """The weights called ``name``, checked against the SHA-256 recorded at registration.
 
         Raises:
-            ModelError: they are missing or not the ones that were registered.
+            ModelError: they are missing, or differ from those that were registered.
         """
         path = self.folder / f"{name}{WEIGHTS}"
-        expected = self.content["files"].get(path.name)
+        expected = self.files.get(path.name)
         if path.exists() and file_sha256(path) != expected:
             raise ModelError(
                 "registered weights were altered",
@@ -88,23 +109,20 @@ class Registry:
         self.root = Path(root)
         self.shared = SharedFolder(shared) if shared else None
 
-    def register(
-        self, weights: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, Any], card: str
-    ) -> ModelVersion:
-        """Store a version; registering equal content again returns the one that is there.
+    def register(self, weights: Mapping[str, Mapping[str, Tensor]], metadata: ModelMetadata, card: str) -> ModelVersion:
+        """Store a version; registering equal content again returns the existing one.
 
         Args:
             weights: state by file name (without ``.safetensors``).
-            metadata: what :attr:`ModelVersion.metadata` will give back; plain JSON values.
+            metadata: see :attr:`ModelVersion.metadata`.
             card: text of the model card.
         """
         with self._new_folder() as temporary:
             for name, tensors in weights.items():
                 save_tensors(temporary / f"{name}{WEIGHTS}", dict(tensors))
             files = {path.name: file_sha256(path) for path in sorted(temporary.iterdir())}
-            content: dict[str, Any] = {"format": 1, "files": files, "metadata": dict(metadata)}
-            content["digest"] = digest_of(content)
-            (temporary / MODEL).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+            text, content = write_model_file(files, metadata)
+            (temporary / MODEL).write_text(text)
             (temporary / CARD).write_text(card)
             version = self._keep(temporary, content)
         if self.shared:
@@ -112,13 +130,13 @@ class Registry:
         return version
 
     def add(self, folder: str | Path | SharedFolder) -> ModelVersion:
-        """Take in a version's folder that was exported elsewhere, as it is: same content, same name.
+        """Add an exported version unchanged: same content, same name.
 
         Args:
-            folder: local, or behind any fsspec URL.
+            folder: local, or at any fsspec URL.
 
         Raises:
-            ModelError: it is no version's folder, or a file is not what its model.json says.
+            ModelError: it is no version's folder, or a file differs from its recorded SHA-256.
         """
         source = folder if isinstance(folder, SharedFolder) else SharedFolder(str(folder))
         text = source.read(MODEL)
@@ -127,10 +145,10 @@ class Registry:
                 "no model here", where=source.url, expected=f"a folder with {MODEL}",
                 do="name a folder that image-longitudinal models export has written",
             )  # fmt: skip
-        content = _parsed(text, source.url)
+        content = read_model_file(text, source.url)
         with self._new_folder() as temporary:
             (temporary / MODEL).write_bytes(text)
-            for name, expected in content["files"].items():
+            for name, expected in content.files.items():
                 source.fetch(name, temporary / name)
                 if file_sha256(temporary / name) != expected:
                     raise ModelError(
@@ -144,33 +162,33 @@ class Registry:
         return version
 
     def versions(self) -> list[ModelVersion]:
-        """Every sound version, by name; of those that are only shared the weights come with :meth:`get`."""
-        return [found for found in self._look().values() if isinstance(found, ModelVersion)]
+        """Every intact version, by name; weights of those that are only shared are fetched by :meth:`get`."""
+        return [found for found in self._scan().values() if isinstance(found, ModelVersion)]
 
     def damaged(self) -> dict[str, ModelError]:
-        """What is wrong with the folders that cannot be used, by name: they never hide the others."""
-        return {name: found for name, found in self._look().items() if isinstance(found, ModelError)}
+        """The errors of unusable version folders, by name; they do not affect the other versions."""
+        return {name: found for name, found in self._scan().items() if isinstance(found, ModelError)}
 
     def find(self, training_key: str) -> ModelVersion | None:
-        """The version whose training had this key (data, configuration and code), if there is one."""
-        found = next((v for v in self.versions() if v.content["metadata"].get("training_key") == training_key), None)
-        return found and self._here(found)
+        """The version with this training key (the digest of the spec that decided it), or None."""
+        found = next((v for v in self.versions() if v.metadata.training_key == training_key), None)
+        return found and self._fetched(found)
 
     def get(self, name: str) -> ModelVersion:
-        """A version by its name, a unique beginning of it (six digits at least), or an alias; its files are then here.
+        """A version by name, unique prefix of at least six digits, or alias; its files are fetched if needed.
 
         Raises:
-            ModelError: there is none, and which there are; or the one that is meant is damaged.
+            ModelError: no version matches, or the matching one is damaged.
         """
         wanted = self.aliases().get(name, name)
-        known = self._look()
+        known = self._scan()
         for folder, problem in known.items():
             if isinstance(problem, ModelError) and len(wanted) >= 6 and folder.startswith(wanted[:SHORT]):
                 raise problem
-        sound = [version for version in known.values() if isinstance(version, ModelVersion)]
-        found = [version for version in sound if version.digest.startswith(wanted) and len(wanted) >= 6]
+        intact = [version for version in known.values() if isinstance(version, ModelVersion)]
+        found = [version for version in intact if version.digest.startswith(wanted) and len(wanted) >= 6]
         if len(found) != 1:
-            names = [*self.aliases(), *(version.version for version in sound)]
+            names = [*self.aliases(), *(version.version for version in intact)]
             raise ModelError(
                 "no such model",
                 where=self.shared.url if self.shared else self.root,
@@ -178,7 +196,7 @@ class Registry:
                 got=name,
                 do="train one with: image-longitudinal train",
             )
-        return self._here(found[0])
+        return self._fetched(found[0])
 
     def aliases(self) -> dict[str, str]:
         """Version by alias."""
@@ -196,26 +214,21 @@ class Registry:
             ) from error
 
     def set_alias(self, alias: str, version: str) -> None:
-        """Let an alias point to a version that is there, replacing the file as a whole."""
+        """Point an alias to an existing version."""
         aliases = {**self.aliases(), alias: self.get(version).version}
         text = json.dumps(aliases, indent=1, sort_keys=True) + "\n"
         if self.shared:
             self.shared.write(ALIASES, text.encode())
             return
-        temporary = self.root / f".{ALIASES}.{uuid.uuid4().hex[:8]}.tmp"
         try:
-            temporary.write_text(text)
-            os.replace(temporary, self.root / ALIASES)
+            write_atomically(self.root / ALIASES, text.encode())
         except OSError as error:
             raise ModelError(
                 "cannot write the aliases", where=self.root / ALIASES, got=error, do="free space"
             ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
 
-    def _look(self) -> dict[str, ModelVersion | ModelError]:
-        """Version, or what is wrong with it, by folder name: the local ones and those that are only shared."""
+    def _scan(self) -> dict[str, ModelVersion | ModelError]:
+        """Version or error by folder name, for local folders and for those that are only shared."""
         found: dict[str, ModelVersion | ModelError] = {}
         # A registration that was killed may have left its hidden temporary folder.
         for path in sorted(self.root.glob(f"[!.]*/{MODEL}")):
@@ -231,13 +244,13 @@ class Registry:
 
     def _open(self, folder: Path, read: Callable[[], bytes]) -> ModelVersion | ModelError:
         try:
-            return ModelVersion(folder, _parsed(read(), folder))
+            return ModelVersion(folder, read_model_file(read(), folder))
         except ModelError as error:
             return error
         except OSError as error:
             return ModelError("a registered model cannot be read", where=folder, got=error)
 
-    def _here(self, version: ModelVersion) -> ModelVersion:
+    def _fetched(self, version: ModelVersion) -> ModelVersion:
         """The version with its files on this machine."""
         if self.shared and not version.folder.exists():
             return self.add(SharedFolder(self.shared.join(version.version)))
@@ -245,7 +258,7 @@ class Registry:
 
     @contextlib.contextmanager
     def _new_folder(self) -> Iterator[Path]:
-        """A hidden folder to fill, gone afterwards unless it was given its name."""
+        """A hidden folder to fill; removed at the end unless it was renamed to a version's name."""
         temporary = self.root / f".{uuid.uuid4().hex[:8]}.tmp"
         try:
             temporary.mkdir(parents=True)
@@ -255,40 +268,15 @@ class Registry:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def _keep(self, temporary: Path, content: dict[str, Any]) -> ModelVersion:
-        folder = self.root / content["digest"][:SHORT]
+    def _keep(self, temporary: Path, content: ModelFile) -> ModelVersion:
+        folder = self.root / content.digest[:SHORT]
         if not (folder / MODEL).exists():
             os.replace(temporary, folder)
         return ModelVersion(folder, content)
 
     def _share(self, version: ModelVersion) -> None:
-        """Put a version into the shared folder: its model.json last, for that makes it one."""
+        """Copy a version to the shared folder, model.json last: a folder with one counts as a version."""
         assert self.shared is not None
         if self.shared.read(f"{version.version}/{MODEL}") is None:
-            for name in (*version.content["files"], CARD, MODEL):
+            for name in (*version.files, CARD, MODEL):
                 self.shared.put(version.folder / name, f"{version.version}/{name}")
-
-
-def _parsed(text: bytes, where: object) -> dict[str, Any]:
-    """The content of a model.json, checked against the digest in it."""
-    try:
-        content = json.loads(text)
-        recorded = content.pop("digest")
-        names = [str(name) for name in content["files"]]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            "a registered model is damaged", where=where, got=error, do="remove this folder and train again"
-        ) from error
-    if foreign := [name for name in names if Path(name).name != name or not name.endswith(WEIGHTS)]:
-        raise ModelError(
-            "a registered model names files that no model has", where=where, expected=f"names that end in {WEIGHTS}",
-            got=", ".join(foreign), do="take it from its source again; nothing of it was loaded",
-        )  # fmt: skip
-    if digest_of(content) != recorded:
-        raise ModelError(
-            "a registered model was altered",
-            where=where,
-            expected=f"digest {recorded}",
-            do="remove this folder and train again",
-        )
-    return {**content, "digest": recorded}
