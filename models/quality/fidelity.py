@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from image_longitudinal.models.quality.features import Matrix
-from image_longitudinal.models.registry.metadata import FIDELITY_METRICS, FidelityFigures
+from image_longitudinal.models.registry.metadata import FidelityFigures, SetFigures
 
 NEIGHBOURS = 5  # k of precision, recall, density and coverage (Naeem et al. 2020)
 KID_SUBSET = 100  # images per subset of the kernel distance, fewer where there are fewer
@@ -25,7 +25,7 @@ def fidelity_figures(train: Matrix, held_out: Matrix, generated: Matrix, seed: i
     """
     n = min(len(train), len(held_out), len(generated))
     rng = np.random.default_rng(seed)
-    sums = np.zeros((2, len(FIDELITY_METRICS)))
+    sums = np.zeros((2, len(SetFigures.model_fields)))
     for _ in range(REPEATS):
         reference = held_out[rng.permutation(len(held_out))[:n]]
         for row, other in enumerate((generated, train)):
@@ -36,10 +36,8 @@ def fidelity_figures(train: Matrix, held_out: Matrix, generated: Matrix, seed: i
                 kernel_distance(chosen[:subset], reference[:subset]),
                 *neighbourhood_fractions(reference, chosen, min(NEIGHBOURS, n - 1)),
             )
-    values, floors = (sums / REPEATS).tolist()
-    figures = dict(zip(FIDELITY_METRICS, values, strict=True))
-    figures |= {f"floor_{name}": value for name, value in zip(FIDELITY_METRICS, floors, strict=True)}
-    return FidelityFigures(n=n, **figures)
+    figures, floor = (SetFigures(**dict(zip(SetFigures.model_fields, row, strict=True))) for row in sums / REPEATS)
+    return FidelityFigures(n=n, generated=figures, floor=floor)
 
 
 def frechet_distance(a: Matrix, b: Matrix) -> float:

@@ -15,7 +15,6 @@ from image_longitudinal.core.errors import ModelError
 
 FORMAT = 2  # of model.json; raise it with an upgrade in _UPGRADES
 WEIGHTS = ".safetensors"  # no other file of a version is copied or opened: a pickle could run code
-FIDELITY_METRICS = ("fd", "kid", "precision", "recall", "density", "coverage")
 RANDOM_EFFECTS = 3  # the metric "recoverability" is that of the third-best dimension: the published model has three η
 
 History = list[dict[str, float]]  # one row per logged step: "step" and the values logged there
@@ -75,31 +74,27 @@ class TrainingFigures(Section):
     diffusion: DiffusionTraining | None = None
 
 
-class FidelityFigures(Section):
-    """Generated against held-out real images in one feature space; ``floor_*``: training images against the same.
+class SetFigures(Section):
+    """One set of images against another in some feature space.
 
-    ``n`` images of each. ``fd`` Fréchet distance; ``kid`` squared kernel distance (unbiased, so it may be negative).
-    Precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020): higher is better.
+    ``fd`` Fréchet distance; ``kid`` squared kernel distance (unbiased, so it may be negative). Precision and recall
+    (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020): higher is better.
     """
 
-    n: int
     fd: float
     kid: float
     precision: float
     recall: float
     density: float
     coverage: float
-    floor_fd: float
-    floor_kid: float
-    floor_precision: float
-    floor_recall: float
-    floor_density: float
-    floor_coverage: float
 
-    @property
-    def fd_ratio(self) -> float:
-        """FD over its floor: 1 is as close as images of other patients are."""
-        return self.fd / self.floor_fd
+
+class FidelityFigures(Section):
+    """``generated`` and, as its ``floor``, training images against held-out images of other patients, ``n`` of each."""
+
+    n: int
+    generated: SetFigures
+    floor: SetFigures
 
 
 class MemorisationFigures(Section):
@@ -195,7 +190,7 @@ class ModelMetadata(Section):
             "validation_mse": self.training.vae.validation_mse,
         }
         if encoder := measured.fidelity.get("encoder"):
-            found |= {name: getattr(encoder, name) for name in FIDELITY_METRICS}
+            found |= encoder.generated.model_dump()
         if measured.memorisation:
             found["nearest_ratio"] = measured.memorisation.nearest_ratio
         return found
@@ -254,7 +249,15 @@ def read_model_file(text: bytes, where: object) -> ModelFile:
 def upgrade_v1_to_v2(content: dict[str, Any]) -> dict[str, Any]:
     """Format 1 kept everything side by side and recorded metrics and ratios, which format 2 derives."""
     old, counts = content["metadata"], content["metadata"]["images"]["counts"]
-    quality = {space: _without(figures, "fd_ratio") for space, figures in old["quality"].items()}
+    fidelity = {
+        space: {
+            "n": figures["n"],
+            "generated": {name: figures[name] for name in SetFigures.model_fields},
+            "floor": {name: figures[f"floor_{name}"] for name in SetFigures.model_fields},
+        }
+        for space, figures in old["quality"].items()
+    }
+    nearest = {name: value for name, value in old["memory"].items() if name != "nearest_ratio"}
     measured = {name: old[name] for name in
                 ("probe", "held_out", "recoverability", "read_by", "noise_spread", "importance")}  # fmt: skip
     metadata = {
@@ -271,16 +274,12 @@ def upgrade_v1_to_v2(content: dict[str, Any]) -> dict[str, Any]:
         "measured": measured
         | {
             "latent_order": old["entries"],
-            "fidelity": quality,
-            "memorisation": _without(old["memory"], "nearest_ratio") or None,
+            "fidelity": fidelity,
+            "memorisation": nearest or None,
         },
         "pretrained": old.get("pretrained"),
     }
     return {**content, "format": 2, "metadata": metadata}
-
-
-def _without(record: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key != name}
 
 
 _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: upgrade_v1_to_v2}

@@ -47,27 +47,14 @@ class ModelVersion:
     """One registered version: its folder and the content of its model.json."""
 
     folder: Path
-    content: ModelFile
+    digest: str  # 64 hex digits over weights, configuration and figures
+    files: dict[str, str]  # SHA-256 by name of weights file
+    metadata: ModelMetadata
 
     @property
     def version(self) -> str:
         """The first twelve hex digits of the digest, for command lines."""
         return self.digest[:SHORT]
-
-    @property
-    def digest(self) -> str:
-        """Identifies the content: weights, configuration and figures (64 hex digits)."""
-        return self.content.digest
-
-    @property
-    def metadata(self) -> ModelMetadata:
-        """What was recorded at registration."""
-        return self.content.metadata
-
-    @property
-    def files(self) -> dict[str, str]:
-        """SHA-256 by name of weights file."""
-        return self.content.files
 
     @property
     def card(self) -> str:
@@ -244,7 +231,7 @@ class Registry:
 
     def _open(self, folder: Path, read: Callable[[], bytes]) -> ModelVersion | ModelError:
         try:
-            return ModelVersion(folder, read_model_file(read(), folder))
+            return ModelVersion(folder, *read_model_file(read(), folder))
         except ModelError as error:
             return error
         except OSError as error:
@@ -272,7 +259,7 @@ class Registry:
         folder = self.root / content.digest[:SHORT]
         if not (folder / MODEL).exists():
             os.replace(temporary, folder)
-        return ModelVersion(folder, content)
+        return ModelVersion(folder, *content)
 
     def _share(self, version: ModelVersion) -> None:
         """Copy a version to the shared folder, model.json last: a folder with one counts as a version."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from image_longitudinal.models.quality.gallery import SWEEP
-from image_longitudinal.models.registry.metadata import FIDELITY_METRICS, RANDOM_EFFECTS, Measurement
+from image_longitudinal.models.registry.metadata import RANDOM_EFFECTS, Measurement, SetFigures
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.tasks.reports.dataset_figures import ACCENT, INK, SOFT
 from image_longitudinal.tasks.reports.pictures import rendered
@@ -42,11 +42,11 @@ def quality_rows(measured: Measurement) -> list[dict[str, Any]]:
         {
             "features": space,
             "figure": name.upper() if name in ("fd", "kid") else name,
-            "generated": round(getattr(figures, name), 4),
-            "real (floor)": round(getattr(figures, f"floor_{name}"), 4),
+            "generated": round(getattr(figures.generated, name), 4),
+            "real (floor)": round(getattr(figures.floor, name), 4),
         }
         for space, figures in measured.fidelity.items()
-        for name in FIDELITY_METRICS
+        for name in SetFigures.model_fields
     ]
     if nearest := measured.memorisation:
         rows.append(

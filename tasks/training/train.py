@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefect import task
 from torch import Tensor
@@ -34,6 +34,26 @@ from image_longitudinal.tasks.training.spec import DiffusionTrainingSpec, Regist
 from image_longitudinal.tasks.workspace import Workspace
 
 
+class TrainingInputs(NamedTuple):
+    """Where a training reads from: folder of prepared images, folder of the start version, weights of the VAE."""
+
+    prepared: str
+    start: str | None
+    vae: str | None = None
+
+    def images(self, size: int) -> tuple[ImageRows, ImageRows]:
+        """Training and validation images at one size."""
+        images = open_prepared(self.prepared)
+        if not len(images.split("train")):
+            raise ModelError("no training images", where=images.folder, do="lower the other splits' fractions")
+        return images.rows(size, "train"), images.rows(size, "validation")
+
+    def weights(self, network: str) -> dict[str, Tensor] | None:
+        """The weights of a network of the start version, if there is one and it has that network."""
+        path = Path(self.start, f"{network}.safetensors") if self.start else None
+        return load_tensors(path)[0] if path and path.exists() else None
+
+
 def trained_model(
     config: Config,
     prepared: PreparedImages,
@@ -50,15 +70,21 @@ def trained_model(
         refresh: train everything again.
         start: model whose weights training starts from; random weights without it.
     """
-    common: dict[str, Any] = {
-        "prepared": str(prepared.folder), "start": str(start.folder) if start else None, "compute": config.compute,
-    }  # fmt: skip
+    inputs = TrainingInputs(str(prepared.folder), str(start.folder) if start else None)
+
+    def fitted(fit: Any, spec: VAETrainingSpec | DiffusionTrainingSpec, inputs: TrainingInputs) -> TrainedNetwork:
+        folder = workspace.training(spec.digest)
+        if refresh:
+            shutil.rmtree(folder, ignore_errors=True)  # its checkpoints too
+        parameters = {"spec": spec, "folder": str(folder), "inputs": inputs, "compute": config.compute}
+        return cached_or_fresh(fit, TrainedNetwork.is_intact, refresh, key=spec.digest, **parameters)
+
     vae_spec = VAETrainingSpec.of(config, prepared.digest, start)
-    vae = _fitted(fit_vae, vae_spec, workspace, refresh, common)
+    vae = fitted(fit_vae, vae_spec, inputs)
     diffusion_spec, diffusion = None, None
     if needs_diffusion(config.generator.backend):
         diffusion_spec = DiffusionTrainingSpec.of(config, vae_spec, vae.sha256)
-        diffusion = _fitted(fit_diffusion, diffusion_spec, workspace, refresh, {**common, "vae": vae.weights})
+        diffusion = fitted(fit_diffusion, diffusion_spec, inputs._replace(vae=vae.weights))
     spec = RegistrationSpec.of(config, vae_spec, diffusion_spec)
     registry = workspace.registry
     name = cached_or_fresh(
@@ -76,83 +102,60 @@ def trained_model(
     return registry.get(name)
 
 
-def _fitted(
-    fit: Any,
-    spec: VAETrainingSpec | DiffusionTrainingSpec,
-    workspace: Workspace,
-    refresh: bool,
-    parameters: dict[str, Any],
-) -> TrainedNetwork:
-    folder = workspace.training(spec.digest)
-    if refresh:
-        shutil.rmtree(folder, ignore_errors=True)  # its checkpoints too
-    return cached_or_fresh(
-        fit, TrainedNetwork.is_intact, refresh, key=spec.digest, spec=spec, folder=str(folder), **parameters
-    )
-
-
 @task(name="train-vae", task_run_name="train VAE", **CACHED)
 @holds_gpu_slots
 def fit_vae(
-    key: str, spec: VAETrainingSpec, folder: str, prepared: str, start: str | None, compute: ComputeConfig
+    key: str, spec: VAETrainingSpec, folder: str, inputs: TrainingInputs, compute: ComputeConfig
 ) -> TrainedNetwork:
-    """Train the VAE, or resume from its checkpoint; ``start`` is the folder of a registered version."""
+    """Train the VAE, or resume from its checkpoint."""
     progress = Progress("train vae", spec.vae.steps, "steps")
-    return _run(_train_vae, Path(folder, "vae"), compute, progress, (spec, prepared, start))
+    return _run(_train_vae, Path(folder, "vae"), spec, inputs, compute, progress)
 
 
 @task(name="train-diffusion", task_run_name="train diffusion model", **CACHED)
 @holds_gpu_slots
 def fit_diffusion(
-    key: str,
-    spec: DiffusionTrainingSpec,
-    folder: str,
-    vae: str,
-    prepared: str,
-    start: str | None,
-    compute: ComputeConfig,
+    key: str, spec: DiffusionTrainingSpec, folder: str, inputs: TrainingInputs, compute: ComputeConfig
 ) -> TrainedNetwork:
-    """Train the diffusion model on posterior samples of the VAE in the file ``vae``, or resume from its checkpoint."""
+    """Train the diffusion model on posterior samples of the VAE, or resume from its checkpoint."""
     progress = Progress("train diffusion", spec.diffusion.steps, "steps")
-    return _run(_train_diffusion, Path(folder, "diffusion"), compute, progress, (spec, vae, prepared, start))
+    return _run(_train_diffusion, Path(folder, "diffusion"), spec, inputs, compute, progress)
 
 
 def _run(
-    train: Callable[..., None], path: Path, compute: ComputeConfig, progress: Progress, inputs: tuple[Any, ...]
+    train: Callable[..., None],
+    path: Path,
+    spec: VAETrainingSpec | DiffusionTrainingSpec,
+    inputs: TrainingInputs,
+    compute: ComputeConfig,
+    progress: Progress,
 ) -> TrainedNetwork:
     """Run a training in one process per GPU, unless its result is in place."""
     weights, figures = path.with_suffix(".safetensors"), path.with_suffix(".json")  # the figures are written last
     if not figures.exists():
-        run_in_processes(train, (path, compute.device, *inputs), training_processes(compute), progress.of_training)
+        arguments = (spec, path, inputs, compute.device)
+        run_in_processes(train, arguments, training_processes(compute), progress.of_training)
     return TrainedNetwork(weights=str(weights), sha256=file_sha256(weights), figures=str(figures))
 
 
-def _train_vae(
-    path: Path, device: str, spec: VAETrainingSpec, prepared: str, start: str | None, report: Report | None
-) -> None:
+def _train_vae(spec: VAETrainingSpec, path: Path, inputs: TrainingInputs, device: str, report: Report | None) -> None:
     """What each process of :func:`fit_vae` runs."""
-    train, validation = _split(open_prepared(prepared), spec.vae.image_size)
     vae, figures = train_vae(
-        train, validation, spec.vae, spec.seed, path.with_suffix(".checkpoint"), device, report,
-        initial=_weights(start, "vae"),
+        *inputs.images(spec.vae.image_size), spec.vae, spec.seed, path.with_suffix(".checkpoint"), device, report,
+        initial=inputs.weights("vae"),
     )  # fmt: skip
     _save(path, vae.state_dict(), VAETraining(**asdict(figures)))
 
 
 def _train_diffusion(
-    path: Path,
-    device: str,
-    spec: DiffusionTrainingSpec,
-    vae: str,
-    prepared: str,
-    start: str | None,
-    report: Report | None,
+    spec: DiffusionTrainingSpec, path: Path, inputs: TrainingInputs, device: str, report: Report | None
 ) -> None:
     """What each process of :func:`fit_diffusion` runs."""
-    train, validation = _split(open_prepared(prepared), spec.diffusion.image_size)
+    assert inputs.vae is not None
+    vae = assemble_vae(NetworkConfigs(vae=spec.vae.vae), load_tensors(Path(inputs.vae))[0])
     model, figures = train_diffusion(
-        assemble_vae(NetworkConfigs(vae=spec.vae.vae), load_tensors(Path(vae))[0]), train, validation, spec.diffusion,
-        spec.vae.seed, path.with_suffix(".checkpoint"), device, report, initial=_weights(start, "diffusion"),
+        vae, *inputs.images(spec.diffusion.image_size), spec.diffusion, spec.vae.seed, path.with_suffix(".checkpoint"),
+        device, report, initial=inputs.weights("diffusion"),
     )  # fmt: skip
     scale = model.residual_scale if isinstance(model, ResidualDiffusion) else None
     training = DiffusionTraining(**asdict(figures))
@@ -163,16 +166,3 @@ def _save(path: Path, weights: dict[str, Tensor], figures: Section) -> None:
     if rank() == 0:
         save_tensors(path.with_suffix(".safetensors"), weights)
         write_atomically(path.with_suffix(".json"), figures.model_dump_json(indent=1).encode())
-
-
-def _split(images: PreparedImages, size: int) -> tuple[ImageRows, ImageRows]:
-    """Training and validation images at one size."""
-    if not len(images.split("train")):
-        raise ModelError("no training images", where=images.folder, do="lower the other splits' fractions")
-    return images.rows(size, "train"), images.rows(size, "validation")
-
-
-def _weights(start: str | None, network: str) -> dict[str, Tensor] | None:
-    """The weights of a network of the version in folder ``start``, if it is given and has that network."""
-    path = Path(start) / f"{network}.safetensors" if start else None
-    return load_tensors(path)[0] if path and path.exists() else None

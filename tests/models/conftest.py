@@ -21,6 +21,7 @@ from image_longitudinal.models.registry.metadata import (
     MemorisationFigures,
     ModelMetadata,
     NetworkConfigs,
+    SetFigures,
     TrainingFigures,
     TrainingImages,
     VAETraining,
@@ -49,8 +50,11 @@ def model_metadata(
     **changes: object,
 ) -> ModelMetadata:
     """Complete metadata with invented figures; ``fd`` None leaves out all that needs held-out images."""
-    dims, names = vae.latent_dim, ("kid", "precision", "recall", "density", "coverage")
-    floors = {f"floor_{name}": 1.0 for name in ("fd", *names)}
+    dims = vae.latent_dim
+    figures = SetFigures(fd=fd or 0.0, kid=0.5, precision=0.5, recall=0.5, density=0.5, coverage=0.5)
+    nearest = MemorisationFigures(
+        generated_first_percentile=0.2, held_out_first_percentile=0.1, generated_median=0.3, held_out_median=0.3
+    )
     measured = Measurement(
         probe=ProbeConfig(),
         held_out=held_out,
@@ -59,15 +63,8 @@ def model_metadata(
         noise_spread=[0.01] * dims,
         latent_order=list(range(dims)),
         importance=LatentImportance(change=[0.1] * dims, reading_error=[0.2] * dims),
-        fidelity={} if fd is None else {"encoder": FidelityFigures(n=50, fd=fd, **dict.fromkeys(names, 0.5), **floors)},
-        memorisation=None
-        if fd is None
-        else MemorisationFigures(
-            generated_first_percentile=0.2,
-            held_out_first_percentile=0.1,
-            generated_median=0.3,
-            held_out_median=0.3,
-        ),
+        fidelity={} if fd is None else {"encoder": FidelityFigures(n=50, generated=figures, floor=figures)},
+        memorisation=None if fd is None else nearest,
     )
     trained = VAETraining(
         history=[{"step": 0, "mse": 0.25}], kl=[1.0, 0.5], active_units=2, validation_mse=0.25, perception="ms-ssim"

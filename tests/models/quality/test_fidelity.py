@@ -69,9 +69,10 @@ def test_the_floor_is_what_real_images_of_others_give() -> None:
     good, bad = rng.normal(size=(200, 4)), 0.2 * rng.normal(size=(200, 4)) + 1
     same, off = fidelity_figures(train, held_out, good, 0), fidelity_figures(train, held_out, bad, 0)
     assert same.n == 120
-    assert same.fd_ratio == pytest.approx(1, abs=0.7)  # n = 120 leaves that much chance
-    assert off.fd_ratio > 10
-    assert off.floor_fd == same.floor_fd
-    assert abs(same.kid) < 0.1 * off.kid
-    assert off.recall < 0.3 < same.recall
-    assert off.coverage < 0.5 < same.coverage
+    assert off.floor == same.floor
+    floor, good_figures, bad_figures = same.floor, same.generated, off.generated
+    assert good_figures.fd / floor.fd == pytest.approx(1, abs=0.7)  # n = 120 leaves that much chance
+    assert bad_figures.fd > 10 * floor.fd
+    assert abs(good_figures.kid) < 0.1 * bad_figures.kid
+    assert bad_figures.recall < 0.3 < good_figures.recall
+    assert bad_figures.coverage < 0.5 < good_figures.coverage

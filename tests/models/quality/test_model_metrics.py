@@ -32,9 +32,7 @@ def test_every_figure_is_there_beside_its_floor(measured: Measurement) -> None:
     np.testing.assert_allclose(measured.noise_spread, 0.0, atol=1e-12)
     assert sorted(measured.latent_order) == list(range(5))
     assert measured.held_out == "h"
-    figures = measured.fidelity["encoder"]
-    assert figures.n == 40
-    assert figures.fd_ratio == pytest.approx(figures.fd / figures.floor_fd)
+    assert measured.fidelity["encoder"].n == 40
     assert measured.memorisation is not None
     assert measured.memorisation.nearest_ratio > 0
     assert Measurement.model_validate_json(measured.model_dump_json()) == measured, "finite, and stored exactly"

@@ -17,7 +17,7 @@ from image_longitudinal.models.registry.registry import ModelVersion, Registry
 def test_an_exported_version_comes_back_as_it_was(tiny_version: ModelVersion, tmp_path: Path) -> None:
     export_model(tiny_version, str(tmp_path / "out"))
     back = Registry(tmp_path / "other").add(tmp_path / "out")
-    assert back.content == tiny_version.content
+    assert (back.digest, back.files, back.metadata) == (tiny_version.digest, tiny_version.files, tiny_version.metadata)
     assert torch.equal(back.tensors("vae")["shift"], tiny_version.tensors("vae")["shift"])
     with pytest.raises(ModelError, match="already holds a model"):
         export_model(tiny_version, str(tmp_path / "out"))

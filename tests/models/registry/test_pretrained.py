@@ -32,7 +32,7 @@ def test_its_model_json_of_format_1_is_upgraded_under_its_recorded_name(tmp_path
     measured = metadata.measured
     assert metadata.metrics == old["metrics"] | {"validation_mse": old["figures"]["vae"]["validation_mse"]}
     assert (measured.latent_order, measured.recoverability) == (old["entries"], old["recoverability"])
-    assert measured.fidelity["encoder"].fd_ratio == old["quality"]["encoder"]["fd_ratio"]
+    assert measured.fidelity["encoder"].floor.fd == old["quality"]["encoder"]["floor_fd"]
     assert metadata.networks.residual_scale == old["residual_scale"]
     assert (metadata.backend, metadata.images.kind, metadata.images.patients) == ("diffusion", "scans", 302)
     text, stored = write_model_file(version.files, metadata)

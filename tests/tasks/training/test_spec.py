@@ -15,7 +15,6 @@ from pydantic import ValidationError
 from image_longitudinal.core.config import Config, DiffusionConfig, Section
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.core.presets import load_config
-from image_longitudinal.models.registry.metadata import ModelFile
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.tasks.training.spec import (
     DiffusionTrainingSpec,
@@ -28,7 +27,7 @@ from image_longitudinal.tasks.training.spec import (
 from tests.models.conftest import model_metadata
 from tests.paths import ROOT
 
-MODEL = ModelVersion(Path("nowhere"), ModelFile("a" * 64, {}, model_metadata()))
+MODEL = ModelVersion(Path("nowhere"), "a" * 64, {}, model_metadata())
 TRAININGS = {"vae", "diffusion", "registration"}
 EVERY = TRAININGS | {"distilled networks", "distillation", "remeasure"}
 
