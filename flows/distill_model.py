@@ -35,7 +35,7 @@ def distill_model(
     place = Workspace.at(workspace)
     base = place.registry.get(model)
     prepared = ingest_images(images, config=config, workspace=workspace)
-    version = place.registry.get(distilled_model(base, config, prepared, place))
+    version = distilled_model(base, config, prepared, place)
     distillation = version.metadata.distillation
     for row in distillation.samplers if distillation else ():
         get_run_logger().info(

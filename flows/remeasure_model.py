@@ -35,4 +35,4 @@ def measure_model(
     place = Workspace.at(workspace)
     base = place.model(model)
     prepared = ingest_images(images, config=config, workspace=workspace)
-    return place.registry.get(remeasured_model(base, config, prepared, place))
+    return remeasured_model(base, config, prepared, place)

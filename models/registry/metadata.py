@@ -237,6 +237,11 @@ def read_model_file(text: bytes, where: object) -> ModelFile:
                 "a registered model was altered", where=where, expected=f"digest {digest}",
                 do="remove this folder and train again",
             )  # fmt: skip
+        if content["format"] not in {FORMAT, *_UPGRADES}:
+            raise ModelError(
+                "a registered model has an unknown format", where=where, expected=f"{FORMAT} or older",
+                got=content["format"], do="update image-longitudinal",
+            )  # fmt: skip
         while content["format"] != FORMAT:
             content = _UPGRADES[content["format"]](content)
         return ModelFile(digest, files, ModelMetadata.model_validate(content["metadata"]))

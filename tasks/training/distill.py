@@ -20,10 +20,10 @@ from image_longitudinal.models.registry.metadata import Distillation, SamplerCom
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.models.training.tensors import ImageRows, default_device, load_tensors, save_tensors
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
-from image_longitudinal.tasks.engine.cache_keys import cached_or_fresh
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.engine.progress import Progress
 from image_longitudinal.tasks.engine.task_options import CACHED
+from image_longitudinal.tasks.training.register import registered_version
 from image_longitudinal.tasks.training.spec import DistillationSpec, DistilledNetworksSpec
 from image_longitudinal.tasks.workspace import Workspace
 
@@ -31,8 +31,10 @@ CARD_SECTION = "## Samplers"  # of the model's card
 REAL_IMAGES = 2048  # training images that FD is measured against; more change no visible digit
 
 
-def distilled_model(version: ModelVersion, config: Config, prepared: PreparedImages, workspace: Workspace) -> str:
-    """Name of the registered version with a student (and a light decoder); trains what is missing.
+def distilled_model(
+    version: ModelVersion, config: Config, prepared: PreparedImages, workspace: Workspace
+) -> ModelVersion:
+    """The registered version with a student (and a light decoder); trains what is missing.
 
     Raises:
         ModelError: the model has no diffusion model, was trained on other images, or nothing is asked for.
@@ -52,12 +54,8 @@ def distilled_model(version: ModelVersion, config: Config, prepared: PreparedIma
             do="set distillation.student_steps (distillation.decoder_steps is for stable-diffusion models only)",
         )  # fmt: skip
     spec = DistillationSpec.of(config, version)
-    registry = workspace.registry
-    return cached_or_fresh(
-        register_distilled, lambda _: registry.find(spec.digest) is not None, key=spec.digest, spec=spec,
-        folder=str(workspace.training(spec.networks.digest)), prepared=str(prepared.folder),
-        workspace=str(workspace.root), compute=config.compute,
-    )  # fmt: skip
+    folder = str(workspace.training(spec.networks.digest))
+    return registered_version(register_distilled, spec, config, prepared, workspace, folder=folder)
 
 
 @task(name="distill-model", task_run_name="distil, measure and register", **CACHED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +12,10 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from torch import Tensor
 
-from image_longitudinal.core.config import ComputeConfig, ProbeConfig, Section
+from image_longitudinal.core.config import ComputeConfig, Config, ProbeConfig, Section
 from image_longitudinal.core.digest import digest_of, file_sha256
 from image_longitudinal.core.errors import ModelError
+from image_longitudinal.core.specs import Spec
 from image_longitudinal.models.diffusion.interface import DiffusionModel
 from image_longitudinal.models.imaging.assembly import assemble_diffusion, assemble_vae, diffusion_weights
 from image_longitudinal.models.imaging.backends import probed_model
@@ -34,6 +36,7 @@ from image_longitudinal.models.registry.registry import CANDIDATE, ModelVersion,
 from image_longitudinal.models.training.tensors import default_device, load_tensors, tensors_digest
 from image_longitudinal.models.vae.network import VAE
 from image_longitudinal.storage.scans.prepared import ImageView, PreparedImages, open_prepared
+from image_longitudinal.tasks.engine.cache_keys import cached_or_fresh
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.engine.task_options import CACHED
 from image_longitudinal.tasks.reports.model_card import model_card
@@ -63,6 +66,24 @@ class TrainedDiffusion(Section):
 
     training: DiffusionTraining
     residual_scale: float | None
+
+
+def registered_version(
+    register: Any,
+    spec: Spec,
+    config: Config,
+    prepared: PreparedImages,
+    workspace: Workspace,
+    refresh: bool = False,
+    **parameters: Any,
+) -> ModelVersion:
+    """The version that a task registers for ``spec``; runs the task unless the registry has it."""
+    registry = workspace.registry
+    name = cached_or_fresh(
+        register, lambda _: registry.find(spec.digest) is not None, refresh, key=spec.digest, spec=spec,
+        prepared=str(prepared.folder), workspace=str(workspace.root), compute=config.compute, **parameters,
+    )  # fmt: skip
+    return registry.get(name)
 
 
 @task(name="register-model", task_run_name="measure and register", **CACHED)

@@ -14,17 +14,18 @@ from image_longitudinal.models.quality.model_metrics import measure_model
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.models.training.tensors import default_device
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
-from image_longitudinal.tasks.engine.cache_keys import cached_or_fresh
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.engine.task_options import CACHED
 from image_longitudinal.tasks.reports.model_card import model_card
-from image_longitudinal.tasks.training.register import held_out_digest, real_images, show
+from image_longitudinal.tasks.training.register import held_out_digest, real_images, registered_version, show
 from image_longitudinal.tasks.training.spec import RemeasureSpec
 from image_longitudinal.tasks.workspace import Workspace
 
 
-def remeasured_model(version: ModelVersion, config: Config, prepared: PreparedImages, workspace: Workspace) -> str:
-    """Name of the version with these networks and the figures that ``config.probe`` measures.
+def remeasured_model(
+    version: ModelVersion, config: Config, prepared: PreparedImages, workspace: Workspace
+) -> ModelVersion:
+    """The registered version with these networks and the figures that ``config.probe`` measures.
 
     Raises:
         ModelError: the held-out images differ from those of the model's training.
@@ -37,11 +38,7 @@ def remeasured_model(version: ModelVersion, config: Config, prepared: PreparedIm
             do="name the scans it was trained on with --images, and the preset and seed that split them",
         )  # fmt: skip
     spec = RemeasureSpec.of(config, version, prepared.digest)
-    registry = workspace.registry
-    return cached_or_fresh(
-        register_remeasured, lambda _: registry.find(spec.digest) is not None, key=spec.digest, spec=spec,
-        prepared=str(prepared.folder), workspace=str(workspace.root), compute=config.compute,
-    )  # fmt: skip
+    return registered_version(register_remeasured, spec, config, prepared, workspace)
 
 
 @task(name="measure-model", task_run_name="measure and register", **CACHED)

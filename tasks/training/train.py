@@ -29,7 +29,12 @@ from image_longitudinal.tasks.engine.cache_keys import cached_or_fresh
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.engine.progress import Progress
 from image_longitudinal.tasks.engine.task_options import CACHED
-from image_longitudinal.tasks.training.register import TrainedDiffusion, TrainedNetwork, register_model
+from image_longitudinal.tasks.training.register import (
+    TrainedDiffusion,
+    TrainedNetwork,
+    register_model,
+    registered_version,
+)
 from image_longitudinal.tasks.training.spec import DiffusionTrainingSpec, RegistrationSpec, VAETrainingSpec
 from image_longitudinal.tasks.workspace import Workspace
 
@@ -86,20 +91,7 @@ def trained_model(
         diffusion_spec = DiffusionTrainingSpec.of(config, vae_spec, vae.sha256)
         diffusion = fitted(fit_diffusion, diffusion_spec, inputs._replace(vae=vae.weights))
     spec = RegistrationSpec.of(config, vae_spec, diffusion_spec)
-    registry = workspace.registry
-    name = cached_or_fresh(
-        register_model,
-        lambda version: registry.find(spec.digest) is not None,
-        refresh,
-        key=spec.digest,
-        spec=spec,
-        vae=vae,
-        diffusion=diffusion,
-        prepared=str(prepared.folder),
-        workspace=str(workspace.root),
-        compute=config.compute,
-    )
-    return registry.get(name)
+    return registered_version(register_model, spec, config, prepared, workspace, refresh, vae=vae, diffusion=diffusion)
 
 
 @task(name="train-vae", task_run_name="train VAE", **CACHED)

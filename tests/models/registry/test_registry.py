@@ -107,6 +107,15 @@ def test_an_altered_description_is_refused(
         registry.get(version.version)
 
 
+def test_a_description_of_a_newer_format_is_refused(registry: Registry, version: ModelVersion) -> None:
+    path = version.folder / "model.json"
+    content = {**json.loads(path.read_text()), "format": 3}
+    del content["digest"]
+    path.write_text(json.dumps({**content, "digest": digest_of(content)}))
+    with pytest.raises(ModelError, match=r"unknown format .*expected 2 or older; got 3. Update image-longitudinal"):
+        registry.find("k1") or registry.get(version.version)
+
+
 def test_a_version_is_found_by_alias_name_beginning_and_digest(registry: Registry, version: ModelVersion) -> None:
     registry.register(WEIGHTS, OTHER, "")
     registry.set_alias("production", version.version)
