@@ -20,7 +20,7 @@ from image_longitudinal.core.config import GeneratorConfig
 from image_longitudinal.core.presets import load_config
 from image_longitudinal.models.diffusion.interface import DiffusionModel
 from image_longitudinal.models.diffusion.solvers import evaluations
-from image_longitudinal.models.imaging.backends import DiffusionImages
+from image_longitudinal.models.imaging.backends import diffusion_images
 from image_longitudinal.models.imaging.interface import generate_in_batches
 from image_longitudinal.models.quality.recoverability import probe_latents
 from image_longitudinal.models.registry.registry import ModelVersion
@@ -102,7 +102,7 @@ def original_rate(make: Make, device: torch.device, least: float) -> float:
 
 def our_rate(model: DiffusionModel, recipe: Recipe, device: torch.device, least: float) -> float:
     """Images per second of a recipe of ours, from latents to images in host memory, batch after batch."""
-    images = DiffusionImages(model, recipe.scheduler, recipe.steps, device, "")
+    images = diffusion_images(model, recipe.scheduler, recipe.steps, device, "")
     latents, seeds = probe_latents(1, 3 * recipe.batch, model.latent_dim)
     taken = seconds(lambda: generate_in_batches(images, latents, seeds, recipe.batch), device, least)
     return 3 * recipe.batch / taken

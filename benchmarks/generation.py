@@ -46,7 +46,7 @@ from image_longitudinal.core.presets import load_config
 from image_longitudinal.models.diffusion.interface import DiffusionModel
 from image_longitudinal.models.diffusion.train import build_diffusion
 from image_longitudinal.models.imaging.assembly import assemble_diffusion, load_vae
-from image_longitudinal.models.imaging.backends import DiffusionImages
+from image_longitudinal.models.imaging.backends import diffusion_images
 from image_longitudinal.models.imaging.device import auto_batch_size
 from image_longitudinal.models.quality.sampler_comparison import loss_percent, measure_sampler
 from image_longitudinal.models.registry.registry import ModelVersion
@@ -118,7 +118,7 @@ def main() -> None:
         assert trained is not None
         assert real is not None
         recipe = recipe or Recipe("ddpm", ORIGINAL_STEPS, batch, torch.float32)
-        images = DiffusionImages(ready(recipe), recipe.scheduler, recipe.steps, device, "")
+        images = diffusion_images(ready(recipe), recipe.scheduler, recipe.steps, device, "")
         found = measure_sampler(
             images, load_vae(trained).to(device), trained.metadata.measured.latent_order[:3], real,
             n=options.images, batch_size=batch, seed=1,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock
 from typing import NamedTuple
 
@@ -55,56 +56,27 @@ class PhantomImages:
 
 
 @dataclass(frozen=True)
-class VAEImages:
-    """The VAE's decoder: one forward pass, smooth images."""
+class NetworkImages:
+    """A network on a device, which takes batches from one thread at a time without making it wait.
 
-    vae: VAE
-    digest: str
-    turn: Lock = field(default_factory=Lock, compare=False)  # one thread at a time samples
+    ``sample``: latents (B, D) and seeds (B,) on the device → grey levels (B, S, S) uint8 there.
+    """
 
-    @property
-    def latent_dim(self) -> int:
-        """Length of z."""
-        return self.vae.latent_dim
-
-    @property
-    def image_size(self) -> int:
-        """Side in pixels."""
-        return self.vae.image_size
-
-    def generate(self, latents: NDArray[np.float32], seeds: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """See :class:`ImageModel`; the seeds are not used."""
-        return self.launch(latents, seeds).wait()
-
-    def launch(self, latents: NDArray[np.float32], seeds: NDArray[np.int64]) -> Launched:
-        """:meth:`generate` without waiting."""
-        return launch(self._sample, self.vae.shift.device, latents, seeds)
-
-    @torch.no_grad()
-    def _sample(self, latents: Tensor, seeds: Tensor) -> Tensor:
-        return as_grey_levels(self.vae.decode(latents))
-
-
-@dataclass(frozen=True)
-class DiffusionImages:
-    """The diffusion model."""
-
-    model: DiffusionModel
-    scheduler: str
-    steps: int
+    network: VAE | DiffusionModel
+    sample: Callable[[Tensor, Tensor], Tensor]
     device: torch.device
     digest: str
-    turn: Lock = field(default_factory=Lock, compare=False)  # one thread at a time samples
+    turn: Lock = field(default_factory=Lock, compare=False)  # held by the thread that samples
 
     @property
     def latent_dim(self) -> int:
         """Length of z."""
-        return self.model.latent_dim
+        return self.network.latent_dim
 
     @property
     def image_size(self) -> int:
         """Side in pixels."""
-        return self.model.image_size
+        return self.network.image_size
 
     def generate(self, latents: NDArray[np.float32], seeds: NDArray[np.int64]) -> NDArray[np.uint8]:
         """See :class:`ImageModel`."""
@@ -112,10 +84,24 @@ class DiffusionImages:
 
     def launch(self, latents: NDArray[np.float32], seeds: NDArray[np.int64]) -> Launched:
         """:meth:`generate` without waiting."""
-        return launch(self._sample, self.device, latents, seeds)
+        return launch(self.sample, self.device, latents, seeds)
 
-    def _sample(self, latents: Tensor, seeds: Tensor) -> Tensor:
-        return draw_images(self.model, latents, seeds, scheduler=self.scheduler, steps=self.steps)
+
+def vae_images(vae: VAE, digest: str) -> NetworkImages:
+    """The VAE's decoder as an image model: one forward pass, smooth images; the seeds are not used."""
+
+    @torch.no_grad()
+    def sample(latents: Tensor, seeds: Tensor) -> Tensor:
+        return as_grey_levels(vae.decode(latents))
+
+    return NetworkImages(vae, sample, vae.shift.device, digest)
+
+
+def diffusion_images(
+    model: DiffusionModel, scheduler: str, steps: int, device: torch.device, digest: str
+) -> NetworkImages:
+    """A diffusion model as an image model."""
+    return NetworkImages(model, partial(draw_images, model, scheduler=scheduler, steps=steps), device, digest)
 
 
 def describe(config: GeneratorConfig, version: ModelVersion | None) -> GeneratorDescription:
@@ -156,7 +142,7 @@ def phantom_backend(config: GeneratorConfig, version: ModelVersion | None, devic
 
 def vae_backend(config: GeneratorConfig, version: ModelVersion | None, device: torch.device) -> ImageModel:
     """Load a registered version's decoder."""
-    return VAEImages(load_vae(_required(version, "vae")).to(device), describe(config, version).digest)
+    return vae_images(load_vae(_required(version, "vae")).to(device), describe(config, version).digest)
 
 
 def diffusion_backend(config: GeneratorConfig, version: ModelVersion | None, device: torch.device) -> ImageModel:
@@ -166,7 +152,7 @@ def diffusion_backend(config: GeneratorConfig, version: ModelVersion | None, dev
     model.to(device)
     compiled = device.type == "cuda" if config.compile == "auto" else config.compile
     model.for_sampling(getattr(torch, config.precision), compiled)
-    return DiffusionImages(model, config.scheduler, config.steps, device, describe(config, version).digest)
+    return diffusion_images(model, config.scheduler, config.steps, device, describe(config, version).digest)
 
 
 BACKENDS: dict[str, Callable[[GeneratorConfig, ModelVersion | None, torch.device], ImageModel]] = {
@@ -199,8 +185,8 @@ def load_image_model(config: GeneratorConfig, version: ModelVersion | None, devi
 def probed_model(vae: VAE, diffusion: DiffusionModel | None, probe: ProbeConfig, device: torch.device) -> ImageModel:
     """Finished networks on ``device`` as the image model that a probe measures; not registered, so without a digest."""
     if diffusion is None:
-        return VAEImages(vae, digest="")
-    return DiffusionImages(diffusion, probe.scheduler, probe.steps, device, digest="")
+        return vae_images(vae, digest="")
+    return diffusion_images(diffusion, probe.scheduler, probe.steps, device, digest="")
 
 
 def first_batch_size(model: ImageModel, config: GeneratorConfig, device: str = "auto") -> int:

@@ -19,7 +19,7 @@ from image_longitudinal.models.imaging.assembly import (
     use_light_decoder,
     with_denoiser,
 )
-from image_longitudinal.models.imaging.backends import DiffusionImages
+from image_longitudinal.models.imaging.backends import diffusion_images
 from image_longitudinal.models.imaging.interface import ImageModel, generate_in_batches
 from image_longitudinal.models.quality.features import encoder_features
 from image_longitudinal.models.quality.fidelity import frechet_distance
@@ -109,7 +109,7 @@ def compare_samplers(
             use_light_decoder(model, weights[LIGHT_DECODER])
         model.to(device).for_sampling(torch.float32)
         figures = measure_sampler(
-            DiffusionImages(model, scheduler, steps, device, digest=""), vae, latent_dims, real,
+            diffusion_images(model, scheduler, steps, device, digest=""), vae, latent_dims, real,
             n=probe.n_images, batch_size=probe.batch_size, seed=seed,
         )  # fmt: skip
         reference = reference or figures

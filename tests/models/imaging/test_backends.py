@@ -46,7 +46,7 @@ def stripes(config: GeneratorConfig, version: ModelVersion | None, device: torch
 def model(request: pytest.FixtureRequest, tiny_version: ModelVersion) -> ImageModel:
     made = load_image_model(config(request.param), tiny_version, "cpu")
     if request.param == "diffusion":
-        random_denoiser(made.model)  # type: ignore[attr-defined]  # trained for six steps, it adds next to nothing
+        random_denoiser(made.network)  # type: ignore[attr-defined]  # trained for six steps, it adds next to nothing
     return made
 
 
@@ -116,9 +116,9 @@ def test_the_vae_backend_is_the_decoder(tiny_version: ModelVersion) -> None:
 
 def test_the_diffusion_backend_starts_from_the_registered_weights(tiny_version: ModelVersion) -> None:
     made = load_image_model(config("diffusion"), tiny_version, "cpu")
-    state = made.model.denoiser.state_dict()  # type: ignore[attr-defined]
+    state = made.network.denoiser.state_dict()  # type: ignore[attr-defined]
     assert all(torch.equal(state[key], value) for key, value in tiny_version.tensors("diffusion").items())
-    assert made.model.residual_scale == tiny_version.metadata.networks.residual_scale  # type: ignore[attr-defined]
+    assert made.network.residual_scale == tiny_version.metadata.networks.residual_scale  # type: ignore[attr-defined]
 
 
 def test_digests_tell_apart_what_decides_a_pixel(tiny_version: ModelVersion, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_a_triptych_begins_with_the_scan_as_training_sees_it(model: ImageModel, 
 
 def test_noise_becomes_the_image_that_sampling_gives(model: ImageModel) -> None:
     frames = noise_to_image(
-        model.model,  # type: ignore[attr-defined]
+        model.network,  # type: ignore[attr-defined]
         2,
         scheduler="ddim",
         steps=3,

@@ -7,7 +7,7 @@ import torch
 from image_longitudinal.core.random import stream_key
 from image_longitudinal.models.design.association import draw_latents
 from image_longitudinal.models.imaging.assembly import load_vae
-from image_longitudinal.models.imaging.backends import PhantomImages, VAEImages
+from image_longitudinal.models.imaging.backends import PhantomImages, vae_images
 from image_longitudinal.models.imaging.phantom import render
 from image_longitudinal.models.quality.recoverability import (
     encoder_reader,
@@ -105,7 +105,7 @@ def test_the_recoverable_axes_are_the_directions_that_survive_best_first() -> No
 
 
 def test_recoverability_is_read_by_the_encoder_where_there_is_one(tiny_version: ModelVersion) -> None:
-    made = VAEImages(load_vae(tiny_version), "")
+    made = vae_images(load_vae(tiny_version), "")
     figures, reader = measure_recoverability(made, load_vae(tiny_version), n=64, batch_size=32, seed=1)
     assert reader == "encoder"
     assert len(figures) == 5
