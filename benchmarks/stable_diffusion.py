@@ -114,7 +114,9 @@ def stable_diffusion_tables(device: torch.device, sizes: tuple[int, ...], least:
         chosen = recipes[0]
 
         def ready(recipe: Recipe, size: int = size) -> DiffusionModel:
-            return random_backend(generator(recipe, size), None, device).network
+            network = random_backend(generator(recipe, size), None, device).network
+            assert isinstance(network, DiffusionModel)
+            return network
 
         table = measure(
             f"Stable Diffusion 1.5's networks, RANDOM weights, {size}x{size}", make, ready, recipes, device, least
