@@ -44,9 +44,10 @@ from benchmarks.stable_diffusion import stable_diffusion_tables, work_table
 from image_longitudinal.core.presets import load_config
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.diffusion.train import build_diffusion
-from image_longitudinal.models.imaging.backends import DiffusionImages, assemble_diffusion, load_vae
+from image_longitudinal.models.imaging.assembly import assemble_diffusion, load_vae
+from image_longitudinal.models.imaging.backends import diffusion_images
 from image_longitudinal.models.imaging.device import auto_batch_size, default_device
-from image_longitudinal.models.quality.sampler_comparison import loss_percent, measure_draws
+from image_longitudinal.models.quality.sampler_comparison import loss_percent, measure_sampler
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.models.vae.train import build_vae
 from image_longitudinal.tasks.workspace import Workspace
@@ -59,7 +60,12 @@ def small_model(options: Namespace) -> tuple[Make, ModelVersion | None, np.ndarr
         trained = workspace.registry.get(options.model)
         weights = trained.tensors("diffusion")
         real = training_images(workspace, trained)
-        return lambda: assemble_diffusion(trained.metadata, load_vae(trained), weights), trained, real, trained.version
+        return (
+            lambda: assemble_diffusion(trained.metadata.networks, load_vae(trained), weights),
+            trained,
+            real,
+            trained.version,
+        )
     config = load_config("demo")
     label = "the demo's networks with random weights"
     return lambda: build_diffusion(build_vae(config.vae, 1).eval(), config.diffusion, 1), None, None, label
@@ -68,11 +74,11 @@ def small_model(options: Namespace) -> tuple[Make, ModelVersion | None, np.ndarr
 def training_images(workspace: Workspace, trained: ModelVersion, most: int = 2048) -> np.ndarray | None:
     """Training images of a version, uint8 (n, S, S), if they are still in the workspace."""
     for manifest in sorted((workspace.root / "images").glob("*/manifest.json")):
-        if json.loads(manifest.read_text()).get("digest") == trained.metadata["images"]["digest"]:
+        if json.loads(manifest.read_text()).get("digest") == trained.metadata.images.digest:
             from image_longitudinal.storage.scans.prepared import open_prepared
 
             images = open_prepared(manifest.parent)
-            return np.array(images.rows(trained.metadata["diffusion"]["image_size"], "train")[slice(most)])
+            return np.array(images.rows(trained.metadata.networks.image_size, "train")[slice(most)])
     return None
 
 
@@ -106,9 +112,9 @@ def main() -> None:
         assert trained is not None
         assert real is not None
         recipe = recipe or Recipe("ddpm", ORIGINAL_STEPS, batch, torch.float32)
-        images = DiffusionImages(prepare(recipe), recipe.scheduler, recipe.steps, device, "")
-        found = measure_draws(
-            images, load_vae(trained).to(device), trained.metadata["entries"][:3], real,
+        images = diffusion_images(prepare(recipe), recipe.scheduler, recipe.steps, device, "")
+        found = measure_sampler(
+            images, load_vae(trained).to(device), trained.metadata.measured.latent_order[:3], real,
             n=options.images, batch_size=batch, seed=1,
         )  # fmt: skip
         return found.recoverability, found.fd

@@ -20,8 +20,9 @@ from image_longitudinal.core.config import GeneratorConfig
 from image_longitudinal.core.presets import load_config
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.diffusion.solvers import evaluations
-from image_longitudinal.models.imaging.backends import DiffusionImages, generate_in_batches
+from image_longitudinal.models.imaging.backends import diffusion_images
 from image_longitudinal.models.imaging.grey_images import as_grey_levels
+from image_longitudinal.models.imaging.interface import generate_in_batches
 from image_longitudinal.models.quality.recoverability import probe_latents
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.tasks.shards.image_shards import ImageJob, make_image_shard
@@ -101,7 +102,7 @@ def original_rate(make: Make, device: torch.device, least: float) -> float:
 
 def our_rate(model: DiffusionModel, recipe: Recipe, device: torch.device, least: float) -> float:
     """Images per second of a recipe of ours, from latents to images in host memory, over three batches."""
-    images = DiffusionImages(model, recipe.scheduler, recipe.steps, device, "")
+    images = diffusion_images(model, recipe.scheduler, recipe.steps, device, "")
     latents, seeds = probe_latents(1, 3 * recipe.batch, model.latent_dim)
     elapsed = seconds(lambda: generate_in_batches(images, latents, seeds, recipe.batch), device, least)
     return 3 * recipe.batch / elapsed
@@ -212,7 +213,7 @@ def device_busy(
     )  # fmt: skip
     size, latent_dim = generator.image_size, 128
     if trained is not None:
-        size, latent_dim = int(trained.metadata["diffusion"]["image_size"]), int(trained.metadata["vae"]["latent_dim"])
+        size, latent_dim = trained.metadata.networks.image_size, trained.metadata.networks.vae.latent_dim
     spec = DatasetSpec(
         config=config, workspace=str(workspace), model_version=trained.version if trained else None, model_digest="",
         image_size=size, latent_dim=latent_dim, entries=(),

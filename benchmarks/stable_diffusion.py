@@ -18,7 +18,7 @@ from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.diffusion.light_decoder import build_light_decoder
 from image_longitudinal.models.diffusion.solvers import evaluations
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
-from image_longitudinal.models.imaging.backends import DiffusionImages
+from image_longitudinal.models.imaging.backends import NetworkImages, diffusion_images
 from image_longitudinal.models.imaging.device import auto_batch_size
 from image_longitudinal.models.registry.registry import ModelVersion
 
@@ -51,13 +51,13 @@ class RandomStableDiffusion(StableDiffusion):
         self.requires_grad_(False)
 
 
-def random_backend(config: GeneratorConfig, version: ModelVersion | None, device: torch.device) -> DiffusionImages:
+def random_backend(config: GeneratorConfig, version: ModelVersion | None, device: torch.device) -> NetworkImages:
     """A custom backend for ``generator.backend``: these networks, sampled as configured."""
     model: StableDiffusion = RandomStableDiffusion(config.image_size)
     if config.decoder == "light":
         model.light = build_light_decoder(model, 64, 1)
     model.for_sampling(getattr(torch, config.precision), config.compile is True)
-    return DiffusionImages(model.to(device), config.scheduler, config.steps, device, "random")
+    return diffusion_images(model.to(device), config.scheduler, config.steps, device, "random")
 
 
 def work_table(image_size: int) -> list[dict[str, float | int | str]]:
@@ -114,7 +114,9 @@ def stable_diffusion_tables(device: torch.device, sizes: tuple[int, ...], least:
         chosen = recipes[0]
 
         def prepare(recipe: Recipe, size: int = size) -> DiffusionModel:
-            return random_backend(generator(recipe, size), None, device).model
+            network = random_backend(generator(recipe, size), None, device).network
+            assert isinstance(network, DiffusionModel)
+            return network
 
         table = measure(
             f"Stable Diffusion 1.5's networks, RANDOM weights, {size}x{size}", make, prepare, recipes, device, least

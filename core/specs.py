@@ -19,5 +19,9 @@ class Spec(Section):
 
     @property
     def digest(self) -> str:
-        """64 hex digits that change with the product's name, the code version or any field."""
-        return digest_of(self.product, self.code_version, self)
+        """64 hex digits that change with the product's name, the code version or any field.
+
+        A spec in a field counts by its own digest, so that its code version matters too.
+        """
+        fields = {name: value.digest if isinstance(value, Spec) else value for name, value in self}
+        return digest_of(self.product, self.code_version, fields)

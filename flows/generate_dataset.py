@@ -9,9 +9,9 @@ from prefect import flow, get_run_logger
 from image_longitudinal.core.config import EXECUTION_SECTIONS, Config
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.flows.train_models import train_models
-from image_longitudinal.models.imaging.backends import needs_training
-from image_longitudinal.models.nlme.simulation.simulate import get_model
-from image_longitudinal.models.quality.recoverability import choose_entries
+from image_longitudinal.models.imaging.backends import describe, needs_training
+from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.models.quality.recoverability import most_recoverable
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.storage.dataset.images import create_image_arrays
 from image_longitudinal.storage.dataset.manifest import file_is_intact, is_published, read_root_manifest
@@ -22,7 +22,6 @@ from image_longitudinal.storage.io.root import FileRecord, Root, clean_temporari
 from image_longitudinal.tasks.engine.parameters import ConfigChoice, resolve
 from image_longitudinal.tasks.engine.progress import DeviceShare, Progress
 from image_longitudinal.tasks.shards.host_workers import drawing_processes
-from image_longitudinal.tasks.shards.image_shards import image_model
 from image_longitudinal.tasks.shards.making import done, make_here
 from image_longitudinal.tasks.shards.publish import measure_images, publish_dataset
 from image_longitudinal.tasks.shards.reuse import Reusable, find_reusable
@@ -124,29 +123,29 @@ def make_missing_shards(
 
 
 def specify(config: Config, version: ModelVersion | None, workspace: Workspace) -> DatasetSpec:
-    """Everything that decides the data set, the entries that become η among it."""
+    """Everything that decides the data set, including the latent dimensions that become η; loads no network."""
     name = version.version if version else None
-    model = image_model(str(workspace.root), name, config.generator, config.compute.device)
+    generator = describe(config.generator, version)
     spec = DatasetSpec(
         config=config,
         workspace=str(workspace.root),
         model_version=name,
-        model_digest=model.digest,
-        image_size=model.image_size,
-        latent_dim=model.latent_dim,
+        model_digest=generator.digest,
+        image_size=generator.image_size,
+        latent_dim=generator.latent_dim,
         entries=(),
     )
     count = get_model(config.outcomes.model).n_random_effects
     chosen = config.dataset.eta_dims
     if chosen == "auto":
-        recoverability = version.metadata["recoverability"] if version else measure_images(spec)[0]
-        entries = tuple(choose_entries(recoverability, count))
+        recoverability = version.metadata.measured.recoverability if version else measure_images(spec)[0]
+        entries = tuple(most_recoverable(recoverability, count))
     else:
         entries = chosen
-    if len(entries) != count or not all(entry < model.latent_dim for entry in entries):
+    if len(entries) != count or not all(entry < generator.latent_dim for entry in entries):
         raise ConfigError(
             "dataset.eta_dims do not fit",
-            expected=f"{count} different entries from 0 to {model.latent_dim - 1} (model {config.outcomes.model})",
+            expected=f"{count} different entries from 0 to {generator.latent_dim - 1} (model {config.outcomes.model})",
             got=list(entries),
         )
     return spec.model_copy(update={"entries": entries})

@@ -8,7 +8,7 @@ from image_longitudinal.core.config import Config
 from image_longitudinal.flows.ingest_images import ingest_images
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.tasks.engine.parameters import ConfigChoice, resolve
-from image_longitudinal.tasks.training.remeasure import measured_version
+from image_longitudinal.tasks.training.remeasure import remeasured_model
 from image_longitudinal.tasks.workspace import Workspace
 
 
@@ -21,18 +21,18 @@ def measure_model(
     config: Config | None = None,
     workspace: str = "workspace",
 ) -> ModelVersion:
-    """Measure a registered model again; what is measured already is not measured again. No alias moves.
+    """Measure a registered model again, unless this probe has measured it before. Aliases are unchanged.
 
     Args:
-        model: Registered model (version or alias); pretrained is the one that comes along.
+        model: Registered model (version or alias); pretrained is the bundled one.
         images: The folder of scans it was trained on. Without one, the phantom images.
         preset: Configuration whose probe measures; its seed and fractions must split the images as in training.
         overrides: Values over the preset's, such as probe.reader=network, one per line.
-        config: A whole configuration in the preset's place.
+        config: A whole configuration instead of the preset.
         workspace: Local folder for prepared images and models.
     """
     config = resolve(preset, config, overrides)
     place = Workspace.at(workspace)
     base = place.model(model)
     prepared = ingest_images(images, config=config, workspace=workspace)
-    return place.registry.get(measured_version(base, config, prepared, place))
+    return remeasured_model(base, config, prepared, place)

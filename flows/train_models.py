@@ -10,7 +10,7 @@ from image_longitudinal.flows.ingest_images import ingest_images
 from image_longitudinal.models.imaging.backends import needs_training
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.tasks.engine.parameters import ConfigChoice, images_in_words, resolve
-from image_longitudinal.tasks.training.training import trained_model
+from image_longitudinal.tasks.training.train import trained_model
 from image_longitudinal.tasks.workspace import Workspace
 
 
@@ -23,15 +23,15 @@ def train_models(
     workspace: str = "workspace",
     refresh: bool = False,
 ) -> ModelVersion:
-    """Train the image models and register them; what is trained already is not trained again.
+    """Train the image models and register them; skips what is already trained.
 
     Args:
-        images: Folder of scans. Without one, phantom images are drawn and trained on.
+        images: Folder of scans. Without one, phantom images are used.
         preset: Configuration to start from.
         overrides: Values over the preset's, such as dataset.n_subjects=2000, one per line.
-        config: A whole configuration in the preset's place; what it leaves out is as in the published method.
+        config: A whole configuration instead of the preset; omitted values are those of the published method.
         workspace: Local folder for prepared images, checkpoints and models.
-        refresh: Prepare and train anew, whatever is cached.
+        refresh: Prepare and train again, ignoring the cache.
     """
     config = resolve(preset, config, overrides)
     if not needs_training(config.generator.backend):
@@ -40,8 +40,7 @@ def train_models(
         )
     prepared = ingest_images(images, config=config, workspace=workspace, refresh=refresh)
     version = trained_model(config, prepared, Workspace.at(workspace), refresh)
-    best = ", ".join(
-        f"entry {entry} R² {version.metadata['recoverability'][entry]:.3f}" for entry in version.metadata["entries"][:3]
-    )
-    get_run_logger().info(f"model {version.version} in {version.folder}; reads back best: {best}")
+    measured = version.metadata.measured
+    best = ", ".join(f"z[{dim}] R² {measured.recoverability[dim]:.3f}" for dim in measured.latent_order[:3])
+    get_run_logger().info(f"model {version.version} in {version.folder}; most recoverable: {best}")
     return version

@@ -124,18 +124,17 @@ def describe_subject(dataset: Dataset, subject_id: int) -> str:
 
 
 def describe_models(registry: Registry) -> str:
-    """The registered versions, one a line: name, aliases, what it makes, metrics; damaged ones with the reason."""
+    """The registered versions, one per line: name, aliases, backend, image size, metrics; errors of damaged ones."""
     aliases: dict[str, list[str]] = {}
     for alias, name in registry.aliases().items():
         aliases.setdefault(name, []).append(alias)
     lines = []
     for version in registry.versions():
-        told = version.metadata
+        metadata = version.metadata
         names = ", ".join(sorted(aliases.get(version.version, [])))
-        network = told.get("diffusion") or told.get("vae") or {}
-        metrics = ", ".join(f"{name} {value:.4g}" for name, value in told.get("metrics", {}).items())
-        size = f"{network['image_size']}x{network['image_size']}" if "image_size" in network else ""
-        lines.append(f"{version.version}  {names:<22}  {told.get('backend', ''):<10} {size:<8} {metrics}".rstrip())
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in metadata.metrics.items())
+        size = f"{metadata.networks.image_size}x{metadata.networks.image_size}"
+        lines.append(f"{version.version}  {names:<22}  {metadata.backend:<10} {size:<8} {metrics}".rstrip())
     lines += [f"{name}  damaged: {problem}" for name, problem in registry.damaged().items()]
     return "\n".join(lines) or f"no models in {registry.shared.url if registry.shared else registry.root}"
 

@@ -1,4 +1,4 @@
-"""``image-longitudinal distill``: from a trained model to one that draws in a few steps."""
+"""``image-longitudinal distill``: from a trained model to one that samples in a few steps."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ def distill(
     overrides: Overrides = None,
     workspace: Workspace = "workspace",
 ) -> None:
-    """Train a few-step student of a model (and a light decoder), and measure what they lose."""
+    """Train a few-step student of a model (and a light decoder), and measure their loss of quality."""
     settings = load_config(preset, config, overrides or ())
-    wanted = settings.distillation
-    say(f"distil model {model}: student {wanted.student_steps:,} steps, light decoder {wanted.decoder_steps:,} steps")
+    asked = settings.distillation
+    say(f"distil model {model}: student {asked.student_steps:,} steps, light decoder {asked.decoder_steps:,} steps")
     prepare_prefect("image_longitudinal.flows.distill_model")
     from image_longitudinal.flows.distill_model import distill_model
 
     version = distill_model(model, images, config=settings, workspace=workspace)
-    made = version.metadata["distillation"]["made"]
-    how = [f"--set generator.scheduler=student --set generator.steps={wanted.solver_steps}"] * ("student" in made)
-    how += ["--set generator.decoder=light"] * ("light-decoder" in made)
-    done(version.folder, f"image-longitudinal generate --model {version.version} {' '.join(how)} --output DIR")
+    networks = version.metadata.distillation.networks if version.metadata.distillation else ()
+    options = []
+    if "student" in networks:
+        options.append(f"--set generator.scheduler=student --set generator.steps={asked.solver_steps}")
+    if "light-decoder" in networks:
+        options.append("--set generator.decoder=light")
+    done(version.folder, f"image-longitudinal generate --model {version.version} {' '.join(options)} --output DIR")

@@ -1,4 +1,4 @@
-"""``image-longitudinal models``: what is registered, and how it moves."""
+"""``image-longitudinal models``: list, show, promote, measure, export and import registered models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from image_longitudinal.cli.console import File, Images, Overrides, Preset, Workspace, done, prepare_prefect, say
 from image_longitudinal.core.presets import load_config
 
-if TYPE_CHECKING:  # imported where it is needed: `--help` need not wait for torch
+if TYPE_CHECKING:  # imported where used: `--help` must not wait for torch
     from image_longitudinal.models.registry.registry import Registry
 
 app = typer.Typer(help="List, show, promote, measure, export and import registered models.", no_args_is_help=True)
@@ -36,23 +36,21 @@ def list_models(workspace: Workspace = "workspace", registry: Shared = None) -> 
 @app.command()
 def show(name: Name, workspace: Workspace = "workspace", registry: Shared = None) -> None:
     """Print a version's model card and metrics."""
-    from image_longitudinal.models.registry.registry import CARD
-
     version = _registry(workspace, registry).get(name)
-    say((version.folder / CARD).read_text())
-    say(f"version {version.digest}\nfiles   {', '.join(sorted(version.content['files']))}")
+    say(version.card)
+    say(f"version {version.digest}\nfiles   {', '.join(sorted(version.files))}")
 
 
 @app.command()
 def promote(
     name: Name = "candidate",
     metric: Annotated[list[str] | None, typer.Option(help="Must be no worse than production's; repeatable.")] = None,
-    tolerance: Annotated[float, typer.Option(min=0, help="Worsening that counts as none, share of the value.")] = 0.0,
-    force: Annotated[bool, typer.Option("--force", help="Promote whatever the figures say.")] = False,
+    tolerance: Annotated[float, typer.Option(min=0, help="Worsening to ignore, as a fraction of the value.")] = 0.0,
+    force: Annotated[bool, typer.Option("--force", help="Promote without comparing.")] = False,
     workspace: Workspace = "workspace",
     registry: Shared = None,
 ) -> None:
-    """Let `production` point to a version, if it is no worse than the present one on the same held-out images."""
+    """Point `production` to a version, if it is no worse than the current one on the same held-out images."""
     from image_longitudinal.models.registry import promotion
 
     models = _registry(workspace, registry)
@@ -72,7 +70,7 @@ def measure(
     overrides: Overrides = None,
     workspace: Workspace = "workspace",
 ) -> None:
-    """Measure a version again, as the preset's probe says: the same networks become a version with these figures."""
+    """Measure a version by the preset's probe, and register its networks with these figures as a new version."""
     settings = load_config(preset, config, overrides or ())
     prepare_prefect("image_longitudinal.flows.remeasure_model")
     from image_longitudinal.flows.remeasure_model import measure_model
@@ -91,7 +89,7 @@ def export(
     workspace: Workspace = "workspace",
     registry: Shared = None,
 ) -> None:
-    """Copy a version out."""
+    """Export a version."""
     from image_longitudinal.models.registry.exchange import export_model
     from image_longitudinal.storage.io.open import open_root
 
@@ -107,7 +105,7 @@ def import_model(
     workspace: Workspace = "workspace",
     registry: Shared = None,
 ) -> None:
-    """Take in a version that was exported elsewhere."""
+    """Import a version that was exported elsewhere."""
     from image_longitudinal.storage.io.open import open_root
 
     models = _registry(workspace, registry)

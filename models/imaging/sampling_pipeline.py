@@ -80,7 +80,7 @@ def start_batch(
 
 
 class Renderer(Protocol):
-    """The part of :class:`models.imaging.backends.ImageModel` that is needed here."""
+    """The part of :class:`models.imaging.interface.ImageModel` that is needed here."""
 
     def generate(self, latents: NDArray[np.float32], seeds: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Images (B, S, S) uint8 of latents (B, D)."""

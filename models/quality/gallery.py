@@ -1,4 +1,4 @@
-"""Pictures of a finished model as arrays: what its entries do, how images come out of noise, what is kept of a scan."""
+"""Pictures of a finished model as arrays: latent traversals, denoising step by step, scans beside reconstructions."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from torch import Tensor
 
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.diffusion.sampler import sample_on_device
-from image_longitudinal.models.imaging.backends import ImageModel, generate_in_batches
 from image_longitudinal.models.imaging.grey_images import to_grey_levels, to_unit
+from image_longitudinal.models.imaging.interface import ImageModel, generate_in_batches
 from image_longitudinal.models.quality.recoverability import probe_latents
 from image_longitudinal.models.vae.augmentation import centre_view
 from image_longitudinal.models.vae.network import VAE
 
-SWEEP = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # standard deviations of an entry
-SWEPT, TRIPTYCHS, FRAMED = 4, 6, 4  # entries, scans, images that come out of noise
+SWEEP = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # values of a latent dimension, in standard deviations
+SWEPT, TRIPTYCHS, FRAMED = 4, 6, 4  # dimensions, scans, denoised images
 MAX_FRAMES = 24
 
 
-def traversal(model: ImageModel, entries: list[int], batch_size: int) -> NDArray[np.uint8]:
-    """Images (rows, 7, S, S): in each row one of the first four ``entries`` goes from -3 to 3, the others are 0.
+def traversal(model: ImageModel, latent_dims: list[int], batch_size: int) -> NDArray[np.uint8]:
+    """Images (rows, 7, S, S): in each row one of the first four ``latent_dims`` goes from -3 to 3, the others are 0.
 
-    All have the same noise, so that what differs is the entry's doing.
+    All have the same noise, so differences come from that dimension alone.
     """
-    rows = entries[:SWEPT]
+    rows = latent_dims[:SWEPT]
     latents = np.zeros((len(rows), len(SWEEP), model.latent_dim), np.float32)
-    for row, entry in enumerate(rows):
-        latents[row, :, entry] = SWEEP
+    for row, dimension in enumerate(rows):
+        latents[row, :, dimension] = SWEEP
     flat = latents.reshape(-1, model.latent_dim)
     images = generate_in_batches(model, flat, np.ones(len(flat), np.int64), batch_size)
     return images.reshape(len(rows), len(SWEEP), *images.shape[1:])
 
 
 def triptychs(model: ImageModel, vae: VAE, images: NDArray[np.uint8], batch_size: int) -> NDArray[np.uint8]:
-    """Real, reconstructed by the VAE, and generated from the same latents: (3, n, S, S) of scans (n, S, S) uint8."""
+    """Scans (n, S, S) uint8, the VAE's reconstructions, and images generated from the same latents: (3, n, S, S)."""
     device, size = vae.shift.device, (vae.image_size, vae.image_size)
     view = centre_view(to_unit(images[:TRIPTYCHS], device))
     small = torch.nn.functional.interpolate(view, size, mode="bilinear", antialias=True)
@@ -53,28 +53,28 @@ def triptychs(model: ImageModel, vae: VAE, images: NDArray[np.uint8], batch_size
 def noise_to_image(
     model: DiffusionModel, seed: int, *, scheduler: str, steps: int, device: torch.device
 ) -> NDArray[np.uint8]:
-    """The way of four images out of noise, (frames, 4, S, S): the working tensor before each step, and the result."""
+    """Four images being denoised, (frames, 4, S, S): the working tensor before each step, and the result."""
     latents, seeds = probe_latents(seed, FRAMED, model.latent_dim, "noise to image")
-    z, watched = torch.from_numpy(latents).to(device), _Watched(model)
-    final = sample_on_device(watched, z, torch.from_numpy(seeds).to(device), scheduler=scheduler, steps=steps)  # type: ignore[arg-type]
+    z, recording = torch.from_numpy(latents).to(device), _Recording(model)
+    final = sample_on_device(recording, z, torch.from_numpy(seeds).to(device), scheduler=scheduler, steps=steps)  # type: ignore[arg-type]
     with torch.no_grad():
         context = model.context(z)
-        frames = [to_grey_levels(model.to_images(x, context)) for x in watched.seen]
+        frames = [to_grey_levels(model.to_images(x, context)) for x in recording.inputs]
     frames = [frames[i] for i in np.unique(np.linspace(0, len(frames) - 1, min(len(frames), MAX_FRAMES)).astype(int))]
     return np.stack([*frames, final.cpu().numpy()])
 
 
-class _Watched:
-    """A diffusion model that remembers what it was asked to denoise."""
+class _Recording:
+    """A diffusion model that records the inputs of its denoiser."""
 
     def __init__(self, model: DiffusionModel) -> None:
         self._model = model
-        self.seen: list[Tensor] = []
+        self.inputs: list[Tensor] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
     def denoise(self, denoiser: Any, noisy: Tensor, *arguments: Any) -> Tensor:
-        """As the model does."""
-        self.seen.append(noisy.float().clone())
+        """Forward to the model, and record ``noisy``."""
+        self.inputs.append(noisy.float().clone())
         return self._model.denoise(denoiser, noisy, *arguments)

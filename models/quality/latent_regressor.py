@@ -1,6 +1,6 @@
-"""A network that learns to read z from generated images, apart from the generator and from its encoder.
+"""A network that regresses z on generated images; no part of the generator was trained with it.
 
-What it reads back is a lower bound of what the images hold, and no part of the generator was trained with it.
+Its R² is a lower bound of what the images hold.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from image_longitudinal.models.imaging.grey_images import to_unit
 from image_longitudinal.models.quality.recoverability import Reader
 from image_longitudinal.models.training.step_random import batch_indices
 
-SIDE = 64  # pixels a side that the network sees: entries worth an η are coarse
+SIDE = 64  # pixels a side of the network's input: dimensions that can become an η are coarse
 CHANNELS = (32, 64, 96, 128)
 BATCH, PEAK_RATE = 64, 2e-3
-DROPOUT = 0.3  # most entries are in no image: without it their draws are learned by heart, and the others read worse
+DROPOUT = 0.3  # without it, dimensions that no image holds are memorised, and R² of the others drops
 BLOCK = 256
 
 
-def train_reader(
+def train_latent_regressor(
     images: NDArray[np.uint8], latents: NDArray[np.float32], *, steps: int, seed: int, device: torch.device
 ) -> Reader:
-    """Train on pairs of generated images and their latents, none of which a figure is measured on.
+    """Train on pairs of generated images and latents, apart from those that figures are measured on.
 
     Args:
         images: (n, S, S) uint8, S at least 32.
-        latents: what to read, (n, D), drawn from N(0, I).
-        steps: batches of 64; seven epochs or so.
+        latents: targets, (n, D), from N(0, I).
+        steps: batches of 64; about seven epochs.
         seed: of weights, order and dropout.
         device: to train and read on.
 
     Returns:
-        A function from images (m, S, S) to readings (m, D).
+        A function from images (m, S, S) to estimates of z, (m, D).
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(stream_key(seed, "reader-weights") >> 1)  # of weights and dropout
@@ -46,7 +46,7 @@ def train_reader(
         targets = torch.from_numpy(latents).to(device)
         for step in range(steps):
             chosen = batch_indices(len(images), BATCH, seed, "reader", step)
-            loss = mse_loss(network(_seen(images[chosen], device)), targets[torch.from_numpy(chosen).to(device)])
+            loss = mse_loss(network(_pixels(images[chosen], device)), targets[torch.from_numpy(chosen).to(device)])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -55,14 +55,14 @@ def train_reader(
 
     def read(new: NDArray[np.uint8]) -> NDArray[np.float64]:
         with torch.no_grad():
-            parts = [network(_seen(new[i : i + BLOCK], device)).cpu() for i in range(0, len(new), BLOCK)]
+            parts = [network(_pixels(new[i : i + BLOCK], device)).cpu() for i in range(0, len(new), BLOCK)]
         return torch.cat(parts).double().numpy()
 
     return read
 
 
 def _network(latent_dim: int) -> nn.Sequential:
-    """Halves 64 pixels to 4 and keeps the place: where the retina lies is what some entries say."""
+    """Halves 64 pixels to 4 and keeps positions: some dimensions encode where the retina lies."""
     layers: list[nn.Module] = []
     inputs = 1
     for channels in CHANNELS:
@@ -73,6 +73,6 @@ def _network(latent_dim: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(DROPOUT), nn.Linear(CHANNELS[-1] * 16, latent_dim))
 
 
-def _seen(images: NDArray[np.uint8], device: torch.device) -> Tensor:
+def _pixels(images: NDArray[np.uint8], device: torch.device) -> Tensor:
     pixels = adaptive_avg_pool2d(to_unit(images, device), SIDE)
     return (pixels - 0.25) * 4

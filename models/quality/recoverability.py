@@ -1,4 +1,4 @@
-"""How well each latent entry can be read back from the image: what "the image holds z" means, as a number."""
+"""Recoverability: R² of each latent dimension read back from generated images."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import interpolate
+from torch import Tensor
 
 from image_longitudinal.core.random import normals, stream_key, subject_seeds
-from image_longitudinal.models.imaging.grey_images import to_unit
+from image_longitudinal.models.imaging.interface import ImageModel, generate_in_batches
+from image_longitudinal.models.quality.features import encoded
 from image_longitudinal.models.vae.network import VAE
 
 Reader = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
@@ -19,14 +20,14 @@ Reader = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
 def r_squared(truth: NDArray[np.floating], estimate: NDArray[np.floating]) -> NDArray[np.float64]:
     """Coefficient of determination per column, 1 - Σ(t - e)²/Σ(t - mean t)²: (n, D), (n, D) → (D,)."""
     truth, estimate = np.asarray(truth, np.float64), np.asarray(estimate, np.float64)
-    spread = np.square(truth - truth.mean(0)).sum(0)
-    return np.asarray(1 - np.square(truth - estimate).sum(0) / spread)
+    total = np.square(truth - truth.mean(0)).sum(0)
+    return np.asarray(1 - np.square(truth - estimate).sum(0) / total)
 
 
 def probe_latents(
     seed: int, n: int, latent_dim: int, purpose: str = "measure"
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Latents from the prior and seeds of ``n`` probe images: drawn as a data set's are, from streams apart."""
+    """Latents from the prior and seeds of ``n`` probe images, as in a data set but from separate random streams."""
     ids = np.arange(n)
     latents = normals(stream_key(seed, "probe-latent", purpose), ids, latent_dim).astype(np.float32)
     return latents, subject_seeds(stream_key(seed, "probe-seed", purpose) >> 1, ids)
@@ -35,18 +36,7 @@ def probe_latents(
 def encoder_reader(vae: VAE) -> Reader:
     """Reads z as the encoder's standardised posterior mean: images (n, S, S) uint8, any S → (n, D)."""
 
-    def read(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        device, size = next(vae.parameters()).device, (vae.image_size, vae.image_size)
-        parts = []
-        for start in range(0, len(images), 256):
-            pixels = to_unit(images[start : start + 256], device)
-            if pixels.shape[-2:] != size:
-                pixels = interpolate(pixels, size, mode="bilinear", antialias=True)
-            with torch.no_grad():
-                parts.append(vae.encode(pixels).cpu())
-        return torch.cat(parts).double().numpy()
-
-    return read
+    return lambda images: encoded(vae, images, vae.encode)
 
 
 def regression_reader(images: NDArray[np.uint8], latents: NDArray[np.float32], components: int = 48) -> Reader:
@@ -77,19 +67,48 @@ def regression_reader(images: NDArray[np.uint8], latents: NDArray[np.float32], c
     return lambda new: features(new) @ weights
 
 
-def recoverable_axes(latents: NDArray[np.float32], reading: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The directions of z that survive best into finished images, best first.
-
-    They are the eigenvectors of the covariance of the best linear estimate of z from what was read. z ~ N(0, I) is
-    N(0, I) along any orthogonal axes, so turning to these changes no image's distribution; it only gathers what the
-    generator keeps into few entries.
+def measure_recoverability(
+    model: ImageModel, vae: VAE | None, *, n: int, batch_size: int, seed: int
+) -> tuple[list[float], str]:
+    """R² of each latent dimension read back from ``n`` images of ``model``.
 
     Args:
-        latents: what the images were made of, (n, D), n well above D.
-        reading: what was read from them, (n, D).
+        model: generates the images, of z ~ N(0, I).
+        vae: its encoder reads z back; without one, a regression fitted on 3 ``n`` other images does.
+        n: images measured on.
+        batch_size: images generated at a time.
+        seed: of latents and images.
 
     Returns:
-        float64, (D, D), orthogonal; column j is the new entry j.
+        One R² per dimension, and what read it: ``encoder`` or ``regression``.
+    """
+    latents, seeds = probe_latents(seed, n if vae else 4 * n, model.latent_dim)
+    images = generate_in_batches(model, latents, seeds, batch_size)
+    reader = encoder_reader(vae) if vae else regression_reader(images[n:], latents[n:])
+    figures = r_squared(latents[:n], reader(images[:n]))
+    return [float(value) for value in figures], "encoder" if vae else "regression"
+
+
+def find_recoverable_axes(model: ImageModel, vae: VAE, *, n: int, batch_size: int, seed: int) -> Tensor:
+    """:func:`recoverable_axes` of ``n`` images of a finished model, float32 (D, D); no figure uses these images."""
+    latents, seeds = probe_latents(seed, n, model.latent_dim, "axes")
+    reading = encoder_reader(vae)(generate_in_batches(model, latents, seeds, batch_size))
+    return torch.from_numpy(recoverable_axes(latents, reading)).float()
+
+
+def recoverable_axes(latents: NDArray[np.float32], reading: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The most recoverable directions of z, best first.
+
+    They are the eigenvectors of the covariance of the best linear estimate of z from the reading. N(0, I) is the same
+    along any orthogonal axes, so rotating z to these leaves the images' distribution as it is; it concentrates what
+    images hold of z in few dimensions.
+
+    Args:
+        latents: of the images, (n, D), n well above D.
+        reading: z read back from the images, (n, D).
+
+    Returns:
+        float64, (D, D), orthogonal; column j is the new dimension j.
     """
     z = np.asarray(latents, np.float64) - latents.mean(0)
     r = reading - reading.mean(0)
@@ -97,12 +116,12 @@ def recoverable_axes(latents: NDArray[np.float32], reading: NDArray[np.float64])
     explained = cross @ np.linalg.pinv(r.T @ r, hermitian=True) @ cross.T / len(z)
     _, axes = np.linalg.eigh((explained + explained.T) / 2)
     axes = axes[:, ::-1]
-    # An eigenvector's sign is arbitrary: let its largest component be positive, whatever library computed it.
+    # An eigenvector's sign is arbitrary: make its largest component positive, so that libraries agree.
     return np.asarray(axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])]))
 
 
-def choose_entries(recoverability: NDArray[np.float64] | list[float], count: int) -> list[int]:
-    """The ``count`` entries (from 0) that read back best, best first; ties go to the lower index."""
+def most_recoverable(recoverability: NDArray[np.float64] | list[float], count: int | None = None) -> list[int]:
+    """The ``count`` latent dimensions (from 0; all by default) of highest R², best first; ties by lower index."""
     return [int(i) for i in np.argsort(-np.asarray(recoverability), kind="stable")[:count]]
 
 

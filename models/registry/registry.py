@@ -2,7 +2,7 @@
 
 ::
 
-    <root>/<version>/model.json            what it is: architecture, training key, figures; lists the other files
+    <root>/<version>/model.json            networks, training key, figures, SHA-256 of the weights (metadata.py)
     <root>/<version>/*.safetensors         weights
     <root>/<version>/README.md             model card
     <root>/aliases.json                    {"production": "<version>", "candidate": "<version>"}
@@ -19,51 +19,58 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from image_longitudinal.core.digest import SHORT, digest_of, file_sha256
+from image_longitudinal.core.digest import SHORT, file_sha256
 from image_longitudinal.core.errors import ModelError, StorageError
 from image_longitudinal.core.files import move_into_place, temporary_folder, write_atomically
+from image_longitudinal.models.registry.metadata import (
+    WEIGHTS,
+    ModelFile,
+    ModelMetadata,
+    read_model_file,
+    write_model_file,
+)
 from image_longitudinal.models.registry.store import ModelStore
 from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
 
 MODEL, CARD, ALIASES = "model.json", "README.md", "aliases.json"
-WEIGHTS = ".safetensors"  # whatever else a folder holds is neither copied nor opened: no pickle comes in
 PRODUCTION, CANDIDATE = "production", "candidate"
 
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One registered version: its folder, its name and the content of its model.json."""
+    """One registered version: its folder and the content of its model.json."""
 
     folder: Path
-    content: dict[str, Any]
+    digest: str  # 64 hex digits over weights, configuration and figures
+    files: dict[str, str]  # SHA-256 by name of weights file
+    metadata: ModelMetadata
 
     @property
     def version(self) -> str:
-        """Twelve hex digits of the digest: what people type."""
+        """The first twelve hex digits of the digest, for command lines."""
         return self.digest[:SHORT]
 
     @property
-    def digest(self) -> str:
-        """Names the content: weights, architecture and figures (64 hex digits)."""
-        return str(self.content["digest"])
+    def card(self) -> str:
+        """The text of the model card."""
+        path = self.folder / CARD
+        return path.read_text() if path.exists() else ""
 
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """What the training recorded."""
-        return dict(self.content["metadata"])
+    def all_tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Every group of weights by name; see :meth:`tensors`."""
+        return {name: self.tensors(name) for name in (file.removesuffix(WEIGHTS) for file in self.files)}
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The weights called ``name``, checked against the digest recorded at registration.
+        """The weights called ``name``, checked against the SHA-256 recorded at registration.
 
         Raises:
-            ModelError: they are missing or not the ones that were registered.
+            ModelError: they are missing, or differ from those that were registered.
         """
         path = self.folder / f"{name}{WEIGHTS}"
-        expected = self.content["files"].get(path.name)
+        expected = self.files.get(path.name)
         if path.exists() and file_sha256(path) != expected:
             raise ModelError(
                 "registered weights were altered",
@@ -85,23 +92,20 @@ class Registry:
     def __init__(self, root: str | Path, shared: ModelStore | None = None) -> None:
         self.root, self.shared = Path(root), shared
 
-    def register(
-        self, weights: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, Any], card: str
-    ) -> ModelVersion:
+    def register(self, weights: Mapping[str, Mapping[str, Tensor]], metadata: ModelMetadata, card: str) -> ModelVersion:
         """Store a version; registering equal content again returns the existing one.
 
         Args:
             weights: state by file name (without ``.safetensors``).
-            metadata: what :attr:`ModelVersion.metadata` will give back; plain JSON values.
+            metadata: see :attr:`ModelVersion.metadata`.
             card: text of the model card.
         """
         with self._new_folder() as temporary:
             for name, tensors in weights.items():
                 save_tensors(temporary / f"{name}{WEIGHTS}", dict(tensors))
             files = {path.name: file_sha256(path) for path in sorted(temporary.iterdir())}
-            content: dict[str, Any] = {"format": 1, "files": files, "metadata": dict(metadata)}
-            content["digest"] = digest_of(content)
-            write_atomically(temporary / MODEL, json.dumps(content, indent=1, sort_keys=True) + "\n")
+            text, content = write_model_file(files, metadata)
+            write_atomically(temporary / MODEL, text)
             write_atomically(temporary / CARD, card)
             version = self._keep(temporary, content)
         if self.shared:
@@ -112,7 +116,7 @@ class Registry:
         """Import a version's folder that was exported elsewhere, unchanged: same content, same name.
 
         Raises:
-            ModelError: it is no version's folder, or a file is not what its model.json says.
+            ModelError: it is no version's folder, or a file differs from its recorded SHA-256.
         """
         version = self._fetch(source, "")
         if self.shared:
@@ -120,33 +124,33 @@ class Registry:
         return version
 
     def versions(self) -> list[ModelVersion]:
-        """Every undamaged version, by name; :meth:`get` fetches the weights of those that are only shared."""
-        return [found for found in self._look().values() if isinstance(found, ModelVersion)]
+        """Every intact version, by name; weights of those that are only shared are fetched by :meth:`get`."""
+        return [found for found in self._scan().values() if isinstance(found, ModelVersion)]
 
     def damaged(self) -> dict[str, ModelError]:
-        """The error of every damaged version, by name; a damaged version does not hide others."""
-        return {name: found for name, found in self._look().items() if isinstance(found, ModelError)}
+        """The errors of unusable version folders, by name; they do not affect the other versions."""
+        return {name: found for name, found in self._scan().items() if isinstance(found, ModelError)}
 
     def find(self, training_key: str) -> ModelVersion | None:
-        """The version whose training had this key (data, configuration and code), if there is one."""
-        found = next((v for v in self.versions() if v.content["metadata"].get("training_key") == training_key), None)
-        return found and self._here(found)
+        """The version with this training key (the digest of the spec that decided it), or None."""
+        found = next((v for v in self.versions() if v.metadata.training_key == training_key), None)
+        return found and self._fetched(found)
 
     def get(self, name: str) -> ModelVersion:
-        """A version by its name, a unique beginning of it (six digits at least), or an alias; its files are then here.
+        """A version by name, unique prefix of at least six digits, or alias; its files are fetched if needed.
 
         Raises:
-            ModelError: there is none, and which there are; or the one that is meant is damaged.
+            ModelError: no version matches, or the matching one is damaged.
         """
         wanted = self.aliases().get(name, name)
-        known = self._look()
+        known = self._scan()
         for folder, problem in known.items():
             if isinstance(problem, ModelError) and len(wanted) >= 6 and folder.startswith(wanted[:SHORT]):
                 raise problem
-        sound = [version for version in known.values() if isinstance(version, ModelVersion)]
-        found = [version for version in sound if version.digest.startswith(wanted) and len(wanted) >= 6]
+        intact = [version for version in known.values() if isinstance(version, ModelVersion)]
+        found = [version for version in intact if version.digest.startswith(wanted) and len(wanted) >= 6]
         if len(found) != 1:
-            names = [*self.aliases(), *(version.version for version in sound)]
+            names = [*self.aliases(), *(version.version for version in intact)]
             raise ModelError(
                 "no such model",
                 where=self.shared.url if self.shared else self.root,
@@ -154,7 +158,7 @@ class Registry:
                 got=name,
                 do="train one with: image-longitudinal train",
             )
-        return self._here(found[0])
+        return self._fetched(found[0])
 
     def aliases(self) -> dict[str, str]:
         """Version by alias."""
@@ -173,7 +177,7 @@ class Registry:
             ) from error
 
     def set_alias(self, alias: str, version: str) -> None:
-        """Let an alias point to an existing version."""
+        """Point an alias to an existing version."""
         aliases = {**self.aliases(), alias: self.get(version).version}
         text = json.dumps(aliases, indent=1, sort_keys=True) + "\n"
         if self.shared:
@@ -186,8 +190,8 @@ class Registry:
                 "cannot write the aliases", where=self.root / ALIASES, got=error, do="free space"
             ) from error
 
-    def _look(self) -> dict[str, ModelVersion | ModelError]:
-        """Version, or the error of a damaged one, by folder name: local ones and those that are only shared."""
+    def _scan(self) -> dict[str, ModelVersion | ModelError]:
+        """Version or error by folder name, for local folders and for those that are only shared."""
         found: dict[str, ModelVersion | ModelError] = {}
         # A registration that was killed may have left its hidden temporary folder.
         for file in sorted(self.root.glob(f"[!.]*/{MODEL}")):
@@ -200,13 +204,13 @@ class Registry:
 
     def _open(self, folder: Path, read: Callable[[], bytes]) -> ModelVersion | ModelError:
         try:
-            return ModelVersion(folder, _parsed(read(), folder))
+            return ModelVersion(folder, *read_model_file(read(), folder))
         except ModelError as error:
             return error
         except (OSError, StorageError) as error:
             return ModelError("a registered model cannot be read", where=folder, got=error)
 
-    def _here(self, version: ModelVersion) -> ModelVersion:
+    def _fetched(self, version: ModelVersion) -> ModelVersion:
         """The version with its files on this machine."""
         if self.shared and not version.folder.exists():
             return self._fetch(self.shared, f"{version.version}/")
@@ -220,10 +224,10 @@ class Registry:
                 do="name a folder that image-longitudinal models export has written",
             )  # fmt: skip
         text = source.read_bytes(prefix + MODEL)
-        content = _parsed(text, source.url)
+        content = read_model_file(text, source.url)
         with self._new_folder() as temporary:
             write_atomically(temporary / MODEL, text)
-            for name, expected in content["files"].items():
+            for name, expected in content.files.items():
                 where, do = source.join(prefix + name), "export or copy the version again"
                 if not source.exists(prefix + name):
                     raise ModelError("a file of the model is missing", where=where, do=do)
@@ -243,40 +247,15 @@ class Registry:
         except OSError as error:
             raise ModelError("cannot register the model", where=self.root, got=error, do="free space") from error
 
-    def _keep(self, temporary: Path, content: dict[str, Any]) -> ModelVersion:
-        folder = self.root / content["digest"][:SHORT]
+    def _keep(self, temporary: Path, content: ModelFile) -> ModelVersion:
+        folder = self.root / content.digest[:SHORT]
         if not (folder / MODEL).exists():
             move_into_place(temporary, folder)
-        return ModelVersion(folder, content)
+        return ModelVersion(folder, *content)
 
     def _share(self, version: ModelVersion) -> None:
         """Copy a version to the shared store: model.json last, because it makes the folder a version."""
         assert self.shared is not None
         if not self.shared.exists(f"{version.version}/{MODEL}"):
-            for name in (*version.content["files"], CARD, MODEL):
+            for name in (*version.files, CARD, MODEL):
                 self.shared.put_file(version.folder / name, f"{version.version}/{name}")
-
-
-def _parsed(text: bytes, where: object) -> dict[str, Any]:
-    """The content of a model.json, checked against the digest in it."""
-    try:
-        content = json.loads(text)
-        recorded = content.pop("digest")
-        names = [str(name) for name in content["files"]]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            "a registered model is damaged", where=where, got=error, do="remove this folder and train again"
-        ) from error
-    if foreign := [name for name in names if Path(name).name != name or not name.endswith(WEIGHTS)]:
-        raise ModelError(
-            "a registered model names files that no model has", where=where, expected=f"names that end in {WEIGHTS}",
-            got=", ".join(foreign), do="take it from its source again; nothing of it was loaded",
-        )  # fmt: skip
-    if digest_of(content) != recorded:
-        raise ModelError(
-            "a registered model was altered",
-            where=where,
-            expected=f"digest {recorded}",
-            do="remove this folder and train again",
-        )
-    return {**content, "digest": recorded}

@@ -54,13 +54,14 @@ def gpu_slots(compute: ComputeConfig) -> Iterator[None]:
 
 
 def holds_gpu_slots(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a task's function inside :func:`gpu_slots`; its argument ``config`` or ``spec`` has ``compute``."""
+    """Run a task's function inside :func:`gpu_slots`; ``compute`` is an argument, or part of ``config`` or ``spec``."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def with_slots(*args: P.args, **kwargs: P.kwargs) -> R:
         given = signature.bind(*args, **kwargs).arguments
-        with gpu_slots(given["config" if "config" in given else "spec"].compute):
+        compute = given.get("compute") or given["config" if "config" in given else "spec"].compute
+        with gpu_slots(compute):
             return function(*args, **kwargs)
 
     return with_slots

@@ -12,8 +12,8 @@ from image_longitudinal.core.config import ComputeConfig, EvaluationConfig, Sect
 from image_longitudinal.core.digest import SHORT
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.models.nlme.estimation.objective import Values
+from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.nlme.model.population import Design, PopulationModel
-from image_longitudinal.models.nlme.simulation.simulate import get_model
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.storage.dataset.manifest import RootManifest
 from image_longitudinal.storage.dataset.reader import Dataset, open_dataset

@@ -32,7 +32,7 @@ from image_longitudinal.models.evaluation.pca_regressor import fit_reader
 from image_longitudinal.models.evaluation.resnet import train_resnet
 from image_longitudinal.models.evaluation.ridge import cross_fit
 from image_longitudinal.models.evaluation.summary import Predictions, Truth, summarise
-from image_longitudinal.models.imaging.backends import load_vae
+from image_longitudinal.models.imaging.assembly import load_vae
 from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates

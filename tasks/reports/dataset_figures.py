@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.colors import to_rgb
@@ -12,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from image_longitudinal.models.design.association import AssociationSums
+from image_longitudinal.models.registry.metadata import TrainingFigures
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.tasks.reports.pictures import rendered
 
@@ -78,17 +78,17 @@ def subject_figure(dataset: Dataset, subject_id: int) -> bytes:
     return rendered(figure)
 
 
-def loss_figure(figures: dict[str, Any]) -> bytes:
-    """Loss curves of the networks of a model version, as its metadata records them."""
-    curves = [
-        ("vae", "mse", "reconstruction error"),
-        ("vae", "kl", "KL (nats)"),
-        ("diffusion", "loss", "diffusion loss"),
-    ]
-    curves = [curve for curve in curves if curve[0] in figures]
+def loss_figure(training: TrainingFigures) -> bytes:
+    """Loss curves of the networks of a model version."""
+    vae, diffusion = training.vae.history, training.diffusion.history if training.diffusion else None
+    curves = [("vae", vae, "mse", "reconstruction error"), ("vae", vae, "kl", "KL (nats)")]
+    if diffusion:
+        curves.append(("diffusion", diffusion, "loss", "diffusion loss"))
     figure = Figure(figsize=(3.6 * len(curves), 2.6), layout="constrained")
-    for axis, (network, key, label) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
-        history = [row for row in figures[network]["history"] if key in row]  # a validation's row has no loss
+    for axis, (network, logged, key, label) in zip(
+        figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True
+    ):
+        history = [row for row in logged if key in row]  # a validation's row has no loss
         steps = np.array([row["step"] for row in history])
         values = np.array([row[key] for row in history])
         axis.plot(steps, values, color=SOFT, lw=0.8)

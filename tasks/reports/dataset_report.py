@@ -66,9 +66,9 @@ def write_report(
         root: where the data set is.
         manifest: of the data set, about to be published.
         version: the model that made the images; None for the phantom.
-        entries: the latent entries that became η.
-        recoverability: R² per latent entry.
-        read_by: what read the entries back.
+        entries: the latent dimensions that became η.
+        recoverability: R² per latent dimension.
+        read_by: what read them back.
         achieved: see :func:`achieved_association`.
     """
     dataset = Dataset(root, manifest)
@@ -84,7 +84,7 @@ def write_report(
         real = version.tensors("examples")["images"].numpy()
         if len(real):
             pictures["real"] = mosaic(real, 8, scale=_scale(real))
-        pictures["loss"] = loss_figure(version.metadata["figures"])
+        pictures["loss"] = loss_figure(version.metadata.training)
         pictures |= model_pictures(version)
     page = _template().render(
         manifest=manifest,
@@ -95,7 +95,7 @@ def write_report(
         read_by=read_by,
         entries=entries,
         rows=association_rows(achieved, manifest),
-        quality=quality_rows(version.metadata) if version and version.metadata.get("quality") else [],
+        quality=quality_rows(version.metadata.measured) if version else [],
     )
     return root.write_bytes(REPORT, page.encode())
 

@@ -1,8 +1,9 @@
-"""Pictures of a registered model, from what its version holds: for the report and for Prefect's artifacts."""
+"""Pictures of a registered model, for the report and for Prefect's artifacts."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from image_longitudinal.models.quality.fidelity import FIGURES
 from image_longitudinal.models.quality.gallery import SWEEP
+from image_longitudinal.models.registry.metadata import RANDOM_EFFECTS, Measurement, SetFigures
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.tasks.reports.dataset_figures import ACCENT, INK, SOFT
 from image_longitudinal.tasks.reports.pictures import rendered
@@ -22,16 +23,11 @@ GIF_SIDE, GIF_MILLISECONDS = 160, 220  # pixels of an image; a frame's time, the
 
 
 def model_pictures(version: ModelVersion) -> dict[str, bytes]:
-    """Every picture of a model by name: PNG, and ``noise`` a GIF, where it has a diffusion model.
-
-    None of a model that was registered before pictures were kept.
-    """
-    if "gallery.safetensors" not in version.content["files"]:
-        return {}
-    told, gallery = version.metadata, version.tensors("gallery")
+    """Every picture of a model by name: PNG, and with a diffusion model ``noise``, a GIF."""
+    measured, gallery = version.metadata.measured, version.tensors("gallery")
     pictures = {
-        "traversal": traversal_figure(gallery["traversal"].numpy(), told["entries"]),
-        "importance": importance_figure(told),
+        "traversal": traversal_figure(gallery["traversal"].numpy(), measured.latent_order),
+        "importance": importance_figure(measured),
     }
     if "triptychs" in gallery:
         pictures["triptychs"] = triptych_figure(gallery["triptychs"].numpy())
@@ -40,35 +36,35 @@ def model_pictures(version: ModelVersion) -> dict[str, bytes]:
     return pictures
 
 
-def quality_rows(metadata: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per feature space and figure: generated against held-out, and the floor, real against held-out."""
-    rows = [
+def quality_rows(measured: Measurement) -> list[dict[str, Any]]:
+    """A table: per feature space and figure, generated against held-out, and the floor, real against held-out."""
+    rows: list[dict[str, Any]] = [
         {
             "features": space,
             "figure": name.upper() if name in ("fd", "kid") else name,
-            "generated": round(figures[name], 4),
-            "real (floor)": round(figures[f"floor_{name}"], 4),
+            "generated": round(getattr(figures.generated, name), 4),
+            "real (floor)": round(getattr(figures.floor, name), 4),
         }
-        for space, figures in metadata["quality"].items()
-        for name in FIGURES
+        for space, figures in measured.fidelity.items()
+        for name in SetFigures.model_fields
     ]
-    memory = metadata["memory"]
-    return [
-        *rows,
-        {
-            "features": "pixels",
-            "figure": "nearest training image, 1st percentile",
-            "generated": round(memory["generated_first_percentile"], 4),
-            "real (floor)": round(memory["held_out_first_percentile"], 4),
-        },
-    ]
+    if nearest := measured.memorisation:
+        rows.append(
+            {
+                "features": "pixels",
+                "figure": "nearest training image, 1st percentile",
+                "generated": round(nearest.generated_first_percentile, 4),
+                "real (floor)": round(nearest.held_out_first_percentile, 4),
+            }
+        )
+    return rows
 
 
-def traversal_figure(images: NDArray[np.uint8], entries: list[int]) -> bytes:
-    """One row per entry, swept from -3 to 3: images (rows, 7, S, S)."""
+def traversal_figure(images: NDArray[np.uint8], latent_order: list[int]) -> bytes:
+    """One row per latent dimension, swept from -3 to 3: images (rows, 7, S, S)."""
     rows, columns = images.shape[:2]
     figure = Figure(figsize=(1.25 * columns, 1.3 * rows + 0.2), layout="constrained")
-    axis = _sheet(figure, images, [f"entry {entry}" for entry in entries[:rows]])
+    axis = _sheet(figure, images, [f"z[{dimension}]" for dimension in latent_order[:rows]])
     axis.set_xticks(axis.get_xticks(), [f"{value:+g}" for value in SWEEP[:columns]])
     return rendered(figure)
 
@@ -80,24 +76,23 @@ def triptych_figure(images: NDArray[np.uint8]) -> bytes:
     return rendered(figure)
 
 
-def importance_figure(metadata: dict[str, Any]) -> bytes:
-    """Three views of each entry: change of the image, error of reading it from the VAE, and R² from finished images."""
-    importance = metadata["importance"]
-    panels = [
-        ("mean squared change when redrawn", importance["change"], False),
-        ("squared error of encode(decode(z))", importance["reading_error"], False),
-        ("R² read from generated images", np.clip(metadata["recoverability"], 0, 1), True),
+def importance_figure(measured: Measurement) -> bytes:
+    """Per latent dimension: change of the image, error of encode(decode(z)), and R² from generated images."""
+    panels: list[tuple[str, Sequence[float], bool]] = [
+        ("mean squared change when resampled", measured.importance.change, False),
+        ("squared error of encode(decode(z))", measured.importance.reading_error, False),
+        ("R² read from generated images", np.clip(measured.recoverability, 0, 1).tolist(), True),
     ]
     figure = Figure(figsize=(10.5, 2.6), layout="constrained")
-    chosen = set(metadata["entries"][:3])
-    for axis, (label, values, spread) in zip(figure.subplots(1, 3), panels, strict=True):
-        colours = [ACCENT if entry in chosen else SOFT for entry in range(len(values))]
-        errors = np.where(np.asarray(values) > 0, metadata["noise_spread"], 0) if spread else None
+    chosen = set(measured.latent_order[:RANDOM_EFFECTS])
+    for axis, (label, values, is_r2) in zip(figure.subplots(1, 3), panels, strict=True):
+        colours = [ACCENT if dimension in chosen else SOFT for dimension in range(len(values))]
+        errors = np.where(np.asarray(values) > 0, measured.noise_spread, 0) if is_r2 else None
         axis.bar(range(len(values)), values, color=colours, yerr=errors, error_kw={"lw": 0.8, "ecolor": INK})
-        axis.set_xlabel("latent entry", fontsize=8)
+        axis.set_xlabel("latent dimension", fontsize=8)
         axis.set_title(label, fontsize=9, color=INK)
         axis.tick_params(labelsize=7)
-        if spread:
+        if is_r2:
             axis.set_ylim(0, 1)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.spines[["top", "right"]].set_visible(False)
@@ -105,9 +100,9 @@ def importance_figure(metadata: dict[str, Any]) -> bytes:
 
 
 def animation(frames: NDArray[np.uint8]) -> bytes:
-    """Images that come out of noise, side by side, as a GIF that repeats: frames (n, k, S, S) uint8.
+    """Images being denoised, side by side, as a GIF that repeats: frames (n, k, S, S) uint8.
 
-    Large ones are averaged down: noise does not compress, and the picture goes into a report and a database.
+    Large ones are averaged down: noise does not compress, and the picture is stored in a report and a database.
     """
     scale, block = max(1, GIF_SIDE // frames.shape[-1]), max(1, frames.shape[-1] // GIF_SIDE)
     n, k, side = *frames.shape[:2], frames.shape[-1] // block
@@ -122,9 +117,9 @@ def animation(frames: NDArray[np.uint8]) -> bytes:
 
 
 def _sheet(figure: Figure, images: NDArray[np.uint8], labels: list[str]) -> Axes:
-    """Images (rows, columns, S, S) on one axis, rows labelled, ticks of the columns in their middle without a label.
+    """Images (rows, columns, S, S) on one axis, with labelled rows and an unlabelled tick per column.
 
-    One axis, because a grid of them takes a second to lay out.
+    One axis, because laying out a grid of them takes a second.
     """
     rows, columns, side, _ = images.shape
     pitch = side + max(1, side // 16)

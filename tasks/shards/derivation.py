@@ -13,14 +13,17 @@ from image_longitudinal.core.errors import ConfigError, ImageLongitudinalError
 from image_longitudinal.core.presets import validate_config
 from image_longitudinal.core.random import stream_key, subject_seeds
 from image_longitudinal.models.design.association import associate, draw_latents, linked_effects, scale_effects
-from image_longitudinal.models.imaging.backends import generate_in_batches, needs_training
+from image_longitudinal.models.imaging.backends import describe, needs_training
+from image_longitudinal.models.imaging.interface import generate_in_batches
 from image_longitudinal.models.nlme.data.dosing import Dose
 from image_longitudinal.models.nlme.data.visits import Visits
-from image_longitudinal.models.nlme.simulation.simulate import get_model, individual_parameters, observe, simulate
+from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.models.nlme.simulation.simulate import individual_parameters, observe, simulate
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.dataset.verify import Problem
 from image_longitudinal.tasks.shards.image_shards import image_model
+from image_longitudinal.tasks.workspace import Workspace
 
 RELATIVE, ABSOLUTE = 1e-5, 1e-6  # another machine's exponentials differ in the last digits
 GREY_LEVELS = 1  # a network's arithmetic differs with the device and the subjects drawn together
@@ -149,12 +152,12 @@ def _model_at_hand(dataset: Dataset, config: Config, workspace: str) -> tuple[An
     recorded = dataset.manifest.image
     version = recorded.model if needs_training(config.generator.backend) else None
     try:
-        model = image_model(workspace, version, config.generator, config.compute.device)
+        registered = Workspace.at(workspace).registry.get(version) if version else None
+        if describe(config.generator, registered).digest != recorded.digest:
+            return None, f"images were not drawn again: the model at hand is not theirs ({recorded.digest[:12]})"
+        return image_model(workspace, version, config.generator, config.compute.device), None
     except ImageLongitudinalError as error:
         return None, f"images were not drawn again, for their model is not at hand: {error}"
-    if model.digest != recorded.digest:
-        return None, f"images were not drawn again: the model at hand is not theirs ({recorded.digest[:12]})"
-    return model, None
 
 
 def _almost(seen: ArrayLike, made: ArrayLike) -> bool:

@@ -12,8 +12,9 @@ from image_longitudinal.core.config import EXECUTION_SECTIONS
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.models.design.association import AssociationSums, is_identity
-from image_longitudinal.models.imaging.backends import load_vae, measure_recoverability
-from image_longitudinal.models.nlme.simulation.simulate import get_model
+from image_longitudinal.models.imaging.assembly import load_vae
+from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.models.quality.recoverability import measure_recoverability
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.storage.dataset.card import CITATION, write_card
 from image_longitudinal.storage.dataset.layout import RUN_FILE
@@ -48,9 +49,9 @@ def measure_images(spec: DatasetSpec) -> tuple[list[float], str]:
     same_way = (generator.scheduler, generator.steps, generator.decoder, generator.precision) == (
         probe.scheduler, probe.steps, "full", "float32",
     )  # fmt: skip
-    recorded = version and version.metadata["probe"] == probe.model_dump(mode="json") and same_way
-    if version and recorded and generator.backend == version.metadata["backend"]:
-        return version.metadata["recoverability"], version.metadata["read_by"]
+    measured = version and version.metadata.measured
+    if version and measured and measured.probe == probe and same_way and generator.backend == version.metadata.backend:
+        return measured.recoverability, measured.read_by
     return _measured(spec.model_copy(update={"entries": ()}).model_dump_json())
 
 

@@ -1,7 +1,7 @@
-"""What scheduled retraining remembers of a folder of scans: which it has seen, and who is held out for good.
+"""What scheduled retraining records of a folder of scans: files seen before, and patients held out for good.
 
-Two models compare only on the same patients, seen by neither in training. So whoever is held out when a folder is
-first trained on stays so; patients who come later are trained on, later scans of a held-out patient are set aside.
+Two models are comparable only on the same patients, seen by neither in training. So the patients held out when a folder
+is first trained on stay held out; patients added later are trained on, later scans of a held-out patient are set aside.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepa
 from image_longitudinal.storage.scans.scan_files import ScanFile
 from image_longitudinal.tasks.workspace import Workspace
 
-PROMOTED = "image-longitudinal.model.promoted"  # the event; deployments/automations.yaml waits for it
+PROMOTED = "image-longitudinal.model.promoted"  # event that deployments/automations.yaml listens for
 
 
 @dataclass(frozen=True)
-class FolderMemory:
-    """What is known of a folder of scans: ``seen`` file names, and the split of each held-out file."""
+class FolderRecord:
+    """The record of a folder of scans: file names ``seen`` before, and the split of each held-out file."""
 
     path: Path
     seen: frozenset[str] = frozenset()
     held_out: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, workspace: Workspace, source: str) -> FolderMemory:
-        """What earlier runs left; the first time, what production was trained on if it was this folder.
+    def of(cls, workspace: Workspace, source: str) -> FolderRecord:
+        """The record of earlier runs; the first time, of production's training if it used this folder.
 
         Raises:
-            StorageError: the memory is damaged.
+            StorageError: the record is damaged.
         """
         path = workspace.root / "retraining" / f"{digest_of(source)[:SHORT]}.json"
         try:
@@ -51,23 +51,23 @@ class FolderMemory:
             return cls(path).after(images, ()) if images else cls(path)
         except (KeyError, TypeError, ValueError) as error:
             raise StorageError(
-                "what retraining remembers of a folder is damaged", where=path, got=error, do="remove it"
+                "the record of a folder of scans is damaged", where=path, got=error, do="remove it"
             ) from error
 
     def new(self, scans: Iterable[ScanFile]) -> list[ScanFile]:
-        """Those that were not there at the last run, told apart by name."""
+        """Scans that were not in the folder at the last run, by name."""
         return [scan for scan in scans if scan.name not in self.seen]
 
-    def after(self, images: PreparedImages, scans: Iterable[ScanFile]) -> FolderMemory:
-        """The memory once a model was trained on ``images``, made of ``scans``."""
+    def after(self, images: PreparedImages, scans: Iterable[ScanFile]) -> FolderRecord:
+        """The record after a model was trained on ``images``, prepared from ``scans``."""
         aside = {item.file for item in images.manifest.set_aside}
         records = images.manifest.images
         names = {record.file for record in records} | {scan.name for scan in scans} | aside
         held_out = {record.file: record.split for record in records if record.split != "train"}
-        return FolderMemory(self.path, self.seen | names, self.held_out or held_out)
+        return FolderRecord(self.path, self.seen | names, self.held_out or held_out)
 
     def save(self) -> None:
-        """Keep it for the next run."""
+        """Store it for the next run."""
         content = {"seen": sorted(self.seen), "held_out": dict(sorted(self.held_out.items()))}
         LocalRoot(self.path.parent).write_bytes(self.path.name, json.dumps(content, indent=1).encode())
 
@@ -78,19 +78,15 @@ def production_of(registry: Registry) -> ModelVersion | None:
 
 
 def comparison_rows(candidate: ModelVersion, production: ModelVersion) -> list[Comparison]:
-    """Every metric that both have; empty where they were measured on different held-out images.
-
-    Raises:
-        ModelError: a metric is no number.
-    """
-    if candidate.metadata.get("held_out") != production.metadata.get("held_out"):
+    """Every metric that both have; none if they were measured on different held-out images."""
+    if candidate.metadata.measured.held_out != production.metadata.measured.held_out:
         return []
-    both = set(candidate.metadata.get("metrics", {})) & set(production.metadata.get("metrics", {}))
+    both = candidate.metadata.metrics.keys() & production.metadata.metrics.keys()
     return compare(candidate, production, [name for name in DIRECTION if name in both])
 
 
 def show_comparison(candidate: ModelVersion, production: ModelVersion | None, promoted: bool) -> None:
-    """Leave the comparison in the UI, whichever way it went."""
+    """Show the comparison in the UI, whatever its outcome."""
     verdict = f"{candidate.version} {'is production now' if promoted else 'stays a candidate'}"
     if production is None:
         table: list[dict[str, Any]] = [{"metric": "none compared", "why": "there was no production model"}]
@@ -120,18 +116,18 @@ def announce(version: ModelVersion, workspace: Workspace) -> None:
         payload={
             "version": version.version,
             "workspace": str(workspace.root),
-            "metrics": version.metadata.get("metrics", {}),
+            "metrics": version.metadata.metrics,
         },
     )
 
 
 def _of_production(workspace: Workspace, folder: str) -> PreparedImages | None:
-    """The prepared images that production was trained on, if they come from a folder of this name and are here."""
+    """The prepared images that production was trained on, if from a folder of this name and in this workspace."""
     production = production_of(workspace.registry)
-    if production is None or production.metadata["images"]["source"].get("folder") != folder:
+    if production is None or production.metadata.images.folder != folder:
         return None
     for candidate in sorted((workspace.root / "images").glob("*/manifest.json")):
         images = open_prepared(candidate.parent)
-        if images.digest == production.metadata["images"]["digest"]:
+        if images.digest == production.metadata.images.digest:
             return images
     return None

@@ -33,7 +33,7 @@ from image_longitudinal.tasks.reports.dataset_figures import subject_figure
 from image_longitudinal.tasks.shards.derivation import rederive
 from image_longitudinal.tasks.workspace import Workspace
 from tests.e2e.conftest import cli_arguments, cli_environment, digests
-from tests.storage.test_verify import forge, rewrite
+from tests.storage.dataset.test_verify import forge, rewrite
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
 
@@ -309,16 +309,14 @@ def test_a_model_is_measured_again_by_another_probe(first: Path, tiny: Callable[
     version = measure_model(base.version, config=config, workspace=workspace)
     assert version.version != base.version
     for network in ("vae.safetensors", "diffusion.safetensors"):
-        assert version.content["files"][network] == base.content["files"][network], "the same networks"
-    assert (version.metadata["read_by"], base.metadata["read_by"]) == ("network", "encoder")
-    assert version.metadata["figures"] == base.metadata["figures"]
+        assert version.files[network] == base.files[network], "the same networks"
+    assert (version.metadata.measured.read_by, base.metadata.measured.read_by) == ("network", "encoder")
+    assert version.metadata.training == base.metadata.training
     card = (version.folder / "README.md").read_text()
     assert "a network trained for it, apart from the generator, on 128 other generated images (5 batches of 64)" in card
     assert measure_model(base.version, config=config, workspace=workspace).version == version.version
-    assert (
-        measure_model(base.version, config=tiny(), workspace=workspace).metadata["recoverability"]
-        == (base.metadata["recoverability"])
-    ), "the probe that measured it first finds the same"
+    again = measure_model(base.version, config=tiny(), workspace=workspace)
+    assert again.metadata.measured == base.metadata.measured, "the probe that measured it first finds the same"
     with pytest.raises(ModelError, match=r"not the images that were held out .*the preset and seed that split them"):
         measure_model(base.version, config=tiny("images.test_fraction=0.3"), workspace=workspace)
 

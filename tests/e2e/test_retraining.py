@@ -39,7 +39,7 @@ def comparison() -> str:
 
 def prepared_for(workspace: Workspace, version: ModelVersion) -> PreparedImages:
     every = [open_prepared(path.parent) for path in (workspace.root / "images").glob("*/manifest.json")]
-    (images,) = [one for one in every if one.digest == version.metadata["images"]["digest"]]
+    (images,) = [one for one in every if one.digest == version.metadata.images.digest]
     return images
 
 
@@ -77,8 +77,8 @@ def test_a_growing_folder_is_trained_on_and_production_never_gets_worse(
     one = workspace.registry.get(first)
     verdict = all(metric.no_worse for metric in compare(second, one, GATE))
     assert (workspace.registry.get("production") == second) == verdict
-    told = comparison()
-    assert f"{second.version} {'is production now' if verdict else 'stays a candidate'}" in told
-    rows = json.loads(told[told.index("[") :])
+    shown = comparison()
+    assert f"{second.version} {'is production now' if verdict else 'stays a candidate'}" in shown
+    rows = json.loads(shown[shown.index("[") :])
     assert {row["metric"] for row in rows} >= set(GATE)
     assert retrain_models(str(folder), **arguments) is None

@@ -42,18 +42,20 @@ def test_stable_diffusion_draws_data_sets_with_its_student_and_its_light_decoder
 
     first = config("distillation.student_steps=3", "distillation.decoder_steps=0")
     half = distill_model(model, config=first, workspace=workspace)
-    assert (half.metadata["distillation"]["of"], half.metadata["distillation"]["made"]) == (model, ["student"])
+    assert half.metadata.distillation is not None
+    assert (half.metadata.distillation.teacher, half.metadata.distillation.networks) == (model, ("student",))
     second = config("distillation.student_steps=0", "distillation.decoder_steps=3", "generator.steps=3")
     version = distill_model(half.version, config=second, workspace=workspace)
-    told, card = version.metadata["distillation"], (version.folder / "README.md").read_text()
-    assert told["made"] == ["student", "light-decoder"], "it keeps the student that it had"
-    assert [(row["solver"], row["steps"], row["decoder"]) for row in told["measured"]] == [
+    distillation = version.metadata.distillation
+    assert distillation is not None
+    assert distillation.networks == ("student", "light-decoder"), "it keeps the student that it had"
+    assert [(row.solver, row.steps, row.decoder) for row in distillation.samplers] == [
         ("ddpm", 50, "full"),
         *((*way, decoder) for decoder in ("full", "light") for way in (("unipc", 4), ("unipc", 3), ("student", 3))),
     ]
-    assert told["measured"][0]["fd_loss_percent"] == 0
-    assert card.count("Ways to draw") == 1
-    assert "| student | 3 | light |" in card
+    assert distillation.samplers[0].fd_loss_percent == 0
+    assert version.card.count("## Samplers") == 1
+    assert "| student | 3 | light |" in version.card
     assert distill_model(half.version, config=second, workspace=workspace).version == version.version, "no work twice"
 
     made = [images(name, *how, model=version.version) for name, how in

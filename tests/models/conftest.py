@@ -8,11 +8,24 @@ import numpy as np
 import pytest
 import torch
 
-from image_longitudinal.core.config import DiffusionConfig, VAEConfig
+from image_longitudinal.core.config import DiffusionConfig, ProbeConfig, VAEConfig
 from image_longitudinal.core.random import normals, stream_key
 from image_longitudinal.models.diffusion.residual_diffusion import ResidualDiffusion
 from image_longitudinal.models.diffusion.train import train_diffusion
 from image_longitudinal.models.imaging.phantom import render
+from image_longitudinal.models.registry.metadata import (
+    DiffusionTraining,
+    FidelityFigures,
+    LatentImportance,
+    Measurement,
+    MemorisationFigures,
+    ModelMetadata,
+    NetworkConfigs,
+    SetFigures,
+    TrainingFigures,
+    TrainingImages,
+    VAETraining,
+)
 from image_longitudinal.models.registry.registry import ModelVersion, Registry
 from image_longitudinal.models.vae.network import VAE
 from image_longitudinal.models.vae.train import VAEFigures, train_vae
@@ -24,6 +37,48 @@ VAE_CONFIG = VAEConfig(
 DIFFUSION_CONFIG = DiffusionConfig(
     image_size=32, channels=(16,), steps=6, batch_size=4, learning_rate=1e-3, ema_decay=0.5
 )
+
+
+def model_metadata(
+    *,
+    vae: VAEConfig = VAE_CONFIG,
+    diffusion: DiffusionConfig | None = DIFFUSION_CONFIG,
+    residual_scale: float | None = 0.1,
+    recoverability: float = 0.8,
+    fd: float | None = 2.0,
+    held_out: str = "a",
+    **changes: object,
+) -> ModelMetadata:
+    """Complete metadata with invented figures; ``fd`` None leaves out all that needs held-out images."""
+    dims = vae.latent_dim
+    figures = SetFigures(fd=fd or 0.0, kid=0.5, precision=0.5, recall=0.5, density=0.5, coverage=0.5)
+    nearest = MemorisationFigures(
+        generated_first_percentile=0.2, held_out_first_percentile=0.1, generated_median=0.3, held_out_median=0.3
+    )
+    measured = Measurement(
+        probe=ProbeConfig(),
+        held_out=held_out,
+        recoverability=[recoverability] * dims,
+        read_by="encoder",
+        noise_spread=[0.01] * dims,
+        latent_order=list(range(dims)),
+        importance=LatentImportance(change=[0.1] * dims, reading_error=[0.2] * dims),
+        fidelity={} if fd is None else {"encoder": FidelityFigures(n=50, generated=figures, floor=figures)},
+        memorisation=None if fd is None else nearest,
+    )
+    trained = VAETraining(
+        history=[{"step": 0, "mse": 0.25}], kl=[1.0, 0.5], active_units=2, validation_mse=0.25, perception="ms-ssim"
+    )
+    return ModelMetadata(
+        training_key="k1",
+        seed=1,
+        images=TrainingImages(digest="d", kind="phantom", images=96, patients=96, by_split={}, by_class={}),
+        networks=NetworkConfigs(vae=vae, diffusion=diffusion, residual_scale=residual_scale),
+        training=TrainingFigures(
+            vae=trained, diffusion=DiffusionTraining(history=[], validation_loss=0.5) if diffusion else None
+        ),
+        measured=measured,
+    ).model_copy(update=changes)
 
 
 def phantoms(n: int, size: int, seed: int = 0) -> np.ndarray:
@@ -56,11 +111,7 @@ def tiny_version(
     vae, _ = trained_vae
     diffusion, _ = train_diffusion(vae, tiny_images, tiny_images[:4], DIFFUSION_CONFIG, 1, folder / "checkpoint", "cpu")
     assert isinstance(diffusion, ResidualDiffusion)
-    metadata = {
-        "vae": VAE_CONFIG.model_dump(mode="json"),
-        "diffusion": DIFFUSION_CONFIG.model_dump(mode="json"),
-        "residual_scale": diffusion.residual_scale,
-    }
+    metadata = model_metadata(residual_scale=diffusion.residual_scale)
     weights = {"vae": vae.state_dict(), "diffusion": diffusion.denoiser.state_dict()}
     return Registry(folder / "registry").register(weights, metadata, "# Tiny")
 

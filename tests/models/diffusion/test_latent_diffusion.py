@@ -15,8 +15,9 @@ from image_longitudinal.models.diffusion.encoded_images import encode_images
 from image_longitudinal.models.diffusion.latent_diffusion import LatentDiffusion
 from image_longitudinal.models.diffusion.sampler import sample
 from image_longitudinal.models.diffusion.train import DiffusionFigures, build_diffusion, train_diffusion
-from image_longitudinal.models.imaging.backends import assemble_diffusion, diffusion_weights
+from image_longitudinal.models.imaging.assembly import assemble_diffusion, diffusion_weights
 from image_longitudinal.models.imaging.grey_images import to_unit
+from image_longitudinal.models.registry.metadata import NetworkConfigs
 from image_longitudinal.models.vae.network import VAE
 from image_longitudinal.models.vae.train import VAEFigures
 from tests.models.conftest import VAE_CONFIG, draws, phantoms
@@ -96,8 +97,8 @@ def test_a_resumed_training_ends_in_the_same_bits(trained: Trained, tiny_images:
 
 def test_stored_weights_give_the_same_images(trained: Trained) -> None:
     model, _, _ = trained
-    metadata = {"vae": VAE_CONFIG.model_dump(mode="json"), "diffusion": CONFIG.model_dump(mode="json")}
-    again = assemble_diffusion(metadata, model.vae, diffusion_weights(model))
+    networks = NetworkConfigs(vae=VAE_CONFIG, diffusion=CONFIG)
+    again = assemble_diffusion(networks, model.vae, diffusion_weights(model))
     z, seeds = draws(3, model.latent_dim)
     options = {"scheduler": "euler", "steps": 3}
     expected = sample(model.eval(), torch.from_numpy(z), seeds, **options)  # type: ignore[arg-type]

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from image_longitudinal.core.config import DiffusionConfig
+from image_longitudinal.core.config import DiffusionConfig, VAEConfig
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.diffusion.sampler import sample
 from image_longitudinal.models.diffusion.solvers import SOLVERS
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
 from image_longitudinal.models.diffusion.train import build_diffusion, train_diffusion
-from image_longitudinal.models.imaging.backends import assemble_diffusion, diffusion_weights
+from image_longitudinal.models.imaging.assembly import assemble_diffusion, diffusion_weights
+from image_longitudinal.models.registry.metadata import NetworkConfigs
 from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors, tensors_digest
 from image_longitudinal.models.vae.network import VAE
 from tests.models.conftest import draws
@@ -175,14 +176,11 @@ def test_another_autoencoder_in_its_place_is_refused(tiny_vae: VAE, pretrained: 
     folder = shutil.copytree(pretrained, tmp_path / "copy")
     config = DiffusionConfig(kind="stable-diffusion", pretrained=str(folder), image_size=32)
     model = build_diffusion(tiny_vae, config, 1)
-    metadata = {
-        "diffusion": config.model_dump(mode="json"),
-        "borrowed": tensors_digest(model.borrowed_state()),
-    }
-    assemble_diffusion(metadata, tiny_vae, diffusion_weights(model))
+    networks = NetworkConfigs(vae=VAEConfig(), diffusion=config, borrowed=tensors_digest(model.borrowed_state()))
+    assemble_diffusion(networks, tiny_vae, diffusion_weights(model))
     path = folder / "vae" / "diffusion_pytorch_model.safetensors"
     tensors, stored = load_tensors(path)
     tensors["decoder.conv_in.bias"] += 1e-3
     save_tensors(path, tensors, stored)
     with pytest.raises(ModelError, match=r"autoencoder is not the one .*copy.*[Rr]estore it there"):
-        assemble_diffusion(metadata, tiny_vae, diffusion_weights(model))
+        assemble_diffusion(networks, tiny_vae, diffusion_weights(model))

@@ -10,18 +10,12 @@ import torch
 
 from image_longitudinal.core.config import GeneratorConfig
 from image_longitudinal.core.errors import ConfigError, ModelError
-from image_longitudinal.models.imaging.backends import (
-    ImageModel,
-    generate_in_batches,
-    load_image_model,
-    load_vae,
-    measure_recoverability,
-    needs_diffusion,
-    needs_training,
-)
+from image_longitudinal.models.imaging.assembly import load_vae
+from image_longitudinal.models.imaging.backends import describe, load_image_model, needs_diffusion, needs_training
+from image_longitudinal.models.imaging.interface import ImageModel, generate_in_batches
 from image_longitudinal.models.imaging.phantom import render
 from image_longitudinal.models.registry.registry import ModelVersion, Registry
-from tests.models.conftest import draws, random_denoiser
+from tests.models.conftest import draws, model_metadata, random_denoiser
 
 SHIPPED = ("phantom", "vae", "diffusion")
 
@@ -52,7 +46,7 @@ def stripes(config: GeneratorConfig, version: ModelVersion | None, device: torch
 def model(request: pytest.FixtureRequest, tiny_version: ModelVersion) -> ImageModel:
     made = load_image_model(config(request.param), tiny_version, "cpu")
     if request.param == "diffusion":
-        random_denoiser(made.model)  # type: ignore[attr-defined]  # trained for six steps, it adds next to nothing
+        random_denoiser(made.network)  # type: ignore[attr-defined]  # trained for six steps, it adds next to nothing
     return made
 
 
@@ -122,18 +116,21 @@ def test_the_vae_backend_is_the_decoder(tiny_version: ModelVersion) -> None:
 
 def test_the_diffusion_backend_starts_from_the_registered_weights(tiny_version: ModelVersion) -> None:
     made = load_image_model(config("diffusion"), tiny_version, "cpu")
-    state = made.model.denoiser.state_dict()  # type: ignore[attr-defined]
+    state = made.network.denoiser.state_dict()  # type: ignore[attr-defined]
     assert all(torch.equal(state[key], value) for key, value in tiny_version.tensors("diffusion").items())
-    assert made.model.residual_scale == tiny_version.metadata["residual_scale"]  # type: ignore[attr-defined]
+    assert made.network.residual_scale == tiny_version.metadata.networks.residual_scale  # type: ignore[attr-defined]
 
 
 def test_digests_tell_apart_what_decides_a_pixel(tiny_version: ModelVersion, tmp_path: Path) -> None:
     other = Registry(tmp_path).register(
-        {name: tiny_version.tensors(name) for name in ("vae", "diffusion")}, {**tiny_version.metadata, "note": 1}, ""
+        tiny_version.all_tensors(), tiny_version.metadata.model_copy(update={"seed": 2}), ""
     )
 
     def digest(version: ModelVersion, *arguments: Any, **values: Any) -> str:
-        return load_image_model(config(*arguments, **values), version, "cpu").digest
+        asked = config(*arguments, **values)
+        model, description = load_image_model(asked, version, "cpu"), describe(asked, version)
+        assert description == (model.digest, model.image_size, model.latent_dim), "known without loading"
+        return description.digest
 
     different = [
         digest(tiny_version, "phantom"),
@@ -170,11 +167,24 @@ def test_altered_weights_make_no_image(tiny_version: ModelVersion, tmp_path: Pat
 
 
 def test_a_version_without_a_diffusion_model_cannot_diffuse(tiny_version: ModelVersion, tmp_path: Path) -> None:
-    version = Registry(tmp_path).register(
-        {"vae": tiny_version.tensors("vae")}, {"vae": tiny_version.metadata["vae"]}, ""
-    )
-    with pytest.raises(ModelError, match=r"missing .*diffusion\.safetensors"):
-        load_image_model(config("diffusion"), version, "cpu")
+    version = Registry(tmp_path).register({"vae": tiny_version.tensors("vae")}, model_metadata(diffusion=None), "")
+    for function in (load_image_model, describe):
+        with pytest.raises(ModelError, match=r"no diffusion model.*generator\.backend=vae"):
+            function(config("diffusion"), version)
+
+
+@pytest.mark.parametrize(
+    ("changes", "lacking"), [({"scheduler": "student"}, "student"), ({"decoder": "light"}, "light-decoder")]
+)
+def test_a_network_that_was_not_distilled_is_missed_before_any_is_loaded(
+    tiny_version: ModelVersion, changes: dict[str, str], lacking: str
+) -> None:
+    with pytest.raises(ModelError, match=f"the model has no {lacking}.*image-longitudinal distill"):
+        describe(config("diffusion", **changes), tiny_version)
+
+
+def test_a_custom_backend_is_described_by_what_its_factory_makes() -> None:
+    assert describe(config(f"{__name__}:stripes"), None) == ("stripes", 32, 5)
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
@@ -191,19 +201,3 @@ def test_a_backend_that_cannot_be_imported_is_refused(name: str) -> None:
 def test_which_backends_need_what() -> None:
     assert [needs_training(name) for name in (*SHIPPED, "my.module:make")] == [False, True, True, True]
     assert [needs_diffusion(name) for name in (*SHIPPED, "my.module:make")] == [False, False, True, True]
-
-
-def test_recoverability_is_read_by_the_encoder_where_there_is_one(tiny_version: ModelVersion) -> None:
-    made = load_image_model(config("vae"), tiny_version, "cpu")
-    figures, reader = measure_recoverability(made, load_vae(tiny_version), n=64, batch_size=32, seed=1)
-    assert reader == "encoder"
-    assert len(figures) == 5
-    again, _ = measure_recoverability(made, load_vae(tiny_version), n=64, batch_size=32, seed=1)
-    assert again == figures
-
-
-def test_recoverability_of_phantoms_is_read_by_regression() -> None:
-    made = load_image_model(config("phantom"), None, "cpu")
-    figures, reader = measure_recoverability(made, None, n=150, batch_size=64, seed=1)
-    assert reader == "regression"
-    assert min(figures[0], figures[1], figures[3]) > 0.8  # vertical position, tilt, luminance

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
-from transformers import Dinov2Config, Dinov2Model
 
-from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.quality.fidelity import (
-    dinov2_features,
-    encoder_features,
+    fidelity_figures,
     frechet_distance,
     kernel_distance,
-    memory_figures,
-    nearest_training_image,
-    neighbourhood_shares,
-    set_figures,
-    training_views,
+    neighbourhood_fractions,
 )
-from image_longitudinal.models.vae.network import VAE
-from tests.models.conftest import phantoms
 
 
 def two_sets(n: int = 60, m: int = 50, features: int = 7) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +49,7 @@ def test_kernel_distance_is_torchmetrics() -> None:
     assert kernel_distance(a, b) == pytest.approx(reference, rel=1e-9)
 
 
-def test_shares_are_those_of_direct_loops() -> None:
+def test_fractions_are_those_of_direct_loops() -> None:
     real, made = two_sets(30, 25, 3)
     k = 4
     radius = [sorted(np.linalg.norm(p - q) for q in real)[k] for p in real]
@@ -70,7 +59,7 @@ def test_shares_are_those_of_direct_loops() -> None:
     recall = np.mean([any(np.linalg.norm(p - q) <= r for q, r in zip(made, made_radius, strict=True)) for p in real])
     density = np.mean([sum(row) for row in inside]) / k
     coverage = np.mean([min(np.linalg.norm(p - q) for q in made) <= r for p, r in zip(real, radius, strict=True)])
-    np.testing.assert_allclose(neighbourhood_shares(real, made, k), [precision, recall, density, coverage])
+    np.testing.assert_allclose(neighbourhood_fractions(real, made, k), [precision, recall, density, coverage])
     assert 0 < precision < 1
 
 
@@ -78,58 +67,12 @@ def test_the_floor_is_what_real_images_of_others_give() -> None:
     rng = np.random.default_rng(2)
     train, held_out = rng.normal(size=(300, 4)), rng.normal(size=(120, 4))
     good, bad = rng.normal(size=(200, 4)), 0.2 * rng.normal(size=(200, 4)) + 1
-    same, off = set_figures(train, held_out, good, 0), set_figures(train, held_out, bad, 0)
+    same, off = fidelity_figures(train, held_out, good, 0), fidelity_figures(train, held_out, bad, 0)
     assert same.n == 120
-    assert same.fd_ratio == pytest.approx(1, abs=0.7)  # n = 120 leaves that much chance
-    assert off.fd_ratio > 10
-    assert off.floor_fd == same.floor_fd
-    assert abs(same.kid) < 0.1 * off.kid
-    assert off.recall < 0.3 < same.recall
-    assert off.coverage < 0.5 < same.coverage
-
-
-def test_copies_of_training_images_are_found_mirrored_and_cropped() -> None:
-    training, new = phantoms(40, 64), phantoms(30, 64, 5)
-    copies = training_views(training[:20], 3)  # what a generator that remembers would make
-    found = memory_figures(copies, training_views(new, 3), training)
-    assert found.nearest_ratio < 0.9
-    honest = memory_figures(training_views(phantoms(30, 64, 6), 4), training_views(new, 3), training)
-    assert honest.nearest_ratio > found.nearest_ratio
-    centre = nearest_training_image(training[:3, :, ::-1].copy(), training)
-    assert centre.shape == (3,)
-
-
-def test_the_distance_to_the_nearest_is_that_of_a_direct_loop() -> None:
-    from torch.nn.functional import interpolate
-
-    training, images = phantoms(5, 32), phantoms(4, 32, 2)
-    size, rows = 32, round(32 * 190 / 224)
-    nearest = np.full(4, np.inf)
-    for picture in training:
-        for top in (0, (size - rows) // 2, size - rows):
-            crop = torch.from_numpy(picture[None, None, top : top + rows].copy()).float() / 255
-            view = interpolate(crop, (size, size), mode="bilinear", antialias=True).numpy()[0, 0]
-            for shown in (view, view[:, ::-1]):
-                nearest = np.minimum(nearest, np.sqrt(np.square(images / 255 - shown).mean((1, 2))))
-    np.testing.assert_allclose(nearest_training_image(images, training), nearest, rtol=1e-4)
-
-
-def test_features_of_the_encoder_are_those_before_its_heads() -> None:
-    vae = VAE(32, 5, 1 / 64).eval()
-    features = encoder_features(vae)(phantoms(3, 64))  # of another size
-    assert features.shape == (3, vae.encoder.mean.in_features)
-    same = encoder_features(vae)(phantoms(3, 32))
-    head = vae.encoder.mean(torch.from_numpy(same).float().relu())
-    with torch.no_grad():
-        expected, _ = vae.encoder(torch.from_numpy(phantoms(3, 32))[:, None].float() / 255)
-    torch.testing.assert_close(head, expected, atol=1e-5, rtol=1e-4)
-
-
-def test_dinov2_is_read_from_a_local_folder(tmp_path: Path) -> None:
-    config = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=2)
-    Dinov2Model(config).save_pretrained(tmp_path / "dinov2", safe_serialization=True)
-    features = dinov2_features(str(tmp_path / "dinov2"))(phantoms(3, 64))
-    assert features.shape == (3, 16)
-    assert np.abs(features[0] - features[1]).max() > 1e-6
-    with pytest.raises(ModelError, match=r"cannot load the DINOv2 network .*probe\.dinov2"):
-        dinov2_features(str(tmp_path / "none"))
+    assert off.floor == same.floor
+    floor, good_figures, bad_figures = same.floor, same.generated, off.generated
+    assert good_figures.fd / floor.fd == pytest.approx(1, abs=0.7)  # n = 120 leaves that much chance
+    assert bad_figures.fd > 10 * floor.fd
+    assert abs(good_figures.kid) < 0.1 * bad_figures.kid
+    assert bad_figures.recall < 0.3 < good_figures.recall
+    assert bad_figures.coverage < 0.5 < good_figures.coverage

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from image_longitudinal.core.config import GeneratorConfig
-from image_longitudinal.models.imaging.backends import ImageModel, load_image_model, load_vae
+from image_longitudinal.models.imaging.assembly import load_vae
+from image_longitudinal.models.imaging.backends import load_image_model
 from image_longitudinal.models.imaging.grey_images import to_grey_levels, to_unit
+from image_longitudinal.models.imaging.interface import ImageModel
 from image_longitudinal.models.quality.gallery import noise_to_image, traversal, triptychs
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.models.vae.augmentation import centre_view
@@ -20,7 +22,7 @@ def model(tiny_version: ModelVersion) -> ImageModel:
     return load_image_model(GeneratorConfig(steps=3, batch_size=4), tiny_version, "cpu")
 
 
-def test_a_traversal_moves_one_entry_at_a_time(model: ImageModel) -> None:
+def test_a_traversal_moves_one_dimension_at_a_time(model: ImageModel) -> None:
     images = traversal(model, [3, 1], 4)
     assert images.shape == (2, 7, 32, 32)
     np.testing.assert_array_equal(images[0, 3], images[1, 3])  # both rows pass through z = 0
@@ -40,7 +42,7 @@ def test_a_triptych_begins_with_the_scan_as_training_sees_it(model: ImageModel, 
 
 def test_noise_becomes_the_image_that_sampling_gives(model: ImageModel) -> None:
     frames = noise_to_image(
-        model.model,  # type: ignore[attr-defined]
+        model.network,  # type: ignore[attr-defined]
         2,
         scheduler="ddim",
         steps=3,

@@ -6,15 +6,19 @@ import torch
 
 from image_longitudinal.core.random import stream_key
 from image_longitudinal.models.design.association import draw_latents
+from image_longitudinal.models.imaging.assembly import load_vae
+from image_longitudinal.models.imaging.backends import PhantomImages, vae_images
 from image_longitudinal.models.imaging.phantom import render
 from image_longitudinal.models.quality.recoverability import (
-    choose_entries,
     encoder_reader,
+    measure_recoverability,
+    most_recoverable,
     probe_latents,
     r_squared,
     recoverable_axes,
     regression_reader,
 )
+from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.models.vae.network import VAE
 
 
@@ -45,7 +49,7 @@ def test_probes_are_their_own_stream_and_begin_alike() -> None:
 
 
 def test_a_regression_reads_phantoms_it_was_not_fitted_on() -> None:
-    """400 phantoms: vertical position, tilt and luminance read back above 0.8; entry 12 draws nothing."""
+    """400 phantoms: vertical position, tilt and luminance read back above 0.8; dimension 12 changes nothing."""
     latents, seeds = probe_latents(stream_key(1, "test") >> 1, 600, 13)
     images = render(latents, seeds, 32)
     read = regression_reader(images[200:], latents[200:])
@@ -82,13 +86,13 @@ def test_the_encoder_reader_takes_images_of_any_size() -> None:
     np.testing.assert_allclose(read(np.full((2, 64, 64), 120, np.uint8)), read(flat), atol=1e-5)
 
 
-def test_the_best_entries_come_first_and_ties_go_to_the_lower_index() -> None:
-    assert choose_entries([0.1, 0.9, float("nan"), 0.9, -2.0, 0.5], 4) == [1, 3, 5, 0]
-    assert choose_entries([0.1, float("nan")], 2) == [0, 1]
+def test_the_best_dimensions_come_first_and_ties_go_to_the_lower_index() -> None:
+    assert most_recoverable([0.1, 0.9, float("nan"), 0.9, -2.0, 0.5], 4) == [1, 3, 5, 0]
+    assert most_recoverable([0.1, float("nan")], 2) == [0, 1]
 
 
 def test_the_recoverable_axes_are_the_directions_that_survive_best_first() -> None:
-    """Two of four directions, mixed over the entries, are read with R² 0.9 and 0.5; the others not at all."""
+    """Two of four directions, mixed over the dimensions, are read with R² 0.9 and 0.5; the others not at all."""
     rng = np.random.default_rng(1)
     mixing, _ = np.linalg.qr(rng.normal(size=(4, 4)))
     z = rng.normal(size=(40_000, 4)).astype(np.float32)
@@ -98,3 +102,19 @@ def test_the_recoverable_axes_are_the_directions_that_survive_best_first() -> No
     # A direction errs by the sampling error of a covariance, about 1/√40,000, over the gap of 0.4 between the two.
     np.testing.assert_allclose(np.abs((axes.T @ mixing)[:2, :2]), np.eye(2), atol=0.06)
     assert (axes[np.abs(axes).argmax(0), np.arange(4)] > 0).all()
+
+
+def test_recoverability_is_read_by_the_encoder_where_there_is_one(tiny_version: ModelVersion) -> None:
+    made = vae_images(load_vae(tiny_version), "")
+    figures, reader = measure_recoverability(made, load_vae(tiny_version), n=64, batch_size=32, seed=1)
+    assert reader == "encoder"
+    assert len(figures) == 5
+    again, _ = measure_recoverability(made, load_vae(tiny_version), n=64, batch_size=32, seed=1)
+    assert again == figures
+
+
+def test_recoverability_of_phantoms_is_read_by_regression() -> None:
+    made = PhantomImages(5, 32, "")
+    figures, reader = measure_recoverability(made, None, n=150, batch_size=64, seed=1)
+    assert reader == "regression"
+    assert min(figures[0], figures[1], figures[3]) > 0.8  # vertical position, tilt, luminance

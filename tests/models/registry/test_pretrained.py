@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 
 from image_longitudinal.core.config import GeneratorConfig
-from image_longitudinal.models.imaging.backends import load_image_model
+from image_longitudinal.core.digest import digest_of
+from image_longitudinal.models.imaging.backends import describe, load_image_model
 from image_longitudinal.models.pretrained import FOLDER, PRETRAINED
-from image_longitudinal.models.registry.registry import CARD
+from image_longitudinal.models.registry.metadata import read_model_file, write_model_file
+from image_longitudinal.models.registry.registry import CARD, MODEL
 from image_longitudinal.tasks.workspace import Workspace
 from tests.models.conftest import draws
 
@@ -17,8 +20,29 @@ from tests.models.conftest import draws
 def test_it_is_small_and_says_where_it_comes_from() -> None:
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 20e6
     card = (FOLDER / CARD).read_text()
-    for told in ("CC BY 4.0", "Kermany", "10.17632/rscbjbr9sj.3", "not for diagnosis"):
-        assert told in card
+    for stated in ("CC BY 4.0", "Kermany", "10.17632/rscbjbr9sj.3", "not for diagnosis"):
+        assert stated in card
+
+
+def test_its_model_json_of_format_1_is_upgraded_under_its_recorded_name(tmp_path: Path) -> None:
+    version = Workspace.at(tmp_path).model(PRETRAINED)
+    recorded = json.loads((FOLDER / MODEL).read_text())
+    assert (recorded["format"], version.digest) == (1, recorded["digest"])
+    old, metadata = recorded["metadata"], version.metadata
+    measured = metadata.measured
+    assert metadata.metrics == old["metrics"] | {"validation_mse": old["figures"]["vae"]["validation_mse"]}
+    assert (measured.latent_order, measured.recoverability) == (old["entries"], old["recoverability"])
+    assert measured.fidelity["encoder"].floor.fd == old["quality"]["encoder"]["floor_fd"]
+    assert metadata.networks.residual_scale == old["residual_scale"]
+    assert (metadata.backend, metadata.images.kind, metadata.images.patients) == ("diffusion", "scans", 302)
+    text, stored = write_model_file(version.files, metadata)
+    assert read_model_file(text.encode(), "format 2") == stored
+
+
+def test_data_sets_made_of_it_keep_their_pixel_digest(tmp_path: Path) -> None:
+    version, config = Workspace.at(tmp_path).model(PRETRAINED), GeneratorConfig(scheduler="unipc", steps=7)
+    model = "55a32d3531eeeae01c8c72f437e7a70473e8274a60d3d4469ce2111d0bfea2cc"
+    assert describe(config, version) == (digest_of("diffusion", 2, model, "unipc", 7, "float32"), 64, 16)
 
 
 def test_it_makes_images_in_a_new_workspace(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.registry.promotion import promote
 from image_longitudinal.models.registry.registry import ModelVersion, Registry
+from tests.models.conftest import model_metadata
 
 
 @pytest.fixture
@@ -18,8 +19,8 @@ def registry(tmp_path: Path) -> Registry:
 
 
 def register(registry: Registry, recoverability: float, fd: float | None, held_out: str = "a") -> ModelVersion:
-    metrics = {"recoverability": recoverability, "fd": fd}
-    return registry.register({"vae": {"a": torch.zeros(1)}}, {"metrics": metrics, "held_out": held_out}, "")
+    metadata = model_metadata(recoverability=recoverability, fd=fd, held_out=held_out)
+    return registry.register({"vae": {"a": torch.zeros(1)}}, metadata, "")
 
 
 BOTH = ("recoverability", "fd")

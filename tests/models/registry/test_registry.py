@@ -17,9 +17,11 @@ from image_longitudinal.models.registry.registry import ModelVersion, Registry
 from image_longitudinal.models.training.tensor_files import save_tensors
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
+from tests.models.conftest import model_metadata
 
 WEIGHTS = {"vae": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(1)}, "extra": {"c": torch.zeros(2)}}
-METADATA = {"training_key": "k1", "figures": {"mse": 0.25, "kl": [1.0, 0.5]}}
+METADATA = model_metadata()
+OTHER = model_metadata(training_key="k2")
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def test_what_is_registered_comes_back(registry: Registry, version: ModelVersion
 def test_equal_content_is_one_version_whoever_registers_it(registry: Registry, tmp_path: Path) -> None:
     first = registry.register(WEIGHTS, METADATA, "# Card")
     backwards = {name: dict(reversed(WEIGHTS[name].items())) for name in reversed(WEIGHTS)}
-    assert registry.register(backwards, dict(reversed(METADATA.items())), "# Other words") == first
+    assert registry.register(backwards, METADATA, "# Another card") == first
     assert Registry(tmp_path / "elsewhere").register(WEIGHTS, METADATA, "").digest == first.digest
     assert [v.version for v in registry.versions()] == [first.version]
     assert not leftovers(registry)
@@ -63,7 +65,7 @@ def test_other_content_is_another_version(registry: Registry, version: ModelVers
     changed = {"vae": {**WEIGHTS["vae"], "b": torch.tensor(2)}, "extra": WEIGHTS["extra"]}
     others = [
         registry.register(changed, METADATA, ""),
-        registry.register(WEIGHTS, {**METADATA, "training_key": "k2"}, ""),
+        registry.register(WEIGHTS, OTHER, ""),
         registry.register({"vae": WEIGHTS["vae"]}, METADATA, ""),
     ]
     assert len({version.digest, *(other.digest for other in others)}) == 4
@@ -107,15 +109,24 @@ def test_an_altered_description_is_refused(
         registry.get(version.version)
 
 
+def test_a_description_of_a_newer_format_is_refused(registry: Registry, version: ModelVersion) -> None:
+    path = version.folder / "model.json"
+    content = {**json.loads(path.read_text()), "format": 3}
+    del content["digest"]
+    path.write_text(json.dumps({**content, "digest": digest_of(content)}))
+    with pytest.raises(ModelError, match=r"unknown format .*expected 2 or older; got 3. Update image-longitudinal"):
+        registry.find("k1") or registry.get(version.version)
+
+
 def test_a_version_is_found_by_alias_name_beginning_and_digest(registry: Registry, version: ModelVersion) -> None:
-    registry.register(WEIGHTS, {"training_key": "k2"}, "")
+    registry.register(WEIGHTS, OTHER, "")
     registry.set_alias("production", version.version)
     for name in ("production", version.version, version.version[:6], version.digest):
         assert registry.get(name) == version
 
 
 def test_an_alias_can_move_and_leaves_others_alone(registry: Registry, version: ModelVersion) -> None:
-    other = registry.register(WEIGHTS, {"training_key": "k2"}, "")
+    other = registry.register(WEIGHTS, OTHER, "")
     registry.set_alias("production", version.version)
     registry.set_alias("mine", version.version)
     registry.set_alias("production", other.version)
@@ -191,7 +202,7 @@ def test_aliases_that_cannot_be_written_are_a_model_error(registry: Registry, ve
 
 
 def test_a_damaged_version_hides_no_other(registry: Registry, version: ModelVersion) -> None:
-    other = registry.register(WEIGHTS, {"training_key": "k2"}, "")
+    other = registry.register(WEIGHTS, OTHER, "")
     (other.folder / "model.json").write_text("{half")
     assert registry.versions() == [version]
     assert registry.get(version.version) == version
@@ -239,7 +250,7 @@ def test_no_pickle_comes_in(registry: Registry, version: ModelVersion, tmp_path:
     del content["digest"]
     content["files"]["evil.pkl"] = file_sha256(folder / "evil.pkl")
     (folder / "model.json").write_text(json.dumps({**content, "digest": digest_of(content)}))
-    with pytest.raises(ModelError, match=r"names files that no model has .*expected names that end in .*evil\.pkl"):
+    with pytest.raises(ModelError, match=r"lists files that are no weights .*expected names that end in .*evil\.pkl"):
         Registry(tmp_path / "elsewhere").add(open_root(folder))
 
 
@@ -253,6 +264,6 @@ def test_a_copy_that_lacks_a_file_is_not_taken_in(version: ModelVersion, tmp_pat
 
 def test_the_description_is_json_that_people_can_read(version: ModelVersion) -> None:
     content = json.loads((version.folder / "model.json").read_text())
-    assert content["format"] == 1
-    assert content["metadata"] == METADATA
+    assert content["format"] == 2
+    assert content["metadata"] == METADATA.model_dump(mode="json")
     assert sorted(content["files"]) == ["extra.safetensors", "vae.safetensors"]

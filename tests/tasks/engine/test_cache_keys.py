@@ -22,8 +22,6 @@ from image_longitudinal.tasks.engine.cache_keys import cache_by_key, cached_or_f
 from image_longitudinal.tasks.shards import parts as shards_module
 from image_longitudinal.tasks.shards.parts import image_key, outcome_key
 from image_longitudinal.tasks.shards.spec import DatasetSpec
-from image_longitudinal.tasks.training import training as training_module
-from image_longitudinal.tasks.training.training import training_key
 from tests.paths import ROOT
 
 DEMO = load_config("demo")
@@ -73,7 +71,7 @@ def test_tasks_with_equal_inputs_have_keys_of_their_own() -> None:
 
 
 def test_keys_are_the_same_in_a_process_that_hashes_differently() -> None:
-    program = "from tests.tasks.engine.test_cache_keys import *; print(*keys(), training_key(DEMO, 'images'), spec().identity)"
+    program = "from tests.tasks.engine.test_cache_keys import *; print(*keys(), spec().identity)"
     there = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,
@@ -82,7 +80,7 @@ def test_keys_are_the_same_in_a_process_that_hashes_differently() -> None:
         text=True,
         check=True,
     )
-    assert there.stdout.split() == [*keys(), training_key(DEMO, "images"), spec().identity]
+    assert there.stdout.split() == [*keys(), spec().identity]
 
 
 @pytest.mark.parametrize(
@@ -158,40 +156,12 @@ def test_no_two_shards_parts_or_models_share_a_key() -> None:
 
 
 def test_new_code_versions_change_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = (*keys(), training_key(DEMO, "images"))
+    before = keys()
     monkeypatch.setattr(shards_module, "IMAGES_VERSION", 1_000)
     assert keys()[0] != before[0]
     assert keys()[1] == before[1]
     monkeypatch.setattr(shards_module, "OUTCOMES_VERSION", 1_000)
     assert keys()[1] != before[1]
-    monkeypatch.setattr(training_module, "TRAINING_VERSION", 1_000)
-    assert training_key(DEMO, "images") != before[2]
-
-
-@pytest.mark.parametrize(
-    ("override", "changes"),
-    [
-        ("seed=2", True),
-        ("vae.steps=1", True),
-        ("diffusion.steps=1", True),
-        ("probe.n_images=64", True),
-        ("generator.backend=vae", True),
-        ("generator.steps=99", False),
-        ("dataset.n_subjects=9", False),
-        ("compute.device=cpu", False),
-        ("outcomes.times=[0, 1]", False),
-    ],
-)
-def test_what_changes_the_key_of_a_training(override: str, changes: bool) -> None:
-    assert (
-        training_key(load_config("demo", overrides=[override]), "images") != training_key(DEMO, "images")
-    ) == changes
-    assert training_key(DEMO, "other images") != training_key(DEMO, "images")
-
-
-def test_a_vae_does_not_depend_on_a_diffusion_model_it_has_not() -> None:
-    vae = [load_config("demo", overrides=["generator.backend=vae", f"diffusion.steps={steps}"]) for steps in (1, 2)]
-    assert training_key(vae[0], "images") == training_key(vae[1], "images")
 
 
 def test_the_identity_of_a_data_set_is_what_decides_its_bytes() -> None:

@@ -1,0 +1,243 @@
+"""Trained networks become a registered version: rotated to the most recoverable axes, measured, shown, registered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from torch import Tensor
+
+from image_longitudinal.core.config import ComputeConfig, Config, ProbeConfig, Section
+from image_longitudinal.core.digest import digest_of, file_sha256
+from image_longitudinal.core.errors import ModelError
+from image_longitudinal.core.specs import Spec
+from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
+from image_longitudinal.models.imaging.assembly import assemble_diffusion, assemble_vae, diffusion_weights
+from image_longitudinal.models.imaging.backends import probed_model
+from image_longitudinal.models.imaging.device import default_device
+from image_longitudinal.models.imaging.interface import ImageModel
+from image_longitudinal.models.quality.gallery import noise_to_image, traversal, triptychs
+from image_longitudinal.models.quality.model_metrics import RealImages, measure_model
+from image_longitudinal.models.quality.recoverability import find_recoverable_axes
+from image_longitudinal.models.registry.metadata import (
+    DiffusionTraining,
+    ModelMetadata,
+    NetworkConfigs,
+    TrainingFigures,
+    TrainingImages,
+    VAETraining,
+)
+from image_longitudinal.models.registry.promotion import promote
+from image_longitudinal.models.registry.registry import CANDIDATE, ModelVersion, Registry
+from image_longitudinal.models.training.tensor_files import load_tensors, tensors_digest
+from image_longitudinal.models.vae.network import VAE
+from image_longitudinal.storage.scans.prepared import ImageView, PreparedImages, open_prepared
+from image_longitudinal.tasks.engine.cache_keys import cached_or_fresh
+from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
+from image_longitudinal.tasks.engine.task_options import CACHED
+from image_longitudinal.tasks.reports.model_card import model_card
+from image_longitudinal.tasks.reports.model_figures import model_pictures, quality_rows
+from image_longitudinal.tasks.reports.pictures import picture
+from image_longitudinal.tasks.training.spec import RegistrationSpec
+from image_longitudinal.tasks.workspace import Workspace
+
+EXAMPLES = 24  # held-out images stored with a model, to show beside generated ones
+
+
+class TrainedNetwork(Section):
+    """The files of a training: weights (safetensors) with their SHA-256, and figures (JSON)."""
+
+    weights: str
+    sha256: str
+    figures: str
+
+    def is_intact(self) -> bool:
+        """Whether both files are in place, and the weights unchanged."""
+        weights = Path(self.weights)
+        return Path(self.figures).exists() and weights.exists() and file_sha256(weights) == self.sha256
+
+
+class TrainedDiffusion(Section):
+    """The figures file of a diffusion training: the figures, and what the weights do not hold."""
+
+    training: DiffusionTraining
+    residual_scale: float | None
+
+
+def registered_version(
+    register: Any,
+    spec: Spec,
+    config: Config,
+    prepared: PreparedImages,
+    workspace: Workspace,
+    refresh: bool = False,
+    **parameters: Any,
+) -> ModelVersion:
+    """The version that a task registers for ``spec``; runs the task unless the registry has it."""
+    registry = workspace.registry
+    name = cached_or_fresh(
+        register, lambda _: registry.find(spec.digest) is not None, refresh, key=spec.digest, spec=spec,
+        prepared=str(prepared.folder), workspace=str(workspace.root), compute=config.compute, **parameters,
+    )  # fmt: skip
+    return registry.get(name)
+
+
+@task(name="register-model", task_run_name="measure and register", **CACHED)
+@holds_gpu_slots
+def register_model(
+    key: str,
+    spec: RegistrationSpec,
+    vae: TrainedNetwork,
+    diffusion: TrainedNetwork | None,
+    prepared: str,
+    workspace: str,
+    compute: ComputeConfig,
+) -> str:
+    """Rotate the networks to the most recoverable axes, measure them, and register weights, figures and card.
+
+    Args:
+        key: the spec's digest.
+        spec: both trainings and the probe.
+        vae, diffusion: the trained networks.
+        prepared: folder of the images trained on.
+        workspace: its root, where the registry is.
+        compute: the device.
+
+    Returns:
+        The version's name.
+    """
+    images, probe, seed, device = open_prepared(prepared), spec.probe, spec.vae.seed, default_device(compute.device)
+    networks, training = NetworkConfigs(vae=spec.vae.vae), TrainingFigures(vae=_vae_training(vae))
+    network = assemble_vae(networks, load_tensors(Path(vae.weights))[0]).to(device)
+    generator = None
+    if diffusion is not None and spec.diffusion is not None:
+        trained = TrainedDiffusion.model_validate_json(Path(diffusion.figures).read_bytes())
+        training = training.model_copy(update={"diffusion": trained.training})
+        changes = {"diffusion": spec.diffusion.diffusion, "residual_scale": trained.residual_scale}
+        networks = networks.model_copy(update=changes)
+        generator = assemble_diffusion(networks, network, load_tensors(Path(diffusion.weights))[0])
+        networks = networks.model_copy(update={"borrowed": tensors_digest(generator.borrowed_state())})
+        generator.to(device)
+    model = probed_model(network, generator, probe, device)
+    axes = find_recoverable_axes(model, network, n=probe.n_images, batch_size=probe.batch_size, seed=seed)
+    network.rotate(axes)
+    weights = {"vae": network.state_dict()}
+    if generator is not None:
+        generator.rotate(axes)
+        weights["diffusion"] = diffusion_weights(generator)
+    measured = measure_model(model, network, real_images(images, model.image_size), probe, seed, compute.device)
+    metadata = ModelMetadata(
+        training_key=key,
+        seed=seed,
+        images=_training_images(images),
+        networks=networks,
+        training=training,
+        measured=measured,
+        pretrained=spec.diffusion.pretrained if spec.diffusion else None,
+    )
+    examples = images.images(model.image_size)[images.split("test")[:EXAMPLES]].copy()
+    weights["examples"] = {"images": torch.from_numpy(examples)}
+    weights["gallery"] = _gallery(model, generator, network, examples, measured.latent_order, probe, seed, device)
+    registry = Workspace.at(workspace).registry
+    version = registry.register(weights, metadata, model_card(metadata))
+    registry.set_alias(CANDIDATE, version.version)
+    _promote_if_no_worse(registry, version)
+    show(version)
+    return version.version
+
+
+def held_out_digest(images: PreparedImages, size: int) -> str:
+    """Identifies the images that a model is measured on: figures of two models compare only if it is the same."""
+    records = images.manifest.images
+    return digest_of(size, [records[i].sha256 for i in _held_out_index(images)])
+
+
+def real_images(images: PreparedImages, size: int) -> RealImages:
+    """Training images, and those of both other splits: one of these alone is often small."""
+    held_out = ImageView(images.images(size), _held_out_index(images))
+    return RealImages(images.rows(size, "train"), held_out, held_out_digest(images, size))
+
+
+def show(version: ModelVersion) -> None:
+    """Show figures and pictures of a version as artifacts of the run."""
+    measured = version.metadata.measured
+    create_table_artifact(
+        [
+            {
+                "latent dimension": dimension,
+                "recoverability R2": round(measured.recoverability[dimension], 4),
+                "sd over noise seeds": round(measured.noise_spread[dimension], 4),
+            }
+            for dimension in measured.latent_order
+        ],
+        key="recoverability",
+        description=f"Model {version.version}: z read back from generated images by the {measured.read_by}, best first",
+    )
+    create_markdown_artifact(
+        "\n\n".join(f"**{name}**\n\n{picture(image, name)}" for name, image in model_pictures(version).items()),
+        key="model-pictures",
+        description=f"Model {version.version}: latent traversals, denoising, scans beside reconstructions",
+    )
+    if measured.fidelity:
+        create_table_artifact(
+            quality_rows(measured),
+            key="image-quality",
+            description=f"Model {version.version}: generated beside real images",
+        )
+
+
+def _vae_training(vae: TrainedNetwork) -> VAETraining:
+    return VAETraining.model_validate_json(Path(vae.figures).read_bytes())
+
+
+def _training_images(images: PreparedImages) -> TrainingImages:
+    source, counts = images.manifest.source, images.manifest.counts
+    return TrainingImages(
+        digest=images.digest,
+        kind=source.kind,
+        folder=source.folder,
+        images=counts.images,
+        patients=counts.patients,
+        by_split=counts.by_split,
+        by_class=counts.by_class,
+    )
+
+
+def _gallery(
+    model: ImageModel,
+    generator: DiffusionModel | None,
+    vae: VAE,
+    held_out: NDArray[np.uint8],
+    latent_order: list[int],
+    probe: ProbeConfig,
+    seed: int,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """The arrays of :mod:`models.quality.gallery`, as the registry stores them: uint8."""
+    shown = {"traversal": traversal(model, latent_order, probe.batch_size)}
+    if len(held_out):
+        shown["triptychs"] = triptychs(model, vae, held_out, probe.batch_size)
+    if generator is not None:
+        shown["noise_to_image"] = noise_to_image(
+            generator, seed, scheduler=probe.scheduler, steps=probe.steps, device=device
+        )
+    return {name: torch.from_numpy(images) for name, images in shown.items()}
+
+
+def _held_out_index(images: PreparedImages) -> NDArray[np.int64]:
+    return np.sort(np.concatenate([images.split("validation"), images.split("test")]))
+
+
+def _promote_if_no_worse(registry: Registry, version: ModelVersion) -> None:
+    logger = get_run_logger()
+    try:
+        comparisons = promote(registry, version.version)
+    except ModelError as error:
+        logger.warning(f"model {version.version} stays a candidate: {error}")
+        return
+    logger.info(f"model {version.version} is production now{''.join(f'; {one}' for one in comparisons)}")

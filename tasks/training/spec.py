@@ -1,0 +1,150 @@
+"""What decides each product of training; the digest of a spec is the cache key of its task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from image_longitudinal.core.config import Config, DiffusionConfig, DistillationConfig, ProbeConfig, VAEConfig
+from image_longitudinal.core.digest import digest_of, file_sha256
+from image_longitudinal.core.errors import ModelError
+from image_longitudinal.core.specs import Spec
+from image_longitudinal.models.registry.registry import ModelVersion
+
+TRAINING_VERSION = 3  # raise it whenever the same spec would give other weights
+MEASURING_VERSION = 2  # raise it whenever the same networks would be measured or shown differently
+DISTILLATION_VERSION = 2  # raise it whenever the same spec would give other distilled weights
+TORCH = str(torch.__version__)  # other versions round differently
+
+
+class VAETrainingSpec(Spec):
+    """Decides the weights of a VAE: images (digest), configuration, seed, and two sets of given weights by digest.
+
+    ``perception``: the VGG16 of the loss; ``start``: the version whose weights training starts from.
+    """
+
+    product: ClassVar[str] = "vae"
+    code_version: ClassVar[int] = TRAINING_VERSION
+    images: str
+    vae: VAEConfig
+    seed: int
+    perception: str | None
+    start: str | None
+
+    @classmethod
+    def of(cls, config: Config, images: str, start: ModelVersion | None = None) -> VAETrainingSpec:
+        """The spec for this configuration and these images.
+
+        Raises:
+            ModelError: the VGG16 weights are missing.
+        """
+        path = config.vae.vgg_weights
+        if path is not None and not Path(path).is_file():
+            raise ModelError("the VGG16 weights are missing", where=path, do="correct or drop vae.vgg_weights")
+        perception = file_sha256(path) if path is not None else None
+        return cls(
+            images=images,
+            vae=config.vae,
+            seed=config.seed,
+            perception=perception,
+            start=start.digest if start else None,
+        )
+
+
+class DiffusionTrainingSpec(Spec):
+    """Decides the weights of a diffusion model trained around a VAE with these weights.
+
+    ``vae_sha256``: another device may train other bits from the same spec. ``pretrained``: see
+    :func:`pretrained_digest`.
+    """
+
+    product: ClassVar[str] = "diffusion model"
+    code_version: ClassVar[int] = TRAINING_VERSION
+    vae: VAETrainingSpec
+    vae_sha256: str
+    diffusion: DiffusionConfig
+    pretrained: str | None
+
+    @classmethod
+    def of(cls, config: Config, vae: VAETrainingSpec, vae_sha256: str) -> DiffusionTrainingSpec:
+        """The spec for this configuration and a trained VAE."""
+        pretrained = pretrained_digest(config.diffusion)
+        return cls(vae=vae, vae_sha256=vae_sha256, diffusion=config.diffusion, pretrained=pretrained)
+
+
+class RegistrationSpec(Spec):
+    """Decides a registered version: both trainings and how the result is measured."""
+
+    product: ClassVar[str] = "registered model"
+    code_version: ClassVar[int] = MEASURING_VERSION
+    vae: VAETrainingSpec
+    diffusion: DiffusionTrainingSpec | None
+    probe: ProbeConfig
+    torch: str = TORCH
+
+    @classmethod
+    def of(cls, config: Config, vae: VAETrainingSpec, diffusion: DiffusionTrainingSpec | None) -> RegistrationSpec:
+        """The spec for this configuration's probe and both trainings."""
+        return cls(vae=vae, diffusion=diffusion, probe=config.probe)
+
+
+class DistilledNetworksSpec(Spec):
+    """Decides the weights of a student and a light decoder of the version with the digest ``model``."""
+
+    product: ClassVar[str] = "distilled networks"
+    code_version: ClassVar[int] = DISTILLATION_VERSION
+    model: str
+    distillation: DistillationConfig
+    seed: int
+    torch: str = TORCH
+
+
+class DistillationSpec(Spec):
+    """Decides a registered distilled version: its networks, and the samplers they are compared with."""
+
+    product: ClassVar[str] = "distilled model"
+    code_version: ClassVar[int] = DISTILLATION_VERSION
+    networks: DistilledNetworksSpec
+    probe: ProbeConfig
+    scheduler: str
+    steps: int
+
+    @classmethod
+    def of(cls, config: Config, model: ModelVersion) -> DistillationSpec:
+        """The spec for this configuration and a registered model."""
+        networks = DistilledNetworksSpec(model=model.digest, distillation=config.distillation, seed=config.seed)
+        generator = config.generator
+        return cls(networks=networks, probe=config.probe, scheduler=generator.scheduler, steps=generator.steps)
+
+
+class RemeasureSpec(Spec):
+    """Decides a version with new figures of the networks of the version with the digest ``model``."""
+
+    product: ClassVar[str] = "remeasured model"
+    code_version: ClassVar[int] = MEASURING_VERSION
+    model: str
+    images: str
+    probe: ProbeConfig
+    seed: int
+    torch: str = TORCH
+
+    @classmethod
+    def of(cls, config: Config, model: ModelVersion, images: str) -> RemeasureSpec:
+        """The spec for this configuration's probe, a registered model and the images with the digest ``images``."""
+        return cls(model=model.digest, images=images, probe=config.probe, seed=config.seed)
+
+
+def pretrained_digest(diffusion: DiffusionConfig) -> str | None:
+    """Digest of the local weights that a diffusion model starts from, its autoencoder's included.
+
+    None if there are none, or if they come from the hub, where their name identifies them.
+    """
+    places: dict[str, list[str | None]] = {
+        "residual": [],
+        "latent": [diffusion.autoencoder],
+        "stable-diffusion": [diffusion.pretrained, diffusion.unet],
+    }
+    files = [file for place in places[diffusion.kind] if place for file in sorted(Path(place).rglob("*.safetensors"))]
+    return digest_of([file_sha256(file) for file in files]) if files else None

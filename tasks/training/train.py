@@ -1,0 +1,161 @@
+"""Training tasks: each stores its network in the workspace under its spec's digest, and resumes from checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from prefect import task
+from torch import Tensor
+
+from image_longitudinal.core.config import ComputeConfig, Config, Section
+from image_longitudinal.core.digest import file_sha256
+from image_longitudinal.core.errors import ModelError
+from image_longitudinal.core.files import write_atomically
+from image_longitudinal.models.diffusion.residual_diffusion import ResidualDiffusion
+from image_longitudinal.models.diffusion.train import train_diffusion
+from image_longitudinal.models.imaging.assembly import assemble_vae, diffusion_weights
+from image_longitudinal.models.imaging.backends import needs_diffusion
+from image_longitudinal.models.imaging.grey_images import ImageRows
+from image_longitudinal.models.registry.metadata import DiffusionTraining, NetworkConfigs, VAETraining
+from image_longitudinal.models.registry.registry import ModelVersion
+from image_longitudinal.models.training.processes import Reporter, rank, run_in_processes, training_processes
+from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
+from image_longitudinal.models.vae.train import train_vae
+from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
+from image_longitudinal.tasks.engine.cache_keys import cached_or_fresh
+from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
+from image_longitudinal.tasks.engine.progress import Progress
+from image_longitudinal.tasks.engine.task_options import CACHED
+from image_longitudinal.tasks.training.register import (
+    TrainedDiffusion,
+    TrainedNetwork,
+    register_model,
+    registered_version,
+)
+from image_longitudinal.tasks.training.spec import DiffusionTrainingSpec, RegistrationSpec, VAETrainingSpec
+from image_longitudinal.tasks.workspace import Workspace
+
+
+class TrainingInputs(NamedTuple):
+    """Where a training reads from: folder of prepared images, folder of the start version, weights of the VAE."""
+
+    prepared: str
+    start: str | None
+    vae: str | None = None
+
+    def images(self, size: int) -> tuple[ImageRows, ImageRows]:
+        """Training and validation images at one size."""
+        images = open_prepared(self.prepared)
+        if not len(images.split("train")):
+            raise ModelError("no training images", where=images.folder, do="lower the other splits' fractions")
+        return images.rows(size, "train"), images.rows(size, "validation")
+
+    def weights(self, network: str) -> dict[str, Tensor] | None:
+        """The weights of a network of the start version, if there is one and it has that network."""
+        path = Path(self.start, f"{network}.safetensors") if self.start else None
+        return load_tensors(path)[0] if path and path.exists() else None
+
+
+def trained_model(
+    config: Config,
+    prepared: PreparedImages,
+    workspace: Workspace,
+    refresh: bool = False,
+    start: ModelVersion | None = None,
+) -> ModelVersion:
+    """The registered version for these images and this configuration; trains what is missing.
+
+    Args:
+        config: what to train, how to measure it, and where to compute.
+        prepared: images.
+        workspace: holds checkpoints and the registry.
+        refresh: train everything again.
+        start: model whose weights training starts from; random weights without it.
+    """
+    inputs = TrainingInputs(str(prepared.folder), str(start.folder) if start else None)
+
+    def fitted(fit: Any, spec: VAETrainingSpec | DiffusionTrainingSpec, inputs: TrainingInputs) -> TrainedNetwork:
+        folder = workspace.training(spec.digest)
+        if refresh:
+            shutil.rmtree(folder, ignore_errors=True)  # its checkpoints too
+        parameters = {"spec": spec, "folder": str(folder), "inputs": inputs, "compute": config.compute}
+        return cached_or_fresh(fit, TrainedNetwork.is_intact, refresh, key=spec.digest, **parameters)
+
+    vae_spec = VAETrainingSpec.of(config, prepared.digest, start)
+    vae = fitted(fit_vae, vae_spec, inputs)
+    diffusion_spec, diffusion = None, None
+    if needs_diffusion(config.generator.backend):
+        diffusion_spec = DiffusionTrainingSpec.of(config, vae_spec, vae.sha256)
+        diffusion = fitted(fit_diffusion, diffusion_spec, inputs._replace(vae=vae.weights))
+    spec = RegistrationSpec.of(config, vae_spec, diffusion_spec)
+    return registered_version(register_model, spec, config, prepared, workspace, refresh, vae=vae, diffusion=diffusion)
+
+
+@task(name="train-vae", task_run_name="train VAE", **CACHED)
+@holds_gpu_slots
+def fit_vae(
+    key: str, spec: VAETrainingSpec, folder: str, inputs: TrainingInputs, compute: ComputeConfig
+) -> TrainedNetwork:
+    """Train the VAE, or resume from its checkpoint."""
+    progress = Progress("train vae", spec.vae.steps, "steps")
+    return _run(_train_vae, Path(folder, "vae"), spec, inputs, compute, progress)
+
+
+@task(name="train-diffusion", task_run_name="train diffusion model", **CACHED)
+@holds_gpu_slots
+def fit_diffusion(
+    key: str, spec: DiffusionTrainingSpec, folder: str, inputs: TrainingInputs, compute: ComputeConfig
+) -> TrainedNetwork:
+    """Train the diffusion model on posterior samples of the VAE, or resume from its checkpoint."""
+    progress = Progress("train diffusion", spec.diffusion.steps, "steps")
+    return _run(_train_diffusion, Path(folder, "diffusion"), spec, inputs, compute, progress)
+
+
+def _run(
+    train: Callable[..., None],
+    path: Path,
+    spec: VAETrainingSpec | DiffusionTrainingSpec,
+    inputs: TrainingInputs,
+    compute: ComputeConfig,
+    progress: Progress,
+) -> TrainedNetwork:
+    """Run a training in one process per GPU, unless its result is in place."""
+    weights, figures = path.with_suffix(".safetensors"), path.with_suffix(".json")  # the figures are written last
+    if not figures.exists():
+        arguments = (spec, path, inputs, compute.device)
+        run_in_processes(train, arguments, training_processes(compute), progress.of_training)
+    return TrainedNetwork(weights=str(weights), sha256=file_sha256(weights), figures=str(figures))
+
+
+def _train_vae(spec: VAETrainingSpec, path: Path, inputs: TrainingInputs, device: str, report: Reporter | None) -> None:
+    """What each process of :func:`fit_vae` runs."""
+    vae, figures = train_vae(
+        *inputs.images(spec.vae.image_size), spec.vae, spec.seed, path.with_suffix(".checkpoint"), device, report,
+        initial=inputs.weights("vae"),
+    )  # fmt: skip
+    _save(path, vae.state_dict(), VAETraining(**asdict(figures)))
+
+
+def _train_diffusion(
+    spec: DiffusionTrainingSpec, path: Path, inputs: TrainingInputs, device: str, report: Reporter | None
+) -> None:
+    """What each process of :func:`fit_diffusion` runs."""
+    assert inputs.vae is not None
+    vae = assemble_vae(NetworkConfigs(vae=spec.vae.vae), load_tensors(Path(inputs.vae))[0])
+    model, figures = train_diffusion(
+        vae, *inputs.images(spec.diffusion.image_size), spec.diffusion, spec.vae.seed, path.with_suffix(".checkpoint"),
+        device, report, initial=inputs.weights("diffusion"),
+    )  # fmt: skip
+    scale = model.residual_scale if isinstance(model, ResidualDiffusion) else None
+    training = DiffusionTraining(**asdict(figures))
+    _save(path, diffusion_weights(model), TrainedDiffusion(training=training, residual_scale=scale))
+
+
+def _save(path: Path, weights: dict[str, Tensor], figures: Section) -> None:
+    if rank() == 0:
+        save_tensors(path.with_suffix(".safetensors"), weights)
+        write_atomically(path.with_suffix(".json"), figures.model_dump_json(indent=1).encode())
