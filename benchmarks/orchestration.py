@@ -122,7 +122,7 @@ def main() -> None:
         os.environ["PREFECT_HOME"] = str(folder / "prefect")
         os.environ["PREFECT_LOGGING_LEVEL"] = "WARNING"
         os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"  # as commands have it
-        from image_longitudinal.cli.temporary_server import temporary_server
+        from image_longitudinal.cli.prefect_session import temporary_server
         from image_longitudinal.core.presets import load_config
 
         paper = load_config("paper")

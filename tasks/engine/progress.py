@@ -11,6 +11,7 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
+from image_longitudinal.core.units import duration
 from image_longitudinal.models.training.loop import TrainingProgress
 from image_longitudinal.tasks.engine.training_view import TrainingView
 
@@ -92,15 +93,3 @@ class DeviceShare:
 def artifact_key(text: str) -> str:
     """A name as Prefect's artifact keys want it: lower case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 42 s, 3 min 5 s, 2 h 10 min."""
-    if seconds == float("inf"):
-        return "unknown"
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
