@@ -11,14 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import typer
 
+from image_longitudinal.tasks.engine.logs import SHORTENED
+from image_longitudinal.tasks.engine.prefect_settings import configure_prefect
+
 STARTED_BY = "IMAGE_LONGITUDINAL_STARTED_BY"  # environment variable of a temporary server: process id of its command
 APPLICATION = "prefect.server.api.server:create_app"
-SETTINGS = {
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # without heartbeats, the automations of a server take the run for dead
-}
 
 
 @contextlib.contextmanager
@@ -42,16 +39,8 @@ def starting_prefect() -> Iterator[None]:
         yield
 
 
-def configure_prefect() -> None:
-    """Set this process's defaults of Prefect's settings; variables that are set already stay."""
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-
-
 def belongs_on_console(record: logging.LogRecord) -> bool:
     """Keep from the console what ``main`` prints in one line anyway, and Prefect's notes about its own server."""
-    from image_longitudinal.tasks.engine.logs import SHORTENED
-
     message = record.getMessage()
     about_prefect = record.name == "EventsWorker" or "temporary server on" in message
     return not (hasattr(record, SHORTENED) or about_prefect or "Finished in state Failed" in message)
