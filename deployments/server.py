@@ -1,9 +1,9 @@
 """``make server``: Prefect's server with SQLite transactions that wait for each other.
 
 Prefect begins most SQLite transactions as readers. A transaction that reads, and then writes after another one has
-written, fails at once with "database is locked", whatever the timeout: an event of a run is lost, and with it the action
-of an automation, or the server answers a request with 503. Here every transaction begins as a writer, where SQLite
-waits for the lock (60 seconds in Prefect's settings). PostgreSQL does not need this.
+written, fails at once with "database is locked", whatever the timeout: an event of a run is lost, and with it the
+action of an automation, or the server answers a request with 503. Here every transaction begins as a writer, where
+SQLite waits for the lock (60 seconds in Prefect's settings). PostgreSQL does not need this.
 """
 
 from __future__ import annotations

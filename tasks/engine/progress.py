@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from typing import cast
+from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
 from image_longitudinal.core.units import duration
-from image_longitudinal.models.training.loop import TrainingProgress
 from image_longitudinal.tasks.engine.training_view import TrainingView
+
+if TYPE_CHECKING:  # imports torch, which simulations and fits do not need
+    from image_longitudinal.models.training.loop import TrainingProgress
 
 ARTIFACT_SECONDS = 2.0  # the artifact is a database row: no need to write it for every step
 LOG_SECONDS = 10.0
