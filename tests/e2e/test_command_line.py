@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import image_longitudinal as il
 from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io.filesystem import open_root
 
@@ -108,3 +109,13 @@ def test_a_full_disk_is_reported_and_nothing_is_published(command: Command, tmp_
         assert verify_dataset(open_root(disk / "data")).ok
     finally:
         subprocess.run(["umount", disk], check=False)
+
+
+def test_the_python_functions_do_what_the_commands_do(prefect_server: None, tmp_path: Path) -> None:
+    url = il.generate(
+        tmp_path / "data", overrides=["generator.backend=phantom", "generator.image_size=32", "dataset.n_subjects=20"],
+        workspace=tmp_path,
+    )  # fmt: skip
+    assert len(il.open_dataset(url)) == 20
+    table = il.simulate(tmp_path / "trial.csv", "one-compartment", subjects=5)
+    assert table.read_text().startswith("ID,")
