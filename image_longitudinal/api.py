@@ -129,12 +129,21 @@ def score(
     return score_predictions(opened, Path(predictions), known, replicates=bootstrap, workers=workers)
 
 
-def simulate(output: str | Path, model: str = "depot-central-mm", **options: Any) -> Path:
+def simulate(
+    output: str | Path,
+    model: str = "depot-central-mm",
+    *,
+    truth: str | Path | None = None,
+    workers: int = 2,
+    **options: Any,
+) -> Path:
     """Simulate a trial from a population model and write its table, in NM-TRAN's columns.
 
     Args:
         output: CSV or Parquet file to write.
         model: name of the population model.
+        truth: file for each subject's random effects and parameters.
+        workers: threads; the result does not depend on their number.
         options: of :mod:`flows.simulate_table`, such as ``subjects=200, seed=2, times=(0, 1, 2)``.
 
     Returns:
@@ -145,16 +154,19 @@ def simulate(output: str | Path, model: str = "depot-central-mm", **options: Any
     """
     with _importing_flows():
         from image_longitudinal.flows.simulate_table import simulate_table
-    return Path(simulate_table(model, str(output), **options))
+    return Path(simulate_table(model, str(output), truth=str(truth) if truth else None, workers=workers, **options))
 
 
-def fit(table: str | Path, output: str | Path, model: str = "depot-central-mm", **options: Any) -> dict[str, Any]:
+def fit(
+    table: str | Path, output: str | Path, model: str = "depot-central-mm", *, workers: int = 2, **options: Any
+) -> dict[str, Any]:
     """Fit a population model to a table or to one level of a data set; write results and a report.
 
     Args:
         table: CSV or Parquet file in NM-TRAN's columns, or the address of a data set.
         output: folder for results and report.
         model: name of the population model.
+        workers: threads; the result does not depend on their number.
         options: of :mod:`flows.fit_table`, such as ``method="imp", level=0.5, start={"imax": 1.1}``.
 
     Returns:
@@ -165,7 +177,7 @@ def fit(table: str | Path, output: str | Path, model: str = "depot-central-mm", 
     """
     with _importing_flows():
         from image_longitudinal.flows.fit_table import fit_table
-    return fit_table(str(table), model, str(output), **options)
+    return fit_table(str(table), model, str(output), workers=workers, **options)
 
 
 def load_model(name: str = "pretrained", *, workspace: str | Path = "workspace", device: str = "auto") -> ImageModel:
