@@ -37,7 +37,7 @@ def describe_plan(config: Config, *, training: bool, generation: bool) -> str:
         diffusion_steps = f", {config.generator.scheduler} {config.generator.steps} steps"
         method = backend + (diffusion_steps if backend == "diffusion" else "")
         lines += [
-            f"generate images      {dataset.n_subjects:,} at {size}x{size} ({method})",
+            f"generate images   {dataset.n_subjects:,} at {size}x{size} ({method})",
             f"outcomes          {len(dataset.association)} association levels "
             f"({', '.join(map(str, dataset.association))}), {rows:,} rows, model {config.outcomes.model}",
             f"in shards         {shards.n_shards:,} of {dataset.shard_size:,} subjects ({splits})",
