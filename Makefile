@@ -1,4 +1,4 @@
-# image-longitudinal: make help lists what there is.
+# image-longitudinal: make help lists the targets.
 PYTHON  ?= python3
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -9,16 +9,16 @@ OUTPUT  ?= datasets/$(PRESET)$(if $(IMAGES),-$(notdir $(patsubst %/,%,$(IMAGES))
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dataset test lint clean
+.PHONY: help setup dataset check test lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: $(READY) ## install the exact versions of requirements.lock into .venv
 
-# Made anew when the lock file changes; torch first, so that nothing else decides its build.
+# Recreated when the lock file changes; torch is installed first, so that no other package decides its build.
 $(READY): requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else f"Python 3.11 to 3.13 is needed; {sys.executable} is {sys.version.split()[0]}. Say which with make PYTHON=...")'
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else f"Python 3.11 to 3.13 is needed; {sys.executable} is {sys.version.split()[0]}. Choose another with make PYTHON=...")'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1,<27"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
@@ -26,19 +26,25 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-dataset: $(READY) ## make a data set: IMAGES=folder/of/scans OUTPUT=folder/or/url PRESET=demo ARGS="--set key=value"
+dataset: $(READY) ## generate a data set: IMAGES=folder/of/scans OUTPUT=folder/or/url PRESET=demo ARGS="--set key=value"
 	$(BIN)/image-longitudinal generate --preset $(PRESET) $(if $(IMAGES),--images "$(IMAGES)") --output "$(OUTPUT)" $(ARGS)
 
-test: $(READY) ## run all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+PYTEST  := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-lint: $(READY) ## check style and types
+check: lint ## lint, and run the tests that need no service and no training (3 minutes)
+	$(PYTEST) -m "not e2e and not service and not training" $(ARGS)
+
+test: $(READY) ## run all tests (15 minutes)
+	$(PYTEST) $(ARGS)
+
+lint: $(READY) ## check style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
-clean: ## remove what was built; data sets, models and images stay
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: ## remove build products and the environment; data sets, models and images stay
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 -include deployments/server.mk

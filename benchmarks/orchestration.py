@@ -117,8 +117,8 @@ def main() -> None:
         folder = Path(name)
         os.environ["PREFECT_HOME"] = str(folder / "prefect")
         os.environ["PREFECT_LOGGING_LEVEL"] = "WARNING"
-        os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"  # as in commands
-        from image_longitudinal.cli.temporary_server import temporary_server
+        os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"  # as commands have it
+        from image_longitudinal.cli.prefect_session import temporary_server
         from image_longitudinal.core.presets import load_config
 
         paper = load_config("paper")

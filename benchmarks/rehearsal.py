@@ -104,9 +104,10 @@ def read_back(folder: Path, n: int) -> None:
 
 def child(folder: Path, n: int) -> None:
     """All the work, in one process: the small data sets, then the large one. Results go to results.json."""
-    from image_longitudinal.cli.console import prepare_prefect
+    from image_longitudinal.cli.prefect_session import starting_prefect
 
-    prepare_prefect()
+    with starting_prefect():
+        from image_longitudinal.flows import generate_dataset  # noqa: F401
     runs = []
     for number in range(REPEATS + 1):
         target = folder / f"data{number}"

@@ -1,4 +1,4 @@
-"""``make deploy``: tell the Prefect server what it may run: pools, limits, deployments, automations.
+"""``make deploy``: register work pools, the GPU limit, deployments and automations with the Prefect server.
 
 Applying it twice changes nothing; what an operator switched on or off in the UI stays as it was.
 """
@@ -28,23 +28,24 @@ FOLDER = ROOT / "deployments"
 
 
 def main() -> None:
-    """Apply everything, in the order in which one needs the other."""
+    """Apply everything; automations name deployments, and deployments name pools, so in this order."""
     gpus = visible_gpus()
+    variables = template_variables(gpus)
     with get_client(sync_client=True) as client:
-        print(f"telling the server at {client.api_url} what it may run (half a minute)", flush=True)
+        print(f"deploying to the server at {client.api_url} (half a minute)", flush=True)
         pools = yaml.safe_load((FOLDER / "pools.yaml").read_text())
         for name, pool in pools.items():
             apply_pool(client, name, **pool)
         slots = ensure_limit(client, max(gpus, 1))
-        deploy(words(gpus))
+        apply_deployments(variables)
         for automation in yaml.safe_load((FOLDER / "automations.yaml").read_text())["automations"]:
             apply_automation(client, automation)
     print(f"work pools {', '.join(pools)}, limit {GPU_LIMIT} of {slots}, deployments and automations are in place")
-    print(f"next: make worker{' POOL=gpu' if words(gpus)['HEAVY_POOL'] == 'gpu' else ''}")
+    print(f"next: make worker{' POOL=gpu' if variables['HEAVY_POOL'] == 'gpu' else ''}")
 
 
-def words(gpus: int) -> dict[str, str]:
-    """What deployments/prefect.yaml leaves open: from the environment, or found out here."""
+def template_variables(gpus: int) -> dict[str, str]:
+    """The variables of deployments/prefect.yaml, from the environment or this machine."""
     scans = os.environ.get("SCANS", "")
     return {
         "VERSION": code_version(),
@@ -56,7 +57,7 @@ def words(gpus: int) -> dict[str, str]:
 
 
 def visible_gpus() -> int:
-    """NVIDIA GPUs of this machine, by asking its driver; 0 without one."""
+    """Number of NVIDIA GPUs that the driver of this machine lists; 0 without a driver."""
     if not shutil.which("nvidia-smi"):
         return 0
     listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
@@ -65,15 +66,17 @@ def visible_gpus() -> int:
 
 def code_version() -> str:
     """The commit that is deployed (marked where files differ from it), or the package's version outside git."""
-    if given := os.environ.get("IMAGE_LONGITUDINAL_VERSION"):  # an image holds no repository
+    if given := os.environ.get("IMAGE_LONGITUDINAL_VERSION"):  # set in an image, which has no repository
         return given
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False) if shutil.which("git") else None
-    return found.stdout.strip() if found and found.returncode == 0 else package_version("image-longitudinal")
+    described = subprocess.run(command, capture_output=True, text=True, check=False) if shutil.which("git") else None
+    if described and described.returncode == 0:
+        return described.stdout.strip()
+    return package_version("image-longitudinal")
 
 
 def apply_pool(client: SyncPrefectClient, name: str, description: str, env: dict[str, str]) -> None:
-    """Create the process work pool, or give the one there is this job template; paused stays paused."""
+    """Create a process work pool, or update its description and job template; a paused pool stays paused."""
     template = ProcessWorker.get_default_base_job_template()
     template["variables"]["properties"]["env"]["default"] = env
     try:
@@ -83,25 +86,29 @@ def apply_pool(client: SyncPrefectClient, name: str, description: str, env: dict
     client.update_work_pool(name, WorkPoolUpdate(description=description, base_job_template=template))
 
 
-def deploy(values: dict[str, str]) -> None:
-    """Send deployments/prefect.yaml, by Prefect's own command, so that it means what Prefect's documentation says."""
+def apply_deployments(variables: dict[str, str]) -> None:
+    """Register deployments/prefect.yaml with Prefect's own command, so that it means what Prefect documents.
+
+    Raises:
+        ConfigError: Prefect refuses the file; its output is printed.
+    """
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file"]
-    done = subprocess.run(
-        [*command, "deployments/prefect.yaml"], cwd=ROOT, env={**os.environ, **values}, capture_output=True, text=True,
-        check=False,
+    finished = subprocess.run(
+        [*command, "deployments/prefect.yaml"], cwd=ROOT, env={**os.environ, **variables}, capture_output=True,
+        text=True, check=False,
     )  # fmt: skip
-    if done.returncode:
-        print(done.stdout + done.stderr, file=sys.stderr)
-        raise ConfigError("the deployments were refused", where=FOLDER / "prefect.yaml", do="see the lines above")
+    if finished.returncode:
+        print(finished.stdout + finished.stderr, file=sys.stderr)
+        raise ConfigError("Prefect refused the deployments", where=FOLDER / "prefect.yaml", do="see the lines above")
 
 
 def apply_automation(client: SyncPrefectClient, wanted: dict[str, Any]) -> None:
-    """Create the automation, or update the one of this name; its switch stays as it is."""
+    """Create an automation, or update the one of this name; whether it is enabled stays the operator's choice."""
     actions = [_with_deployment_id(client, action) for action in wanted["actions"]]
     automation = AutomationCore.model_validate({**wanted, "actions": actions})
-    there = client.read_automations_by_name(automation.name)
-    if there:
-        client.update_automation(there[0].id, automation.model_copy(update={"enabled": there[0].enabled}))
+    existing = client.read_automations_by_name(automation.name)
+    if existing:
+        client.update_automation(existing[0].id, automation.model_copy(update={"enabled": existing[0].enabled}))
     else:
         client.create_automation(automation)
 

@@ -1,7 +1,7 @@
-# The service: a Prefect server, workers and the deployments. Server and workers stay in their terminals until Ctrl-C or
-# `make stop`. State lies where Prefect keeps it (PREFECT_HOME, by default ~/.prefect), in SQLite, or in PostgreSQL with
+# The service: a Prefect server, workers and the deployments. Server and workers run in the foreground until Ctrl-C or
+# `make stop`. State is in PREFECT_HOME (by default ~/.prefect), in SQLite, or in PostgreSQL with
 #   make server DATABASE=postgresql+asyncpg://user@host/database        (the password belongs in ~/.pgpass)
-# With PREFECT_API_AUTH_STRING=name:password in the environment the server asks for it, and worker and deploy say it.
+# With PREFECT_API_AUTH_STRING=name:password in the environment the server requires it, and worker and deploy send it.
 BIN      ?= .venv/bin
 PREFECT  := $(BIN)/prefect
 POOL     ?= cpu
@@ -13,7 +13,7 @@ PIDS     := .run
 
 .PHONY: server worker deploy stop
 
-# Without an address, Prefect would start a temporary server of its own that nobody else sees.
+# Without an address, Prefect would start a temporary server.
 worker deploy: export PREFECT_API_URL ?= http://127.0.0.1:$(API_PORT)/api
 server worker deploy: export DO_NOT_TRACK := 1
 server: export PREFECT_SERVER_ANALYTICS_ENABLED := false
@@ -27,17 +27,17 @@ deploy: export SCANS := $(SCANS)
 deploy: export PRESET := $(PRESET)
 deploy: export HEAVY_POOL := $(HEAVY_POOL)
 
-# exec keeps the process id that was written down: make stop signals exactly that process.
+# exec keeps the process id that was recorded: make stop signals exactly that process.
 server: $(READY) ## start the Prefect server and its pages on http://127.0.0.1:4200 (API_PORT=, DATABASE=)
 	@mkdir -p $(PIDS) && echo $$$$ > $(PIDS)/server-$(API_PORT) && exec $(BIN)/python -m image_longitudinal.deployments.server --host $(API_HOST) --port $(API_PORT)
 
 worker: $(READY) ## start a worker for the runs of a pool (POOL=cpu, gpu or shards; one per GPU; LIMIT= runs at a time)
 	@mkdir -p $(PIDS) && echo $$$$ > $(PIDS)/worker-$$$$ && exec $(PREFECT) worker start --pool $(POOL) --type process $(if $(LIMIT),--limit $(LIMIT))
 
-deploy: $(READY) ## tell the server about flows, pools, limits, schedules, automations (SCANS=, PRESET=, HEAVY_POOL=)
+deploy: $(READY) ## register flows, pools, limits, schedules and automations with the server (SCANS=, PRESET=, HEAVY_POOL=)
 	@$(BIN)/python -m image_longitudinal.deployments.deploy
 
-stop: ## stop workers and server that were started from this folder; runs go on from their shards later
+stop: ## stop workers and server that were started from this folder; runs continue from their shards later
 	@for file in $(PIDS)/worker-* $(PIDS)/server-*; do \
 	  [ -e "$$file" ] || continue; pid=$$(cat "$$file"); \
 	  case "$$(ps -o args= -p $$pid)" in *prefect*|*image_longitudinal.deployments.server*) kill $$pid; \

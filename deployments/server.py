@@ -1,9 +1,9 @@
-"""``make server``: Prefect's server, with what SQLite needs to keep up with a run's events.
+"""``make server``: Prefect's server with SQLite transactions that wait for each other.
 
-Prefect begins most transactions on SQLite as readers. One that reads, and then writes after another has written, fails
-at once ("database is locked"), however patient the connection: an event of a run in full swing is lost that way, and
-with it what an automation should have done, or the server answers 503 to a button. Here a transaction takes its turn at
-the beginning, where SQLite lets it wait (60 seconds in Prefect's settings). PostgreSQL needs none of this.
+Prefect begins most SQLite transactions as readers. A transaction that reads, and then writes after another one has
+written, fails at once with "database is locked", whatever the timeout: an event of a run is lost, and with it the
+action of an automation, or the server answers a request with 503. Here every transaction begins as a writer, where
+SQLite waits for the lock (60 seconds in Prefect's settings). PostgreSQL does not need this.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 async def begin_as_writer(
     self: AioSqliteConfiguration, session: AsyncSession, with_for_update: bool = False
 ) -> AsyncGenerator[AsyncSessionTransaction, None]:
-    """In the place of ``AioSqliteConfiguration.begin_transaction``."""
+    """Replacement of ``AioSqliteConfiguration.begin_transaction``."""
     async with session.begin() as transaction:
         mode = SQLITE_BEGIN_MODE.set("IMMEDIATE")
         try:
-            await session.connection()  # begins now: sessions opened within this one only read, and do not wait
+            await session.connection()  # begins now; sessions opened within this one only read, and do not wait
         finally:
             SQLITE_BEGIN_MODE.reset(mode)
         yield transaction
 
 
 def main() -> None:
-    """``prefect server start`` with the arguments given."""
+    """Run ``prefect server start`` with the arguments of this command."""
     AioSqliteConfiguration.begin_transaction = begin_as_writer  # type: ignore[method-assign]
     sys.argv[1:1] = ["server", "start"]
     app()

@@ -1,4 +1,4 @@
-"""Shared by all tests: real scans, a tiny Stable Diffusion, and one torch thread so that tests can run side by side."""
+"""Shared by all tests: real scans, a tiny Stable Diffusion, one torch thread per process, and which tests are slow."""
 
 from __future__ import annotations
 
@@ -12,6 +12,31 @@ from tests.paths import ROOT, SHARED_DATA
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
+SLOW = {  # folders and modules that `make check` leaves out, by marker
+    "e2e": ("e2e",),
+    "service": (
+        "cli/test_prefect_session.py", "storage/io/test_kill_points.py", "storage/io/test_lease.py",
+        "storage/io/test_s3.py", "tasks/shards/test_host_workers.py",
+    ),
+    "training": (
+        "models/diffusion/test_latent.py", "models/diffusion/test_light_decoder.py", "models/diffusion/test_train.py",
+        "models/evaluation/test_informed.py", "models/evaluation/test_marginal.py", "models/evaluation/test_resnet.py",
+        "models/nlme/bayes", "models/nlme/estimation", "models/nlme/kernels", "models/nlme/library",
+        "models/quality/test_latent_regressor.py", "models/training/test_processes.py", "models/vae/test_train.py",
+    ),
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of :data:`SLOW`."""
+    for mark, places in SLOW.items():
+        for place in places:
+            folder = ROOT / "tests" / place
+            assert folder.exists(), f"tests/conftest.py names {place}, which does not exist"
+            for item in items:
+                if item.path == folder or folder in item.path.parents:
+                    item.add_marker(mark)
+
 
 @pytest.fixture(scope="session")
 def kermany_sample() -> Path:
@@ -19,7 +44,7 @@ def kermany_sample() -> Path:
     shared = SHARED_DATA
     folder = shared / "kermany_sample"
     if not folder.is_dir():
-        pytest.skip(f"real scans are not at hand: no {folder} (set SHARED_DATA)")
+        pytest.skip(f"no real scans: {folder} does not exist (set SHARED_DATA)")
     return folder
 
 
@@ -62,6 +87,6 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say where the pictures of pages are that tests of the service took: a person should look at them now and then."""
+    """Name the folder of screenshots that tests of the service took, for a person to look at."""
     if (folder := ROOT / "build" / "screenshots").is_dir():
-        terminalreporter.write_line(f"pages of the Prefect UI as the tests last saw them: {folder}")
+        terminalreporter.write_line(f"screenshots of the Prefect UI: {folder}")

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from image_longitudinal.cli.console import say
+from image_longitudinal.cli.console import print_result
+from image_longitudinal.cli.options import Dataset
 
 
 def export(
-    source: Annotated[str, typer.Argument(metavar="URL", help="The data set: a folder or an fsspec URL.")],
+    dataset: Dataset,
     file: Annotated[Path, typer.Argument(help="CSV file to write.")],
     level: Annotated[float, typer.Option(help="Association level.")],
     split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
@@ -20,5 +21,6 @@ def export(
     from image_longitudinal.storage.dataset.nmtran import export_nmtran
     from image_longitudinal.storage.dataset.reader import open_dataset
 
-    rows = export_nmtran(open_dataset(source), file, level=level, split=split)
-    say(f"{rows:,} rows\n\ndone: {file}")
+    rows = export_nmtran(open_dataset(dataset), file, level=level, split=split)
+    typer.echo(f"{rows:,} rows")
+    print_result(file)

@@ -1,4 +1,4 @@
-"""``image-longitudinal models``: list, show, promote, measure, export and import registered models."""
+"""Commands ``image-longitudinal models ...``: list, show, promote, measure, export and import registered models."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from image_longitudinal.cli.console import File, Images, Overrides, Preset, Workspace, done, prepare_prefect, say
+from image_longitudinal.cli.console import print_result
+from image_longitudinal.cli.options import File, Images, Overrides, Preset, Workspace
+from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.presets import load_config
 
-if TYPE_CHECKING:  # imported where used: `--help` must not wait for torch
+if TYPE_CHECKING:  # imports torch
     from image_longitudinal.models.registry.registry import Registry
 
 app = typer.Typer(help="List, show, promote, measure, export and import registered models.", no_args_is_help=True)
@@ -20,7 +22,7 @@ Shared = Annotated[
     typer.Option(
         "--registry",
         envvar="IMAGE_LONGITUDINAL_REGISTRY",
-        help="fsspec URL of a shared registry; the workspace's own without it.",
+        help="fsspec URL of a shared registry; by default, the workspace's registry alone.",
     ),
 ]
 
@@ -28,35 +30,37 @@ Shared = Annotated[
 @app.command("list")
 def list_models(workspace: Workspace = "workspace", registry: Shared = None) -> None:
     """List the versions, with their aliases and metrics."""
-    from image_longitudinal.cli.descriptions import describe_models
+    from image_longitudinal.cli.describe import describe_models
 
-    say(describe_models(_registry(workspace, registry)))
+    typer.echo(describe_models(_registry(workspace, registry)))
 
 
 @app.command()
 def show(name: Name, workspace: Workspace = "workspace", registry: Shared = None) -> None:
     """Print a version's model card and metrics."""
     version = _registry(workspace, registry).get(name)
-    say(version.card)
-    say(f"version {version.digest}\nfiles   {', '.join(sorted(version.files))}")
+    typer.echo(version.card)
+    typer.echo(f"version {version.digest}\nfiles   {', '.join(sorted(version.files))}")
 
 
 @app.command()
 def promote(
     name: Name = "candidate",
-    metric: Annotated[list[str] | None, typer.Option(help="Must be no worse than production's; repeatable.")] = None,
-    tolerance: Annotated[float, typer.Option(min=0, help="Worsening to ignore, as a fraction of the value.")] = 0.0,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Metric that must be no worse than production's; may be repeated.")
+    ] = None,
+    tolerance: Annotated[float, typer.Option(min=0, help="Relative worsening that is accepted.")] = 0.0,
     force: Annotated[bool, typer.Option("--force", help="Promote without comparing.")] = False,
     workspace: Workspace = "workspace",
     registry: Shared = None,
 ) -> None:
-    """Point `production` to a version, if it is no worse than the current one on the same held-out images."""
+    """Point the alias `production` to a version if it is no worse than the current one on the same held-out images."""
     from image_longitudinal.models.registry import promotion
 
     models = _registry(workspace, registry)
     for comparison in promotion.promote(models, name, metric or promotion.GATE, tolerance=tolerance, force=force):
-        say(str(comparison))
-    done(
+        typer.echo(str(comparison))
+    print_result(
         f"production is {models.aliases()['production']}", "image-longitudinal generate --model production --output DIR"
     )
 
@@ -70,13 +74,12 @@ def measure(
     overrides: Overrides = None,
     workspace: Workspace = "workspace",
 ) -> None:
-    """Measure a version by the preset's probe, and register its networks with these figures as a new version."""
+    """Measure a version with the preset's probe; the same networks are registered with the new metrics."""
     settings = load_config(preset, config, overrides or ())
-    prepare_prefect("image_longitudinal.flows.remeasure_model")
-    from image_longitudinal.flows.remeasure_model import measure_model
-
+    with starting_prefect():
+        from image_longitudinal.flows.remeasure_model import measure_model
     version = measure_model(name, images, config=settings, workspace=workspace)
-    done(version.folder, f"image-longitudinal models show {version.version}")
+    print_result(version.folder, f"image-longitudinal models show {version.version}")
 
 
 @app.command()
@@ -94,8 +97,10 @@ def export(
     from image_longitudinal.storage.io.open import open_root
 
     for file in export_model(_registry(workspace, registry).get(name), open_root(target), layout):
-        say(file)
-    done(target, f"image-longitudinal models import {target}" if layout == "version" else "diffusers from_pretrained")
+        typer.echo(file)
+    print_result(
+        target, f"image-longitudinal models import {target}" if layout == "version" else "diffusers from_pretrained"
+    )
 
 
 @app.command("import")
@@ -105,13 +110,13 @@ def import_model(
     workspace: Workspace = "workspace",
     registry: Shared = None,
 ) -> None:
-    """Import a version that was exported elsewhere."""
+    """Register an exported version."""
     from image_longitudinal.storage.io.open import open_root
 
     models = _registry(workspace, registry)
     version = models.add(open_root(source))
     models.set_alias(alias, version.version)
-    done(version.folder, f"image-longitudinal generate --model {version.version} --output DIR")
+    print_result(version.folder, f"image-longitudinal generate --model {version.version} --output DIR")
 
 
 def _registry(workspace: str, shared: str | None) -> Registry:

@@ -1,4 +1,4 @@
-"""The commands ``simulate`` and ``fit``: a population model's table made, and a table fitted, without any image."""
+"""Commands ``simulate`` and ``fit``: simulate a table from a population model, and fit a model to a table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from image_longitudinal.cli.console import done, prepare_prefect, say
+from image_longitudinal.cli.console import print_result
+from image_longitudinal.cli.options import Threads
+from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.errors import ConfigError
 
 METHOD_HELP = (
@@ -18,7 +20,6 @@ Model = Annotated[str, typer.Option(help="Name of the population model.")]
 ModelFile = Annotated[Path | None, typer.Option(help="Python file that registers the model.")]
 Values = Annotated[list[str] | None, typer.Option("--set", help="Value over the model's, e.g. imax=1.1, omega=0.2.")]
 Seed = Annotated[int, typer.Option(min=0)]
-Workers = Annotated[int, typer.Option(min=1, help="Threads; the result does not depend on it.")]
 
 
 def simulate(
@@ -39,19 +40,18 @@ def simulate(
     missed: Annotated[float, typer.Option(min=0, max=1, help="Probability of missing a visit.")] = 0.0,
     dropout: Annotated[float, typer.Option(min=0, max=1, help="Probability of leaving before the last visit.")] = 0.0,
     model_file: ModelFile = None,
-    workers: Workers = 2,
+    workers: Threads = 2,
 ) -> None:
     """Simulate a trial from a population model, as a table for this or any other program."""
     at = tuple(_number(part, "time") for part in times.split(",")) if times else None
-    say(f"simulate {subjects:,} subjects of {model} into {output}")
-    prepare_prefect("image_longitudinal.flows.simulate_table")
-    from image_longitudinal.flows.simulate_table import simulate_table
-
+    typer.echo(f"simulate {subjects:,} subjects of {model} into {output}")
+    with starting_prefect():
+        from image_longitudinal.flows.simulate_table import simulate_table
     path = simulate_table(
         model, str(output), subjects, at, tuple(dose or ()), seed, _named(values), str(truth) if truth else None,
         str(model_file) if model_file else None, workers, _ranges(covariate), jitter, missed, dropout,
     )  # fmt: skip
-    done(path, f"image-longitudinal fit {path} --model {model} --output {Path(path).with_suffix('')}-fit")
+    print_result(path, f"image-longitudinal fit {path} --model {model} --output {Path(path).with_suffix('')}-fit")
 
 
 def fit(
@@ -61,33 +61,37 @@ def fit(
     method: Annotated[str, typer.Option(help=METHOD_HELP)] = "focei",
     level: Annotated[float | None, typer.Option(help="Association level of a published data set.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a published data set; all without one.")] = None,
-    subjects: Annotated[int | None, typer.Option(min=1, help="Fit only the first so many; EBEs are for all.")] = None,
+    subjects: Annotated[
+        int | None, typer.Option(min=1, help="Fit only the first N subjects; EBEs are for all.")
+    ] = None,
     start: Annotated[list[str] | None, typer.Option(help="Start value, e.g. imax=1.1, omega=0.2.")] = None,
-    fixed: Annotated[list[str] | None, typer.Option(help="Parameter to hold; omega and residual hold those.")] = None,
+    fixed: Annotated[
+        list[str] | None,
+        typer.Option(help="Parameter to hold; omega and residual hold those."),
+    ] = None,
     diagonal: Annotated[bool, typer.Option("--diagonal", help="No covariances of random effects.")] = False,
     draws: Annotated[int, typer.Option(min=50, help="Per subject for imp, per chain for nuts.")] = 300,
     seed: Seed = 1,
     model_file: ModelFile = None,
-    workers: Workers = 2,
+    workers: Threads = 2,
 ) -> None:
     """Fit a population model to a table, keep the results and write a report."""
     methods = ("fo", "foce", "focei", "laplace", "imp", "nuts")
     if method.lower() not in methods:
         raise ConfigError("unknown method", expected=", ".join(methods), got=repr(method))
-    say(f"fit {model} to {table} by {method}")
-    prepare_prefect("image_longitudinal.flows.fit_table")
-    from image_longitudinal.flows.fit_table import fit_table
-
+    typer.echo(f"fit {model} to {table} by {method}")
     chosen: Any = method.lower()
+    with starting_prefect():
+        from image_longitudinal.flows.fit_table import fit_table
     summary: dict[str, Any] = fit_table(
         table, model, str(output), chosen, level, split, subjects, _named(start), tuple(fixed or ()), diagonal,
         draws, seed, str(model_file) if model_file else None, workers,
     )  # fmt: skip
-    say(estimates_in_words(summary))
-    done(output / "report.html", f"open {output / 'report.html'}")
+    typer.echo(format_estimates(summary))
+    print_result(output / "report.html", f"open {output / 'report.html'}")
 
 
-def estimates_in_words(summary: dict[str, Any]) -> str:
+def format_estimates(summary: dict[str, Any]) -> str:
     """The estimates of a fit.json as lines for the terminal."""
     lines = [f"{summary['method']}: {summary['message']}"]
     if not summary["converged"]:

@@ -1,4 +1,4 @@
-"""What a run's log says of an error that people can act on: one line with its cause, and no traceback."""
+"""Errors in a run's log: an error that people can act on is one line with its cause, without a traceback."""
 
 from __future__ import annotations
 
@@ -6,23 +6,21 @@ import logging
 
 from image_longitudinal.core.errors import ImageLongitudinalError
 
-LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")  # those that tell of exceptions
-OF_OURS = "of_ours"  # a record's mark
+LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")  # those that log exceptions
+SHORTENED = "image_longitudinal_shortened"  # attribute of a record whose traceback was removed
 
 
-def tell_errors_in_one_line() -> None:
-    """From now on, in this process."""
+def log_errors_in_one_line() -> None:
+    """Install :func:`shorten_error` in this process; a second call changes nothing."""
     for name in LOGGERS:
-        logger = logging.getLogger(name)
-        if in_one_line not in logger.filters:
-            logger.addFilter(in_one_line)
+        logging.getLogger(name).addFilter(shorten_error)
 
 
-def in_one_line(record: logging.LogRecord) -> bool:
-    """Take the traceback off a record about an error of ours; leave out the one that says only that there was one."""
+def shorten_error(record: logging.LogRecord) -> bool:
+    """Remove the traceback from a record of an error of this project; drop the engine's record that repeats it."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, ImageLongitudinalError):
         record.exc_info = record.exc_text = None
-        setattr(record, OF_OURS, True)
+        setattr(record, SHORTENED, True)
         return not record.getMessage().startswith("Engine execution exited")
     return True

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from typing import cast
+from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
-from image_longitudinal.models.training.loop import TrainingProgress
+from image_longitudinal.core.units import duration
 from image_longitudinal.tasks.engine.training_view import TrainingView
+
+if TYPE_CHECKING:  # imports torch, which simulations and fits do not need
+    from image_longitudinal.models.training.loop import TrainingProgress
 
 ARTIFACT_SECONDS = 2.0  # the artifact is a database row: no need to write it for every step
 LOG_SECONDS = 10.0
@@ -92,15 +95,3 @@ class DeviceShare:
 def artifact_key(text: str) -> str:
     """A name as Prefect's artifact keys want it: lower case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 42 s, 3 min 5 s, 2 h 10 min."""
-    if seconds == float("inf"):
-        return "unknown"
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

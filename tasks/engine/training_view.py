@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from image_longitudinal.models.training.loop import TrainingProgress
 from image_longitudinal.tasks.engine.artifacts import LiveMarkdown, LiveTable
 from image_longitudinal.tasks.reports.pictures import picture
+
+if TYPE_CHECKING:  # imports torch, which simulations and fits do not need
+    from image_longitudinal.models.training.loop import TrainingProgress
 
 SECONDS = 10.0  # between updates: drawing takes 0.2 s, and nobody looks more often
 SHOWN = ("loss", "mse", "kl", "cycle", "validation", "active units")  # those of them that a network has are drawn

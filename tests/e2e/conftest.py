@@ -65,7 +65,7 @@ def tiny(tiny_file: Path) -> Callable[..., Config]:
 
 @pytest.fixture(scope="session")
 def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the command line's own Prefect keeps its database: made once, for that takes longest."""
+    """PREFECT_HOME of the commands; shared, because creating its database takes long."""
     return tmp_path_factory.mktemp("home")
 
 
@@ -73,9 +73,9 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(
     tmp_path: Path, prefect_home: Path, prefect_server: None
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The console script as a person runs it who has a server, in a folder of its own.
+    """The console script in a folder of its own, with a Prefect server configured.
 
-    Without one, as a test that kills has it, each command would start its own: half of the time of a short one.
+    Without a server each command would start a temporary one, which takes half of the time of a short command.
     """
     environment = {**cli_environment(prefect_home), "PREFECT_API_URL": str(PREFECT_API_URL.value())}
 
@@ -88,9 +88,9 @@ def command(
     return run
 
 
-@pytest.fixture(scope="package")  # a server left to idle takes a tenth of a core from the tests that follow
+@pytest.fixture(scope="package")  # an idle server takes a tenth of a core from the tests that follow
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A running server with everything deployed; it and whatever is started beside it are stopped at the end."""
+    """A running server with everything deployed; all its processes are stopped at the end."""
     service = Service(tmp_path_factory.mktemp("service"))
     try:
         service.start_server()
@@ -102,7 +102,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="package")
 def large_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The same on PostgreSQL and behind a password, as for a group of people."""
+    """The same on PostgreSQL and with a password."""
     with postgres() as database:
         service = Service(tmp_path_factory.mktemp("large-service"), PREFECT_API_AUTH_STRING="operator:a password")
         try:

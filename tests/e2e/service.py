@@ -1,4 +1,4 @@
-"""The service as an operator runs it: the Makefile's server, workers and deployments, with a Prefect home apart."""
+"""The service as an operator runs it: the Makefile's server, workers and deployments, with its own Prefect home."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
 class Service:
-    """One server, and whatever is started beside it.
+    """One server, and the processes started beside it.
 
     Args:
         home: folder for Prefect's database and the log.
-        environment: variables over the usual ones.
+        environment: more environment variables.
     """
 
     def __init__(self, home: Path, **environment: str) -> None:
@@ -42,24 +42,24 @@ class Service:
             **cli_environment(home),
             "API_PORT": self.port,
             "PREFECT_API_URL": f"{self.url}/api",
-            "PREFECT_WORKER_QUERY_SECONDS": "1",  # a person waits 10 seconds more gladly than a test
+            "PREFECT_WORKER_QUERY_SECONDS": "1",  # 10 by default
             "PYTHONPATH": str(ROOT),
             **environment,
         }
         self.output = home / "log.txt"
-        self.variables: dict[str, tuple[str, ...]] = {}  # of each process, for when it is started again
+        self.variables: dict[str, tuple[str, ...]] = {}  # of each process, to start it again
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def make(self, target: str, *variables: str) -> str:
-        """Run a target of the Makefile to its end; what it printed."""
+        """Run a target of the Makefile to its end; return its output."""
         return self._run(*_make(target), *variables)
 
     def prefect(self, *arguments: str) -> str:
-        """Run Prefect's own command line to its end; what it printed."""
+        """Run Prefect's command line to its end; return its output."""
         return self._run(sys.executable, "-m", "prefect", *arguments)
 
     def start(self, target: str, *variables: str, name: str = "", **environment: str) -> None:
-        """Start a target of the Makefile that runs until it is stopped, unless it runs already under this name."""
+        """Start a target of the Makefile that runs until it is stopped, unless one of this name is running."""
         name = name or target
         if name in self.processes and self.processes[name].poll() is None:
             return
@@ -76,7 +76,7 @@ class Service:
         self.wait_for(self.is_up, seconds=180)
 
     def kill(self, name: str) -> None:
-        """kill -9 to everything below what was started: make, what it started, and the flow runs of a worker."""
+        """kill -9 make, the process that it started, and the flow runs of a worker."""
         made = self.processes.pop(name)
         for one in [*psutil.Process(made.pid).children(recursive=True), psutil.Process(made.pid)]:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -84,7 +84,7 @@ class Service:
         made.wait()
 
     def stop(self) -> None:
-        """Stop everything, the workers before the server, and everything below them."""
+        """Stop all processes and their children, the workers before the server."""
         for process in reversed(self.processes.values()):
             below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
             for one in below:
@@ -97,29 +97,29 @@ class Service:
         self.processes.clear()
 
     def request(self, path: str, body: Any = None, method: str | None = None) -> Any:
-        """What the server's API answers: GET, or POST with a body."""
+        """The answer of the server's API: GET, or POST with a body."""
         request = Request(
             f"{self.url}/api/{path}", None if body is None else json.dumps(body).encode(),
             {"Content-Type": "application/json"}, method=method,
         )  # fmt: skip
         if login := self.environment.get("PREFECT_API_AUTH_STRING"):
             request.add_header("Authorization", f"Basic {base64.b64encode(login.encode()).decode()}")
-        for patience in reversed(range(5)):  # SQLite has one writer: the server may ask to come again
+        for retries in reversed(range(5)):  # SQLite has one writer: the server may answer 503
             try:
                 with urlopen(request, timeout=30) as answer:
                     return json.loads(answer.read() or b"null")
             except HTTPError as error:
-                if error.code != 503 or not patience:
+                if error.code != 503 or not retries:
                     raise
                 time.sleep(1)
         raise AssertionError("unreachable")
 
     def ask(self, what: str, **filters: Any) -> list[dict[str, Any]]:
-        """All deployments, flow_runs, task_runs or artifacts that the server knows, or those that a filter leaves."""
+        """All deployments, flow_runs, task_runs or artifacts of the server, or those of a filter."""
         return list(self.request(f"{what}/filter", filters))
 
     def run(self, deployment: str, **parameters: Any) -> str:
-        """Ask for a run of a deployment, as its form in the UI does; the run's id."""
+        """Start a run of a deployment, as its form in the UI does; return the run's id."""
         found = self.request(f"deployments/name/{deployment}")
         made = self.request(f"deployments/{found['id']}/create_flow_run", {"parameters": parameters})
         return str(made["id"])
@@ -129,18 +129,18 @@ class Service:
         return dict(self.request(f"flow_runs/{run}")["state"])
 
     def set_state(self, run: str, kind: str, name: str | None = None, **details: Any) -> None:
-        """Ask for a state, as the buttons of the UI do."""
+        """Request a state, as the buttons of the UI do."""
         state = {"type": kind, "name": name, "state_details": details}
         answer = self.request(f"flow_runs/{run}/set_state", {"state": state, "force": False})
         assert answer["status"] == "ACCEPT", answer
 
     def suspend(self, run: str) -> None:
-        """Ask for what the button Suspend asks for."""
+        """Do what the button Suspend does."""
         until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
         self.set_state(run, "PAUSED", "Suspended", pause_timeout=until, pause_reschedule=True)
 
     def resume(self, run: str) -> None:
-        """Ask for what the button Resume asks for."""
+        """Do what the button Resume does."""
         answer = self.request(f"flow_runs/{run}/resume", {})
         assert answer["status"] == "ACCEPT", answer
 
@@ -183,7 +183,7 @@ class Service:
             return False
 
     def wait_for(self, condition: Callable[[], T], seconds: float, every: float = 0.5) -> T:
-        """The first true value of a condition that is asked every half second, or as often as said."""
+        """The first true value of a condition, which is evaluated every ``every`` seconds."""
         until = time.monotonic() + seconds
         while not (value := condition()):
             assert time.monotonic() < until, f"still waiting after {seconds} seconds: {self.log}"
@@ -192,7 +192,7 @@ class Service:
 
     @property
     def log(self) -> str:
-        """The last words of server and worker."""
+        """The end of the output of server and worker."""
         return self.output.read_text()[-6000:]
 
     def _run(self, *command: str) -> str:
@@ -209,5 +209,5 @@ def cli_environment(home: Path) -> dict[str, str]:
 
 
 def _make(target: str) -> list[str]:
-    # The fragment alone: the whole Makefile would set up an environment first, and this one is in use.
+    # server.mk alone: the whole Makefile would set up an environment first.
     return ["make", "-f", "deployments/server.mk", target, f"BIN={os.path.dirname(sys.executable)}"]

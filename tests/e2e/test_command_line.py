@@ -1,4 +1,4 @@
-"""The console script: what it prints, and what it says to bad input."""
+"""The console script as a process: flows that are refused, and what is left on disk."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import image_longitudinal as il
 from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io.open import open_root
 
@@ -19,43 +20,12 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def refused(result: subprocess.CompletedProcess[str]) -> str:
-    """The one line that says why, after checking that it is one line, without a traceback, and the exit status."""
+    """The error message, after checking that it is one line without a traceback, and the exit status."""
     assert result.returncode == 1, result.stderr[-2000:]
     assert "Traceback" not in result.stderr
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, result.stderr[-2000:]
     return lines[0]
-
-
-def test_the_plan_is_printed_and_nothing_is_made(command: Command, tmp_path: Path) -> None:
-    result = command("generate", "--preset", "paper", "--output", "out", "--dry-run")
-    assert result.returncode == 0
-    for expected in ("1,100,000", "550", "115,000 steps", "0.0526", "GB", "days"):
-        assert expected in result.stdout
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("override", "said"),
-    [
-        ("dataset.association=[1.5]", "dataset.association.0: Input should be less than or equal to 1, got 1.5"),
-        ("dataset.association=[0]", "dataset.association.0: Input should be greater than 0, got 0"),
-        ("dataset.shard_size=0", "dataset.shard_size: Input should be greater than or equal to 1, got 0"),
-        ("dataset.subjects=5", "dataset.subjects: unknown key"),
-        ("diffusion.channels=[20]", "multiple of 16"),
-        ("vae.image_size=100", "multiple of 32"),
-        ("nonsense", "section.key=value"),
-    ],
-)
-def test_impossible_values_are_refused_by_name(command: Command, override: str, said: str) -> None:
-    assert said in refused(command("generate", "--output", "out", "--dry-run", "--set", override))
-
-
-def test_an_unknown_preset_or_file_is_refused(command: Command) -> None:
-    assert "expected one of demo, paper, scans, scans-128, small; got huge" in refused(
-        command("generate", "--output", "out", "--preset", "huge", "--dry-run")
-    )
-    assert "missing.yaml" in refused(command("generate", "--output", "out", "--config", "missing.yaml", "--dry-run"))
 
 
 def test_entries_that_the_latent_vector_does_not_have_are_refused(command: Command, tmp_path: Path) -> None:
@@ -75,17 +45,17 @@ def test_folders_without_usable_scans_are_refused(command: Command, tmp_path: Pa
     Image.new("L", (20, 20)).save(bad / "small.png")
     assert "no scans found" in refused(command("generate", "--output", "out", "--images", empty))
     assert "no scans found" in refused(command("ingest", text))
-    said = refused(command("train", "--images", bad))
-    assert "too few usable scans" in said
-    assert "got 0 of 0; set aside: 1 x" in said
+    message = refused(command("train", "--images", bad))
+    assert "too few usable scans" in message
+    assert "got 0 of 0; set aside: 1 x" in message
     assert "no folder of scans" in refused(command("ingest", tmp_path / "nowhere"))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_model_is_refused(command: Command, tmp_path: Path) -> None:
-    said = refused(command("generate", "--output", "out", "--model", "0123456789ab"))
-    assert "no such model" in said
-    assert "got 0123456789ab" in said
+    message = refused(command("generate", "--output", "out", "--model", "0123456789ab"))
+    assert "no such model" in message
+    assert "got 0123456789ab" in message
     assert not (tmp_path / "out").exists()
 
 
@@ -99,9 +69,9 @@ def test_an_output_with_something_else_in_it_is_refused_and_left_alone(
     assert os.listdir(tmp_path / "mine") == ["thesis.txt"]
 
     assert command("generate", "--output", "data", *phantom).returncode == 0
-    said = refused(command("generate", "--output", "data", *phantom, "--set", "seed=2"))
-    assert "different data set" in said
-    assert "seed" in said
+    message = refused(command("generate", "--output", "data", *phantom, "--set", "seed=2"))
+    assert "different data set" in message
+    assert "seed" in message
     assert json.loads((tmp_path / "data" / "dataset.json").read_text())["seed"] == 1
 
     shown = command("show", "data", "--subject", "3")
@@ -109,16 +79,16 @@ def test_an_output_with_something_else_in_it_is_refused_and_left_alone(
 
     shard = tmp_path / "data" / "images.zarr/image/c/2/0/0"
     shard.write_bytes(shard.read_bytes()[:-50])
-    said = refused(command("verify", "data"))
-    assert "images.zarr/image/c/2/0/0" in said
-    assert "--repair" in said
-    again = command("generate", "--output", "data", *phantom)  # the file's size gives it away: made anew
+    message = refused(command("verify", "data"))
+    assert "images.zarr/image/c/2/0/0" in message
+    assert "--repair" in message
+    again = command("generate", "--output", "data", *phantom)  # the file's size gives it away: it is generated again
     assert again.returncode == 0, again.stderr[-2000:]
     assert command("verify", "data").returncode == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
-def test_a_full_disk_is_said_and_leaves_nothing_published(command: Command, tmp_path: Path, tiny_file: Path) -> None:
+def test_a_full_disk_is_reported_and_nothing_is_published(command: Command, tmp_path: Path, tiny_file: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
@@ -128,8 +98,8 @@ def test_a_full_disk_is_said_and_leaves_nothing_published(command: Command, tmp_
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
     phantom = ("--config", tiny_file, "--set", "generator.backend=phantom", "--set", "generator.image_size=32")
     try:
-        said = refused(command("generate", "--output", disk / "data", *phantom, "--set", "dataset.n_subjects=300"))
-        assert "No space left on device" in said
+        message = refused(command("generate", "--output", disk / "data", *phantom, "--set", "dataset.n_subjects=300"))
+        assert "No space left on device" in message
         assert not (disk / "data" / "dataset.json").exists()
         assert not list((disk / "data").rglob("*.tmp"))
         subprocess.run(["mount", "-o", "remount,size=10M", disk], check=True)
@@ -139,3 +109,13 @@ def test_a_full_disk_is_said_and_leaves_nothing_published(command: Command, tmp_
         assert verify_dataset(open_root(disk / "data")).ok
     finally:
         subprocess.run(["umount", disk], check=False)
+
+
+def test_the_python_functions_do_what_the_commands_do(prefect_server: None, tmp_path: Path) -> None:
+    url = il.generate(
+        tmp_path / "data", overrides=["generator.backend=phantom", "generator.image_size=32", "dataset.n_subjects=20"],
+        workspace=tmp_path,
+    )  # fmt: skip
+    assert len(il.open_dataset(url)) == 20
+    table = il.simulate(tmp_path / "trial.csv", "one-compartment", subjects=5)
+    assert table.read_text().startswith("ID,")

@@ -1,4 +1,4 @@
-"""What is deployed, and the main job through a worker, started by the commands of the Makefile."""
+"""The deployments, and the main job through a worker, started by the commands of the Makefile."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def test_every_flow_is_deployed_with_a_form_tags_and_the_code_version(service: S
     assert form["properties"]["preset"]["enum"] == ["demo", "scans", "scans-128", "small", "paper"]
 
 
-def test_what_a_clock_starts_drops_a_backlog(service: Service) -> None:
+def test_scheduled_deployments_drop_a_backlog(service: Service) -> None:
     scheduled = {one["name"]: one for one in service.ask("deployments") if one["schedules"]}
     assert {name: one["schedules"][0]["active"] for name, one in scheduled.items()} == {
         "verify-all": True,
-        "retrain-models": False,  # make deploy was told of no folder of scans to watch
+        "retrain-models": False,  # make deploy had no SCANS
     }
     soon = service.wait_for(lambda: service.ask("flow_runs", deployments={"name": {"any_": ["verify-all"]}}), 120)
     assert soon[0]["state"]["type"] == "SCHEDULED"  # the server's scheduler works
@@ -109,7 +109,7 @@ def test_a_promotion_starts_a_data_set_where_the_automation_is_switched_on(servi
     service.set_state(started[0]["id"], "CANCELLED")
 
 
-def test_a_second_run_of_a_clock_is_cancelled_while_the_first_goes_on(service: Service) -> None:
+def test_a_second_scheduled_run_is_cancelled_while_the_first_is_running(service: Service) -> None:
     first, second = (service.run("verify-all/verify-all") for _ in range(2))
     service.set_state(first, "PENDING")  # as a worker that takes it up says
     answer = service.request(f"flow_runs/{second}/set_state", {"state": {"type": "PENDING"}})

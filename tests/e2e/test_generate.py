@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from image_longitudinal.cli.descriptions import describe_dataset
+from image_longitudinal.cli.describe import describe_dataset
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.errors import ModelError, StorageError
 from image_longitudinal.flows.fit_table import fit_table

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from image_longitudinal.cli.population import estimates_in_words
+from image_longitudinal.cli.population import format_estimates
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.flows.fit_table import fit_table
@@ -39,7 +39,7 @@ def test_a_simulated_table_is_fitted_reported_and_not_fitted_again(tmp_path: Pat
     page = (output / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 7
     assert "sigma2_additive" in page
-    assert "sigma2_additive" in estimates_in_words(summary)
+    assert "sigma2_additive" in format_estimates(summary)
 
     before = digests(output)
     again = fit_table(table, "depot-central-mm", str(output), "foce", fixed=HELD, start={"additive": 0.05})

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from image_longitudinal.cli.descriptions import describe_dataset
+from image_longitudinal.cli.describe import describe_dataset
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.flows.generate_dataset import generate_dataset

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from image_longitudinal.core.errors import StorageError
-from image_longitudinal.tasks.engine.logs import LOGGERS
+from image_longitudinal.tasks.engine.logs import LOGGERS, log_errors_in_one_line
+
+log_errors_in_one_line()
 
 
 @pytest.fixture(params=LOGGERS)
@@ -20,7 +22,7 @@ def logger(request: pytest.FixtureRequest) -> Iterator[tuple[logging.Logger, io.
     logger.handlers = before
 
 
-def tell(logger: logging.Logger, error: Exception, message: str = "Encountered exception: %r") -> None:
+def log(logger: logging.Logger, error: Exception, message: str = "Encountered exception: %r") -> None:
     try:
         raise error
     except Exception:
@@ -28,11 +30,11 @@ def tell(logger: logging.Logger, error: Exception, message: str = "Encountered e
 
 
 def test_an_error_of_ours_is_one_line_with_its_cause(logger: tuple[logging.Logger, io.StringIO]) -> None:
-    tell(logger[0], StorageError("shard 3: the disk is full"))
-    tell(logger[0], StorageError("shard 3: the disk is full"), "Engine execution exited with unexpected exception")
+    log(logger[0], StorageError("shard 3: the disk is full"))
+    log(logger[0], StorageError("shard 3: the disk is full"), "Engine execution exited with unexpected exception")
     assert logger[1].getvalue() == "Encountered exception: StorageError('shard 3: the disk is full')\n"
 
 
 def test_a_bug_keeps_its_traceback(logger: tuple[logging.Logger, io.StringIO]) -> None:
-    tell(logger[0], ZeroDivisionError("a bug"))
+    log(logger[0], ZeroDivisionError("a bug"))
     assert "Traceback" in logger[1].getvalue()

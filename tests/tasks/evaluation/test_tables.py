@@ -5,7 +5,7 @@ import io
 import re
 from typing import Any
 
-from image_longitudinal.cli.evaluate import aligned
+from image_longitudinal.cli.console import aligned
 from image_longitudinal.tasks.evaluation.report import headline
 from image_longitudinal.tasks.evaluation.tables import Table, effect_table, population_table
 

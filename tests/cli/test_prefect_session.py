@@ -1,4 +1,4 @@
-"""A killed command's Prefect server is stopped by the next command; a running command's is not."""
+"""The temporary Prefect server: started beside an import, stopped with its command or by the next command."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from image_longitudinal.cli.temporary_server import APPLICATION, STARTED_BY, stop_orphaned_servers, temporary_server
+from image_longitudinal.cli.prefect_session import APPLICATION, STARTED_BY, stop_orphaned_servers, temporary_server
 
-# A command that marks itself, starts something with the arguments of Prefect's server, says its id and waits.
+# A command that marks itself, starts something with the arguments of Prefect's server, prints its id and waits.
 COMMAND = f"""
 import subprocess, sys, time
-from image_longitudinal.cli.temporary_server import stop_orphaned_servers
+from image_longitudinal.cli.prefect_session import stop_orphaned_servers
 stop_orphaned_servers()
 print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "{APPLICATION}"]).pid, flush=True)
 time.sleep(60)
@@ -50,10 +50,10 @@ def test_the_server_of_a_killed_command_is_stopped(
     assert not server.is_running()
 
 
-# A command in whose ``with`` Prefect's server starts; says what the server answers, and its process id.
+# A command in whose ``with`` Prefect's server starts; prints what the server answers, and its process id.
 SERVED = """
 import httpx
-from image_longitudinal.cli.temporary_server import temporary_server
+from image_longitudinal.cli.prefect_session import temporary_server
 with temporary_server():
     from prefect.server.api.server import SubprocessASGIServer
 server = SubprocessASGIServer()
@@ -61,7 +61,7 @@ print(httpx.get(f"{server.api_url}/health").status_code, server.server_process.p
 """
 
 
-def test_the_server_answers_when_the_body_is_done_and_ends_with_the_command(tmp_path: Path) -> None:
+def test_the_server_answers_after_the_body_and_ends_with_the_command(tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "PREFECT_HOME": str(tmp_path),
@@ -76,7 +76,7 @@ def test_the_server_answers_when_the_body_is_done_and_ends_with_the_command(tmp_
     assert not psutil.pid_exists(pid)
 
 
-def test_no_server_is_started_where_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_server_is_started_where_one_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL, temporary_settings
 

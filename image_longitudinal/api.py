@@ -1,0 +1,208 @@
+"""The functions of ``import image_longitudinal`` that run the pipeline: each forwards to a flow, a task or a model.
+
+They need the extra ``pipeline``. A flow uses the Prefect server that PREFECT_API_URL names, else a temporary one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from image_longitudinal.core.extras import naming_missing_extra
+from image_longitudinal.tasks.engine.prefect_settings import configure_prefect
+
+if TYPE_CHECKING:
+    from image_longitudinal.core.config import Config
+    from image_longitudinal.models.imaging.interface import ImageModel
+    from image_longitudinal.tasks.evaluation.tables import Table
+
+
+def generate(
+    output: str | Path,
+    images: str | Path | None = None,
+    *,
+    preset: str = "demo",
+    overrides: Sequence[str] = (),
+    config: Config | None = None,
+    model: str | None = None,
+    workspace: str | Path = "workspace",
+    reuse: str | None = None,
+    refresh: bool = False,
+) -> str:
+    """Generate and publish a data set; train the image models first if no registered one fits.
+
+    A run that was stopped continues; a finished one returns at once. See :mod:`flows.generate_dataset`.
+
+    Args:
+        output: a local folder or any fsspec URL.
+        images: folder, archive or URL of scans to train on; procedural phantom images without one.
+        preset: configuration to start from: demo, scans, scans-128, small or paper.
+        overrides: ``section.key=value`` texts over the preset's values.
+        config: a whole configuration instead of preset and overrides.
+        model: registered model (version, alias or ``pretrained``) to use instead of training one.
+        workspace: local folder of prepared images, checkpoints and models.
+        reuse: published data set whose images are shared.
+        refresh: recompute everything, cached or not.
+
+    Returns:
+        The address of the data set, for :func:`open_dataset`.
+
+    Raises:
+        ConfigError: the configuration is not valid.
+        StorageError: the output holds something else, or cannot be written.
+    """
+    with _importing_flows():
+        from image_longitudinal.core.presets import load_config
+        from image_longitudinal.flows.generate_dataset import generate_dataset
+    return generate_dataset(
+        str(output), str(images) if images else None, config=config or load_config(preset, overrides=overrides),
+        model=model, workspace=str(workspace), reuse=reuse, refresh=refresh,
+    )  # fmt: skip
+
+
+def evaluate(
+    dataset: str | Path,
+    output: str | Path | None = None,
+    *,
+    preset: str = "demo",
+    overrides: Sequence[str] = (),
+    config: Config | None = None,
+    workspace: str | Path = "workspace",
+    workers: int = 2,
+    verify: bool = True,
+) -> dict[str, Any]:
+    """Measure how well the images of a data set predict its outcomes, compared with the design.
+
+    Args:
+        dataset: a local folder or any fsspec URL.
+        output: local folder for tables, figures and report; ``evaluations/NAME-IDENTITY`` by default.
+        preset, overrides, config: as for :func:`generate`; the section ``evaluation`` is used.
+        workspace: local folder of registered models and finished stages.
+        workers: threads; the result does not depend on their number.
+        verify: verify every byte of the data set first.
+
+    Returns:
+        The figures of ``evaluation.json``; see :mod:`flows.evaluate_dataset`.
+    """
+    with _importing_flows():
+        from image_longitudinal.core.presets import load_config
+        from image_longitudinal.flows.evaluate_dataset import evaluate_dataset
+    return evaluate_dataset(
+        str(dataset), str(output) if output else None, config=config or load_config(preset, overrides=overrides),
+        workspace=str(workspace), workers=workers, verify=verify,
+    )  # fmt: skip
+
+
+def score(
+    dataset: str | Path,
+    predictions: str | Path,
+    baselines: str | Path | None = None,
+    *,
+    bootstrap: int = 1000,
+    workers: int = 2,
+) -> list[Table]:
+    """Score predictions of random effects or outcomes for the test subjects of a data set.
+
+    Args:
+        dataset: a local folder or any fsspec URL.
+        predictions: Parquet file; docs/scoring.md describes its columns.
+        baselines: folder ``predictions`` of an evaluation, whose predictors are scored too; by default that of
+            ``evaluate`` without an output, where it exists.
+        bootstrap: resamples behind each interval.
+        workers: threads.
+
+    Returns:
+        The tables, one row per predictor.
+
+    Raises:
+        StorageError: the file is malformed, or the data set has no test subjects.
+    """
+    with naming_missing_extra():
+        from image_longitudinal.storage.dataset.reader import open_dataset
+        from image_longitudinal.tasks.evaluation.spec import default_output
+        from image_longitudinal.tasks.evaluation.submissions import score_predictions
+    opened = open_dataset(dataset)
+    folder = Path(baselines) if baselines else default_output(opened.manifest) / "predictions"
+    known = folder if baselines or folder.is_dir() else None
+    return score_predictions(opened, Path(predictions), known, replicates=bootstrap, workers=workers)
+
+
+def simulate(
+    output: str | Path,
+    model: str = "depot-central-mm",
+    *,
+    truth: str | Path | None = None,
+    workers: int = 2,
+    **options: Any,
+) -> Path:
+    """Simulate a trial from a population model and write its table, in NM-TRAN's columns.
+
+    Args:
+        output: CSV or Parquet file to write.
+        model: name of the population model.
+        truth: file for each subject's random effects and parameters.
+        workers: threads; the result does not depend on their number.
+        options: of :mod:`flows.simulate_table`, such as ``subjects=200, seed=2, times=(0, 1, 2)``.
+
+    Returns:
+        The path of the table.
+
+    Raises:
+        ConfigError: an unknown model, or impossible options.
+    """
+    with _importing_flows():
+        from image_longitudinal.flows.simulate_table import simulate_table
+    return Path(simulate_table(model, str(output), truth=str(truth) if truth else None, workers=workers, **options))
+
+
+def fit(
+    table: str | Path, output: str | Path, model: str = "depot-central-mm", *, workers: int = 2, **options: Any
+) -> dict[str, Any]:
+    """Fit a population model to a table or to one level of a data set; write results and a report.
+
+    Args:
+        table: CSV or Parquet file in NM-TRAN's columns, or the address of a data set.
+        output: folder for results and report.
+        model: name of the population model.
+        workers: threads; the result does not depend on their number.
+        options: of :mod:`flows.fit_table`, such as ``method="imp", level=0.5, start={"imax": 1.1}``.
+
+    Returns:
+        The content of ``fit.json``: estimates, standard errors, objective, convergence.
+
+    Raises:
+        ConfigError: an unknown model or method, or impossible options.
+    """
+    with _importing_flows():
+        from image_longitudinal.flows.fit_table import fit_table
+    return fit_table(str(table), model, str(output), workers=workers, **options)
+
+
+def load_model(name: str = "pretrained", *, workspace: str | Path = "workspace", device: str = "auto") -> ImageModel:
+    """Load a registered image model: ``model.generate(latents, seeds)`` gives images (B, S, S) uint8.
+
+    Latents are float32 (B, D) with D = ``model.latent_dim``, drawn from N(0, I); seeds are int64 (B,).
+
+    Args:
+        name: version, alias, or ``pretrained``, the small model that is bundled.
+        workspace: local folder with the registry.
+        device: auto, cpu, cuda, cuda:1, ...
+
+    Raises:
+        ModelError: no such model, or its files are missing or altered.
+    """
+    with naming_missing_extra():
+        from image_longitudinal.core.config import GeneratorConfig
+        from image_longitudinal.models.imaging.backends import load_image_model
+        from image_longitudinal.tasks.workspace import Workspace
+    version = Workspace.at(workspace).model(name)
+    return load_image_model(GeneratorConfig(backend=version.metadata.backend), version, device)
+
+
+@contextmanager
+def _importing_flows() -> Iterator[None]:
+    configure_prefect()
+    with naming_missing_extra():
+        yield

@@ -1,0 +1,63 @@
+"""The plan of a run before it starts: steps, shards, bytes, and an estimate of the time."""
+
+from __future__ import annotations
+
+from image_longitudinal.core.config import Config
+from image_longitudinal.core.plan import ShardPlan
+from image_longitudinal.core.units import duration, human_bytes
+
+# Seconds, measured on two cores (AMD EPYC) with the demo's networks at 64x64; a GPU is far faster.
+_VAE_STEP, _DIFFUSION_STEP, _SOLVER_STEP = 0.15, 0.33, 0.0022
+_START, _SUBJECT = 25.0, 0.0004
+_ROW_BYTES = 7.0  # of an observations row, compressed
+
+
+def describe_plan(config: Config, *, training: bool, generation: bool) -> str:
+    """What a run will do: training steps, images, outcomes, shards, bytes, and an estimate of the time on two cores."""
+    lines, seconds = [], _START
+    backend = config.generator.backend
+    if training and backend != "phantom":
+        vae, diffusion = config.vae, config.diffusion
+        lines.append(f"train VAE         {vae.steps:,} steps of {vae.batch_size} at {vae.image_size}x{vae.image_size}")
+        perception = vae.vgg_weights or "MS-SSIM; set vae.vgg_weights for VGG16 features"
+        lines.append(f"perceptual loss   {perception}")
+        seconds += vae.steps * _VAE_STEP * vae.batch_size / 32 * (vae.image_size / 64) ** 2 * (vae.width / 0.25) ** 1.5
+        if backend != "vae":
+            lines.append(
+                f"train diffusion   {diffusion.steps:,} steps of {diffusion.batch_size} at "
+                f"{diffusion.image_size}x{diffusion.image_size} ({diffusion.kind})"
+            )
+            seconds += diffusion.steps * _DIFFUSION_STEP * diffusion.batch_size / 32 * _diffusion_scale(config)
+    if generation:
+        dataset, size = config.dataset, _image_size(config)
+        shards = ShardPlan(dataset.n_subjects, dataset.shard_size, dataset.validation_fraction, dataset.test_fraction)
+        splits = ", ".join(f"{count:,} {name}" for name, count in shards.split_counts.items() if count)
+        pixels = dataset.n_subjects * size**2
+        rows = dataset.n_subjects * len(dataset.association) * (len(config.outcomes.times) + len(config.outcomes.given))
+        diffusion_steps = f", {config.generator.scheduler} {config.generator.steps} steps"
+        method = backend + (diffusion_steps if backend == "diffusion" else "")
+        lines += [
+            f"generate images   {dataset.n_subjects:,} at {size}x{size} ({method})",
+            f"outcomes          {len(dataset.association)} association levels "
+            f"({', '.join(map(str, dataset.association))}), {rows:,} rows, model {config.outcomes.model}",
+            f"in shards         {shards.n_shards:,} of {dataset.shard_size:,} subjects ({splits})",
+            f"size              about {human_bytes(0.8 * pixels + _ROW_BYTES * rows)}",
+        ]
+        seconds += dataset.n_subjects * _SUBJECT
+        if backend == "diffusion":
+            seconds += dataset.n_subjects * config.generator.steps * _SOLVER_STEP * _diffusion_scale(config)
+    lines.append(f"time              about {duration(round(seconds, -1))} on two CPU cores; a GPU is far faster")
+    return "\n".join(lines)
+
+
+def _image_size(config: Config) -> int:
+    sizes = {"phantom": config.generator.image_size, "vae": config.vae.image_size}
+    return sizes.get(config.generator.backend, config.diffusion.image_size)
+
+
+def _diffusion_scale(config: Config) -> float:
+    """Cost of one call of the diffusion network relative to the demo's, by its operations (SD 1.5: 803 GFLOP)."""
+    diffusion = config.diffusion
+    if diffusion.kind == "stable-diffusion":
+        return 803 / 0.32 * (diffusion.image_size / 512) ** 2
+    return (diffusion.image_size / 64) ** 2 * (sum(diffusion.channels) / 160) ** 2
