@@ -30,20 +30,20 @@ def evaluate(
     prepare_prefect("image_longitudinal.flows.evaluate_dataset")
     from image_longitudinal.flows.evaluate_dataset import evaluate_dataset
     from image_longitudinal.tasks.evaluation.report import PAGE
+    from image_longitudinal.tasks.evaluation.tables import headline_table
 
     result = evaluate_dataset(dataset, output, config=settings, workspace=workspace, workers=workers, verify=verify)
-    table = result["headline"]
+    evaluation, table = result.evaluation, headline_table(result.evaluation.levels)
     say(aligned([table.columns, *table.rows]))
     if any("–" in row for row in table.rows):
-        say("–: with so few test subjects, that level's ceiling cannot be told from 0")
-    failed = [check for check in result["checks"] if not check["passed"]]
-    say(f"design against truth: {len(result['checks']) - len(failed)} of {len(result['checks'])} checks pass")
+        say("–: with so few test subjects, the ceiling of that level does not differ clearly from 0")
+    n, failed = len(evaluation.checks), evaluation.failed
+    say(f"design against truth: {n - len(failed)} of {n} checks pass")
     for check in failed:
-        say(f"  FAIL {check['group']}: {check['name']}, found {check['value']:.4g}, expected {check['expected']:g}")
-    folder = Path(result["output"])
-    say(f"report: {folder / PAGE}")
-    example = f"{folder}/predictions/informed-{result['levels'][0]['level']:g}.parquet"
-    done(folder, f"image-longitudinal score {dataset} {example}")
+        say(f"  FAIL {check.group}: {check.name}, found {check.value:.4g}, expected {check.expected:g}")
+    say(f"report: {result.folder / PAGE}")
+    example = f"{result.folder}/predictions/informed-{evaluation.levels[0].level:g}.parquet"
+    done(result.folder, f"image-longitudinal score {dataset} {example}")
 
 
 def score(
@@ -58,7 +58,7 @@ def score(
 ) -> None:
     """Score anyone's predictions of random effects or outcomes for the held-out subjects."""
     from image_longitudinal.storage.dataset.reader import open_dataset
-    from image_longitudinal.tasks.evaluation.spec import default_output
+    from image_longitudinal.tasks.evaluation.run import default_output
     from image_longitudinal.tasks.evaluation.submissions import score_predictions
 
     opened = open_dataset(dataset)

@@ -26,6 +26,7 @@ from image_longitudinal.models.diffusion.residual import ResidualDiffusion
 from image_longitudinal.models.diffusion.sampler import draw_images
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
 from image_longitudinal.models.diffusion.train import build_diffusion
+from image_longitudinal.models.evaluation.pca_regressor import fit_pca_regressor
 from image_longitudinal.models.imaging import phantom
 from image_longitudinal.models.imaging.device import Launched, auto_batch_size, launch
 from image_longitudinal.models.imaging.sampling_pipeline import BatchSize, stream_images
@@ -34,7 +35,6 @@ from image_longitudinal.models.quality.recoverability import (
     probe_latents,
     r_squared,
     recoverable_axes,
-    regression_reader,
 )
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.models.training.tensors import as_grey_levels, default_device, tensors_digest
@@ -231,8 +231,12 @@ def measure_recoverability(
     """
     latents, seeds = probe_latents(seed, n if vae else 4 * n, model.latent_dim)
     images = generate_in_batches(model, latents, seeds, batch_size)
-    reader = encoder_reader(vae) if vae else regression_reader(images[n:], latents[n:])
-    figures = r_squared(latents[:n], reader(images[:n]))
+    if vae:
+        estimates = encoder_reader(vae)(images[:n])
+    else:
+        others = (np.arange(3 * n), images[n:], latents[n:])
+        estimates = fit_pca_regressor(lambda: iter([others]), components=48, products=12, penalty=1.0)(images[:n])
+    figures = r_squared(latents[:n], estimates)
     return [float(value) for value in figures], "encoder" if vae else "regression"
 
 
