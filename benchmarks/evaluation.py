@@ -22,18 +22,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.report import argument_parser, print_result
 from image_longitudinal.models.evaluation.predictors import IMAGE_PREDICTORS, LABELS
 from image_longitudinal.models.evaluation.records import Evaluation, LevelScores
-from image_longitudinal.storage.io.filesystem import open_root
+from image_longitudinal.storage.io.open import open_root
 
 STAGES = {
     "reading.json": "read images",
@@ -224,8 +223,7 @@ def cost(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Print the table and the result line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
+    parser = argument_parser(__doc__)
     parser.add_argument("--data", help="an existing data set instead of phantoms")
     parser.add_argument("--workspace", help="folder of the model of its images, and of finished stages")
     parser.add_argument("--known", action="store_true", help="evaluate with the true population too")
@@ -238,11 +236,10 @@ def main() -> None:
     options = parser.parse_args()
     result = {
         "benchmark": "evaluation_cost" if options.cost else "evaluation",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {options.workers} workers",
-        "versions": {name: version(name) for name in ("image-longitudinal", "numpy", "numba", "prefect")},
+        "workers": options.workers,
         **(cost(options) if options.cost else compare(options)),
     }
-    print("RESULT " + json.dumps(result))
+    print_result(("numpy", "numba", "prefect"), result)
 
 
 if __name__ == "__main__":

@@ -1,36 +1,35 @@
-"""Images per second: the original's recipe against ours, on whatever device there is, quality beside speed.
+"""Images per second of the original's recipe and of ours, on the available device, with the quality of the images.
 
 Command: python -m benchmarks.generation             (with a trained model in workspace/, about 6 minutes on two cores)
-         python -m benchmarks.generation --quick     (about a minute; speed only)
+         python -m benchmarks.generation --quick     (about a minute; speed of the demo's networks only)
          python -m benchmarks.generation --large     (Stable Diffusion 1.5's networks on a CPU too; 20 minutes)
 
 "original" is the published recipe: float32 weights (under autocast on a GPU), one image at a time, 50 DDPM steps by
-diffusers' scheduler, the full decoder, and, where the network reads tokens, 77 of them. "ours" is what the presets use.
+diffusers' scheduler, the full decoder, and 77 tokens if the network takes tokens. "ours" is what the presets use.
 
-The small model is a registered one (--workspace, --model); without one the demo's networks with random weights stand in
-and only speed is measured. Quality is measured against 50 DDPM steps with the same latents and noise seeds:
-recoverability (mean R² of the three best entries) and Fréchet distance to training images in the VAE's encoder.
+The small model is a registered one (--workspace, --model); without one, the demo's networks with random weights are
+used and only speed is measured. Quality is relative to 50 DDPM steps with the same latents and noise seeds:
+recoverability (mean R² of the three best latent dimensions) and Fréchet distance to training images in the VAE's
+encoder.
 
-The Stable Diffusion 1.5 networks follow with random weights: speed is theirs, images are not. On a GPU at 512 and 224;
-with --large on a CPU too, at 224. What an image asks of a device is counted for every way of drawing, with or without
-one. "device busy" is of shards of images drawn and written as Zarr, the first of them left out.
+The Stable Diffusion 1.5 networks follow with random weights, which changes their images but not their speed: on a GPU
+at 512 and 224; with --large also on a CPU, at 224. The work per image is counted for every recipe, on any device.
+"device busy" is measured while shards of images are generated and written as Zarr, the first shard excluded.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import platform
+from argparse import Namespace
 from dataclasses import replace
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.drawing import (
+from benchmarks.report import argument_parser, print_result
+from benchmarks.sampling import (
     ORIGINAL_STEPS,
     Make,
     Recipe,
@@ -43,19 +42,18 @@ from benchmarks.drawing import (
 )
 from benchmarks.stable_diffusion import stable_diffusion_tables, work_table
 from image_longitudinal.core.presets import load_config
-from image_longitudinal.models.diffusion.interface import DiffusionModel
+from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.diffusion.train import build_diffusion
 from image_longitudinal.models.imaging.backends import DiffusionImages, assemble_diffusion, load_vae
-from image_longitudinal.models.imaging.device import auto_batch_size
+from image_longitudinal.models.imaging.device import auto_batch_size, default_device
 from image_longitudinal.models.quality.sampler_comparison import loss_percent, measure_draws
 from image_longitudinal.models.registry.registry import ModelVersion
-from image_longitudinal.models.training.tensors import default_device
 from image_longitudinal.models.vae.train import build_vae
 from image_longitudinal.tasks.workspace import Workspace
 
 
-def small_model(options: argparse.Namespace) -> tuple[Make, ModelVersion | None, np.ndarray | None, str]:
-    """How to make the small model, its registered version and training images where there are, and what it is."""
+def small_model(options: Namespace) -> tuple[Make, ModelVersion | None, np.ndarray | None, str]:
+    """A function that builds the small model, its registered version and training images if any, and its label."""
     workspace = Workspace.at(options.workspace)
     if not options.quick and workspace.registry.aliases().get(options.model, options.model) != options.model:
         trained = workspace.registry.get(options.model)
@@ -68,7 +66,7 @@ def small_model(options: argparse.Namespace) -> tuple[Make, ModelVersion | None,
 
 
 def training_images(workspace: Workspace, trained: ModelVersion, most: int = 2048) -> np.ndarray | None:
-    """Training images of a version, uint8 (n, S, S), where they still lie in the workspace."""
+    """Training images of a version, uint8 (n, S, S), if they are still in the workspace."""
     for manifest in sorted((workspace.root / "images").glob("*/manifest.json")):
         if json.loads(manifest.read_text()).get("digest") == trained.metadata["images"]["digest"]:
             from image_longitudinal.storage.scans.prepared import open_prepared
@@ -78,63 +76,58 @@ def training_images(workspace: Workspace, trained: ModelVersion, most: int = 204
     return None
 
 
-def prepared(make: Make, recipe: Recipe, device: torch.device) -> DiffusionModel:
-    """A model made ready as a recipe wants it."""
-    model = make()
-    model.for_sampling(recipe.dtype, recipe.compiled)
-    return model.to(device)
-
-
 def main() -> None:
     """Print the tables and the result line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="speed of the demo's networks only")
-    parser.add_argument("--large", action="store_true", help="Stable Diffusion's networks on a CPU too")
+    parser = argument_parser(__doc__)
+    parser.add_argument("--large", action="store_true", help="Stable Diffusion's networks also on a CPU")
     parser.add_argument("--workspace", default="workspace", type=Path)
     parser.add_argument("--model", default="production")
-    parser.add_argument("--images", default=256, type=int, help="images that each quality figure is measured on")
+    parser.add_argument("--images", default=256, type=int, help="number of images for each quality figure")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     device, least = default_device(options.device), 0.5 if options.quick else 2.0
     make, trained, real, label = small_model(options)
     ours = load_config("demo").generator
     batch = auto_batch_size(device, load_config("demo").diffusion.image_size)
-    preset = Recipe(ours.scheduler, ours.steps, batch, torch.float32, compiled=device.type == "cuda")  # as auto has it
+    preset = Recipe(
+        ours.scheduler, ours.steps, batch, torch.float32, compiled=device.type == "cuda"
+    )  # as with compile=auto
     others = [] if options.quick else [("unipc", 5), ("unipc", 10), ("sde-dpm++", 10), ("ddim", 10)]
     recipes = [preset, *(replace(preset, batch=count) for count in (1, 8))]
     recipes += [replace(preset, scheduler=scheduler, steps=steps) for scheduler, steps in others]
     recipes.append(replace(preset, dtype=torch.bfloat16))
 
-    def ready(recipe: Recipe) -> DiffusionModel:
-        return prepared(make, recipe, device)
+    def prepare(recipe: Recipe) -> DiffusionModel:
+        model = make()
+        model.for_sampling(recipe.dtype, recipe.compiled)
+        return model.to(device)
 
     def quality(recipe: Recipe | None) -> tuple[float, float]:
         assert trained is not None
         assert real is not None
         recipe = recipe or Recipe("ddpm", ORIGINAL_STEPS, batch, torch.float32)
-        images = DiffusionImages(ready(recipe), recipe.scheduler, recipe.steps, device, "")
+        images = DiffusionImages(prepare(recipe), recipe.scheduler, recipe.steps, device, "")
         found = measure_draws(
             images, load_vae(trained).to(device), trained.metadata["entries"][:3], real,
             n=options.images, batch_size=batch, seed=1,
         )  # fmt: skip
         return found.recoverability, found.fd
 
-    judged = quality if real is not None else None
-    table = measure(f"Small model ({label})", make, ready, recipes, device, least, judged)
-    fraction = network_rate(ready(preset), preset, device, least) / matmul_peak(device, preset.dtype, least)
+    table = measure(
+        f"Small model ({label})", make, prepare, recipes, device, least, quality if real is not None else None
+    )
+    fraction = network_rate(prepare(preset), preset, device, least) / matmul_peak(device, preset.dtype, least)
     print(f"small model: {fraction:.1%} of the measured matmul peak")
     if trained is not None:
         table["device_busy"] = device_busy(generator(preset), trained, options.workspace, device, 256)
     best, base = table["rows"][0], table["original_quality"]
     why: dict[str, str] = {}
     if real is None:
-        reason = "random weights: make a data set first, so that a trained model and its images lie in the workspace"
+        reason = "random weights: generate a data set first, so that the workspace has a trained model and its images"
         why |= {"recoverability_loss_percent": reason, "fd_loss_percent": reason}
     result: dict[str, Any] = {
         "benchmark": "generation",
         "device": device_name(device),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: package_version(name) for name in ("image-longitudinal", "diffusers", "torch")},
         "model": label,
         "speedup_vs_original": best["speedup"],
         "images_per_second": best["images_per_second"],
@@ -166,7 +159,7 @@ def main() -> None:
             why["quality"] = "of the small model: the large networks' weights are random"
     else:
         why["stable_diffusion"] = "no GPU, or --quick: python -m benchmarks.generation on a machine with one"
-    print("RESULT " + json.dumps(result))
+    print_result(("diffusers", "torch"), result)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,14 @@ resident set of the largest process, the one that makes images, outcomes and rep
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
+
+from benchmarks.report import argument_parser, print_result
 
 FACTOR = 8
 
@@ -46,9 +44,7 @@ def measure(n: int) -> tuple[float, float]:
 
 def main() -> None:
     """Print the table and the result line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    base = 4_000 if parser.parse_args().quick else 20_000
+    base = 4_000 if argument_parser(__doc__).parse_args().quick else 20_000
     print(f"{'subjects':>10} {'peak GB':>8} {'seconds':>8}")
     figures = []
     for n in (base, FACTOR * base):
@@ -58,14 +54,12 @@ def main() -> None:
     growth = figures[1][1] / figures[0][1]
     print(f"peak memory at {FACTOR}x the subjects: {growth:.3f} of that at 1x")
     result = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("image-longitudinal", "prefect", "pyarrow", "torch", "zarr")},
         "subjects": [row[0] for row in figures],
         "peak_memory_gb": [round(row[1], 4) for row in figures],
         "memory_growth": round(growth, 4),
         "seconds": [round(row[2], 1) for row in figures],
     }
-    print("RESULT", json.dumps(result))
+    print_result(("prefect", "pyarrow", "torch", "zarr"), result)
 
 
 if __name__ == "__main__":

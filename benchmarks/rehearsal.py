@@ -4,14 +4,14 @@ Command: python -m benchmarks.rehearsal            (1,100,000 subjects; 6 minute
          python -m benchmarks.rehearsal --quick    (40,000 subjects; a minute or two)
 
 One process runs the flows as the console script does: generate-dataset, verify-dataset, then every image, latent and
-table is read back through the reader. Memory is that of all processes together, Prefect's server and this script
-included: the sum of their proportional set sizes, once a second. Stages inside generate-dataset are told apart by the
-times at which their files were put in place. Before the large data set six of 10,000 subjects are made in the same
-way; ``cost_growth_percent`` compares the CPU seconds per subject of making and publishing with the median of the last
-five of those (the first warms up); the table has the other stages too, whose figures at 10,000 are mostly what it
-takes to begin. CPU seconds are those of all processes, so that what else the machine does counts less;
-``time_growth_percent`` is the same of the clock. ``drift_percent`` compares the last tenth of the shards of the large
-data set with the first, in CPU seconds.
+table is read back through the reader. Memory is that of all processes together, including Prefect's server and this
+script: the sum of their proportional set sizes, once a second. Stages inside generate-dataset are separated by the
+modification times of their files. Before the large data set, six of 10,000 subjects are generated in the same way.
+``cost_growth_percent`` compares the CPU seconds per subject of generating and publishing with the median of the last
+five of those (the first is a warm-up). The table also has the other stages, whose figures at 10,000 subjects are mostly
+start-up. CPU seconds are summed over all processes: they depend less on other load than time does.
+``time_growth_percent`` is the same figure in wall time. ``drift_percent`` compares the last tenth of the shards of the
+large data set with the first, in CPU seconds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import contextlib
 import itertools
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -29,22 +28,23 @@ import sys
 import tempfile
 import threading
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
+from benchmarks.report import argument_parser, print_result
+
 FULL, QUICK, SMALL, REPEATS = 1_100_000, 40_000, 10_000, 6
 SHARD = 2_000  # 5 shards at 10,000 subjects, 550 at 1.1 million
 BYTES_PER_SUBJECT = 3_500  # on disk, rounded up
 STAGES = ("start", "make", "report", "check and publish", "verify", "read back")
-GROWING = ("make", "check and publish")  # of 10,000, the other stages take a second or less, most of it to begin
+GROWING = ("make", "check and publish")  # at 10,000 subjects the other stages take a second or less, mostly start-up
 
 
 def settings(n: int, seed: int) -> tuple[str, ...]:
-    """What a run of ``n`` subjects changes of the configuration."""
+    """Configuration overrides of a run of ``n`` subjects."""
     return (
         f"seed={seed}",
         "generator.backend=phantom",
@@ -59,7 +59,7 @@ def settings(n: int, seed: int) -> tuple[str, ...]:
 
 
 def rehearse(folder: Path, n: int, seed: int) -> dict[str, Any]:
-    """Make, verify and read back one data set; the moments at which stages ended, bytes and files."""
+    """Generate, verify and read back one data set; returns the times at which stages ended, bytes and files."""
     from image_longitudinal.flows.generate_dataset import generate_dataset
     from image_longitudinal.flows.verify_dataset import verify
 
@@ -83,7 +83,7 @@ def rehearse(folder: Path, n: int, seed: int) -> dict[str, Any]:
 
 
 def read_back(folder: Path, n: int) -> None:
-    """Read every image, latent and row through the reader; AssertionError where something is not as designed."""
+    """Read every image, latent and row through the reader; AssertionError if anything is not as designed."""
     from image_longitudinal.storage.dataset.reader import open_dataset
 
     dataset = open_dataset(folder)
@@ -91,7 +91,7 @@ def read_back(folder: Path, n: int) -> None:
     for shard in dataset.plan:
         images, latents = dataset.images(shard.start, shard.stop), dataset.latents(shard.start, shard.stop)
         assert images.shape[1:] == (32, 32)
-        assert images.std() > 20, "images that are all alike"
+        assert images.std() > 20, "images without contrast"
         assert abs(latents.mean()) < 0.1
     rows = 1 + len(dataset.manifest.times)
     parts: list[tuple[str, float | None, int]] = [("subjects", None, n)]
@@ -115,8 +115,8 @@ def child(folder: Path, n: int) -> None:
         (folder / "results.json").write_text(json.dumps(runs))
 
 
-class Watch(threading.Thread):
-    """Samples CPU time (often: stages of the small runs take seconds) and memory of all processes that we started."""
+class ResourceMonitor(threading.Thread):
+    """Samples CPU time (often: stages of the small runs take seconds) and memory of this process and its children."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -127,12 +127,12 @@ class Watch(threading.Thread):
     def run(self) -> None:
         """Until the program ends."""
         me = psutil.Process()
-        for turn in itertools.count():
+        for index in itertools.count():
             memory = 0.0
             for process in (me, *me.children(recursive=True)):
-                with contextlib.suppress(psutil.Error):  # it ended just now
+                with contextlib.suppress(psutil.Error):  # it has just ended
                     self.cpu[process.pid] = sum(process.cpu_times()[:2])
-                    memory += _proportional(process) if turn % 10 == 0 else 0.0
+                    memory += _proportional(process) if index % 10 == 0 else 0.0
             self.used.append((time.time(), sum(self.cpu.values())))
             if memory:
                 self.held.append((time.time(), memory / 1e9))
@@ -149,33 +149,32 @@ class Watch(threading.Thread):
 
 
 def _proportional(process: psutil.Process) -> float:
-    """Bytes of a process, pages that it shares counted in part, where the system tells."""
+    """Bytes of a process; shared pages count in proportion if the system reports that."""
     memory = process.memory_full_info()
     return float(getattr(memory, "pss", memory.rss))
 
 
-def costs(run: dict[str, Any], watched: Watch) -> dict[str, dict[str, float]]:
-    """Seconds of the clock and of the CPUs, by stage."""
+def costs(run: dict[str, Any], monitor: ResourceMonitor) -> dict[str, dict[str, float]]:
+    """Wall and CPU seconds, by stage."""
     moments = run["moments"]
     clock = [later - earlier for earlier, later in itertools.pairwise(moments)]
     return {
         "clock": dict(zip(STAGES, clock, strict=True)),
-        "cpu": dict(zip(STAGES, watched.cpu_seconds(moments), strict=True)),
+        "cpu": dict(zip(STAGES, monitor.cpu_seconds(moments), strict=True)),
     }
 
 
 def growth(runs: list[dict[str, Any]], measured: list[dict[str, dict[str, float]]], kind: str) -> float:
-    """Per cent by which a subject of the last run costs more than one of the small runs."""
+    """By how many per cent a subject of the last run costs more than one of the small runs."""
     each = [sum(m[kind][stage] for stage in GROWING) / run["subjects"] for run, m in zip(runs, measured, strict=True)]
     return 100 * (each[-1] / statistics.median(each[1:-1]) - 1)
 
 
 def main() -> None:
-    """Run the child, watch it, print the table and the result line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--subjects", type=int, help="another number of subjects")
-    parser.add_argument("--folder", type=Path, help="where the data sets are made (default: the temporary folder)")
+    """Run the child, monitor it, print the table and the result line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--subjects", type=int, help="number of subjects")
+    parser.add_argument("--folder", type=Path, help="where to write the data sets (default: the temporary folder)")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     n = options.subjects or (QUICK if options.quick else FULL)
@@ -186,15 +185,15 @@ def main() -> None:
         folder = Path(name)
         if (free := shutil.disk_usage(folder).free) < n * BYTES_PER_SUBJECT:
             raise SystemExit(f"{folder}: {n * BYTES_PER_SUBJECT / 1e9:.1f} GB are needed, {free / 1e9:.1f} are free")
-        watched = Watch()
-        watched.start()
-        runs = watch(folder, n)
-    large, measured = runs[-1], [costs(run, watched) for run in runs]
+        monitor = ResourceMonitor()
+        monitor.start()
+        runs = run_child(folder, n)
+    large, measured = runs[-1], [costs(run, monitor) for run in runs]
     began, ended = large["moments"][0], large["moments"][-1]
-    total, peak = ended - began, watched.peak(began, ended)
+    total, peak = ended - began, monitor.peak(began, ended)
     clock, cpu = measured[-1]["clock"], measured[-1]["cpu"]
     more = {kind: growth(runs, measured, kind) for kind in ("clock", "cpu")}
-    first_tenth, _, last_tenth = watched.cpu_seconds(large["tenths"])
+    first_tenth, _, last_tenth = monitor.cpu_seconds(large["tenths"])
     drift = 100 * (last_tenth / max(first_tenth, 1e-9) - 1)
     print(f"{'':<18} {'':>8} {'':>11} {'CPU us':>10} {'the same':>10}")
     print(f"{'stage':<18} {'seconds':>8} {'subjects/s':>11} {'a subject':>10} {'at 10,000':>10}")
@@ -205,11 +204,11 @@ def main() -> None:
     print(f"{'all':<18} {total:>8.1f} {n / total:>11,.0f} {sum(cpu.values()) / n * 1e6:>10.1f}")
     print(f"{large['bytes'] / 1e9:.2f} GB in {large['files']:,} files, {large['bytes'] / n:,.0f} bytes a subject")
     print(f"peak memory of all processes {peak:.2f} GB")
-    print(f"cost of a subject against that at {SMALL:,}: {more['cpu']:+.1f} % CPU time, {more['clock']:+.1f} % time")
-    print(f"the last tenth of the shards against the first: {drift:+.1f} % CPU time")
+    print(
+        f"cost per subject relative to {SMALL:,} subjects: {more['cpu']:+.1f} % CPU time, {more['clock']:+.1f} % time"
+    )
+    print(f"last tenth of the shards relative to the first: {drift:+.1f} % CPU time")
     result = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("image-longitudinal", "prefect", "pyarrow", "numpy", "zarr")},
         "subjects": n,
         "seconds_total": round(total, 1),
         "peak_memory_gb": round(peak, 3),
@@ -220,11 +219,11 @@ def main() -> None:
         "cpu_seconds": {stage: round(value, 1) for stage, value in cpu.items()},
         "bytes": large["bytes"],
     }
-    print("RESULT", json.dumps(result))
+    print_result(("prefect", "pyarrow", "numpy", "zarr"), result)
 
 
-def watch(folder: Path, n: int) -> list[dict[str, Any]]:
-    """Run the child in ``folder``, repeat now and then what it logged last, and give back its results."""
+def run_child(folder: Path, n: int) -> list[dict[str, Any]]:
+    """Run the child in ``folder``, print its last log line every ten seconds, and return its results."""
     project = Path(__file__).resolve().parents[1]
     environment = {**os.environ, "PREFECT_HOME": str(folder / "prefect"), "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(project), *filter(None, [os.environ.get("PYTHONPATH")])])

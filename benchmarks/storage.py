@@ -1,22 +1,19 @@
-"""Storage side by side: writing, random reads, a shuffled epoch and a table scan, and what each codec makes of scans.
+"""Storage compared with alternatives: writing, random reads, a shuffled epoch, a table scan, and lossless codecs.
 
 Command: python -m benchmarks.storage            (2,048 images at 224x224, 8.8 million table rows; about 3 minutes)
          python -m benchmarks.storage --quick    (512 images, 1.1 million rows; about 1 minute)
-         --folder DIR                            where to write, a disk of interest; else the system's temporary folder
+         --folder DIR                            where to write (default: the system's temporary folder)
 
-Each figure is a ratio of rates measured in turns in this run, the best of a few rounds each; above 1 ours is faster.
-Every writer ends with its bytes on the disk (fsync), as ours always does. Reads find the files in memory (page cache).
-Every reader opens its files anew each time. Codecs are tried on phantoms, on images of the diffusion model that comes
-with the code, and on real scans (the folder SHARED_DATA, else ../shared/data; without them, not).
+Each figure is a ratio of rates measured in alternating rounds of this run, the best round of each; above 1 ours is
+faster. Every writer ends with an fsync, as ours always does. Reads are served from memory (page cache). Every reader
+opens its files again each time. Codecs are compared on phantoms, on images of the bundled diffusion model, and on real
+scans if available (in the folder SHARED_DATA, else ../shared/data).
 """
 
 from __future__ import annotations
 
-import argparse
 import io
-import json
 import os
-import platform
 import tarfile
 import tempfile
 import time
@@ -37,6 +34,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from zarr.codecs import ZstdCodec
 
+from benchmarks.report import argument_parser, print_result
 from image_longitudinal.core.config import GeneratorConfig
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.plan import ShardPlan
@@ -45,7 +43,8 @@ from image_longitudinal.models.design.association import draw_latents
 from image_longitudinal.models.imaging.backends import load_image_model
 from image_longitudinal.models.imaging.phantom import render
 from image_longitudinal.models.pretrained import PRETRAINED
-from image_longitudinal.models.scans.preparation import prepare_image
+from image_longitudinal.models.scans.cleaning import clean_frame
+from image_longitudinal.models.scans.framing import resize
 from image_longitudinal.storage.dataset.images import create_image_arrays, write_image_shard
 from image_longitudinal.storage.dataset.loaders import SubjectLoader
 from image_longitudinal.storage.dataset.manifest import (
@@ -59,7 +58,8 @@ from image_longitudinal.storage.dataset.manifest import (
 from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
 from image_longitudinal.storage.dataset.run_claim import begin_run
 from image_longitudinal.storage.dataset.tables import Dose, write_observations, write_random_effects, write_subjects
-from image_longitudinal.storage.io.filesystem import Root, file_record, open_root
+from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.root import Root, file_record
 from image_longitudinal.tasks.workspace import Workspace
 
 SIDE, LATENT, LEVEL, BATCH = 224, 16, 0.5, 64
@@ -69,8 +69,7 @@ DIGEST = digest_of("benchmark")
 
 def main() -> None:
     """Print the tables and the result line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
+    parser = argument_parser(__doc__)
     parser.add_argument("--folder", default=None)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -92,10 +91,8 @@ def main() -> None:
             "scan_vs_plain_parquet": ratio(scanning(folder, rows, 2 * rounds), "one plain Parquet file"),
         }
         codecs = compressing(images)
-    packages = ("image-longitudinal", "h5py", "numpy", "pillow", "pyarrow", "torch", "webdataset", "zarr")
-    machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    result = {"machine": machine, "versions": {name: version(name) for name in packages}, **figures, "codecs": codecs}
-    print("RESULT", json.dumps(result))
+    packages = ("h5py", "numpy", "pillow", "pyarrow", "torch", "webdataset", "zarr")
+    print_result(packages, {**figures, "codecs": codecs})
 
 
 def ratio(seconds: dict[str, float], peer: str) -> float:
@@ -106,12 +103,12 @@ def ratio(seconds: dict[str, float], peer: str) -> float:
 def measure(
     title: str, unit: str, amount: float, jobs: Mapping[str, Callable[[int], object]], rounds: int
 ) -> dict[str, float]:
-    """Best seconds of each job, taken in turns, and a table of rates; a job gets the number of its round."""
+    """Best seconds of each job, in alternating rounds, and a table of rates; a job receives its round's number."""
     seconds: dict[str, float] = {}
-    for turn in range(rounds):
+    for round_number in range(rounds):
         for name, job in jobs.items():
             began = time.perf_counter()
-            job(turn)
+            job(round_number)
             seconds[name] = min(seconds.get(name, np.inf), time.perf_counter() - began)
     print(f"\n{title:<34}{unit:>12}{'ours is':>10}")
     for name, took in seconds.items():
@@ -124,47 +121,57 @@ def writing(folder: Path, images: NDArray[np.uint8], latents: NDArray[np.float32
 
     plan = ShardPlan(len(images), len(images))
 
-    def ours(turn: int) -> None:
-        write_image_shard(open_root(folder / f"shard{turn}"), plan.shard(0), images, latents, shard_size=len(images))
+    def ours(round_number: int) -> None:
+        write_image_shard(
+            open_root(folder / f"shard{round_number}"), plan.shard(0), images, latents, shard_size=len(images)
+        )
 
-    def npy(turn: int) -> None:
-        with open(folder / f"{turn}.npy", "wb") as file:
+    def npy(round_number: int) -> None:
+        with open(folder / f"{round_number}.npy", "wb") as file:
             np.save(file, images)
             file.flush()
             os.fsync(file.fileno())
 
-    def png(turn: int) -> None:
-        target = folder / f"png{turn}"
+    def png(round_number: int) -> None:
+        target = folder / f"png{round_number}"
         target.mkdir()
-        for index, image in enumerate(images):
-            Image.fromarray(image).save(target / f"{index:06d}.png")
+        for number, image in enumerate(images):
+            Image.fromarray(image).save(target / f"{number:06d}.png")
         os.sync()
 
-    def hdf5(turn: int) -> None:
-        with h5py.File(folder / f"{turn}.h5", "w") as file:
+    def hdf5(round_number: int) -> None:
+        with h5py.File(folder / f"{round_number}.h5", "w") as file:
             file.create_dataset("image", data=images, chunks=(1, SIDE, SIDE), compression="gzip", compression_opts=1)
             file.flush()
-        to_disk(folder / f"{turn}.h5")
+        to_disk(folder / f"{round_number}.h5")
 
-    def plain_zarr(turn: int) -> None:
+    def plain_zarr(round_number: int) -> None:
         array = zarr.create_array(
-            str(folder / f"{turn}.zarr"), shape=images.shape, chunks=(1, SIDE, SIDE), dtype="uint8",
+            str(folder / f"{round_number}.zarr"), shape=images.shape, chunks=(1, SIDE, SIDE), dtype="uint8",
             compressors=ZstdCodec(level=3),
         )  # fmt: skip
         array[:] = images
         os.sync()
 
-    def tar(turn: int) -> None:
-        with tarfile.open(folder / f"npy{turn}.tar", "w") as file:
+    def tar(round_number: int) -> None:
+        with tarfile.open(folder / f"npy{round_number}.tar", "w") as file:
             for index, image in enumerate(images):
-                held = io.BytesIO()
-                np.save(held, image)
-                add(file, f"{index:06d}.image.npy", held.getvalue())
-        to_disk(folder / f"npy{turn}.tar")
+                add(file, f"{index:06d}.image.npy", packed(image, "npy"))
+        to_disk(folder / f"npy{round_number}.tar")
 
     jobs = {"ours": ours, "np.save": npy, "PNG folder": png, "HDF5, gzip 1": hdf5, "Zarr without sharding": plain_zarr,
             "WebDataset, .npy": tar}  # fmt: skip
     return measure(f"write {len(images)} images, {SIDE}x{SIDE}", "images/s", len(images), jobs, rounds)
+
+
+def packed(array: NDArray[Any], form: str) -> bytes:
+    """An array as ``npy``, or an image as ``png``."""
+    buffer = io.BytesIO()
+    if form == "npy":
+        np.save(buffer, array)
+    else:
+        Image.fromarray(array).save(buffer, "png")
+    return buffer.getvalue()
 
 
 def add(file: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -188,8 +195,8 @@ def reading(folder: Path, dataset: Dataset, images: NDArray[np.uint8], rounds: i
     sharded = zarr.open_array(str(folder / "ours/images.zarr/image"), mode="r")
 
     def each(read: Callable[[int], NDArray[np.uint8]]) -> Callable[[int], object]:
-        assert all(np.array_equal(read(i), images[i]) for i in order[:3]), "another image"
-        return lambda turn: [read(i) for i in order]
+        assert all(np.array_equal(read(i), images[i]) for i in order[:3]), "wrong image"
+        return lambda round_number: [read(i) for i in order]
 
     jobs = {
         "ours": each(lambda i: dataset.images(i, i + 1)[0]),
@@ -215,30 +222,23 @@ def loading(folder: Path, dataset: Dataset, images: NDArray[np.uint8], rounds: i
     for form in ("npy", "png"):
         with tarfile.open(folder / f"{form}.tar", "w") as file:
             for index, image in enumerate(images):
-                held = io.BytesIO()
-                if form == "npy":
-                    np.save(held, image)
-                else:
-                    Image.fromarray(image).save(held, "png")
-                add(file, f"{index:06d}.image.{form}", held.getvalue())
-                held = io.BytesIO()
-                np.save(held, eta[index])
-                add(file, f"{index:06d}.eta.npy", held.getvalue())
+                add(file, f"{index:06d}.image.{form}", packed(image, form))
+                add(file, f"{index:06d}.eta.npy", packed(eta[index], "npy"))
 
-    def ours(turn: int) -> int:
-        loader = SubjectLoader(dataset, split=None, fields=("image", "eta"), batch_size=BATCH, seed=turn)
+    def ours(round_number: int) -> int:
+        loader = SubjectLoader(dataset, split=None, fields=("image", "eta"), batch_size=BATCH, seed=round_number)
         return sum(len(batch["image"]) for batch in loader)
 
     def peer(form: str) -> Callable[[int], int]:
-        def epoch(turn: int) -> int:
-            stream = webdataset.WebDataset(str(folder / f"{form}.tar"), shardshuffle=False, seed=turn)
+        def epoch(round_number: int) -> int:
+            stream = webdataset.WebDataset(str(folder / f"{form}.tar"), shardshuffle=False, seed=round_number)
             stream = stream.shuffle(1000).decode("l8").to_tuple(f"image.{form}", "eta.npy").batched(BATCH)
             return sum(len(torch.as_tensor(np.asarray(batch[0]))) for batch in stream)
 
         return epoch
 
     jobs = {"ours": ours, "WebDataset, .npy": peer("npy"), "WebDataset, .png": peer("png")}
-    assert all(job(0) == len(images) for job in jobs.values()), "an epoch that is not whole"
+    assert all(job(0) == len(images) for job in jobs.values()), "an incomplete epoch"
     seconds = measure(f"shuffled epoch, batches of {BATCH}", "images/s", len(images), jobs, rounds)
     best = min((name for name in seconds if name != "ours"), key=seconds.__getitem__)
     return {"loader_vs_peer": ratio(seconds, best), "loader_peer": f"{best} {version('webdataset')}"}
@@ -247,7 +247,7 @@ def loading(folder: Path, dataset: Dataset, images: NDArray[np.uint8], rounds: i
 def scanning(folder: Path, n: int, rounds: int) -> dict[str, float]:
     """Seconds to read one association level's table: our files by shard and split against one file.
 
-    The peer is what pyarrow makes of the same rows by itself: its own compression, encodings and row groups.
+    The peer is one file written by pyarrow with its default compression, encodings and row groups.
     """
     root, rng = open_root(folder / "tables"), np.random.default_rng(0)
     plan = ShardPlan(n, 2000, test_fraction=1 / 11)  # the shards of the presets small and paper
@@ -258,9 +258,9 @@ def scanning(folder: Path, n: int, rounds: int) -> dict[str, float]:
     table = dataset.observations(LEVEL)
     pq.write_table(table, folder / "plain.parquet")
     jobs: dict[str, Callable[[int], object]] = {
-        "ours": lambda turn: dataset.observations(LEVEL),
-        "one plain Parquet file": lambda turn: pads.dataset(folder / "plain.parquet").to_table(),
-        "our files, pyarrow alone": lambda turn: pads.dataset(folder / "tables").to_table(),
+        "ours": lambda round_number: dataset.observations(LEVEL),
+        "one plain Parquet file": lambda round_number: pads.dataset(folder / "plain.parquet").to_table(),
+        "our files, pyarrow alone": lambda round_number: pads.dataset(folder / "tables").to_table(),
     }
     print(f"\nbytes of the table: ours {size_of(root):,}, plain {(folder / 'plain.parquet').stat().st_size:,}")
     return measure(f"scan {table.num_rows:,} rows", "rows/s", table.num_rows, jobs, rounds)
@@ -272,7 +272,7 @@ def size_of(root: Root) -> int:
 
 
 def compressing(phantoms: NDArray[np.uint8]) -> dict[str, dict[str, float]]:
-    """Ratio, and milliseconds per image of either way, of lossless codecs on generated and real scans."""
+    """Ratio of lossless codecs, and milliseconds per image to encode and decode, on generated and real scans."""
     samples = {f"phantom {SIDE}": phantoms[:60], "diffusion 64": diffusion_images(60)}
     samples |= {f"real {size}": real_scans(size, 24) for size in (224, 512)}
     shuffle = numcodecs.Blosc.BITSHUFFLE
@@ -289,7 +289,7 @@ def compressing(phantoms: NDArray[np.uint8]) -> dict[str, dict[str, float]]:
         cells = []
         for sample, images in samples.items():
             if not len(images):
-                cells.append(f"{'no scans here':>36}")
+                cells.append(f"{'no scans':>36}")
                 continue
             began = time.perf_counter()
             packed = [codec.encode(np.ascontiguousarray(image)) for image in images]
@@ -297,10 +297,10 @@ def compressing(phantoms: NDArray[np.uint8]) -> dict[str, dict[str, float]]:
             unpacked = [codec.decode(piece) for piece in packed]
             ended = time.perf_counter()
             assert b"".join(map(bytes, unpacked)) == images.tobytes(), f"{name} is not lossless"
-            share = images.nbytes / sum(map(len, packed))
+            ratio = images.nbytes / sum(map(len, packed))
             each_in, each_out = ((b - a) / len(images) * 1e3 for a, b in ((began, middle), (middle, ended)))
-            cells.append(f"{share:>18.2f}{each_in:>9.3f}{each_out:>9.3f}")
-            out.setdefault(name, {})[sample] = round(share, 3)
+            cells.append(f"{ratio:>18.2f}{each_in:>9.3f}{each_out:>9.3f}")
+            out.setdefault(name, {})[sample] = round(ratio, 3)
         print(f"  {name:<26}" + "".join(cells), flush=True)
     return out
 
@@ -310,9 +310,7 @@ class Png:
 
     def encode(self, image: NDArray[np.uint8]) -> bytes:
         """One image."""
-        held = io.BytesIO()
-        Image.fromarray(image).save(held, "png")
-        return held.getvalue()
+        return packed(image, "png")
 
     def decode(self, data: bytes) -> bytes:
         """Its pixels, row by row."""
@@ -320,7 +318,7 @@ class Png:
 
 
 def diffusion_images(count: int) -> NDArray[np.uint8]:
-    """Images of the model that comes with the code, uint8 (n, 64, 64)."""
+    """Images of the bundled model, uint8 (n, 64, 64)."""
     with tempfile.TemporaryDirectory() as workspace:
         model = load_image_model(GeneratorConfig(), Workspace.at(workspace).model(PRETRAINED), "cpu")
         ids = np.arange(count)
@@ -328,12 +326,12 @@ def diffusion_images(count: int) -> NDArray[np.uint8]:
 
 
 def real_scans(size: int, count: int) -> NDArray[np.uint8]:
-    """Some real scans, prepared but not denoised, uint8 (n, size, size); none where they are not here."""
+    """Real scans, prepared but not denoised, uint8 (n, size, size); none if they are not available."""
     folder = Path(os.environ.get("SHARED_DATA", "../shared/data")) / "kermany_sample"
     if not folder.is_dir():
         return np.empty((0, size, size), np.uint8)
     paths = sorted(folder.glob("*/*.jpeg"))[:: 380 // count][:count]
-    return np.stack([prepare_image(np.asarray(Image.open(path)), [size], "none")[size] for path in paths])
+    return np.stack([resize(clean_frame(np.asarray(Image.open(path)), "none"), size) for path in paths])
 
 
 def write_dataset(root: Root, images: NDArray[np.uint8], latents: NDArray[np.float32]) -> None:
@@ -359,7 +357,7 @@ def write_dataset(root: Root, images: NDArray[np.uint8], latents: NDArray[np.flo
 
 
 def root_manifest(plan: ShardPlan, shards: tuple[Any, ...], files: tuple[Any, ...], side: int) -> RootManifest:
-    """What the data set of this benchmark is."""
+    """The root manifest of this benchmark's data set."""
     model = ImageInfo(
         height=side, width=side, latent_dim=LATENT, backend="phantom", model="phantom", version="1", digest=DIGEST
     )

@@ -1,11 +1,14 @@
-"""Local files that appear whole under their name or not at all, also after a power cut."""
+"""Local files and folders that appear whole under their name or not at all, also after a power cut."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -37,38 +40,76 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        _sync(temporary)
+        move_into_place(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, content: bytes | memoryview | Iterable[bytes | memoryview]) -> None:
-    """Write ``content`` as the whole of ``path``; see :func:`replacing`.
+def write_atomically(path: Path, content: str | bytes | memoryview | Iterable[bytes | memoryview]) -> None:
+    """Write ``content`` (text as UTF-8) as the whole of ``path``; see :func:`replacing`.
 
     Raises:
         OSError: the file cannot be written; what was there stays.
     """
-    pieces = (content,) if isinstance(content, bytes | memoryview) else content
+    whole = content.encode() if isinstance(content, str) else content
+    pieces = (whole,) if isinstance(whole, bytes | memoryview) else whole
     with replacing(path) as temporary, open(temporary, "xb", buffering=BLOCK) as file:
         for piece in pieces:
             file.write(piece)
             _start_writeback(file.fileno(), len(piece))
 
 
+def move_into_place(temporary: Path, target: Path) -> None:
+    """Rename a complete file or folder to ``target``, replacing a file or an empty folder, durably."""
+    os.replace(temporary, target)
+    _sync(target.parent)  # else a power cut may lose the new name
+
+
+@contextlib.contextmanager
+def temporary_folder(target: Path) -> Iterator[Path]:
+    """A new folder beside ``target`` to fill and then :func:`move_into_place`; removed at the end if it was not moved.
+
+    It is locked while in use. Unlocked ones of the same target, which killed processes left, are removed first.
+
+    Raises:
+        OSError: the folder cannot be created.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for stale in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        with contextlib.suppress(OSError), _locked(stale):
+            shutil.rmtree(stale, ignore_errors=True)
+    temporary = target.parent / temporary_name(target.name)
+    temporary.mkdir()
+    try:
+        with _locked(temporary):
+            yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which ends with this process; OSError when another process holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _start_writeback(descriptor: int, size: int) -> None:
-    """Let the system write large pieces to disk while the next ones are made, not all at the end."""
+    """Let the system write large pieces to disk while the next ones are produced, not all at the end."""
     if size >= BLOCK and hasattr(os, "posix_fadvise"):
         end = os.lseek(descriptor, 0, os.SEEK_CUR)
         os.posix_fadvise(descriptor, end - size, size, os.POSIX_FADV_DONTNEED)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)  # else a power cut may forget the new name
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)

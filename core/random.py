@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
-_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_M0, _M1 = 0xD2511F53, 0xCD9E8D57
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
-_LOW = np.uint64(0xFFFFFFFF)
-_HALF = np.uint64(32)
+_LOW = 0xFFFFFFFF
 
 
 def stream_key(seed: int, *stage: str | int | float) -> int:
@@ -40,9 +39,9 @@ def uniforms(key: int | ArrayLike, ids: ArrayLike, n: int) -> NDArray[np.float64
     ids = np.atleast_1d(np.asarray(ids)).astype(np.uint64)
     keys = np.broadcast_to(np.asarray(key, dtype=np.uint64), ids.shape)
     blocks = np.arange((n + 1) // 2, dtype=np.uint64)
-    words = _philox4x32(
-        (blocks[None, :], np.uint64(0), (ids & _LOW)[:, None], (ids >> _HALF)[:, None]),
-        ((keys & _LOW)[:, None], (keys >> _HALF)[:, None]),
+    words = philox4x32(
+        (blocks[None, :], np.uint64(0), (ids & _LOW)[:, None], (ids >> 32)[:, None]),
+        ((keys & _LOW)[:, None], (keys >> 32)[:, None]),
     )
     pairs = np.stack([_to_unit(words[0], words[1]), _to_unit(words[2], words[3])], axis=-1)
     return pairs.reshape(len(ids), 2 * len(blocks))[:, :n]
@@ -65,8 +64,8 @@ def subject_seeds(seed: int, ids: ArrayLike) -> NDArray[np.int64]:
     """
     ids = np.atleast_1d(np.asarray(ids)).astype(np.uint64)
     key = np.uint64(stream_key(seed, "subject"))
-    words = _philox4x32((ids & _LOW, ids >> _HALF, np.uint64(0), np.uint64(0)), (key & _LOW, key >> _HALF))
-    return ((words[0] << _HALF | words[1]) >> np.uint64(1)).astype(np.int64)
+    words = philox4x32((ids & _LOW, ids >> 32, np.uint64(0), np.uint64(0)), (key & _LOW, key >> 32))
+    return ((words[0] << 32 | words[1]) >> 1).astype(np.int64)
 
 
 def seeded_normals(seeds: ArrayLike, stage: str, n: int) -> NDArray[np.float64]:
@@ -74,14 +73,17 @@ def seeded_normals(seeds: ArrayLike, stage: str, n: int) -> NDArray[np.float64]:
     return normals(np.asarray(seeds).astype(np.uint64), np.full(np.shape(seeds), stream_key(0, stage), np.uint64), n)
 
 
-def _philox4x32(counter: tuple[Any, ...], key: tuple[Any, ...]) -> tuple[NDArray[np.uint64], ...]:
-    """Ten Philox rounds on 32-bit words held in uint64 arrays (broadcast together)."""
-    c0, c1, c2, c3 = np.broadcast_arrays(*(np.asarray(c, np.uint64) for c in counter))
-    k0, k1 = (np.asarray(k, np.uint64) for k in key)
+def philox4x32(counter: tuple[Any, ...], key: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Ten Philox rounds on 32-bit words (broadcast together), held in uint64 arrays or in int64 tensors of torch.
+
+    A signed product wraps around to the same 64 bits, and masking its shifted upper half gives the unsigned one.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
     for _ in range(10):
         p0, p1 = c0 * _M0, c2 * _M1
-        c0, c1, c2, c3 = (p1 >> _HALF) ^ c1 ^ k0, p1 & _LOW, (p0 >> _HALF) ^ c3 ^ k1, p0 & _LOW
-        k0, k1 = (k0 + np.uint64(_W0)) & _LOW, (k1 + np.uint64(_W1)) & _LOW
+        c0, c1, c2, c3 = (p1 >> 32 & _LOW) ^ c1 ^ k0, p1 & _LOW, (p0 >> 32 & _LOW) ^ c3 ^ k1, p0 & _LOW
+        k0, k1 = (k0 + _W0) & _LOW, (k1 + _W1) & _LOW
     return c0, c1, c2, c3
 
 

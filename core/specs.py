@@ -11,7 +11,7 @@ from image_longitudinal.core.digest import digest_of
 class Spec(Section):
     """Base of all specs: frozen, JSON only. A spec holds no workspace, device, path or number of workers.
 
-    ``product`` names what is made, ``code_version`` is raised whenever the same spec would give another product.
+    ``product`` names the result; raise ``code_version`` whenever the same spec would give another result.
     """
 
     product: ClassVar[str]

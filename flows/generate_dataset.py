@@ -16,8 +16,9 @@ from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.storage.dataset.images import create_image_arrays
 from image_longitudinal.storage.dataset.manifest import file_is_intact, is_published, read_root_manifest
 from image_longitudinal.storage.dataset.run_claim import begin_run, check_configuration, check_same_dataset
-from image_longitudinal.storage.io.filesystem import FileRecord, Root, clean_temporaries, open_root
 from image_longitudinal.storage.io.lease import Lease, hold_lease
+from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.root import FileRecord, Root, clean_temporaries
 from image_longitudinal.tasks.engine.parameters import ConfigChoice, resolve
 from image_longitudinal.tasks.engine.progress import DeviceShare, Progress
 from image_longitudinal.tasks.shards.host_workers import drawing_processes

@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect import flow
 
-from image_longitudinal.storage.io.filesystem import open_root
+from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.tasks.engine.progress import DeviceShare, Progress
 from image_longitudinal.tasks.shards.host_workers import drawing_processes
 from image_longitudinal.tasks.shards.making import done, make_here

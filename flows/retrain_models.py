@@ -8,7 +8,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
 from image_longitudinal.core.config import Config
-from image_longitudinal.storage.scans.scans import find_scans
+from image_longitudinal.storage.scans.scan_files import find_scans
 from image_longitudinal.storage.scans.sources import local_scans
 from image_longitudinal.tasks.engine.parameters import ConfigChoice, images_in_words, resolve
 from image_longitudinal.tasks.ingest.prepare import ingest

@@ -7,7 +7,7 @@ from prefect import flow, get_run_logger
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.flows.verify_dataset import verify
 from image_longitudinal.storage.dataset.layout import ROOT_MANIFEST
-from image_longitudinal.storage.io.filesystem import open_root
+from image_longitudinal.storage.io.open import open_root
 
 
 @flow(name="verify-all", flow_run_name="verify all in {folder}", persist_result=False)

@@ -19,8 +19,9 @@ from image_longitudinal.storage.dataset.manifest import RootManifest, is_publish
 from image_longitudinal.storage.dataset.reader import open_dataset
 from image_longitudinal.storage.dataset.run_claim import read_run_mark
 from image_longitudinal.storage.dataset.verify import VerificationReport, verify_dataset
-from image_longitudinal.storage.io.filesystem import Root, open_root
 from image_longitudinal.storage.io.lease import hold_lease
+from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.root import Root
 from image_longitudinal.tasks.engine.progress import Progress
 from image_longitudinal.tasks.shards.derivation import rederive
 from image_longitudinal.tasks.workspace import Workspace

@@ -1,4 +1,4 @@
-"""Where a user's own files lie between runs: prepared images, checkpoints, registered models, evaluations."""
+"""Where a user's files are kept between runs: prepared images, checkpoints, registered models, evaluations."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from image_longitudinal.core.digest import SHORT
 from image_longitudinal.models.pretrained import FOLDER as SHIPPED
 from image_longitudinal.models.pretrained import PRETRAINED
 from image_longitudinal.models.registry.registry import ModelVersion, Registry
+from image_longitudinal.storage.io.open import open_root
 
 SHARED_REGISTRY = "IMAGE_LONGITUDINAL_REGISTRY"  # environment: fsspec URL of a registry that several machines share
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A local folder with a room for each kind; every path below it is named by the digest of what made it."""
+    """A local folder with a subfolder for each kind; paths are named by the digest of what decides their content."""
 
     root: Path
 
@@ -39,12 +40,12 @@ class Workspace:
         return self.root / "sources"
 
     def model(self, name: str) -> ModelVersion:
-        """A registered model by version or alias; ``pretrained`` is the one that comes with the code.
+        """A registered model by version or alias; ``pretrained`` is bundled with the code.
 
         Raises:
             ModelError: see :meth:`Registry.get`.
         """
-        return self.registry.add(SHIPPED) if name == PRETRAINED else self.registry.get(name)
+        return self.registry.add(open_root(SHIPPED)) if name == PRETRAINED else self.registry.get(name)
 
     def training(self, key: str) -> Path:
         """Folder of the checkpoints of the training with this key."""
@@ -57,4 +58,8 @@ class Workspace:
     @property
     def registry(self) -> Registry:
         """The model registry: in this workspace, and shared when the environment names an address."""
-        return Registry(self.root / "models", os.environ.get(SHARED_REGISTRY) or None)
+        return self.registry_at(os.environ.get(SHARED_REGISTRY))
+
+    def registry_at(self, shared: str | None) -> Registry:
+        """The model registry of this workspace, shared at an fsspec URL unless that is None or empty."""
+        return Registry(self.root / "models", open_root(shared) if shared else None)

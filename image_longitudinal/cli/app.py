@@ -29,6 +29,7 @@ from image_longitudinal.cli.export import export
 from image_longitudinal.cli.population import fit, simulate
 from image_longitudinal.cli.transfer import fetch, publish
 from image_longitudinal.core.errors import ImageLongitudinalError, StorageError
+from image_longitudinal.core.files import write_atomically
 from image_longitudinal.core.presets import load_config
 
 app = typer.Typer(
@@ -57,10 +58,10 @@ def ingest(
     from image_longitudinal.flows.ingest_images import ingest_images
 
     prepared = ingest_images(images, config=settings, workspace=workspace)
-    counts = prepared.manifest["counts"]
+    counts = prepared.manifest.counts
     say(
-        f"{counts['images']} images of {counts['patients']} patients, {counts['set_aside']} files set aside with "
-        f"reason, {len(prepared.manifest['near_duplicates'])} near-duplicates across patients"
+        f"{counts.images} images of {counts.patients} patients, {counts.set_aside} files set aside with "
+        f"reason, {len(prepared.manifest.near_duplicates)} near-duplicates across patients"
     )
     done(prepared.folder, f"image-longitudinal train --preset {preset}{(images and f' --images {images}') or ''}")
 
@@ -153,7 +154,7 @@ def show(
 
     path = png or Path(f"{dataset.manifest.name}-subject-{subject}.png")
     try:
-        path.write_bytes(subject_figure(dataset, subject))
+        write_atomically(path, subject_figure(dataset, subject))
     except OSError as error:
         raise StorageError(
             "cannot write the drawing", where=path, got=error, do="name another file with --png"

@@ -93,8 +93,9 @@ def export(
 ) -> None:
     """Copy a version out."""
     from image_longitudinal.models.registry.exchange import export_model
+    from image_longitudinal.storage.io.open import open_root
 
-    for file in export_model(_registry(workspace, registry).get(name), target, layout):
+    for file in export_model(_registry(workspace, registry).get(name), open_root(target), layout):
         say(file)
     done(target, f"image-longitudinal models import {target}" if layout == "version" else "diffusers from_pretrained")
 
@@ -107,14 +108,15 @@ def import_model(
     registry: Shared = None,
 ) -> None:
     """Take in a version that was exported elsewhere."""
+    from image_longitudinal.storage.io.open import open_root
+
     models = _registry(workspace, registry)
-    version = models.add(source)
+    version = models.add(open_root(source))
     models.set_alias(alias, version.version)
     done(version.folder, f"image-longitudinal generate --model {version.version} --output DIR")
 
 
 def _registry(workspace: str, shared: str | None) -> Registry:
-    from image_longitudinal.models.registry.registry import Registry
     from image_longitudinal.tasks.workspace import Workspace as Files
 
-    return Registry(Files.at(workspace).registry.root, shared)
+    return Files.at(workspace).registry_at(shared)

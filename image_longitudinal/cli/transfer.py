@@ -45,7 +45,7 @@ def fetch(
 
 def _copy(source: str, target: str, workers: int, **selected: Any) -> None:
     from image_longitudinal.storage.dataset.transfer import Selection, copy_dataset
-    from image_longitudinal.storage.io.filesystem import open_root
+    from image_longitudinal.storage.io.open import open_root
 
     say(f"copy {source} to {target}")
     selection, progress = Selection(**selected), Progress()

@@ -1,7 +1,7 @@
-"""Diffusion models of our own: a UNet told z by adaptive group normalisation (Dhariwal & Nichol 2021).
+"""Diffusion by a UNet that is conditioned on z by adaptive group normalisation (AdaGN, Dhariwal & Nichol 2021).
 
-A network given only z learns little of it in a short training. These see the VAE's image of z as further input channels
-too, so what z says is there from the first step on.
+A network given only z uses little of it after a short training. This one also gets the VAE's image of z as input
+channels, so the information in z is available from the first step on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from image_longitudinal.models.diffusion.interface import DiffusionModel
+from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.vae.network import VAE
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 
 
 class AdaGNDiffusion(DiffusionModel):
-    """What the models of our own share; they differ in their working tensors.
+    """Base of the models with an AdaGN UNet; they differ in their working tensors.
 
     Args:
-        vae: the trained VAE; its latents condition the model. Not trained further, kept in evaluation mode.
-        image_size: side of the images made, in pixels: the VAE's or larger (its output is then enlarged).
-        working_shape: (C, h, w) of the working tensors; the context has the same.
-        channels: channel counts of the UNet's levels.
+        vae: the trained VAE, whose latents condition the model; its weights stay fixed.
+        image_size: side of the generated images in pixels: the VAE's or larger (its image is then upsampled).
+        working_shape: (C, h, w) of the working tensors and of the context.
+        channels: channel counts of the UNet's levels, multiples of 16.
         objective: a key of :data:`SCHEDULES`.
     """
 
@@ -46,15 +46,9 @@ class AdaGNDiffusion(DiffusionModel):
         self.vae = vae.eval().requires_grad_(False)
         self.image_size, self.latent_dim, self.working_shape = image_size, vae.latent_dim, working_shape
         self.schedule = dict(SCHEDULES[objective])
-        self.denoiser = adagn_unet(
-            inputs=2 * working_shape[0],
-            outputs=working_shape[0],
-            side=working_shape[1],
-            channels=channels,
-            latent_dim=vae.latent_dim,
-        )
+        self.denoiser = _adagn_unet(working_shape, channels, vae.latent_dim)
 
-    def outline(self, latents: Tensor) -> Tensor:
+    def vae_image(self, latents: Tensor) -> Tensor:
         """The VAE's image (B, 1, S, S), values 0 to 1, at this model's size."""
         image = self.vae.decode(latents)
         if image.shape[-1] != self.image_size:
@@ -63,7 +57,7 @@ class AdaGNDiffusion(DiffusionModel):
 
     @torch.no_grad()
     def rotate(self, axes: Tensor) -> None:
-        """See :class:`DiffusionModel`: z enters by the decoder, which is the VAE's, and by one linear layer."""
+        """See :class:`DiffusionModel`: z enters through the VAE's decoder and through one linear layer."""
         weight = self.denoiser.get_parameter("class_embedding.linear_1.weight")
         weight.copy_(weight @ axes.to(weight))
 
@@ -74,23 +68,16 @@ class AdaGNDiffusion(DiffusionModel):
         return denoiser(torch.cat([noisy, context], 1), timesteps, None, class_labels=latents, return_dict=False)[0]
 
 
-def adagn_unet(
-    *, inputs: int, outputs: int, side: int, channels: tuple[int, ...], latent_dim: int
+def _adagn_unet(
+    working_shape: tuple[int, int, int], channels: tuple[int, ...], latent_dim: int
 ) -> UNet2DConditionModel:
-    """A UNet over (inputs, side, side), every block scaled and shifted by time and z; its last layer starts at 0.
-
-    Args:
-        inputs, outputs: channels of what it sees and of what it predicts.
-        side: height and width of its grid.
-        channels: counts of the levels, multiples of 16.
-        latent_dim: length of z, given as ``class_labels``.
-    """
+    """A UNet over working tensor and context; time and z scale and shift every block; its last layer starts at 0."""
     from diffusers import UNet2DConditionModel  # here: diffusers takes seconds to import
 
     unet = UNet2DConditionModel(
-        sample_size=side,
-        in_channels=inputs,
-        out_channels=outputs,
+        sample_size=working_shape[1],
+        in_channels=2 * working_shape[0],
+        out_channels=working_shape[0],
         block_out_channels=channels,
         down_block_types=("DownBlock2D",) * len(channels),
         up_block_types=("UpBlock2D",) * len(channels),

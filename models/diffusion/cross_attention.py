@@ -1,8 +1,8 @@
 """Cross-attention on one token (or on identical ones), collapsed to a constant per image and layer.
 
 Attention over identical tokens gives every query the same value whatever its weights: to_out(to_v(token)). It depends
-neither on pixel nor on timestep nor on anything the network computes, so it is worked out once per image, and queries,
-keys and weights are left out altogether.
+neither on pixel nor on timestep nor on anything the network computes. So it is computed once per image, and queries,
+keys and weights are dropped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ConstantAttention:
-    """Attention processor whose "tokens" are the constants of all layers; hands out this layer's part."""
+    """Attention processor whose "tokens" are the constants of all layers; returns those of this layer."""
 
     start: int
     stop: int
@@ -47,10 +47,10 @@ class CrossAttentionConstants(nn.Module):
 
 
 def collapse_cross_attention(unet: UNet2DConditionModel) -> CrossAttentionConstants:
-    """Change ``unet``, in place, to take the constants in place of its token, and return what computes them.
+    """Change ``unet`` in place to take constants instead of its token; returns the module that computes them.
 
-    Call the UNet with ``encoder_hidden_states=constants(token)``. Its keys and queries are dropped: it can be sampled
-    from, no longer trained or saved.
+    Call the UNet with ``encoder_hidden_states=constants(token)``. Its keys and queries are dropped: it can sample, but
+    can no longer be trained or saved.
 
     Raises:
         ModelError: a cross-attention layer does more than plain attention (a norm, a residual, a group).
@@ -65,14 +65,14 @@ def collapse_cross_attention(unet: UNet2DConditionModel) -> CrossAttentionConsta
             continue
         plain = attention.spatial_norm is None and attention.group_norm is None and not attention.residual_connection
         if not plain or attention.rescale_output_factor != 1 or attention.norm_cross is not None:
-            raise ModelError("this UNet's cross-attention is not a plain one", where=f"{name}.attn2")
+            raise ModelError("this UNet's cross-attention is not plain attention", where=f"{name}.attn2")
         output = attention.to_out[0]
         stop = start + output.out_features
         layers.append((attention.to_v, output))
         attention.set_processor(ConstantAttention(start, stop))
         attention.to_q = attention.to_k = attention.to_v = nn.Identity()
         attention.to_out = nn.ModuleList()
-        block.norm2 = nn.Identity()  # normalised queries that nobody asks
+        block.norm2 = nn.Identity()  # normalises queries, which are dropped
         start = stop
     if not layers:
         raise ModelError("this UNet has no cross-attention to collapse")

@@ -1,7 +1,7 @@
-"""A light decoder in place of the autoencoder's: latents → grey images, trained to do as the full one does.
+"""A light decoder to replace the autoencoder's: latents → grey images, trained to imitate the full one.
 
-The full decoder of Stable Diffusion costs three times a pass of its UNet: below ten solver steps it is what takes the
-time. This one is the decoder of TAESD (AutoencoderTiny in diffusers) with one grey channel, a twentieth of the work.
+The full decoder of Stable Diffusion costs three UNet evaluations: below ten solver steps it takes most of the time.
+This one is the decoder of TAESD (AutoencoderTiny in diffusers) with one grey channel, a twentieth of the work.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from image_longitudinal.core.config import DistillationConfig
-from image_longitudinal.core.random import stream_key
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
-from image_longitudinal.models.diffusion.student import loop_settings
-from image_longitudinal.models.training.loop import History, TrainingProgress, batch_indices, step_generator, train
-from image_longitudinal.models.training.tensors import ImageRows, default_device, to_unit
-from image_longitudinal.models.vae.augment import augment
+from image_longitudinal.models.imaging.device import default_device
+from image_longitudinal.models.imaging.grey_images import ImageRows
+from image_longitudinal.models.training.checkpoints import History
+from image_longitudinal.models.training.loop import LoopSettings, TrainingProgress, train
+from image_longitudinal.models.training.step_random import seeded_weights
+from image_longitudinal.models.vae.augmentation import augmented_batch
 from image_longitudinal.models.vae.loss import PIXEL_WEIGHT, structural_distance
 
 
@@ -28,7 +29,7 @@ class LightDecoder(nn.Module):
 
     Args:
         latent_channels: C.
-        doublings: n, as many as the autoencoder's own decoder has.
+        doublings: n, as in the autoencoder's decoder.
         width: channels of every level.
     """
 
@@ -54,8 +55,7 @@ class LightDecoder(nn.Module):
 def build_light_decoder(model: StableDiffusion, width: int, seed: int) -> LightDecoder:
     """A light decoder that fits a model, with initial weights that depend on the seed alone."""
     doublings = len(model.autoencoder.config.block_out_channels) - 1
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_key(seed, "light-decoder-weights") >> 1)
+    with seeded_weights(seed, "light-decoder-weights"):
         return LightDecoder(model.working_shape[0], doublings, width)
 
 
@@ -73,28 +73,24 @@ def train_light_decoder(
     Loss: squared error and structural distance (see :mod:`models.vae.loss`) between the two decoders' images.
 
     Args:
-        model: whose autoencoder encodes the images and is the teacher.
+        model: its autoencoder encodes the images and is the teacher.
         images: training images at ``model.image_size``.
         config: ``decoder_steps`` of training, ``decoder_width`` and the rest.
-        seed: of initial weights, order and augmentation.
-        checkpoint: file to resume from and save to.
-        device: where the frozen parts go.
-        report: told of progress.
+        seed, checkpoint, device, report: see :func:`models.diffusion.train.train_diffusion`.
     """
     where = default_device(device)
     model.to(where).eval()
 
     def loss(network: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
-        draws = step_generator(seed, "light-decoder", step)
-        chosen = images[batch_indices(len(images), config.batch_size, seed, "light-decoder", step)]
         with torch.no_grad():
-            working = model.to_working(augment(to_unit(chosen, device), draws), torch.empty(0))
-            target = model.decode_fully(working)
-        made = network(working).float()
-        squared = mse_loss(made, target)
-        return {"loss": PIXEL_WEIGHT * squared + structural_distance(made.clamp(0, 1), target), "mse": squared}
+            batch, _ = augmented_batch(images, config.batch_size, seed, "light-decoder", step, device)
+            working = model.to_working(batch, torch.empty(0))
+            target = model.decode_full(working)
+        output = network(working).float()
+        squared = mse_loss(output, target)
+        return {"loss": PIXEL_WEIGHT * squared + structural_distance(output.clamp(0, 1), target), "mse": squared}
 
-    settings = loop_settings(config, config.decoder_steps, seed, device)
+    settings = LoopSettings.of(config, device, steps=config.decoder_steps, cosine_decay=True)
     decoder = build_light_decoder(model, config.decoder_width, seed)
     trained, history = train("light decoder", decoder, loss, settings, checkpoint, report)
     assert isinstance(trained, LightDecoder)

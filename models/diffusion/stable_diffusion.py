@@ -1,7 +1,7 @@
 """The original's image model: Stable Diffusion 1.5 with its UNet fine-tuned on the latent vector in place of text.
 
-The original zero-pads z (128) to 768 entries and repeats it on all 77 tokens. With identical tokens every attention
-weight is spread over equal values, so one token gives the same output; this code passes one.
+The original zero-pads z from 128 to 768 numbers and repeats it on all 77 tokens. Attention over identical tokens
+averages equal values, so one token gives the same output; this code passes one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.diffusion.cross_attention import CrossAttentionConstants, collapse_cross_attention
-from image_longitudinal.models.diffusion.interface import DiffusionModel, in_parts, ready
+from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel, in_chunks, prepare_network
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -27,14 +27,14 @@ class StableDiffusion(DiffusionModel):
         pretrained: local folder or hub name in diffusers' layout (``unet``, ``vae``, ``scheduler``), as safetensors.
         latent_dim: length D of z, at most the UNet's cross-attention width (768).
         image_size: side of the images in pixels, a multiple of the autoencoder's factor (8).
-        unet: folder or hub name of another UNet to start from, such as the one the original's authors published; it
-            lies there itself or in ``unet``.
+        unet: folder or hub name of another UNet to start from, such as the one the original's authors published,
+            either directly there or in the subfolder ``unet``.
 
     Raises:
         ModelError: the weights cannot be loaded or do not fit.
     """
 
-    encodes_ahead = True
+    can_encode_ahead = True
 
     def __init__(self, pretrained: str, latent_dim: int, image_size: int, unet: str | None = None) -> None:
         from diffusers import AutoencoderKL, DDPMScheduler  # here: diffusers takes seconds to import
@@ -54,7 +54,7 @@ class StableDiffusion(DiffusionModel):
             ) from error
         self.autoencoder.eval().requires_grad_(False)
         self.constants: CrossAttentionConstants | None = None
-        self.light: nn.Module | None = None  # takes the place of the autoencoder's decoder
+        self.light: nn.Module | None = None  # used instead of the autoencoder's decoder
         self.denoiser = network
         self.context_width = int(network.config.cross_attention_dim)
         if latent_dim > self.context_width:
@@ -69,7 +69,7 @@ class StableDiffusion(DiffusionModel):
         self.schedule = {key: scheduler.config[key] for key in keys if key in scheduler.config}
 
     def context(self, latents: Tensor) -> Tensor:
-        """One token (B, 1, 768): z padded with zeros. Once ready for sampling, what the layers make of it."""
+        """One token (B, 1, 768): z padded with zeros; after :meth:`for_sampling` the layers' constants for it."""
         token = pad(latents, (0, self.context_width - self.latent_dim))[:, None]
         return token if self.constants is None else self.constants(token)
 
@@ -79,39 +79,39 @@ class StableDiffusion(DiffusionModel):
         return self.autoencoder.encode(colour).latent_dist.mean * self.autoencoder.config.scaling_factor
 
     def to_images(self, working: Tensor, context: Tensor) -> Tensor:
-        """Images (B, 1, S, S), values 0 to 1, by the light decoder where one is in use, else by the full one."""
+        """Images (B, 1, S, S), values 0 to 1, by the light decoder if there is one, else by the full one."""
         light = self.light
         if light is None:
-            return self.decode_fully(working)
+            return self.decode_full(working)
         dtype = next(light.parameters()).dtype
-        return in_parts(lambda part: light(part.to(dtype)).float().clamp(0, 1), working, self.image_size)
+        return in_chunks(lambda chunk: light(chunk.to(dtype)).float().clamp(0, 1), working, self.image_size)
 
-    def decode_fully(self, working: Tensor) -> Tensor:
-        """Images (B, 1, S, S), values 0 to 1: the autoencoder's colours averaged."""
+    def decode_full(self, working: Tensor) -> Tensor:
+        """Images (B, 1, S, S), values 0 to 1: the mean of the autoencoder's colours."""
         scaled = working / self.autoencoder.config.scaling_factor
         dtype = self.autoencoder.dtype
 
-        def decode(part: Tensor) -> Tensor:
-            colour = self.autoencoder.decode(part.to(dtype)).sample.float()
+        def decode(chunk: Tensor) -> Tensor:
+            colour = self.autoencoder.decode(chunk.to(dtype)).sample.float()
             return ((colour.mean(1, keepdim=True) + 1) / 2).clamp(0, 1)
 
-        return in_parts(decode, scaled, self.image_size)
+        return in_chunks(decode, scaled, self.image_size)
 
     def borrowed_state(self) -> dict[str, Tensor]:
-        """See :class:`DiffusionModel`: the autoencoder, which no training changes."""
+        """See :class:`DiffusionModel`: the autoencoder, which training does not change."""
         return self.autoencoder.state_dict()
 
     def for_sampling(self, dtype: torch.dtype, compiled: bool = False) -> None:
-        """See :class:`DiffusionModel`: cross-attention becomes constants, worked out in float32."""
+        """See :class:`DiffusionModel`: cross-attention becomes constants, computed in float32."""
         if self.constants is None:
             self.constants = collapse_cross_attention(self.denoiser)
         super().for_sampling(dtype, compiled)
-        nn.Module.to(self.autoencoder, dtype)  # see ready
-        ready(self.light or self.autoencoder.decoder, dtype, compiled)
+        nn.Module.to(self.autoencoder, dtype)  # see prepare_network
+        prepare_network(self.light or self.autoencoder.decoder, dtype, compiled)
 
     @torch.no_grad()
     def rotate(self, axes: Tensor) -> None:
-        """See :class:`DiffusionModel`: z enters by the keys and values of every cross-attention."""
+        """See :class:`DiffusionModel`: z enters through the keys and values of every cross-attention."""
         for name, weight in self.denoiser.named_parameters():
             if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")):
                 weight[:, : self.latent_dim] = weight[:, : self.latent_dim] @ axes.to(weight)
@@ -123,20 +123,20 @@ class StableDiffusion(DiffusionModel):
         return denoiser(noisy, timesteps, context, return_dict=False)[0]
 
     def train(self, mode: bool = True) -> StableDiffusion:
-        """Only the denoiser is ever trained."""
+        """Switch the denoiser alone: the autoencoder is never trained."""
         self.denoiser.train(mode)
         self.training = mode
         return self
 
 
-def _load_unet(place: str) -> UNet2DConditionModel:
-    """A UNet in the subfolder ``unet`` of a folder or hub repository, or in that itself."""
+def _load_unet(source: str) -> UNet2DConditionModel:
+    """A UNet in the subfolder ``unet`` of a folder or hub repository, or directly in it."""
     from diffusers import UNet2DConditionModel  # here: diffusers takes seconds to import
 
     try:
-        return UNet2DConditionModel.from_pretrained(place, subfolder="unet", use_safetensors=True)
+        return UNet2DConditionModel.from_pretrained(source, subfolder="unet", use_safetensors=True)
     except (OSError, ValueError) as error:
         try:
-            return UNet2DConditionModel.from_pretrained(place, use_safetensors=True)
+            return UNet2DConditionModel.from_pretrained(source, use_safetensors=True)
         except (OSError, ValueError):
             raise error from None

@@ -14,50 +14,44 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from image_longitudinal.core.config import DiffusionConfig
-from image_longitudinal.core.random import stream_key
-from image_longitudinal.models.diffusion.codec import ImageCodec, build_codec, train_codec
-from image_longitudinal.models.diffusion.encoded import encode_ahead
-from image_longitudinal.models.diffusion.interface import DiffusionModel
-from image_longitudinal.models.diffusion.latent import LatentDiffusion
-from image_longitudinal.models.diffusion.loss import EncoderLoss, NoiseLevels, diffusion_loss
-from image_longitudinal.models.diffusion.residual import ResidualDiffusion
+from image_longitudinal.models.diffusion.autoencoder import ImageAutoencoder, build_autoencoder, train_autoencoder
+from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
+from image_longitudinal.models.diffusion.encoded_images import encode_images
+from image_longitudinal.models.diffusion.latent_diffusion import LatentDiffusion
+from image_longitudinal.models.diffusion.loss import EncoderLoss, diffusion_loss
+from image_longitudinal.models.diffusion.residual_diffusion import ResidualDiffusion
 from image_longitudinal.models.diffusion.sampler import sample
+from image_longitudinal.models.diffusion.schedules import NoiseSchedule
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
-from image_longitudinal.models.training.loop import (
-    History,
-    LoopSettings,
-    TrainingProgress,
-    batch_indices,
-    begin_with,
-    step_generator,
-    train,
-)
-from image_longitudinal.models.training.processes import check_divisible, first_process_first, share
-from image_longitudinal.models.training.tensors import ImageRows, default_device, to_unit
-from image_longitudinal.models.vae.augment import augment, centre
-from image_longitudinal.models.vae.importance import importance
+from image_longitudinal.models.imaging.device import default_device
+from image_longitudinal.models.imaging.grey_images import ImageRows, evenly_spaced, to_unit
+from image_longitudinal.models.training.checkpoints import History, load_initial_weights
+from image_longitudinal.models.training.loop import LoopSettings, TrainingProgress, train
+from image_longitudinal.models.training.processes import check_divisible, main_process_first, process_rows
+from image_longitudinal.models.training.step_random import batch_indices, seeded_weights, step_generator
+from image_longitudinal.models.vae.augmentation import augmented_batch, centre_view
+from image_longitudinal.models.vae.latent_importance import latent_importance
 from image_longitudinal.models.vae.network import VAE
 
-SCALE_IMAGES = 512  # images that the residual's scale is measured on
+SCALE_IMAGES = 512  # images that the scale of working tensors is measured on
 VALIDATION_IMAGES = 256
-RECONSTRUCTED_IMAGES, RECONSTRUCTION_STEPS = 16, 10  # held-out scans made anew, and solver steps for each
+RECONSTRUCTED_IMAGES, RECONSTRUCTION_STEPS = 16, 10  # held-out scans reconstructed, and solver steps for each
 
 
 @dataclass(frozen=True)
 class DiffusionFigures:
-    """What training left, measured on images of other patients.
+    """Result of a training, measured on images of other patients.
 
-    ``validation_loss``: the training loss with fixed noise. ``pixel_mse``, ``working_mse``: images made from what the
-    VAE's encoder reads in a scan, against the scan (grey 0 to 1), and the same before decoding. ``codec_mse``:
-    reconstruction by the autoencoder of a latent model.
+    ``validation_loss``: the training loss with fixed noise. ``pixel_mse``, ``working_mse``: errors of reconstructed
+    scans, see :func:`reconstruction_errors`. ``autoencoder_mse``: reconstruction by the autoencoder of a latent model.
     """
 
     history: History
     validation_loss: float
     pixel_mse: float | None
     working_mse: float | None
-    codec_history: History | None = None
-    codec_mse: float | None = None
+    autoencoder_history: History | None = None
+    autoencoder_mse: float | None = None
 
 
 def train_diffusion(
@@ -73,95 +67,88 @@ def train_diffusion(
 ) -> tuple[DiffusionModel, DiffusionFigures]:
     """Train the configured diffusion model on uint8 images (n, S, S), each conditioned on a sample of its posterior.
 
-    The original conditioned on posterior *means*, which shrink towards 0 where an entry says little, and then drew from
-    N(0, I). Samples have the distribution that generation draws from.
+    The original conditioned on posterior *means*, which shrink towards 0 in uninformative dimensions, and then sampled
+    z from N(0, I). Posterior samples have the distribution that generation uses.
 
     Args:
-        vae: trained and standardised; stays as it is.
-        images: training images at ``config.image_size``; may be mapped from disk.
+        vae: trained and standardised; not changed.
+        images: training images at ``config.image_size``; may be memory-mapped.
         validation: images of other patients.
         config: architecture, objective and length.
         seed: of initial weights, order, augmentation and noise.
-        checkpoint: file to resume from and save to; an autoencoder and what is encoded ahead lie beside it.
+        checkpoint: file to resume from and save to; the autoencoder's checkpoint and encoded images go beside it.
         device: where the frozen parts go; accelerate places the trained one.
-        report: told of progress.
-        initial: weights to begin with, of a denoiser of this architecture; random (or pretrained) ones without them.
+        report: receives the progress.
+        initial: weights to start from, of a denoiser of this architecture; random (or pretrained) ones if not given.
 
     Raises:
-        ModelError: see :func:`models.training.loop.train`, :func:`models.training.loop.begin_with` and the models' own.
+        ModelError: see :func:`models.training.loop.train`,
+            :func:`models.training.checkpoints.load_initial_weights` and the models' own.
     """
     check_divisible("diffusion", config.batch_size)
     where = default_device(device)
     vae = vae.to(where).eval()
-    codec, codec_history, codec_mse = None, None, None
+    autoencoder, autoencoder_history, autoencoder_mse = None, None, None
     if config.kind == "latent":
-        codec, codec_history, codec_mse = train_codec(
-            images, validation, config, seed, checkpoint.with_name(f"{checkpoint.name}.codec"), device, report
+        autoencoder, autoencoder_history, autoencoder_mse = train_autoencoder(
+            images, validation, config, seed, checkpoint.with_name(f"{checkpoint.name}.autoencoder"), device, report
         )
-        codec.to(where)
-    model = build_diffusion(vae, config, seed, codec)
+        autoencoder.to(where)
+    model = build_diffusion(vae, config, seed, autoencoder)
     if initial is not None:
-        begin_with("diffusion", model.denoiser, initial)
+        load_initial_weights("diffusion", model.denoiser, initial)
     model.to(where)
     if isinstance(model, ResidualDiffusion):
         model.residual_scale = measure_residual_scale(vae, images, config.image_size, seed)
     elif isinstance(model, LatentDiffusion):
-        model.standardise(centre(to_unit(_some(images, SCALE_IMAGES), where)))
-    levels = NoiseLevels.of(model.schedule)
+        model.standardise(centre_view(to_unit(evenly_spaced(images, SCALE_IMAGES), where)))
     encoded = None
-    if model.encodes_ahead:
-        place = checkpoint.with_name(f"{checkpoint.name}.encoded")
-        with first_process_first():
-            encoded = encode_ahead(model, vae, images, config.encoded_variants, seed, place)
+    if model.can_encode_ahead:
+        with main_process_first():
+            path = checkpoint.with_name(f"{checkpoint.name}.encoded")
+            encoded = encode_images(model, vae, images, config.encoded_variants, seed, path)
     objective = partial(
         diffusion_loss,
         model,
-        levels=levels,
+        schedule=NoiseSchedule.of(model.schedule),
         min_snr_gamma=config.min_snr_gamma,
         noise_offset=config.noise_offset,
         encoder_loss=_encoder_loss(vae, config.encoder_weight, seed) if config.encoder_weight else None,
     )
 
+    def condition(view: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        latents = sample_latents(vae, view, generator)
+        return model.to_working(view, latents), latents
+
     def loss(denoiser: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
-        draws, rows = step_generator(seed, "diffusion", step), len(images if encoded is None else encoded)
-        chosen = batch_indices(rows, config.batch_size, seed, "diffusion", step)
         with torch.no_grad():
             if encoded is None:
-                batch = augment(to_unit(images[chosen], device), draws)
-                latents = posterior_sample(vae, batch, draws)
-                working = model.to_working(batch, latents)
+                batch, generator = augmented_batch(images, config.batch_size, seed, "diffusion", step, device)
+                working, latents = condition(batch, generator)
             else:
-                working, latents = encoded.batch(chosen, vae, draws, device)
-        return objective(denoiser=denoiser, working=working, latents=latents, generator=draws, part=share())
+                generator = step_generator(seed, "diffusion", step)
+                rows = batch_indices(len(encoded), config.batch_size, seed, "diffusion", step)
+                working, latents = encoded.batch(rows, vae, generator, device)
+        return objective(denoiser=denoiser, working=working, latents=latents, generator=generator, rows=process_rows())
 
     @torch.no_grad()
     def validation_loss(denoiser: nn.Module) -> float:
         losses = []
-        for index, rows in enumerate(np.array_split(_some(validation, VALIDATION_IMAGES), 8)):
-            if len(rows):
-                batch, draws = centre(to_unit(rows, where)), step_generator(seed, "diffusion-validation", index)
-                latents = posterior_sample(vae, batch, draws)
-                working = model.to_working(batch, latents)
-                losses.append(objective(denoiser=denoiser, working=working, latents=latents, generator=draws)["loss"])
+        for index, part in enumerate(np.array_split(evenly_spaced(validation, VALIDATION_IMAGES), 8)):
+            if len(part):
+                generator = step_generator(seed, "diffusion-validation", index)
+                working, latents = condition(centre_view(to_unit(part, where)), generator)
+                figures = objective(denoiser=denoiser, working=working, latents=latents, generator=generator)
+                losses.append(figures["loss"])
         return float(torch.stack(losses).mean()) if losses else float("nan")
 
-    settings = LoopSettings(
-        steps=config.steps,
-        learning_rate=config.learning_rate,
-        seed=seed,
-        ema_decay=config.ema_decay,
-        mixed_precision=config.mixed_precision,
-        gradient_accumulation=config.gradient_accumulation,
-        cosine_decay=config.learning_rate_decay == "cosine",
-        device=device,
-        validate_every=config.validate_every,
-        patience=config.patience,
-    )
-    watched = validation_loss if len(validation) else None
-    model.denoiser, history = train("diffusion", model.denoiser, loss, settings, checkpoint, report, watched)
-    pixel_mse, working_mse = reconstruction_errors(model, vae, _some(validation, RECONSTRUCTED_IMAGES), where)
+    settings = LoopSettings.of(config, device, cosine_decay=config.learning_rate_decay == "cosine")
+    validate = validation_loss if len(validation) else None
+    model.denoiser, history = train("diffusion", model.denoiser, loss, settings, checkpoint, report, validate)
+    held_out = evenly_spaced(validation, RECONSTRUCTED_IMAGES)
+    pixel_mse, working_mse = reconstruction_errors(model, vae, held_out, where)
     figures = DiffusionFigures(
-        history, validation_loss(model.denoiser), pixel_mse, working_mse, codec_history, codec_mse
+        history, validation_loss(model.denoiser), pixel_mse, working_mse, autoencoder_history, autoencoder_mse
     )
     return model, figures
 
@@ -170,7 +157,7 @@ def train_diffusion(
 def reconstruction_errors(
     model: DiffusionModel, vae: VAE, images: NDArray[np.uint8], device: torch.device
 ) -> tuple[float | None, float | None]:
-    """Mean squared errors, of pixels and of working tensors, of scans made anew from what the encoder reads in them.
+    """Mean squared errors of scans that are encoded by the VAE and generated again from the posterior mean.
 
     Args:
         model, vae: trained.
@@ -178,59 +165,55 @@ def reconstruction_errors(
         device: of both.
 
     Returns:
-        None for no images.
+        Error of pixels (grey 0 to 1) and of working tensors; None for no images.
     """
     if not len(images):
         return None, None
-    view = centre(to_unit(images, device))
+    view = centre_view(to_unit(images, device))
     mean, _ = vae.posterior(view)
     latents = vae.standardised(mean)
-    made = sample(model, latents, np.arange(len(images)), scheduler="ddim", steps=RECONSTRUCTION_STEPS)
-    again = to_unit(made, device)
-    apart = model.to_working(again, latents) - model.to_working(view, latents)
-    return float((again - view).square().mean()), float(apart.square().mean())
+    sampled = sample(model, latents, np.arange(len(images)), scheduler="ddim", steps=RECONSTRUCTION_STEPS)
+    generated = to_unit(sampled, device)
+    difference = model.to_working(generated, latents) - model.to_working(view, latents)
+    return float((generated - view).square().mean()), float(difference.square().mean())
 
 
-def build_diffusion(vae: VAE, config: DiffusionConfig, seed: int, codec: ImageCodec | None = None) -> DiffusionModel:
+def build_diffusion(
+    vae: VAE, config: DiffusionConfig, seed: int, autoencoder: ImageAutoencoder | None = None
+) -> DiffusionModel:
     """The configured model around a VAE, with initial weights that depend on the seed alone (or pretrained ones).
 
     Args:
         vae: conditions the model.
-        config: which, and how large.
+        config: kind and size.
         seed: of the weights.
-        codec: the autoencoder of a latent model; without one an untrained one of the right form, to load weights into.
+        autoencoder: of a latent model; if not given, an untrained one of the right shape, to load weights into.
     """
     if config.kind == "stable-diffusion":
         return StableDiffusion(config.pretrained, vae.latent_dim, config.image_size, config.unet)
-    if config.kind == "latent" and codec is None:
-        codec = build_codec(config, seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_key(seed, "diffusion-weights") >> 1)
-        if codec is not None:
-            return LatentDiffusion(vae, codec, config.image_size, config.channels, config.objective)
+    if config.kind == "latent" and autoencoder is None:
+        autoencoder = build_autoencoder(config, seed)
+    with seeded_weights(seed, "diffusion-weights"):
+        if autoencoder is not None:
+            return LatentDiffusion(vae, autoencoder, config.image_size, config.channels, config.objective)
         return ResidualDiffusion(vae, config.image_size, config.channels)
 
 
 def _encoder_loss(vae: VAE, weight: float, seed: int) -> EncoderLoss:
-    """How far the encoder can read each entry from the VAE's own image is how much the entry counts."""
-    read = torch.tensor(importance(vae, seed).reading_error, device=vae.shift.device)
-    return EncoderLoss(vae, (1 - read).clamp(min=0), weight)
+    """Each dimension counts as far as the encoder can read it from the VAE's own image."""
+    error = torch.tensor(latent_importance(vae, seed).reading_error, device=vae.shift.device)
+    return EncoderLoss(vae, (1 - error).clamp(min=0), weight)
 
 
-def _some(images: ImageRows, count: int) -> NDArray[np.uint8]:
-    """At most ``count`` images, spread evenly."""
-    return images[np.linspace(0, len(images) - 1, min(len(images), count)).astype(int)]
-
-
-def posterior_sample(vae: VAE, images: Tensor, generator: torch.Generator) -> Tensor:
-    """Standardised latents (B, D) drawn from the posterior of images (B, 1, S, S) of any size."""
+def sample_latents(vae: VAE, images: Tensor, generator: torch.Generator) -> Tensor:
+    """Standardised latents (B, D) sampled from the posterior of images (B, 1, S, S) of any size, values 0 to 1."""
     return vae.encode(images, torch.randn(len(images), vae.latent_dim, generator=generator).to(images.device))
 
 
 @torch.no_grad()
 def measure_residual_scale(vae: VAE, images: ImageRows, image_size: int, seed: int) -> float:
     """Standard deviation of x - decode(z) over training images, in units of grey 0 to 1."""
-    view = centre(to_unit(_some(images, SCALE_IMAGES), next(vae.parameters()).device))
-    outline = vae.decode(posterior_sample(vae, view, step_generator(seed, "residual-scale", 0)))
-    outline = interpolate(outline, (image_size, image_size), mode="bilinear", antialias=True)
-    return float((view - outline).std())
+    view = centre_view(to_unit(evenly_spaced(images, SCALE_IMAGES), next(vae.parameters()).device))
+    decoded = vae.decode(sample_latents(vae, view, step_generator(seed, "residual-scale", 0)))
+    decoded = interpolate(decoded, (image_size, image_size), mode="bilinear", antialias=True)
+    return float((view - decoded).std())

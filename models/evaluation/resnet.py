@@ -18,8 +18,10 @@ from torch.nn.functional import mse_loss
 
 from image_longitudinal.core.config import ResNetConfig
 from image_longitudinal.core.random import stream_key
-from image_longitudinal.models.training.loop import LoopSettings, TrainingProgress, batch_indices, train
-from image_longitudinal.models.training.tensors import ImageRows, default_device, to_unit
+from image_longitudinal.models.imaging.device import default_device
+from image_longitudinal.models.imaging.grey_images import ImageRows, to_unit
+from image_longitudinal.models.training.loop import LoopSettings, TrainingProgress, train
+from image_longitudinal.models.training.step_random import batch_indices
 from image_longitudinal.models.vae.network import Encoder
 
 FloatArray = NDArray[np.float64]
@@ -80,7 +82,6 @@ def train_resnet(
     settings = LoopSettings(
         steps=network.steps,
         learning_rate=LEARNING_RATE,
-        seed=seed,
         ema_decay=AVERAGE,
         ema_warmup=True,
         cosine_decay=True,

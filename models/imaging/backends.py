@@ -20,16 +20,17 @@ from torch import Tensor
 from image_longitudinal.core.config import DiffusionConfig, GeneratorConfig, VAEConfig
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import ConfigError, ModelError
-from image_longitudinal.models.diffusion.interface import DiffusionModel
+from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.diffusion.light_decoder import build_light_decoder
-from image_longitudinal.models.diffusion.residual import ResidualDiffusion
-from image_longitudinal.models.diffusion.sampler import draw_images
+from image_longitudinal.models.diffusion.residual_diffusion import ResidualDiffusion
+from image_longitudinal.models.diffusion.sampler import sample_on_device
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
 from image_longitudinal.models.diffusion.train import build_diffusion
 from image_longitudinal.models.evaluation.pca_regressor import fit_pca_regressor
 from image_longitudinal.models.imaging import phantom
-from image_longitudinal.models.imaging.device import Launched, auto_batch_size, launch
-from image_longitudinal.models.imaging.sampling_pipeline import BatchSize, stream_images
+from image_longitudinal.models.imaging.device import auto_batch_size, default_device
+from image_longitudinal.models.imaging.grey_images import as_grey_levels
+from image_longitudinal.models.imaging.sampling_pipeline import BatchInFlight, BatchSize, render_batches, start_batch
 from image_longitudinal.models.quality.recoverability import (
     encoder_reader,
     probe_latents,
@@ -37,7 +38,7 @@ from image_longitudinal.models.quality.recoverability import (
     recoverable_axes,
 )
 from image_longitudinal.models.registry.registry import ModelVersion
-from image_longitudinal.models.training.tensors import as_grey_levels, default_device, tensors_digest
+from image_longitudinal.models.training.tensor_files import tensors_digest
 from image_longitudinal.models.vae.network import VAE
 from image_longitudinal.models.vae.train import build_vae
 
@@ -87,7 +88,7 @@ class VAEImages:
 
     vae: VAE
     digest: str
-    turn: Lock = field(default_factory=Lock, compare=False)  # one thread at a time draws
+    device_lock: Lock = field(default_factory=Lock, compare=False)  # one thread at a time renders
 
     @property
     def latent_dim(self) -> int:
@@ -101,11 +102,11 @@ class VAEImages:
 
     def generate(self, latents: NDArray[np.float32], seeds: NDArray[np.int64]) -> NDArray[np.uint8]:
         """See :class:`ImageModel`; the seeds play no part."""
-        return self.launch(latents, seeds).wait()
+        return self.start(latents, seeds).wait()
 
-    def launch(self, latents: NDArray[np.float32], seeds: NDArray[np.int64]) -> Launched:
+    def start(self, latents: NDArray[np.float32], seeds: NDArray[np.int64]) -> BatchInFlight:
         """:meth:`generate` without waiting."""
-        return launch(self._draw, self.vae.shift.device, latents, seeds)
+        return start_batch(self._draw, self.vae.shift.device, latents, seeds)
 
     @torch.no_grad()
     def _draw(self, latents: Tensor, seeds: Tensor) -> Tensor:
@@ -121,7 +122,7 @@ class DiffusionImages:
     steps: int
     device: torch.device
     digest: str
-    turn: Lock = field(default_factory=Lock, compare=False)  # one thread at a time draws
+    device_lock: Lock = field(default_factory=Lock, compare=False)  # one thread at a time renders
 
     @property
     def latent_dim(self) -> int:
@@ -135,14 +136,14 @@ class DiffusionImages:
 
     def generate(self, latents: NDArray[np.float32], seeds: NDArray[np.int64]) -> NDArray[np.uint8]:
         """See :class:`ImageModel`."""
-        return self.launch(latents, seeds).wait()
+        return self.start(latents, seeds).wait()
 
-    def launch(self, latents: NDArray[np.float32], seeds: NDArray[np.int64]) -> Launched:
+    def start(self, latents: NDArray[np.float32], seeds: NDArray[np.int64]) -> BatchInFlight:
         """:meth:`generate` without waiting."""
-        return launch(self._draw, self.device, latents, seeds)
+        return start_batch(self._draw, self.device, latents, seeds)
 
     def _draw(self, latents: Tensor, seeds: Tensor) -> Tensor:
-        return draw_images(self.model, latents, seeds, scheduler=self.scheduler, steps=self.steps)
+        return sample_on_device(self.model, latents, seeds, scheduler=self.scheduler, steps=self.steps)
 
 
 def phantom_backend(config: GeneratorConfig, version: ModelVersion | None, device: torch.device) -> ImageModel:
@@ -205,10 +206,10 @@ def load_image_model(config: GeneratorConfig, version: ModelVersion | None, devi
 def generate_in_batches(
     model: ImageModel, latents: NDArray[np.float32], seeds: NDArray[np.int64], batch_size: int
 ) -> NDArray[np.uint8]:
-    """Images (n, S, S) uint8 of any number of latents (n, D); see :func:`models.imaging.sampling_pipeline.stream_images`."""
+    """Images (n, S, S) uint8 of any number of latents (n, D); see :func:`render_batches`."""
     images = np.empty((len(latents), model.image_size, model.image_size), np.uint8)
     start = 0
-    for made in stream_images(model, latents, seeds, BatchSize(batch_size)):
+    for made in render_batches(model, latents, seeds, BatchSize(batch_size)):
         images[start : start + len(made)] = made
         start += len(made)
     return images

@@ -1,9 +1,9 @@
-"""Procedural retinal OCT B-scan: images whose geometry is known exactly, because latent entries draw it.
+"""Procedural retinal OCT B-scan: images whose geometry is known exactly, because latent dimensions control it.
 
-Layer thicknesses are those of healthy eyes, the foveal pit follows Scheibe et al. (2014, *Parametric model for the 3D
-reconstruction of individual fovea shape*), and the speckle is the usual fully developed one: a complex Gaussian field
-times the square root of the reflectivity, blurred by the point spread, squared, averaged over looks and
-log-compressed (Schmitt, Xiang, Yung 1999, *Speckle in optical coherence tomography*).
+Layer thicknesses are those of healthy eyes, and the foveal pit follows Scheibe et al. (2014, *Parametric model for the
+3D reconstruction of individual fovea shape*). The speckle is fully developed: a complex Gaussian field times the square
+root of the reflectivity, blurred by the point spread, squared, averaged over looks and log-compressed (Schmitt, Xiang,
+Yung 1999, *Speckle in optical coherence tomography*).
 
 The frame is always 6 mm wide and 1.6 mm deep, whatever the number of pixels.
 """
@@ -23,32 +23,32 @@ PHANTOM_VERSION = 1  # goes into cache keys and digests: raise it whenever a pix
 Field = NDArray[Any]  # float32 throughout: numpy's stubs widen sums of float32 scalars and arrays to float64
 
 WIDTH_MM, DEPTH_MM = 6.0, 1.6
-SQUASH = 2.5  # z / SQUASH goes through tanh: nearly linear over ±1.5, at ±5 within 4 % of the bound
+SQUASH = 2.5  # z / SQUASH is the argument of tanh: nearly linear over ±1.5, at ±5 within 4 % of the bound
 
 
-class Entry(NamedTuple):
-    """What one latent entry drives: ``centre`` at z = 0, ``centre ± reach`` as z → ±∞."""
+class LatentEffect(NamedTuple):
+    """The quantity that a latent dimension controls: ``centre`` at z = 0, ``centre ± reach`` as z → ±∞."""
 
     name: str
     centre: float
     reach: float
 
 
-ENTRIES = (
-    Entry("vertical position", 0.63, 0.13),  # of the pigment epithelium at the middle, in frame heights from the top
-    Entry("tilt", 0.0, 0.11),  # drop of the retina from the middle to the right edge, in frame heights
-    Entry("curvature", 0.04, 0.10),  # drop of the middle below the edges, in frame heights: > 0 is a cup
-    Entry("luminance", 0.95, 0.25),  # factor on all tissue brightness
-    Entry("foveal pit depth", 0.90, 0.35),  # factor on Scheibe's profile; 1.3 would empty the ganglion cell layer
-    Entry("foveal pit width", 1.0, 0.35),  # factor on Scheibe's radius
-    Entry("foveal position", 0.0, 1.2),  # mm right of the middle
-    Entry("retinal thickness", 1.0, 0.20),  # factor on all layers above the photoreceptors
-    Entry("nerve fibre layer", 1.3, 0.9),  # factor on its thickness
-    Entry("outer nuclear layer", 1.0, 0.40),  # factor on its thickness
-    Entry("choroid", 0.17, 0.10),  # mm over which its brightness falls by 1/e
-    Entry("contrast", 1.0, 0.40),  # factor on the differences between layers
+LATENT_EFFECTS = (
+    LatentEffect("vertical position", 0.63, 0.13),  # of the middle pigment epithelium, frame heights from the top
+    LatentEffect("tilt", 0.0, 0.11),  # drop of the retina from the middle to the right edge, in frame heights
+    LatentEffect("curvature", 0.04, 0.10),  # drop of the middle below the edges, in frame heights: > 0 is a cup
+    LatentEffect("luminance", 0.95, 0.25),  # factor on all tissue brightness
+    LatentEffect("foveal pit depth", 0.90, 0.35),  # factor on Scheibe's profile; 1.3 empties the ganglion cells
+    LatentEffect("foveal pit width", 1.0, 0.35),  # factor on Scheibe's radius
+    LatentEffect("foveal position", 0.0, 1.2),  # mm right of the middle
+    LatentEffect("retinal thickness", 1.0, 0.20),  # factor on all layers above the photoreceptors
+    LatentEffect("nerve fibre layer", 1.3, 0.9),  # factor on its thickness
+    LatentEffect("outer nuclear layer", 1.0, 0.40),  # factor on its thickness
+    LatentEffect("choroid", 0.17, 0.10),  # mm over which its brightness falls by 1/e
+    LatentEffect("contrast", 1.0, 0.40),  # factor on the differences between layers
 )
-LATENT_NAMES: tuple[str, ...] = tuple(entry.name for entry in ENTRIES)
+LATENT_NAMES: tuple[str, ...] = tuple(effect.name for effect in LATENT_EFFECTS)
 
 
 class Layer(NamedTuple):
@@ -74,38 +74,33 @@ LAYERS = (
     Layer("pigment epithelium", 22, 22, 0.86),
 )
 _NERVE, _GANGLION, _NUCLEAR, _SCALED = 0, 1, 5, 6  # indices above; the first _SCALED layers follow retinal thickness
-VITREOUS, CHOROID, TISSUE_MEAN = 0.05, 0.50, 0.42  # brightness; contrast stretches around the last
-BOUNDARY_UM = 8.0  # over which one layer gives way to the next
+VITREOUS, CHOROID, TISSUE_MEAN = 0.05, 0.50, 0.42  # brightness; contrast scales differences from the last
+BOUNDARY_UM = 8.0  # width of the transition between two layers
 LOG_RANGE = 11.5  # natural log of the intensity ratio that spans black to white: 50 dB
 
 _KNOTS, _VESSELS = 16, 4
-_WAVES = (
-    (27.0, 6.0),
-    (20.0, -6.0),
-    (34.0, 9.0),
-    (44.0, -9.0),
-)  # choroidal vessels: radians per mm of depth and to the right
+_WAVES = ((27.0, 6.0), (20.0, -6.0), (34.0, 9.0), (44.0, -9.0))  # choroidal vessels: radians per mm, depth and lateral
 _TEXTURES = 1 + 2 * _VESSELS + (1 + len(_WAVES)) * _KNOTS  # normals per subject: nasal side, vessels, smooth functions
 _R2 = (0.7548776662466927, 0.5698402909980532)  # Roberts' sequence: points far from each other, modulo 1
 _CHUNK_PIXELS = 1 << 16  # pixels worked on at once: float32 fields of this size stay in a core's cache
 
 
 def render(latents: ArrayLike, seeds: ArrayLike, size: int) -> NDArray[np.uint8]:
-    """Draw one B-scan per row.
+    """Render one B-scan per row.
 
-    An image depends on its own latents and seed alone, bit for bit, whatever batch it is drawn in.
+    An image depends on its own latents and seed alone, bit for bit, whatever its batch.
 
     Args:
-        latents: (B, D) floats, meant as N(0, 1) draws; entry i drives ``LATENT_NAMES[i]``, entries beyond those have
+        latents: (B, D) floats, meant as samples of N(0, 1); dimension i controls ``LATENT_NAMES[i]``, further ones have
             no effect, missing ones count as 0.
         seeds: (B,) non-negative integers: speckle and tissue texture.
-        size: pixels a side, at least 16.
+        size: pixels per side, at least 16.
 
     Returns:
         (B, size, size) uint8, 0-255, row 0 at the top (the vitreous).
 
     Raises:
-        ModelError: for other shapes, for entries that are not finite, or for a size below 16.
+        ModelError: for other shapes, for latents that are not finite, or for a size below 16.
     """
     latents = np.asarray(latents, np.float32)
     seeds = np.asarray(seeds)
@@ -116,7 +111,7 @@ def render(latents: ArrayLike, seeds: ArrayLike, size: int) -> NDArray[np.uint8]
             got=f"{latents.shape} and {seeds.shape}",
         )
     if not np.isfinite(latents).all():
-        raise ModelError("the phantom was given latents that are not finite", expected="N(0, 1) draws")
+        raise ModelError("the phantom's latents are not finite", expected="samples of N(0, 1)")
     if size < 16:
         raise ModelError("the phantom is too small to hold a retina", expected="size at least 16", got=size)
     images = np.empty((len(latents), size, size), np.uint8)
@@ -129,22 +124,25 @@ def render(latents: ArrayLike, seeds: ArrayLike, size: int) -> NDArray[np.uint8]
 
 
 def anatomy(latents: ArrayLike) -> dict[str, Field]:
-    """The quantity each entry drives, by name, float32 (B, 1), in the units given beside ``ENTRIES``.
+    """The quantities of latents (B, D), by name, float32 (B, 1) each, in the units given at ``LATENT_EFFECTS``.
 
-    Strictly increasing in its entry and bounded: centre + reach · tanh(z / 2.5).
+    Strictly increasing in their latent dimension and bounded: centre + reach · tanh(z / 2.5).
     """
     latents = np.asarray(latents, np.float32)
-    drawn = np.zeros((len(latents), len(ENTRIES)), np.float32)
-    used = min(latents.shape[1], len(ENTRIES))
-    drawn[:, :used] = np.tanh(latents[:, :used] / np.float32(SQUASH))
+    squashed = np.zeros((len(latents), len(LATENT_EFFECTS)), np.float32)
+    used = min(latents.shape[1], len(LATENT_EFFECTS))
+    squashed[:, :used] = np.tanh(latents[:, :used] / np.float32(SQUASH))
     return {
-        entry.name: np.float32(entry.centre) + np.float32(entry.reach) * drawn[:, i, None]
-        for i, entry in enumerate(ENTRIES)
+        effect.name: np.float32(effect.centre) + np.float32(effect.reach) * squashed[:, i, None]
+        for i, effect in enumerate(LATENT_EFFECTS)
     }
 
 
 def layer_depths(latents: ArrayLike, seeds: ArrayLike, size: int) -> Field:
-    """Where :func:`render` puts the layer boundaries: the exact ground truth of its images' geometry.
+    """The layer boundaries in the images of :func:`render`: the exact ground truth of their geometry.
+
+    Args:
+        latents, seeds, size: as given to :func:`render`.
 
     Returns:
         float32 (len(LAYERS) + 1, B, size), in pixels from the top edge of the image at the middle of each column: the
@@ -205,22 +203,22 @@ def _brightness(values: dict[str, Field], seeds: NDArray, size: int) -> Field:
 
     edges = _surfaces(values, x, _nasal(texture)) * np.float32(size)
     middle = index[:, None] + np.float32(0.5)
-    blend = np.float32(1 / max(1.5, BOUNDARY_UM * 1e-3 / DEPTH_MM * size))  # over 1.5 pixels or more: no stairs
+    blend = np.float32(1 / max(1.5, BOUNDARY_UM * 1e-3 / DEPTH_MM * size))  # over at least 1.5 pixels: no staircase
     light, contrast = values["luminance"][..., None], values["contrast"][..., None]
 
     level: Field | np.float32 = np.float32(0)  # brightness above the vitreous'
     previous: Field | np.float32 = np.float32(0)
     for i, layer in enumerate(LAYERS):
-        share = np.clip((middle - edges[i][:, None, :]) * blend + np.float32(0.5), 0, 1)  # of a pixel below it
+        below = np.clip((middle - edges[i][:, None, :]) * blend + np.float32(0.5), 0, 1)  # fraction of a pixel
         if i == _GANGLION:
-            shaded = share
+            shaded = below
         lit = np.float32(TISSUE_MEAN - VITREOUS) + contrast * np.float32(layer.brightness - TISSUE_MEAN)
-        level = level + share * (lit - previous)
+        level = level + below * (lit - previous)
         previous = lit
     level = level * (np.float32(1) + np.float32(0.05) * smooth[0][:, None, :])
-    share = np.clip((middle - edges[-1][:, None, :]) * blend + np.float32(0.5), 0, 1)
+    below = np.clip((middle - edges[-1][:, None, :]) * blend + np.float32(0.5), 0, 1)
     depth = (middle - edges[-1][:, None, :]) * np.float32(DEPTH_MM / size)
-    level = level + share * (_choroid(np.maximum(depth, 0), x, values["choroid"][..., None], smooth[1:]) - level)
+    level = level + below * (_choroid(np.maximum(depth, 0), x, values["choroid"][..., None], smooth[1:]) - level)
     level = level * (np.float32(1) - shaded * shadow[:, None, :])
     return np.float32(VITREOUS) + light * level
 
@@ -235,13 +233,13 @@ def _choroid(depth: Field, x: Field, fade: Field, phases: list[Field]) -> Field:
 
 
 def _vessel_shadows(texture: Field, x: Field) -> Field:
-    """Share of light (B, columns) that retinal vessels take from everything beneath them."""
+    """Fraction of light (B, columns) that retinal vessels absorb for everything beneath them."""
     place, strength = np.split(texture, 2, axis=1)
     shadow = np.zeros((len(texture), len(x)), np.float32)
     pixel = float(x[1] - x[0])
     for vessel in range(_VESSELS):
         true_width = 0.035 + 0.012 * vessel
-        width = max(true_width, 0.7 * pixel)  # the share of the pixel that lies in the shadow darkens all of it
+        width = max(true_width, 0.7 * pixel)  # a shadow narrower than a pixel darkens all of it
         offset = (x - np.float32(1.8) * place[:, vessel, None]) / np.float32(width)
         depth = np.float32(0.14 * true_width / width) * np.minimum(np.abs(strength[:, vessel, None]), np.float32(2.5))
         shadow += depth * np.exp(-offset * offset)
@@ -249,7 +247,7 @@ def _vessel_shadows(texture: Field, x: Field) -> Field:
 
 
 def _smooth(knots: Field, x: Field) -> Field:
-    """Random function of x (B, columns) through ``knots`` (B, K) spread over the frame, by cosine interpolation."""
+    """Random function of x (B, columns) through evenly spaced ``knots`` (B, K), by cosine interpolation."""
     place = (x / np.float32(WIDTH_MM) + np.float32(0.5)) * np.float32(knots.shape[1] - 3) + np.float32(1)
     left = np.floor(place).astype(np.intp)
     weight = np.float32(0.5) - np.float32(0.5) * np.cos(np.float32(np.pi) * (place - left.astype(np.float32)))
@@ -257,10 +255,10 @@ def _smooth(knots: Field, x: Field) -> Field:
 
 
 def _scan(brightness: Field, seeds: NDArray, size: int) -> NDArray[np.uint8]:
-    """Put speckle on ``brightness`` (B, size + 2, size + 2) and compress it to grey levels (B, size, size).
+    """Apply speckle to ``brightness`` (B, size + 2, size + 2) and compress it to grey levels (B, size, size).
 
-    One Gaussian field per subject serves all looks and both components: shifted far enough, it is independent at
-    every pixel. A pixel of a small image holds many speckle grains, so it averages more looks and needs no blur.
+    All looks and both components are shifts of one Gaussian field per subject, far enough to be independent at every
+    pixel. A pixel of a small image holds many speckle grains, so it averages more looks and needs no blur.
     """
     looks = 24 if size < 128 else 8
     blur = 0.25 * min(1.0, (size / 512) ** 2) if size >= 128 else 0.0
@@ -271,8 +269,8 @@ def _scan(brightness: Field, seeds: NDArray, size: int) -> NDArray[np.uint8]:
     amplitude = np.exp(np.float32(LOG_RANGE / 2) * brightness)
     inside = slice(1, size + 1)
     power = np.zeros_like(noise)
-    for draw in range(2 * looks):
-        down, right = (int(size * draw * step) % size for step in _R2)
+    for index in range(2 * looks):
+        down, right = (int(size * index * step) % size for step in _R2)
         if blur:
             field = amplitude * tiled[:, down : down + size + 2, right : right + size + 2]
             field = _blur(_blur(field, blur, 1), blur, 2)
@@ -282,7 +280,7 @@ def _scan(brightness: Field, seeds: NDArray, size: int) -> NDArray[np.uint8]:
             power += speckle * speckle
     if not blur:
         power *= amplitude[:, inside, inside] ** 2
-    gain = ((1 - 2 * blur) ** 2 + 2 * blur**2) ** 2  # power that the point spread leaves of white noise
+    gain = ((1 - 2 * blur) ** 2 + 2 * blur**2) ** 2  # fraction of white noise power after the point spread
     grey = np.log(power * np.float32(1 / (2 * looks * gain)) + np.float32(1e-6)) * np.float32(255 / LOG_RANGE)
     return np.clip(grey + np.float32(0.5), 0, 255).astype(np.uint8)
 

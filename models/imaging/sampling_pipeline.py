@@ -1,4 +1,4 @@
-"""From latents to images at the device's pace: batches ahead, bounded queues, smaller batches where needed."""
+"""From latents to images at the device's full rate: batches in flight, a bounded queue, smaller batches if needed."""
 
 from __future__ import annotations
 
@@ -6,26 +6,80 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from queue import Full, Queue
-from typing import Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from image_longitudinal.core.errors import ModelError
-from image_longitudinal.models.imaging.device import DeviceUse, Launched, out_of_memory
+from image_longitudinal.models.imaging.device import DeviceUse, out_of_memory
 
 T = TypeVar("T")
 
-AHEAD = 2  # batches handed to the device before the first is waited for
+Render = Callable[[Tensor, Tensor], Tensor]  # latents (B, D), seeds (B,) → grey levels (B, S, S) uint8, on their device
+
+IN_FLIGHT = 2  # batches started on the device before the first is waited for
 logger = logging.getLogger(__name__)
 
 
-class Drawing(Protocol):
+@dataclass
+class BatchInFlight:
+    """A batch of images that the device is rendering or has rendered."""
+
+    images: Tensor  # uint8 (B, S, S) in host memory, valid after wait()
+    seconds: float = 0.0  # that the device was busy with the batch, known after wait()
+    events: tuple[Any, Any] | None = None  # of a CUDA stream: before and after
+
+    def wait(self) -> NDArray[np.uint8]:
+        """Wait for the images (B, S, S)."""
+        if self.events is not None:
+            before, after = self.events
+            after.synchronize()
+            self.seconds, self.events = before.elapsed_time(after) / 1e3, None
+        return np.asarray(self.images.numpy())
+
+
+def start_batch(
+    render: Render, device: torch.device, latents: NDArray[np.float32], seeds: NDArray[np.int64]
+) -> BatchInFlight:
+    """Start rendering a batch on ``device``.
+
+    On CUDA this returns once the work is queued. Inputs and images pass through pinned memory in stream order, so the
+    next batch can be queued behind this one and the device never pauses between them. On other devices the images are
+    finished before it returns.
+
+    Args:
+        render: see :data:`Render`.
+        device: where to render.
+        latents: float32 (B, D).
+        seeds: integers (B,), one per image.
+
+    Raises:
+        torch.OutOfMemoryError: the batch does not fit.
+    """
+    z, s = torch.from_numpy(latents), torch.from_numpy(np.asarray(seeds, np.int64))
+    if device.type != "cuda":
+        began = time.perf_counter()
+        images = render(z.to(device), s.to(device)).cpu()
+        return BatchInFlight(images, time.perf_counter() - began)
+    with torch.cuda.device(device):
+        before = torch.cuda.Event(enable_timing=True)
+        after = torch.cuda.Event(enable_timing=True, blocking=True)  # waiting threads sleep: encoders need the cores
+        before.record()
+        levels = render(z.pin_memory().to(device, non_blocking=True), s.pin_memory().to(device, non_blocking=True))
+        images = torch.empty(levels.shape, dtype=levels.dtype, pin_memory=True)
+        images.copy_(levels, non_blocking=True)
+        after.record()
+    return BatchInFlight(images, events=(before, after))
+
+
+class Renderer(Protocol):
     """The part of :class:`models.imaging.backends.ImageModel` that is needed here."""
 
     def generate(self, latents: NDArray[np.float32], seeds: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -34,27 +88,27 @@ class Drawing(Protocol):
 
 
 @runtime_checkable
-class OnDevice(Protocol):
-    """A model that can be handed a batch without waiting for it, by one thread at a time."""
+class AsyncRenderer(Protocol):
+    """A model that can start a batch without waiting for it, for one thread at a time."""
 
     @property
-    def turn(self) -> AbstractContextManager[bool]:
-        """Held while batches are launched."""
+    def device_lock(self) -> AbstractContextManager[bool]:
+        """Held while batches are started and collected."""
         ...
 
-    def launch(self, latents: NDArray[np.float32], seeds: NDArray[np.int64]) -> Launched:
+    def start(self, latents: NDArray[np.float32], seeds: NDArray[np.int64]) -> BatchInFlight:
         """``generate`` without waiting."""
         ...
 
 
 @dataclass
 class BatchSize:
-    """Images at a time; shared by the shards of a process, so that what one finds out serves the next."""
+    """Images per batch. The shards of a process share it, so that a smaller size found for one serves the next."""
 
     size: int
 
     def halve(self, error: Exception) -> None:
-        """Go on with half as many.
+        """Continue with half as many.
 
         Raises:
             ModelError: not even one image fits.
@@ -63,70 +117,77 @@ class BatchSize:
             raise ModelError(
                 "the device has no room for one image", do="free its memory, or set generator.precision=bfloat16"
             ) from error
-        logger.warning("out of device memory with %d images at a time: going on with %d", self.size, self.size // 2)
+        logger.warning("out of device memory at %d images per batch: continuing with %d", self.size, self.size // 2)
         self.size //= 2
 
 
-def stream_images(
-    model: Drawing,
+def render_batches(
+    model: Renderer,
     latents: NDArray[np.float32],
     seeds: NDArray[np.int64],
     batch: BatchSize,
     use: DeviceUse | None = None,
 ) -> Generator[NDArray[np.uint8]]:
-    """Images uint8 (b, S, S) of latents (n, D), batch after batch, while the device is at work on the next ones.
+    """Images uint8 (b, S, S) of latents (n, D), batch after batch, while the device renders the next ones.
 
-    The last batch is filled up with copies of its last row: every batch has the same shape, hence the same arithmetic,
-    so the image of a subject is the same bit for bit wherever its shard begins and ends.
+    The last batch is padded with copies of its last row. So every batch has the same shape, hence the same arithmetic,
+    and the image of a subject is the same bit for bit wherever its shard begins and ends.
+
+    Args:
+        model: renders the images; without waiting if it is an :class:`AsyncRenderer`.
+        latents: float32 (n, D).
+        seeds: int64 (n,).
+        batch: images per batch; halved if the device runs out of memory.
+        use: collects how long the device was busy.
 
     Raises:
         ModelError: not even one image fits into the device's memory.
     """
     use = use if use is not None else DeviceUse()
-    device_model = model if isinstance(model, OnDevice) else None
-    launched: deque[tuple[int, Launched]] = deque()
+    async_model = model if isinstance(model, AsyncRenderer) else None
+    in_flight: deque[tuple[int, BatchInFlight]] = deque()
     start = 0
-    with device_model.turn if device_model else nullcontext():
-        while start < len(latents) or launched:
-            short: Exception | None = None
-            while start < len(latents) and len(launched) < AHEAD and short is None:
+    with async_model.device_lock if async_model else nullcontext():
+        while start < len(latents) or in_flight:
+            full: Exception | None = None
+            while start < len(latents) and len(in_flight) < IN_FLIGHT and full is None:
                 use.begin()
                 rows = np.minimum(np.arange(start, start + batch.size), len(latents) - 1)
                 try:
-                    on_its_way = _launch(model, device_model, latents[rows], seeds[rows])
+                    started = _start(model, async_model, latents[rows], seeds[rows])
                 except (RuntimeError, MemoryError) as error:
                     if not out_of_memory(error):
                         raise
-                    short = error
+                    full = error
                 else:
                     count = min(batch.size, len(latents) - start)
-                    launched.append((count, on_its_way))
+                    in_flight.append((count, started))
                     start += count
-            if short is not None and not launched:
+            if full is not None and not in_flight:
                 if torch.cuda.is_available():
-                    torch.cuda.empty_cache()  # pieces cut for the larger batch
-                batch.halve(short)
+                    torch.cuda.empty_cache()  # blocks cached for the larger batch
+                batch.halve(full)
                 continue
-            count, oldest = launched.popleft()
+            count, oldest = in_flight.popleft()
             images = oldest.wait()
             use.add(count, oldest.seconds)
             yield images[:count]
 
 
-def _launch(
-    model: Drawing, device_model: OnDevice | None, latents: NDArray[np.float32], seeds: NDArray[np.int64]
-) -> Launched:
-    if device_model is not None:
-        return device_model.launch(latents, seeds)
+def _start(
+    model: Renderer, async_model: AsyncRenderer | None, latents: NDArray[np.float32], seeds: NDArray[np.int64]
+) -> BatchInFlight:
+    if async_model is not None:
+        return async_model.start(latents, seeds)
     began = time.perf_counter()
     images = torch.from_numpy(model.generate(latents, seeds))
-    return Launched(images, time.perf_counter() - began)
+    return BatchInFlight(images, time.perf_counter() - began)
 
 
-def in_background(items: Generator[T], depth: int) -> Generator[T]:
-    """The same items, made in a thread of their own that is at most ``depth`` ahead.
+def prefetch(items: Generator[T], depth: int) -> Generator[T]:
+    """The same items, produced in a background thread that is at most ``depth`` items ahead.
 
-    What goes wrong there is raised here; when nobody asks for more, the thread ends.
+    An error of the background thread is raised here. The thread ends when this generator is closed.
     """
     queue: Queue[tuple[bool, object]] = Queue(depth)
     stopped = threading.Event()
@@ -147,9 +208,9 @@ def in_background(items: Generator[T], depth: int) -> Generator[T]:
         except BaseException as error:
             put((False, error))
         finally:
-            items.close()  # here and now: what it holds, the device's turn for one, others wait for
+            items.close()  # in this thread and at once: it may hold a lock that other threads wait for
 
-    thread = threading.Thread(target=work, name="drawing", daemon=True)
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
     try:
         while True:

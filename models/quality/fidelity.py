@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from image_longitudinal.models.training.loop import step_generator
-from image_longitudinal.models.training.tensors import ImageRows, to_grey_levels, to_unit
-from image_longitudinal.models.vae.augment import CROP, augment
+from image_longitudinal.models.imaging.grey_images import ImageRows, to_grey_levels, to_unit
+from image_longitudinal.models.training.step_random import step_generator
+from image_longitudinal.models.vae.augmentation import CROP, augment
 from image_longitudinal.models.vae.network import VAE
 
 Matrix = NDArray[np.float64]

@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from image_longitudinal.models.diffusion.interface import DiffusionModel
-from image_longitudinal.models.diffusion.sampler import draw_images
+from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
+from image_longitudinal.models.diffusion.sampler import sample_on_device
 from image_longitudinal.models.imaging.backends import ImageModel, generate_in_batches
+from image_longitudinal.models.imaging.grey_images import to_grey_levels, to_unit
 from image_longitudinal.models.quality.recoverability import probe_latents
-from image_longitudinal.models.training.tensors import to_grey_levels, to_unit
-from image_longitudinal.models.vae.augment import centre
+from image_longitudinal.models.vae.augmentation import centre_view
 from image_longitudinal.models.vae.network import VAE
 
 SWEEP = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # standard deviations of an entry
@@ -39,7 +39,7 @@ def traversal(model: ImageModel, entries: list[int], batch_size: int) -> NDArray
 def triptychs(model: ImageModel, vae: VAE, images: NDArray[np.uint8], batch_size: int) -> NDArray[np.uint8]:
     """Real, reconstructed by the VAE, and generated from the same latents: (3, n, S, S) of scans (n, S, S) uint8."""
     device, size = vae.shift.device, (vae.image_size, vae.image_size)
-    view = centre(to_unit(images[:TRIPTYCHS], device))
+    view = centre_view(to_unit(images[:TRIPTYCHS], device))
     small = torch.nn.functional.interpolate(view, size, mode="bilinear", antialias=True)
     with torch.no_grad():
         latents = vae.encode(small)
@@ -56,7 +56,7 @@ def noise_to_image(
     """The way of four images out of noise, (frames, 4, S, S): the working tensor before each step, and the result."""
     latents, seeds = probe_latents(seed, FRAMED, model.latent_dim, "noise to image")
     z, watched = torch.from_numpy(latents).to(device), _Watched(model)
-    final = draw_images(watched, z, torch.from_numpy(seeds).to(device), scheduler=scheduler, steps=steps)  # type: ignore[arg-type]
+    final = sample_on_device(watched, z, torch.from_numpy(seeds).to(device), scheduler=scheduler, steps=steps)  # type: ignore[arg-type]
     with torch.no_grad():
         context = model.context(z)
         frames = [to_grey_levels(model.to_images(x, context)) for x in watched.seen]

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, mse_loss
 
 from image_longitudinal.core.random import stream_key
+from image_longitudinal.models.imaging.grey_images import to_unit
 from image_longitudinal.models.quality.recoverability import Reader
-from image_longitudinal.models.training.loop import batch_indices
-from image_longitudinal.models.training.tensors import to_unit
+from image_longitudinal.models.training.step_random import batch_indices
 
 SIDE = 64  # pixels a side that the network sees: entries worth an η are coarse
 CHANNELS = (32, 64, 96, 128)

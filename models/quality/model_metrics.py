@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from image_longitudinal.core.config import ProbeConfig
 from image_longitudinal.models.imaging.backends import ImageModel, generate_in_batches
+from image_longitudinal.models.imaging.device import default_device
+from image_longitudinal.models.imaging.grey_images import ImageRows
 from image_longitudinal.models.quality import fidelity as quality
 from image_longitudinal.models.quality.latent_regressor import train_reader
 from image_longitudinal.models.quality.recoverability import Reader, encoder_reader, probe_latents, r_squared
-from image_longitudinal.models.training.tensors import ImageRows, default_device
 from image_longitudinal.models.vae.network import VAE
 
 MAX_REAL = 2048  # training images whose features are compared; more change no figure that can be seen

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
 from image_longitudinal.core.random import normals, stream_key, subject_seeds
-from image_longitudinal.models.training.tensors import to_unit
+from image_longitudinal.models.imaging.grey_images import to_unit
 from image_longitudinal.models.vae.network import VAE
 
 Reader = Callable[[NDArray[np.uint8]], NDArray[np.float64]]

@@ -7,17 +7,14 @@
     <root>/<version>/README.md             model card
     <root>/aliases.json                    {"production": "<version>", "candidate": "<version>"}
 
-The root is a local folder. With a shared address (any fsspec URL, the same layout) versions registered here are put
-there too, those registered elsewhere are fetched when they are asked for, and the aliases are the shared ones.
+The root is a local folder. With a shared store of the same layout, versions registered here are copied there, versions
+registered elsewhere are fetched on first use, and the aliases are those of the store.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -27,9 +24,10 @@ from typing import Any
 from torch import Tensor
 
 from image_longitudinal.core.digest import SHORT, digest_of, file_sha256
-from image_longitudinal.core.errors import ModelError
-from image_longitudinal.models.registry.shared_folder import SharedFolder
-from image_longitudinal.models.training.tensors import load_tensors, save_tensors
+from image_longitudinal.core.errors import ModelError, StorageError
+from image_longitudinal.core.files import move_into_place, temporary_folder, write_atomically
+from image_longitudinal.models.registry.store import ModelStore
+from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
 
 MODEL, CARD, ALIASES = "model.json", "README.md", "aliases.json"
 WEIGHTS = ".safetensors"  # whatever else a folder holds is neither copied nor opened: no pickle comes in
@@ -81,17 +79,16 @@ class Registry:
 
     Args:
         root: the local folder.
-        shared: fsspec URL of the folder that several machines share; None for the local folder alone.
+        shared: the folder that several machines share; None for the local folder alone.
     """
 
-    def __init__(self, root: str | Path, shared: str | None = None) -> None:
-        self.root = Path(root)
-        self.shared = SharedFolder(shared) if shared else None
+    def __init__(self, root: str | Path, shared: ModelStore | None = None) -> None:
+        self.root, self.shared = Path(root), shared
 
     def register(
         self, weights: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, Any], card: str
     ) -> ModelVersion:
-        """Store a version; registering equal content again returns the one that is there.
+        """Store a version; registering equal content again returns the existing one.
 
         Args:
             weights: state by file name (without ``.safetensors``).
@@ -104,51 +101,30 @@ class Registry:
             files = {path.name: file_sha256(path) for path in sorted(temporary.iterdir())}
             content: dict[str, Any] = {"format": 1, "files": files, "metadata": dict(metadata)}
             content["digest"] = digest_of(content)
-            (temporary / MODEL).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-            (temporary / CARD).write_text(card)
+            write_atomically(temporary / MODEL, json.dumps(content, indent=1, sort_keys=True) + "\n")
+            write_atomically(temporary / CARD, card)
             version = self._keep(temporary, content)
         if self.shared:
             self._share(version)
         return version
 
-    def add(self, folder: str | Path | SharedFolder) -> ModelVersion:
-        """Take in a version's folder that was exported elsewhere, as it is: same content, same name.
-
-        Args:
-            folder: local, or behind any fsspec URL.
+    def add(self, source: ModelStore) -> ModelVersion:
+        """Import a version's folder that was exported elsewhere, unchanged: same content, same name.
 
         Raises:
             ModelError: it is no version's folder, or a file is not what its model.json says.
         """
-        source = folder if isinstance(folder, SharedFolder) else SharedFolder(str(folder))
-        text = source.read(MODEL)
-        if text is None:
-            raise ModelError(
-                "no model here", where=source.url, expected=f"a folder with {MODEL}",
-                do="name a folder that image-longitudinal models export has written",
-            )  # fmt: skip
-        content = _parsed(text, source.url)
-        with self._new_folder() as temporary:
-            (temporary / MODEL).write_bytes(text)
-            for name, expected in content["files"].items():
-                source.fetch(name, temporary / name)
-                if file_sha256(temporary / name) != expected:
-                    raise ModelError(
-                        "a model file was altered", where=f"{source.url}/{name}", expected=f"sha256 {expected}",
-                        do="export or copy the version again",
-                    )  # fmt: skip
-            (temporary / CARD).write_bytes(source.read(CARD) or b"")
-            version = self._keep(temporary, content)
-        if self.shared and source.url != self.shared.join(version.version):
+        version = self._fetch(source, "")
+        if self.shared:
             self._share(version)
         return version
 
     def versions(self) -> list[ModelVersion]:
-        """Every sound version, by name; of those that are only shared the weights come with :meth:`get`."""
+        """Every undamaged version, by name; :meth:`get` fetches the weights of those that are only shared."""
         return [found for found in self._look().values() if isinstance(found, ModelVersion)]
 
     def damaged(self) -> dict[str, ModelError]:
-        """What is wrong with the folders that cannot be used, by name: they never hide the others."""
+        """The error of every damaged version, by name; a damaged version does not hide others."""
         return {name: found for name, found in self._look().items() if isinstance(found, ModelError)}
 
     def find(self, training_key: str) -> ModelVersion | None:
@@ -184,8 +160,9 @@ class Registry:
         """Version by alias."""
         where = self.shared.join(ALIASES) if self.shared else self.root / ALIASES
         try:
-            text = self.shared.read(ALIASES) if self.shared else (self.root / ALIASES).read_bytes()
-            return dict(json.loads(text)) if text is not None else {}
+            if self.shared:
+                return dict(json.loads(self.shared.read_bytes(ALIASES))) if self.shared.exists(ALIASES) else {}
+            return dict(json.loads((self.root / ALIASES).read_bytes()))
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -196,77 +173,88 @@ class Registry:
             ) from error
 
     def set_alias(self, alias: str, version: str) -> None:
-        """Let an alias point to a version that is there, replacing the file as a whole."""
+        """Let an alias point to an existing version."""
         aliases = {**self.aliases(), alias: self.get(version).version}
         text = json.dumps(aliases, indent=1, sort_keys=True) + "\n"
         if self.shared:
-            self.shared.write(ALIASES, text.encode())
+            self.shared.write_bytes(ALIASES, text.encode())
             return
-        temporary = self.root / f".{ALIASES}.{uuid.uuid4().hex[:8]}.tmp"
         try:
-            temporary.write_text(text)
-            os.replace(temporary, self.root / ALIASES)
+            write_atomically(self.root / ALIASES, text)
         except OSError as error:
             raise ModelError(
                 "cannot write the aliases", where=self.root / ALIASES, got=error, do="free space"
             ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
 
     def _look(self) -> dict[str, ModelVersion | ModelError]:
-        """Version, or what is wrong with it, by folder name: the local ones and those that are only shared."""
+        """Version, or the error of a damaged one, by folder name: local ones and those that are only shared."""
         found: dict[str, ModelVersion | ModelError] = {}
         # A registration that was killed may have left its hidden temporary folder.
-        for path in sorted(self.root.glob(f"[!.]*/{MODEL}")):
-            found[path.parent.name] = self._open(path.parent, path.read_bytes)
-        for name in self.shared.folders_with(MODEL) if self.shared else ():
-            if name not in found:
-                found[name] = self._open(self.root / name, partial(self._read_shared, f"{name}/{MODEL}"))
+        for file in sorted(self.root.glob(f"[!.]*/{MODEL}")):
+            found[file.parent.name] = self._open(file.parent, file.read_bytes)
+        for path in self.shared.files() if self.shared else ():
+            name, _, rest = path.partition("/")
+            if self.shared and rest == MODEL and name not in found and not name.startswith("."):
+                found[name] = self._open(self.root / name, partial(self.shared.read_bytes, path))
         return dict(sorted(found.items()))
-
-    def _read_shared(self, path: str) -> bytes:
-        assert self.shared is not None
-        return self.shared.read(path) or b""
 
     def _open(self, folder: Path, read: Callable[[], bytes]) -> ModelVersion | ModelError:
         try:
             return ModelVersion(folder, _parsed(read(), folder))
         except ModelError as error:
             return error
-        except OSError as error:
+        except (OSError, StorageError) as error:
             return ModelError("a registered model cannot be read", where=folder, got=error)
 
     def _here(self, version: ModelVersion) -> ModelVersion:
         """The version with its files on this machine."""
         if self.shared and not version.folder.exists():
-            return self.add(SharedFolder(self.shared.join(version.version)))
+            return self._fetch(self.shared, f"{version.version}/")
         return version
+
+    def _fetch(self, source: ModelStore, prefix: str) -> ModelVersion:
+        """Copy the version whose files begin with ``prefix`` in a store, checking every digest."""
+        if not source.exists(prefix + MODEL):
+            raise ModelError(
+                "no model here", where=source.url, expected=f"a folder with {MODEL}",
+                do="name a folder that image-longitudinal models export has written",
+            )  # fmt: skip
+        text = source.read_bytes(prefix + MODEL)
+        content = _parsed(text, source.url)
+        with self._new_folder() as temporary:
+            write_atomically(temporary / MODEL, text)
+            for name, expected in content["files"].items():
+                where, do = source.join(prefix + name), "export or copy the version again"
+                if not source.exists(prefix + name):
+                    raise ModelError("a file of the model is missing", where=where, do=do)
+                write_atomically(temporary / name, source.blocks(prefix + name))
+                if file_sha256(temporary / name) != expected:
+                    raise ModelError("a model file was altered", where=where, expected=f"sha256 {expected}", do=do)
+            card = source.read_bytes(prefix + CARD) if source.exists(prefix + CARD) else b""
+            write_atomically(temporary / CARD, card)
+            return self._keep(temporary, content)
 
     @contextlib.contextmanager
     def _new_folder(self) -> Iterator[Path]:
-        """A hidden folder to fill, gone afterwards unless it was given its name."""
-        temporary = self.root / f".{uuid.uuid4().hex[:8]}.tmp"
+        """A hidden folder to fill; removed afterwards unless it was renamed."""
         try:
-            temporary.mkdir(parents=True)
-            yield temporary
+            with temporary_folder(self.root / "version") as temporary:
+                yield temporary
         except OSError as error:
             raise ModelError("cannot register the model", where=self.root, got=error, do="free space") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
     def _keep(self, temporary: Path, content: dict[str, Any]) -> ModelVersion:
         folder = self.root / content["digest"][:SHORT]
         if not (folder / MODEL).exists():
-            os.replace(temporary, folder)
+            move_into_place(temporary, folder)
         return ModelVersion(folder, content)
 
     def _share(self, version: ModelVersion) -> None:
-        """Put a version into the shared folder: its model.json last, for that makes it one."""
+        """Copy a version to the shared store: model.json last, because it makes the folder a version."""
         assert self.shared is not None
-        if self.shared.read(f"{version.version}/{MODEL}") is None:
+        if not self.shared.exists(f"{version.version}/{MODEL}"):
             for name in (*version.content["files"], CARD, MODEL):
-                self.shared.put(version.folder / name, f"{version.version}/{name}")
+                self.shared.put_file(version.folder / name, f"{version.version}/{name}")
 
 
 def _parsed(text: bytes, where: object) -> dict[str, Any]:

@@ -1,52 +1,53 @@
-"""One training loop for every network: accelerate, exact resume, averaged weights, no silent NaN.
+"""One training loop for every network: accelerate, exact resume, averaged weights, an error as soon as a loss is NaN.
 
-Nothing random is carried from step to step: batch, augmentation and noise of a step are pure functions of
-(seed, step), so a run that was killed and resumed from its checkpoint ends in the same bits as one that was not.
+No random state is carried from step to step: batch, augmentation and noise of a step are pure functions of
+(seed, step), so a training that was killed and resumed from its checkpoint ends in the same bits as one that was not.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from image_longitudinal.core.config import DiffusionConfig, DistillationConfig, VAEConfig
 from image_longitudinal.core.errors import ModelError
-from image_longitudinal.core.random import stream_key
 from image_longitudinal.models.imaging.device import out_of_memory
+from image_longitudinal.models.training.checkpoints import History, TrainingState
+from image_longitudinal.models.training.logs import add_row, log_folder, open_log
 from image_longitudinal.models.training.processes import mean_over_processes
-from image_longitudinal.models.training.tensors import load_tensors, save_tensors
-from image_longitudinal.models.training.training_log import TrainingLog, log_of
+from image_longitudinal.models.training.tensor_files import load_tensors
+from image_longitudinal.models.training.validation import ValidationTracker, best_weights_path
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-History = list[dict[str, float]]
+CHECKPOINT_SECONDS = 20.0  # the most that a kill costs; a checkpoint of the demo's networks takes 50 ms
+LossFunction = Callable[[nn.Module, int, torch.device], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """What a watcher is told: ``step`` of ``steps`` done (this run began at ``first``), and the latest figures.
+    """State of a running training: ``step`` of ``steps`` are done, this run began at ``first_step``.
 
-    ``noted`` holds all figures since the watcher was last told, at first those of the checkpoint: a training too fast
-    to be watched, or one resumed, is drawn whole.
+    ``figures`` are the latest. ``new_figures`` are all since the last report, in the first report also those of the
+    checkpoint, so that the curves of a fast or resumed training are complete.
     """
 
     name: str
-    first: int
+    first_step: int
     step: int
     steps: int
     figures: dict[str, float]
-    noted: History
+    new_figures: History
 
 
 @dataclass(frozen=True)
@@ -55,68 +56,115 @@ class LoopSettings:
 
     steps: int
     learning_rate: float
-    seed: int
     ema_decay: float | None = None
-    ema_warmup: bool = False  # average over the last ninth of the steps so far while that is shorter
+    ema_warmup: bool = False  # while it is shorter, average over the last ninth of the steps so far
     max_grad_norm: float = 1.0
     mixed_precision: str = "no"
     gradient_accumulation: int = 1
     weight_decay: float = 0.0
     cosine_decay: bool = False
-    device: str = "auto"  # accelerate's choice; "cpu" keeps off an accelerator
+    device: str = "auto"  # accelerate's choice; "cpu" avoids an accelerator
     log_every: int = 10
-    checkpoint_seconds: float = 20.0  # what a kill can cost; a checkpoint of the demo's networks takes 50 ms
     validate_every: int = 0  # steps between validations; 0 for none
     patience: int = 0  # validations without a new best after which training stops; 0 for never
 
-
-def step_generator(seed: int, stage: str, step: int) -> torch.Generator:
-    """Generator (CPU, so that every device sees the same draws) that belongs to one step of one stage."""
-    return torch.Generator().manual_seed(stream_key(seed, stage, step) >> 1)
-
-
-def batch_indices(n: int, batch: int, seed: int, stage: str, step: int) -> NDArray[np.int64]:
-    """Which of ``n`` examples step ``step`` sees: shuffled epochs, joined end to end, cut into batches.
-
-    Returns:
-        int64, shape (batch,). Every example appears once per epoch of n.
-    """
-    start = step * batch
-    epochs = range(start // n, (start + batch - 1) // n + 1)
-    orders = [torch.randperm(n, generator=step_generator(seed, f"{stage}-epoch", epoch)).numpy() for epoch in epochs]
-    first = start - epochs[0] * n
-    return np.concatenate(orders)[first : first + batch]
+    @classmethod
+    def of(
+        cls, config: VAEConfig | DiffusionConfig | DistillationConfig, device: str, **changes: int | bool
+    ) -> LoopSettings:
+        """The settings that have the same name in a network's configuration, with ``changes``."""
+        shared = {field.name: getattr(config, field.name) for field in fields(cls) if hasattr(config, field.name)}
+        return cls(**{**shared, "device": device, **changes})
 
 
 def train(
     name: str,
     model: nn.Module,
-    loss: Callable[[nn.Module, int, torch.device], dict[str, Tensor]],
+    loss: LossFunction,
     settings: LoopSettings,
     checkpoint: Path,
     report: Callable[[TrainingProgress], None] | None = None,
     validate: Callable[[nn.Module], float] | None = None,
 ) -> tuple[nn.Module, History]:
-    """Train ``model`` and return the network to use afterwards (its averaged weights if asked for) and the history.
+    """Train ``model``; returns the network to use afterwards (its averaged weights if configured) and the history.
 
-    With ``validate`` and ``settings.validate_every``, the weights that validated best are kept beside the checkpoint
-    (:func:`best_of`) and returned in the place of the last ones. The history also goes to TensorBoard's event files
-    (:func:`models.training.training_log.log_of`).
+    With ``validate`` and ``settings.validate_every``, the weights with the least validation error are saved beside the
+    checkpoint (:func:`models.training.validation.best_weights_path`) and returned instead of the last ones. The history
+    also goes to TensorBoard's event files (:func:`models.training.logs.log_folder`).
 
     Args:
         name: what is trained, for messages.
         model: the network; moved to the device that accelerate finds.
-        loss: maps (model, step, device) to scalar tensors, of which ``"loss"`` is minimised; must draw what is random
-            from :func:`step_generator`, for the whole batch, and compute its :func:`models.training.processes.share` of it.
-        settings: length, rate and precision.
-        checkpoint: a safetensors file, replaced atomically while training runs; if it exists, training goes on from it.
-        report: told of progress about once a second.
+        loss: maps (model, step, device) to scalar tensors, of which ``"loss"`` is minimised. It must take all random
+            numbers, for the whole batch, from :func:`models.training.step_random.step_generator`, and compute the rows
+            of :func:`models.training.processes.process_rows`.
+        settings: length, learning rate and precision.
+        checkpoint: a safetensors file, replaced atomically while training runs; if it exists, training resumes from it.
+        report: receives the progress about once a second.
         validate: error of the network as it would be used, in evaluation mode; lower is better.
 
     Raises:
         ModelError: loss or gradient is not finite (the last good checkpoint stays), the checkpoint is damaged or
-            foreign, the device ran out of memory, or has no fp16.
+            of another network, the device ran out of memory, or does not support fp16.
     """
+    accelerator = _accelerator(name, settings)
+    optimizer: Any = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    averaged = None
+    if settings.ema_decay is not None:
+        average = _moving_average(settings.ema_decay, settings.ema_warmup)
+        averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        averaged.to(accelerator.device)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    plain = accelerator.unwrap_model(model)
+    trained = averaged.module if averaged is not None else plain
+    state = TrainingState(plain, averaged, optimizer, accelerator.scaler)
+    start, history = state.restore(checkpoint, name)
+    best_path = best_weights_path(checkpoint)
+    tracker = ValidationTracker(best_path, settings.validate_every, settings.patience, history)
+
+    model.train()
+    saved_at = reported_at = time.monotonic()
+    n_reported = 0
+    with ExitStack() as stack:
+        log = None
+        if accelerator.is_main_process:
+            log = stack.enter_context(open_log(log_folder(checkpoint), history))
+
+        def record(row: dict[str, float]) -> None:
+            history.append(row)
+            if log is not None:
+                add_row(log, row)
+
+        for step in range(start, settings.steps):
+            if tracker.should_stop:
+                break
+            figures = _take_step(accelerator, name, model, optimizer, loss, step, settings, checkpoint)
+            if averaged is not None and accelerator.sync_gradients:
+                averaged.update_parameters(plain)
+            last = step + 1 == settings.steps
+            if validate and tracker.is_due(step, last):
+                error = torch.tensor(validate(trained.eval()), dtype=torch.float64, device=accelerator.device)
+                record(tracker.record(step, mean_over_processes(error), trained, accelerator.is_main_process))
+                trained.train()
+                last = last or tracker.should_stop
+            if step % settings.log_every == 0 or last:
+                record({"step": step} | {key: mean_over_processes(value) for key, value in figures.items()})
+            now = time.monotonic()
+            # Not in the middle of an accumulation: a checkpoint does not hold the gradients gathered so far.
+            due = last or (accelerator.sync_gradients and now - saved_at > CHECKPOINT_SECONDS)
+            if due and accelerator.is_main_process:
+                state.save(checkpoint, step + 1, history)
+                saved_at = time.monotonic()
+            if report and (last or now - reported_at > 1.0):
+                report(TrainingProgress(name, start, step + 1, settings.steps, history[-1], history[n_reported:]))
+                reported_at, n_reported = now, len(history)
+    accelerator.wait_for_everyone()
+    if tracker.errors:
+        trained.load_state_dict(load_tensors(best_path)[0])
+    return trained.eval(), history
+
+
+def _accelerator(name: str, settings: LoopSettings) -> Accelerator:
     from accelerate import Accelerator  # here: it takes a second to import, and most processes train nothing
     from accelerate.state import AcceleratorState
 
@@ -128,71 +176,13 @@ def train(
         mixed_precision=settings.mixed_precision,
         gradient_accumulation_steps=settings.gradient_accumulation,
     )
-    if settings.mixed_precision == "fp16" and accelerator.scaler is None:  # accelerate would say nothing
+    if settings.mixed_precision == "fp16" and accelerator.scaler is None:  # accelerate would silently go on
         raise ModelError(
             f"training {name} in fp16 needs an accelerator",
             got=accelerator.device.type,
             do=f"set {name}.mixed_precision to no, or to bf16",
         )
-    optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
-    averaged = None
-    if settings.ema_decay is not None:
-        average = _moving_average(settings.ema_decay, settings.ema_warmup)
-        averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-        averaged.to(accelerator.device)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    plain = accelerator.unwrap_model(model)
-    start, history = _restore(checkpoint, name, plain, averaged, optimizer, accelerator.scaler)
-    watch = _Watch(best_of(checkpoint), settings, history)
-
-    def note(row: dict[str, float]) -> None:
-        history.append(row)
-        if log is not None:
-            log.add(row)
-
-    model.train()
-    saved = told = time.monotonic()
-    known = 0  # figures that the watcher has been told
-    with ExitStack() as stack:
-        log = stack.enter_context(TrainingLog(log_of(checkpoint), history)) if accelerator.is_main_process else None
-        for step in range(start, settings.steps):
-            if watch.patience_is_over:
-                break
-            try:
-                figures = _take_step(accelerator, name, model, optimizer, loss, step, settings, checkpoint)
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-                raise ModelError(
-                    f"training {name} ran out of device memory",
-                    where=f"step {step}",
-                    do=f"lower {name}.batch_size, or raise {name}.gradient_accumulation to keep the effective batch",
-                ) from error
-            if averaged is not None and accelerator.sync_gradients:
-                averaged.update_parameters(plain)
-            last = step + 1 == settings.steps
-            if validate and watch.is_due(step, last):
-                used = averaged.module if averaged is not None else plain
-                value = torch.tensor(validate(used.eval()), dtype=torch.float64, device=accelerator.device)
-                note(watch.look(step, mean_over_processes(value), used, accelerator.is_main_process))
-                used.train()
-                last = last or watch.patience_is_over
-            if step % settings.log_every == 0 or last:
-                note({"step": step} | {key: mean_over_processes(value) for key, value in figures.items()})
-            now = time.monotonic()
-            # Not in the middle of an accumulation: what has gathered in the gradients is not part of a checkpoint.
-            due = last or (accelerator.sync_gradients and now - saved > settings.checkpoint_seconds)
-            if due and accelerator.is_main_process:
-                _save(checkpoint, step + 1, plain, averaged, optimizer, history, accelerator.scaler)
-                saved = time.monotonic()
-            if report and (last or now - told > 1.0):
-                report(TrainingProgress(name, start, step + 1, settings.steps, history[-1], history[known:]))
-                told, known = now, len(history)
-    accelerator.wait_for_everyone()
-    trained = averaged.module if averaged is not None else plain
-    if watch.best is not None:
-        trained.load_state_dict(load_tensors(best_of(checkpoint))[0])
-    return trained.eval(), history
+    return accelerator
 
 
 def _moving_average(decay: float, warmup: bool) -> Callable[[Any, Any, Any], None]:
@@ -212,78 +202,37 @@ def _take_step(
     name: str,
     model: nn.Module,
     optimizer: Any,
-    loss: Callable[[nn.Module, int, torch.device], dict[str, Tensor]],
+    loss: LossFunction,
     step: int,
     settings: LoopSettings,
     checkpoint: Path,
 ) -> dict[str, Tensor]:
-    """Gradients of one step and, at the end of an accumulation, a change of the weights; returns the step's figures."""
-    with accelerator.accumulate(model):
-        figures = loss(model, step, accelerator.device)
-        _check_finite(name, step, "loss", figures["loss"], checkpoint)
-        accelerator.backward(figures["loss"])
-        if accelerator.sync_gradients:
-            norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-            # Under fp16 the scaler skips such a step and goes on with a smaller factor, as long as that can help.
-            if accelerator.scaler is None or accelerator.scaler.get_scale() < 1:
-                _check_finite(name, step, "gradient", norm, checkpoint)
-        _set_learning_rate(optimizer, settings, step)
-        optimizer.step()
-        optimizer.zero_grad()
-    return figures
-
-
-def best_of(checkpoint: Path) -> Path:
-    """Where the weights that validated best lie: beside the checkpoint, which holds the last ones."""
-    return checkpoint.with_name(f"{checkpoint.name}.best")
-
-
-class _Watch:
-    """Keeps the best weights, and knows when waiting for better ones is over; its memory is the history."""
-
-    def __init__(self, path: Path, settings: LoopSettings, history: History) -> None:
-        self.path, self.settings, self.history = path, settings, history
-
-    @property
-    def best(self) -> float | None:
-        return min((row["validation"] for row in self.history if "validation" in row), default=None)
-
-    @property
-    def patience_is_over(self) -> bool:
-        seen = [row["validation"] for row in self.history if "validation" in row]
-        return bool(self.settings.patience and seen and len(seen) - 1 - int(np.argmin(seen)) >= self.settings.patience)
-
-    def is_due(self, step: int, last: bool) -> bool:
-        every = self.settings.validate_every
-        return bool(every) and ((step + 1) % every == 0 or last)
-
-    def look(self, step: int, value: float, network: nn.Module, main: bool) -> dict[str, float]:
-        if main and (self.best is None or value < self.best):
-            save_tensors(self.path, network.state_dict(), {"step": str(step + 1), "validation": repr(value)})
-        return {"step": step, "validation": value}
-
-
-def begin_with(name: str, model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Let training begin with the weights of an earlier model in place of random ones.
-
-    Raises:
-        ModelError: they are of another architecture.
-    """
+    """Compute the gradients of one step; after an accumulation, update the weights. Returns the step's figures."""
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
+        with accelerator.accumulate(model):
+            figures = loss(model, step, accelerator.device)
+            _check_finite(name, step, "loss", figures["loss"], checkpoint)
+            accelerator.backward(figures["loss"])
+            if accelerator.sync_gradients:
+                norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+                # Under fp16 the scaler skips such a step and lowers its factor, as long as that can help.
+                if accelerator.scaler is None or accelerator.scaler.get_scale() < 1:
+                    _check_finite(name, step, "gradient", norm, checkpoint)
+            if settings.cosine_decay:
+                fraction = 0.5 * (1 + np.cos(np.pi * step / settings.steps))
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.learning_rate * max(fraction, 0.02)
+            optimizer.step()
+            optimizer.zero_grad()
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
         raise ModelError(
-            f"the {name} network cannot begin with these weights: its architecture is another one",
-            got=str(error).splitlines()[-1],
-            do="begin afresh (start=afresh), or configure the architecture of the production model",
+            f"training {name} ran out of device memory",
+            where=f"step {step}",
+            do=f"lower {name}.batch_size, or raise {name}.gradient_accumulation to keep the effective batch",
         ) from error
-
-
-def _set_learning_rate(optimizer: Any, settings: LoopSettings, step: int) -> None:
-    if settings.cosine_decay:
-        fraction = 0.5 * (1 + np.cos(np.pi * step / settings.steps))
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * max(fraction, 0.02)
+    return figures
 
 
 def _check_finite(name: str, step: int, what: str, value: Tensor, checkpoint: Path) -> None:
@@ -296,57 +245,3 @@ def _check_finite(name: str, step: int, what: str, value: Tensor, checkpoint: Pa
             got=float(value.detach()),
             do=f"lower {name}.learning_rate",
         )
-
-
-def _state(model: nn.Module, averaged: AveragedModel | None, optimizer: Any) -> Iterator[tuple[str, Tensor]]:
-    for key, value in model.state_dict().items():
-        yield f"model/{key}", value
-    if averaged is not None:
-        for key, value in averaged.state_dict().items():
-            yield f"averaged/{key}", value
-    for index, slots in optimizer.state_dict()["state"].items():
-        for key, value in slots.items():
-            yield f"optimizer/{index}/{key}", value
-
-
-def _save(
-    path: Path,
-    step: int,
-    model: nn.Module,
-    averaged: AveragedModel | None,
-    optimizer: Any,
-    history: History,
-    scaler: Any,
-) -> None:
-    told = {"step": str(step), "history": json.dumps(history)}
-    if scaler is not None:  # fp16: the factor that keeps small gradients from vanishing, and its count
-        told["scaler"] = json.dumps(scaler.state_dict())
-    save_tensors(path, dict(_state(model, averaged, optimizer)), told)
-
-
-def _restore(
-    path: Path, name: str, model: nn.Module, averaged: AveragedModel | None, optimizer: Any, scaler: Any
-) -> tuple[int, History]:
-    if not path.exists():
-        return 0, []
-    tensors, metadata = load_tensors(path)
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}, "optimizer": {}}
-    slots: dict[int, dict[str, Tensor]] = {}
-    try:
-        for key, value in tensors.items():
-            part, rest = key.split("/", 1)
-            parts[part][rest] = value
-        for key, value in parts["optimizer"].items():
-            index, slot = key.split("/")
-            slots.setdefault(int(index), {})[slot] = value
-        model.load_state_dict(parts["model"])
-        if averaged is not None:
-            averaged.load_state_dict(parts["averaged"])
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
-        if scaler is not None and "scaler" in metadata:
-            scaler.load_state_dict(json.loads(metadata["scaler"]))
-        return int(metadata["step"]), json.loads(metadata["history"])
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise ModelError(
-            f"the checkpoint does not fit the {name} network", where=path, do="delete it to train afresh"
-        ) from error

@@ -1,7 +1,8 @@
-"""One training over several processes of this host, one per GPU; what each of them has to know about the others.
+"""One training over several processes of this host, one per GPU.
 
-Every process draws the whole batch of a step and takes its :func:`share`: how many processes there are changes no draw,
-only the order of the sums. accelerate averages the gradients (NCCL on GPUs, gloo on CPUs).
+Every process generates the random numbers of the whole batch of a step and computes its own rows
+(:func:`process_rows`): the number of processes changes no random number, only the order of the sums. accelerate
+averages the gradients (NCCL on GPUs, gloo on CPUs).
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from torch.multiprocessing.spawn import spawn
 
 from image_longitudinal.core.config import ComputeConfig
 from image_longitudinal.core.errors import ImageLongitudinalError, ModelError
-from image_longitudinal.models.training.tensors import default_device
+from image_longitudinal.models.imaging.device import default_device
 
-PATIENCE = timedelta(days=1)  # a lost process is seen by the one that started it, not by the others' waiting
-Report = Callable[[Any], None]
+TIMEOUT = timedelta(days=1)  # a lost process is noticed by the parent, not by the timeout of the others
+Reporter = Callable[[Any], None]
 
 
 def training_processes(compute: ComputeConfig) -> int:
-    """How many processes a training takes: one per GPU of the host, at most ``compute.render_processes``; 1 on a CPU.
+    """Number of processes of a training: one per GPU of the host, at most ``compute.render_processes``; 1 on a CPU.
 
     On a CPU a second process would gain nothing, and change the last bits of the weights.
     """
@@ -38,31 +39,31 @@ def training_processes(compute: ComputeConfig) -> int:
     return found if compute.render_processes == "auto" else min(found, compute.render_processes)
 
 
-def run_in_processes(function: Callable[..., None], arguments: tuple[Any, ...], n: int, report: Report) -> None:
-    """Run ``function(*arguments, report)`` in ``n`` new processes that see each other, or here if ``n`` is 1.
+def run_in_processes(function: Callable[..., None], arguments: tuple[Any, ...], n: int, report: Reporter) -> None:
+    """Run ``function(*arguments, report)`` in ``n`` new processes of one group, or in this process if ``n`` is 1.
 
     Args:
-        function: of a module's top level; what it makes it leaves on disk, by the first process alone (:func:`rank`).
+        function: of a module's top level; its results go to disk, written by the main process alone (:func:`rank` 0).
         arguments: picklable.
-        n: processes.
-        report: told here what the first process reports.
+        n: number of processes.
+        report: receives in this process what the main process reports.
 
     Raises:
-        ImageLongitudinalError: what one of the processes raised; the others are ended.
-        ModelError: one of them was lost, or failed in another way.
+        ImageLongitudinalError: raised by one of the processes; the others are killed.
+        ModelError: a process was lost, or failed in another way.
     """
     if n == 1:
         function(*arguments, report)
         return
     queue: SimpleQueue[Any] = multiprocessing.get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory() as folder:
-        place = f"file://{Path(folder) / 'meeting'}"
-        context = spawn(_enter, (n, place, queue, function, arguments), nprocs=n, join=False)
+        rendezvous = f"file://{Path(folder) / 'rendezvous'}"
+        context = spawn(_run, (n, rendezvous, queue, function, arguments), nprocs=n, join=False)
         try:
-            over = False
-            while not over:
-                over, lost = _wait(context)
-                _relay(queue, report)  # raises what a process raised: that says more than how it ended
+            finished = False
+            while not finished:
+                finished, lost = _wait(context)
+                _relay(queue, report)  # raises the error of a process: it says more than the exit status
                 if lost is not None:
                     raise ModelError("a training process was lost", got=str(lost).strip().splitlines()[-1]) from lost
         finally:
@@ -72,41 +73,41 @@ def run_in_processes(function: Callable[..., None], arguments: tuple[Any, ...], 
 
 
 def rank() -> int:
-    """This process's place among those that train together; the first, 0, is the one that writes."""
+    """Index of this process among those that train together; the main process, 0, is the one that writes."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
-def share() -> slice:
-    """The rows of a batch that this process computes; all of them where training is one process."""
+def process_rows() -> slice:
+    """The rows of a batch that this process computes; all of them if the training is one process."""
     return slice(rank(), None, distributed.get_world_size() if distributed.is_initialized() else 1)
 
 
 def check_divisible(name: str, batch_size: int) -> None:
-    """Processes take equal shares, or a mean of their means would not be the batch's.
+    """Check that processes can take equal parts of a batch: else the mean of their means is not that of the batch.
 
     Raises:
-        ModelError: they cannot.
+        ModelError: ``batch_size`` is not a multiple of the number of processes.
     """
     n = distributed.get_world_size() if distributed.is_initialized() else 1
     if batch_size % n:
         raise ModelError(
-            f"{name}.batch_size cannot be shared equally", expected=f"a multiple of {n} processes", got=batch_size,
+            f"{name}.batch_size cannot be divided equally", expected=f"a multiple of {n} processes", got=batch_size,
             do=f"change {name}.batch_size, or set compute.render_processes",
         )  # fmt: skip
 
 
 def mean_over_processes(value: Tensor) -> float:
-    """The mean of a scalar over the processes that train together; all of them have to ask."""
+    """Mean of a scalar over the processes that train together; all of them must call this."""
     if distributed.is_initialized():
-        value = value.detach().double()  # a copy: what comes is left as it is
+        value = value.detach().double()  # a copy: the argument stays unchanged
         distributed.all_reduce(value)
         value /= distributed.get_world_size()
     return float(value.detach())
 
 
 @contextmanager
-def first_process_first() -> Iterator[None]:
-    """The first process goes through the body, then the others, who find what it left on disk."""
+def main_process_first() -> Iterator[None]:
+    """The main process runs the body, then the others, which find its files on disk."""
     if distributed.is_initialized() and rank() > 0:
         distributed.barrier()
     yield
@@ -114,10 +115,15 @@ def first_process_first() -> Iterator[None]:
         distributed.barrier()
 
 
-def _enter(
-    index: int, n: int, place: str, queue: SimpleQueue[Any], function: Callable[..., None], arguments: tuple[Any, ...]
+def _run(
+    index: int,
+    n: int,
+    rendezvous: str,
+    queue: SimpleQueue[Any],
+    function: Callable[..., None],
+    arguments: tuple[Any, ...],
 ) -> None:
-    """A process's life; what it raises goes home before it ends."""
+    """Main function of a process; sends its error to the parent before it exits."""
     os.environ |= {"RANK": str(index), "LOCAL_RANK": str(index), "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n)}
     os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # nothing listens beyond this host
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n)))
@@ -127,7 +133,7 @@ def _enter(
         torch.cuda.set_device(index)
     try:
         distributed.init_process_group(
-            "nccl" if cuda else "gloo", init_method=place, rank=index, world_size=n, timeout=PATIENCE
+            "nccl" if cuda else "gloo", init_method=rendezvous, rank=index, world_size=n, timeout=TIMEOUT
         )
         function(*arguments, queue.put if index == 0 else None)
         distributed.destroy_process_group()
@@ -140,16 +146,16 @@ def _enter(
 
 
 def _wait(context: Any) -> tuple[bool, Exception | None]:
-    """After a moment: whether all have ended, and how one ended that did not end well."""
+    """Wait a moment; returns whether all processes have ended, and the error of one that failed."""
     try:
         return bool(context.join(timeout=0.2)), None
     except Exception as error:
         return True, error
 
 
-def _relay(queue: SimpleQueue[Any], report: Report) -> None:
+def _relay(queue: SimpleQueue[Any], report: Reporter) -> None:
     while not queue.empty():
-        told = queue.get()
-        if isinstance(told, BaseException):
-            raise told
-        report(told)
+        message = queue.get()
+        if isinstance(message, BaseException):
+            raise message
+        report(message)

@@ -1,8 +1,8 @@
 """The VAE's loss: reconstruction (pixels and perception) plus weighted Kullback-Leibler divergence.
 
 The original's reconstruction is ⅓·400·MSE(pixels) + ⅓·6.25·MSE(VGG16 features after conv1_2) + ⅓·MSE(after conv3_3).
-Where the VGG16 weights are not at hand the two feature terms give way to ⅓·3·(1 - MS-SSIM) (Wang, Simoncelli & Bovik
-2003), which needs no weights; the model's card says which of the two it was trained with.
+Without the VGG16 weights, the two feature terms are replaced by ⅓·3·(1 - MS-SSIM) (Wang, Simoncelli & Bovik 2003),
+which needs no weights; the model's card names the loss that it was trained with.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, mse_loss
 
 from image_longitudinal.core.errors import ModelError
-from image_longitudinal.models.training.tensors import load_tensors
+from image_longitudinal.models.training.tensor_files import load_tensors
 
 PIXEL_WEIGHT = 400 / 3
 SHALLOW_WEIGHT = 6.25 / 3
 DEEP_WEIGHT = 1 / 3
-MS_SSIM_WEIGHT = 3 / 3  # chosen so that at convergence it weighs as much as the pixel term (measured at 64x64)
+MS_SSIM_WEIGHT = 3 / 3  # at convergence it then weighs as much as the pixel term (measured at 64x64)
 GREY_MEAN, GREY_SD = 0.449, 0.226  # ImageNet's means and standard deviations averaged over the colours
 
-# Share of each scale, from Wang et al. 2003; with fewer scales the first ones are kept and rescaled to sum 1.
-_MS_SSIM_SHARES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+# Exponent of each scale, from Wang et al. 2003; with fewer scales the first ones are kept and rescaled to sum 1.
+_MS_SSIM_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 Perception = Callable[[Tensor, Tensor], Tensor]
 
 
-def kl_per_entry(mean: Tensor, log_variance: Tensor) -> Tensor:
+def kl_per_dimension(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL(N(mean, exp(log_variance)) || N(0, 1)) in nats, averaged over the batch: (B, D), (B, D) → (D,)."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean(0)
 
 
 def kl_weight(step: int, warmup_steps: int, final: float) -> float:
-    """β: rises linearly from 0 to ``final`` over the first ``warmup_steps`` steps, then stays."""
+    """β: rises linearly from 0 to ``final`` over the first ``warmup_steps`` steps, then is constant."""
     return final * min(1.0, (step + 1) / max(warmup_steps, 1))
 
 
-def charged_kl(kl: Tensor, free_bits: float) -> Tensor:
-    """What the loss counts of the KL per entry (D,), a scalar: at least ``free_bits`` nats each.
+def kl_with_free_bits(kl: Tensor, free_bits: float) -> Tensor:
+    """Sum of the KL per latent dimension (D,), each counted as at least ``free_bits`` nats: a scalar.
 
-    Below them an entry's KL has no gradient, so that it is not pushed into collapse (Kingma et al. 2016, "free bits").
+    Below that a dimension's KL has no gradient, so the loss does not collapse it (Kingma et al. 2016, "free bits").
     """
     return kl.clamp(min=free_bits).sum()
 
@@ -53,21 +53,22 @@ def reconstruction_loss(output: Tensor, target: Tensor, perception: Perception) 
 
 
 def structural_distance(output: Tensor, target: Tensor) -> Tensor:
-    """⅓·3·(1 - MS-SSIM) over as many of the five scales as the image has room for (5 from 128 pixels, 4 at 64).
+    """⅓·3·(1 - MS-SSIM) of images (B, 1, H, W), values 0 to 1: a scalar, 0 to 1.
 
-    The statistics are taken in 8x8 boxes, 4 pixels apart, in place of a dense Gaussian window: forty times cheaper on
-    a CPU, and the same ordering of images (tested against torchmetrics). Contrast and structure count at every scale,
-    luminance at the coarsest only, as in the paper.
+    Uses as many of the five scales as fit the image (5 from 128 pixels, 4 at 64). The statistics are means over 8x8
+    boxes, 4 pixels apart, instead of a dense Gaussian window: forty times cheaper on a CPU, with the same ordering of
+    images (tested against torchmetrics). Contrast and structure count at every scale, luminance at the coarsest only,
+    as in the paper.
     """
     scales = min(5, max(1, min(output.shape[-2:]).bit_length() - 3))
-    shares = [share / sum(_MS_SSIM_SHARES[:scales]) for share in _MS_SSIM_SHARES[:scales]]
+    exponents = [exponent / sum(_MS_SSIM_EXPONENTS[:scales]) for exponent in _MS_SSIM_EXPONENTS[:scales]]
     similarity = torch.ones(len(output), device=output.device)
-    for scale, share in enumerate(shares):
+    for scale, exponent in enumerate(exponents):
         if scale:
             output, target = avg_pool2d(output, 2), avg_pool2d(target, 2)
         luminance, structure = _ssim_terms(output, target)
         term = structure * luminance if scale + 1 == scales else structure
-        similarity = similarity * term.mean((1, 2, 3)).clamp(min=1e-4) ** share
+        similarity = similarity * term.mean((1, 2, 3)).clamp(min=1e-4) ** exponent
     return MS_SSIM_WEIGHT * (1 - similarity.mean())
 
 
@@ -123,5 +124,5 @@ class VGGDistance(nn.Module):
 
 
 def make_perception(vgg_weights: Path | None, device: torch.device | str = "cpu") -> Perception:
-    """The original's VGG16 distance, on ``device``, when its weights are given, else the structural distance."""
+    """The original's VGG16 distance on ``device`` if its weights are given, else the structural distance."""
     return structural_distance if vgg_weights is None else VGGDistance(vgg_weights).eval().to(device)

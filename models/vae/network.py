@@ -38,7 +38,7 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance, (B, D) each, of images (B, 1, H, W), values 0 to 1."""
         features = self.features(images).pooler_output.flatten(1).relu()
-        # Beyond ±10 the exponential only threatens training with infinities; no posterior comes near.
+        # No posterior comes near ±10; beyond it the exponential only risks infinities.
         return self.mean(features), self.log_variance(features).clamp(-10, 10)
 
 
@@ -65,9 +65,9 @@ class Decoder(nn.Sequential):
 class VAE(nn.Module):
     """Images ↔ latent vectors.
 
-    Training works on the *raw* latent; :meth:`encode` and :meth:`decode` work on the *standardised* one, an affine
-    image of it (``raw = shift + z @ transform.T``) fitted after training so that the latents of real images have
-    mean zero and identity covariance, as those drawn from N(0, I) do.
+    Training works on the *raw* latent; :meth:`encode` and :meth:`decode` work on the *standardised* one. The affine map
+    ``raw = shift + z @ transform.T`` is fitted after training so that the latents of real images have mean zero and
+    identity covariance, like samples of N(0, I).
 
     Args:
         image_size: side of the square images in pixels, a multiple of 32.
@@ -93,7 +93,7 @@ class VAE(nn.Module):
 
         Args:
             images: (B, 1, H, W), values 0 to 1.
-            noise: (B, D) standard normal, the reparametrisation's draw.
+            noise: (B, D) standard normal, for the reparametrisation.
 
         Returns:
             Reconstruction (B, 1, H, W), posterior mean (B, D), posterior log-variance (B, D).
@@ -118,12 +118,12 @@ class VAE(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 1, H, W), values 0 to 1, of standardised latents (B, D)."""
-        # Row by row: a small matrix product rounds by a row's place in the batch, and an image must not.
+        # Row by row: the rounding of a small matrix product depends on a row's place in the batch; an image must not.
         return self.decoder(self.shift + (latents[:, None] * self.transform).sum(-1))
 
     @torch.no_grad()
     def rotate(self, axes: Tensor) -> None:
-        """Take the columns of ``axes`` (D, D), orthogonal, as the new entries of standardised latents."""
+        """Make the columns of ``axes`` (D, D), orthogonal, the new dimensions of standardised latents."""
         self.transform.copy_(self.transform @ axes.to(self.transform))
 
 

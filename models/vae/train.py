@@ -1,4 +1,4 @@
-"""Training of the VAE, and the figures that say what became of each latent entry."""
+"""Training of the VAE, and the figures that describe each latent dimension afterwards."""
 
 from __future__ import annotations
 
@@ -7,44 +7,36 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from image_longitudinal.core.config import VAEConfig
-from image_longitudinal.core.random import stream_key
-from image_longitudinal.models.training.loop import (
-    History,
-    LoopSettings,
-    TrainingProgress,
-    batch_indices,
-    begin_with,
-    step_generator,
-    train,
-)
-from image_longitudinal.models.training.processes import check_divisible, share
-from image_longitudinal.models.training.tensors import ImageRows, default_device, to_unit
-from image_longitudinal.models.vae.augment import augment, centre
+from image_longitudinal.models.imaging.device import default_device
+from image_longitudinal.models.imaging.grey_images import ImageRows, evenly_spaced
+from image_longitudinal.models.training.checkpoints import History, load_initial_weights
+from image_longitudinal.models.training.loop import LoopSettings, TrainingProgress, train
+from image_longitudinal.models.training.processes import check_divisible, process_rows
+from image_longitudinal.models.training.step_random import seeded_weights
+from image_longitudinal.models.vae.augmentation import augmented_batch, centre_views
 from image_longitudinal.models.vae.loss import (
     Perception,
-    charged_kl,
-    kl_per_entry,
+    kl_per_dimension,
     kl_weight,
+    kl_with_free_bits,
     make_perception,
     reconstruction_loss,
 )
 from image_longitudinal.models.vae.network import VAE
 
-ACTIVE_NATS = 0.1  # KL above which an entry counts as active: below, it carries under a tenth of its variance
+ACTIVE_NATS = 0.1  # KL above which a dimension counts as active: below, it carries under a tenth of its variance
 EVALUATION_BATCH = 256
-STANDARDISATION_IMAGES = 4096  # enough for a covariance of 128 entries; more changes nothing that can be seen
+STANDARDISATION_IMAGES = 4096  # enough for a covariance of 128 dimensions; more makes no visible difference
 
 
 @dataclass(frozen=True)
 class VAEFigures:
-    """What training left: ``kl`` in nats per raw entry, descending; errors are mean squared grey levels (0 to 1)."""
+    """Result of a training: ``kl`` in nats per raw dimension, descending; errors are mean squared grey (0 to 1)."""
 
     history: History
     kl: list[float]
@@ -66,54 +58,42 @@ def train_vae(
     """Train a VAE on uint8 images (n, S, S) and standardise its latent space.
 
     Args:
-        images: training images; may be mapped from disk, a batch is read at a time.
+        images: training images; may be memory-mapped, one batch is read at a time.
         validation: images of other patients, for the reconstruction error.
         config: architecture, loss weights and length.
         seed: of initial weights, order, augmentation and noise.
         checkpoint: file to resume from and save to.
-        device: ``cpu`` keeps the training off an accelerator that is there.
-        report: told of progress.
-        initial: weights to begin with, of a VAE of this architecture; random ones without them.
+        device: ``cpu`` avoids an accelerator.
+        report: receives the progress.
+        initial: weights to start from, of a VAE of this architecture; random ones if not given.
 
     Raises:
-        ModelError: see :func:`models.training.loop.train` and :func:`models.training.loop.begin_with`.
+        ModelError: see :func:`models.training.loop.train` and
+            :func:`models.training.checkpoints.load_initial_weights`.
     """
     check_divisible("vae", config.batch_size)
     vae = build_vae(config, seed)
     if initial is not None:
-        begin_with("vae", vae, initial)
+        load_initial_weights("vae", vae, initial)
     perception = make_perception(Path(config.vgg_weights) if config.vgg_weights else None, default_device(device))
 
     def loss(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
-        draws = step_generator(seed, "vae", step)
-        batch = to_unit(images[batch_indices(len(images), config.batch_size, seed, "vae", step)], device)
-        batch, noise = augment(batch, draws), torch.randn(len(batch), config.latent_dim, generator=draws).to(device)
-        batch, noise = batch[share()], noise[share()]
+        batch, generator = augmented_batch(images, config.batch_size, seed, "vae", step, device)
+        noise = torch.randn(len(batch), config.latent_dim, generator=generator).to(device)
+        batch, noise = batch[process_rows()], noise[process_rows()]
         output, mean, log_variance = model(batch, noise)
         reconstruction = reconstruction_loss(output, batch, perception)
-        kl = kl_per_entry(mean, log_variance)
-        total = reconstruction + kl_weight(step, config.kl_warmup_steps, config.kl_weight) * charged_kl(
-            kl, config.free_bits
-        )
+        kl = kl_per_dimension(mean, log_variance)
+        beta = kl_weight(step, config.kl_warmup_steps, config.kl_weight)
+        total = reconstruction + beta * kl_with_free_bits(kl, config.free_bits)
         figures = {"reconstruction": reconstruction, "mse": mse_loss(output, batch), "kl": kl.sum()}
         if config.cycle_weight and step >= config.kl_warmup_steps:
-            prior = torch.randn(config.batch_size, config.latent_dim, generator=draws).to(device)
-            cycle = cycle_loss(vae, prior[share()], kl.detach())
-            total = total + config.cycle_weight * cycle
-            figures["cycle"] = cycle
+            prior = torch.randn(config.batch_size, config.latent_dim, generator=generator).to(device)
+            figures["cycle"] = cycle_loss(vae, prior[process_rows()], kl.detach())
+            total = total + config.cycle_weight * figures["cycle"]
         return {"loss": total, **figures, "active units": (kl > ACTIVE_NATS).sum().float()}
 
-    settings = LoopSettings(
-        steps=config.steps,
-        learning_rate=config.learning_rate,
-        seed=seed,
-        mixed_precision=config.mixed_precision,
-        gradient_accumulation=config.gradient_accumulation,
-        cosine_decay=config.cycle_weight > 0,  # the original's rate is constant
-        device=device,
-        validate_every=config.validate_every,
-        patience=config.patience,
-    )
+    settings = LoopSettings.of(config, device, cosine_decay=config.cycle_weight > 0)  # the original's rate is constant
 
     def error(network: nn.Module) -> float:
         assert isinstance(network, VAE)
@@ -134,17 +114,16 @@ def train_vae(
 
 def build_vae(config: VAEConfig, seed: int) -> VAE:
     """A VAE with the configured architecture and initial weights that depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_key(seed, "vae-weights") >> 1)
+    with seeded_weights(seed, "vae-weights"):
         vae = VAE(config.image_size, config.latent_dim, config.width)
     vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # half the time of a step on a CPU
     return vae
 
 
 def cycle_loss(vae: VAE, prior: Tensor, kl: Tensor) -> Tensor:
-    """Squared error of encode(decode(z)) over the active entries, z (B, D) from the prior: a scalar.
+    """Squared error of encode(decode(z)) over the active dimensions, z (B, D) from the prior: a scalar.
 
-    The data set draws z from the prior, where the reconstruction loss never looks; this term does.
+    The data set samples z from the prior, which the reconstruction loss does not cover; this term does.
     """
     mean, _ = vae.encoder(vae.decoder(prior))
     return ((mean - prior).square() * (kl > ACTIVE_NATS)).sum(1).mean()
@@ -152,44 +131,38 @@ def cycle_loss(vae: VAE, prior: Tensor, kl: Tensor) -> Tensor:
 
 @torch.no_grad()
 def standardise(vae: VAE, images: ImageRows) -> Tensor:
-    """Fit the affine map between raw and standardised latents; returns the KL per raw entry, (D,), nats.
+    """Fit the affine map between raw and standardised latents; returns the KL per raw dimension, (D,), nats.
 
     Over real images the raw latents have some mean m and covariance C = Cov(mean) + mean of the posterior variances.
-    Standardised ones have mean 0 and covariance I: what is drawn from N(0, I) is then what training saw. Among all such
-    maps it takes the one whose entries are the principal axes of what the image says (eigenvectors of the whitened
-    covariance of posterior means, most informative first): a rotation leaves N(0, I) as it is, and gathers what
-    training spread over many entries into few.
+    Standardised ones have mean 0 and covariance I, so samples of N(0, I) have the distribution of training. Of all such
+    maps this is the one whose dimensions are the eigenvectors of the whitened covariance of posterior means, the most
+    informative first: a rotation does not change N(0, I), and gathers into few dimensions the information that training
+    distributed over many.
     """
     device = next(vae.parameters()).device
-    chosen = images[np.linspace(0, len(images) - 1, min(len(images), STANDARDISATION_IMAGES)).astype(int)]
-    posteriors = [vae.encoder(centre(to_unit(batch, device))) for batch in _batches(chosen)]
+    chosen = evenly_spaced(images, STANDARDISATION_IMAGES)
+    posteriors = [vae.encoder(view) for view in centre_views(chosen, device, EVALUATION_BATCH)]
     mean, log_variance = (torch.cat(parts).double() for parts in zip(*posteriors, strict=True))
     between = torch.cov(mean.T).reshape(mean.shape[1], -1)
     factor = torch.linalg.cholesky(between + torch.diag(log_variance.exp().mean(0)))
     whitened = torch.linalg.solve(factor, torch.linalg.solve(factor, between).T)
     _, axes = torch.linalg.eigh((whitened + whitened.T) / 2)
     axes = axes.flip(1)
-    # An eigenvector's sign is arbitrary: let its largest component be positive, whatever library computed it.
+    # An eigenvector's sign is arbitrary: make its largest component positive, whatever library computed it.
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
     vae.shift.copy_(mean.mean(0))
     vae.transform.copy_(factor @ axes)
-    return kl_per_entry(mean, log_variance).float().cpu()
+    return kl_per_dimension(mean, log_variance).float().cpu()
 
 
 @torch.no_grad()
 def reconstruction_error(vae: VAE, images: ImageRows, distance: Perception = mse_loss) -> float:
-    """Distance (mean squared error unless another is given) of decode(encode(x)) from the evaluation views x.
+    """Mean distance of decode(encode(x)) from the evaluation views x of uint8 images (n, S, S); NaN for none.
 
-    Of uint8 images (n, S, S); NaN for none.
+    ``distance`` of two batches (B, 1, S, S) is the mean squared error of grey 0 to 1 unless another is given.
     """
-    device = next(vae.parameters()).device
     errors, counts = [], []
-    for batch in _batches(images):
-        view = centre(to_unit(batch, device))
-        errors.append(float(distance(vae.decode(vae.encode(view)), view)) * len(batch))
-        counts.append(len(batch))
+    for view in centre_views(images, next(vae.parameters()).device, EVALUATION_BATCH):
+        errors.append(float(distance(vae.decode(vae.encode(view)), view)) * len(view))
+        counts.append(len(view))
     return sum(errors) / sum(counts) if counts else float("nan")
-
-
-def _batches(images: ImageRows) -> list[NDArray[np.uint8]]:
-    return [images[start : start + EVALUATION_BATCH] for start in range(0, len(images), EVALUATION_BATCH)]

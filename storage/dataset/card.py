@@ -10,7 +10,7 @@ from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.croissant import PAPER, render_croissant
 from image_longitudinal.storage.dataset.manifest import RootManifest
 from image_longitudinal.storage.dataset.reader import Dataset
-from image_longitudinal.storage.io.filesystem import FileRecord, Root
+from image_longitudinal.storage.io.root import FileRecord, Root
 
 CITATION = """@article{image_longitudinal_2024,
   title  = {A Framework for Evaluating Predictive Models Using Synthetic Image Covariates and Longitudinal Data},

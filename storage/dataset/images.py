@@ -23,7 +23,7 @@ from image_longitudinal.storage.dataset.layout import (
     latent_shard_path,
     zarr_metadata_paths,
 )
-from image_longitudinal.storage.io.filesystem import FileRecord, Root
+from image_longitudinal.storage.io.root import FileRecord, Root
 
 LATENT_CHUNK = 256  # rows at most: 128 KiB at 128 entries, so one latent costs little and a shard's few chunks less
 

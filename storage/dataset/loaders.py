@@ -26,7 +26,7 @@ from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.storage.dataset.order import EpochOrder
 from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
-from image_longitudinal.storage.io.filesystem import Root
+from image_longitudinal.storage.io.root import Root
 
 Batch = dict[str, torch.Tensor]
 Transform = Callable[[Batch], Batch]

@@ -18,7 +18,7 @@ from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.plan import SPLITS, ShardPlan
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.tables import Dose
-from image_longitudinal.storage.io.filesystem import FileRecord, Root, file_record
+from image_longitudinal.storage.io.root import FileRecord, Root, file_record
 
 Digest = str  # 64 hex digits
 _LEFT_OUT = ("derived_from", "part_of")  # where they are None: most data sets are neither

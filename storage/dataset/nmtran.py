@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.files import replacing
 from image_longitudinal.storage.dataset.reader import Dataset
-from image_longitudinal.storage.io.filesystem import storage_error, temporary_name
+from image_longitudinal.storage.io.root import storage_errors
 
 COLUMNS = ("ID", "TIME", "EVID", "AMT", "CMT", "DV", "MDV")  # and RATE after AMT, if a dose is an infusion
 MISSING = "."  # NM-TRAN's null
@@ -40,25 +40,23 @@ def export_nmtran(dataset: Dataset, path: str | Path, *, level: float, split: st
     path = Path(path)
     if path.exists():
         raise StorageError("the file exists already", where=path, do="name another, or remove it")
+    if not path.parent.is_dir():
+        raise StorageError("cannot write a file", where=path, expected="an existing folder", do="create the folder")
     infusions = any(dose.rate for dose in dataset.manifest.doses)
     names = (*COLUMNS[:4], "RATE", *COLUMNS[4:]) if infusions else COLUMNS
     batches = dataset.scan("observations", level, split).to_batches(
         columns=[name.lower() for name in names], batch_readahead=2, fragment_readahead=2
     )
-    temporary, rows = path.parent / temporary_name(path.name), 0
-    try:
-        with open(temporary, "xb") as file:
-            file.write((",".join(names) + "\n").encode())
-            for table in _texts(batches, names):
-                pacsv.write_csv(table, file, pacsv.WriteOptions(include_header=False, quoting_style="none"))
-                rows += len(table)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise storage_error("cannot write a file", str(path), error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    rows = 0
+    with (
+        storage_errors("cannot write a file", str(path)),
+        replacing(path) as temporary,
+        open(temporary, "xb") as file,
+    ):
+        file.write((",".join(names) + "\n").encode())
+        for table in _texts(batches, names):
+            pacsv.write_csv(table, file, pacsv.WriteOptions(include_header=False, quoting_style="none"))
+            rows += len(table)
     return rows
 
 

@@ -23,8 +23,8 @@ from image_longitudinal.storage.dataset.images import ShardedArray, image_spec, 
 from image_longitudinal.storage.dataset.manifest import RootManifest, read_root_manifest
 from image_longitudinal.storage.dataset.tables import observation_pattern
 from image_longitudinal.storage.dataset.views import View
-from image_longitudinal.storage.io.filesystem import LocalRoot, Root, open_root, storage_error
-from image_longitudinal.storage.io.remote import RemoteRoot
+from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.root import Root, storage_error
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ class Dataset:
         return path(float(level or 0.0), shard, split)
 
     def _files(self, table: str, paths: list[str]) -> pads.Dataset:
-        filesystem, prefix = self._filesystem
+        filesystem, prefix = self.root.filesystem
         # Decoding "split" as the dictionary it is stored as, then casting, halves its cost, the highest of all columns;
         # reading ahead of the columns pays where each read is a request
         form = pads.ParquetFileFormat(dictionary_columns=["split"], pre_buffer=filesystem is not None)
@@ -273,13 +273,6 @@ class Dataset:
         if self.plan.only_shards is not None:
             for shard in np.unique(np.asarray(ids, np.int64) // self.plan.shard_size).tolist():
                 self._check_here(shard * self.plan.shard_size, shard * self.plan.shard_size + 1)
-
-    @property
-    def _filesystem(self) -> tuple[Any, str]:
-        if isinstance(self.root, RemoteRoot):
-            return self.root.fs, self.root.base
-        assert isinstance(self.root, LocalRoot)
-        return None, str(self.root.folder)
 
 
 def open_dataset(url: str | Path | Root) -> Dataset:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from image_longitudinal.core.digest import canonical_json
 from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.files import is_temporary
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.manifest import (
     Digest,
@@ -17,7 +18,7 @@ from image_longitudinal.storage.dataset.manifest import (
     read_json,
     read_root_manifest,
 )
-from image_longitudinal.storage.io.filesystem import Root, is_temporary
+from image_longitudinal.storage.io.root import Root
 
 RunState = Literal["new", "unfinished", "published"]
 

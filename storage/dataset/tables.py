@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.plan import Shard
 from image_longitudinal.storage.dataset import layout
-from image_longitudinal.storage.io.filesystem import FileRecord, Root
+from image_longitudinal.storage.io.root import FileRecord, Root
 
 ROW_GROUP = 122_880  # rows: DuckDB's own row group, so that its scans parallelise without cutting one
 OBSERVED_COMPARTMENT = 2  # Central, after Depot

@@ -33,8 +33,8 @@ from image_longitudinal.storage.dataset.manifest import (
 )
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.dataset.run_claim import begin_run, check_same_dataset
-from image_longitudinal.storage.io.filesystem import FileRecord, Root, clean_temporaries, file_record
 from image_longitudinal.storage.io.lease import hold_lease
+from image_longitudinal.storage.io.root import FileRecord, Root, clean_temporaries, file_record
 
 HUB = "hf://"  # there every write is a commit: a sign of life every few seconds would be one too
 

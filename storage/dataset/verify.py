@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.files import is_temporary
 from image_longitudinal.core.plan import Shard
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.manifest import (
@@ -24,7 +25,7 @@ from image_longitudinal.storage.dataset.manifest import (
 )
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.dataset.tables import observation_pattern
-from image_longitudinal.storage.io.filesystem import FileRecord, Root, is_temporary
+from image_longitudinal.storage.io.root import FileRecord, Root
 
 Progress = Callable[[int, int], None]
 """Called with (shards done, shards in all) after each shard."""

@@ -1,10 +1,10 @@
-"""The lease on an output: one run at a time writes there, and one that was killed does not block the next for long.
+"""The lease on an output: one run at a time writes to a root, and a killed run does not block the next for long.
 
-On a local folder it is a lock that the kernel takes back with the process (``flock``). In an object store it is an
-object created only if absent, with a sign of life every few seconds; a holder whose signs stop is dead, and its lease
-is taken over. The run holds the lease for all its workers: whoever writes shards for it does not ask. Should two runs
-meet in spite of it (a store that ignores conditional writes, a holder that slept for minutes), both write the same
-bytes whole, and the one that lost the lease stops at its next shard (:meth:`Lease.check`).
+On a local folder it is a file lock (``flock``), which the kernel releases with the process. In an object store it is an
+object that is created only if absent and renewed every few seconds; a lease that is not renewed expires and is taken
+over. The run holds the lease for all its workers. If two runs write in spite of it (a store that ignores conditional
+writes, a holder that was suspended for minutes), both write the same bytes in whole files, and the run that lost the
+lease stops at its next shard (:meth:`Lease.check`).
 """
 
 from __future__ import annotations
@@ -17,249 +17,167 @@ import secrets
 import socket
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.storage.dataset.layout import LEASE
-from image_longitudinal.storage.io.filesystem import LocalRoot, Root, storage_error
+from image_longitudinal.storage.io.local import LocalRoot
 from image_longitudinal.storage.io.remote import RemoteRoot
+from image_longitudinal.storage.io.root import Root, storage_errors
 
-BEAT = 10.0  # seconds between signs of life: a request every so often costs nothing
-DEAD_AFTER = 3 * BEAT  # seconds without one: two may be lost on the way
-SETTLE = 2.0  # seconds after taking over until we look whether somebody else did so at the same moment
+RENEWAL = 10.0  # seconds between renewals: one small request each
+EXPIRY = 3 * RENEWAL  # seconds without a renewal: two may be lost
+SETTLE = 2.0  # seconds after a takeover until we check that no other run took over at the same moment
+_STARTED = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-class Lease(ABC):
-    """The right to write to a root."""
+@dataclass(frozen=True)
+class Lease:
+    """The right to write to a root; ``loss`` says how it was lost, or nothing."""
 
-    @abstractmethod
+    root: Root
+    loss: Callable[[], str]
+
     def check(self) -> None:
-        """Make sure that the lease is still ours.
-
-        Raises:
-            StorageError: if it was removed or taken over.
-        """
-
-    @abstractmethod
-    def release(self) -> None:
-        """Give it back; nothing of it stays in the root."""
+        """Raise StorageError if the lease was removed or taken over."""
+        if loss := self.loss():
+            do = "make sure that only one run writes there, then run the same command again: finished shards are kept"
+            raise StorageError("this run no longer holds its output", where=self.root.url, got=loss, do=do)
 
 
 @contextlib.contextmanager
-def hold_lease(root: Root, say: Callable[[str], None] = lambda _: None) -> Iterator[Lease]:
-    """Hold the lease on a root for the length of a block.
+def hold_lease(root: Root, report: Callable[[str], None] = lambda _: None) -> Iterator[Lease]:
+    """Hold the lease on a root during the body; afterwards its file is gone.
 
     Args:
         root: where the run writes.
-        say: told when it takes a while, and why.
+        report: receives a message when the lease of another run must expire first.
 
     Raises:
-        StorageError: if another run holds it: who, and what to do.
+        StorageError: another run holds it; says which and what to do.
     """
-    lease: Lease = _Lock(root) if isinstance(root, LocalRoot) else _Beating(root, say)
+    if isinstance(root, RemoteRoot):
+        with _renewed_object(root, report) as lease:
+            yield lease
+    else:
+        assert isinstance(root, LocalRoot)
+        with _locked_file(root) as lease:
+            yield lease
+
+
+@contextlib.contextmanager
+def _locked_file(root: LocalRoot) -> Iterator[Lease]:
+    """A local lock. Forked children share it: a worker that outlives its run keeps the output locked."""
+    path, created_folder = root.folder / LEASE, not root.folder.exists()
+    file = _lock(root, path)
     try:
-        yield lease
+        yield Lease(root, lambda: "" if _is_open_at(path, file) else "its lock file was removed")
     finally:
-        lease.release()
-
-
-class _Lock(Lease):
-    """A local lock; children made by fork share it, so an orphan that might still write keeps it."""
-
-    def __init__(self, root: LocalRoot) -> None:
-        self.root, self.path = root, root.folder / LEASE
-        self.made_folder = not root.folder.exists()
-        while True:
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise storage_error("cannot make the output folder", str(root.folder), error) from error
-            try:
-                self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            except FileNotFoundError:
-                continue  # a holder that was refused its run removed the folder it had made
-            except OSError as error:
-                raise storage_error("cannot lock the output", str(self.path), error) from error
-            try:
-                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if self._is_in_place():
-                    break
-                os.close(self.file)  # the holder removed it between our opening and locking
-            except BlockingIOError as error:
-                holder = _parse(os.pread(self.file, 4096, 0))
-                os.close(self.file)
-                raise _busy(root, holder) from error
-            except OSError as error:
-                os.close(self.file)
-                raise StorageError(
-                    "cannot lock the output",
-                    where=self.path,
-                    got=error,
-                    do="choose an output on a file system with locks (Lustre: mounted with flock) or an object store",
-                ) from error
-        os.ftruncate(self.file, 0)
-        os.pwrite(self.file, _mark("", 0), 0)
-
-    def check(self) -> None:
-        """See :meth:`Lease.check`."""
-        if not self._is_in_place():
-            raise _lost(self.root, "its lock file was removed")
-
-    def release(self) -> None:
-        """See :meth:`Lease.release`."""
-        if self._is_in_place():
+        if _is_open_at(path, file):
             with contextlib.suppress(OSError):
-                self.path.unlink()
-                if self.made_folder:
-                    self.path.parent.rmdir()  # only where nothing came of the run: else it is not empty
-        os.close(self.file)
-
-    def _is_in_place(self) -> bool:
-        try:
-            return os.path.samestat(os.stat(self.path), os.fstat(self.file))
-        except OSError:
-            return False
+                path.unlink()
+                if created_folder:
+                    root.folder.rmdir()  # fails, as it should, unless the run wrote nothing
+        os.close(file)
 
 
-class _Beating(Lease):
-    """An object with a sign of life; see the module's beginning."""
-
-    def __init__(self, root: Root, say: Callable[[str], None]) -> None:
-        self.root, self.token, self.beats = root, secrets.token_hex(8), 0
-        self.lost: str | None = None
-        self._stop = threading.Event()
-        while not self._create():
-            if (seen := self._read()) is None:
-                continue  # given back between our two requests
-            if not _is_dead_here(seen):
-                holder = f"process {seen.get('pid')} on {seen.get('host')}"
-                say(f"{root.url} is or was written to by {holder}: seeing for {DEAD_AFTER:.0f} s whether it is alive")
-                self._wait_for_death(seen)
-            self._take_over()
-            break
-        if (seen := self._read()) is None or seen.get("token") != self.token:
-            raise _busy(root, seen or {})  # a store without conditional writes, and somebody a moment later
-        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
-        self._thread.start()
-
-    def check(self) -> None:
-        """See :meth:`Lease.check`."""
-        if self.lost:
-            raise _lost(self.root, self.lost)
-
-    def release(self) -> None:
-        """See :meth:`Lease.release`."""
-        self._stop.set()
-        self._thread.join()
-        with contextlib.suppress(StorageError):  # a store that is gone: the lease dies by itself
-            if (seen := self._read()) and seen.get("token") == self.token:
-                self.root.remove(LEASE)
-
-    def _create(self) -> bool:
-        assert isinstance(self.root, RemoteRoot)
-        return self.root.create(LEASE, _mark(self.token, self.beats))
-
-    def _read(self) -> dict[str, Any] | None:
-        return _parse(self.root.read_bytes(LEASE)) if self.root.exists(LEASE) else None
-
-    def _wait_for_death(self, seen: dict[str, Any]) -> None:
-        """Return when the holder gave no sign of life for long enough; no clock but ours is asked."""
-        last = time.monotonic()
-        while time.monotonic() - last < DEAD_AFTER:
-            time.sleep(BEAT / 4)
-            now = self._read()
-            if now is None:
-                return
-            if now != seen:
-                raise _busy(self.root, now)
-
-    def _take_over(self) -> None:
-        self.root.write_bytes(LEASE, _mark(self.token, self.beats))
-        time.sleep(SETTLE)
-
-    def _beat(self) -> None:
-        while not self._stop.wait(BEAT):
+def _lock(root: LocalRoot, path: Path) -> int:
+    while True:
+        with storage_errors("cannot make the output folder", root.url):
+            root.folder.mkdir(parents=True, exist_ok=True)
+        with storage_errors("cannot lock the output", str(path)):
             try:
-                seen = self._read()
-                if seen is None or seen.get("token") != self.token:
-                    self.lost = "it was removed" if seen is None else f"{_who(seen)} took it over"
+                file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except FileNotFoundError:
+                continue  # the last holder removed the folder that it had created
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            content = os.pread(file, 4096, 0)
+            os.close(file)
+            if isinstance(error, BlockingIOError):
+                raise _busy(root, content) from error
+            do = "choose an output on a file system with locks (Lustre: mounted with flock) or an object store"
+            raise StorageError("cannot lock the output", where=path, got=error, do=do) from error
+        if _is_open_at(path, file):
+            os.ftruncate(file, 0)
+            os.pwrite(file, _content(), 0)
+            return file
+        os.close(file)  # the last holder removed it between our opening and locking
+
+
+def _is_open_at(path: Path, file: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file))
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _renewed_object(root: RemoteRoot, report: Callable[[str], None]) -> Iterator[Lease]:
+    """An object that names its holder by a token and is written again at every renewal."""
+    token, stop, losses = secrets.token_hex(8), threading.Event(), list[str]()
+
+    def renew() -> None:
+        while not stop.wait(RENEWAL):
+            with contextlib.suppress(StorageError):  # out of reach: the next renewal may succeed
+                content = _read(root)
+                if token.encode() not in content:
+                    losses.append(f"{_holder(content)} took it over" if content else "it was removed")
                     return
-                self.beats += 1
-                self.root.write_bytes(LEASE, _mark(self.token, self.beats))
-            except StorageError:
-                continue  # out of reach for now: the next sign may pass, and who needs the store hears of it anyway
+                root.write_bytes(LEASE, _content(token))
 
-
-def _mark(token: str, beats: int) -> bytes:
-    """What a lease says about its holder, and its sign of life."""
-    return json.dumps(
-        {
-            "token": token,
-            "beats": beats,
-            "host": socket.gethostname(),
-            "machine": _machine(),
-            "pid": os.getpid(),
-            "since": _BEGAN,
-        }
-    ).encode()
-
-
-_BEGAN = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _parse(data: bytes) -> dict[str, Any]:
+    if not root.create(LEASE, _content(token)):
+        _await_expiry(root, report)
+        root.write_bytes(LEASE, _content(token))
+        time.sleep(SETTLE)
+    if token.encode() not in (content := _read(root)):
+        raise _busy(root, content)
+    thread = threading.Thread(target=renew, name="lease", daemon=True)
+    thread.start()
     try:
-        mark = json.loads(data)
-    except ValueError:  # half a moment old, or not ours
-        return {}
-    return mark if isinstance(mark, dict) else {}
+        yield Lease(root, lambda: losses[0] if losses else "")
+    finally:
+        stop.set()
+        thread.join()
+        with contextlib.suppress(StorageError):  # out of reach: the lease expires
+            if token.encode() in _read(root):
+                root.remove(LEASE)
 
 
-def _machine() -> str | None:
-    """This boot of this machine and its process numbers, where the system tells: only there can a pid be looked up."""
+def _await_expiry(root: RemoteRoot, report: Callable[[str], None]) -> None:
+    """Return when the holder has not renewed for long enough by our own clock; StorageError if it renews."""
+    seen, start = _read(root), time.monotonic()
+    if seen:
+        report(f"{root.url} may be in use by {_holder(seen)}: waiting {EXPIRY:.0f} s for a sign of life")
+    while seen and time.monotonic() - start < EXPIRY:
+        time.sleep(RENEWAL / 4)
+        now = _read(root)
+        if now and now != seen:
+            raise _busy(root, now)
+        seen = now
+
+
+def _read(root: RemoteRoot) -> bytes:
+    return root.read_bytes(LEASE) if root.exists(LEASE) else b""
+
+
+def _content(token: str = "") -> bytes:
+    holder = {"token": token, "host": socket.gethostname(), "pid": os.getpid(), "since": _STARTED}
+    return json.dumps(holder | {"renewal": secrets.token_hex(4)}).encode()  # every renewal differs
+
+
+def _holder(content: bytes) -> str:
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return None
-
-
-def _is_dead_here(mark: dict[str, Any]) -> bool:
-    """Whether the holder was a process of this very machine that is no more."""
-    if not isinstance(mark.get("pid"), int) or mark.get("machine") != _machine() or _machine() is None:
-        return False
-    try:
-        os.kill(mark["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _who(mark: dict[str, Any]) -> str:
-    if not mark:
+        holder = json.loads(content)
+        return f"process {holder['pid']} on {holder['host']}, running since {holder['since']}"
+    except (ValueError, TypeError, KeyError):  # half written, or not ours
         return "another process"
-    return f"process {mark.get('pid')} on {mark.get('host')}, running since {mark.get('since')}"
 
 
-def _busy(root: Root, mark: dict[str, Any]) -> StorageError:
-    return StorageError(
-        "another run is writing to this output",
-        where=root.url,
-        got=_who(mark),
-        do="let it finish or stop it, then give the same command again: what is done is kept",
-    )
-
-
-def _lost(root: Root, how: str) -> StorageError:
-    return StorageError(
-        "this run no longer holds its output",
-        where=root.url,
-        got=how,
-        do="see that one run alone writes there, then give the same command again: what is done is kept",
-    )
+def _busy(root: Root, content: bytes) -> StorageError:
+    do = "let it finish or stop it, then run the same command again: finished shards are kept"
+    return StorageError("another run is writing to this output", where=root.url, got=_holder(content), do=do)

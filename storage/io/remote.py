@@ -1,11 +1,14 @@
 """A root in an object store or any other fsspec file system; credentials come from the environment alone.
 
-Requests that fail are tried again after a while, on top of what the store's own driver does: a store that is away for
-some seconds stops no run of hours.
+Failed requests are repeated after a pause, in addition to what the store's driver does: an outage of some seconds does
+not stop a run of hours.
 """
+
+# ruff: noqa: D102 - the methods are documented in Root
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import tempfile
@@ -16,27 +19,28 @@ from typing import Any, TypeVar
 import fsspec
 
 from image_longitudinal.core.errors import StorageError
-from image_longitudinal.storage.io.filesystem import Root, storage_error, temporary_name
+from image_longitudinal.core.files import temporary_name
+from image_longitudinal.storage.io.root import Root, storage_errors
 
-OBJECT_STORES = {"memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "hf"}  # a put shows whole
-REQUEST = 8 << 20  # bytes per request when a whole object is read: long beside the way there and back
+OBJECT_STORES = {"memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "hf"}  # a put is atomic
+REQUEST = 8 << 20  # bytes per request when a whole object is read: long beside a round trip
 PAUSES = (1.0, 4.0)  # seconds before another attempt; drivers of object stores have backed off for a while already
-# Another attempt would end the same; a driver says NotImplementedError of what its store cannot do at all.
-DEFINITE = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError,
-            NotImplementedError, ImportError)  # fmt: skip
+# Errors that another attempt would repeat; drivers raise NotImplementedError for what their store cannot do at all.
+PERMANENT = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError,
+             NotImplementedError, ImportError)  # fmt: skip
 
 T = TypeVar("T")
 
 
-def persistently(action: Callable[[], T]) -> T:
-    """The result of ``action``, tried again where it fails for a reason that may pass."""
+def with_retries(action: Callable[[], T]) -> T:
+    """The result of ``action``, repeated when it fails for a reason that may pass."""
     for pause in PAUSES:
         try:
             return action()
-        except DEFINITE:
+        except PERMANENT:
             raise
-        except Exception:  # drivers raise what they like
-            time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - so that many workers do not come back at once
+        except Exception:  # drivers raise errors of any type
+            time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - so that many workers do not retry at once
     return action()
 
 
@@ -57,134 +61,117 @@ class RemoteRoot(Root):
 
     @property
     def fs(self) -> Any:
-        """The file system; opened anew in a forked process, such as a data loader's worker, for connections do not
-        survive a fork.
+        """The file system; opened again in a forked process, such as a data loader's worker, because connections do
+        not survive a fork.
         """
         if self._process != os.getpid():
             self._fs, _ = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
             self._process = os.getpid()
         return self._fs
 
+    @property
+    def filesystem(self) -> tuple[Any, str]:
+        return self.fs, self.base
+
     def key(self, path: str) -> str:
         """The name of ``path`` in its file system."""
         return f"{self.base}/{path}" if path else self.base
 
     def size(self, path: str) -> int | None:
-        """Bytes of ``path``, or None where there is no such file."""
-        try:
-            info = persistently(lambda: self.fs.info(self.key(path)))
-        except FileNotFoundError:
-            return None
-        except Exception as error:
-            raise storage_error("cannot look up a file", self.join(path), error) from error
-        return int(info["size"]) if info["type"] == "file" else None
+        with self._errors("cannot look up a file", path):
+            try:
+                info = with_retries(lambda: self.fs.info(self.key(path)))
+            except FileNotFoundError:
+                return None
+            return int(info["size"]) if info["type"] == "file" else None
 
     def blocks(self, path: str) -> Iterator[bytes]:
-        """The bytes of ``path`` in pieces of 8 MiB, each asked for by itself."""
-        try:
-            size = int(persistently(lambda: self.fs.info(self.key(path)))["size"])
+        with self._errors("cannot read a file", path):
+            size = int(with_retries(lambda: self.fs.info(self.key(path)))["size"])
             for start in range(0, size, REQUEST):
                 block = self._range(path, start, min(start + REQUEST, size))
                 if len(block) != min(REQUEST, size - start):
                     raise OSError(f"the file ended early, {start + len(block)} of {size} bytes")
                 yield block
-        except GeneratorExit:
-            raise
-        except Exception as error:
-            raise storage_error("cannot read a file", self.join(path), error) from error
 
     def read_range(self, path: str, start: int, stop: int | None = None) -> bytes:
-        """Bytes ``start <= i < stop`` of ``path``; see :meth:`Root.read_range`."""
-        try:
+        with self._errors("cannot read a file", path):
             return self._range(path, start, stop)
-        except Exception as error:
-            raise storage_error("cannot read a file", self.join(path), error) from error
 
     def _range(self, path: str, start: int, stop: int | None) -> bytes:
-        return bytes(persistently(lambda: self.fs.cat_file(self.key(path), start=start, end=stop)))
+        return bytes(with_retries(lambda: self.fs.cat_file(self.key(path), start=start, end=stop)))
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Several ranges of ``path``, asked for at once; see :meth:`Root.read_ranges`."""
         starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
-        try:
-            return [
-                bytes(piece)
-                for piece in self.fs.cat_ranges([self.key(path)] * len(starts), starts, stops, on_error="raise")
-            ]
-        except Exception as error:
-            raise storage_error("cannot read a file", self.join(path), error) from error
+        with self._errors("cannot read a file", path):
+            found = self.fs.cat_ranges([self.key(path)] * len(starts), starts, stops, on_error="raise")
+            return [bytes(piece) for piece in found]
 
     def create(self, path: str, data: bytes) -> bool:
-        """Write a small file unless there is one; whether it was written. Atomic in a store with conditional puts."""
+        """Write a small file unless it exists; whether it was written. Atomic in a store with conditional puts."""
         if self.exists(path):  # for stores that ignore the condition
             return False
-        try:
-            self.fs.pipe_file(self.key(path), data, mode="create")
-        except FileExistsError:
-            return False
-        except Exception as error:
-            if self.exists(path):  # S3 tells a lost race as a failed precondition
-                return False
-            raise storage_error("cannot write a file", self.join(path), error) from error
+        with self._errors("cannot write a file", path):
+            try:
+                self.fs.pipe_file(self.key(path), data, mode="create")
+            except Exception as error:
+                if isinstance(error, FileExistsError) or self.exists(path):  # S3: a failed precondition
+                    return False
+                raise
         return True
 
     def remove(self, path: str) -> None:
-        """Remove a file; no error if there is none."""
-        try:
-            persistently(lambda: self.fs.rm_file(self.key(path)))
-        except FileNotFoundError:
-            pass
-        except Exception as error:
-            raise storage_error("cannot remove a file", self.join(path), error) from error
+        with self._errors("cannot remove a file", path), contextlib.suppress(FileNotFoundError):
+            with_retries(lambda: self.fs.rm_file(self.key(path)))
 
     def files(self, folder: str = "") -> list[str]:
-        """Paths of all files below ``folder``, relative to the root, sorted."""
-        try:
-            found = persistently(lambda: self.fs.find(self.key(folder)))
-        except FileNotFoundError:
-            return []
-        except Exception as error:
-            raise storage_error("cannot list a folder", self.join(folder), error) from error
+        with self._errors("cannot list a folder", folder):
+            try:
+                found = with_retries(lambda: self.fs.find(self.key(folder)))
+            except FileNotFoundError:
+                return []
         start = len(self.base.strip("/")) + 1
         return sorted(name.strip("/")[start:] for name in found)
 
     def entries(self) -> list[str]:
-        """Names directly under the root, sorted; see :meth:`Root.entries`."""
-        try:
-            found = persistently(lambda: self.fs.ls(self.base, detail=False))
-        except FileNotFoundError:
-            return []
-        except Exception as error:
-            raise storage_error("cannot list a folder", self.url, error) from error
+        with self._errors("cannot list a folder"):
+            try:
+                found = with_retries(lambda: self.fs.ls(self.base, detail=False))
+            except FileNotFoundError:
+                return []
         return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
 
     def _write(self, path: str, pieces: Iterable[bytes | memoryview]) -> None:
         key = self.key(path)
-        with tempfile.NamedTemporaryFile() as spool:  # a store wants the whole object, and memory may not hold it
-            try:
+        with tempfile.NamedTemporaryFile() as spool:  # a store needs the whole object, which may not fit in memory
+            with storage_errors("cannot spool a file for upload", spool.name):
                 for piece in pieces:
                     spool.write(piece)
                 spool.flush()
-            except OSError as error:
-                raise storage_error("cannot spool a file for upload", spool.name, error) from error
-            parent, _, name = key.rpartition("/")
-            landing = key if self._puts_are_atomic else f"{parent}/{temporary_name(name)}"
-            try:
-                if landing != key:  # object stores need no folders, and s3fs would make a mistyped bucket
-                    self.fs.makedirs(parent, exist_ok=True)
-                persistently(lambda: self.fs.put_file(spool.name, landing))
-                if landing != key:
-                    self.fs.mv(landing, key)
-            except Exception as error:
-                if landing != key and self.fs.exists(landing):
-                    self.fs.rm_file(landing)
-                raise storage_error("cannot write a file", self.join(path), error) from error
+            with self._errors("cannot write a file", path):
+                if self._puts_are_atomic:  # needs no folders, and s3fs would create a mistyped bucket
+                    with_retries(lambda: self.fs.put_file(spool.name, key))
+                else:
+                    self._put_and_rename(spool.name, key)
+
+    def _put_and_rename(self, source: str, key: str) -> None:
+        parent, _, name = key.rpartition("/")
+        temporary = f"{parent}/{temporary_name(name)}"
+        try:
+            self.fs.makedirs(parent, exist_ok=True)
+            with_retries(lambda: self.fs.put_file(source, temporary))
+            self.fs.mv(temporary, key)
+        except Exception:
+            if self.fs.exists(temporary):
+                self.fs.rm_file(temporary)
+            raise
 
     def _clone(self, source: Root, source_path: str, path: str) -> bool:
         if not (isinstance(source, RemoteRoot) and source.fs == self.fs and self._puts_are_atomic):
             return False
-        try:
-            persistently(lambda: self.fs.cp_file(source.key(source_path), self.key(path)))
-        except Exception as error:
-            raise storage_error("cannot copy a file", self.join(path), error) from error
+        with self._errors("cannot copy a file", path):
+            with_retries(lambda: self.fs.cp_file(source.key(source_path), self.key(path)))
         return True
+
+    def _errors(self, what: str, path: str = "") -> contextlib.AbstractContextManager[None]:
+        return storage_errors(what, self.join(path), Exception)  # drivers raise errors of any type

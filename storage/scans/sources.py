@@ -1,13 +1,12 @@
-"""Where scans come from: a folder, an archive (zip, tar) or an fsspec URL of either, brought to a local folder.
+"""Sources of scans: a folder, an archive (zip, tar) or an fsspec URL of either, brought to a local folder.
 
-An archive is not trusted: only image files are taken out of it, under their own checked names, within limits of count
-and bytes; links, devices and paths that lead elsewhere are passed over. What is extracted appears whole or not at all.
+An archive is not trusted: only image files are extracted, under checked names and within limits of count and bytes;
+links, devices and paths that leave the folder are skipped. The extracted folder appears whole or not at all.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tarfile
 import zipfile
@@ -15,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-import fsspec
-
 from image_longitudinal.core.digest import SHORT, digest_of
 from image_longitudinal.core.errors import IngestError
-from image_longitudinal.storage.io.filesystem import BLOCK, storage_error, temporary_name
-from image_longitudinal.storage.scans.scans import EXTENSIONS, MAX_BYTES
+from image_longitudinal.core.files import BLOCK, move_into_place, temporary_folder
+from image_longitudinal.storage.io.remote import RemoteRoot
+from image_longitudinal.storage.io.root import storage_errors
+from image_longitudinal.storage.scans.scan_files import EXTENSIONS, MAX_BYTES
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_FILES = 5_000_000
@@ -36,11 +35,11 @@ def local_scans(source: str | Path, scratch: Path) -> Path:
 
     Args:
         source: folder; zip or tar file; or URL of a file or folder (http, s3, ...; credentials from the environment).
-        scratch: local folder under which archives are extracted and downloads kept, by what they are: the same
-            archive is extracted once.
+        scratch: local folder for extracted archives and downloads, named by their content: each archive is extracted
+            once.
 
     Raises:
-        IngestError: there is nothing there, or the archive is damaged or not to be trusted.
+        IngestError: nothing found there, or the archive is damaged or too large.
         StorageError: it cannot be written.
     """
     text = str(source)
@@ -56,29 +55,32 @@ def local_scans(source: str | Path, scratch: Path) -> Path:
         )  # fmt: skip
     status = path.stat()
     target = scratch / digest_of(path.name, status.st_size, status.st_mtime_ns)[:SHORT]
-    return target if target.exists() else _extracted(path, target)
+    if not target.exists():
+        with _new_folder(target) as folder:
+            _extract(path, folder)
+    return target
 
 
 def _from_url(url: str, scratch: Path) -> Path:
     try:
-        fs, base = fsspec.core.url_to_fs(url)
-        info = fs.info(base)
-        name = PurePosixPath(base).name
+        root = RemoteRoot(url)
+        info = root.fs.info(root.base)
+        name = PurePosixPath(root.base).name
         mark = str(info.get("ETag") or info.get("mtime") or info.get("LastModified") or "")
         target = scratch / digest_of(url, info.get("size"), mark)[:SHORT]
         if target.exists():
             return target
         with _new_folder(target) as folder:
             if info["type"] == "directory":
-                found = sorted(path for path in fs.find(base) if _wanted(path))
+                found = [path for path in root.files() if _wanted(path)]
                 if len(found) > MAX_FILES:
                     raise IngestError("too many files", where=url, expected=f"at most {MAX_FILES:,}", got=len(found))
                 for path in found:
-                    inside = _inside(path[len(base) :])
+                    inside = _inside(path)
                     if inside is not None:
-                        _copy(fs.open(path, "rb"), folder / inside, fs.size(path) or 0, url)
+                        _copy(root.fs.open(root.key(path), "rb"), folder / inside, root.size(path) or 0, url)
             elif _is_archive(name):
-                with contextlib.closing(fs.open(base, "rb")) as stream, open(folder / name, "wb") as file:
+                with contextlib.closing(root.fs.open(root.base, "rb")) as stream, open(folder / name, "wb") as file:
                     shutil.copyfileobj(stream, file, BLOCK)
                 _extract(folder / name, folder)
                 (folder / name).unlink()
@@ -86,7 +88,7 @@ def _from_url(url: str, scratch: Path) -> Path:
                 raise IngestError("no scans there", where=url, expected=f"a folder or one of {', '.join(ARCHIVES)}")
     except IngestError:
         raise
-    except Exception as error:  # drivers raise nearly anything when a store cannot be reached
+    except Exception as error:  # drivers raise errors of any type
         raise IngestError(
             "cannot fetch the scans", where=url, got=f"{type(error).__name__}: {error}",
             do="check the address and the credentials in the environment, and that the protocol's driver is installed",
@@ -94,14 +96,8 @@ def _from_url(url: str, scratch: Path) -> Path:
     return target
 
 
-def _extracted(archive: Path, target: Path) -> Path:
-    with _new_folder(target) as folder:
-        _extract(archive, folder)
-    return target
-
-
 def _extract(archive: Path, folder: Path) -> None:
-    """Take the image files out of an archive, into ``folder``."""
+    """Extract the image files of an archive into ``folder``."""
     total, packed = 0, archive.stat().st_size
     try:
         for count, (name, size, stream) in enumerate(_members(archive), 1):
@@ -109,13 +105,13 @@ def _extract(archive: Path, folder: Path) -> None:
             total += size
             if count > MAX_FILES or total > MAX_TOTAL or (total > RATIO_FROM and total > MAX_RATIO * packed):
                 raise IngestError(
-                    "the archive is not to be trusted", where=archive,
+                    "the archive is larger than allowed", where=archive,
                     expected=f"at most {MAX_FILES:,} images, {MAX_RATIO} bytes out per byte in", got=f"{total:,} bytes",
-                    do="extract it by hand if you know it to be sound",
+                    do="extract it by hand if you trust it",
                 )  # fmt: skip
             if inside is not None:
                 _copy(stream, folder / inside, size, archive)
-    # zipfile says RuntimeError of a password, and NotImplementedError of a compression it does not know.
+    # zipfile raises RuntimeError for a password, and NotImplementedError for an unknown compression.
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
@@ -123,11 +119,11 @@ def _extract(archive: Path, folder: Path) -> None:
 
 
 def _members(archive: Path) -> Iterator[Member]:
-    """Name, declared size and content of every regular image file of an archive; links and devices are passed over."""
+    """Name, declared size and content of every regular image file of an archive, without links and devices."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as file:
             for entry in file.infolist():
-                kind = entry.external_attr >> 28  # of files made on Unix: 8 regular, 10 link; 0 where not recorded
+                kind = entry.external_attr >> 28  # on Unix: 8 regular, 10 link; 0 if not recorded
                 if not entry.is_dir() and kind in (0, 8) and _wanted(entry.filename):
                     yield entry.filename, entry.file_size, file.open(entry)
         return
@@ -140,7 +136,7 @@ def _members(archive: Path) -> Iterator[Member]:
 
 
 def _inside(name: str) -> Path | None:
-    """A member's path below the target, None for one that leads elsewhere."""
+    """A member's path below the target, None if it would leave the target."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     if ".." in parts or any(":" in part or "\0" in part for part in parts):
         return None
@@ -148,7 +144,7 @@ def _inside(name: str) -> Path | None:
 
 
 def _copy(stream: IO[bytes], target: Path, size: int, where: object) -> None:
-    """Write a member's content, no more bytes than it declares, nor than an image may have."""
+    """Write a member's content; IngestError if it is longer than declared or than an image may be."""
     limit = min(size, MAX_BYTES)
     target.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(stream), open(target, "wb") as file:
@@ -173,13 +169,7 @@ def _is_archive(name: str) -> bool:
 
 @contextlib.contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """A folder that takes the name ``target`` once it is filled, and is gone if that fails."""
-    temporary = target.parent / temporary_name(target.name)
-    try:
-        temporary.mkdir(parents=True)
+    """A folder to fill that is then renamed to ``target``; removed when the body fails."""
+    with storage_errors("cannot extract the scans", str(target)), temporary_folder(target) as temporary:
         yield temporary
-        os.replace(temporary, target)
-    except OSError as error:
-        raise storage_error("cannot extract the scans", str(target), error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        move_into_place(temporary, target)

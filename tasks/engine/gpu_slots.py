@@ -25,8 +25,8 @@ from prefect.settings import PREFECT_API_URL
 
 from image_longitudinal.core.config import ComputeConfig
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.models.training.processes import training_processes
-from image_longitudinal.models.training.tensors import default_device
 from image_longitudinal.tasks.engine.cancellation import wait_unless_stopped
 
 GPU_LIMIT = "gpu"

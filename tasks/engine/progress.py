@@ -60,7 +60,7 @@ class Progress:
     def of_training(self, progress: TrainingProgress) -> None:
         """The ``report`` argument of a training."""
         figures = ", ".join(f"{name} {value:.4g}" for name, value in progress.figures.items() if name != "step")
-        self.first = progress.first  # steps that an earlier run did are not this one's pace
+        self.first = progress.first_step  # steps that an earlier run did are not this one's pace
         self.update(progress.step, figures)
         self.view = self.view or TrainingView(artifact_key(self.what))
         self.view.show(progress)

@@ -30,7 +30,7 @@ class TrainingView:
 
     def show(self, progress: TrainingProgress) -> None:
         """Take note of the latest figures; show all of them now and then, and at the end."""
-        self.history.extend(progress.noted)
+        self.history.extend(progress.new_figures)
         if progress.step < progress.steps and time.monotonic() - self.shown < SECONDS:
             return
         self.shown = time.monotonic()

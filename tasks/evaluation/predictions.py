@@ -16,8 +16,8 @@ from image_longitudinal.models.evaluation.predictors import fit_predictors, with
 from image_longitudinal.models.evaluation.records import InformedFit, LatentReading, PopulationEstimate
 from image_longitudinal.models.evaluation.resnet import train_resnet
 from image_longitudinal.models.imaging.backends import load_vae
+from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.models.quality.recoverability import encoder_reader
-from image_longitudinal.models.training.tensors import default_device
 from image_longitudinal.tasks.engine.gpu_slots import gpu_slots
 from image_longitudinal.tasks.engine.progress import Progress
 from image_longitudinal.tasks.engine.task_options import CACHED

@@ -15,6 +15,7 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from image_longitudinal.core.digest import digest_of
+from image_longitudinal.core.files import write_atomically
 from image_longitudinal.models.nlme.bayes.posterior import SUMMARY, doubts, sample_posterior
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.diagnostics.plots import ACCENT, INK, SOFT
@@ -77,7 +78,7 @@ def sample_population(spec: FitSpec, output: str) -> dict[str, Any]:
         "observations": len(data.times),
         "searches_not_converged": 0,
     }
-    (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n")
+    write_atomically(folder / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
     return summary
 
 
@@ -88,7 +89,7 @@ def report_draws(spec: FitSpec, output: str) -> str:
     found, summary = load(folder / DRAWS), read_summary(folder)
     data = population_of(spec, named_model(spec.model, spec.model_file, spec.start))
     assert summary is not None
-    (folder / REPORT).write_text(page_of(found, data, spec, summary))
+    write_atomically(folder / REPORT, page_of(found, data, spec, summary))
     return str(folder / REPORT)
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from image_longitudinal.core.digest import digest_of, file_sha256
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.files import write_atomically
 from image_longitudinal.models.nlme.data.dosing import Dose
 from image_longitudinal.models.nlme.data.observations import open_observations, population_data, subject_tables
 from image_longitudinal.models.nlme.data.population_data import PopulationData
@@ -156,7 +157,7 @@ def fit_population(spec: FitSpec, output: str, workers: int) -> dict[str, Any]:
     ebes = stream_ebes(found.model, table, folder / EBES, workers=workers)
     summary = {"key": key, **summary_of(found, spec), "subjects": ebes.subjects, "observations": len(data.times)}
     summary["subjects_fitted"], summary["searches_not_converged"] = len(data), ebes.not_converged
-    (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
+    write_atomically(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
     return summary
 
 

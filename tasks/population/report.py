@@ -10,6 +10,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from prefect import task
 
+from image_longitudinal.core.files import write_atomically
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.diagnostics.plots import (
     distribution_errors,
@@ -40,7 +41,7 @@ def report_fit(spec: FitSpec, output: str) -> str:
     summary = read_summary(folder)
     assert summary is not None
     page = fit_page(found, population_of(spec, model), spec, summary)
-    (folder / REPORT).write_text(page)
+    write_atomically(folder / REPORT, page)
     return str(folder / REPORT)
 
 

@@ -15,7 +15,7 @@ from image_longitudinal.models.design.association import AssociationSums
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.storage.dataset.manifest import RootManifest
 from image_longitudinal.storage.dataset.reader import Dataset
-from image_longitudinal.storage.io.filesystem import FileRecord, Root
+from image_longitudinal.storage.io.root import FileRecord, Root
 from image_longitudinal.tasks.reports.dataset_figures import (
     association_figure,
     loss_figure,

@@ -35,7 +35,9 @@ def worker_devices(compute: ComputeConfig) -> list[str]:
     """The device of each drawing process that the configuration asks for; empty: the flow's own process draws."""
     found = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if compute.device == "auto" else []
     devices = found or [compute.device]
-    count = (len(devices) if len(devices) > 1 else 0) if compute.render_processes == "auto" else compute.render_processes
+    count = (
+        (len(devices) if len(devices) > 1 else 0) if compute.render_processes == "auto" else compute.render_processes
+    )
     return [devices[index % len(devices)] for index in range(count)] if count != 1 else []
 
 

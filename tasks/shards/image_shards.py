@@ -13,9 +13,10 @@ from image_longitudinal.core.random import subject_seeds
 from image_longitudinal.models.design.association import draw_latents
 from image_longitudinal.models.imaging.backends import ImageModel, first_batch_size, load_image_model, needs_training
 from image_longitudinal.models.imaging.device import DeviceUse
-from image_longitudinal.models.imaging.sampling_pipeline import BatchSize, in_background, stream_images
+from image_longitudinal.models.imaging.sampling_pipeline import BatchSize, prefetch, render_batches
 from image_longitudinal.storage.dataset.images import write_image_shard
-from image_longitudinal.storage.io.filesystem import FileRecord, open_root
+from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.root import FileRecord
 from image_longitudinal.tasks.engine.cancellation import until_stopped
 from image_longitudinal.tasks.shards.spec import DatasetSpec
 from image_longitudinal.tasks.workspace import Workspace
@@ -61,8 +62,8 @@ def make_image_shard(job: ImageJob) -> MadeImages:
     latents, seeds = draw_latents(spec.config.seed, ids, spec.latent_dim), subject_seeds(spec.config.seed, ids)
     config = spec.config
     drawer = _drawer(spec.workspace, spec.model_version, config.generator, job.device or config.compute.device)
-    stream = stream_images(drawer.model, latents, seeds, drawer.batch, drawer.use)
-    with closing(in_background(stream, QUEUE)) as batches:
+    stream = render_batches(drawer.model, latents, seeds, drawer.batch, drawer.use)
+    with closing(prefetch(stream, QUEUE)) as batches:
         records = write_image_shard(
             open_root(job.output), shard, until_stopped(batches), latents, shard_size=config.dataset.shard_size
         )

@@ -12,9 +12,9 @@ from prefect.task_runners import TaskRunner
 from image_longitudinal.core.config import ComputeConfig
 from image_longitudinal.core.errors import StorageError, naming
 from image_longitudinal.core.plan import Shard
-from image_longitudinal.models.training.tensors import default_device
+from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.storage.dataset.manifest import Part, ShardManifest, finished_shard, write_shard_manifest
-from image_longitudinal.storage.io.filesystem import FileRecord, Root
+from image_longitudinal.storage.io.root import FileRecord, Root
 from image_longitudinal.tasks.engine.cancellation import stopping_tasks
 from image_longitudinal.tasks.engine.task_runners import shard_runner
 from image_longitudinal.tasks.shards.host_workers import worker_devices

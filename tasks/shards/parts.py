@@ -13,7 +13,8 @@ from image_longitudinal.models.design.association import draw_latents
 from image_longitudinal.models.nlme.library import model_content
 from image_longitudinal.storage.dataset.manifest import Part, part_is_intact
 from image_longitudinal.storage.dataset.tables import write_observations, write_random_effects, write_subjects
-from image_longitudinal.storage.io.filesystem import FileRecord, Root, open_root
+from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.root import FileRecord, Root
 from image_longitudinal.tasks.engine.cache_keys import key_of
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.engine.task_options import CACHED

@@ -22,7 +22,8 @@ from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.dataset.run_claim import origin_of_run
 from image_longitudinal.storage.dataset.tables import Dose
 from image_longitudinal.storage.dataset.verify import verify_dataset
-from image_longitudinal.storage.io.filesystem import FileRecord, Root, file_record, open_root
+from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.root import FileRecord, Root, file_record
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.reports.dataset_report import (
     REPORT,

@@ -18,7 +18,7 @@ from image_longitudinal.storage.dataset.manifest import (
     read_root_manifest,
     read_shard_manifest,
 )
-from image_longitudinal.storage.io.filesystem import open_root
+from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.tasks.shards.parts import image_key, outcome_key, part_result
 from image_longitudinal.tasks.shards.spec import DatasetSpec
 

@@ -27,7 +27,7 @@ from prefect.states import Cancelling, Crashed
 
 from image_longitudinal.core.errors import ConfigError, ModelError
 from image_longitudinal.core.plan import Shard
-from image_longitudinal.storage.io.filesystem import FileRecord, Root, clean_temporaries
+from image_longitudinal.storage.io.root import FileRecord, Root, clean_temporaries
 from image_longitudinal.tasks.shards.making import Made, done
 from image_longitudinal.tasks.shards.reuse import Parts
 from image_longitudinal.tasks.shards.spec import DatasetSpec

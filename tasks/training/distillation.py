@@ -11,10 +11,10 @@ from prefect.artifacts import create_table_artifact
 
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.errors import ModelError
-from image_longitudinal.models.diffusion.interface import DiffusionModel
+from image_longitudinal.models.diffusion.consistency_distillation import train_student
+from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.diffusion.light_decoder import train_light_decoder
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
-from image_longitudinal.models.diffusion.student import distill
 from image_longitudinal.models.imaging.backends import (
     DiffusionImages,
     assemble_diffusion,
@@ -22,9 +22,10 @@ from image_longitudinal.models.imaging.backends import (
     use_light_decoder,
     with_denoiser,
 )
+from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.models.quality.sampler_comparison import DrawFigures, loss_percent, measure_draws
 from image_longitudinal.models.registry.registry import ModelVersion
-from image_longitudinal.models.training.tensors import default_device, load_tensors, save_tensors
+from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
 from image_longitudinal.tasks.engine.cache_keys import cached_or_fresh, key_of
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
@@ -96,7 +97,7 @@ def register_distilled(
             model, checkpoint = _teacher(base), path.with_suffix(".checkpoint")
             settings = (config.distillation, config.seed, checkpoint, config.compute.device, progress.of_training)
             if name == STUDENT:
-                network = distill(model, load_vae(base), train, *settings)[0]
+                network = train_student(model, load_vae(base), train, *settings)[0]
             else:
                 assert isinstance(model, StableDiffusion)
                 network = train_light_decoder(model, train, *settings)[0]

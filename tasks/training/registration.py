@@ -16,7 +16,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import ModelError
-from image_longitudinal.models.diffusion.interface import DiffusionModel
+from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.imaging.backends import (
     DiffusionImages,
     ImageModel,
@@ -26,13 +26,15 @@ from image_longitudinal.models.imaging.backends import (
     diffusion_weights,
     find_recoverable_axes,
 )
+from image_longitudinal.models.imaging.device import default_device
+from image_longitudinal.models.imaging.grey_images import ImageRows
 from image_longitudinal.models.quality.gallery import noise_to_image, traversal, triptychs
 from image_longitudinal.models.quality.model_metrics import measure_model
 from image_longitudinal.models.quality.recoverability import choose_entries
 from image_longitudinal.models.registry.promotion import promote
 from image_longitudinal.models.registry.registry import CANDIDATE, ModelVersion, Registry
-from image_longitudinal.models.training.tensors import ImageRows, default_device, load_tensors, tensors_digest
-from image_longitudinal.models.vae.importance import importance
+from image_longitudinal.models.training.tensor_files import load_tensors, tensors_digest
+from image_longitudinal.models.vae.latent_importance import latent_importance
 from image_longitudinal.models.vae.network import VAE
 from image_longitudinal.storage.scans.prepared import ImageView, PreparedImages, open_prepared
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
@@ -77,7 +79,11 @@ def register_model(
     metadata: dict[str, Any] = {
         "seed": config.seed,
         "vae": config.vae.model_dump(mode="json"),
-        "images": {"digest": images.digest, "source": images.manifest["source"], "counts": images.manifest["counts"]},
+        "images": {
+            "digest": images.digest,
+            "source": images.manifest.source.to_dict(),
+            "counts": asdict(images.manifest.counts),
+        },
         "figures": figures,
     }
     if diffusion is not None:
@@ -129,7 +135,7 @@ def measured(model: ImageModel, vae: VAE, images: PreparedImages, config: Config
         images: those it was trained on.
         config: the probe, the seed of every draw, the device.
     """
-    ranked = importance(vae, config.seed)
+    ranked = latent_importance(vae, config.seed)
     size, probe = model.image_size, config.probe
     train, held_out = images.rows(size, "train"), _held_out(images, size)
     found = measure_model(model, vae, train, held_out, probe, config.seed, config.compute.device)
@@ -174,8 +180,8 @@ def _gallery(
 
 def held_out_digest(images: PreparedImages, size: int) -> str:
     """Names the images that figures of a model are measured on: figures of two models compare if it is the same."""
-    records = images.manifest["images"]
-    return digest_of(size, [records[i]["sha256"] for i in _held_out_index(images)])
+    records = images.manifest.images
+    return digest_of(size, [records[i].sha256 for i in _held_out_index(images)])
 
 
 def _held_out(images: PreparedImages, size: int) -> ImageRows:

@@ -16,9 +16,9 @@ from image_longitudinal.models.imaging.backends import (
     assemble_diffusion,
     load_vae,
 )
+from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.models.quality.gallery import traversal
 from image_longitudinal.models.registry.registry import ModelVersion
-from image_longitudinal.models.training.tensors import default_device
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
 from image_longitudinal.tasks.engine.cache_keys import cached_or_fresh, key_of
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots

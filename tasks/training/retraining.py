@@ -19,9 +19,9 @@ from image_longitudinal.core.digest import SHORT, digest_of
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.models.registry.promotion import DIRECTION, Comparison, compare
 from image_longitudinal.models.registry.registry import PRODUCTION, ModelVersion, Registry
-from image_longitudinal.storage.io.filesystem import LocalRoot
+from image_longitudinal.storage.io.local import LocalRoot
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
-from image_longitudinal.storage.scans.scans import ScanFile
+from image_longitudinal.storage.scans.scan_files import ScanFile
 from image_longitudinal.tasks.workspace import Workspace
 
 PROMOTED = "image-longitudinal.model.promoted"  # the event; deployments/automations.yaml waits for it
@@ -60,10 +60,10 @@ class FolderMemory:
 
     def after(self, images: PreparedImages, scans: Iterable[ScanFile]) -> FolderMemory:
         """The memory once a model was trained on ``images``, made of ``scans``."""
-        aside = (item["file"] for item in images.manifest["set_aside"])
-        records = images.manifest["images"]
-        names = {record["file"] for record in records} | {scan.name for scan in scans} | set(aside)
-        held_out = {record["file"]: record["split"] for record in records if record["split"] != "train"}
+        aside = {item.file for item in images.manifest.set_aside}
+        records = images.manifest.images
+        names = {record.file for record in records} | {scan.name for scan in scans} | aside
+        held_out = {record.file: record.split for record in records if record.split != "train"}
         return FolderMemory(self.path, self.seen | names, self.held_out or held_out)
 
     def save(self) -> None:

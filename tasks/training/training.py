@@ -15,12 +15,14 @@ from prefect import task
 from image_longitudinal.core.config import Config, DiffusionConfig
 from image_longitudinal.core.digest import digest_of, file_sha256
 from image_longitudinal.core.errors import ModelError
-from image_longitudinal.models.diffusion.residual import ResidualDiffusion
+from image_longitudinal.core.files import write_atomically
+from image_longitudinal.models.diffusion.residual_diffusion import ResidualDiffusion
 from image_longitudinal.models.diffusion.train import train_diffusion
 from image_longitudinal.models.imaging.backends import diffusion_weights, needs_diffusion
+from image_longitudinal.models.imaging.grey_images import ImageRows
 from image_longitudinal.models.registry.registry import ModelVersion
-from image_longitudinal.models.training.processes import Report, rank, run_in_processes, training_processes
-from image_longitudinal.models.training.tensors import ImageRows, load_tensors, save_tensors
+from image_longitudinal.models.training.processes import Reporter, rank, run_in_processes, training_processes
+from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
 from image_longitudinal.models.vae.network import VAE
 from image_longitudinal.models.vae.train import build_vae, train_vae
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
@@ -145,7 +147,7 @@ def _train(function: Callable[..., None], arguments: tuple[Any, ...], config: Co
 
 
 def _train_vae(
-    weights: Path, figures: Path, prepared: str, config: Config, start: str | None, report: Report | None
+    weights: Path, figures: Path, prepared: str, config: Config, start: str | None, report: Reporter | None
 ) -> None:
     """One process's part of :func:`fit_vae`."""
     train, validation = _split(open_prepared(prepared), config.vae.image_size)
@@ -155,11 +157,11 @@ def _train_vae(
     )  # fmt: skip
     if rank() == 0:
         save_tensors(weights, vae.state_dict())
-        _write_json(figures, asdict(trained))
+        write_atomically(figures, json.dumps(asdict(trained), indent=1))
 
 
 def _train_diffusion(
-    weights: Path, figures: Path, vae: str, prepared: str, config: Config, start: str | None, report: Report | None
+    weights: Path, figures: Path, vae: str, prepared: str, config: Config, start: str | None, report: Reporter | None
 ) -> None:
     """One process's part of :func:`fit_diffusion`."""
     train, validation = _split(open_prepared(prepared), config.diffusion.image_size)
@@ -170,7 +172,7 @@ def _train_diffusion(
     if rank() == 0:
         save_tensors(weights, diffusion_weights(model))
         scale = model.residual_scale if isinstance(model, ResidualDiffusion) else None
-        _write_json(figures, {**asdict(trained), "residual_scale": scale})
+        write_atomically(figures, json.dumps({**asdict(trained), "residual_scale": scale}, indent=1))
 
 
 def pretrained_digest(diffusion: DiffusionConfig) -> str | None:
@@ -215,9 +217,3 @@ def _weights(start: str | None, network: str) -> dict[str, torch.Tensor] | None:
 def _intact(result: dict[str, str]) -> bool:
     weights = Path(result["weights"])
     return Path(result["figures"]).exists() and weights.exists() and file_sha256(weights) == result["sha256"]
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1))
-    temporary.replace(path)

@@ -14,7 +14,7 @@ from image_longitudinal.cli.descriptions import (
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.presets import load_config, preset_names
 from image_longitudinal.storage.dataset.reader import Dataset
-from image_longitudinal.storage.io.filesystem import open_root
+from image_longitudinal.storage.io.open import open_root
 from tests.storage.conftest import PLAN, TIMES, arrays, write_dataset
 
 

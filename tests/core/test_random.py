@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from image_longitudinal.core.random import (
-    _philox4x32,
     _to_unit,
     normals,
+    philox4x32,
     seeded_normals,
     stream_key,
     subject_seeds,
@@ -38,7 +38,7 @@ SEEDS = [5432800890044319654, 6060255283211754751]
 )
 def test_the_generator_is_philox_4x32_10(counter: str, key: str, expected: str) -> None:
     """The known answers that Salmon et al. ship with Random123."""
-    words = _philox4x32(tuple(int(w, 16) for w in counter.split()), tuple(int(w, 16) for w in key.split()))
+    words = philox4x32(tuple(int(w, 16) for w in counter.split()), tuple(int(w, 16) for w in key.split()))
     assert " ".join(f"{int(word):08x}" for word in words) == expected
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from image_longitudinal.storage.dataset.verify import verify_dataset
-from image_longitudinal.storage.io.filesystem import open_root
+from image_longitudinal.storage.io.open import open_root
 
 pytestmark = pytest.mark.e2e
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -16,7 +16,7 @@ import pytest
 
 from image_longitudinal.storage.dataset.reader import open_dataset
 from image_longitudinal.storage.dataset.verify import verify_dataset
-from image_longitudinal.storage.io.filesystem import open_root
+from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.tasks.training.retraining import PROMOTED
 from tests.e2e.browser import chromium
 from tests.e2e.conftest import TINY, digests

@@ -28,8 +28,8 @@ def test_real_scans_become_a_data_set(kermany_sample: Path, tmp_path: Path, tiny
     assert len(prepared) == 380
     assert prepared.sizes == [512, 224, 32]
     by_patient: dict[str, set[str]] = {}
-    for record in prepared.manifest["images"]:
-        by_patient.setdefault(record["patient"], set()).add(record["split"])
+    for record in prepared.manifest.images:
+        by_patient.setdefault(record.patient, set()).add(record.split)
     assert len(by_patient) == 302
     assert all(len(splits) == 1 for splits in by_patient.values())
 

@@ -15,8 +15,9 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from image_longitudinal.core.files import is_temporary
 from image_longitudinal.storage.dataset.verify import verify_dataset
-from image_longitudinal.storage.io.filesystem import is_temporary, open_root
+from image_longitudinal.storage.io.open import open_root
 from tests.e2e.conftest import cli_arguments, digests
 from tests.e2e.service import Service
 

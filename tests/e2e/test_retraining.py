@@ -44,7 +44,7 @@ def prepared_for(workspace: Workspace, version: ModelVersion) -> PreparedImages:
 
 
 def held_out(images: PreparedImages) -> dict[str, str]:
-    return {one["file"]: one["split"] for one in images.manifest["images"] if one["split"] != "train"}
+    return {one.file: one.split for one in images.manifest.images if one.split != "train"}
 
 
 def test_a_growing_folder_is_trained_on_and_production_never_gets_worse(
@@ -72,7 +72,7 @@ def test_a_growing_folder_is_trained_on_and_production_never_gets_worse(
     now = prepared_for(workspace, second)
     assert held_out(now) == out
     assert len(now) == 52
-    assert [item["file"] for item in now.manifest["set_aside"]] == [f"NORMAL-{patient}-2.png"]
+    assert [item.file for item in now.manifest.set_aside] == [f"NORMAL-{patient}-2.png"]
 
     one = workspace.registry.get(first)
     verdict = all(metric.no_worse for metric in compare(second, one, GATE))

@@ -16,7 +16,7 @@ from image_longitudinal.flows.verify_dataset import verify
 from image_longitudinal.storage.dataset.manifest import content_digest
 from image_longitudinal.storage.dataset.reader import open_dataset
 from image_longitudinal.storage.dataset.transfer import Selection, copy_dataset
-from image_longitudinal.storage.io.filesystem import open_root
+from image_longitudinal.storage.io.open import open_root
 from tests.e2e.conftest import digests
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]

@@ -10,7 +10,7 @@ import torch
 
 from image_longitudinal.core.config import DiffusionConfig, VAEConfig
 from image_longitudinal.core.random import normals, stream_key
-from image_longitudinal.models.diffusion.residual import ResidualDiffusion
+from image_longitudinal.models.diffusion.residual_diffusion import ResidualDiffusion
 from image_longitudinal.models.diffusion.train import train_diffusion
 from image_longitudinal.models.imaging.phantom import render
 from image_longitudinal.models.registry.registry import ModelVersion, Registry

@@ -24,8 +24,9 @@ from image_longitudinal.storage.dataset.manifest import (
 )
 from image_longitudinal.storage.dataset.run_claim import begin_run, check_same_dataset
 from image_longitudinal.storage.dataset.tables import Dose, write_observations, write_random_effects, write_subjects
-from image_longitudinal.storage.io.filesystem import FileRecord, Root, clean_temporaries, file_record, open_root
 from image_longitudinal.storage.io.lease import hold_lease
+from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.root import FileRecord, Root, clean_temporaries, file_record
 
 SIDE, LATENT_DIM, TIMES = 8, 6, (0.0, 0.5, 1.0, 4.0)
 LICENCE = "CC-BY-4.0"

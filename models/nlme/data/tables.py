@@ -7,8 +7,6 @@ written with as many digits as reading them back exactly takes.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +18,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.files import replacing, write_atomically
 from image_longitudinal.models.nlme.data.events import DEFAULTS, REQUIRED, EventTable, event_table
 from image_longitudinal.models.nlme.model.structural import StructuralModel
 
@@ -102,12 +101,11 @@ def write_events(table: EventTable, path: str | Path, dialect: str = "nonmem") -
     style = DIALECTS[dialect]
     arrays = {_spelled(name, style): _column(name, values) for name, values in table.columns.items()}
     content = pa.table(arrays)
-    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as sink:
-        if file.suffix == ".parquet":
-            pa.parquet.write_table(content, sink, compression="zstd")
-        else:
-            sink.write(_csv(content, style).encode())
-    os.replace(sink.name, file)
+    if file.suffix == ".parquet":
+        with replacing(file) as temporary:
+            pa.parquet.write_table(content, temporary, compression="zstd")
+    else:
+        write_atomically(file, _csv(content, style))
     return file
 
 

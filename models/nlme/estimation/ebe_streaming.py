@@ -8,7 +8,6 @@ changed input redoes what changed. At the end the parts become one file.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import ConfigError, SimulationError
+from image_longitudinal.core.files import replacing
 from image_longitudinal.models.nlme.data.observations import Source, open_observations, population_data, subject_tables
 from image_longitudinal.models.nlme.estimation.ebes import EmpiricalBayes, individual_modes
 from image_longitudinal.models.nlme.estimation.objective import Values
@@ -133,18 +133,14 @@ def _estimates(model: PopulationModel, ids: NDArray[np.int64], found: EmpiricalB
 
 def _write(path: Path, key: str, tables: Iterable[pa.Table]) -> None:
     """A Parquet file with one row group per table, which carries its key and appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     writer = None
-    try:
+    with replacing(path) as temporary:
         for table in tables:
             table = table.replace_schema_metadata({KEY: key})
             writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd", use_dictionary=False)
             writer.write_table(table, row_group_size=max(1, table.num_rows))
         assert writer is not None
         writer.close()
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _is_finished(path: Path, key: str) -> bool:

@@ -6,7 +6,6 @@ is kept by name and values, and its equations are looked up in the library when 
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,6 +17,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.files import move_into_place, replacing, temporary_folder
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.fit import Fit
 from image_longitudinal.models.nlme.estimation.objective import Values
@@ -175,18 +175,14 @@ def save(content: az.InferenceData, path: str | Path) -> Path:
     tree = content.to_datatree()  # ArviZ's own to_zarr does not know zarr 3
     for node in tree.subtree:
         node.attrs.pop("created_at", None)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}{target.suffix}")
-    try:
-        if target.suffix == ".nc":
+    if target.suffix == ".nc":
+        with replacing(target) as temporary:
             tree.to_netcdf(temporary, engine="h5netcdf")
-        else:
+    else:
+        with temporary_folder(target) as temporary:
             tree.to_zarr(temporary, consolidated=False)
             shutil.rmtree(target, ignore_errors=True)
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if temporary.is_file():
-            temporary.unlink()
+            move_into_place(temporary, target)
     return target
 
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.files import write_atomically
 from image_longitudinal.models.nlme.kernels.cached import cache_folder, digest_of_sources
 from image_longitudinal.models.nlme.model.structural import StructuralModel
 from image_longitudinal.models.nlme.model.symbolic import SymbolicSystem, trace
@@ -109,9 +108,7 @@ def generated_kernel(model: StructuralModel) -> ModuleType:
         return sys.modules[name]
     path = cache_folder() / f"{name}.py"
     if not path.exists():
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            file.write(source)
-        os.replace(file.name, path)  # other processes see the whole file or none
+        write_atomically(path, source)  # other processes see the whole file or none
     return _load(name, path)
 
 

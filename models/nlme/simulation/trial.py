@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.files import replacing
 from image_longitudinal.core.random import normals, stream_key, uniforms
 from image_longitudinal.models.nlme.data.dosing import Dose, observation_times
 from image_longitudinal.models.nlme.data.visits import Visits
@@ -149,8 +149,7 @@ def _at_own_times(rows: pa.Table, times: np.ndarray) -> pa.Table:
 
 
 def _write(path: Path, pieces: Iterator[pa.Table]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         first = next(pieces)
         if path.suffix == ".parquet":
             with pq.ParquetWriter(temporary, first.schema, compression="zstd") as writer:
@@ -162,9 +161,6 @@ def _write(path: Path, pieces: Iterator[pa.Table]) -> None:
             with pacsv.CSVWriter(temporary, first.schema, write_options=options) as writer:
                 for piece in chain([first], map(_as_text, pieces)):
                     writer.write_table(piece)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _as_text(table: pa.Table) -> pa.Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from image_longitudinal.models.diffusion.residual import ResidualDiffusion
+from image_longitudinal.models.diffusion.residual_diffusion import ResidualDiffusion
 from image_longitudinal.models.vae.network import VAE
 from tests.models.conftest import random_denoiser
 

@@ -1,4 +1,4 @@
-"""The light decoder: takes the full one's place, and learns to do as it does."""
+"""The light decoder: replaces the full one, and learns to imitate it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from image_longitudinal.core.config import DistillationConfig
 from image_longitudinal.models.diffusion.light_decoder import build_light_decoder, train_light_decoder
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
-from image_longitudinal.models.training.tensors import to_unit
+from image_longitudinal.models.imaging.grey_images import to_unit
 
 CONFIG = DistillationConfig(decoder_steps=40, decoder_width=16, batch_size=8, learning_rate=3e-3, ema_decay=0.5)
 
@@ -46,7 +46,7 @@ def test_training_brings_it_nearer_to_the_full_decoder(
 
 
 @torch.no_grad()
-def test_it_takes_the_full_decoders_place_in_any_precision(model: StableDiffusion) -> None:
+def test_it_replaces_the_full_decoder_in_any_precision(model: StableDiffusion) -> None:
     model.light = build_light_decoder(model, 16, 1)
     working = torch.randn(2, *model.working_shape)
     before = model.to_images(working, torch.empty(0))

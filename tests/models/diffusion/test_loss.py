@@ -5,16 +5,17 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
-from image_longitudinal.models.diffusion.interface import DiffusionModel
-from image_longitudinal.models.diffusion.loss import EncoderLoss, NoiseLevels, diffusion_loss, min_snr_weight
+from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
+from image_longitudinal.models.diffusion.loss import EncoderLoss, diffusion_loss, min_snr_weight
+from image_longitudinal.models.diffusion.schedules import NoiseSchedule, prediction_target
 from image_longitudinal.models.vae.network import VAE
 
 KINDS = ["epsilon", "v_prediction", "flow_prediction"]
 
 
-def levels(kind: str = "v_prediction") -> NoiseLevels:
+def noise_schedule(kind: str = "v_prediction") -> NoiseSchedule:
     schedule = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": kind}
-    return NoiseLevels.of(schedule)
+    return NoiseSchedule.of(schedule)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -26,45 +27,46 @@ class Oracle(DiffusionModel):
 
     def __init__(self, kind: str, working: Tensor, error: float) -> None:
         super().__init__()
-        self.levels, self.clean, self.error = levels(kind), working, error
+        self.noise_schedule, self.clean, self.error = noise_schedule(kind), working, error
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def context(self, latents: Tensor) -> Tensor:
         return latents + 1
 
     def rotate(self, axes: torch.Tensor) -> None:
-        raise AssertionError("nothing here turns axes")
+        raise AssertionError("nothing here rotates axes")
 
     def denoise(
         self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, latents: Tensor, context: Tensor
     ) -> Tensor:
         assert torch.equal(context, latents + 1)
         self.seen.append((noisy, timesteps))
-        alpha, sigma = (level[timesteps].reshape(-1, 1, 1, 1) for level in (self.levels.alpha, self.levels.sigma))
+        own = self.noise_schedule
+        alpha, sigma = (
+            values[timesteps].reshape(-1, 1, 1, 1) for values in (self.noise_schedule.alpha, self.noise_schedule.sigma)
+        )
         noise = (noisy - alpha * self.clean) / sigma
-        truth = {
-            "epsilon": noise,
-            "v_prediction": alpha * noise - sigma * self.clean,
-            "flow_prediction": noise - self.clean,
-        }
-        return truth[self.levels.kind] + self.error
+        return prediction_target(self.clean, noise, alpha, sigma, own.prediction_type) + self.error
 
     to_working = to_images = None  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_noise_levels_are_those_of_diffusers(kind: str) -> None:
-    own, scheduler = levels(kind), DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=kind)
+    own, scheduler = noise_schedule(kind), DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=kind)
     clean, noise, t = torch.randn(9, 2, 4, 4), torch.randn(9, 2, 4, 4), torch.arange(9) * 120
     a, s = (level[t].reshape(-1, 1, 1, 1) for level in (own.alpha, own.sigma))
     torch.testing.assert_close(a * clean + s * noise, scheduler.add_noise(clean, noise, t), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(a * noise - s * clean, scheduler.get_velocity(clean, noise, t), atol=1e-5, rtol=1e-5)
+    velocity = prediction_target(clean, noise, a, s, "v_prediction")
+    torch.testing.assert_close(velocity, scheduler.get_velocity(clean, noise, t), atol=1e-5, rtol=1e-5)
 
 
 def test_a_flow_goes_straight() -> None:
-    own = levels("flow_prediction")
+    own = noise_schedule("flow_prediction")
     torch.testing.assert_close(own.alpha + own.sigma, torch.ones(1000))
     assert own.sigma[-1] == 1
+    clean, noise = torch.randn(2, 3), torch.randn(2, 3)
+    assert torch.equal(prediction_target(clean, noise, 0.3, 0.7, "flow_prediction"), noise - clean)
 
 
 def test_weights_of_noise_predictions_are_capped_at_gamma() -> None:
@@ -80,7 +82,7 @@ def test_weights_of_velocity_predictions_have_one_more_in_the_denominator() -> N
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_noise_and_velocity_weigh_errors_of_the_clean_tensor_alike(kind: str) -> None:
     """An error e of the clean tensor is e·α/σ of noise and e/σ of a velocity: min(snr, γ)·e² once weighed."""
-    own = levels(kind)
+    own = noise_schedule(kind)
     kept = slice(1, 999)  # σ or α is 0, or nearly, at the ends
     alpha, sigma = own.alpha[kept].double(), own.sigma[kept].double()
     snr = (alpha / sigma).square()
@@ -103,13 +105,13 @@ def test_the_loss_of_a_prediction_is_its_weighted_squared_error(kind: str, gamma
     working, latents = torch.randn(64, 2, 4, 4), torch.randn(64, 3)
     oracle = Oracle(kind, working, 0.5)
     options = {"min_snr_gamma": gamma, "noise_offset": 0.1}
-    loss = diffusion_loss(oracle, nn.Identity(), oracle.levels, working, latents, generator(), **options)  # type: ignore[arg-type]
+    loss = diffusion_loss(oracle, nn.Identity(), oracle.noise_schedule, working, latents, generator(), **options)  # type: ignore[arg-type]
     timesteps = oracle.seen[0][1]
-    snr = (oracle.levels.alpha / oracle.levels.sigma)[timesteps].square()
+    snr = (oracle.noise_schedule.alpha / oracle.noise_schedule.sigma)[timesteps].square()
     weight = min_snr_weight(snr, kind, gamma)
     assert loss["loss"].item() == pytest.approx(0.25 * weight.mean().item(), rel=1e-3)
     perfect = Oracle(kind, working, 0.0)
-    zero = diffusion_loss(perfect, nn.Identity(), perfect.levels, working, latents, generator(), **options)  # type: ignore[arg-type]
+    zero = diffusion_loss(perfect, nn.Identity(), perfect.noise_schedule, working, latents, generator(), **options)  # type: ignore[arg-type]
     assert zero["loss"].item() == pytest.approx(0, abs=1e-6)
 
 
@@ -117,13 +119,13 @@ def test_timesteps_cover_the_schedule_and_noise_has_the_asked_for_offset() -> No
     """Of nothing but noise: variance 1 + 0.5² per pixel, 1/16 + 0.5² of a channel's mean; 8,000 channels, ± 0.02."""
     oracle = Oracle("epsilon", torch.zeros(4000, 2, 4, 4), 0.0)
     diffusion_loss(
-        oracle, nn.Identity(), oracle.levels, oracle.clean, torch.zeros(4000, 1), generator(), min_snr_gamma=None,
-        noise_offset=0.5,
+        oracle, nn.Identity(), oracle.noise_schedule, oracle.clean, torch.zeros(4000, 1), generator(),
+        min_snr_gamma=None, noise_offset=0.5,
     )  # fmt: skip
     noisy, timesteps = oracle.seen[0]
     assert timesteps.min() < 10
     assert timesteps.max() > 989
-    noise = noisy / oracle.levels.sigma[timesteps].reshape(-1, 1, 1, 1)
+    noise = noisy / oracle.noise_schedule.sigma[timesteps].reshape(-1, 1, 1, 1)
     assert noise.var().item() == pytest.approx(1.25, abs=0.02)
     assert noise.mean((2, 3)).var().item() == pytest.approx(1 / 16 + 0.25, abs=0.02)
 
@@ -131,7 +133,7 @@ def test_timesteps_cover_the_schedule_and_noise_has_the_asked_for_offset() -> No
 def test_the_generator_decides() -> None:
     oracle = Oracle("epsilon", torch.randn(4, 2, 4, 4), 0.5)
     losses = [
-        diffusion_loss(oracle, nn.Identity(), oracle.levels, oracle.clean, torch.zeros(4, 1), generator(seed),
+        diffusion_loss(oracle, nn.Identity(), oracle.noise_schedule, oracle.clean, torch.zeros(4, 1), generator(seed),
                        min_snr_gamma=5.0)["loss"].item()
         for seed in (1, 1, 2)
     ]  # fmt: skip
@@ -145,9 +147,6 @@ class Mirror(Oracle):
     def to_images(self, working: Tensor, latents: Tensor) -> Tensor:
         return working
 
-    def context(self, latents: Tensor) -> Tensor:
-        return latents + 1
-
 
 def test_the_encoders_loss_reads_z_from_the_clean_image_that_was_predicted() -> None:
     torch.manual_seed(0)
@@ -160,9 +159,9 @@ def test_the_encoders_loss_reads_z_from_the_clean_image_that_was_predicted() -> 
     for kind in KINDS:
         perfect = Mirror(kind, images, 0.0)
         options = {"min_snr_gamma": None, "encoder_loss": reading}
-        right = diffusion_loss(perfect, nn.Identity(), perfect.levels, images, read, generator(3), **options)  # type: ignore[arg-type]
-        wrong = diffusion_loss(perfect, nn.Identity(), perfect.levels, images, off, generator(3), **options)  # type: ignore[arg-type]
-        kept = perfect.levels.alpha[perfect.seen[0][1]].square().mean()
+        right = diffusion_loss(perfect, nn.Identity(), perfect.noise_schedule, images, read, generator(3), **options)  # type: ignore[arg-type]
+        wrong = diffusion_loss(perfect, nn.Identity(), perfect.noise_schedule, images, off, generator(3), **options)  # type: ignore[arg-type]
+        kept = perfect.noise_schedule.alpha[perfect.seen[0][1]].square().mean()
         assert right["reading"].item() == pytest.approx(0, abs=1e-4)
         assert wrong["reading"].item() == pytest.approx((kept * 0.5 / 1.5).item(), rel=0.02)
         assert wrong["loss"].item() == pytest.approx(0.25 * wrong["reading"].item(), rel=0.02, abs=1e-5)

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from image_longitudinal.models.diffusion.interface import DiffusionModel
-from image_longitudinal.models.diffusion.residual import ResidualDiffusion
+from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
+from image_longitudinal.models.diffusion.residual_diffusion import ResidualDiffusion
 from image_longitudinal.models.diffusion.sampler import sample
-from image_longitudinal.models.diffusion.solvers import SOLVERS, alphas_and_sigmas
+from image_longitudinal.models.diffusion.schedules import alphas_and_sigmas
+from image_longitudinal.models.diffusion.solvers import SOLVERS
 from tests.models.conftest import draws
 
 COSINE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
@@ -34,7 +35,7 @@ def test_every_scheduler_makes_images_that_its_seeds_decide(residual: ResidualDi
 
 
 @pytest.mark.parametrize("scheduler", SOLVERS)
-def test_an_image_does_not_depend_on_its_company(residual: ResidualDiffusion, scheduler: str) -> None:
+def test_an_image_does_not_depend_on_the_rest_of_its_batch(residual: ResidualDiffusion, scheduler: str) -> None:
     """Bit for bit at any place in a batch of one size; within a grey level in batches of another."""
     z, seeds = draws(6, 5)
     whole = images(residual, z, seeds, scheduler).astype(int)
@@ -76,7 +77,7 @@ class Gaussian(DiffusionModel):
         return working
 
     def rotate(self, axes: torch.Tensor) -> None:
-        raise AssertionError("nothing here turns axes")
+        raise AssertionError("nothing here rotates axes")
 
     def denoise(
         self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, latents: Tensor, context: Tensor

@@ -14,7 +14,7 @@ from image_longitudinal.models.diffusion.solvers import SOLVERS
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
 from image_longitudinal.models.diffusion.train import build_diffusion, train_diffusion
 from image_longitudinal.models.imaging.backends import assemble_diffusion, diffusion_weights
-from image_longitudinal.models.training.tensors import load_tensors, save_tensors, tensors_digest
+from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors, tensors_digest
 from image_longitudinal.models.vae.network import VAE
 from tests.models.conftest import draws
 
@@ -65,10 +65,10 @@ def test_images_become_scaled_latents_and_come_back_grey(model: StableDiffusion)
 @torch.no_grad()
 def test_many_large_images_are_decoded_in_parts(model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
     working, seen = torch.randn(12, 4, 8, 8), []
-    whole = model.decode_fully(working)
+    whole = model.decode_full(working)
     hook = model.autoencoder.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    monkeypatch.setattr("image_longitudinal.models.diffusion.interface.PART_PIXELS", 5 * 32**2)
-    parts = model.decode_fully(working)
+    monkeypatch.setattr("image_longitudinal.models.diffusion.diffusion_model.CHUNK_PIXELS", 5 * 32**2)
+    parts = model.decode_full(working)
     hook.remove()
     assert seen == [4, 4, 4], "equal, so that an image's place in its batch changes none of its bits"
     torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)  # float32 rounding
@@ -131,8 +131,8 @@ def test_a_latent_vector_longer_than_a_token_is_refused(pretrained: Path) -> Non
         StableDiffusion(str(pretrained), 25, 32)
 
 
-def test_turning_the_axes_of_z_changes_no_prediction(pretrained: Path) -> None:
-    """As for the residual model; z enters by keys and values here."""
+def test_rotating_the_axes_of_z_changes_no_prediction(pretrained: Path) -> None:
+    """As for the residual model; z enters through keys and values here."""
     model = StableDiffusion(str(pretrained), 5, 32).eval()
     axes = torch.linalg.qr(torch.randn(5, 5)).Q
     noisy, times, z = torch.randn(2, *model.working_shape), torch.tensor([3, 700]), torch.randn(2, 5)
@@ -148,7 +148,7 @@ def test_turning_the_axes_of_z_changes_no_prediction(pretrained: Path) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1), (torch.bfloat16, 20)])
-def test_ready_for_sampling_it_draws_the_same_images(pretrained: Path, dtype: torch.dtype, apart: int) -> None:
+def test_prepared_for_sampling_it_samples_the_same_images(pretrained: Path, dtype: torch.dtype, apart: int) -> None:
     """Constants for cross-attention change no grey level by more than one; bfloat16 has 8 bits, over three steps."""
     z, seeds = draws(2, 5)
     model = StableDiffusion(str(pretrained), 5, 32).eval()
@@ -160,7 +160,7 @@ def test_ready_for_sampling_it_draws_the_same_images(pretrained: Path, dtype: to
     assert np.ptp(before) > 2 * apart
 
 
-def test_a_published_unet_is_taken_from_a_folder_of_its_own(pretrained: Path, tmp_path: Path) -> None:
+def test_a_published_unet_is_loaded_from_its_own_folder(pretrained: Path, tmp_path: Path) -> None:
     """As the original's authors published theirs: the UNet alone, in diffusers' layout."""
     shutil.copytree(pretrained / "unet", tmp_path / "published")
     other = StableDiffusion(str(pretrained), 5, 32, unet=str(tmp_path / "published")).eval()
@@ -181,8 +181,8 @@ def test_another_autoencoder_in_its_place_is_refused(tiny_vae: VAE, pretrained: 
     }
     assemble_diffusion(metadata, tiny_vae, diffusion_weights(model))
     path = folder / "vae" / "diffusion_pytorch_model.safetensors"
-    tensors, told = load_tensors(path)
+    tensors, stored = load_tensors(path)
     tensors["decoder.conv_in.bias"] += 1e-3
-    save_tensors(path, tensors, told)
+    save_tensors(path, tensors, stored)
     with pytest.raises(ModelError, match=r"autoencoder is not the one .*copy.*[Rr]estore it there"):
         assemble_diffusion(metadata, tiny_vae, diffusion_weights(model))

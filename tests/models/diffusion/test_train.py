@@ -1,6 +1,5 @@
 """Training of the diffusion model: exact resume, conditioning on posterior samples, a scale that fits."""
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,18 +7,18 @@ import pytest
 import torch
 
 from image_longitudinal.core.config import DiffusionConfig
-from image_longitudinal.models.diffusion import train as module
-from image_longitudinal.models.diffusion.residual import ResidualDiffusion
+from image_longitudinal.models.diffusion.residual_diffusion import ResidualDiffusion
 from image_longitudinal.models.diffusion.train import (
     build_diffusion,
     measure_residual_scale,
-    posterior_sample,
+    sample_latents,
     train_diffusion,
 )
+from image_longitudinal.models.imaging.grey_images import to_unit
 from image_longitudinal.models.registry.registry import ModelVersion
-from image_longitudinal.models.training.loop import LoopSettings
-from image_longitudinal.models.training.tensors import load_tensors, to_unit
-from image_longitudinal.models.vae.augment import centre
+from image_longitudinal.models.training import loop
+from image_longitudinal.models.training.tensor_files import load_tensors
+from image_longitudinal.models.vae.augmentation import centre_view
 from image_longitudinal.models.vae.network import VAE
 from image_longitudinal.models.vae.train import VAEFigures
 from tests.models.conftest import DIFFUSION_CONFIG, phantoms
@@ -37,7 +36,7 @@ def test_a_killed_and_resumed_training_ends_in_the_same_bits(
     vae = trained_vae[0]
     whole, figures = train_diffusion(vae, tiny_images, *arguments, tmp_path / "whole", "cpu")
     with monkeypatch.context() as patch:
-        patch.setattr(module, "LoopSettings", partial(LoopSettings, checkpoint_seconds=-1))
+        patch.setattr(loop, "CHECKPOINT_SECONDS", -1)
         with pytest.raises(Interrupted):  # the first read measures the residual
             train_diffusion(vae, Failing(tiny_images, 4), *arguments, tmp_path / "killed", "cpu")
     assert load_tensors(tmp_path / "killed")[1]["step"] == "3"
@@ -81,17 +80,17 @@ def test_the_residual_in_its_units_has_standard_deviation_1(trained_vae: Trained
     vae, images = trained_vae[0], phantoms(64, size, 4)
     scale = measure_residual_scale(vae, images, size, 1)
     model = ResidualDiffusion(vae, size, (16,), scale)
-    view = centre(to_unit(images, "cpu"))
+    view = centre_view(to_unit(images, "cpu"))
     with torch.no_grad():
-        working = model.to_working(view, posterior_sample(vae, view, torch.Generator().manual_seed(0)))
+        working = model.to_working(view, sample_latents(vae, view, torch.Generator().manual_seed(0)))
     assert working.std().item() == pytest.approx(1, abs=0.05)
 
 
 def test_posterior_samples_scatter_around_the_mean_by_the_posteriors_width(trained_vae: Trained) -> None:
     vae = trained_vae[0]
-    view = centre(to_unit(phantoms(1, 32, 5), "cpu")).expand(2000, -1, -1, -1)
+    view = centre_view(to_unit(phantoms(1, 32, 5), "cpu")).expand(2000, -1, -1, -1)
     with torch.no_grad():
-        drawn = posterior_sample(vae, view, torch.Generator().manual_seed(0))
+        drawn = sample_latents(vae, view, torch.Generator().manual_seed(0))
         mean = vae.encode(view[:1])[0]
         sd = vae.encoder(view[:1])[1][0].mul(0.5).exp()
     raw = (drawn - mean) @ vae.transform.T / sd
@@ -103,8 +102,8 @@ def test_images_of_another_size_are_resized_for_the_encoder(trained_vae: Trained
     flat = torch.full((2, 1, 64, 64), 0.4)
     generator = torch.Generator()
     with torch.no_grad():
-        large = posterior_sample(trained_vae[0], flat, generator.manual_seed(1))
-        small = posterior_sample(trained_vae[0], flat[..., :32, :32], generator.manual_seed(1))
+        large = sample_latents(trained_vae[0], flat, generator.manual_seed(1))
+        small = sample_latents(trained_vae[0], flat[..., :32, :32], generator.manual_seed(1))
     torch.testing.assert_close(large, small, atol=1e-4, rtol=0)
 
 

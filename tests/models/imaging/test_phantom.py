@@ -6,7 +6,7 @@ import pytest
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.imaging.phantom import (
     DEPTH_MM,
-    ENTRIES,
+    LATENT_EFFECTS,
     LATENT_NAMES,
     LAYERS,
     PHANTOM_VERSION,
@@ -86,21 +86,23 @@ def test_entries_beyond_the_named_ones_do_nothing_and_missing_ones_are_zero():
     np.testing.assert_array_equal(render(named[:, :8], seeds, 32), render(short, seeds, 32))
 
 
-@pytest.mark.parametrize("entry", range(len(ENTRIES)), ids=LATENT_NAMES)
+@pytest.mark.parametrize("entry", range(len(LATENT_EFFECTS)), ids=LATENT_NAMES)
 def test_an_entry_drives_its_quantity_up_within_bounds_and_nothing_else(entry):
-    z = np.zeros((41, len(ENTRIES)), np.float32)
+    z = np.zeros((41, len(LATENT_EFFECTS)), np.float32)
     z[:, entry] = np.linspace(-5, 5, 41)
     values = anatomy(z)
     driven = values[LATENT_NAMES[entry]][:, 0]
     assert (np.diff(driven) > 0).all()
-    assert np.abs(driven - ENTRIES[entry].centre).max() <= ENTRIES[entry].reach
+    assert np.abs(driven - LATENT_EFFECTS[entry].centre).max() <= LATENT_EFFECTS[entry].reach
     for name, other in values.items():
         assert name == LATENT_NAMES[entry] or np.ptp(other) == 0
 
 
 def test_even_extreme_latents_keep_the_retina_in_the_frame_and_its_layers_in_order():
-    corners = np.array(list(itertools.product((-5, 5), repeat=len(ENTRIES) - 2)), np.float32)  # light changes no depth
-    z = np.zeros((len(corners), len(ENTRIES)), np.float32)
+    corners = np.array(
+        list(itertools.product((-5, 5), repeat=len(LATENT_EFFECTS) - 2)), np.float32
+    )  # light changes no depth
+    z = np.zeros((len(corners), len(LATENT_EFFECTS)), np.float32)
     moving = [i for i, name in enumerate(LATENT_NAMES) if name not in ("luminance", "contrast")]
     z[:, moving] = corners
     edges = layer_depths(z, np.arange(len(z)), 32) / 32
@@ -110,12 +112,14 @@ def test_even_extreme_latents_keep_the_retina_in_the_frame_and_its_layers_in_ord
 
 
 def test_layers_have_the_thickness_of_healthy_eyes():
-    z = np.zeros((1, len(ENTRIES)), np.float32)
-    z[0, LATENT_NAMES.index("foveal pit depth")] = 2.5 * np.arctanh((1 - ENTRIES[4].centre) / ENTRIES[4].reach)
+    z = np.zeros((1, len(LATENT_EFFECTS)), np.float32)
+    z[0, LATENT_NAMES.index("foveal pit depth")] = 2.5 * np.arctanh(
+        (1 - LATENT_EFFECTS[4].centre) / LATENT_EFFECTS[4].reach
+    )
     edges = layer_depths(z, [0], 601)[:, 0] * (DEPTH_MM * 1000 / 601)
     thickness = np.diff(edges, axis=0)[:, 300]  # µm at the foveal centre
     expected = [layer.fovea for layer in LAYERS]
-    expected[0] *= ENTRIES[8].centre
+    expected[0] *= LATENT_EFFECTS[8].centre
     np.testing.assert_allclose(thickness, expected, rtol=0.01, atol=0.1)
     pit = edges[0] + edges[-1][300] - edges[-1]  # inner surface, flattened onto the pigment epithelium
     assert np.ptp(pit[[300, 200, 400]]) > 75  # µm between the centre and 1 mm away
@@ -126,7 +130,7 @@ def test_layers_have_the_thickness_of_healthy_eyes():
 def test_every_entry_can_be_read_from_an_image(size):
     """The least posterior variance a reader can reach (Gauss-Newton at random z, noise of 6 grey levels) is small."""
     least = []
-    step = 0.4 * np.eye(len(ENTRIES), dtype=np.float32)
+    step = 0.4 * np.eye(len(LATENT_EFFECTS), dtype=np.float32)
     for subject in range(6):
         z, _ = draws(1, seed=subject)
         images = render(np.concatenate([z + step, z - step]), np.full(2 * len(step), subject), size).astype(float)
@@ -153,7 +157,7 @@ def test_the_first_three_entries_can_be_read_by_linear_regression():
 
 
 def test_speckle_is_as_strong_at_every_place_and_independent_between_subjects():
-    z = np.zeros((40, len(ENTRIES)), np.float32)
+    z = np.zeros((40, len(LATENT_EFFECTS)), np.float32)
     images = render(z, np.arange(40), 64).astype(float)
     noise = images[:, 2:14] - images[:, 2:14].mean(axis=0)  # vitreous rows
     spread = noise.std(axis=0)

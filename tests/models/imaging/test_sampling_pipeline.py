@@ -1,4 +1,4 @@
-"""Batches on their way: in order, ahead by two, halved when the device is full, and never more than a few in memory."""
+"""Batches in flight: in order, ahead by two, halved when the device is full, and never more than a few in memory."""
 
 from __future__ import annotations
 
@@ -13,32 +13,39 @@ import pytest
 import torch
 
 from image_longitudinal.core.errors import ModelError
-from image_longitudinal.models.imaging.device import DeviceUse, Launched, auto_batch_size, launch
-from image_longitudinal.models.imaging.sampling_pipeline import AHEAD, BatchSize, in_background, stream_images
+from image_longitudinal.models.imaging.device import DeviceUse
+from image_longitudinal.models.imaging.sampling_pipeline import (
+    IN_FLIGHT,
+    BatchInFlight,
+    BatchSize,
+    prefetch,
+    render_batches,
+    start_batch,
+)
 
 
 class Device:
-    """Draws each image in the grey level of its seed; has room for so many images at a time."""
+    """Renders each image in the grey level of its seed; has memory for ``room`` images at a time."""
 
     image_size = 4
 
     def __init__(self, room: int = 10**6) -> None:
-        self.room, self.turn = room, Lock()
+        self.room, self.device_lock = room, Lock()
         self.sizes: list[int] = []
         self.open = self.most_open = 0
 
     def generate(self, latents: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-        return self.launch(latents, seeds).wait()
+        return self.start(latents, seeds).wait()
 
-    def launch(self, latents: np.ndarray, seeds: np.ndarray) -> Launched:
+    def start(self, latents: np.ndarray, seeds: np.ndarray) -> BatchInFlight:
         if len(latents) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        assert self.turn.locked()
+        assert self.device_lock.locked()
         self.sizes.append(len(latents))
         self.open += 1
         self.most_open = max(self.most_open, self.open)
         levels = torch.from_numpy(seeds % 256).to(torch.uint8)
-        return Launched(levels[:, None, None].expand(-1, 4, 4).contiguous(), seconds=0.5)
+        return BatchInFlight(levels[:, None, None].expand(-1, 4, 4).contiguous(), seconds=0.5)
 
 
 def inputs(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -47,7 +54,7 @@ def inputs(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def run(device: Device, n: int, batch: BatchSize, use: DeviceUse | None = None) -> list[np.ndarray]:
     made = []
-    for images in stream_images(device, *inputs(n), batch, use):
+    for images in render_batches(device, *inputs(n), batch, use):
         device.open -= 1
         made.append(images)
     return made
@@ -59,8 +66,8 @@ def test_every_image_comes_once_and_in_order(n: int, size: int) -> None:
     made = run(device, n, BatchSize(size), use)
     np.testing.assert_array_equal(np.concatenate([*made, np.empty((0, 4, 4))])[:, 0, 0], np.arange(n) * 3 % 256)
     assert set(device.sizes) <= {size}, "every batch has the same shape"
-    assert device.most_open <= AHEAD
-    assert not device.turn.locked()
+    assert device.most_open <= IN_FLIGHT
+    assert not device.device_lock.locked()
     taken = use.take()
     assert taken["images"] == n
     assert taken["busy_seconds"] == 0.5 * len(device.sizes)
@@ -68,30 +75,30 @@ def test_every_image_comes_once_and_in_order(n: int, size: int) -> None:
 
 def test_the_device_has_its_next_batch_before_the_last_is_asked_for() -> None:
     device = Device()
-    stream = stream_images(device, *inputs(12), BatchSize(4))
+    stream = render_batches(device, *inputs(12), BatchSize(4))
     next(stream)
-    assert len(device.sizes) == AHEAD == 2
+    assert len(device.sizes) == IN_FLIGHT == 2
     stream.close()
-    assert not device.turn.locked()
+    assert not device.device_lock.locked()
 
 
-def test_a_batch_that_does_not_fit_is_halved_for_good(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_batch_that_does_not_fit_is_halved_permanently(caplog: pytest.LogCaptureFixture) -> None:
     device, batch = Device(room=5), BatchSize(16)
     with caplog.at_level(logging.WARNING):
         made = np.concatenate(run(device, 19, batch))
     np.testing.assert_array_equal(made[:, 0, 0], np.arange(19) * 3)
     assert batch.size == 4
     assert set(device.sizes) == {4}
-    said = [record.getMessage() for record in caplog.records]
-    assert said == [
-        "out of device memory with 16 images at a time: going on with 8",
-        "out of device memory with 8 images at a time: going on with 4",
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [
+        "out of device memory at 16 images per batch: continuing with 8",
+        "out of device memory at 8 images per batch: continuing with 4",
     ]
 
 
-def test_memory_that_runs_out_half_way_costs_no_image() -> None:
+def test_running_out_of_memory_half_way_loses_no_image() -> None:
     device, batch = Device(), BatchSize(8)
-    stream = stream_images(device, *inputs(40), batch)
+    stream = render_batches(device, *inputs(40), batch)
     made = [next(stream)]
     device.room = 3
     made += list(stream)
@@ -104,17 +111,17 @@ def test_a_device_without_room_for_one_image_is_an_error_with_advice() -> None:
         run(Device(room=0), 4, BatchSize(4))
 
 
-def test_two_shards_take_turns_on_one_device() -> None:
+def test_two_shards_use_one_device_one_after_the_other() -> None:
     device = Device()
-    first = stream_images(device, *inputs(8), BatchSize(4))
+    first = render_batches(device, *inputs(8), BatchSize(4))
     next(first)
     began = threading.Event()
 
     def second() -> Generator[np.ndarray]:
         began.set()
-        yield from stream_images(device, *inputs(8), BatchSize(4))
+        yield from render_batches(device, *inputs(8), BatchSize(4))
 
-    background = in_background(second(), 1)
+    background = prefetch(second(), 1)
     waiting = threading.Thread(target=lambda: made.extend(background))
     made: list[np.ndarray] = []
     waiting.start()
@@ -126,7 +133,7 @@ def test_two_shards_take_turns_on_one_device() -> None:
     assert sum(map(len, made)) == 8
 
 
-def test_a_background_thread_stays_so_far_ahead_and_ends_when_nobody_asks_for_more() -> None:
+def test_a_background_thread_stays_so_far_ahead_and_ends_when_closed() -> None:
     made, closed = [], []
 
     def count() -> Generator[int]:
@@ -137,12 +144,12 @@ def test_a_background_thread_stays_so_far_ahead_and_ends_when_nobody_asks_for_mo
         finally:
             closed.append(threading.current_thread().name)
 
-    numbers = in_background(count(), 3)
+    numbers = prefetch(count(), 3)
     assert [next(numbers), next(numbers)] == [0, 1]
     time.sleep(0.1)
     assert len(made) <= 2 + 3 + 1  # taken, queued, and the one in hand
     numbers.close()
-    assert closed == ["drawing"]
+    assert closed == ["prefetch"]
     assert len(made) <= 2 + 3 + 1 + 1
 
 
@@ -151,24 +158,16 @@ def test_an_error_in_the_background_is_raised_where_the_items_are_taken() -> Non
         yield 1
         raise ModelError("no")
 
-    numbers = in_background(fail(), 3)
+    numbers = prefetch(fail(), 3)
     assert next(numbers) == 1
     with pytest.raises(ModelError, match="no"):
         next(numbers)
 
 
-def test_launching_on_a_cpu_gives_images_and_the_time_they_took() -> None:
-    def draw(z: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+def test_a_batch_on_a_cpu_gives_images_and_the_time_they_took() -> None:
+    def render(z: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
         return (seeds[:, None, None] + z[:, :1, None]).to(torch.uint8).expand(-1, 2, 2)
 
-    launched = launch(draw, torch.device("cpu"), np.ones((3, 2), np.float32), np.arange(3))
-    np.testing.assert_array_equal(launched.wait()[:, 0, 0], [1, 2, 3])
-    assert launched.seconds > 0
-
-
-@pytest.mark.parametrize(
-    ("device", "side", "size"),
-    [("cuda", 512, 64), ("cuda", 224, 256), ("cuda", 64, 1024), ("cpu", 64, 32), ("cpu", 32, 32), ("cpu", 512, 1)],
-)
-def test_the_first_batch_is_a_power_of_two_that_suits_the_device(device: str, side: int, size: int) -> None:
-    assert auto_batch_size(torch.device(device), side) == size
+    batch = start_batch(render, torch.device("cpu"), np.ones((3, 2), np.float32), np.arange(3))
+    np.testing.assert_array_equal(batch.wait()[:, 0, 0], [1, 2, 3])
+    assert batch.seconds > 0

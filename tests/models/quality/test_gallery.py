@@ -8,10 +8,10 @@ import torch
 
 from image_longitudinal.core.config import GeneratorConfig
 from image_longitudinal.models.imaging.backends import ImageModel, load_image_model, load_vae
+from image_longitudinal.models.imaging.grey_images import to_grey_levels, to_unit
 from image_longitudinal.models.quality.gallery import noise_to_image, traversal, triptychs
 from image_longitudinal.models.registry.registry import ModelVersion
-from image_longitudinal.models.training.tensors import to_grey_levels, to_unit
-from image_longitudinal.models.vae.augment import centre
+from image_longitudinal.models.vae.augmentation import centre_view
 from tests.models.conftest import phantoms
 
 
@@ -34,7 +34,7 @@ def test_a_triptych_begins_with_the_scan_as_training_sees_it(model: ImageModel, 
     scans = phantoms(9, 32, 4)
     shown = triptychs(model, load_vae(tiny_version), scans, 4)
     assert shown.shape == (3, 6, 32, 32)
-    np.testing.assert_array_equal(shown[0], to_grey_levels(centre(to_unit(scans[:6], "cpu"))))
+    np.testing.assert_array_equal(shown[0], to_grey_levels(centre_view(to_unit(scans[:6], "cpu"))))
     assert np.abs(shown[1].astype(int) - shown[0]).mean() < 80
 
 

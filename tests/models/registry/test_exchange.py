@@ -12,28 +12,29 @@ from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.imaging.backends import assemble_diffusion, load_vae
 from image_longitudinal.models.registry.exchange import export_model
 from image_longitudinal.models.registry.registry import ModelVersion, Registry
+from image_longitudinal.storage.io.open import open_root
 
 
 def test_an_exported_version_comes_back_as_it_was(tiny_version: ModelVersion, tmp_path: Path) -> None:
-    export_model(tiny_version, str(tmp_path / "out"))
-    back = Registry(tmp_path / "other").add(tmp_path / "out")
+    export_model(tiny_version, open_root(tmp_path / "out"))
+    back = Registry(tmp_path / "other").add(open_root(tmp_path / "out"))
     assert back.content == tiny_version.content
     assert torch.equal(back.tensors("vae")["shift"], tiny_version.tensors("vae")["shift"])
     with pytest.raises(ModelError, match="a model is here already"):
-        export_model(tiny_version, str(tmp_path / "out"))
+        export_model(tiny_version, open_root(tmp_path / "out"))
 
 
 def test_an_altered_export_is_not_taken_in(tiny_version: ModelVersion, tmp_path: Path) -> None:
-    export_model(tiny_version, str(tmp_path / "out"))
+    export_model(tiny_version, open_root(tmp_path / "out"))
     (tmp_path / "out" / "vae.safetensors").write_bytes(b"other")
     with pytest.raises(ModelError, match="altered"):
-        Registry(tmp_path / "other").add(tmp_path / "out")
+        Registry(tmp_path / "other").add(open_root(tmp_path / "out"))
     with pytest.raises(ModelError, match="no model here"):
-        Registry(tmp_path / "other").add(tmp_path)
+        Registry(tmp_path / "other").add(open_root(tmp_path))
 
 
 def test_diffusers_loads_the_export_and_predicts_the_same(tiny_version: ModelVersion, tmp_path: Path) -> None:
-    export_model(tiny_version, f"file://{tmp_path}/out", "diffusers")
+    export_model(tiny_version, open_root(f"file://{tmp_path}/out"), "diffusers")
     unet = UNet2DConditionModel.from_pretrained(tmp_path / "out", subfolder="unet", use_safetensors=True)
     scheduler = DDPMScheduler.from_pretrained(tmp_path / "out", subfolder="scheduler")
     assert scheduler.config.prediction_type == "v_prediction"

@@ -1,4 +1,4 @@
-"""The training loop: a killed and resumed run ends in the bits of one that was not, and nothing diverges in silence."""
+"""The training loop: a killed and resumed run ends in the bits of one that was not, and divergence is an error."""
 
 import json
 from collections.abc import Callable
@@ -10,26 +10,19 @@ import accelerate
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from image_longitudinal.core.errors import ModelError
-from image_longitudinal.models.training.loop import (
-    LoopSettings,
-    TrainingProgress,
-    batch_indices,
-    best_of,
-    step_generator,
-    train,
-)
-from image_longitudinal.models.training.tensors import load_tensors, save_tensors
-from image_longitudinal.models.training.training_log import log_of
+from image_longitudinal.models.training import loop as module
+from image_longitudinal.models.training.logs import log_folder
+from image_longitudinal.models.training.loop import LoopSettings, TrainingProgress, train
+from image_longitudinal.models.training.step_random import step_generator
+from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
 
 STEPS = 24
-SETTINGS = LoopSettings(STEPS, 1e-2, seed=1, device="cpu", log_every=5, checkpoint_seconds=-1)  # one after every step
+SETTINGS = LoopSettings(STEPS, 1e-2, device="cpu", log_every=5)
 Loss = Callable[[nn.Module, int, torch.device], dict[str, Tensor]]
 
 
@@ -83,7 +76,7 @@ def test_tensorboard_shows_a_killed_and_resumed_training_as_one(tmp_path: Path) 
     with pytest.raises(Killed):
         train("tiny", network(), stopping(13), settings, tmp_path / "checkpoint", validate=lambda _: 0.5)
     _, history = train("tiny", network(), loss, settings, tmp_path / "checkpoint", validate=lambda _: 0.5)
-    events = EventAccumulator(str(log_of(tmp_path / "checkpoint"))).Reload()
+    events = EventAccumulator(str(log_folder(tmp_path / "checkpoint"))).Reload()
     assert set(events.Tags()["scalars"]) == {"loss", "twice", "validation"}
     for name in ("loss", "twice", "validation"):
         logged = [(event.step, event.value) for event in events.Scalars(name)]
@@ -121,10 +114,12 @@ def test_a_resumed_training_does_not_repeat_what_is_done(tmp_path: Path) -> None
     assert len(seen) == STEPS - 10, "a finished training is only loaded"
 
 
-def test_without_time_for_a_checkpoint_the_training_starts_again(tmp_path: Path) -> None:
-    settings = replace(SETTINGS, checkpoint_seconds=3600)
+def test_without_time_for_a_checkpoint_the_training_starts_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 3600)
     with pytest.raises(Killed):
-        train("tiny", network(), stopping(10), settings, tmp_path / "checkpoint")
+        train("tiny", network(), stopping(10), SETTINGS, tmp_path / "checkpoint")
     assert not (tmp_path / "checkpoint").exists()
 
 
@@ -201,8 +196,8 @@ def test_the_scaler_of_fp16_goes_on_where_it_was(tmp_path: Path) -> None:
     whole, history = train("tiny", network(), loss, FP16, tmp_path / "whole")
     with pytest.raises(Killed):
         train("tiny", network(), stopping(11), FP16, tmp_path / "killed")
-    told = json.loads(load_tensors(tmp_path / "killed")[1]["scaler"])
-    assert (told["scale"], told["_growth_tracker"]) == (1024 * 2**3, 2)
+    scaler = json.loads(load_tensors(tmp_path / "killed")[1]["scaler"])
+    assert (scaler["scale"], scaler["_growth_tracker"]) == (1024 * 2**3, 2)
     resumed, resumed_history = train("tiny", network(), loss, FP16, tmp_path / "killed")
     assert load_tensors(tmp_path / "killed")[1] == load_tensors(tmp_path / "whole")[1]
     assert_same(state(resumed), state(whole))
@@ -210,7 +205,7 @@ def test_the_scaler_of_fp16_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("fp16_on_a_cpu")
-def test_fp16_forgives_a_step_that_overflows_but_not_a_gradient_that_stays_undefined(tmp_path: Path) -> None:
+def test_fp16_skips_a_step_that_overflows_but_refuses_a_gradient_that_stays_undefined(tmp_path: Path) -> None:
     def once(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
         return bad_gradient(model, step, device) if step == 7 else loss(model, step, device)
 
@@ -250,7 +245,7 @@ def test_a_training_that_diverges_stops_and_keeps_the_last_good_state(tmp_path: 
 def test_a_training_that_diverges_at_once_says_that_nothing_was_saved(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no state was saved yet \(step 0\).*got nan.*[Ll]ower tiny\.learning_rate"):
         train("tiny", network(), not_a_number, SETTINGS, tmp_path / "checkpoint")
-    assert list(tmp_path.iterdir()) == [log_of(tmp_path / "checkpoint")]
+    assert list(tmp_path.iterdir()) == [log_folder(tmp_path / "checkpoint")]
 
 
 def greedy_accelerator(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
@@ -267,13 +262,13 @@ def greedy_array(model: nn.Module, step: int, device: torch.device) -> dict[str,
 
 @pytest.mark.parametrize("how", [greedy_accelerator, greedy, greedy_array])
 def test_running_out_of_memory_names_what_to_lower(tmp_path: Path, how: Loss) -> None:
-    told = r"out of device memory \(step 3\)\. Lower tiny\.batch_size, or raise tiny\.gradient_accumulation"
-    with pytest.raises(ModelError, match=told):
+    message = r"out of device memory \(step 3\)\. Lower tiny\.batch_size, or raise tiny\.gradient_accumulation"
+    with pytest.raises(ModelError, match=message):
         train("tiny", network(), stopping(3, how), SETTINGS, tmp_path / "checkpoint")
     assert load_tensors(tmp_path / "checkpoint")[1]["step"] == "3"
 
 
-def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     train("tiny", network(), loss, SETTINGS, tmp_path / "checkpoint")
     with pytest.raises(ModelError, match=r"does not fit the tiny network .*checkpoint.*[Dd]elete it"):
         train("tiny", network(width=6), loss, SETTINGS, tmp_path / "checkpoint")
@@ -305,96 +300,19 @@ def test_trainings_of_other_precision_can_follow_each_other(tmp_path: Path) -> N
     assert not torch.equal(found[0]["0.weight"], found[1]["0.weight"])
 
 
-def test_a_watcher_is_told_of_the_end(tmp_path: Path) -> None:
-    told: list[TrainingProgress] = []
-    train("tiny", network(), loss, SETTINGS, tmp_path / "checkpoint", told.append)
-    assert (told[-1].first, told[-1].step, told[-1].steps) == (0, STEPS, STEPS)
-    assert told[-1].figures["step"] == STEPS - 1
+def test_the_last_report_is_of_the_last_step(tmp_path: Path) -> None:
+    reports: list[TrainingProgress] = []
+    train("tiny", network(), loss, SETTINGS, tmp_path / "checkpoint", reports.append)
+    assert (reports[-1].first_step, reports[-1].step, reports[-1].steps) == (0, STEPS, STEPS)
+    assert reports[-1].figures["step"] == STEPS - 1
 
 
-def test_a_watcher_is_told_all_figures_however_fast_the_steps_and_those_before_a_restart(tmp_path: Path) -> None:
-    told: list[TrainingProgress] = []
+def test_reports_hold_all_figures_also_of_fast_steps_and_of_those_before_a_restart(tmp_path: Path) -> None:
+    reports: list[TrainingProgress] = []
     train("tiny", network(), loss, replace(SETTINGS, steps=STEPS // 2), tmp_path / "checkpoint")
-    _, history = train("tiny", network(), loss, SETTINGS, tmp_path / "checkpoint", told.append)
-    assert [row for progress in told for row in progress.noted] == history
+    _, history = train("tiny", network(), loss, SETTINGS, tmp_path / "checkpoint", reports.append)
+    assert [row for progress in reports for row in progress.new_figures] == history
     assert history[0]["step"] == 0
-
-
-@given(st.integers(1, 30), st.integers(1, 40), st.integers(0, 2**63 - 1), st.integers(1, 4))
-def test_batches_cover_each_epoch_exactly_once(n: int, batch: int, seed: int, epochs: int) -> None:
-    steps = -(-n * epochs // batch)
-    batches = [batch_indices(n, batch, seed, "stage", step) for step in range(steps)]
-    assert all(len(indices) == batch and indices.dtype == np.int64 for indices in batches)
-    seen = np.concatenate(batches)[: n * epochs].reshape(epochs, n)
-    assert all(sorted(epoch) == list(range(n)) for epoch in seen)
-
-
-def test_epochs_seeds_and_stages_are_shuffled_differently() -> None:
-    orders = [
-        batch_indices(1000, 1000, *arguments).tolist()
-        for arguments in ((1, "vae", 0), (1, "vae", 1), (2, "vae", 0), (1, "diffusion", 0))
-    ]
-    assert len({tuple(order) for order in orders}) == len(orders)
-    assert batch_indices(1000, 1000, 1, "vae", 1).tolist() == orders[1]
-
-
-def test_draws_of_a_step_belong_to_seed_stage_and_step() -> None:
-    def draw(*name: object) -> float:
-        return float(torch.rand(1, generator=step_generator(*name)))  # type: ignore[arg-type]
-
-    assert draw(1, "vae", 3) == draw(1, "vae", 3)
-    assert len({draw(1, "vae", 3), draw(1, "vae", 4), draw(2, "vae", 3), draw(1, "diffusion", 3)}) == 4
-
-
-# validation
-
-
-def error_at(best: int) -> Callable[[nn.Module], float]:
-    """An error that is least at the ``best``-th validation, counted from 0."""
-    calls: list[int] = []
-
-    def error(model: nn.Module) -> float:
-        assert not model.training
-        calls.append(1)
-        return abs(len(calls) - 1 - best) + 1.0
-
-    return error
-
-
-def test_the_best_weights_are_returned_and_the_last_ones_kept_too(tmp_path: Path) -> None:
-    settings = replace(SETTINGS, validate_every=4)
-    short, _ = train("tiny", network(), loss, replace(SETTINGS, steps=8), tmp_path / "short")
-    best, history = train("tiny", network(), loss, settings, tmp_path / "a", validate=error_at(1))
-    assert_same(state(best), state(short))  # after 8 of the 24 steps
-    assert [row["validation"] for row in history if "validation" in row] == [2, 1, 2, 3, 4, 5]
-    whole, _ = train("tiny", network(), loss, SETTINGS, tmp_path / "whole")
-    last = {
-        key.removeprefix("model/"): value for key, value in load_tensors(tmp_path / "a")[0].items() if "model/" in key
-    }
-    assert_same(last, state(whole))
-    assert load_tensors(best_of(tmp_path / "a"))[1] == {"step": "8", "validation": "1.0"}
-
-
-def test_training_stops_when_nothing_better_comes_and_stays_stopped(tmp_path: Path) -> None:
-    settings = replace(SETTINGS, validate_every=4, patience=2)
-    stopped, history = train("tiny", network(), loss, settings, tmp_path / "a", validate=error_at(1))
-    assert max(row["step"] for row in history) == 15  # the fourth validation is the second without a new best
-    again, same = train("tiny", network(), loss, settings, tmp_path / "a", validate=error_at(1))
-    assert same == history
-    assert_same(state(again), state(stopped))
-
-
-def test_a_killed_training_knows_its_best(tmp_path: Path) -> None:
-    def distance(model: nn.Module) -> float:
-        return abs(float(next(model.parameters()).detach().sum()))
-
-    settings = replace(SETTINGS, validate_every=3, ema_decay=0.9)
-    whole, history = train("tiny", network(), loss, settings, tmp_path / "whole", validate=distance)
-    with pytest.raises(Killed):
-        train("tiny", network(), stopping(14), settings, tmp_path / "a", validate=distance)
-    resumed, same = train("tiny", network(), loss, settings, tmp_path / "a", validate=distance)
-    assert same == history
-    assert_same(state(resumed), state(whole))
 
 
 def test_the_average_counts_whole_steps_under_accumulation(tmp_path: Path) -> None:

@@ -14,14 +14,14 @@ from image_longitudinal.core.config import ComputeConfig, DiffusionConfig
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.diffusion.train import build_diffusion, train_diffusion
 from image_longitudinal.models.training.processes import (
-    Report,
+    Reporter,
     check_divisible,
     mean_over_processes,
     rank,
     run_in_processes,
     training_processes,
 )
-from image_longitudinal.models.training.tensors import load_tensors, save_tensors
+from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
 from image_longitudinal.models.vae.train import build_vae, train_vae
 from tests.models.conftest import VAE_CONFIG, phantoms
 
@@ -32,7 +32,7 @@ DIFFUSION = DiffusionConfig(
 )  # fmt: skip
 
 
-def train_both(folder: Path, report: Report | None) -> None:
+def train_both(folder: Path, report: Reporter | None) -> None:
     """The real trainings, each process writing what it ended with."""
     images, new = phantoms(40, 32, 1), phantoms(8, 32, 2)
     given = build_vae(VAE_CONFIG, 1)
@@ -44,10 +44,10 @@ def train_both(folder: Path, report: Report | None) -> None:
 
 
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
-    told: list[Any] = []
+    reports: list[Any] = []
     for n, name in ((1, "one"), (2, "two")):
-        run_in_processes(train_both, (tmp_path / name,), n, told.append)
-    assert {progress.name for progress in told} == {"vae", "diffusion"}
+        run_in_processes(train_both, (tmp_path / name,), n, reports.append)
+    assert {progress.name for progress in reports} == {"vae", "diffusion"}
     one, two, other = (
         load_tensors(tmp_path / name)[0] for name in ("one/diffusion-0", "two/diffusion-0", "two/diffusion-1")
     )
@@ -55,7 +55,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     assert all(torch.equal(two[key], other[key]) for key in two)
     # Sums in another order: Adam makes a whole step of a next-to-nothing gradient's sign, so some entries differ.
     assert _length(two, one) < 0.02 * _length(one, initial)
-    # A VAE's batch statistics are those of a share: its weights agree between the two, not with one process's.
+    # A VAE's batch statistics are those of its own rows: its weights agree between the two, not with one process's.
     vae, same = (load_tensors(tmp_path / name)[0] for name in ("two/vae-0", "two/vae-1"))
     for key in vae:
         if "running" not in key and key not in ("shift", "transform"):
@@ -67,7 +67,7 @@ def _length(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     return float(torch.stack([(a[key] - b[key]).double().square().sum() for key in a]).sum().sqrt())
 
 
-def fail(how: str, report: Report | None) -> None:
+def fail(how: str, report: Reporter | None) -> None:
     """Fails in the second process, while the first waits for it."""
     if rank() == 1:
         if how == "killed":
@@ -78,12 +78,12 @@ def fail(how: str, report: Report | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
-    [("refused", r"vae\.batch_size cannot be shared.*multiple of 2 processes; got 7"), ("killed", "lost|failed")],
+    ("how", "message"),
+    [("refused", r"vae\.batch_size cannot be divided.*multiple of 2 processes; got 7"), ("killed", "lost|failed")],
     ids=["refused", "killed"],
 )
-def test_what_one_process_raises_comes_home_and_none_is_left(how: str, said: str) -> None:
-    with pytest.raises(ModelError, match=said):
+def test_an_error_of_one_process_is_raised_and_no_process_is_left(how: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         run_in_processes(fail, (how,), 2, lambda _: None)
     assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
 

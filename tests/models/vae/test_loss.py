@@ -15,12 +15,12 @@ from torch.nn.functional import conv2d, max_pool2d
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from image_longitudinal.core.errors import ModelError
-from image_longitudinal.models.training.tensors import save_tensors
+from image_longitudinal.models.training.tensor_files import save_tensors
 from image_longitudinal.models.vae.loss import (
     VGGDistance,
-    charged_kl,
-    kl_per_entry,
+    kl_per_dimension,
     kl_weight,
+    kl_with_free_bits,
     make_perception,
     reconstruction_loss,
     structural_distance,
@@ -31,8 +31,8 @@ from tests.models.conftest import phantoms
 def test_kl_is_the_closed_form_per_entry() -> None:
     mean, log_variance = torch.randn(50, 4), torch.randn(50, 4)
     expected = kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(0.0, 1.0)).mean(0)
-    torch.testing.assert_close(kl_per_entry(mean, log_variance), expected)
-    assert torch.equal(kl_per_entry(torch.zeros(2, 3), torch.zeros(2, 3)), torch.zeros(3))
+    torch.testing.assert_close(kl_per_dimension(mean, log_variance), expected)
+    assert torch.equal(kl_per_dimension(torch.zeros(2, 3), torch.zeros(2, 3)), torch.zeros(3))
 
 
 @given(st.integers(0, 200), st.integers(0, 100), st.floats(0, 10))
@@ -175,9 +175,9 @@ def test_a_missing_weight_file_is_a_model_error(tmp_path: Path) -> None:
 
 def test_free_bits_charge_at_least_so_much_and_push_no_entry_below() -> None:
     kl = torch.tensor([0.01, 0.05, 0.3], requires_grad=True)
-    charged = charged_kl(kl, 0.1)
+    charged = kl_with_free_bits(kl, 0.1)
     charged.backward()
     assert charged.item() == pytest.approx(0.1 + 0.1 + 0.3)
     assert kl.grad is not None
     assert kl.grad.tolist() == [0, 0, 1]
-    assert charged_kl(kl, 0).item() == pytest.approx(0.36)
+    assert kl_with_free_bits(kl, 0).item() == pytest.approx(0.36)

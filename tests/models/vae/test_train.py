@@ -1,6 +1,5 @@
 """Training of the VAE: the latent space it leaves is the one that data sets draw from."""
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +8,10 @@ import torch
 from torch import Tensor
 
 from image_longitudinal.core.config import VAEConfig
-from image_longitudinal.models.training.loop import LoopSettings
-from image_longitudinal.models.training.tensors import ImageRows, load_tensors, to_unit
-from image_longitudinal.models.vae import train as module
-from image_longitudinal.models.vae.augment import centre
+from image_longitudinal.models.imaging.grey_images import ImageRows, to_unit
+from image_longitudinal.models.training import loop
+from image_longitudinal.models.training.tensor_files import load_tensors
+from image_longitudinal.models.vae.augmentation import centre_view
 from image_longitudinal.models.vae.network import VAE
 from image_longitudinal.models.vae.train import (
     VAEFigures,
@@ -30,7 +29,7 @@ Trained = tuple[VAE, VAEFigures]
 def standardised_posterior(vae: VAE, images: np.ndarray) -> tuple[Tensor, Tensor]:
     """Covariance of the standardised posterior means, and mean covariance of the posteriors around them."""
     with torch.no_grad():
-        view = centre(to_unit(images, "cpu"))
+        view = centre_view(to_unit(images, "cpu"))
         mean = vae.encode(view).double()
         variance = vae.encoder(view)[1].exp().mean(0).double()
     inverse = torch.linalg.inv(vae.transform.double())
@@ -41,7 +40,7 @@ def test_standardised_latents_have_mean_0_and_covariance_1(trained_vae: Trained,
     """Over the training images, the posterior's own variance included; 1e-4 is float32 rounding of the network."""
     vae, _ = trained_vae
     with torch.no_grad():
-        mean = vae.encode(centre(to_unit(tiny_images, "cpu"))).mean(0)
+        mean = vae.encode(centre_view(to_unit(tiny_images, "cpu"))).mean(0)
     torch.testing.assert_close(mean, torch.zeros(5), atol=1e-4, rtol=0)
     between, within = standardised_posterior(vae, tiny_images)
     torch.testing.assert_close(between + within, torch.eye(5).double(), atol=1e-4, rtol=0)
@@ -63,7 +62,7 @@ def test_samples_of_the_posterior_have_the_distribution_that_generation_draws_fr
     vae, _ = trained_vae
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        view = centre(to_unit(tiny_images, "cpu"))
+        view = centre_view(to_unit(tiny_images, "cpu"))
         drawn = torch.cat([vae.encode(view, torch.randn(96, 5, generator=generator)) for _ in range(20)])
     torch.testing.assert_close(torch.cov(drawn.T), torch.eye(5), atol=0.15, rtol=0)
 
@@ -72,7 +71,7 @@ def test_standardising_twice_changes_nothing_and_images_stay(trained_vae: Traine
     vae = build_vae(VAE_CONFIG, 1)
     vae.load_state_dict(trained_vae[0].state_dict())
     vae.eval()
-    before, view = vae.transform.clone(), centre(to_unit(tiny_images[:4], "cpu"))
+    before, view = vae.transform.clone(), centre_view(to_unit(tiny_images[:4], "cpu"))
     with torch.no_grad():
         decoded = vae.decode(vae.encode(view))
         vae.transform.copy_(torch.eye(5))
@@ -137,7 +136,7 @@ def test_a_killed_and_resumed_training_ends_in_the_same_bits(
     kills: tuple[int, ...],
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(module, "LoopSettings", partial(LoopSettings, checkpoint_seconds=-1))
+        patch.setattr(loop, "CHECKPOINT_SECONDS", -1)
         for reads in kills:
             images: ImageRows = Failing(tiny_images, reads)
             with pytest.raises(Interrupted):

@@ -14,7 +14,7 @@ from image_longitudinal.storage.dataset.card import write_card
 from image_longitudinal.storage.dataset.layout import TABLES
 from image_longitudinal.storage.dataset.manifest import read_root_manifest
 from image_longitudinal.storage.dataset.reader import open_dataset
-from image_longitudinal.storage.io.filesystem import Root
+from image_longitudinal.storage.io.root import Root
 
 
 def test_the_snippets_of_the_card_run(published: Root, monkeypatch: pytest.MonkeyPatch) -> None:

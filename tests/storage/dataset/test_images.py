@@ -22,8 +22,9 @@ from image_longitudinal.storage.dataset.images import (
     latent_spec,
     write_image_shard,
 )
-from image_longitudinal.storage.io import filesystem
-from image_longitudinal.storage.io.filesystem import LocalRoot, Root, open_root
+from image_longitudinal.storage.io.local import LocalRoot
+from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.root import Root
 
 
 def make(n: int, side: int = 6, dim: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -182,7 +183,7 @@ def test_a_full_disk_leaves_no_shard_under_its_name(tmp_path: Path, monkeypatch:
 
     for step in ("fsync", "replace"):
         with monkeypatch.context() as patch:
-            patch.setattr(filesystem.os, step, full)
+            patch.setattr(os, step, full)
             with pytest.raises(StorageError, match=r"image/c/0/0/0.*Free some space"):
                 write_image_shard(root, ShardPlan(4, 4).shard(0), images, latents, shard_size=4)
         assert root.files() == []

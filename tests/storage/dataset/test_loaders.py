@@ -16,7 +16,8 @@ from image_longitudinal.core.errors import StorageError
 from image_longitudinal.storage.dataset.loaders import FIELDS, SubjectDataset, SubjectLoader, SubjectStream
 from image_longitudinal.storage.dataset.reader import open_dataset
 from image_longitudinal.storage.dataset.transfer import Selection, copy_dataset
-from image_longitudinal.storage.io.filesystem import Root, open_root
+from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.root import Root
 from tests.storage.conftest import Arrays, arrays, write_dataset
 
 LEVEL = 0.0526

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,9 @@ from image_longitudinal.storage.dataset.manifest import (
     write_shard_manifest,
 )
 from image_longitudinal.storage.dataset.run_claim import begin_run, check_same_dataset
-from image_longitudinal.storage.io import filesystem
-from image_longitudinal.storage.io.filesystem import LocalRoot, Root, open_root
+from image_longitudinal.storage.io.local import LocalRoot
+from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.root import Root
 from tests.storage.conftest import IDENTITY, write_dataset
 
 OTHER = digest_of("another data set")
@@ -95,14 +97,14 @@ def test_publishing_is_the_last_step(root: Root, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_disk_that_fills_while_publishing_leaves_it_unpublished(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    replace = filesystem.os.replace
+    replace = os.replace
 
     def full(source: object, target: object) -> None:
         if str(target).endswith("dataset.json"):
             raise OSError(28, "No space left on device")
         replace(source, target)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(filesystem.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(StorageError, match=r"dataset\.json"):
         write_dataset(root)
     monkeypatch.undo()

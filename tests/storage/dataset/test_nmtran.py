@@ -11,7 +11,7 @@ import pytest
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.storage.dataset.nmtran import COLUMNS, export_nmtran
 from image_longitudinal.storage.dataset.reader import open_dataset
-from image_longitudinal.storage.io.filesystem import Root
+from image_longitudinal.storage.io.root import Root
 
 
 @pytest.mark.parametrize("split", [None, "validation"])

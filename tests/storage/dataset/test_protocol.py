@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.files import is_temporary
 from image_longitudinal.storage.dataset.manifest import is_published, part_is_intact, read_shard_manifest
 from image_longitudinal.storage.dataset.verify import verify_dataset
-from image_longitudinal.storage.io import filesystem
-from image_longitudinal.storage.io.filesystem import LocalRoot, Root, clean_temporaries, is_temporary
+from image_longitudinal.storage.io.local import LocalRoot
+from image_longitudinal.storage.io.root import Root, clean_temporaries
 from tests.paths import ROOT
 from tests.storage.conftest import PLAN, write_dataset
 
@@ -54,7 +55,7 @@ def test_a_disk_that_fills_at_any_step_harms_nothing(
             real(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(filesystem.os, step, fail)
+            patch.setattr(os, step, fail)
             with pytest.raises(StorageError, match="Free some space"):
                 write_dataset(root)
         assert clean_temporaries(root) == []
@@ -65,8 +66,7 @@ def test_a_disk_that_fills_at_any_step_harms_nothing(
 
 KILLED = """
 import os, sys
-from storage import filesystem
-from image_longitudinal.storage.io.filesystem import LocalRoot
+from image_longitudinal.storage.io.local import LocalRoot
 from tests.storage.conftest import write_dataset
 real, left = getattr(os, sys.argv[2]), int(sys.argv[3])
 def dying(*arguments):
@@ -75,7 +75,7 @@ def dying(*arguments):
     if left < 0:
         os._exit(9)
     real(*arguments)
-setattr(filesystem.os, sys.argv[2], dying)
+setattr(os, sys.argv[2], dying)
 write_dataset(LocalRoot(sys.argv[1]))
 """
 

@@ -15,7 +15,8 @@ from image_longitudinal.core.plan import ShardPlan
 from image_longitudinal.storage.dataset.manifest import publish, read_root_manifest
 from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
 from image_longitudinal.storage.dataset.run_claim import begin_run
-from image_longitudinal.storage.io.filesystem import FileRecord, Root, open_root
+from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.root import FileRecord, Root
 from tests.storage.conftest import IDENTITY, LEVELS, TIMES, arrays, write_dataset
 
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
-from image_longitudinal.storage.io.filesystem import open_root
+from image_longitudinal.storage.io.open import open_root
 from tests.paths import ROOT
 from tests.storage.conftest import write_dataset
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import duckdb
@@ -17,8 +18,8 @@ from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.plan import ShardPlan
 from image_longitudinal.storage.dataset import layout, tables
 from image_longitudinal.storage.dataset.tables import Dose, write_observations, write_random_effects, write_subjects
-from image_longitudinal.storage.io import filesystem
-from image_longitudinal.storage.io.filesystem import Root, open_root
+from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.root import Root
 
 PLAN = ShardPlan(20, 8, validation_fraction=0.1, test_fraction=0.35)  # train 0-10, validation 11-12, test 13-19
 TIMES = [0.0, 0.5, 2.0]
@@ -141,7 +142,7 @@ def test_a_full_disk_leaves_no_table(root: Root, monkeypatch: pytest.MonkeyPatch
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(filesystem.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match=r"part-00000\.parquet.*Free some space"):
         write_all(root)
     assert root.files() == []

@@ -16,8 +16,10 @@ from image_longitudinal.storage.dataset.manifest import is_published, publish, r
 from image_longitudinal.storage.dataset.reader import open_dataset
 from image_longitudinal.storage.dataset.transfer import Copied, Selection, copy_dataset
 from image_longitudinal.storage.dataset.verify import verify_dataset
-from image_longitudinal.storage.io.filesystem import LocalRoot, Root, open_root
 from image_longitudinal.storage.io.lease import hold_lease
+from image_longitudinal.storage.io.local import LocalRoot
+from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.root import Root
 from tests.paths import ROOT
 from tests.storage.conftest import arrays, write_dataset
 
@@ -77,7 +79,7 @@ def test_stopped_at_any_file_it_goes_on_and_is_published_only_when_whole(
 
 KILLED = """
 import os, sys
-from image_longitudinal.storage.io.filesystem import LocalRoot
+from image_longitudinal.storage.io.local import LocalRoot
 from image_longitudinal.storage.dataset.transfer import copy_dataset
 put, left = LocalRoot._write, int(sys.argv[3])
 def dying(self, path, pieces):

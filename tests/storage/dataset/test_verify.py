@@ -23,7 +23,9 @@ from image_longitudinal.storage.dataset.manifest import (
     write_shard_manifest,
 )
 from image_longitudinal.storage.dataset.verify import verify_dataset
-from image_longitudinal.storage.io.filesystem import FileRecord, LocalRoot, Root, open_root
+from image_longitudinal.storage.io.local import LocalRoot
+from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.root import FileRecord, Root
 from tests.storage.conftest import PLAN, arrays, write_dataset, write_shard
 
 

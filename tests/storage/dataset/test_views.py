@@ -10,7 +10,7 @@ import pytest
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
-from image_longitudinal.storage.io.filesystem import open_root
+from image_longitudinal.storage.io.open import open_root
 from tests.storage.conftest import LEVELS, arrays, write_dataset
 
 

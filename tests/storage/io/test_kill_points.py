@@ -1,7 +1,8 @@
 """A run killed, cut off or out of disk at any point: nothing half-made is taken as done, a rerun makes what is missing.
 
 The run is the storage side of the flow (``resume`` in conftest). It is killed at 200 lines of code chosen at random
-among all that it executes in ``storage/``, by the clock as well, and out of disk after random numbers of bytes.
+among all that it executes in ``storage/`` and ``core/files.py``, by the clock as well, and out of disk after random
+numbers of bytes.
 """
 
 from __future__ import annotations
@@ -22,18 +23,21 @@ from typing import Any
 
 import pytest
 
+from image_longitudinal import storage
+from image_longitudinal.core import files
 from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.files import is_temporary
 from image_longitudinal.core.plan import ShardPlan
 from image_longitudinal.storage.dataset.layout import LEASE, ROOT_MANIFEST, RUN_FILE
 from image_longitudinal.storage.dataset.manifest import is_published, part_is_intact, read_shard_manifest
 from image_longitudinal.storage.dataset.run_claim import check_same_dataset
-from image_longitudinal.storage.io import filesystem
-from image_longitudinal.storage.io.filesystem import LocalRoot, Root, is_temporary
+from image_longitudinal.storage.io.local import LocalRoot
+from image_longitudinal.storage.io.root import Root
 from tests.storage.conftest import IDENTITY, Arrays, arrays, resume
 
 PLAN = ShardPlan(n_subjects=5, shard_size=2, test_fraction=0.2)
 KILLED = 9
-STORAGE = str(Path(filesystem.__file__).parent)
+TRACED = (str(Path(storage.__path__[0])), files.__file__)  # whose lines a run is killed at
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +112,7 @@ def traced(work: Callable[[], object], at: Callable[[int], None]) -> None:
         return line
 
     def call(frame: FrameType, event: str, argument: object) -> Any:
-        return line if frame.f_code.co_filename.startswith(STORAGE) else None
+        return line if frame.f_code.co_filename.startswith(TRACED) else None
 
     sys.settrace(call)
     try:
@@ -212,7 +216,7 @@ def test_out_of_disk_after_any_number_of_bytes(
     for left in random.Random(11).sample(range(total), 25):
         root = folders()
         with monkeypatch.context() as patch:
-            patch.setattr(filesystem, "open", FullDisk(left), raising=False)
+            patch.setattr(files, "open", FullDisk(left), raising=False)
             with pytest.raises(StorageError, match=r"cannot write a file.*No space left.*Free some space"):
                 resume(root, data, PLAN)
         assert not any(is_temporary(path) for path in root.files())

@@ -17,15 +17,17 @@ from image_longitudinal.core.errors import StorageError
 from image_longitudinal.storage.dataset.layout import LEASE
 from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io import lease
-from image_longitudinal.storage.io.filesystem import LocalRoot, Root, open_root
 from image_longitudinal.storage.io.lease import hold_lease
+from image_longitudinal.storage.io.local import LocalRoot
+from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.root import Root
 from tests.storage.conftest import write_dataset
 
 
 @pytest.fixture(params=["local", "memory"])
 def output(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Root:
-    monkeypatch.setattr(lease, "BEAT", 0.1)  # every wait shorter by a factor of 100
-    monkeypatch.setattr(lease, "DEAD_AFTER", 1.5)
+    monkeypatch.setattr(lease, "RENEWAL", 0.1)  # every wait shorter by a factor of 100
+    monkeypatch.setattr(lease, "EXPIRY", 1.5)
     monkeypatch.setattr(lease, "SETTLE", 0.02)
     return open_root(tmp_path / "data" if request.param == "local" else f"memory://{tmp_path.name}/data")
 
@@ -112,44 +114,32 @@ def test_an_orphaned_worker_of_a_killed_run_keeps_the_output(tmp_path: Path) -> 
     pytest.fail("the lock outlived its last process")
 
 
-def silent(root: Root, **changed: object) -> None:
-    """The lease of a run that gives no sign of life."""
-    mark = json.loads(lease._mark("someone", 7)) | changed
-    root.write_bytes(LEASE, json.dumps(mark).encode())
-
-
-def dead_pid() -> int:
-    if (child := os.fork()) == 0:
-        os._exit(0)
-    os.waitpid(child, 0)
-    return child
+def foreign_lease(root: Root, host: str = "node7") -> None:
+    """The lease of a run elsewhere that does not renew it."""
+    root.write_bytes(LEASE, json.dumps({"token": "other", "host": host, "pid": 17, "since": "2026"}).encode())
 
 
 @pytest.mark.parametrize("output", ["memory"], indirect=True)
-def test_a_dead_holder_of_this_machine_is_replaced_at_once_and_a_silent_one_after_a_while(output: Root) -> None:
-    said: list[str] = []
-    silent(output, pid=dead_pid())
-    with hold_lease(output, said.append) as held:
+def test_the_lease_of_a_dead_run_is_taken_over_once_it_expired(output: Root) -> None:
+    reports: list[str] = []
+    foreign_lease(output)
+    with hold_lease(output, reports.append) as held:
         held.check()
-    assert said == []
-    for changed in ({"machine": "elsewhere", "host": "node7"}, {"pid": os.getpid()}):
-        silent(output, **changed)
-        with hold_lease(output, said.append) as held:
-            held.check()
-        assert output.files() == []
-    assert "on node7: seeing" in said[0]
+    assert "process 17 on node7, running since 2026: waiting" in reports[0]
+    assert output.files() == []
     output.write_bytes(LEASE, b"{torn")
-    with hold_lease(output, said.append):
+    with hold_lease(output, reports.append):
         pass
     assert output.files() == []
 
 
 @pytest.mark.parametrize("output", ["memory"], indirect=True)
-def test_who_lost_the_lease_hears_of_it_and_leaves_the_new_one_alone(output: Root) -> None:
+def test_a_run_that_lost_its_lease_notices_and_leaves_the_new_one_alone(output: Root) -> None:
     with hold_lease(output) as held:
-        silent(output, host="node7")
-        assert isinstance(held, lease._Beating)
-        held._thread.join(20)  # it ends when it finds the other's mark
+        foreign_lease(output)
+        patience = time.monotonic() + 20
+        while not held.loss() and time.monotonic() < patience:
+            time.sleep(0.05)
         with pytest.raises(StorageError, match=r"no longer holds its output.*process \d+ on node7.* took it over"):
             held.check()
     assert json.loads(output.read_bytes(LEASE))["host"] == "node7"

@@ -25,10 +25,11 @@ from image_longitudinal.storage.dataset.reader import open_dataset
 from image_longitudinal.storage.dataset.transfer import Selection, copy_dataset
 from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io import lease, remote
-from image_longitudinal.storage.io.filesystem import Root, open_root
 from image_longitudinal.storage.io.lease import hold_lease
+from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.root import Root
 from tests.storage.conftest import Arrays, arrays, resume, write_dataset
-from tests.storage.test_kill_points import KILLED, check_and_finish, digests, exit_status, in_child
+from tests.storage.io.test_kill_points import KILLED, check_and_finish, digests, exit_status, in_child
 
 s3fs = pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")
@@ -165,7 +166,7 @@ def test_workers_of_a_data_loader_read_from_s3(line: Line) -> None:
 
 
 def test_one_run_at_a_time_writes_to_s3(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "BEAT", 0.3)
+    monkeypatch.setattr(lease, "RENEWAL", 0.3)
     monkeypatch.setattr(lease, "SETTLE", 0.1)
     root = fresh()
     assert root.create("once", b"1")  # type: ignore[attr-defined]
@@ -193,7 +194,8 @@ PROMISES = [STEPS["the lease"], STEPS["a shard manifest"], STEPS["the root manif
 def test_killed_before_every_kind_of_write_and_after_those_that_promise(
     line: Line, small: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "SETTLE", 0.1)  # nobody else is about to take over what the killed left
+    for name, seconds in (("RENEWAL", 0.2), ("EXPIRY", 0.5), ("SETTLE", 0.1)):  # the killed run's lease must expire
+        monkeypatch.setattr(lease, name, seconds)
     whole = fresh()
     resume(whole, small, SMALL)
     reference = digests(whole)
@@ -265,8 +267,8 @@ def cut_at(line: Line, monkeypatch: pytest.MonkeyPatch, number: int, mend: bool)
 def test_a_store_that_vanishes_in_mid_run_stops_it_and_nothing_is_lost(
     line: Line, small: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "DEAD_AFTER", 1.0)  # the lease that could not be given back is waited for
-    monkeypatch.setattr(lease, "BEAT", 0.4)
+    monkeypatch.setattr(lease, "EXPIRY", 1.0)  # the lease that could not be given back is waited for
+    monkeypatch.setattr(lease, "RENEWAL", 0.4)
     whole = fresh()
     resume(whole, small, SMALL)
     reference = digests(whole)

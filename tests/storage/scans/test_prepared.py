@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,12 +14,15 @@ from PIL import Image
 
 from image_longitudinal.core.errors import IngestError, StorageError
 from image_longitudinal.models.imaging.phantom import render
-from image_longitudinal.models.scans.preparation import clean_frame, to_sizes
+from image_longitudinal.models.scans.cleaning import clean_frame
+from image_longitudinal.models.scans.framing import to_sizes
 from image_longitudinal.storage.scans.contact_sheet import contact_sheet
-from image_longitudinal.storage.scans.npy import growing_npy
+from image_longitudinal.storage.scans.npy_writer import npy_writer
 from image_longitudinal.storage.scans.prepared import open_prepared
+from image_longitudinal.storage.scans.prepared_manifest import ImageSource
 from image_longitudinal.storage.scans.prepared_writer import drawn_image, write_prepared
-from image_longitudinal.storage.scans.scans import SetAside, find_scans, prepare_scan
+from image_longitudinal.storage.scans.scan_files import SetAside, find_scans, prepare_scan
+from image_longitudinal.storage.scans.splits import SplitRule
 from tests.paths import SHARED_DATA
 
 SCANS = SHARED_DATA / "kermany_sample"
@@ -26,9 +30,8 @@ needs_scans = pytest.mark.skipif(not SCANS.is_dir(), reason="no real scans: ../s
 SIZES = (32, 16)
 OPTIONS = {
     "sizes": SIZES,
-    "fractions": {"train": 0.6, "validation": 0.2, "test": 0.2},
-    "seed": 0,
-    "source": {"folder": "somewhere"},
+    "split": SplitRule({"train": 0.6, "validation": 0.2, "test": 0.2}, seed=0),
+    "source": ImageSource("scans", 2, "somewhere", "none"),
 }
 
 
@@ -80,28 +83,39 @@ def test_the_manifest_tells_what_came_of_every_file(tmp_path):
     made = write_prepared(
         tmp_path / "set", scans, **OPTIONS, set_aside=[SetAside("a.txt", "not an image file")], ignored=4
     )
-    assert made.manifest["set_aside"] == [
-        {"file": "a.txt", "reason": "not an image file"},
-        {"file": "b.png", "reason": "empty file"},
-        {"file": "twin", "reason": "same bytes as phantom-003"},
-    ]
-    counts = made.manifest["counts"]
-    assert (counts["images"], counts["patients"], counts["set_aside"], counts["ignored"]) == (5, 5, 3, 4)
-    assert sum(counts["by_split"].values()) == 5
-    assert counts["by_class"] == {"phantom": 5}
-    record = made.manifest["images"][2]
-    assert record["file"] == "phantom-002"
-    assert (record["width"], record["height"], record["class"], record["patient"]) == (32, 32, "phantom", "phantom-002")
-    assert made.manifest["source"] == {"folder": "somewhere"}
+    assert made.manifest.set_aside == (
+        SetAside("a.txt", "not an image file"),
+        SetAside("b.png", "empty file"),
+        SetAside("twin", "same bytes as phantom-003"),
+    )
+    counts = made.manifest.counts
+    assert (counts.images, counts.patients, counts.set_aside, counts.ignored) == (5, 5, 3, 4)
+    assert sum(counts.by_split.values()) == 5
+    assert counts.by_class == {"phantom": 5}
+    record = made.manifest.images[2]
+    assert record.file == "phantom-002"
+    assert (record.width, record.height, record.label, record.patient) == (32, 32, "phantom", "phantom-002")
+    content = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    assert content["source"] == {
+        "kind": "scans", "folder": "somewhere", "preparation": {"version": 2, "denoise": "none"},
+    }  # fmt: skip
+    assert content["counts"]["by_class"] == {"phantom": 5}
+    assert content["images"][2]["class"] == "phantom"
+    assert open_prepared(tmp_path / "set") == made
 
 
 def test_the_digest_names_the_content_not_the_place(written, tmp_path):
-    elsewhere = write_prepared(tmp_path / "other", drawings(), **{**OPTIONS, "source": {"folder": "moved"}})
+    elsewhere = write_prepared(tmp_path / "other", drawings(), **{**OPTIONS, "source": ImageSource("phantom", 1)})
     assert elsewhere.digest == written.digest
     (tmp_path / "set").rename(tmp_path / "moved")
     assert open_prepared(tmp_path / "moved").digest == written.digest
     assert write_prepared(tmp_path / "less", drawings(11), **OPTIONS).digest != written.digest
-    assert write_prepared(tmp_path / "resplit", drawings(), **{**OPTIONS, "seed": 1}).digest != written.digest
+    assert (
+        write_prepared(
+            tmp_path / "resplit", drawings(), **{**OPTIONS, "split": replace(OPTIONS["split"], seed=1)}
+        ).digest
+        != written.digest
+    )
 
 
 def test_writing_the_same_again_keeps_what_is_there(written, tmp_path):
@@ -116,9 +130,9 @@ def test_other_content_is_not_overwritten(written, tmp_path):
     assert open_prepared(tmp_path / "set").digest == written.digest
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("x")
-    with pytest.raises(StorageError, match="something else is in the place"):
+    with pytest.raises(StorageError, match="holds something else"):
         write_prepared(tmp_path / "thesis", drawings(), **OPTIONS)
-    with pytest.raises(StorageError, match="something else is in the place"):
+    with pytest.raises(StorageError, match="holds something else"):
         write_prepared(tmp_path / "thesis" / "chapter1.tex", drawings(), **OPTIONS)
     assert sorted(os.listdir(tmp_path)) == ["set", "thesis"]
 
@@ -170,7 +184,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path, monkeypatch
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("image_longitudinal.storage.scans.npy.GrowingNpy.append", full)
+    monkeypatch.setattr("image_longitudinal.storage.scans.npy_writer.NpyWriter.append", full)
     with pytest.raises(StorageError, match=r"cannot write the prepared images .*No space left.*[Ff]ree some space"):
         write_prepared(tmp_path / "set", drawings(), **OPTIONS)
     assert os.listdir(tmp_path) == []
@@ -178,7 +192,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path, monkeypatch
 
 def test_an_image_of_another_size_is_refused(tmp_path):
     wrong = drawn_image("wrong", {32: np.zeros((32, 31), np.uint8), 16: np.zeros((16, 16), np.uint8)}, "phantom")
-    with pytest.raises(StorageError, match="wrong form"):
+    with pytest.raises(StorageError, match="wrong shape or type"):
         write_prepared(tmp_path / "set", [*drawings(), wrong], **OPTIONS)
 
 
@@ -295,7 +309,7 @@ def test_a_pickle_in_place_of_the_images_is_not_loaded(written, tmp_path):
 @pytest.mark.parametrize("n", [0, 1, 9, 10, 1000])
 def test_a_growing_file_is_a_plain_npy(tmp_path, n):
     rows = np.random.default_rng(0).integers(0, 256, (n, 3, 5)).astype(np.uint8)
-    with growing_npy(tmp_path / "a.npy", (3, 5)) as file:
+    with npy_writer(tmp_path / "a.npy", (3, 5)) as file:
         for row in rows:
             file.append(row)
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), rows)
@@ -326,7 +340,7 @@ def test_phantoms_make_a_set(tmp_path):
     drawn = (drawn_image(f"phantom-{i}", {32: image}, "phantom") for i, image in enumerate(images))
     made = write_prepared(tmp_path / "set", drawn, **{**OPTIONS, "sizes": [32]})
     np.testing.assert_array_equal(made.images(32), images)
-    assert made.manifest["counts"]["patients"] == 30
+    assert made.manifest.counts.patients == 30
 
 
 @needs_scans
@@ -350,7 +364,7 @@ def test_real_scans_become_a_set(tmp_path):
             tmp_path / "set", pool.map(job, found.scans), **{**OPTIONS, "sizes": (512, 64)}, set_aside=found.set_aside
         )
     assert len(made) == len(usable)
-    assert [item["file"] for item in made.manifest["set_aside"]] == [
+    assert [item.file for item in made.manifest.set_aside] == [
         "CNV/CNV-1-1.jpeg",
         "CNV/a copy.jpeg",
         "CNV/notes.txt",
@@ -359,7 +373,7 @@ def test_real_scans_become_a_set(tmp_path):
     assert set(made.labels) == {"CNV", "DME", "DRUSEN", "NORMAL"}
     assert made.images(512).shape == (len(usable), 512, 512)
     splits = {}
-    for record in made.manifest["images"]:
-        assert splits.setdefault(record["patient"], record["split"]) == record["split"]
+    for record in made.manifest.images:
+        assert splits.setdefault(record.patient, record.split) == record.split
     assert made.images(64).max(axis=(1, 2)).min() > 60
     assert open_prepared(tmp_path / "set").digest == made.digest

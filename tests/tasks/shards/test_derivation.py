@@ -16,7 +16,8 @@ from image_longitudinal.storage.dataset.manifest import ImageInfo, RootManifest
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.dataset.sharding import encode_shard
 from image_longitudinal.storage.dataset.tables import Dose, write_observations, write_random_effects, write_subjects
-from image_longitudinal.storage.io.filesystem import Root, open_root
+from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.root import Root
 from image_longitudinal.tasks.shards.derivation import linked_to_latents, outcomes_at, rederive
 from image_longitudinal.tasks.shards.image_shards import image_model
 from image_longitudinal.tasks.shards.parts import make_images, make_outcomes

@@ -15,7 +15,7 @@ import torch
 from image_longitudinal.core.config import ComputeConfig, Config
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.storage.dataset.images import create_image_arrays
-from image_longitudinal.storage.io.filesystem import open_root
+from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.tasks.shards.host_workers import HostWorkers, worker_devices
 from image_longitudinal.tasks.shards.image_shards import ImageJob, image_model, make_image_shard
 from image_longitudinal.tasks.shards.spec import DatasetSpec

@@ -164,9 +164,7 @@ def test_the_pymc_model_has_the_same_density(seen):
 
     table, eta = seen
     population = population_model(MODEL, population_data(table, MODEL.structural))
-    z = eta @ np.linalg.cholesky(
-        np.linalg.inv(MODEL.omega)
-    )  # models.nlme.bayes.whitening, data that say nothing
+    z = eta @ np.linalg.cholesky(np.linalg.inv(MODEL.omega))  # models.nlme.bayes.whitening, data that say nothing
     with population:
         got = float(pm.compile(population.value_vars, population.logp(vars=population.observed_RVs),
                                mode="FAST_COMPILE")(z))  # fmt: skip

@@ -1,0 +1,88 @@
+"""Checkpoints of a training: everything it needs to resume and end in the same bits, in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from image_longitudinal.core.errors import ModelError
+from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
+
+History = list[dict[str, float]]  # figures of logged steps and validations; each row has its ``step``
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What changes during training: weights, their moving average, the optimizer's moments, the scaler of fp16."""
+
+    model: nn.Module
+    averaged: AveragedModel | None
+    optimizer: Any
+    scaler: Any
+
+    def save(self, path: Path, step: int, history: History) -> None:
+        """Write the state before ``step``, the number of finished steps, atomically.
+
+        Raises:
+            ModelError: the file cannot be written.
+        """
+        tensors = {f"model/{key}": value for key, value in self.model.state_dict().items()}
+        if self.averaged is not None:
+            tensors |= {f"averaged/{key}": value for key, value in self.averaged.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{key}": value for key, value in moments.items()}
+        metadata = {"step": str(step), "history": json.dumps(history)}
+        if self.scaler is not None:  # fp16: the factor that keeps small gradients from vanishing, and its count
+            metadata["scaler"] = json.dumps(self.scaler.state_dict())
+        save_tensors(path, tensors, metadata)
+
+    def restore(self, path: Path, name: str) -> tuple[int, History]:
+        """Load a checkpoint of the ``name`` network, if there is one; returns the finished steps and the history.
+
+        Raises:
+            ModelError: the file is damaged or belongs to another network or other settings.
+        """
+        if not path.exists():
+            return 0, []
+        tensors, metadata = load_tensors(path)
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}, "optimizer": {}}
+        moments: dict[int, dict[str, Tensor]] = {}
+        try:
+            for key, value in tensors.items():
+                part, rest = key.split("/", 1)
+                parts[part][rest] = value
+            for key, value in parts["optimizer"].items():
+                index, moment = key.split("/")
+                moments.setdefault(int(index), {})[moment] = value
+            self.model.load_state_dict(parts["model"])
+            if self.averaged is not None:
+                self.averaged.load_state_dict(parts["averaged"])
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+            if self.scaler is not None and "scaler" in metadata:
+                self.scaler.load_state_dict(json.loads(metadata["scaler"]))
+            return int(metadata["step"]), json.loads(metadata["history"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"the checkpoint does not fit the {name} network", where=path, do="delete it to train from the start"
+            ) from error
+
+
+def load_initial_weights(name: str, model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Replace random initial weights by those of an earlier model.
+
+    Raises:
+        ModelError: they belong to another architecture.
+    """
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(
+            f"the {name} network cannot start from these weights: its architecture differs",
+            got=str(error).splitlines()[-1],
+            do="train from random weights (start=afresh), or configure the architecture of the production model",
+        ) from error

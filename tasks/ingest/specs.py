@@ -1,0 +1,85 @@
+"""What decides prepared images: the digest of a spec is the cache key of the task that prepares them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+from image_longitudinal.core.config import Config
+from image_longitudinal.core.digest import digest_of
+from image_longitudinal.core.specs import Spec
+from image_longitudinal.models.imaging.phantom import PHANTOM_VERSION
+from image_longitudinal.models.scans.cleaning import PREPARATION_VERSION
+from image_longitudinal.storage.scans.scan_files import FoundScans
+
+MASTER_SIZES = (512, 224)  # pixels: the original's two geometries, kept for every preset
+
+
+class ImagesSpec(Spec):
+    """What phantoms and scans have in common: sizes in pixels, largest first, and the split by patient."""
+
+    code_version: ClassVar[int] = 3
+
+    sizes: tuple[int, ...]
+    min_images: int
+    validation_fraction: float
+    test_fraction: float
+    seed: int
+
+    @property
+    def fractions(self) -> dict[str, float]:
+        """Share of the patients by split."""
+        train = 1 - self.validation_fraction - self.test_fraction
+        return {"train": train, "validation": self.validation_fraction, "test": self.test_fraction}
+
+
+class PhantomSpec(ImagesSpec):
+    """Phantom images: how many, from which code version."""
+
+    product: ClassVar[str] = "phantom-images"
+
+    n_phantoms: int
+    phantom_version: int = PHANTOM_VERSION
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """The spec of a configuration."""
+        return cls(**_common(config), n_phantoms=config.images.n_phantoms)
+
+
+class ScansSpec(ImagesSpec):
+    """Images of scans: the files, and how they are cleaned.
+
+    The files and held-out splits are digests: file names may be many, and need not be valid text.
+    """
+
+    product: ClassVar[str] = "scan-images"
+
+    files: str
+    held_out: str
+    denoise: str
+    preparation_version: int = PREPARATION_VERSION
+
+    @classmethod
+    def of(cls, config: Config, found: FoundScans, held_out: Mapping[str, str]) -> Self:
+        """The spec of a configuration, the files found (by name, size and time) and the splits of held-out files."""
+        status = [(scan.name, scan.path.stat()) for scan in found.scans]
+        files = digest_of([(name, one.st_size, one.st_mtime_ns) for name, one in status])
+        common = _common(config, MASTER_SIZES)
+        return cls(**common, files=files, held_out=digest_of(dict(held_out)), denoise=config.images.denoise)
+
+    @property
+    def frames_digest(self) -> str:
+        """Names the cache of cleaned frames: what decides a frame besides the scan's bytes."""
+        return digest_of("clean-frame", self.preparation_version, {"denoise": self.denoise})
+
+
+def _common(config: Config, sizes: tuple[int, ...] = ()) -> dict[str, object]:
+    images = config.images
+    return {
+        "sizes": sorted({*sizes, config.vae.image_size, config.diffusion.image_size}, reverse=True),
+        "min_images": images.min_images,
+        "validation_fraction": images.validation_fraction,
+        "test_fraction": images.test_fraction,
+        "seed": config.seed,
+    }

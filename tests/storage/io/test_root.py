@@ -1,0 +1,226 @@
+"""Files appear whole under their name or not at all, wherever it stops."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.files import is_temporary
+from image_longitudinal.storage.io import remote
+from image_longitudinal.storage.io.local import LocalRoot
+from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.root import FileRecord, Root, clean_temporaries
+
+
+@pytest.fixture(params=["local", "memory"])
+def any_root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
+    return open_root(tmp_path / "data" if request.param == "local" else f"memory://{tmp_path.name}/data")
+
+
+def test_a_file_is_written_read_listed_and_removed(any_root: Root) -> None:
+    record = any_root.write_bytes("a/b=0.5/c.bin", b"0123456789", rows=3)
+    assert record == FileRecord(
+        path="a/b=0.5/c.bin", sha256=hashlib.sha256(b"0123456789").hexdigest(), bytes=10, rows=3
+    )
+    assert any_root.read_bytes(record.path) == b"0123456789"
+    assert any_root.sha256(record.path) == record.sha256
+    assert any_root.size(record.path) == 10
+    assert any_root.read_range(record.path, 2, 5) == b"234"
+    assert any_root.read_range(record.path, -3) == b"789"
+    assert not any_root.exists("a")
+    assert any_root.files() == any_root.files("a") == [record.path]
+    assert any_root.entries() == ["a"]
+    any_root.remove(record.path)
+    any_root.remove(record.path)
+    assert not any_root.exists(record.path)
+    assert any_root.files() == []
+
+
+def test_writing_again_replaces_the_whole_file(any_root: Root) -> None:
+    any_root.write_bytes("x", b"long content")
+    any_root.write("x", [b"sh", b"ort"])
+    assert any_root.read_bytes("x") == b"short"
+    assert any_root.files() == ["x"]
+
+
+def test_a_missing_file_is_named(any_root: Root) -> None:
+    with pytest.raises(StorageError, match=r"cannot read a file .*nowhere\.bin"):
+        any_root.read_bytes("nowhere.bin")
+
+
+def test_a_local_file_is_put(any_root: Root, tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"abc" * 1000)
+    assert any_root.put_file(tmp_path / "source", "deep/target").bytes == 3000
+    assert any_root.read_bytes("deep/target") == b"abc" * 1000
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("step", ["write", "fsync", "replace"])
+def test_a_failing_disk_leaves_the_old_file_and_no_temporary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, number: int
+) -> None:
+    root = open_root(tmp_path / "data")
+    root.write_bytes("shards/00000.json", b"old")
+    error = OSError(number, os.strerror(number))
+
+    def fail(*_: object) -> None:
+        raise error
+
+    def pieces() -> Iterator[bytes]:
+        yield b"n"
+        if step == "write":
+            raise error
+        yield b"ew"
+
+    if step != "write":
+        monkeypatch.setattr(os, step, fail)
+    with pytest.raises(StorageError, match="cannot write a file") as caught:
+        root.write("shards/00000.json", pieces())
+    monkeypatch.undo()
+    assert "shards/00000.json" in str(caught.value)
+    assert "then run the same command again" in str(caught.value)
+    assert root.read_bytes("shards/00000.json") == b"old"
+    assert root.files() == ["shards/00000.json"]
+
+
+def test_an_error_or_interrupt_while_making_the_pieces_leaves_nothing(any_root: Root) -> None:
+    for kind in (ZeroDivisionError, KeyboardInterrupt):
+
+        def pieces(kind: type[BaseException] = kind) -> Iterator[bytes]:
+            yield b"half"
+            raise kind
+
+        with pytest.raises(kind):
+            any_root.write("x", pieces())
+        assert any_root.files() == []
+
+
+def test_a_killed_write_leaves_a_temporary_that_is_known_and_cleaned(tmp_path: Path) -> None:
+    if (child := os.fork()) == 0:
+
+        def pieces() -> Iterator[bytes]:
+            yield b"half"
+            os._exit(9)
+
+        LocalRoot(tmp_path).write("deep/x.parquet", pieces())
+    os.waitpid(child, 0)
+    root = LocalRoot(tmp_path)
+    (left,) = root.files()
+    assert is_temporary(left)
+    root.write_bytes("deep/keep.tmp", b"not ours")
+    assert clean_temporaries(root) == [left]
+    assert root.files() == ["deep/keep.tmp"]
+
+
+def test_local_to_local_is_a_hard_link(tmp_path: Path) -> None:
+    source, target = LocalRoot(tmp_path / "cache"), LocalRoot(tmp_path / "data")
+    source.write_bytes("a", b"bytes")
+    for _ in range(2):  # the second time both names are one file already, where rename would keep the temporary
+        target.link_or_copy(source, "a", "deep/b")
+    assert (target.folder / "deep/b").samefile(source.folder / "a")
+    assert target.files() == ["deep/b"]
+    source.write_bytes("a", b"newer")
+    assert target.read_bytes("deep/b") == b"bytes"
+
+
+def test_without_links_the_bytes_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cross_device(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", cross_device)
+    source, target = LocalRoot(tmp_path / "cache"), LocalRoot(tmp_path / "data")
+    source.write_bytes("a", b"bytes")
+    target.link_or_copy(source, "a", "b")
+    assert target.read_bytes("b") == b"bytes"
+    assert not (target.folder / "b").samefile(source.folder / "a")
+
+
+def test_between_stores_and_within_one_the_bytes_are_copied(tmp_path: Path) -> None:
+    local = open_root(tmp_path / "cache")
+    memory, other = open_root(f"memory://{tmp_path.name}/one"), open_root(f"memory://{tmp_path.name}/two")
+    local.write_bytes("a", b"bytes")
+    memory.link_or_copy(local, "a", "b")
+    other.link_or_copy(memory, "b", "deep/c")
+    assert other.read_bytes("deep/c") == b"bytes"
+
+
+def test_linking_what_is_not_there_is_refused(any_root: Root) -> None:
+    with pytest.raises(StorageError, match=r"cannot .* a file"):
+        any_root.link_or_copy(any_root, "nothing", "x")
+    assert any_root.files() == []
+
+
+def test_a_failing_store_is_told_as_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = open_root(f"memory://{tmp_path.name}/data")
+
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(remote, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(type(root.fs), "put_file", fail)  # type: ignore[attr-defined]
+    with pytest.raises(StorageError, match=r"cannot write a file \(memory://.*/x\).*gone.*Check that the store"):
+        root.write_bytes("x", b"data")
+    assert root.files() == []
+
+
+def test_a_failure_that_passes_is_tried_again_and_one_that_will_not_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, calls = open_root(f"memory://{tmp_path.name}/data"), []
+    monkeypatch.setattr(remote, "PAUSES", (0.0, 0.0))
+    kind = type(root.fs)  # type: ignore[attr-defined]
+
+    def flaky(real: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **kwargs: object) -> object:
+            calls.append(args)
+            if len(calls) % 3:
+                raise ConnectionResetError("cut")
+            return real(*args, **kwargs)
+
+        return call
+
+    for name in ("put_file", "cat_file", "info", "rm_file", "find"):
+        monkeypatch.setattr(kind, name, flaky(getattr(kind, name)))
+    root.write_bytes("x", b"data" * 10)
+    assert root.read_bytes("x") == b"data" * 10
+    assert root.read_range("x", -4) == b"data"
+    assert root.files() == ["x"]
+    root.remove("x")
+    assert len(calls) % 3 == 0
+
+    def refuse(*_: object, **__: object) -> None:
+        calls.append(_)
+        raise PermissionError("not yours")
+
+    calls.clear()
+    monkeypatch.setattr(kind, "put_file", refuse)
+    with pytest.raises(StorageError, match="not yours"):
+        root.write_bytes("x", b"data")
+    assert len(calls) == 1
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    root = open_root(tmp_path / "data")
+    assert not root.exists("x")
+    for attempt in (root.entries, lambda: root.write_bytes("x", b"1")):
+        with pytest.raises(StorageError, match="Choose an output that is a folder"):
+            attempt()
+
+
+def test_an_unknown_protocol_is_refused() -> None:
+    with pytest.raises(StorageError, match="cannot open a store"):
+        open_root("nosuch://place")
+
+
+@pytest.mark.parametrize("path", ["../secret", "a/../../b", "/etc/passwd", ""])
+def test_a_record_cannot_point_outside_the_root(path: str) -> None:
+    with pytest.raises(ValidationError, match="inside the data set"):
+        FileRecord(path=path, sha256="0" * 64, bytes=1)

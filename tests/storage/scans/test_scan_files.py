@@ -1,0 +1,298 @@
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from image_longitudinal.core.errors import IngestError
+from image_longitudinal.storage.scans import scan_files
+from image_longitudinal.storage.scans.frame_cache import FrameCache
+from image_longitudinal.storage.scans.scan_files import (
+    SetAside,
+    find_scans,
+    prepare_scan,
+    read_scan,
+    scan_file,
+)
+
+
+def picture(path, size=(80, 70), mode="L", **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3)).astype(np.uint8)
+    Image.fromarray(values).convert(mode).save(path, **options)
+    return path
+
+
+def read(path):
+    return read_scan(scan_file(path, path.parent))
+
+
+# finding
+
+
+def test_scans_are_found_below_in_the_order_of_their_names(tmp_path):
+    for name in ("b/z.PNG", "b/a.tif", "a/CNV-12-3.jpeg", "c.JPG", "a/deep/er/x.tiff"):
+        picture(tmp_path / name)
+    found = find_scans(tmp_path)
+    assert [scan.name for scan in found.scans] == ["a/CNV-12-3.jpeg", "a/deep/er/x.tiff", "b/a.tif", "b/z.PNG", "c.JPG"]
+    assert found.set_aside == []
+    assert find_scans(str(tmp_path)) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "patient", "label"),
+    [
+        ("CNV/CNV-103044-135.jpeg", "103044", "CNV"),
+        ("train/NORMAL/DRUSEN-103044-1.jpeg", "103044", "DRUSEN"),
+        ("CNV-7-1.png", "7", "CNV"),
+        ("NORMAL/left eye.png", "NORMAL/left eye", "NORMAL"),
+        ("some/where/CNV-7.png", "some/where/CNV-7", "where"),
+        ("scan.tif", "scan", "unlabelled"),
+    ],
+)
+def test_a_name_says_whose_scan_it_is(tmp_path, name, patient, label):
+    file = scan_file(tmp_path / name, tmp_path)
+    assert (file.patient, file.label, file.name) == (patient, label, name)
+
+
+def test_other_files_are_listed_and_sidecars_counted(tmp_path):
+    picture(tmp_path / "A" / "a.png")
+    for name in ("notes.docx", "A/a.gif", "files.tsv", "SHA256SUMS", "README.md", ".DS_Store", ".git/x.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = find_scans(tmp_path)
+    assert [scan.name for scan in found.scans] == ["A/a.png"]
+    assert found.set_aside == [SetAside("A/a.gif", "not an image file"), SetAside("notes.docx", "not an image file")]
+    assert found.ignored == 5
+
+
+def test_links_do_not_lead_out_of_the_folder(tmp_path):
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    picture(inside / "a.png")
+    picture(outside / "b.png")
+    (inside / "folder").symlink_to(outside)
+    (inside / "b.png").symlink_to(outside / "b.png")
+    (inside / "same.png").symlink_to(inside / "a.png")
+    (inside / "loop.png").symlink_to(inside / "loop.png")
+    (inside / "nowhere.png").symlink_to(inside / "missing.png")
+    (inside / "up").symlink_to(tmp_path)
+    found = find_scans(inside)
+    assert [scan.name for scan in found.scans] == ["a.png", "same.png"]
+    assert {item.file: item.reason.split(":")[0] for item in found.set_aside} == {
+        "b.png": "link that leaves the folder",
+        "folder": "link to a folder, not followed",
+        "loop.png": "cannot be reached",
+        "nowhere.png": "cannot be reached",
+        "up": "link to a folder, not followed",
+    }
+
+
+def test_a_linked_folder_of_scans_can_be_searched(tmp_path):
+    picture(tmp_path / "real" / "a.png")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert len(find_scans(tmp_path / "link").scans) == 1
+
+
+def test_a_pipe_is_not_opened(tmp_path):
+    picture(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "b.png")
+    assert find_scans(tmp_path).set_aside == [SetAside("b.png", "not a regular file")]
+
+
+def test_a_folder_without_scans_is_an_error_that_says_so(tmp_path):
+    with pytest.raises(IngestError, match=r"no scans found .* got an empty folder"):
+        find_scans(tmp_path)
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(IngestError, match=r"expected files ending in \.jpeg.* got 1 other files"):
+        find_scans(tmp_path)
+    with pytest.raises(IngestError, match="got nothing there"):
+        find_scans(tmp_path / "missing")
+    with pytest.raises(IngestError, match="got a file"):
+        find_scans(tmp_path / "a.txt")
+
+
+def test_folders_that_cannot_be_listed(tmp_path, monkeypatch):
+    picture(tmp_path / "ok" / "a.png")
+    (tmp_path / "shut").mkdir()
+    scandir = os.scandir
+
+    def refusing(shut):
+        def listing(path):
+            if str(path) == str(shut):
+                raise PermissionError(13, "Permission denied", str(path))
+            return scandir(path)
+
+        return listing
+
+    monkeypatch.setattr(os, "scandir", refusing(tmp_path / "shut"))
+    assert find_scans(tmp_path).set_aside == [SetAside("shut", "folder cannot be listed: Permission denied")]
+    monkeypatch.setattr(os, "scandir", refusing(tmp_path))
+    with pytest.raises(IngestError, match="Permission denied"):
+        find_scans(tmp_path)
+
+
+# reading
+
+
+@pytest.mark.parametrize(
+    ("mode", "extension", "shape", "dtype"),
+    [
+        ("L", "png", (70, 80), np.uint8),
+        ("L", "jpeg", (70, 80), np.uint8),
+        ("1", "tif", (70, 80), np.bool_),
+        ("LA", "png", (70, 80, 2), np.uint8),
+        ("P", "png", (70, 80, 3), np.uint8),
+        ("RGB", "jpg", (70, 80, 3), np.uint8),
+        ("RGBA", "png", (70, 80, 4), np.uint8),
+        ("CMYK", "jpeg", (70, 80, 3), np.uint8),
+        ("YCbCr", "jpeg", (70, 80, 3), np.uint8),
+        ("LAB", "tif", (70, 80, 3), np.uint8),
+        ("F", "tif", (70, 80), np.float32),
+        ("I", "tif", (70, 80), np.int32),
+    ],
+)
+def test_every_mode_is_decoded(tmp_path, mode, extension, shape, dtype):
+    scan = read(picture(tmp_path / f"a.{extension}", mode=mode))
+    assert scan.content.shape == shape
+    assert scan.content.dtype == dtype
+    assert (scan.width, scan.height) == (80, 70)
+    assert len(scan.sha256) == 64
+
+
+@pytest.mark.parametrize("extension", ["png", "tif"])
+def test_sixteen_bits_are_kept(tmp_path, extension):
+    values = np.arange(70 * 80, dtype=np.uint16).reshape(70, 80) * 11
+    Image.fromarray(values).save(tmp_path / f"a.{extension}")
+    scan = read(tmp_path / f"a.{extension}")
+    np.testing.assert_array_equal(scan.content, values)
+    assert scan.content.dtype.isnative
+
+
+def test_a_palette_gives_its_colours_not_its_indices(tmp_path):
+    image = Image.new("P", (64, 64), 3)
+    image.putpalette([0] * 9 + [10, 200, 30] + [0] * 756)
+    image.save(tmp_path / "a.png")
+    assert (read(tmp_path / "a.png").content == [10, 200, 30]).all()
+
+
+def png_header(width, height):
+    """A PNG of a few bytes that claims to be enormous."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [8001, 12_000, 60_000, 2_000_000])
+def test_an_absurdly_large_image_is_not_decoded(tmp_path, side, monkeypatch):
+    monkeypatch.setattr(scan_files, "_pixels", lambda image: pytest.fail("decoded"))
+    (tmp_path / "a.png").write_bytes(png_header(side, side))
+    assert "more than 64 megapixels" in read(tmp_path / "a.png").reason
+
+
+def test_an_absurdly_large_file_is_not_read(tmp_path):
+    with open(tmp_path / "a.png", "wb") as file:
+        file.truncate(300_000_000)  # sparse: takes no room
+    assert read(tmp_path / "a.png").reason == "300 MB, more than 200 MB"
+
+
+def test_small_images_are_set_aside(tmp_path):
+    assert read(picture(tmp_path / "a.png", size=(63, 500))).reason == "63x500: less than 64 pixels a side"
+    assert not isinstance(read(picture(tmp_path / "b.png", size=(64, 64))), SetAside)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"hello, this is text", "not a JPEG, PNG or TIFF image"),
+        (b"\xff\xd8\xff\xe0", "not a JPEG, PNG or TIFF image"),
+        (b"II*\x00\x08\x00\x00\x00\x05\x00", "not a JPEG, PNG or TIFF image"),
+    ],
+)
+def test_files_that_are_no_images(tmp_path, data, reason):
+    (tmp_path / "a.png").write_bytes(data)
+    assert read(tmp_path / "a.png") == SetAside("a.png", reason)
+
+
+def test_another_format_under_an_image_name_is_refused(tmp_path):
+    Image.new("L", (80, 80)).save(tmp_path / "a.gif")
+    (tmp_path / "a.gif").rename(tmp_path / "a.png")
+    assert read(tmp_path / "a.png").reason == "not a JPEG, PNG or TIFF image"
+
+
+def test_several_frames_in_a_file_are_refused(tmp_path):
+    page = Image.new("L", (80, 80))
+    page.save(tmp_path / "a.tif", save_all=True, append_images=[page, page])
+    assert read(tmp_path / "a.tif").reason == "3 frames in one file, expected 1"
+
+
+@pytest.mark.parametrize("extension", ["jpeg", "png", "tif"])
+def test_truncated_files_are_set_aside(tmp_path, extension):
+    data = picture(tmp_path / f"a.{extension}", size=(200, 200)).read_bytes()
+    for share in (0.3, 0.6, 0.9):
+        (tmp_path / f"a.{extension}").write_bytes(data[: int(len(data) * share)])
+        assert isinstance(read(tmp_path / f"a.{extension}"), SetAside)
+
+
+@pytest.mark.parametrize("extension", ["jpeg", "png", "tif"])
+def test_no_damage_aborts(tmp_path, extension):
+    """Random bytes changed anywhere: a scan or a reason, never an exception."""
+    data = np.frombuffer(picture(tmp_path / f"a.{extension}").read_bytes(), np.uint8)
+    rng = np.random.default_rng(0)
+    for round_ in range(60):
+        damaged = data.copy()
+        where = rng.integers(0, 200 if round_ % 2 else len(data), 6)
+        damaged[where] = rng.integers(0, 256, 6)
+        (tmp_path / f"a.{extension}").write_bytes(damaged.tobytes())
+        result = read(tmp_path / f"a.{extension}")
+        assert isinstance(result, SetAside) or result.content.size
+
+
+def test_a_file_that_vanished_is_set_aside(tmp_path):
+    file = scan_file(picture(tmp_path / "a.png"), tmp_path)
+    file.path.unlink()
+    assert read_scan(file).reason.startswith("unreadable: No such file")
+
+
+def test_what_preparation_refuses_is_set_aside(tmp_path):
+    def refuse(pixels):
+        raise IngestError("the scan shows nothing")
+
+    file = scan_file(picture(tmp_path / "a.png"), tmp_path)
+    assert prepare_scan(file, refuse, np.shape) == SetAside("a.png", "the scan shows nothing")
+    prepared = prepare_scan(file, lambda pixels: pixels, np.shape)
+    assert (prepared.content, prepared.width, prepared.sha256) == ((70, 80), 80, read_scan(file).sha256)
+    (tmp_path / "b.png").write_bytes(b"")
+    assert prepare_scan(scan_file(tmp_path / "b.png", tmp_path), refuse, np.shape).reason == "empty file"
+
+
+def test_a_scan_is_cleaned_once_and_adding_some_cleans_those(tmp_path):
+    cleaned = []
+
+    def clean(pixels):
+        cleaned.append(pixels.shape)
+        return np.ascontiguousarray(255 - pixels)
+
+    def ingest():
+        files = [scan_file(path, tmp_path / "scans") for path in sorted((tmp_path / "scans").iterdir())]
+        return [prepare_scan(file, clean, lambda framed: framed, FrameCache(tmp_path / "frames")) for file in files]
+
+    picture(tmp_path / "scans" / "a.png")
+    picture(tmp_path / "scans" / "b.png", size=(90, 70))
+    first = ingest()
+    picture(tmp_path / "scans" / "c.png", size=(100, 70))
+    (tmp_path / "scans" / "b.png").rename(tmp_path / "scans" / "z.png")  # the bytes count, not the name
+    again = ingest()
+    assert cleaned == [(70, 80), (70, 90), (70, 100)]
+    np.testing.assert_array_equal(again[0].content, first[0].content)
+    np.testing.assert_array_equal(again[2].content, first[1].content)
+
+    for path in (tmp_path / "frames").rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:50])
+    np.testing.assert_array_equal(ingest()[0].content, first[0].content)
+    assert len(cleaned) == 6  # damaged ones are made anew
