@@ -325,13 +325,14 @@ class EvaluationConfig(Section):
         "itself, by importance sampling, without FOCE's bias; known: the true values.",
     )
     fit_subjects: Positive = Field(2000, description="Training subjects fitted: evenly spaced where there are more.")
-    reader: Literal["auto", "model", "polynomial"] = Field(
+    latent_regressor: Literal["auto", "encoder", "pca"] = Field(
         "auto",
-        description="What reads z from images: the encoder of the registered model that made them, or a polynomial of "
-        "principal components fitted to training subjects; auto takes the encoder where the workspace has it.",
+        description="What reads z from images: the encoder of the registered model that generated them, or a "
+        "polynomial of principal components (pca) fitted to training subjects; auto: the encoder if the workspace has "
+        "that model.",
     )
-    components: Positive = Field(160, description="Principal components of the polynomial reader.")
-    products: Positive = Field(40, description="Components that enter it by products too.")
+    components: Positive = Field(160, description="Principal components of the PCA regressor.")
+    products: Positive = Field(40, description="Of these, components that also enter by their products.")
     folds: int = Field(5, ge=2, description="Of the cross-fit.")
     rounds: int = Field(6, ge=0, description="Most rounds of the image-informed model after the one-step correction.")
     resnet: ResNetConfig = ResNetConfig()

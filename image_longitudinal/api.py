@@ -15,6 +15,7 @@ from image_longitudinal.tasks.engine.prefect_settings import configure_prefect
 
 if TYPE_CHECKING:
     from image_longitudinal.core.config import Config
+    from image_longitudinal.flows.evaluate_dataset import EvaluationResult
     from image_longitudinal.models.imaging.interface import ImageModel
     from image_longitudinal.tasks.evaluation.tables import Table
 
@@ -72,7 +73,7 @@ def evaluate(
     workspace: str | Path = "workspace",
     workers: int = 2,
     verify: bool = True,
-) -> dict[str, Any]:
+) -> EvaluationResult:
     """Measure how well the images of a data set predict its outcomes, compared with the design.
 
     Args:
@@ -84,7 +85,7 @@ def evaluate(
         verify: verify every byte of the data set first.
 
     Returns:
-        The figures of ``evaluation.json``; see :mod:`flows.evaluate_dataset`.
+        The content of ``evaluation.json`` as records, and the folder.
     """
     with _importing_flows():
         from image_longitudinal.core.presets import load_config
@@ -121,7 +122,7 @@ def score(
     """
     with naming_missing_extra():
         from image_longitudinal.storage.dataset.reader import open_dataset
-        from image_longitudinal.tasks.evaluation.spec import default_output
+        from image_longitudinal.tasks.evaluation.run import default_output
         from image_longitudinal.tasks.evaluation.submissions import score_predictions
     opened = open_dataset(dataset)
     folder = Path(baselines) if baselines else default_output(opened.manifest) / "predictions"

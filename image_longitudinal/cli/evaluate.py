@@ -31,22 +31,20 @@ def evaluate(
     with starting_prefect():
         from image_longitudinal.flows.evaluate_dataset import evaluate_dataset
     from image_longitudinal.tasks.evaluation.report import PAGE
+    from image_longitudinal.tasks.evaluation.tables import headline_table
 
     result = evaluate_dataset(dataset, output, config=settings, workspace=workspace, workers=workers, verify=verify)
-    table = result["headline"]
+    evaluation, table = result.evaluation, headline_table(result.evaluation.levels)
     typer.echo(aligned([table.columns, *table.rows]))
     if any("–" in row for row in table.rows):
         typer.echo("–: with so few test subjects, the ceiling of that level does not differ clearly from 0")
-    failed = [check for check in result["checks"] if not check["passed"]]
-    typer.echo(f"design against truth: {len(result['checks']) - len(failed)} of {len(result['checks'])} checks pass")
+    n, failed = len(evaluation.checks), evaluation.failed
+    typer.echo(f"design against truth: {n - len(failed)} of {n} checks pass")
     for check in failed:
-        typer.echo(
-            f"  FAIL {check['group']}: {check['name']}, found {check['value']:.4g}, expected {check['expected']:g}"
-        )
-    folder = Path(result["output"])
-    typer.echo(f"report: {folder / PAGE}")
-    example = f"{folder}/predictions/informed-{result['levels'][0]['level']:g}.parquet"
-    print_result(folder, f"image-longitudinal score {dataset} {example}")
+        typer.echo(f"  FAIL {check.group}: {check.name}, found {check.value:.4g}, expected {check.expected:g}")
+    typer.echo(f"report: {result.folder / PAGE}")
+    example = f"{result.folder}/predictions/informed-{evaluation.levels[0].level:g}.parquet"
+    print_result(result.folder, f"image-longitudinal score {dataset} {example}")
 
 
 def score(

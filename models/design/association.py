@@ -1,4 +1,4 @@
-"""Association by design: random effects that share exactly ρ² of their variance with the image.
+"""Association by design: random effects with exactly the fraction ρ² of their variance explained by the image.
 
 The original writes η_v = (η + √v·r)/√(1 + v) with r ~ N(0, I), so the image, which holds η, can explain
 ρ² = 1/(1 + v) of Var(η_v). In terms of ρ²: η_v = ρ·η + √(1 - ρ²)·r.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import add
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,22 +25,22 @@ def draw_latents(seed: int, ids: ArrayLike, latent_dim: int) -> NDArray[np.float
 
 
 def linked_effects(latents: NDArray[np.float32], entries: Sequence[int]) -> FloatArray:
-    """η linked to the image: the chosen latent entries (from 0), float64, shape (n, k).
+    """η linked to the image: the chosen latent dimensions (from 0), float64, shape (n, k).
 
     Raises:
-        ConfigError: an entry that the latent vector does not have.
+        ConfigError: a dimension that the latent vector does not have.
     """
     if not all(0 <= entry < latents.shape[1] for entry in entries):
         raise ConfigError(
             "dataset.eta_dims are out of range",
-            expected=f"entries from 0 to {latents.shape[1] - 1}",
+            expected=f"dimensions from 0 to {latents.shape[1] - 1}",
             got=list(entries),
         )
     return np.ascontiguousarray(latents[:, list(entries)], dtype=np.float64)
 
 
 def associate(linked: FloatArray, level: float, *, omega: ArrayLike, seed: int, ids: ArrayLike) -> FloatArray:
-    """Random effects of which the share ``level`` of the (co)variance is tied to ``linked``.
+    """Random effects with the fraction ``level`` of their (co)variance from ``linked``.
 
     Args:
         linked: η ~ N(0, Ω), (n, k).
@@ -65,7 +66,7 @@ def associate(linked: FloatArray, level: float, *, omega: ArrayLike, seed: int, 
 def scale_effects(standard: FloatArray, omega: ArrayLike) -> FloatArray:
     """Random effects with covariance Ω (k, k) from standardised ones (n, k), by its Cholesky factor.
 
-    Sums entry by entry, for a matrix product's order of summation may change with the number of rows.
+    Sums term by term: the order of summation of a matrix product may change with the number of rows.
     """
     if is_identity(omega):
         return standard
@@ -82,10 +83,10 @@ def is_identity(omega: ArrayLike) -> bool:
 
 @dataclass(frozen=True)
 class AssociationSums:
-    """Running sums behind the regression R² of one random effect on its linked entry; add them over shards."""
+    """Running sums behind the R² of one random effect on its linked latent dimension; add them over shards."""
 
     n: int
-    sums: tuple[float, float, float, float, float]  # Σx, Σy, Σx², Σy², Σxy
+    sums: tuple[float, ...]  # Σx, Σy, Σx², Σy², Σxy
 
     @classmethod
     def of(cls, linked: FloatArray, used: FloatArray) -> AssociationSums:
@@ -94,23 +95,15 @@ class AssociationSums:
         return cls(len(x), (x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()))
 
     def __add__(self, other: AssociationSums) -> AssociationSums:
-        first, second = self.sums, other.sums
-        added = (
-            first[0] + second[0],
-            first[1] + second[1],
-            first[2] + second[2],
-            first[3] + second[3],
-            first[4] + second[4],
-        )
-        return AssociationSums(self.n + other.n, added)
+        return AssociationSums(self.n + other.n, tuple(map(add, self.sums, other.sums)))
 
     def r_squared(self) -> tuple[float, float, float]:
         """R² with its 95 % interval by Fisher's z-transform (all NaN for fewer than 4 subjects)."""
         x, y, xx, yy, xy = (value / max(self.n, 1) for value in self.sums)
-        spread = (xx - x * x) * (yy - y * y)
-        if self.n < 4 or spread <= 0:
+        variances = (xx - x * x) * (yy - y * y)
+        if self.n < 4 or variances <= 0:
             return float("nan"), float("nan"), float("nan")
-        r = min(max((xy - x * y) / np.sqrt(spread), -1.0), 1.0)
+        r = min(max((xy - x * y) / np.sqrt(variances), -1.0), 1.0)
         if abs(r) > 1 - 1e-12:
             return 1.0, 1.0, 1.0
         low, high = np.tanh(np.arctanh(r) + np.array([-1.0, 1.0]) * 1.959964 / np.sqrt(self.n - 3))

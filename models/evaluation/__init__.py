@@ -1,1 +1,1 @@
-"""Evaluation of a data set: what the image says about random effects, and how sure one can be of it."""
+"""Evaluation of a data set: random effects predicted from images, and their scores with intervals."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,27 +12,23 @@ from image_longitudinal.core.random import stream_key, uniforms
 
 FloatArray = NDArray[np.float64]
 
-BLOCK = 1 << 22  # draws held at a time: 32 MB of weights
+BLOCK = 1 << 22  # draws in memory at a time: 32 MB of weights
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A figure with the percentiles of its bootstrap distribution that enclose 95 %."""
 
     value: float
     low: float
     high: float
 
-    def __str__(self) -> str:
-        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
-
     def scaled(self, factor: float) -> Estimate:
         """The figure and its interval times ``factor`` > 0."""
-        return Estimate(self.value * factor, self.low * factor, self.high * factor)
+        return Estimate(*(factor * one for one in self))
 
 
 class Resampling:
-    """The same resamples of n subjects for every figure, so that figures can be compared within a resample.
+    """The same resamples of n subjects for every figure, so that their ratios can be resampled too.
 
     Replicate r draws n subjects with replacement from the stream of (seed, "bootstrap"), row r: the same for any block
     size. Efron 1979, *Bootstrap methods: another look at the jackknife*.
@@ -40,7 +36,7 @@ class Resampling:
     Args:
         n: subjects.
         seed: of the data set.
-        replicates: how many resamples.
+        replicates: number of resamples.
     """
 
     def __init__(self, n: int, seed: int, replicates: int = 1000) -> None:
@@ -61,7 +57,7 @@ class Resampling:
 
 
 def estimate(
-    figure: Callable[[FloatArray], FloatArray], columns: ArrayLike, resampled: FloatArray, share: float = 0.95
+    figure: Callable[[FloatArray], FloatArray], columns: ArrayLike, resampled: FloatArray, coverage: float = 0.95
 ) -> Estimate:
     """A figure of the subjects' means with its interval.
 
@@ -69,8 +65,14 @@ def estimate(
         figure: means (..., M) → (...,).
         columns: per subject, (n, M).
         resampled: means of the resamples, (replicates, M), of :meth:`Resampling.means`.
-        share: of the bootstrap distribution that the interval encloses.
+        coverage: fraction of the bootstrap distribution that the interval encloses.
     """
     value = figure(np.asarray(columns, np.float64).mean(0)[None])[0]
-    low, high = np.quantile(figure(resampled), [(1 - share) / 2, (1 + share) / 2])
+    low, high = np.quantile(figure(resampled), [(1 - coverage) / 2, (1 + coverage) / 2])
     return Estimate(float(value), float(low), float(high))
+
+
+def mean_estimates(columns: FloatArray, resampling: Resampling) -> list[Estimate]:
+    """The mean over subjects of each column (n, M), with its interval."""
+    resampled = resampling.means(columns)
+    return [estimate(lambda means: means[..., 0], columns[:, [i]], resampled[:, [i]]) for i in range(columns.shape[1])]

@@ -1,8 +1,8 @@
-"""What reads the latent vector back from an image: features for every later step, computed once per image.
+"""Regression of latents on the principal components of images, the features of every later step of an evaluation.
 
-The reader is told the latents of training subjects and nothing else: no outcome, no random effect, and not which
-entries are random effects. It is a second-order polynomial of the images' principal components, solved from sums that
-are gathered in two passes over the images, so its cost in memory does not depend on their number.
+It learns from the latents of training subjects and from nothing else: no outcome, no random effect, and not which
+latent dimensions are random effects. It is a second-order polynomial of the principal components, solved from sums
+gathered in two passes over the images, so its memory does not depend on their number.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ FloatArray = NDArray[np.float64]
 Chunk = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.float32]]  # ids (m,), images (m, S, S), latents (m, D)
 Chunks = Callable[[], Iterator[Chunk]]
 
-SIDE = 32  # pixels a side that the images are averaged down to: layers stay apart, speckle averages out
+SIDE = 32  # pixels a side that the images are averaged down to: layers stay resolved, speckle averages out
 FOLDS = 5
 
 
 @dataclass(frozen=True, eq=False)
-class PolynomialReader:
+class PCARegressor:
     """Images → estimates of z.
 
-    ``centre`` (P,) is the mean image, ``axes`` (P, K) its whitened principal axes; the first ``products`` components
-    also enter by their squares and products; ``fits`` map these terms to z.
+    ``centre`` (P,) is the mean image, ``axes`` (P, K) are the whitened principal axes; the first ``products``
+    components also enter by their squares and products; ``fits`` map these terms to z.
     """
 
     centre: FloatArray
@@ -43,7 +43,7 @@ class PolynomialReader:
     def out_of_fold(self, images: NDArray[np.uint8], ids: NDArray[np.int64]) -> FloatArray:
         """Estimates of z (n, D) from images (n, S, S) of subjects ``ids`` it was fitted to, by fits without them.
 
-        What is learned from these holds for others too; its own fit knows the latents of few subjects by heart.
+        With few subjects the fit to all of them overfits; what is learned from these estimates holds for others too.
         """
         return self.fits.out_of_fold(self._terms(images), fold_of(ids, FOLDS))
 
@@ -51,14 +51,17 @@ class PolynomialReader:
         return polynomial((averaged_down(images) - self.centre) @ self.axes, self.products)
 
 
-def fit_reader(chunks: Chunks, *, components: int = 96, products: int = 32) -> PolynomialReader:
-    """Fit a reader to training subjects.
+def fit_pca_regressor(
+    chunks: Chunks, *, components: int = 96, products: int = 32, penalty: float | None = None
+) -> PCARegressor:
+    """Fit the regression to training subjects.
 
     Args:
-        chunks: gives the training subjects anew each time it is called, some at a time, the same each time.
-        components: principal components kept, at most an eighth of the subjects.
-        products: components that enter by products too; fewer where that would be more terms than a third of the
-            subjects.
+        chunks: each call iterates over all training subjects again, in the same chunks.
+        components: number of principal components kept, at most an eighth of the subjects.
+        products: number of components that also enter by products; fewer if that would give more terms than a third
+            of the subjects, unless the penalty is fixed.
+        penalty: a fixed ridge penalty, without fits for :meth:`PCARegressor.out_of_fold`; by cross-validation if None.
     """
     n, total, gram = 0, np.zeros(0), np.zeros((0, 0))
     for _, images, latents in chunks():
@@ -69,10 +72,10 @@ def fit_reader(chunks: Chunks, *, components: int = 96, products: int = 32) -> P
         total += flat.sum(0)
         gram += flat.T @ flat
     centre = total / n
-    spread, axes = np.linalg.eigh(gram / n - np.outer(centre, centre))
-    order = np.argsort(-spread)[: max(2, min(components, n // 8))]
-    axes = axes[:, order] / np.sqrt(np.maximum(spread[order], 1e-9 * spread.max()))
-    while products > 1 and products * (products + 1) / 2 > n / 3:
+    variances, axes = np.linalg.eigh(gram / n - np.outer(centre, centre))
+    order = np.argsort(-variances)[: max(2, min(components, n // 8))]
+    axes = axes[:, order] / np.sqrt(np.maximum(variances[order], 1e-9 * variances.max()))
+    while penalty is None and products > 1 and products * (products + 1) / 2 > n / 3:
         products -= 1
     products = min(products, axes.shape[1])
     equations: NormalEquations | None = None
@@ -81,7 +84,10 @@ def fit_reader(chunks: Chunks, *, components: int = 96, products: int = 32) -> P
         equations = equations or NormalEquations(terms.shape[1], targets, FOLDS)
         equations.add(terms, latents, fold_of(ids, FOLDS))
     assert equations is not None
-    return PolynomialReader(centre, axes, products, equations.solve())
+    if penalty is None:
+        return PCARegressor(centre, axes, products, equations.solve())
+    fit = equations.solve_fixed(penalty)
+    return PCARegressor(centre, axes, products, CrossFitted(fit, (), np.full(targets, penalty)))
 
 
 def polynomial(scores: FloatArray, products: int) -> FloatArray:

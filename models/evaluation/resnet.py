@@ -1,8 +1,8 @@
 """The published predictor: a ResNet18 that regresses empirical Bayes estimates on images, end to end.
 
-Two things are added to the published recipe: the learning rate falls to 0, and the weights are averaged. Where outcomes
-depend on the image by a few percent, what single batches of noisy estimates leave in the weights is larger than the
-signal: in trials (docs/evaluation.md) raw weights were mostly worse than the mean, their average was not.
+Two things are added to the published recipe: the learning rate decays to 0, and the weights are averaged. Where the
+image explains a few percent of the outcomes, the noise of single batches of estimates in the weights is larger than the
+signal: in trials (docs/evaluation.md) the raw weights mostly predicted worse than the mean, their average did not.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from image_longitudinal.core.config import ResNetConfig
 from image_longitudinal.core.random import stream_key
 from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.models.imaging.grey_images import ImageRows, to_unit
@@ -27,8 +28,8 @@ FloatArray = NDArray[np.float64]
 
 LEARNING_RATE = 1e-3  # the published one, with Adam
 AVERAGE = 0.999  # of the weights, over about the last ninth of a training shorter than 9,000 steps
-VALIDATION = 20  # every so many training subjects, one validates: the published 95 to 5
-VALIDATIONS, PATIENCE = 10, 5  # of a training, and how many without a new best end it
+VALIDATION = 20  # one of so many training subjects validates: the published 95 to 5
+VALIDATIONS, PATIENCE = 10, 5  # per training; so many without a new best end it
 BLOCK = 256
 
 
@@ -46,31 +47,19 @@ class Regressor(nn.Module):
 
 
 def train_resnet(
-    images: ImageRows,
-    targets: FloatArray,
-    *,
-    steps: int,
-    batch_size: int,
-    width: float,
-    precision: str,
-    seed: int,
-    device: str,
-    checkpoint: Path,
+    images: ImageRows, targets: FloatArray, network: ResNetConfig, *, seed: int, device: str, checkpoint: Path,
     report: Callable[[TrainingProgress], None] | None = None,
-) -> Callable[[NDArray[np.uint8]], FloatArray]:
+) -> Callable[[NDArray[np.uint8]], FloatArray]:  # fmt: skip
     """Train on images and targets; resumes from the checkpoint.
 
     Args:
         images: of the training subjects, (n, S, S) uint8, S at least 32.
         targets: their empirical Bayes estimates, (n, k).
-        steps: at most; training stops early when the validation error no longer falls.
-        batch_size: images per step.
-        width: multiplies the channels, 1 is ResNet18.
-        precision: ``no``, ``fp16`` or ``bf16``.
+        network: its size and training, which stops early when the validation error no longer falls.
         seed: of weights and order.
-        device: as in the configuration.
-        checkpoint: safetensors file that training goes on from.
-        report: told of progress.
+        device: as in ``compute.device``.
+        checkpoint: safetensors file from which training resumes.
+        report: receives progress.
 
     Returns:
         The network that validated best, as a function from images (m, S, S) uint8 to (m, k).
@@ -80,8 +69,8 @@ def train_resnet(
     values = torch.from_numpy(np.asarray(targets, np.float32))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_key(seed, "resnet-weights") >> 1)
-        network = Regressor(targets.shape[1], width)
-    batch_size = min(batch_size, len(learning))
+        regressor = Regressor(targets.shape[1], network.width)
+    batch_size = min(network.batch_size, len(learning))
 
     def loss(model: nn.Module, step: int, where: torch.device) -> dict[str, Tensor]:
         rows = learning[batch_indices(len(learning), batch_size, seed, "resnet", step)]
@@ -91,17 +80,17 @@ def train_resnet(
         return float(np.square(_predict(model, images, validating) - values[validating].numpy()).mean())
 
     settings = LoopSettings(
-        steps=steps,
+        steps=network.steps,
         learning_rate=LEARNING_RATE,
         ema_decay=AVERAGE,
         ema_warmup=True,
         cosine_decay=True,
-        mixed_precision=precision,
+        mixed_precision=network.mixed_precision,
         device=device,
-        validate_every=max(1, steps // VALIDATIONS),
+        validate_every=max(1, network.steps // VALIDATIONS),
         patience=PATIENCE,
     )
-    trained, _ = train("resnet", network, loss, settings, checkpoint, report, validate if len(validating) else None)
+    trained, _ = train("resnet", regressor, loss, settings, checkpoint, report, validate if len(validating) else None)
     trained.to(default_device(device))
     return lambda new: _predict(trained, new, np.arange(len(new)))
 

@@ -1,7 +1,7 @@
-"""Ridge regression from normal equations, gathered fold by fold and chunk by chunk in one pass over any rows.
+"""Cross-fitted ridge regression from normal equations, gathered fold by fold and chunk by chunk in one pass.
 
-The folds give, without another pass, the penalty by cross-validation and predictions for each row by a fit that has not
-seen it. What is learned from such cross-fitted predictions carries no feedback of a fit's own errors.
+The folds give, without another pass, the penalty by cross-validation and a prediction of each row by a fit that has not
+seen it: such predictions do not carry a fit's own errors into what is learned from them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from scipy.linalg import cho_factor, cho_solve
 FloatArray = NDArray[np.float64]
 
 CHUNK = 20_000  # rows in memory at a time
-PENALTIES = tuple(10.0**power for power in range(-6, 3))  # of standardised features, per row; beyond these: no slope
+PENALTIES = tuple(10.0**power for power in range(-6, 3))  # of standardised features, per row; then infinite: no slope
+CONSTANT = 1e-12  # of the largest variance: a feature that varies less gets no slope
+JITTER = 1e-10  # added to every penalty: collinear features stay solvable
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,75 +58,106 @@ class CrossFitted:
 
 
 class NormalEquations:
-    """Sums of outer products of (1, features, targets), one set per fold.
+    """Sums of (1, x)(1, x)ᵀ ⊗ W and of (1, x) ⊗ u over rows, one set per fold.
+
+    A row has features x, targets y, an information matrix W of the targets and a score u = W·y: the solution is the
+    maximum of a Gaussian likelihood whose mean is linear in x. It needs no inverse of W, and a row that carries little
+    information on its targets, in some direction or in all, has little weight. Without information, W = I: ordinary
+    ridge regression, in which every target has its own penalty. With it, all targets share one penalty.
 
     Args:
         features: number F of features.
         targets: number T of targets.
         folds: number of folds, at least 2.
+        informed: whether rows come with information matrices.
     """
 
-    def __init__(self, features: int, targets: int, folds: int) -> None:
-        self.features, self.targets = features, targets
-        size = 1 + features + targets
-        self.sums = np.zeros((folds, size, size))
+    def __init__(self, features: int, targets: int, folds: int, *, informed: bool = False) -> None:
+        coupled = targets if informed else 1  # targets solved for together; the other columns share their matrix
+        self.left = np.zeros((folds, 1 + features, coupled, 1 + features, coupled))
+        self.right = np.zeros((folds, 1 + features, coupled, targets // coupled))
 
-    def add(self, features: ArrayLike, targets: ArrayLike, folds: NDArray[np.int64]) -> None:
-        """Take in rows: features (n, F), targets (n, T), and the fold (n,) that each row belongs to."""
-        x, y = np.asarray(features, np.float64), np.asarray(targets, np.float64)
-        for fold in range(len(self.sums)):
+    def add(
+        self,
+        features: ArrayLike,
+        score: ArrayLike,
+        folds: NDArray[np.int64],
+        information: NDArray[np.floating] | None = None,
+    ) -> None:
+        """Add rows: features (n, F), scores (n, T), the fold (n,) of each row, and the information (n, T, T).
+
+        Without information the scores are the targets themselves.
+        """
+        x, u = np.asarray(features, np.float64), np.asarray(score, np.float64)
+        for fold, (left, right) in enumerate(zip(self.left, self.right, strict=True)):
             chosen = folds == fold
-            rows = np.concatenate([np.ones((int(chosen.sum()), 1)), x[chosen], y[chosen]], axis=1)
-            self.sums[fold] += rows.T @ rows
+            rows = np.concatenate([np.ones((int(chosen.sum()), 1)), x[chosen]], axis=1)
+            right += (rows.T @ u[chosen]).reshape(right.shape)
+            if information is None:
+                left[:, 0, :, 0] += rows.T @ rows
+                continue
+            for a, b in np.ndindex(information.shape[1:]):
+                left[:, a, :, b] += (rows * information[chosen, a, b, None]).T @ rows
 
     def solve(self, penalties: tuple[float, ...] = PENALTIES) -> CrossFitted:
-        """The fits, each target with the penalty that predicts it best across folds; no slope at all is one choice."""
-        total = self.sums.sum(0)
-        present = [fold for fold in self.sums if fold[0, 0] > 0]
-        choices = (*penalties, np.inf)
-        errors = np.zeros((len(choices), self.targets))
-        for fold in present:
-            rest = _Centred(total - fold, self.features)
+        """The fits, with the penalty that predicts best across folds; no slope at all is one of the choices.
+
+        Penalties are of features scaled to variance 1, in units of the information of all rows.
+        """
+        left, right = self.left.sum(0), self.right.sum(0)
+        choices, systems = (*penalties, np.inf), []
+        errors = np.zeros((len(choices), right.shape[2]))  # Σ (y - prediction)ᵀ W (y - prediction), but for Σ yᵀ W y
+        for own_left, own_right in zip(self.left, self.right, strict=True):
+            systems.append(_Centred(left - own_left, right - own_right))
+            size = own_left.shape[0] * own_left.shape[1]
             for index, penalty in enumerate(choices):
-                errors[index] += _squared_error(fold, rest.solve(penalty), self.features)
-        best = np.array([choices[index] for index in errors.argmin(0)])
-        without = tuple(_Centred(total - fold, self.features).solve_each(best) for fold in self.sums)
-        return CrossFitted(_Centred(total, self.features).solve_each(best), without, best)
+                fit = systems[-1].solve(penalty).reshape(size, -1)
+                errors[index] += (fit * (own_left.reshape(size, size) @ fit - 2 * own_right.reshape(size, -1))).sum(0)
+        best = np.array(choices)[errors.argmin(0)]
+        whole, *without = (system.solve_each(best) for system in (_Centred(left, right), *systems))
+        return CrossFitted(whole, tuple(without), np.repeat(best, right.shape[1]))
+
+    def solve_fixed(self, penalty: float) -> Linear:
+        """The fit of all rows with a penalty on every coefficient, the intercept included, of features as they are."""
+        left, right = self.left.sum(0)[:, 0, :, 0], self.right.sum(0)[:, 0]
+        fit = np.linalg.solve(left + penalty * np.eye(len(left)), right)
+        return Linear(fit[0], fit[1:])
 
 
 class _Centred:
-    """One set of sums as covariances, features scaled to variance 1."""
+    """One set of sums with the intercept eliminated and the features scaled to variance 1."""
 
-    def __init__(self, sums: FloatArray, features: int) -> None:
-        self.n = max(float(sums[0, 0]), 1.0)
-        mean = sums[0, 1:] / self.n
-        covariance = sums[1:, 1:] / self.n - np.outer(mean, mean)
-        self.mean_x, self.mean_y = mean[:features], mean[features:]
-        spread = np.sqrt(np.clip(np.diag(covariance)[:features], 0.0, None))
-        usable = spread > 1e-9 * (spread.max(initial=0.0) + 1e-300)
-        self.scale = np.where(usable, 1.0 / np.where(usable, spread, 1.0), 0.0)  # a constant feature says nothing
-        self.gram = covariance[:features, :features] * np.outer(self.scale, self.scale)
-        self.cross = covariance[:features, features:] * self.scale[:, None]
+    def __init__(self, left: FloatArray, right: FloatArray) -> None:
+        self.shape, coupled, self.information = right.shape, right.shape[1], left[0, :, 0]
+        weight = np.einsum("iaja->ij", left)
+        variance = np.diag(weight)[1:] / weight[0, 0] - (weight[0, 1:] / weight[0, 0]) ** 2
+        usable = variance > CONSTANT * variance.max(initial=0.0) + 1e-300
+        self.kept = 1 + np.flatnonzero(usable)
+        self.scale = np.repeat(1 / np.sqrt(variance[usable]), coupled)[:, None]
+        size = len(self.scale)
+        first = left[self.kept][:, :, 0].reshape(size, coupled) * self.scale
+        self.mean_y = np.linalg.solve(self.information, right[0])
+        self.mean_x = np.linalg.solve(self.information, first.T)
+        gram = left[self.kept][:, :, self.kept].reshape(size, size)
+        self.gram = gram * self.scale * self.scale.T - first @ self.mean_x
+        self.cross = right[self.kept].reshape(size, -1) * self.scale - first @ self.mean_y
 
-    def solve(self, penalty: float) -> Linear:
-        if np.isinf(penalty):
-            weights = np.zeros_like(self.cross)
-        else:
-            ridge = self.gram + (penalty + 1e-10) * np.eye(len(self.gram))
-            weights = cho_solve(cho_factor(ridge), self.cross) * self.scale[:, None]
-        return Linear(self.mean_y - self.mean_x @ weights, weights)
+    def solve(self, penalty: float) -> FloatArray:
+        """Intercept and weights, of the shape of the right side."""
+        fit = np.zeros(self.shape)
+        fit[0] = self.mean_y
+        if len(self.kept) and np.isfinite(penalty):
+            ridge = (penalty + JITTER) * np.kron(np.eye(len(self.kept)), self.information)
+            slope = cho_solve(cho_factor(self.gram + ridge), self.cross)
+            fit[0] -= self.mean_x @ slope
+            fit[self.kept] = (slope * self.scale).reshape(len(self.kept), *self.shape[1:])
+        return fit
 
     def solve_each(self, penalties: FloatArray) -> Linear:
         fits = {penalty: self.solve(penalty) for penalty in set(penalties.tolist())}
-        columns = [fits[penalty] for penalty in penalties.tolist()]
-        intercept = np.array([fit.intercept[i] for i, fit in enumerate(columns)])
-        return Linear(intercept, np.stack([fit.weights[:, i] for i, fit in enumerate(columns)], axis=1))
-
-
-def _squared_error(sums: FloatArray, fit: Linear, features: int) -> FloatArray:
-    """Σ (y - prediction)² of the rows behind ``sums``, per target."""
-    slope = np.concatenate([-fit.intercept[None], -fit.weights, np.eye(len(fit.intercept))])
-    return np.asarray(np.einsum("it,ij,jt->t", slope, sums, slope))
+        fit = np.stack([fits[penalty][:, :, i] for i, penalty in enumerate(penalties.tolist())], axis=2)
+        fit = fit.reshape(self.shape[0], -1)
+        return Linear(fit[0], fit[1:])
 
 
 def fold_of(ids: ArrayLike, folds: int) -> NDArray[np.int64]:

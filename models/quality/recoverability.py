@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from image_longitudinal.core.random import normals, stream_key, subject_seeds
+from image_longitudinal.models.evaluation.pca_regressor import fit_pca_regressor
 from image_longitudinal.models.imaging.interface import ImageModel, generate_in_batches
 from image_longitudinal.models.quality.features import encoded
 from image_longitudinal.models.vae.network import VAE
@@ -34,37 +35,9 @@ def probe_latents(
 
 
 def encoder_reader(vae: VAE) -> Reader:
-    """Reads z as the encoder's standardised posterior mean: images (n, S, S) uint8, any S → (n, D)."""
+    """A function that reads z as the encoder's standardised posterior mean: images (n, S, S) uint8, any S → (n, D)."""
 
     return lambda images: encoded(vae, images, vae.encode)
-
-
-def regression_reader(images: NDArray[np.uint8], latents: NDArray[np.float32], components: int = 48) -> Reader:
-    """A reader fitted on pairs, for backends without an encoder: ridge regression on principal components.
-
-    Uses the components, their squares and products of the first twelve.
-
-    Args:
-        images: (n, S, S) uint8, n well above ``components``.
-        latents: what to read, (n, D).
-        components: principal components kept (fewer if n is small).
-    """
-    flat = _small(images)
-    centre = flat.mean(0)
-    _, scale, axes = np.linalg.svd(flat - centre, full_matrices=False)
-    keep = min(components, len(images) // 8)
-    axes = axes[:keep] / (scale[:keep, None] / np.sqrt(len(images)))
-
-    def features(new: NDArray[np.uint8]) -> NDArray[np.float64]:
-        scores = (_small(new) - centre) @ axes.T
-        first = scores[:, :12]
-        products = (first[:, :, None] * first[:, None, :])[:, *np.triu_indices(first.shape[1])]
-        return np.concatenate([np.ones((len(new), 1)), scores, products], axis=1)
-
-    design = features(images)
-    penalty = np.eye(design.shape[1])
-    weights = np.linalg.solve(design.T @ design + penalty, design.T @ latents.astype(np.float64))
-    return lambda new: features(new) @ weights
 
 
 def measure_recoverability(
@@ -84,8 +57,12 @@ def measure_recoverability(
     """
     latents, seeds = probe_latents(seed, n if vae else 4 * n, model.latent_dim)
     images = generate_in_batches(model, latents, seeds, batch_size)
-    reader = encoder_reader(vae) if vae else regression_reader(images[n:], latents[n:])
-    figures = r_squared(latents[:n], reader(images[:n]))
+    if vae:
+        estimates = encoder_reader(vae)(images)
+    else:
+        others = (np.arange(3 * n), images[n:], latents[n:])
+        estimates = fit_pca_regressor(lambda: iter([others]), components=48, products=12, penalty=1.0)(images[:n])
+    figures = r_squared(latents[:n], estimates)
     return [float(value) for value in figures], "encoder" if vae else "regression"
 
 
@@ -123,11 +100,3 @@ def recoverable_axes(latents: NDArray[np.float32], reading: NDArray[np.float64])
 def most_recoverable(recoverability: NDArray[np.float64] | list[float], count: int | None = None) -> list[int]:
     """The ``count`` latent dimensions (from 0; all by default) of highest R², best first; ties by lower index."""
     return [int(i) for i in np.argsort(-np.asarray(recoverability), kind="stable")[:count]]
-
-
-def _small(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Flattened images, averaged down to at most 32 pixels a side."""
-    block = max(1, images.shape[1] // 32)
-    side = images.shape[1] // block
-    cropped = images[:, : side * block, : side * block].astype(np.float64)
-    return cropped.reshape(len(images), side, block, side, block).mean((2, 4)).reshape(len(images), -1)

@@ -1,7 +1,7 @@
-"""Predictions for the held-out subjects of a data set, as anyone may hand them in: one Parquet file.
+"""Predictions for the test subjects of a data set: one Parquet file, the format of submissions.
 
 Columns ``id`` and ``association``, and either ``eta_1`` … ``eta_k`` (random effects, one row per subject and level) or
-``time`` and ``dv`` (outcomes, one row per subject, level and visit). A level that is there must be there completely.
+``time`` and ``dv`` (outcomes, one row per subject, level and visit). Levels may be missing, but not parts of a level.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.files import replacing
 from image_longitudinal.storage.dataset.layout import eta_columns
 
 Array = NDArray[np.float64]
@@ -23,13 +25,21 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Submission:
-    """Predictions by association level, rows in order of the held-out ids.
+    """Predictions by association level, rows in order of the test subjects' ids.
 
     ``kind`` is ``effects``, arrays (n, k), or ``outcomes``, arrays (n, T).
     """
 
     kind: str
     levels: dict[float, Array]
+
+
+def write_predictions(path: Path, ids: NDArray[np.int64], level: float, eta: Array) -> None:
+    """Write predicted random effects (n, k) of subjects (n,) at one level."""
+    columns = {"id": pa.array(ids), "association": pa.array(np.full(len(ids), level))}
+    columns |= {name: pa.array(eta[:, i]) for i, name in enumerate(eta_columns(eta.shape[1]))}
+    with replacing(path) as temporary:
+        pq.write_table(pa.table(columns), temporary, compression="zstd")
 
 
 def read_predictions(
@@ -39,14 +49,14 @@ def read_predictions(
 
     Args:
         path: a Parquet file.
-        ids: the held-out subjects, (n,), ascending.
+        ids: the test subjects, (n,), ascending.
         levels: association levels of the data set.
         n_eta: number of random effects.
         times: visits of the data set.
 
     Raises:
-        StorageError: it is no Parquet file, its columns are others, or a row is impossible; names file, row (counted
-            from 0) and reason.
+        StorageError: it is not a Parquet file, has other columns, or has an invalid row; names file, row (counted from
+            0) and reason.
     """
     table = _read(Path(path))
     effects, names = eta_columns(n_eta), set(table.column_names)
@@ -54,17 +64,17 @@ def read_predictions(
     kind = next((kind for kind, columns in kinds.items() if names == set(columns)), None)
     if kind is None:
         expected = " or ".join(f"the columns {', '.join(columns)}" for columns in kinds.values())
-        raise StorageError("predictions with other columns", where=path, expected=expected, got=table.column_names)
+        raise StorageError("predictions have other columns", where=path, expected=expected, got=table.column_names)
     columns = {name: _numbers(table, name, path) for name in kinds[kind]}
     position = _positions(columns["id"], ids, path)
     known = np.asarray(levels, np.float64)
-    level = _places(columns["association"], known, "an association level that the data set has not", path)
+    level = _places(columns["association"], known, "no such association level in the data set", path)
     slot = np.zeros(len(position), np.int64)
     if kind == "outcomes":
-        slot = _places(columns["time"], np.asarray(times, np.float64), "a time that is no visit of the data set", path)
+        slot = _places(columns["time"], np.asarray(times, np.float64), "no such visit in the data set", path)
     width = len(times) if kind == "outcomes" else 1
     cell = (level * len(ids) + position) * width + slot
-    _refuse_duplicates(cell, columns, path)
+    _refuse_duplicates(cell, columns["id"], path)
     values = np.stack([columns[name] for name in (("dv",) if kind == "outcomes" else effects)], axis=1)
     found = {}
     for index in np.unique(level).tolist():
@@ -85,13 +95,13 @@ def read_predictions(
 
 def _read(path: Path) -> pa.Table:
     if not path.is_file():
-        raise StorageError("no file of predictions", where=path, expected="a Parquet file")
+        raise StorageError("predictions not found", where=path, expected="a Parquet file")
     try:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise StorageError("predictions cannot be read", where=path, expected="a Parquet file", got=error) from error
     if not table.num_rows:
-        raise StorageError("a file of predictions without rows", where=path)
+        raise StorageError("predictions without rows", where=path)
     return table
 
 
@@ -100,46 +110,42 @@ def _numbers(table: pa.Table, name: str, path: str | Path) -> NDArray:
     right = pa.types.is_integer(kind) if name == "id" else pa.types.is_floating(kind) or pa.types.is_integer(kind)
     if not right:
         wanted = "integers" if name == "id" else "numbers"
-        raise StorageError("a column of another type", where=f"{path}, column {name}", expected=wanted, got=kind)
-    if column.null_count:
-        row = int(np.flatnonzero(column.is_null().to_numpy())[0])
-        raise StorageError("a prediction is missing", where=f"{path}, row {row}, column {name}", got="null")
+        raise StorageError("a column has another type", where=f"{path}, column {name}", expected=wanted, got=kind)
+    where = f"column {name}"
+    _refuse(column.is_null().to_numpy(), "a prediction is missing", path, ["null"] * len(column), where)
     values = column.to_numpy()
-    if name != "id" and not np.isfinite(values).all():
-        row = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise StorageError("a prediction is not finite", where=f"{path}, row {row}, column {name}", got=values[row])
+    _refuse(~np.isfinite(values), "a prediction is not finite", path, values, where)
     return values.astype(np.int64 if name == "id" else np.float64)
 
 
 def _positions(given: NDArray[np.int64], ids: NDArray[np.int64], path: str | Path) -> NDArray[np.int64]:
     position = np.minimum(np.searchsorted(ids, given), len(ids) - 1)
-    unknown = np.flatnonzero(ids[position] != given)
-    if len(unknown):
-        row = int(unknown[0])
-        raise StorageError(
-            "a subject that is not held out", where=f"{path}, row {row}",
-            expected=f"an id of the test split, {ids[0]} to {ids[-1]}", got=given[row],
-        )  # fmt: skip
+    expected = f"an id of the test split, {ids[0]} to {ids[-1]}"
+    _refuse(ids[position] != given, "not a test subject", path, given, expected=expected)
     return position
 
 
-def _places(given: Array, known: Array, what: str, path: str | Path) -> NDArray[np.int64]:
-    """The index among ``known`` of each given number, equal up to float32's rounding."""
+def _places(given: Array, known: Array, problem: str, path: str | Path) -> NDArray[np.int64]:
+    """The index among ``known`` of each given number, equal up to the rounding of float32."""
     place = np.abs(given[:, None] - known).argmin(1)
-    wrong = np.flatnonzero(np.abs(given - known[place]) > 1e-6 * np.maximum(1e-3, np.abs(given)))
-    if len(wrong):
-        row = int(wrong[0])
-        expected = "one of " + ", ".join(f"{value:g}" for value in known)
-        raise StorageError(what, where=f"{path}, row {row}", expected=expected, got=f"{given[row]:g}")
+    wrong = np.abs(given - known[place]) > 1e-6 * np.maximum(1e-3, np.abs(given))
+    _refuse(wrong, problem, path, given, expected="one of " + ", ".join(f"{value:g}" for value in known))
     return place
 
 
-def _refuse_duplicates(cell: NDArray[np.int64], columns: dict[str, NDArray], path: str | Path) -> None:
+def _refuse_duplicates(cell: NDArray[np.int64], ids: NDArray[np.int64], path: str | Path) -> None:
     order = np.argsort(cell, kind="stable")
-    again = order[1:][cell[order][1:] == cell[order][:-1]]
-    if len(again):
-        row = int(again.min())
-        raise StorageError(
-            "a subject is predicted twice", where=f"{path}, row {row}",
-            expected="one row for each subject, level and visit", got=f"id {columns['id'][row]} again",
-        )  # fmt: skip
+    again = np.zeros(len(cell), bool)
+    again[order[1:]] = cell[order][1:] == cell[order][:-1]
+    expected = "one row for each subject, level and visit"
+    _refuse(again, "a subject is predicted twice", path, [f"id {one} again" for one in ids], expected=expected)
+
+
+def _refuse(
+    wrong: NDArray[np.bool_], problem: str, path: str | Path, got: Any, where: str = "", *, expected: str | None = None
+) -> None:
+    """Raise a StorageError about the first wrong row, if any."""
+    if wrong.any():
+        row = int(wrong.argmax())
+        place = ", ".join(filter(None, (str(path), f"row {row}", where)))
+        raise StorageError(problem, where=place, expected=expected, got=got[row])

@@ -1,20 +1,23 @@
-"""From a data set's files to the arrays that the evaluation works on; images are streamed."""
+"""The arrays that an evaluation works on, read from a data set; images are streamed."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.files import replacing
+from image_longitudinal.models.evaluation.level_scores import HeldOutSubjects
 from image_longitudinal.models.evaluation.pca_regressor import Chunk
 from image_longitudinal.storage.dataset.layout import eta_columns
 from image_longitudinal.storage.dataset.reader import Dataset
 
-IN_MEMORY = 1 << 30  # bytes of images that are not read from the data set again and again
+IN_MEMORY = 1 << 30  # bytes of images kept in memory, not read for each batch
 ROWS = 2_000  # images at a time: 8 MB at 64x64, 0.5 GB at 512x512
 
 Array = NDArray[np.float64]
@@ -22,23 +25,24 @@ Array = NDArray[np.float64]
 
 def split_ids(dataset: Dataset, split: str) -> NDArray[np.int64]:
     """Ids of a split's subjects, ascending, int64 (n,)."""
-    ranges = [
-        np.arange(part.start, part.stop) for shard in dataset.plan for part in shard.splits if part.split == split
-    ]
+    ranges = [np.arange(start, stop) for start, stop in _ranges(dataset, split, len(dataset))]
     return np.concatenate(ranges) if ranges else np.empty(0, np.int64)
 
 
-def image_chunks(dataset: Dataset, split: str, rows: int = ROWS) -> Iterator[Chunk]:
+def image_chunks(dataset: Dataset, split: str) -> Iterator[Chunk]:
     """Ids (m,), images (m, S, S) and latents (m, D) of a split, some at a time."""
-    for shard in dataset.plan:
-        for part in shard.splits:
-            for start in range(part.start, part.stop if part.split == split else part.start, rows):
-                stop = min(start + rows, part.stop)
-                yield np.arange(start, stop), dataset.images(start, stop), dataset.latents(start, stop)
+    for start, stop in _ranges(dataset, split, ROWS):
+        yield np.arange(start, stop), dataset.images(start, stop), dataset.latents(start, stop)
+
+
+def latent_chunks(dataset: Dataset, split: str) -> Iterator[NDArray[np.float32]]:
+    """Latents (m, D) of a split, some at a time."""
+    for start, stop in _ranges(dataset, split, 20 * ROWS):
+        yield dataset.latents(start, stop)
 
 
 class SplitImages:
-    """Images of a split by row, as the networks' training reads them; kept in memory where they are few."""
+    """Images of a split by row, as training a network reads them; kept in memory if they are few."""
 
     def __init__(self, dataset: Dataset, split: str) -> None:
         self.dataset, self.ids = dataset, split_ids(dataset, split)
@@ -57,46 +61,24 @@ class SplitImages:
         return np.concatenate([self.dataset.images(i, i + 1) for i in self.ids[rows].tolist()])
 
 
-def latent_chunks(dataset: Dataset, split: str, rows: int = 20 * ROWS) -> Iterator[NDArray[np.float32]]:
-    """Latents (m, D) of a split, some at a time."""
-    for shard in dataset.plan:
-        for part in shard.splits:
-            for start in range(part.start, part.stop if part.split == split else part.start, rows):
-                yield dataset.latents(start, min(start + rows, part.stop))
-
-
-def linked_effects(dataset: Dataset, split: str) -> Array:
+def read_linked_effects(dataset: Dataset, split: str) -> Array:
     """Random effects linked to the image, (n, k)."""
     return _effects(dataset, "subjects", None, split)
 
 
-def true_effects(dataset: Dataset, level: float, split: str) -> Array:
+def read_true_effects(dataset: Dataset, level: float, split: str) -> Array:
     """Random effects behind the outcomes of a level, (n, k)."""
     return _effects(dataset, "random_effects", level, split)
 
 
 def outcomes(dataset: Dataset, level: float, split: str) -> NDArray[np.float32]:
-    """The outcomes of a level and split in memory, (n, T), in order of ids; raises as :func:`write_outcomes`."""
-    out = np.empty((len(split_ids(dataset, split)), len(dataset.manifest.times)), np.float32)
-    _fill(out, dataset, level, split)
-    return out
-
-
-def write_outcomes(dataset: Dataset, level: float, split: str, path: Path) -> None:
-    """The outcomes of a level and split as one .npy file, float32 (n, T), in order of ids.
+    """The outcomes of a level and split, (n, T), in order of ids.
 
     Raises:
         StorageError: an outcome is missing, or the rows are not those of the subjects and visits.
     """
-    shape = (len(split_ids(dataset, split)), len(dataset.manifest.times))
-    with replacing(path) as temporary:
-        out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-        _fill(out, dataset, level, split)
-        out.flush()
-
-
-def _fill(out: NDArray[np.float32], dataset: Dataset, level: float, split: str) -> None:
-    ids, times = split_ids(dataset, split), out.shape[1]
+    ids, times = split_ids(dataset, split), len(dataset.manifest.times)
+    out = np.empty((len(ids), times), np.float32)
     flat, done = out.reshape(-1), 0
     scan = dataset.scan("observations", level, split)
     for batch in scan.to_batches(columns=["id", "evid", "dv"], use_threads=False):
@@ -115,6 +97,38 @@ def _fill(out: NDArray[np.float32], dataset: Dataset, level: float, split: str) 
         done += len(values)
     if done != len(flat):
         raise StorageError("outcomes are missing", where=f"association {level}, {split}", expected=len(flat), got=done)
+    return out
+
+
+@contextlib.contextmanager
+def new_array(path: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
+    """A new .npy file, float32, to be filled; it appears under its name when the body ends."""
+    with replacing(path) as temporary:
+        out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        yield out
+        out.flush()
+
+
+def held_out_subjects(dataset: Dataset, level: float, observed: NDArray[Any], modes: Array) -> HeldOutSubjects:
+    """The test subjects of a level, with their outcomes (n, T) and empirical Bayes estimates (n, k)."""
+    return HeldOutSubjects(
+        level=level,
+        ids=split_ids(dataset, "test"),
+        eta=read_true_effects(dataset, level, "test"),
+        linked=read_linked_effects(dataset, "test"),
+        observed=np.asarray(observed, np.float64),
+        modes=modes,
+        seed=dataset.manifest.seed,
+    )
+
+
+def _ranges(dataset: Dataset, split: str, rows: int) -> Iterator[tuple[int, int]]:
+    """Ranges of a split's ids, at most ``rows`` long."""
+    for shard in dataset.plan:
+        for part in shard.splits:
+            if part.split == split:
+                for start in range(part.start, part.stop, rows):
+                    yield start, min(start + rows, part.stop)
 
 
 def _effects(dataset: Dataset, table: str, level: float | None, split: str) -> Array:

@@ -1,16 +1,17 @@
-"""The evaluation's figures, each a function from figures or arrays to a PNG."""
+"""The pictures of an evaluation; each function gives a PNG."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from image_longitudinal.models.evaluation.checks import FAMILY
-from image_longitudinal.models.evaluation.summary import Predictions, Truth
+from image_longitudinal.models.evaluation.design_checks import FAMILY, Check
+from image_longitudinal.models.evaluation.level_scores import HeldOutSubjects, Predictions
+from image_longitudinal.models.evaluation.predictors import IMAGE_PREDICTORS, LABELS
+from image_longitudinal.models.evaluation.records import LevelScores
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.diagnostics.plots import goodness_of_fit, predictive_check_figure
 from image_longitudinal.models.nlme.diagnostics.residuals import residuals
@@ -18,21 +19,20 @@ from image_longitudinal.models.nlme.diagnostics.vpc import predictive_check
 from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.models.nlme.simulation.simulate import simulate
 from image_longitudinal.storage.dataset.reader import Dataset
-from image_longitudinal.tasks.evaluation.tables import SOURCES, Level
 from image_longitudinal.tasks.reports.dataset_figures import ACCENT, INK, SOFT
 from image_longitudinal.tasks.reports.pictures import rendered
 
 BLUE, GREEN, PURPLE = "#2b6ca3", "#4b8b3b", "#7a4fa3"
-COLOURS = {"regression": BLUE, "resnet": PURPLE, "informed": ACCENT, "one_step": GREEN, "oracle": INK}
+COLOURS = dict(zip(IMAGE_PREDICTORS, (BLUE, PURPLE, ACCENT, GREEN, INK), strict=True))
 PAPER = {1.0: 0.6007, 0.5: 0.3017, 0.1: 0.0544, 0.0526: 0.0271, 0.02: 0.0064}  # R² in arXiv 2410.16177, 1M subjects
 
 PANELS = 12
-SHOWN = 2_000  # points of a scatter plot
+POINTS = 2_000  # of a scatter plot
 DIAGNOSED, REPLICATES = 500, 200  # subjects of the fit's diagnostics, and simulated copies of them
 
 
 def trajectories_figure(
-    model: PopulationModel, known: PopulationModel, truth: Truth, predictions: Predictions
+    model: PopulationModel, known: PopulationModel, truth: HeldOutSubjects, predictions: Predictions
 ) -> bytes:
     """Observed outcomes of 12 test subjects with those of true, predicted and average random effects."""
     chosen = np.unique(np.linspace(0, len(truth.ids) - 1, PANELS).astype(int))
@@ -61,25 +61,25 @@ def trajectories_figure(
     return rendered(figure)
 
 
-def r2_figure(levels: Sequence[Level]) -> bytes:
-    """R² of every predictor against the designed level, beside the published points."""
+def r2_figure(levels: Sequence[LevelScores]) -> bytes:
+    """R² of every predictor against the designed level, with the published points."""
     figure = Figure(figsize=(6.2, 5.2), layout="constrained")
     axis = figure.subplots()
-    designed = np.array(sorted(level["level"] for level in levels))
+    designed = np.array(sorted(level.level for level in levels))
     floor = designed.min() / 20
     axis.plot(designed, designed, color=SOFT, lw=1, ls=":", label="designed ρ²")
-    by_level = {level["level"]: level for level in levels}
-    names = [name for name in COLOURS if all(name in level["effects"] for level in levels)]
+    by_level = {level.level: level for level in levels}
+    names = [name for name in COLOURS if all(name in level.effects for level in levels)]
     for shift, name in enumerate(names):
-        found = np.array([by_level[value]["effects"][name]["r2"] for value in designed])
-        place = designed * 1.06 ** (shift - len(names) / 2)
-        seen = np.maximum(found, floor)
-        axis.vlines(place, seen[:, 1], seen[:, 2], color=COLOURS[name], lw=1.4)
-        axis.plot(place, seen[:, 0], "o", ms=4.5, color=COLOURS[name], label=SOURCES[name])
+        found = np.array([by_level[value].effects[name].r2 for value in designed])
+        x = designed * 1.06 ** (shift - len(names) / 2)
+        y = np.maximum(found, floor)
+        axis.vlines(x, y[:, 1], y[:, 2], color=COLOURS[name], lw=1.4)
+        axis.plot(x, y[:, 0], "o", ms=4.5, color=COLOURS[name], label=LABELS[name])
     paper = [value for value in designed if value in PAPER]
     if paper:
         axis.plot(paper, [PAPER[value] for value in paper], "x", ms=6, color="black", label="published (1M subjects)")
-    axis.set(xscale="log", yscale="log", xlabel="designed share ρ²", ylabel="R² to true random effects (95 %)")
+    axis.set(xscale="log", yscale="log", xlabel="designed ρ²", ylabel="R² to true random effects (95 %)")
     axis.xaxis.set_major_locator(FixedLocator(designed.tolist()))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xticklabels([f"{value:g}" for value in designed])
@@ -89,33 +89,35 @@ def r2_figure(levels: Sequence[Level]) -> bytes:
     return rendered(figure)
 
 
-def calibration_figure(levels: Sequence[Level]) -> bytes:
-    """Share of true effects inside regions of the image-informed model against the share that should be."""
+def calibration_figure(levels: Sequence[LevelScores]) -> bytes:
+    """Coverage of the regions of the image-informed model against their nominal coverage."""
     figure = Figure(figsize=(2.6 * len(levels) + 0.4, 3.3), layout="constrained")
     axes = figure.subplots(1, len(levels), squeeze=False, sharey=True)[0]
     for axis, level in zip(axes, levels, strict=True):
-        rows = level["calibration"]
-        nominal = np.array([row["nominal"] for row in rows])
-        joint = np.array([row["joint"] for row in rows])
+        rows = level.calibration
+        nominal = np.array([row.nominal for row in rows])
+        joint = np.array([row.joint for row in rows])
         axis.plot([0, 1], [0, 1], color=SOFT, lw=1, ls=":")
         axis.fill_between(nominal, joint[:, 1], joint[:, 2], color=ACCENT, alpha=0.25, lw=0)
         axis.plot(nominal, joint[:, 0], color=ACCENT, lw=1.6, label="all effects jointly")
-        for i in range(len(rows[0]["each"])):
-            each = [row["each"][i][0] for row in rows]
+        for i in range(len(rows[0].each)):
+            each = [row.each[i].value for row in rows]
             axis.plot(nominal, each, color=BLUE, lw=0.8, alpha=0.8, label="each effect" if i == 0 else None)
-        axis.set(title=f"ρ² = {level['level']:g}", xlabel="nominal", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axis.set(title=f"ρ² = {level.level:g}", xlabel="nominal", xlim=(0, 1), ylim=(0, 1), aspect="equal")
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("share of subjects inside")
+    axes[0].set_ylabel("fraction of subjects inside")
     axes[0].legend(frameon=False, fontsize=7)
     return rendered(figure)
 
 
-def scatter_figure(truths: Sequence[Truth], predictions: Sequence[Predictions], names: Sequence[str]) -> bytes:
+def scatter_figure(
+    truths: Sequence[HeldOutSubjects], predictions: Sequence[Predictions], names: Sequence[str]
+) -> bytes:
     """Predicted against true random effects: a row per level, a column per effect."""
     figure = Figure(figsize=(2.7 * len(names), 2.5 * len(truths)), layout="constrained")
     axes = figure.subplots(len(truths), len(names), squeeze=False, sharex=True, sharey="row")
     for row, (truth, predicted) in enumerate(zip(truths, predictions, strict=True)):
-        some = np.unique(np.linspace(0, len(truth.ids) - 1, SHOWN).astype(int))
+        some = np.unique(np.linspace(0, len(truth.ids) - 1, POINTS).astype(int))
         eta = predicted.sources["informed"]
         for column, name in enumerate(names):
             axis = axes[row, column]
@@ -133,21 +135,18 @@ def scatter_figure(truths: Sequence[Truth], predictions: Sequence[Predictions], 
     return rendered(figure)
 
 
-def forecast_figure(levels: Sequence[Level]) -> bytes:
-    """Error of later outcomes against visits seen, with the image and without."""
+def forecast_figure(levels: Sequence[LevelScores]) -> bytes:
+    """Error of later outcomes against visits seen, with and without the image."""
     figure = Figure(figsize=(2.7 * len(levels), 2.8), layout="constrained")
     axes = figure.subplots(1, len(levels), squeeze=False, sharey=True)[0]
     for axis, level in zip(axes, levels, strict=True):
-        rows = level["forecasts"]
-        visits = [row["visits"] for row in rows]
-        for key, colour, label in (
-            ("outcomes_without", SOFT, "visits alone"),
-            ("outcomes_with_image", ACCENT, "image and visits"),
-        ):
-            found = np.array([row[key] for row in rows])
+        visits = [row.visits for row in level.forecasts]
+        without = np.array([row.outcomes_without for row in level.forecasts])
+        with_image = np.array([row.outcomes_with_image for row in level.forecasts])
+        for found, colour, label in ((without, SOFT, "visits alone"), (with_image, ACCENT, "image and visits")):
             axis.fill_between(visits, found[:, 1], found[:, 2], color=colour, alpha=0.25, lw=0)
             axis.plot(visits, found[:, 0], "o-", ms=4, color=colour, label=label)
-        axis.set(title=f"ρ² = {level['level']:g}", xlabel="visits seen", yscale="log", xticks=visits)
+        axis.set(title=f"ρ² = {level.level:g}", xlabel="visits seen", yscale="log", xticks=visits)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("MSE of later outcomes")
     axes[0].legend(frameon=False, fontsize=8)
@@ -155,7 +154,7 @@ def forecast_figure(levels: Sequence[Level]) -> bytes:
 
 
 def extremes_figure(
-    dataset: Dataset, truth: Truth, predictions: Predictions, names: Sequence[str], each: int = 4
+    dataset: Dataset, truth: HeldOutSubjects, predictions: Predictions, names: Sequence[str], each: int = 4
 ) -> bytes:
     """Images of the test subjects whose predicted random effects are lowest and highest, a row per effect."""
     eta = predictions.sources["informed"]
@@ -173,8 +172,8 @@ def extremes_figure(
     return rendered(figure)
 
 
-def fit_figures(model: PopulationModel, truth: Truth) -> dict[str, bytes]:
-    """Diagnostics of the fitted population on test subjects, spread evenly: visual predictive check, residuals."""
+def fit_figures(model: PopulationModel, truth: HeldOutSubjects) -> dict[str, bytes]:
+    """Diagnostics of the fitted population on evenly spaced test subjects: visual predictive check, residuals."""
     some = np.unique(np.linspace(0, len(truth.ids) - 1, DIAGNOSED).astype(int))
     design = model.design
     people = PopulationData.of_design(
@@ -185,20 +184,20 @@ def fit_figures(model: PopulationModel, truth: Truth) -> dict[str, bytes]:
     return {"vpc": rendered(predictive_check_figure(check)), "residuals": rendered(goodness_of_fit(people, found))}
 
 
-def design_figure(checks: Sequence[Mapping[str, Any]]) -> bytes:
-    """Achieved over designed association of each effect, and the p-values of all checks against what chance gives."""
+def design_figure(checks: Sequence[Check]) -> bytes:
+    """Achieved over designed association of each effect, and the sorted p-values of all checks."""
     figure = Figure(figsize=(9.2, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
-    tied = [check for check in checks if check["group"] == "association" and check["level"] < 1]
-    for place, check in enumerate(tied):
-        value, low, high = (check[key] / check["expected"] for key in ("value", "low", "high"))
-        colour = INK if check["passed"] else ACCENT
-        left.vlines(place, low, high, color=colour, lw=1.4)
-        left.plot(place, value, "o", ms=4.5, color=colour)
+    associations = [check for check in checks if check.group == "association" and check.expected < 1]
+    for x, check in enumerate(associations):
+        value, low, high = (bound / check.expected for bound in (check.value, check.low, check.high))
+        colour = INK if check.passed else ACCENT
+        left.vlines(x, low, high, color=colour, lw=1.4)
+        left.plot(x, value, "o", ms=4.5, color=colour)
     left.axhline(1, color=SOFT, lw=0.8, ls=":")
-    left.set_xticks(range(len(tied)), [f"{check['level']:g}" for check in tied], fontsize=7)
-    left.set(xlabel="designed share ρ², one mark per random effect", ylabel="achieved / designed (95 %)")
-    p = np.sort([max(check["p"], 1e-16) for check in checks])
+    left.set_xticks(range(len(associations)), [f"{check.expected:g}" for check in associations], fontsize=7)
+    left.set(xlabel="designed ρ², one mark per random effect", ylabel="achieved / designed (95 %)")
+    p = np.sort([max(check.p, 1e-16) for check in checks])
     rank = (np.arange(len(p)) + 0.5) / len(p)
     right.plot(rank, rank, color=SOFT, lw=0.8, ls=":")
     right.plot(rank, p, ".", ms=4, color=INK)
@@ -209,14 +208,14 @@ def design_figure(checks: Sequence[Mapping[str, Any]]) -> bytes:
     return rendered(figure)
 
 
-def reading_figure(r2: Sequence[float], entries: Sequence[int] | None) -> bytes:
-    """How well each latent entry is read from test images, those that are random effects marked."""
+def reading_figure(r2: Sequence[float], eta_dims: Sequence[int] | None) -> bytes:
+    """How well each latent dimension is read from test images; those that are random effects are marked."""
     figure = Figure(figsize=(max(4.0, 0.22 * len(r2)), 2.6), layout="constrained")
     axis = figure.subplots()
     axis.bar(
-        range(len(r2)), np.clip(r2, 0, 1), color=[ACCENT if i in (entries or ()) else SOFT for i in range(len(r2))]
+        range(len(r2)), np.clip(r2, 0, 1), color=[ACCENT if i in (eta_dims or ()) else SOFT for i in range(len(r2))]
     )
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set(xlabel="latent entry", ylabel="R² read from test images", ylim=(0, 1))
+    axis.set(xlabel="latent dimension", ylabel="R² read from test images", ylim=(0, 1))
     axis.spines[["top", "right"]].set_visible(False)
     return rendered(figure)

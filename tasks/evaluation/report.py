@@ -1,150 +1,108 @@
-"""What an evaluation leaves for people: tables in three formats, figures, predictions, and one page with all of it."""
+"""What an evaluation writes for people: tables in three formats, pictures, predictions, and one page with all of it."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from jinja2 import Environment, StrictUndefined
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from image_longitudinal.core.files import replacing, write_atomically
-from image_longitudinal.models.evaluation.summary import Predictions, Truth
-from image_longitudinal.storage.dataset.layout import eta_columns
+from image_longitudinal.core.config import EvaluationConfig
+from image_longitudinal.core.files import write_atomically
+from image_longitudinal.models.evaluation.records import (
+    DesignChecks,
+    EvaluatedDataset,
+    Evaluation,
+    LatentReading,
+    LevelScores,
+    NullCheck,
+)
+from image_longitudinal.storage.dataset.predictions import write_predictions
 from image_longitudinal.tasks.evaluation import figures, tables
-from image_longitudinal.tasks.evaluation.spec import EvaluationSpec
-from image_longitudinal.tasks.evaluation.stages import Result, load_predictions, population_model, read_figures
+from image_longitudinal.tasks.evaluation.population import fitted_model
+from image_longitudinal.tasks.evaluation.predictions import load_predictions
+from image_longitudinal.tasks.evaluation.run import EvaluationRun, LevelFiles, StageFiles
 from image_longitudinal.tasks.reports.pictures import data_url, picture
 
 PAGE = "evaluation.html"
-HEADLINE = ("regression", "resnet", "informed", "one_step", "oracle", "ebe")
 
 
 @task(name="write-evaluation", task_run_name="write tables and report", persist_result=False)
 def write_evaluation(
-    output: str,
-    spec: EvaluationSpec,
-    images: Result,
-    levels: dict[str, dict[str, Any]],
-    checks: Result,
-    null: Result,
-) -> dict[str, Any]:
-    """Write every table, figure and prediction into a folder; the figures of the evaluation as plain values.
-
-    Args:
-        output: local folder; files of an earlier evaluation are replaced.
-        spec: the evaluation.
-        images: result of read-images.
-        levels: by level, the results of its stages: population, effects, predicted, resnet, scores.
-        checks: result of check-design.
-        null: result of check-null.
-    """
-    folder, dataset = Path(output), spec.dataset
-    for name in ("tables", "figures", "predictions"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+    folder: Path, run: EvaluationRun, settings: EvaluationConfig, reading: StageFiles, levels: Sequence[LevelFiles],
+    checks: StageFiles, null: StageFiles,
+) -> Evaluation:  # fmt: skip
+    """Write every table, picture and prediction into a local folder; files of an earlier evaluation are replaced."""
+    dataset = run.dataset
     manifest, names = dataset.manifest, dataset.manifest.random_effects
-    scored = [read_figures(stages["scores"], "scores.json") for stages in levels.values()]
-    found, nothing = read_figures(checks, "checks.json"), read_figures(null, "null.json")
-    reading = read_figures(images, "reader.json")
-    everything = {
-        "dataset": {"name": manifest.name, "identity": manifest.identity, "url": spec.url},
-        "settings": spec.settings.model_dump(mode="json"),
-        "reader": reading,
-        "levels": scored,
-        "checks": found,
-        "null": nothing,
-    }
-    write_atomically(folder / "evaluation.json", json.dumps(everything, indent=1) + "\n")
-
-    made = [
+    evaluation = Evaluation(
+        dataset=EvaluatedDataset(name=manifest.name, identity=manifest.identity, url=run.url),
+        settings=settings,
+        latent_reading=LatentReading.read(reading.path("reading.json")),
+        levels=tuple(LevelScores.read(files.scores.path("scores.json")) for files in levels),
+        checks=DesignChecks.read(checks.path("checks.json")).checks,
+        null=NullCheck.read(null.path("null.json")),
+    )
+    evaluation.write(folder / "evaluation.json")
+    scored = evaluation.levels
+    written = [
         tables.effect_table(scored),
         tables.each_effect_table(scored, names),
         tables.outcome_table(scored),
         tables.forecast_table(scored),
         tables.calibration_table(scored),
         tables.population_table(scored),
-        tables.null_table(nothing),
-        tables.check_table(found),
+        tables.null_table(evaluation.null),
+        tables.check_table(evaluation.checks),
     ]
-    for table in made:
+    for table in written:
         table.write(folder / "tables")
+        create_table_artifact(table.records, key=f"evaluation-{table.name}", description=table.title)
 
-    loaded = [load_predictions(spec, float(level), *_of(stages)) for level, stages in levels.items()]
+    loaded = [
+        load_predictions(run, files.level, files.population, files.estimates, files.predictions, files.resnet)
+        for files in levels
+    ]
     for truth, predictions in loaded:
-        write_predictions(folder / "predictions", truth, predictions)
-    models = [population_model(spec, stages["population"]) for stages in levels.values()]
-    strong = int(np.argmax([truth.level for truth, _ in loaded]))
-    truth, predictions = loaded[strong]
+        for name, eta in predictions.sources.items():
+            write_predictions(folder / "predictions" / f"{name}-{truth.level:g}.parquet", truth.ids, truth.level, eta)
+
+    strongest = int(np.argmax([files.level for files in levels]))
+    (truth, predictions), model = loaded[strongest], fitted_model(run, levels[strongest].population)
     pictures = {
         "r2": figures.r2_figure(scored),
-        "trajectories": figures.trajectories_figure(models[strong], spec.model, truth, predictions),
+        "trajectories": figures.trajectories_figure(model, run.model, truth, predictions),
         "forecasts": figures.forecast_figure(scored),
         "calibration": figures.calibration_figure(scored),
-        "reading": figures.reading_figure(reading["r2"], manifest.eta_latents),
-        "design": figures.design_figure(found),
+        "reading": figures.reading_figure(evaluation.latent_reading.r2, manifest.eta_latents),
+        "design": figures.design_figure(evaluation.checks),
         "extremes": figures.extremes_figure(dataset, truth, predictions, names),
         "scatter": figures.scatter_figure([one for one, _ in loaded], [two for _, two in loaded], names),
-        **figures.fit_figures(models[strong], truth),
+        **figures.fit_figures(model, truth),
     }
     for name, png in pictures.items():
         write_atomically(folder / "figures" / f"{name}.png", png)
     page = _template().render(
         manifest=manifest,
-        reading=reading,
+        evaluation=evaluation,
         pictures={name: data_url(png) for name, png in pictures.items()},
-        tables={table.name: table for table in made},
-        failed=[check for check in found if not check["passed"]],
-        checks=found,
-        null=nothing,
-        levels=scored,
-        headline=headline(scored),
+        tables={table.name: table for table in written},
+        headline=tables.headline_table(scored),
         strongest=truth.level,
-        settings=spec.settings,
     )
-    write_atomically(folder / PAGE, page)
-    for table in made:
-        create_table_artifact(table.records, key=f"evaluation-{table.name}", description=table.title)
+    write_atomically(folder / PAGE, page.encode())
     create_markdown_artifact(
         f"# Evaluation of {manifest.name}\n\n{picture(pictures['r2'], 'R² against designed level')}\n\n"
         f"{picture(pictures['trajectories'], 'trajectories')}",
         key="evaluation",
         description=f"Evaluation of {manifest.name}, report in {folder / PAGE}",
     )
-    return everything
-
-
-def headline(levels: list[dict[str, Any]]) -> tables.Table:
-    """Share of the realised ceiling per predictor and level; a dash where its test subjects are too few to say."""
-    sources = [name for name in HEADLINE[:-1] if all(name in level["effects"] for level in levels)]
-    rows = []
-    for source in sources:
-        shares = (
-            f"{100 * level['effects'][source]['of_realised'][0]:.1f}" if level["ceiling"][1] > 0 else "–"
-            for level in levels
-        )
-        rows.append((tables.SOURCES[source], *shares))
-    columns = ("% of the realised ceiling at ρ² =", *(f"{level['level']:g}" for level in levels))
-    return tables.Table("headline", "Share of the realised ceiling", columns, rows)
-
-
-def write_predictions(folder: Path, truth: Truth, predictions: Predictions) -> None:
-    """Each source's predictions of a level as a file that ``score`` takes."""
-    sources = {**predictions.sources, "ebe": truth.modes, "average": np.zeros_like(truth.eta)}
-    for name, eta in sources.items():
-        columns = {"id": pa.array(truth.ids), "association": pa.array(np.full(len(truth.ids), truth.level))}
-        columns |= {column: pa.array(eta[:, i]) for i, column in enumerate(eta_columns(eta.shape[1]))}
-        with replacing(folder / f"{name}-{truth.level:g}.parquet") as temporary:
-            pq.write_table(pa.table(columns), temporary, compression="zstd")
-
-
-def _of(stages: dict[str, Any]) -> tuple[Result, Result, Result, Result | None]:
-    return stages["population"], stages["effects"], stages["predicted"], stages["resnet"]
+    return evaluation
 
 
 def _template() -> Any:

@@ -1,33 +1,23 @@
-"""The evaluation's tables: rows of plain values, written as markdown, LaTeX and CSV."""
+"""The tables of an evaluation, written as markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from image_longitudinal.core.files import write_atomically
-
-Level = Mapping[str, Any]  # the figures of one association level, of image_longitudinal.models.evaluation.summary
-
-SOURCES = {
-    "submission": "this submission",
-    "true": "true effects",
-    "regression": "(a) regression on EBEs",
-    "resnet": "(a) ResNet18 on EBEs, end to end",
-    "informed": "(b) image-informed model",
-    "one_step": "(c) one-step correction",
-    "oracle": "(d) oracle, trained on true effects",
-    "ebe": "empirical Bayes (sees the outcomes)",
-    "average": "average subject",
-    "random": "random subject",
-}
+from image_longitudinal.models.evaluation.bootstrap import Estimate
+from image_longitudinal.models.evaluation.design_checks import Check
+from image_longitudinal.models.evaluation.predictors import IMAGE_PREDICTORS, LABELS, REFERENCES
+from image_longitudinal.models.evaluation.records import LevelScores, NullCheck
 
 
 class Table(NamedTuple):
-    """A table: its name for files, what it shows, its columns and rows of text."""
+    """A table: its name in file names, its title, columns and rows of text."""
 
     name: str
     title: str
@@ -59,7 +49,7 @@ class Table(NamedTuple):
     def write(self, folder: Path) -> None:
         """Write it in the three formats, each file whole or not at all."""
         for suffix, text in (("md", self.markdown()), ("tex", self.latex()), ("csv", self.csv())):
-            write_atomically(folder / f"{self.name}.{suffix}", text)
+            write_atomically(folder / f"{self.name}.{suffix}", text.encode())
 
     def csv(self) -> str:
         """As CSV."""
@@ -70,21 +60,19 @@ class Table(NamedTuple):
         return out.getvalue()
 
 
-def effect_table(levels: Sequence[Level]) -> Table:
+def effect_table(levels: Sequence[LevelScores]) -> Table:
     """Predicted against true random effects and against empirical Bayes estimates."""
     rows = []
     for level in levels:
-        rows.append((_level(level), "E[η | z], the realised ceiling", "", _text(level["ceiling"]), *[""] * 5))
-        for source in SOURCES:
-            if source not in level["effects"]:
+        rows.append((f"{level.level:g}", "E[η | z], the realised ceiling", "", _text(level.ceiling), *[""] * 5))
+        for source, label in LABELS.items():
+            if source not in level.effects:
                 continue
-            one = level["effects"][source]
-            shares = [
-                _percent(one[name]) if _has_share(source) else "" for name in ("of_nominal", "of_realised", "of_oracle")
-            ]
+            one = level.effects[source]
+            of_ceilings = (one.of_nominal, one.of_realised, one.of_oracle) if source not in REFERENCES else (None,) * 3
             rows.append(
-                (_level(level), SOURCES[source], _text(one["mse"]), _text(one["r2"]), *shares,
-                 _text(one["mse_to_modes"]), _text(one["r2_to_modes"]))
+                (f"{level.level:g}", label, _text(one.mse), _text(one.r2), *map(_percent, of_ceilings),
+                 _text(one.mse_to_modes), _text(one.r2_to_modes))
             )  # fmt: skip
     columns = (
         "ρ²", "source", "MSE to true η", "R² to true η", "% of nominal ceiling", "% of realised ceiling", "% of oracle",
@@ -93,47 +81,42 @@ def effect_table(levels: Sequence[Level]) -> Table:
     return Table("effects", "Random effects: test subjects, 95 % bootstrap intervals over subjects", columns, rows)
 
 
-def each_effect_table(levels: Sequence[Level], names: Sequence[str]) -> Table:
+def each_effect_table(levels: Sequence[LevelScores], names: Sequence[str]) -> Table:
     """R² of each random effect."""
     rows = [
-        (_level(level), label, *map(_text, level["effects"][source]["r2_each"]))
+        (f"{level.level:g}", label, *map(_text, level.effects[source].r2_each))
         for level in levels
-        for source, label in SOURCES.items()
-        if source in level["effects"] and source not in ("average", "random")
+        for source, label in LABELS.items()
+        if source in level.effects and source not in ("average", "random")
     ]
     return Table("each-effect", "R² to each true random effect", ("ρ²", "source", *names), rows)
 
 
-def outcome_table(levels: Sequence[Level]) -> Table:
-    """Outcomes at each source's effects, in both protocols."""
-    rows = []
-    for level in levels:
-        for source, label in SOURCES.items():
-            if source in level["outcomes"]:
-                one = level["outcomes"][source]
-                figures = (one["mse"], one["nll_observed"], one["nll_simulated"])
-                rows.append((_level(level), label, *map(_text, figures)))
+def outcome_table(levels: Sequence[LevelScores]) -> Table:
+    """Outcomes at each source's random effects, in both protocols."""
+    rows = [
+        (f"{level.level:g}", label, _text(one.mse), _text(one.nll_observed), _text(one.nll_simulated))
+        for level in levels
+        for source, label in LABELS.items()
+        if (one := level.outcomes.get(source))
+    ]
     columns = (
-        "ρ²",
-        "source",
-        "outcome MSE",
-        "NLL of observed outcomes at η",
-        "NLL of outcomes simulated from η at true η",
-    )
+        "ρ²", "source", "outcome MSE", "NLL of observed outcomes at η", "NLL of outcomes simulated from η at true η",
+    )  # fmt: skip
     return Table(
         "outcomes", "Outcomes of test subjects; negative log-likelihoods per subject, all visits", columns, rows
     )
 
 
-def forecast_table(levels: Sequence[Level]) -> Table:
-    """Later outcomes foretold with the first visits, with the image and without."""
+def forecast_table(levels: Sequence[LevelScores]) -> Table:
+    """Forecasts of later outcomes from the first visits, with and without the image."""
     rows = [
         (
-            _level(level), str(one["visits"]), _text(one["outcomes_with_image"]), _text(one["outcomes_without"]),
-            _percent(one["gain"]), _text(one["effects_with_image"]), _text(one["effects_without"]),
+            f"{level.level:g}", str(one.visits), _text(one.outcomes_with_image), _text(one.outcomes_without),
+            _percent(one.gain), _text(one.effects_with_image), _text(one.effects_without),
         )
         for level in levels
-        for one in level.get("forecasts", ())
+        for one in level.forecasts
     ]  # fmt: skip
     columns = (
         "ρ²", "visits seen", "MSE of later outcomes, image and visits", "visits alone", "% less error with the image",
@@ -142,82 +125,84 @@ def forecast_table(levels: Sequence[Level]) -> Table:
     return Table("forecasts", "Forecasts of the visits after the last that any forecast sees", columns, rows)
 
 
-def calibration_table(levels: Sequence[Level], shares: Sequence[float] = (0.5, 0.8, 0.9, 0.95)) -> Table:
-    """Share of true effects inside the regions of the image-informed model's N(g(x), Ω_r)."""
+def calibration_table(levels: Sequence[LevelScores], nominal: Sequence[float] = (0.5, 0.8, 0.9, 0.95)) -> Table:
+    """Coverage of some regions of the image-informed model's N(g(x), Ω_r)."""
     rows = [
-        (_level(level), f"{100 * one['nominal']:g} %", *map(_percent, one["each"]), _percent(one["joint"]))
+        (f"{level.level:g}", f"{100 * one.nominal:g} %", *map(_percent, one.each), _percent(one.joint))
         for level in levels
-        for one in level.get("calibration", ())
-        if one["nominal"] in shares
+        for one in level.calibration
+        if one.nominal in nominal
     ]
     width = max((len(row) for row in rows), default=3) - 3
     columns = ("ρ²", "nominal", *(f"% inside, η{i + 1}" for i in range(width)), "% inside, jointly")
     return Table("calibration", "Calibration of (b): true effects inside its predicted regions", columns, rows)
 
 
-def population_table(levels: Sequence[Level]) -> Table:
+def population_table(levels: Sequence[LevelScores]) -> Table:
     """Population parameters per level: true, by FOCE, and those used with their standard errors; shrinkage."""
     rows = []
-    for level in levels:
-        found = level["population"]
-        for name, true in found["true"].items():
-            value, error = found["estimates"].get(name, (true, float("nan")))
-            known = error == error
-            far = f"{(value - true) / error:+.1f}" if known and error > 0 else ""
-            foce = f"{found['foce'][name]:.5g}" if found["foce"] else ""
-            error_text = f"{error:.2g}" if known else ""
-            rows.append((_level(level), name, f"{true:.5g}", foce, f"{value:.5g}", error_text, far))
-        for name, share in found.get("shrinkage", {}).items():
-            rows.append((_level(level), f"shrinkage of {name}", "", "", f"{100 * share:.1f} %", "", ""))
+    for level, found in ((level.level, level.population) for level in levels):
+        if found is None:
+            continue
+        for name, true in found.true.items():
+            value, error = found.estimates.get(name, (true, float("nan")))
+            foce = f"{found.foce[name]:.5g}" if found.foce else ""
+            distance = f"{(value - true) / error:+.1f}" if error > 0 else ""
+            error_text = "" if math.isnan(error) else f"{error:.2g}"
+            rows.append((f"{level:g}", name, f"{true:.5g}", foce, f"{value:.5g}", error_text, distance))
+        for name, shrinkage in found.shrinkage.items():
+            rows.append((f"{level:g}", f"shrinkage of {name}", "", "", f"{100 * shrinkage:.1f} %", "", ""))
     columns = ("ρ²", "parameter", "true", "FOCE", "used", "SE", "(used - true) / SE")
     return Table("population", "Population parameters: true and fitted", columns, rows)
 
 
-def check_table(checks: Sequence[Mapping[str, Any]]) -> Table:
-    """Design against truth."""
+def check_table(checks: Sequence[Check]) -> Table:
+    """The checks against the design."""
     rows = [
         (
-            "all" if check["level"] is None else f"{check['level']:g}", f"{check['group']}: {check['name']}",
-            f"{check['value']:.4f} [{check['low']:.4f}, {check['high']:.4f}]", f"{check['expected']:g}",
-            f"{check['p']:.2g}", "pass" if check["passed"] else "FAIL",
+            "all" if check.level is None else f"{check.level:g}", f"{check.group}: {check.name}",
+            _text(Estimate(check.value, check.low, check.high), 4), f"{check.expected:g}", f"{check.p:.2g}",
+            "pass" if check.passed else "FAIL",
         )
         for check in checks
     ]  # fmt: skip
-    columns = ("ρ²", "what the design says", "found [95 %]", "expected", "p", "verdict")
+    columns = ("ρ²", "statement of the design", "found [95 %]", "expected", "p", "verdict")
     return Table("checks", "Design against truth, judged together at 1 %", columns, rows)
 
 
-def null_table(null: Mapping[str, Any]) -> Table:
-    """The shuffled association."""
+def null_table(null: NullCheck) -> Table:
+    """The predictors on images assigned at random."""
     rows = [
-        (
-            f"{null['level']:g}", SOURCES[name], f"{one['value']:.4f} [{one['low']:.4f}, {one['high']:.4f}]",
-            "nothing found" if one["low"] <= 0 else "SIGNAL WHERE THERE IS NONE",
-        )
-        for name, one in null["r2"].items()
-    ]  # fmt: skip
-    return Table(
-        "null", "Null check: images dealt to subjects at random", ("ρ²", "source", "R² [99 %]", "verdict"), rows
-    )
+        (f"{null.level:g}", LABELS[name], _text(one, 4), "nothing found" if one.low <= 0 else "SIGNAL FOUND")
+        for name, one in null.r2.items()
+    ]
+    columns = ("ρ²", "source", "R² [99 %]", "verdict")
+    return Table("null", "Null check: images assigned to subjects at random", columns, rows)
 
 
-def _has_share(source: str) -> bool:
-    return source not in ("ebe", "average", "random")
+def headline_table(levels: Sequence[LevelScores]) -> Table:
+    """Percent of the realised ceiling per predictor and level; a dash if the ceiling does not differ from 0."""
+    rows = []
+    for source in IMAGE_PREDICTORS:
+        if all(source in level.effects for level in levels):
+            of_ceiling = (
+                f"{100 * level.effects[source].of_realised.value:.1f}" if level.ceiling.low > 0 else "–"
+                for level in levels
+            )
+            rows.append((LABELS[source], *of_ceiling))
+    columns = ("% of the realised ceiling at ρ² =", *(f"{level.level:g}" for level in levels))
+    return Table("headline", "Percent of the realised ceiling", columns, rows)
 
 
-def _level(level: Level) -> str:
-    return f"{level['level']:g}"
-
-
-def _text(value: Sequence[float] | None) -> str:
-    if value is None:
+def _text(one: Estimate | None, digits: int | None = None) -> str:
+    if one is None:
         return ""
-    digits = 4 if abs(value[0]) < 100 else 1
-    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*value, d=digits)
+    digits = digits or (4 if abs(one.value) < 100 else 1)
+    return f"{one.value:.{digits}f} [{one.low:.{digits}f}, {one.high:.{digits}f}]"
 
 
-def _percent(value: Sequence[float] | None) -> str:
-    return "" if value is None else "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * one for one in value))
+def _percent(one: Estimate | None) -> str:
+    return "" if one is None else _text(one.scaled(100), 1)
 
 
 _LATEX = {

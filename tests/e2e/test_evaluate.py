@@ -15,7 +15,7 @@ from image_longitudinal.core.errors import StorageError
 from image_longitudinal.flows.evaluate_dataset import evaluate_dataset
 from image_longitudinal.flows.generate_dataset import generate_dataset
 from image_longitudinal.storage.dataset.reader import open_dataset
-from image_longitudinal.tasks.evaluation.spec import FEWEST
+from image_longitudinal.tasks.evaluation.checks import FEWEST
 from image_longitudinal.tasks.evaluation.submissions import score_predictions
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
@@ -69,7 +69,7 @@ def test_the_figures_are_there_and_make_sense(evaluated: Path) -> None:
     # position, tilt and luminance of a phantom are easy to see, even after 150 training images
     assert strong["effects"]["oracle"]["r2"][0] > 0.75
     assert strong["effects"]["informed"]["r2"][0] > 0.6  # 182 training subjects
-    # each number of visits is foretold better than the one before, and better with the image than without
+    # more visits give a better forecast, and so does the image
     errors = [row["outcomes_without"][0] for row in strong["forecasts"]]
     assert errors[-1] < errors[0]
     assert strong["forecasts"][0]["gain"][0] > 0.3
@@ -116,10 +116,11 @@ def test_the_population_is_the_likeliest_or_that_of_foce(
     value, error = fitted["estimates"]["ka"]
     assert abs(value - fitted["true"]["ka"]) < 4 * error
     settings = (*SETTINGS, "evaluation.levels=[1.0]", "evaluation.population=foce", "evaluation.resnet.steps=0")
-    figures = evaluate_dataset(str(data), str(tmp_path), config=tiny(*settings), workspace=str(workspace))
-    left = figures["levels"][0]["population"]
-    assert left["method"] == "FOCE"
-    assert {name: value for name, (value, _) in left["estimates"].items()} == left["foce"] == fitted["foce"]
+    result = evaluate_dataset(str(data), str(tmp_path), config=tiny(*settings), workspace=str(workspace))
+    foce = result.evaluation.levels[0].population
+    assert foce is not None
+    assert foce.method == "FOCE"
+    assert {name: value for name, (value, _) in foce.estimates.items()} == foce.foce == fitted["foce"]
 
 
 def test_a_submission_gets_the_score_that_the_evaluation_gave_it(data: Path, evaluated: Path) -> None:

@@ -28,7 +28,7 @@ from image_longitudinal.storage.dataset.sharding import encode_shard
 from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io.lease import hold_lease
 from image_longitudinal.storage.io.open import open_root
-from image_longitudinal.tasks.evaluation.spec import check_is_evaluable
+from image_longitudinal.tasks.evaluation.checks import check_is_evaluable
 from image_longitudinal.tasks.reports.dataset_figures import subject_figure
 from image_longitudinal.tasks.shards.derivation import rederive
 from image_longitudinal.tasks.workspace import Workspace
@@ -203,7 +203,7 @@ def test_visits_that_move_are_missed_or_end_and_infusions(tmp_path: Path, tiny: 
         url, config.outcomes.model, str(tmp_path / "fit"), "foce", 1.0, fixed=("ka", "imax", "ic50", "omega")
     )
     assert summary["observations"] == (seen.mdv == 0).sum()
-    with pytest.raises(StorageError, match=r"visits of their own.*jitter 0\.2"):
+    with pytest.raises(StorageError, match=r"differ between subjects.*jitter 0\.2"):
         check_is_evaluable(dataset, config.evaluation)
 
 

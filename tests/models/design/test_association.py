@@ -96,8 +96,8 @@ def test_impossible_levels_are_refused(linked: np.ndarray, level: float) -> None
 
 
 @pytest.mark.parametrize("entries", [(6,), (0, -1)])
-def test_entries_that_the_latent_vector_lacks_are_refused(entries: tuple[int, ...]) -> None:
-    with pytest.raises(ConfigError, match="entries from 0 to 5"):
+def test_dimensions_that_the_latent_vector_lacks_are_refused(entries: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="dimensions from 0 to 5"):
         linked_effects(np.zeros((2, 6), np.float32), entries)
 
 

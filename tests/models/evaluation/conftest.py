@@ -1,4 +1,4 @@
-"""A population with outcomes at one association level, and what an image would say about it."""
+"""A population with outcomes at one association level, and features of its images."""
 
 from __future__ import annotations
 

@@ -1,25 +1,25 @@
-"""The polynomial reader: it reads what is there, and of the subjects it was fitted to no more than of others."""
+"""The PCA regressor reads what images hold, and no more of the subjects it was fitted to than of others."""
 
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from image_longitudinal.models.evaluation.pca_regressor import Chunk, PolynomialReader, fit_reader
+from image_longitudinal.models.evaluation.pca_regressor import Chunk, PCARegressor, fit_pca_regressor
 from image_longitudinal.models.quality.recoverability import r_squared
 
 TRAIN, IDS = slice(0, 160), np.arange(1_160)
 
 
-def fitted(images: NDArray[np.uint8], latents: NDArray[np.float32], rows: int = 50) -> PolynomialReader:
-    """A reader of the training subjects, given some at a time."""
+def fitted(images: NDArray[np.uint8], latents: NDArray[np.float32], rows: int = 50) -> PCARegressor:
+    """Fitted to the training subjects in chunks."""
 
     def chunks() -> Iterator[Chunk]:
         for start in range(0, TRAIN.stop, rows):
             part = slice(start, min(start + rows, TRAIN.stop))
             yield IDS[part], images[part], latents[part]
 
-    return fit_reader(chunks)
+    return fit_pca_regressor(chunks)
 
 
 def stripes(latents: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint8]:

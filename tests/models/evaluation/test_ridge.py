@@ -5,6 +5,10 @@ import numpy as np
 from image_longitudinal.models.evaluation.ridge import NormalEquations, cross_fit, fold_of
 
 RNG = np.random.default_rng
+NOISE = RNG(5)
+N = 400
+X = NOISE.normal(2.0, 3.0, (N, 3))
+FOLD = np.arange(N) % 5
 
 
 def test_without_noise_it_is_least_squares() -> None:
@@ -39,7 +43,7 @@ def test_chunks_change_nothing_and_each_fold_is_fitted_without_its_rows() -> Non
     np.testing.assert_allclose(predicted[fold == 1], whole.without[1](x[fold == 1]))
 
 
-def test_noise_is_given_no_slope_and_signal_is() -> None:
+def test_noise_gets_no_slope_and_signal_does() -> None:
     rng = RNG(2)
     x = rng.normal(size=(300, 40))
     y = np.stack([rng.normal(size=300), x[:, 0] + 0.1 * rng.normal(size=300)], 1)
@@ -54,3 +58,38 @@ def test_a_constant_feature_is_left_out() -> None:
     fit = cross_fit(x, 2 * x[:, 1:], np.arange(50), 5)
     assert fit.whole.weights[0, 0] == 0
     np.testing.assert_allclose(fit.whole(x)[:, 0], 2 * x[:, 1], atol=1e-3)
+
+
+def test_without_noise_any_information_finds_the_map() -> None:
+    """Rows of rank one, each of which carries no information in some direction; a constant feature does no harm."""
+    truth, intercept = NOISE.normal(size=(3, 2)), np.array([1.0, -2.0])
+    root = NOISE.normal(size=(N, 2, 1)) * NOISE.uniform(0.01, 3, (N, 1, 1))
+    information = root @ root.transpose(0, 2, 1)
+    score = np.einsum("nkl,nl->nk", information, intercept + X @ truth)
+    equations = NormalEquations(4, 2, 5, informed=True)
+    equations.add(np.column_stack([X, np.full(N, 7.0)]), score, FOLD, information)
+    found = equations.solve((1e-12,))
+    for fit in (found.whole, *found.without):
+        np.testing.assert_allclose(fit(np.column_stack([X, np.full(N, 7.0)])), intercept + X @ truth, atol=1e-6)
+        assert not fit.weights[3].any()
+
+
+def test_with_equal_information_it_is_the_plain_regression() -> None:
+    y = X @ NOISE.normal(size=(3, 2)) + NOISE.normal(size=(N, 2))
+    equations = NormalEquations(3, 2, 5, informed=True)
+    equations.add(X[:150], 4 * y[:150], FOLD[:150], np.tile(4 * np.eye(2), (150, 1, 1)))
+    equations.add(X[150:], 4 * y[150:], FOLD[150:], np.tile(4 * np.eye(2), (250, 1, 1)))
+    found = equations.solve((1e-3,))
+    plain = NormalEquations(3, 2, 5)
+    plain.add(X, y, FOLD)
+    expected = plain.solve((1e-3,))
+    np.testing.assert_allclose(found.whole(X), expected.whole(X), atol=1e-8)
+    np.testing.assert_allclose(found.out_of_fold(X, FOLD), expected.out_of_fold(X, FOLD), atol=1e-8)
+
+
+def test_with_information_noise_has_no_slope() -> None:
+    equations = NormalEquations(3, 2, 5, informed=True)
+    equations.add(X, NOISE.normal(size=(N, 2)), FOLD, np.tile(np.eye(2), (N, 1, 1)))
+    found = equations.solve()
+    # at most what noise alone gives a slope of three features: standard deviation √(3 / 400) = 0.09, twice that allowed
+    assert found.whole(X).std(0).max() < 0.18

@@ -1,4 +1,4 @@
-"""Recoverability: R² of z read back, 1 for a perfect reading, and a reader that works without an encoder."""
+"""Recoverability: R² of z read back, 1 for a perfect reading, read by encoder or PCA regression."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import torch
 
 from image_longitudinal.core.random import stream_key
 from image_longitudinal.models.design.association import draw_latents
+from image_longitudinal.models.evaluation.pca_regressor import PCARegressor, fit_pca_regressor
 from image_longitudinal.models.imaging.assembly import load_vae
 from image_longitudinal.models.imaging.backends import PhantomImages, vae_images
 from image_longitudinal.models.imaging.phantom import render
@@ -16,7 +17,6 @@ from image_longitudinal.models.quality.recoverability import (
     probe_latents,
     r_squared,
     recoverable_axes,
-    regression_reader,
 )
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.models.vae.network import VAE
@@ -48,11 +48,16 @@ def test_probes_are_their_own_stream_and_begin_alike() -> None:
     assert seeds.dtype == np.int64
 
 
+def fitted(images: np.ndarray, latents: np.ndarray) -> PCARegressor:
+    chunks = [(np.arange(len(images)), images, latents)]
+    return fit_pca_regressor(lambda: iter(chunks), components=48, products=12, penalty=1.0)
+
+
 def test_a_regression_reads_phantoms_it_was_not_fitted_on() -> None:
     """400 phantoms: vertical position, tilt and luminance read back above 0.8; dimension 12 changes nothing."""
     latents, seeds = probe_latents(stream_key(1, "test") >> 1, 600, 13)
     images = render(latents, seeds, 32)
-    read = regression_reader(images[200:], latents[200:])
+    read = fitted(images[200:], latents[200:])
     figures = r_squared(latents[:200], read(images[:200]))
     assert figures[[0, 1, 3]].min() > 0.8
     assert figures[12] < 0.2
@@ -63,7 +68,7 @@ def test_a_regression_reads_phantoms_it_was_not_fitted_on() -> None:
 def test_a_regression_takes_images_larger_than_it_needs() -> None:
     latents, seeds = probe_latents(2, 240, 2)
     images = render(latents, seeds, 72)
-    figures = r_squared(latents[:40], regression_reader(images[40:], latents[40:])(images[:40]))
+    figures = r_squared(latents[:40], fitted(images[40:], latents[40:])(images[:40]))
     assert figures.min() > 0.7
 
 

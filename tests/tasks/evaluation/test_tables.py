@@ -1,27 +1,35 @@
-"""The evaluation's tables as files: every row as wide as its head, and nothing said that test subjects cannot tell."""
+"""The evaluation's records and tables as files, with a dash where a ceiling does not differ clearly from 0."""
 
 import csv
 import io
 import re
-from typing import Any
+from pathlib import Path
+
+import numpy as np
 
 from image_longitudinal.cli.console import aligned
-from image_longitudinal.tasks.evaluation.report import headline
-from image_longitudinal.tasks.evaluation.tables import Table, effect_table, population_table
+from image_longitudinal.models.evaluation.bootstrap import Estimate
+from image_longitudinal.models.evaluation.records import EffectScores, LevelScores, PopulationEstimate
+from image_longitudinal.tasks.evaluation.tables import Table, effect_table, headline_table, population_table
 
 TABLE = Table("t", "E[η | z] at 50 %", ("ρ²", "source"), [("1", "E[η | z], a < b_1 & c"), ("0.5", "plain")])
-FIGURES = {name: [0.5, 0.4, 0.6] for name in ("mse", "r2", "of_nominal", "of_realised", "mse_to_modes", "r2_to_modes")}
+HALF = Estimate(0.5, 0.4, 0.6)
+SCORES = EffectScores(
+    mse=HALF, r2=HALF, r2_each=(HALF,), mse_to_modes=HALF, r2_to_modes=HALF, of_nominal=HALF, of_realised=HALF
+)
 
 
-def level(value: float, ceiling: list[float]) -> dict[str, Any]:
-    effects = {name: FIGURES | {"of_oracle": None} for name in ("regression", "informed", "one_step", "oracle", "ebe")}
-    population = {
-        "true": {"ka": 1.0, "imax": 2.1},
-        "estimates": {"ka": [1.1, 0.05], "imax": [2.0, float("nan")]},
-        "foce": {"ka": 1.2, "imax": 1.9},
-        "shrinkage": {"eta_ka": 0.07},
-    }
-    return {"level": value, "ceiling": ceiling, "effects": effects, "population": population}
+def level(value: float, ceiling: tuple[float, float, float]) -> LevelScores:
+    population = PopulationEstimate(
+        method="IMP", converged=True, message="", mu=(), omega=(), error=(),
+        true={"ka": 1.0, "imax": 2.1}, estimates={"ka": (1.1, 0.05), "imax": (2.0, float("nan"))},
+        foce={"ka": 1.2, "imax": 1.9}, shrinkage={"eta_ka": 0.07},
+    )  # fmt: skip
+    effects = dict.fromkeys(("regression", "informed", "one_step", "oracle", "ebe"), SCORES)
+    return LevelScores(
+        level=value, subjects=8, variance=1.0, ceiling=Estimate(*ceiling), effects=effects, outcomes={},
+        population=population,
+    )  # fmt: skip
 
 
 def test_a_bar_within_a_cell_does_not_end_it_in_markdown() -> None:
@@ -40,25 +48,34 @@ def test_csv_reads_back() -> None:
     assert list(csv.reader(io.StringIO(TABLE.csv()))) == [["ρ²", "source"], *map(list, TABLE.rows)]
 
 
+def test_a_record_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    scores = level(0.1, (0.07, -0.05, 0.14))
+    scores.write(tmp_path / "scores.json")
+    found = LevelScores.read(tmp_path / "scores.json")
+    assert found.effects == scores.effects
+    assert found.population is not None
+    assert np.isnan(found.population.estimates["imax"][1]), "a standard error that was not found"
+
+
 def test_every_row_of_the_effects_is_as_wide_as_the_head() -> None:
-    table = effect_table([level(1.0, [1.0, 1.0, 1.0]), level(0.1, [0.07, -0.05, 0.14])])
+    table = effect_table([level(1.0, (1.0, 1.0, 1.0)), level(0.1, (0.07, -0.05, 0.14))])
     assert {len(row) for row in table.rows} == {len(table.columns)}
     assert len(table.records) == 2 * (1 + 5)  # the ceiling and five sources at each level
 
 
-def test_the_population_table_says_how_far_an_estimate_is_from_the_truth() -> None:
-    rows = population_table([level(1.0, [1.0, 1.0, 1.0])]).rows
+def test_the_population_table_has_the_distance_of_an_estimate_from_the_truth() -> None:
+    rows = population_table([level(1.0, (1.0, 1.0, 1.0))]).rows
     assert rows[0] == ("1", "ka", "1", "1.2", "1.1", "0.05", "+2.0")
     assert rows[1] == ("1", "imax", "2.1", "1.9", "2", "", ""), "no standard error, no distance"
     assert rows[2][1:5] == ("shrinkage of eta_ka", "", "", "7.0 %")
 
 
-def test_no_share_of_a_ceiling_that_cannot_be_told_from_nothing() -> None:
-    table = headline([level(1.0, [1.0, 1.0, 1.0]), level(0.1, [0.07, -0.05, 0.14])])
+def test_no_percentage_of_a_ceiling_that_does_not_differ_from_0() -> None:
+    table = headline_table([level(1.0, (1.0, 1.0, 1.0)), level(0.1, (0.07, -0.05, 0.14))])
     assert {row[1:] for row in table.rows} == {("50.0", "–")}
 
 
-def test_words_stand_left_and_numbers_right_on_the_console() -> None:
+def test_text_is_aligned_left_and_numbers_right_on_the_console() -> None:
     assert aligned([("ρ²", "source", "R²"), ("0.5", "me", "0.25"), ("1", "them", "1")], left=2).splitlines() == [
         "ρ²   source    R²",
         "0.5  me      0.25",

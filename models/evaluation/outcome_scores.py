@@ -1,4 +1,4 @@
-"""How well random effects account for outcomes: squared error and conditional negative log-likelihood per subject."""
+"""Per subject, how well random effects explain outcomes: squared errors, conditional likelihoods, forecasts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_longitudinal.core.random import stream_key
-from image_longitudinal.models.evaluation.offset import informed_modes
+from image_longitudinal.models.evaluation.offset_objective import informed_modes
 from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.models.nlme.simulation.simulate import observe, simulate
 
@@ -25,31 +25,24 @@ def squared_error(
 def conditional_nll(
     model: PopulationModel, observed: NDArray[np.floating], eta: FloatArray, workers: int = 1
 ) -> FloatArray:
-    """-log p(observed | η), all visits, (n,): how unlikely the outcomes are for a subject with these effects."""
+    """-log p(observed | η) over all visits, (n,); observed (n, T), η (n, k)."""
     prediction, seen = simulate(model, eta, workers=workers), np.asarray(observed, np.float64)
-    spread = np.maximum(model.residual.standard_deviation(prediction), 1e-12)
+    sd = np.maximum(model.residual.standard_deviation(prediction), 1e-12)
     jacobian = 0.0
     if model.residual.kind == "log-normal":
         prediction, seen = np.log(np.maximum(prediction, 1e-300)), np.log(seen)
         jacobian = seen.sum(1)
-    terms = 0.5 * np.square((seen - prediction) / spread) + np.log(spread) + 0.5 * np.log(2 * np.pi)
+    terms = 0.5 * np.square((seen - prediction) / sd) + np.log(sd) + 0.5 * np.log(2 * np.pi)
     return np.asarray(terms.sum(1) + jacobian)
 
 
 def simulated_nll(
-    model: PopulationModel,
-    known: PopulationModel,
-    eta: FloatArray,
-    true: FloatArray,
-    *,
-    seed: int,
-    stage: str,
-    ids: NDArray[np.int64],
-    workers: int = 1,
-) -> FloatArray:
-    """The original's figure: outcomes *simulated* from η by ``model``, scored at ``known``'s noise-free truth, (n,).
+    model: PopulationModel, known: PopulationModel, eta: FloatArray, true: FloatArray, *, seed: int, stage: str,
+    ids: NDArray[np.int64], workers: int = 1,
+) -> FloatArray:  # fmt: skip
+    """The published figure: outcomes *simulated* from η by ``model``, scored under ``known`` at the true effects, (n,).
 
-    It asks whether a simulated population could come from the true one; it scores no observed outcome.
+    It says whether a simulated population could come from the true one; it scores no observed outcome.
     """
     key = stream_key(seed, "evaluation-simulated", stage)
     drawn = observe(model, simulate(model, eta, workers=workers), key=key, ids=ids)
@@ -57,25 +50,22 @@ def simulated_nll(
 
 
 def informative_visits(model: PopulationModel) -> NDArray[np.int64]:
-    """Positions of the visits after the first dose: before it there is nothing to see."""
+    """Positions of the visits after the first dose; earlier ones carry no information."""
     first = min((dose.time for dose in model.design.doses), default=-np.inf)
     return np.flatnonzero(np.asarray(model.design.times) > first)
 
 
 def forecast(
-    model: PopulationModel,
-    observed: NDArray[np.floating],
-    mean: FloatArray,
-    visits: Sequence[int],
+    model: PopulationModel, observed: NDArray[np.floating], mean: FloatArray, visits: Sequence[int],
     workers: int = 1,
-) -> dict[int, tuple[FloatArray, FloatArray]]:
-    """Later outcomes foretold from the prior N(mean, Ω) and the first k visits after the dose.
+) -> dict[int, tuple[FloatArray, FloatArray]]:  # fmt: skip
+    """Forecasts of later outcomes from the prior N(mean, Ω) and the first k visits after the dose.
 
     Args:
         model: population model; its Ω is the prior's.
         observed: outcomes (n, T).
-        mean: of the prior, (n, k): the image's prediction, or zeros for no image.
-        visits: the numbers of visits, ascending; what is foretold is what comes after the largest, the same for all.
+        mean: of the prior, (n, k): the prediction from the image, or zeros without an image.
+        visits: the numbers of visits, ascending; all forecasts are of the visits after the largest of them.
         workers: threads.
 
     Returns:

@@ -5,19 +5,28 @@ import pytest
 from scipy import stats
 
 from image_longitudinal.models.evaluation.bootstrap import Resampling
-from image_longitudinal.models.evaluation.informed import fit_informed, one_step, residual_omega
-from image_longitudinal.models.evaluation.null import shuffled
-from image_longitudinal.models.evaluation.offset import informed_modes
-from image_longitudinal.models.evaluation.ridge import cross_fit
-from image_longitudinal.models.evaluation.scores import score_effects
+from image_longitudinal.models.evaluation.effect_scores import score_effects
+from image_longitudinal.models.evaluation.image_informed import (
+    TrainingSubjects,
+    fit_image_informed,
+    one_step_correction,
+    residual_omega,
+)
+from image_longitudinal.models.evaluation.offset_objective import informed_modes
+from image_longitudinal.models.evaluation.predictors import fit_predictors, r2_of_shuffled_images
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.ebes import empirical_bayes
 from image_longitudinal.models.nlme.estimation.fit import fit
 from image_longitudinal.models.nlme.estimation.importance_sampling import maximum_likelihood
-from image_longitudinal.tasks.evaluation.spec import start_of
-from tests.models.evaluation.conftest import MODEL, TRAIN, population
+from image_longitudinal.tasks.evaluation.population import start_of
+from tests.models.evaluation.conftest import MODEL, TRAIN, Population, population
 
 FEW, MANY = slice(0, TRAIN), slice(TRAIN, None)
+
+
+def training(people: Population, rows: slice = FEW, modes: np.ndarray | None = None) -> TrainingSubjects:
+    modes = people.modes if modes is None else modes
+    return TrainingSubjects(people.ids[rows], people.features[rows], people.observed[rows], modes[rows])
 
 
 def r2(truth: np.ndarray, predicted: np.ndarray) -> float:
@@ -49,22 +58,21 @@ def test_an_offset_moves_the_typical_values() -> None:
 def test_it_reaches_the_ceiling_where_regression_on_estimates_does_not(level: float, share: float) -> None:
     """1,500 training subjects; at level 0.1 about 9 · 10 / (0.7 · 1,500) = 9 % of the ceiling goes to fitting."""
     people = population(level)
-    features, modes, ids = people.features, people.modes, people.ids
-    found = fit_informed(MODEL, people.observed[FEW], features[FEW], modes[FEW], ids[FEW], rounds=2)
+    features = people.features[MANY]
+    predictors, found = fit_predictors(MODEL, training(people), people.eta[FEW], rounds=2)
     truth, ceiling = people.eta[MANY], r2(people.eta[MANY], np.sqrt(level) * people.linked[MANY])
-    informed = r2(truth, found(features[MANY])) / ceiling
-    plain = r2(truth, cross_fit(features[FEW], modes[FEW], ids[FEW], 5).whole(features[MANY])) / ceiling
-    oracle = r2(truth, cross_fit(features[FEW], people.eta[FEW], ids[FEW], 5).whole(features[MANY])) / ceiling
+    predicted = {name: predictor(features) for name, predictor in predictors.items()}
+    informed, plain, oracle = (r2(truth, predicted[name]) / ceiling for name in ("informed", "regression", "oracle"))
     assert informed > share
     assert informed > plain + 0.05
     assert informed > 0.95 * oracle
     # calibrated: 90 % regions hold 90 % of 1,500 test subjects up to three standard errors (2.3 %) and Ω_r's error:
     # over seeds they held 90 to 94 % at level 1 with a standard deviation of 1.2 %
-    distance = truth - found(features[MANY])
+    distance = truth - predicted["informed"]
     inside = np.einsum("ni,ij,nj->n", distance, np.linalg.inv(found.omega), distance) < stats.chi2.ppf(0.9, 3)
     assert inside.mean() == pytest.approx(0.9, abs=0.035)
     assert min(found.objectives) <= found.objectives[0]
-    np.testing.assert_allclose(found(features[FEW]).mean(0), 0, atol=1e-9)
+    np.testing.assert_allclose(found.head(people.features[FEW]).mean(0), 0, atol=1e-9)
 
 
 def test_a_fitted_population_gives_the_table_of_the_known_one() -> None:
@@ -74,18 +82,15 @@ def test_a_fitted_population_gives_the_table_of_the_known_one() -> None:
     those scored: the default is 2,000 of the one, the demo has 512 and 64.
     """
     people, few, many = population(1.0), slice(0, 600), slice(TRAIN, TRAIN + 200)
-    observed, features, ids, table = people.observed[few], people.features[few], people.ids[few], []
-    sample = PopulationData.of_design(MODEL.structural, observed, MODEL.design.times, MODEL.design.doses)
+    table = []
+    sample = PopulationData.of_design(MODEL.structural, people.observed[few], MODEL.design.times, MODEL.design.doses)
     foce = fit(start_of(MODEL), sample, "FOCE", covariance="none")
     fitted = maximum_likelihood(foce, sample, draws=100, rounds=2, covariance="none").model
     for model in (MODEL, fitted):
         modes = empirical_bayes(model, people.observed).eta if model is fitted else people.modes
-        heads = {
-            "regression": cross_fit(features, modes[few], ids, 5).whole,
-            "one_step": one_step(model, observed, features, modes[few], ids, 5).whole,
-            "informed": fit_informed(model, observed, features, modes[few], ids, rounds=2),
-        }
-        sources = {name: head(people.features[many]) for name, head in heads.items()} | {"ebe": modes[many]}
+        predictors, _ = fit_predictors(model, training(people, few, modes), people.eta[few], rounds=2)
+        sources = {name: predictor(people.features[many]) for name, predictor in predictors.items()}
+        sources = {**sources, "ebe": modes[many]}
         table.append(
             score_effects(
                 sources,
@@ -94,7 +99,7 @@ def test_a_fitted_population_gives_the_table_of_the_known_one() -> None:
                 ceiling=people.linked[many],
                 nominal=1.0,
                 resampling=Resampling(200, 1, 300),
-            )
+            )[1]
         )
     known, estimated = table
     for name in known:
@@ -107,12 +112,9 @@ def test_more_rounds_do_not_lead_away(monkeypatch: pytest.MonkeyPatch) -> None:
 
     It was multiplied by 1.25 a round when each was moved by a regression of the scores alone.
     """
-    monkeypatch.setattr("image_longitudinal.models.evaluation.informed.GAIN", -np.inf)
+    monkeypatch.setattr("image_longitudinal.models.evaluation.image_informed.GAIN", -np.inf)
     people = population(1.0)
-    observed, features, modes, ids = (
-        part[:500] for part in (people.observed, people.features, people.modes, people.ids)
-    )
-    found = fit_informed(MODEL, observed, features, modes, ids, rounds=6)
+    found = fit_image_informed(MODEL, training(people, slice(0, 500)), rounds=6)
     assert len(found.objectives) == 7
     # up to the noise of 60 draws a subject; with differences that grow the last lay 0.5 above
     np.testing.assert_allclose(found.objectives[-3:], min(found.objectives), atol=5e-3)
@@ -120,20 +122,18 @@ def test_more_rounds_do_not_lead_away(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_weak_association_does_not_make_it_diverge() -> None:
     people = population(0.02)
-    head = one_step(MODEL, people.observed[FEW], people.features[FEW], people.modes[FEW], people.ids[FEW], 5)
-    found = fit_informed(
-        MODEL, people.observed[FEW], people.features[FEW], people.modes[FEW], people.ids[FEW], rounds=3
-    )
-    for predictor in (head.whole, found):
+    head = one_step_correction(MODEL, training(people))
+    found = fit_image_informed(MODEL, training(people), rounds=3)
+    for predictor in (head.whole, found.head):
         assert np.square(predictor(people.features[MANY])).mean() < 0.1, "effects vary by 1, the image explains 2 %"
     assert np.linalg.eigvalsh(found.omega).min() > 0.85
 
 
-def test_shuffled_images_tell_nothing() -> None:
+def test_shuffled_images_carry_no_information() -> None:
     people = population(1.0)
-    found = shuffled(
-        MODEL, people.observed[FEW], people.features[FEW], people.modes[FEW], people.ids[FEW], people.features[MANY],
-        truth=people.eta[MANY], true=people.eta[FEW], seed=1, rounds=1, folds=5, replicates=300,
+    found = r2_of_shuffled_images(
+        MODEL, training(people), people.eta[FEW], people.features[MANY], people.eta[MANY],
+        seed=1, rounds=1, replicates=300,
     )  # fmt: skip
     for name, one in found.items():
         assert one.low <= 0, name

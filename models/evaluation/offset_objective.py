@@ -1,4 +1,4 @@
-"""A population model with a mean of its own for each subject's random effects, η ~ N(offset, Ω), and its modes."""
+"""The population objective with a prior mean per subject, η ~ N(offset, Ω), and the modes of η under it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FloatArray = NDArray[np.float64]
 
 
 class OffsetObjective(Objective):
-    """The population objective with a mean of its own for each subject's random effects, η = offset + δ.
+    """The population objective with a prior mean for each subject's random effects, η = offset + δ.
 
     ``eta`` of the base class holds δ; ``offsets`` (n, k). Subjects are numbered 0..n-1.
     """
@@ -34,7 +34,7 @@ class OffsetObjective(Objective):
         columns: NDArray[np.int64] | None = None,
         workers: int = 1,
     ) -> OffsetObjective:
-        """Of subjects with outcomes (n, T) and offsets (n, k); ``columns``: the visits to use, all if None."""
+        """For subjects with outcomes (n, T) and offsets (n, k), at the visits ``columns`` (all if None)."""
         seen, times = np.asarray(observed, np.float64), np.asarray(model.design.times)
         if columns is not None:
             seen, times = seen[:, columns], times[columns]
@@ -58,32 +58,27 @@ class Modes:
 
 
 def informed_modes(
-    model: PopulationModel,
-    observed: NDArray[np.floating],
-    offsets: FloatArray,
-    start: FloatArray | None = None,
-    *,
-    columns: NDArray[np.int64] | None = None,
-    workers: int = 1,
-) -> Modes:
-    """Modes of η under N(offset, Ω) with Ω that of ``model``; chunk by chunk.
+    model: PopulationModel, observed: NDArray[np.floating], offsets: FloatArray, start: FloatArray | None = None, *,
+    columns: NDArray[np.int64] | None = None, workers: int = 1,
+) -> Modes:  # fmt: skip
+    """Modes of η under N(offset, Ω), Ω that of ``model``, computed chunk by chunk.
 
     Args:
         model: population model with its design.
         observed: outcomes (n, T), an array or a view of a file.
         offsets: means of the random effects, (n, k).
-        start: η to start from, (n, k), beside the offset; several starts over the prior without.
+        start: η to start from, (n, k), offset included; several starts across the prior if None.
         columns: visits to use, positions in the design's times; all of them if None.
         workers: threads; the result does not depend on it.
     """
     values = Values.of(model)
-    eta, share = np.empty(offsets.shape), np.empty(len(offsets))
+    eta, twice_nll = np.empty(offsets.shape), np.empty(len(offsets))
     for begin in range(0, len(offsets), CHUNK):
         rows = slice(begin, min(begin + CHUNK, len(offsets)))
         objective = OffsetObjective.of(model, observed[rows], offsets[rows], columns=columns, workers=workers)
         starts = starting_points(values.omega) if start is None else np.zeros((1, offsets.shape[1]))
         if start is not None:
             objective.eta[:] = start[rows] - offsets[rows]
-        share[rows] = objective.evaluate(values, starts)
+        twice_nll[rows] = objective.evaluate(values, starts)
         eta[rows] = offsets[rows] + objective.eta
-    return Modes(eta, share)
+    return Modes(eta, twice_nll)

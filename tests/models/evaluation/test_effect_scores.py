@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from image_longitudinal.models.evaluation.bootstrap import Resampling
-from image_longitudinal.models.evaluation.scores import score_effects
+from image_longitudinal.models.evaluation.effect_scores import score_effects
 
 
 def test_scores_are_those_of_the_formulas() -> None:
@@ -12,7 +12,7 @@ def test_scores_are_those_of_the_formulas() -> None:
     linked, noise = rng.normal(size=(2, 300, 2))
     truth = np.sqrt(0.5) * (linked + noise)
     modes, predicted = truth * 0.8, 0.5 * linked
-    found = score_effects(
+    realised, found = score_effects(
         {"mine": predicted, "oracle": np.sqrt(0.5) * linked}, truth=truth, modes=modes, ceiling=np.sqrt(0.5) * linked,
         nominal=0.5, resampling=Resampling(300, 1, 200),
     )  # fmt: skip
@@ -21,6 +21,7 @@ def test_scores_are_those_of_the_formulas() -> None:
         return float(1 - np.square(t - p).sum() / np.square(t - t.mean(0)).sum())
 
     mine, ceiling = found["mine"], r2(truth, np.sqrt(0.5) * linked)
+    assert realised.value == pytest.approx(ceiling)
     assert mine.mse.value == pytest.approx(np.square(truth - predicted).mean())
     assert mine.r2.value == pytest.approx(r2(truth, predicted))
     assert mine.r2_each[1].value == pytest.approx(r2(truth[:, 1:], predicted[:, 1:]))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from image_longitudinal.models.evaluation.informed import residual_omega
-from image_longitudinal.models.evaluation.marginal import likeliest_omega, posterior_means, with_omega
+from image_longitudinal.models.evaluation.image_informed import residual_omega
+from image_longitudinal.models.evaluation.sampled_likelihood import likeliest_omega, posterior_means, with_omega
 from image_longitudinal.models.nlme.simulation.simulate import simulate
 from tests.models.evaluation.conftest import MODEL, TRAIN, population
 
@@ -39,7 +39,7 @@ def test_regions_hold_what_they_should_where_g_overshoots_or_falls_short(slope: 
     mean = slope * np.sqrt(0.5) * people.linked
     formula = residual_omega(np.asarray(MODEL.omega), mean[FEW])
     found = likeliest_omega(MODEL, people.observed[FEW], mean[FEW], people.modes[FEW], np.asarray(MODEL.omega))
-    # a variance of 700 subjects errs by 5 %, by more where data say little of an effect: three times that allowed
+    # a variance of 700 subjects errs by 5 %, by more where data carry little information on an effect: three times that allowed
     np.testing.assert_allclose(found, (0.5 + (slope - 1) ** 2 / 2) * np.eye(3), atol=0.16)
 
     def held(omega: np.ndarray) -> float:
@@ -57,5 +57,5 @@ def test_where_few_data_say_nothing_the_directions_are_taken_to_be_alike() -> No
     offsets = people.features[few, :3]  # the effects, each off by 0.1
     total = np.asarray(MODEL.omega)
     left = likeliest_omega(with_omega(MODEL, 0.03 * total), people.observed[few], offsets, people.modes[few], total)
-    shares = np.linalg.eigvalsh(left)
-    assert 0.004 < shares.min() <= shares.max() < 0.03
+    fractions = np.linalg.eigvalsh(left)
+    assert 0.004 < fractions.min() <= fractions.max() < 0.03
