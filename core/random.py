@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
@@ -50,6 +49,8 @@ def uniforms(key: int | ArrayLike, ids: ArrayLike, n: int) -> NDArray[np.float64
 
 def normals(key: int | ArrayLike, ids: ArrayLike, n: int) -> NDArray[np.float64]:
     """Standard normal draws, float64, shape (rows, n), by inversion of :func:`uniforms` (same arguments)."""
+    from scipy.special import ndtri  # here: readers need uniforms, but not scipy
+
     return np.asarray(ndtri(uniforms(key, ids, n)))
 
 

@@ -10,11 +10,11 @@ import pyarrow as pa
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.reader import Dataset
 
-PAPER = "https://arxiv.org/abs/2410.16177"
+PAPER_URL = "https://arxiv.org/abs/2410.16177"
 
 
 def render_croissant(dataset: Dataset) -> str:
-    """The text of croissant.json: a file set for the images, and a file set and a record set for each table."""
+    """The text of croissant.json: a file set of the images, and a file set and a record set for each table."""
     manifest = dataset.manifest
     content = {
         "@context": _CONTEXT,
@@ -24,7 +24,7 @@ def render_croissant(dataset: Dataset) -> str:
         "description": f"{manifest.n_subjects} synthetic medical images paired with longitudinal outcomes whose "
         f"association with the image is set by design ({', '.join(map(layout.level_name, manifest.levels))}).",
         "license": f"https://spdx.org/licenses/{manifest.licence}.html",
-        "url": PAPER,
+        "url": PAPER_URL,
         "citeAs": manifest.citation.strip(),
         "creator": {"@type": "sc:Organization", "name": "image-longitudinal"},
         **({"datePublished": manifest.date} if manifest.date else {}),
@@ -64,7 +64,7 @@ def _record_set(table: str, schema: pa.Schema) -> dict[str, Any]:
                 "@type": "cr:Field",
                 "@id": f"{table}/{field.name}",
                 "name": field.name,
-                "description": f"{layout.describe(field)} (unit: {layout.unit_of(field)})",
+                "description": f"{layout.description_of(field)} (unit: {layout.unit_of(field)})",
                 "dataType": _croissant_type(field.type),
                 "source": {"fileSet": {"@id": f"{table}-files"}, "extract": {"column": field.name}},
             }

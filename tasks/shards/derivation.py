@@ -116,7 +116,7 @@ def _comparisons(dataset: Dataset, config: Config, subject_id: int, latent: NDAr
     entries = dataset.manifest.eta_latents
     # Where η is a mixture of entries the manifest does not name them: then the recorded η is the start.
     linked = subject.eta[None] if entries is None else linked_to_latents(latent, entries, config.outcomes)
-    table = layout.subjects_path(shard, split)
+    table = dataset.manifest.table_path("subjects", shard, split)
     found: list[Comparison] = [
         (layout.latent_shard_path(shard), "latent", _almost(subject.latent, latent[0])),
         (table, "seed", bool(subject.seed == subject_seeds(seed, ids)[0])),
@@ -127,7 +127,7 @@ def _comparisons(dataset: Dataset, config: Config, subject_id: int, latent: NDAr
         effects = dataset.effects(level, subject_id, subject_id + 1)
         parameters = subject.random_effects[level]
         outcomes = dataset.outcomes(level, subject_id, subject_id + 1)
-        path = layout.random_effects_path(level, shard, split)
+        path = dataset.manifest.table_path("random_effects", shard, split, level)
         found += [
             (path, "random effects", _almost(effects, made.eta)),
             (
@@ -136,7 +136,7 @@ def _comparisons(dataset: Dataset, config: Config, subject_id: int, latent: NDAr
                 all(_almost(parameters[name].to_numpy(), values) for name, values in made.parameters.items()),
             ),
             (
-                layout.observations_path(level, shard, split),
+                dataset.manifest.table_path("observations", shard, split, level),
                 "outcomes",
                 _almost(outcomes, made.dv if made.visits is None else np.where(made.visits[1], made.dv, np.nan)),
             ),

@@ -15,14 +15,8 @@ from zarr.codecs import ZstdCodec
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.plan import ShardPlan
-from image_longitudinal.storage.dataset.images import (
-    ShardedArray,
-    create_image_arrays,
-    image_spec,
-    latent_spec,
-    write_image_shard,
-)
-from image_longitudinal.storage.io import filesystem
+from image_longitudinal.storage.dataset.images import create_image_arrays, write_image_shard
+from image_longitudinal.storage.dataset.sharded_array import ShardedArray, image_spec, latent_spec
 from image_longitudinal.storage.io.filesystem import LocalRoot, Root, open_root
 
 
@@ -182,7 +176,7 @@ def test_a_full_disk_leaves_no_shard_under_its_name(tmp_path: Path, monkeypatch:
 
     for step in ("fsync", "replace"):
         with monkeypatch.context() as patch:
-            patch.setattr(filesystem.os, step, full)
+            patch.setattr(os, step, full)
             with pytest.raises(StorageError, match=r"image/c/0/0/0.*Free some space"):
                 write_image_shard(root, ShardPlan(4, 4).shard(0), images, latents, shard_size=4)
         assert root.files() == []

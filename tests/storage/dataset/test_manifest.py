@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,6 @@ from image_longitudinal.storage.dataset.manifest import (
     write_shard_manifest,
 )
 from image_longitudinal.storage.dataset.run_claim import begin_run, check_same_dataset
-from image_longitudinal.storage.io import filesystem
 from image_longitudinal.storage.io.filesystem import LocalRoot, Root, open_root
 from tests.storage.conftest import IDENTITY, write_dataset
 
@@ -95,14 +95,14 @@ def test_publishing_is_the_last_step(root: Root, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_disk_that_fills_while_publishing_leaves_it_unpublished(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    replace = filesystem.os.replace
+    replace = os.replace
 
     def full(source: object, target: object) -> None:
         if str(target).endswith("dataset.json"):
             raise OSError(28, "No space left on device")
         replace(source, target)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(filesystem.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(StorageError, match=r"dataset\.json"):
         write_dataset(root)
     monkeypatch.undo()
@@ -114,9 +114,9 @@ def test_a_disk_that_fills_while_publishing_leaves_it_unpublished(root: Root, mo
 
 def test_another_layout_version_is_refused_clearly(published: Root) -> None:
     content = json.loads(published.read_bytes("dataset.json"))
-    content |= {"layout_version": 2, "new_field": "from the future"}
+    content |= {"layout_version": 3, "new_field": "from the future"}
     published.write_bytes("dataset.json", json.dumps(content).encode())
-    with pytest.raises(StorageError, match=r"another layout .*expected layout version 1; got 2"):
+    with pytest.raises(StorageError, match=r"layout of this data set is unknown .*version 1 to 2; got 3"):
         read_root_manifest(published)
 
 

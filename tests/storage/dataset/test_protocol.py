@@ -13,7 +13,6 @@ import pytest
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.storage.dataset.manifest import is_published, part_is_intact, read_shard_manifest
 from image_longitudinal.storage.dataset.verify import verify_dataset
-from image_longitudinal.storage.io import filesystem
 from image_longitudinal.storage.io.filesystem import LocalRoot, Root, clean_temporaries, is_temporary
 from tests.paths import ROOT
 from tests.storage.conftest import PLAN, write_dataset
@@ -44,7 +43,7 @@ def test_a_disk_that_fills_at_any_step_harms_nothing(
     root: Root, reference: dict[str, str], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     real = getattr(os, step)
-    calls = len(reference) + 1 if step == "replace" else 2 * (len(reference) + 1)  # and the mark of the run
+    calls = len(reference) + 1 if step == "replace" else 2 * (len(reference) + 1)  # and the claim of the run
     for fatal in range(0, calls - 2, 7):  # the last call or two publish
         count = iter(range(10**6))
 
@@ -54,7 +53,7 @@ def test_a_disk_that_fills_at_any_step_harms_nothing(
             real(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(filesystem.os, step, fail)
+            patch.setattr(os, step, fail)
             with pytest.raises(StorageError, match="Free some space"):
                 write_dataset(root)
         assert clean_temporaries(root) == []
@@ -65,7 +64,6 @@ def test_a_disk_that_fills_at_any_step_harms_nothing(
 
 KILLED = """
 import os, sys
-from storage import filesystem
 from image_longitudinal.storage.io.filesystem import LocalRoot
 from tests.storage.conftest import write_dataset
 real, left = getattr(os, sys.argv[2]), int(sys.argv[3])
@@ -75,7 +73,7 @@ def dying(*arguments):
     if left < 0:
         os._exit(9)
     real(*arguments)
-setattr(filesystem.os, sys.argv[2], dying)
+setattr(os, sys.argv[2], dying)
 write_dataset(LocalRoot(sys.argv[1]))
 """
 

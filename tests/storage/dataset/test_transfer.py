@@ -12,7 +12,12 @@ import pytest
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.storage.dataset import layout
-from image_longitudinal.storage.dataset.manifest import is_published, publish, read_root_manifest, read_shard_manifest
+from image_longitudinal.storage.dataset.manifest import (
+    is_published,
+    read_root_manifest,
+    read_shard_manifest,
+    write_root_manifest,
+)
 from image_longitudinal.storage.dataset.reader import open_dataset
 from image_longitudinal.storage.dataset.transfer import Copied, Selection, copy_dataset
 from image_longitudinal.storage.dataset.verify import verify_dataset
@@ -221,6 +226,6 @@ def test_another_version_at_the_target_is_refused(published: Root, target: Root,
     copy_dataset(published, target)
     other = open_root(tmp_path / "other")
     manifest = write_dataset(other)
-    publish(other, manifest.model_copy(update={"versions": {"zarr": "4"}}))
+    write_root_manifest(other, manifest.model_copy(update={"versions": {"zarr": "4"}}))
     with pytest.raises(StorageError, match="another version of this data set"):
         copy_dataset(other, target)
