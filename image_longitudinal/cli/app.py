@@ -27,7 +27,7 @@ from image_longitudinal.cli.distill import distill
 from image_longitudinal.cli.evaluate import evaluate, score
 from image_longitudinal.cli.export import export
 from image_longitudinal.cli.population import fit, simulate
-from image_longitudinal.cli.transfer import fetch, publish
+from image_longitudinal.cli.transfer import convert, fetch, publish
 from image_longitudinal.core.errors import ImageLongitudinalError, StorageError
 from image_longitudinal.core.presets import load_config
 
@@ -169,6 +169,7 @@ app.command()(simulate)
 app.command()(fit)
 app.command()(distill)
 app.command()(export)
+app.command()(convert)
 
 
 def main() -> None:

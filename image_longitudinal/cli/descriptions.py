@@ -63,11 +63,11 @@ def describe_plan(config: Config, *, training: bool, generation: bool) -> str:
 
 
 def describe_dataset(dataset: Dataset) -> str:
-    """What a published data set is."""
+    """A published data set in a few lines."""
     manifest = dataset.manifest
     splits = ", ".join(f"{manifest.splits[name]:,} {name}" for name in manifest.present_splits)
     effects = ", ".join(
-        name if manifest.eta_latents is None else f"{name} = latent entry {manifest.eta_latents[index]}"
+        name if manifest.eta_latents is None else f"{name} = latent dimension {manifest.eta_latents[index]}"
         for index, name in enumerate(manifest.random_effects)
     )
     return "\n".join(
@@ -75,9 +75,9 @@ def describe_dataset(dataset: Dataset) -> str:
             f"{manifest.name}: {len(dataset):,} subjects ({splits})",
             f"images            {manifest.image.height}x{manifest.image.width} uint8, {manifest.image.backend}, "
             f"model {manifest.image.model}",
-            f"latents           {manifest.image.latent_dim} entries",
+            f"latents           {manifest.image.latent_dim} dimensions",
             f"random effects    {effects}",
-            f"association       {', '.join(map(str, manifest.levels))} (share of variance tied to the image)",
+            f"association       {', '.join(map(str, manifest.levels))} (share of variance explained by the image)",
             f"outcomes          {len(manifest.times)} times from {manifest.times[0]:g} to {manifest.times[-1]:g}",
             f"seed              {manifest.seed}",
             f"identity          {manifest.identity[:12]}",
@@ -104,7 +104,7 @@ def describe_subject(dataset: Dataset, subject_id: int) -> str:
     """One subject's numbers, with its image in characters.
 
     Raises:
-        StorageError: there is no such subject here.
+        StorageError: the data set has no such subject.
     """
     try:
         subject = dataset.subject(subject_id)
@@ -115,10 +115,10 @@ def describe_subject(dataset: Dataset, subject_id: int) -> str:
     names = dataset.manifest.random_effects
     for level, table in subject.random_effects.items():
         used = ", ".join(f"{table[f'eta_{k}'][0].as_py():.3f}" for k in range(1, len(names) + 1))
-        lines.append(f"eta behind the outcomes at association {level}: {used}")
+        lines.append(f"eta used for the outcomes at association {level}: {used}")
     for level, table in subject.observations.items():
-        seen = [row for row in table.to_pylist() if row["evid"] == 0]
-        shown = ", ".join(f"{row['time']:g}: {row['dv']:.3f}" for row in seen[::4])
+        observed = [row for row in table.to_pylist() if row["evid"] == 0]
+        shown = ", ".join(f"{row['time']:g}: {row['dv']:.3f}" for row in observed[::4])
         lines.append(f"outcomes at association {level}: {shown}")
     return "\n".join([*lines, "", characters(subject.image)])
 

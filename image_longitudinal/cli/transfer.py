@@ -1,31 +1,32 @@
-"""The commands ``publish`` and ``fetch``: a published data set, or a part of it, from one store to another."""
+"""The commands ``publish``, ``fetch`` and ``convert``: a published data set, or a part of it, in another place."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from image_longitudinal.cli.console import done, say
 from image_longitudinal.core.plan import parse_shard_ranges
 
-if TYPE_CHECKING:
-    from image_longitudinal.storage.dataset.transfer import (
-        Copied,
-    )  # imports Zarr and pyarrow, which other commands may not need
+if TYPE_CHECKING:  # imports pyarrow, which other commands do not need
+    from image_longitudinal.storage.dataset.transfer import Copied, Selection
 
-Workers = Annotated[int, typer.Option(min=1, help="Shards copied at a time.")]
-SECONDS = 2.0  # between two lines of progress
+Source = Annotated[str, typer.Argument(help="The data set: a folder or an fsspec URL.")]
+CopyWorkers = Annotated[int, typer.Option("--workers", min=1, help="Shards copied at a time.")]
+REPORT_SECONDS = 2.0  # between two lines of progress
 
 
 def publish(
-    source: Annotated[str, typer.Argument(help="The data set: a folder or an fsspec URL.")],
+    source: Source,
     target: Annotated[str, typer.Argument(metavar="URL", help="Where to: a folder, s3://, gs://, hf://datasets/...")],
-    workers: Workers = 4,
+    workers: CopyWorkers = 4,
 ) -> None:
-    """Copy a published data set to another store; what is there already is kept."""
-    _copy(source, target, workers)
+    """Copy a published data set to another store; files that the target has already are kept."""
+    from image_longitudinal.storage.dataset.transfer import Selection
+
+    _copy(source, target, workers, Selection())
 
 
 def fetch(
@@ -36,44 +37,60 @@ def fetch(
         list[float] | None, typer.Option(help="Only this association level; may be given several times.")
     ] = None,
     shards: Annotated[str | None, typer.Option(help="Only these shards, such as 0-9,12.")] = None,
-    workers: Workers = 4,
+    workers: CopyWorkers = 4,
 ) -> None:
-    """Bring a data set here, or a part of it that is a data set in itself."""
+    """Download a data set, or a part of it, which is a data set again."""
+    from image_longitudinal.storage.dataset.transfer import Selection
+
     chosen = parse_shard_ranges(shards) if shards else None
-    _copy(source, target, workers, splits=tuple(split or ()) or None, levels=tuple(level or ()) or None, shards=chosen)
+    _copy(source, target, workers, Selection(tuple(split or ()) or None, tuple(level or ()) or None, chosen))
 
 
-def _copy(source: str, target: str, workers: int, **selected: Any) -> None:
-    from image_longitudinal.storage.dataset.transfer import Selection, copy_dataset
+def convert(
+    source: Annotated[str, typer.Argument(metavar="OLD", help="The data set of layout version 1.")],
+    target: Annotated[str, typer.Argument(metavar="NEW", help="An empty folder or URL.")],
+) -> None:
+    """Rewrite a data set of layout version 1 in version 2: the same images, equal numbers, nothing is drawn."""
+    from image_longitudinal.storage.dataset.conversion import convert_dataset
     from image_longitudinal.storage.io.filesystem import open_root
 
-    say(f"copy {source} to {target}")
-    selection, progress = Selection(**selected), Progress()
-    manifest = copy_dataset(open_root(source), open_root(target), selection, workers=workers, progress=progress)
-    of = f", part of {manifest.part_of.n_subjects:,}" if manifest.part_of else ""
-    say(f"{manifest.n_subjects:,} subjects{of}, every file checked against its SHA-256 on the way")
+    say(f"convert {source} to {target}")
+    manifest = convert_dataset(open_root(source), open_root(target))
+    say(f"{manifest.n_subjects:,} subjects in {manifest.plan.n_shards:,} shards, verified")
     done(target, f"image-longitudinal show {target}")
 
 
-class Progress:
-    """Prints how far a copy is, with rate and time left, every few seconds and at the end."""
+def _copy(source: str, target: str, workers: int, selection: Selection) -> None:
+    from image_longitudinal.storage.dataset.transfer import copy_dataset
+    from image_longitudinal.storage.io.filesystem import open_root
+
+    say(f"copy {source} to {target}")
+    progress = CopyProgress()
+    manifest = copy_dataset(open_root(source), open_root(target), selection, workers=workers, progress=progress)
+    of = f", part of {manifest.part_of.n_subjects:,}" if manifest.part_of else ""
+    say(f"{manifest.n_subjects:,} subjects{of}, every copied file checked against its SHA-256")
+    done(target, f"image-longitudinal show {target}")
+
+
+class CopyProgress:
+    """Prints the progress of a copy, with rate and time left, every few seconds and at the end."""
 
     def __init__(self) -> None:
-        self.began = self.told = time.monotonic()
+        self.started = self.reported = time.monotonic()
 
     def __call__(self, copied: Copied) -> None:
         """Called after each shard."""
         from image_longitudinal.cli.descriptions import human_bytes, rough_time
 
         now = time.monotonic()
-        if copied.shards < copied.of and now - self.told < SECONDS:
+        if copied.shards < copied.of and now - self.reported < REPORT_SECONDS:
             return
-        self.told, seconds = now, max(now - self.began, 1e-6)
-        here = copied.shards - copied.kept  # what was there before says nothing about the pace
-        left = (copied.of - copied.shards) * seconds / here if here else 0.0
+        self.reported, seconds = now, max(now - self.started, 1e-6)
+        copied_now = copied.shards - copied.kept  # kept shards cost almost no time
+        remaining = (copied.of - copied.shards) * seconds / copied_now if copied_now else 0.0
         say(
             f"{copied.shards:,} of {copied.of:,} shards, {human_bytes(copied.bytes)} copied, "
             f"{human_bytes(copied.bytes / seconds)}/s"
-            + (f", {copied.kept:,} were there" if copied.kept else "")
-            + (f", about {rough_time(left)} left" if left >= 1 else "")
+            + (f", {copied.kept:,} were complete" if copied.kept else "")
+            + (f", about {rough_time(remaining)} left" if remaining >= 1 else "")
         )

@@ -103,7 +103,7 @@ def test_a_data_set_is_described_by_its_manifest(dataset: Dataset) -> None:
     text = describe_dataset(dataset)
     assert "tiny: 22 subjects (12 train, 3 validation, 7 test)" in text
     assert "8x8 uint8" in text
-    assert "Ka = latent entry 4, Imax = latent entry 0" in text
+    assert "Ka = latent dimension 4, Imax = latent dimension 0" in text
     assert "1.0, 0.0526" in text
     assert f"{len(TIMES)} times from 0 to 4" in text
     assert "seed              7" in text

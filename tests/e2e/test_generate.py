@@ -344,7 +344,7 @@ def test_what_was_made_wrong_under_right_hashes_is_found_by_making_it_again_and_
     found, _ = rederive(open_dataset(root), ids, workspace)
     assert {problem.path for problem in found} == {table, image}
     assert {problem.shard for problem in found} == {1, 2}
-    assert verify(str(output), repair=True, workspace=workspace, sample=60).made_again == tuple(range(60))
+    assert verify(str(output), repair=True, workspace=workspace, sample=60).regenerated == tuple(range(60))
     assert digests(output) == digests(first)
 
 
