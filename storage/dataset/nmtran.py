@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,23 +10,24 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.files import replacing
 from image_longitudinal.storage.dataset.reader import Dataset
-from image_longitudinal.storage.io.filesystem import storage_error, temporary_name
+from image_longitudinal.storage.io.filesystem import storage_error
 
-COLUMNS = ("ID", "TIME", "EVID", "AMT", "CMT", "DV", "MDV")  # and RATE after AMT, if a dose is an infusion
-MISSING = "."  # NM-TRAN's null
+EXPORTED_COLUMNS = ("ID", "TIME", "EVID", "AMT", "CMT", "DV", "MDV")  # and RATE after AMT if a dose is an infusion
+NMTRAN_NULL = "."
 
 
 def export_nmtran(dataset: Dataset, path: str | Path, *, level: float, split: str | None = None) -> int:
-    """Write doses and observations of one association level as CSV, streamed: memory does not grow with the subjects.
+    """Write doses and observations of one association level as CSV, in batches: memory does not grow with the subjects.
 
-    A header line, then one row per dose and observation, in the order of ``observations``: by id and time, a dose
-    before what is observed then. ``ID`` is the subject id of the data set, from 0; ``DV`` is "." on dose rows and at
+    A header line, then one row per dose and observation, sorted as ``observations``: by id and time, doses before
+    observations. ``ID`` is the subject id of the data set, from 0; ``DV`` is "." on dose rows and at
     missed visits; numbers read back as the same float64 and, for ``DV``, float32.
 
     Args:
         dataset: an open data set.
-        path: of a local file that is not there yet; it appears whole or not at all.
+        path: of a new local file; it appears complete or not at all.
         level: association level.
         split: one split, or all.
 
@@ -39,30 +39,27 @@ def export_nmtran(dataset: Dataset, path: str | Path, *, level: float, split: st
     """
     path = Path(path)
     if path.exists():
-        raise StorageError("the file exists already", where=path, do="name another, or remove it")
+        raise StorageError("the file exists already", where=path, do="choose another, or remove it")
+    if not path.parent.is_dir():
+        raise StorageError("cannot write a file", where=path, expected="an existing folder")
     infusions = any(dose.rate for dose in dataset.manifest.doses)
-    names = (*COLUMNS[:4], "RATE", *COLUMNS[4:]) if infusions else COLUMNS
+    names = (*EXPORTED_COLUMNS[:4], "RATE", *EXPORTED_COLUMNS[4:]) if infusions else EXPORTED_COLUMNS
     batches = dataset.scan("observations", level, split).to_batches(
         columns=[name.lower() for name in names], batch_readahead=2, fragment_readahead=2
     )
-    temporary, rows = path.parent / temporary_name(path.name), 0
+    rows = 0
     try:
-        with open(temporary, "xb") as file:
+        with replacing(path) as temporary, open(temporary, "xb") as file:
             file.write((",".join(names) + "\n").encode())
-            for table in _texts(batches, names):
+            for table in _as_text(batches, names):
                 pacsv.write_csv(table, file, pacsv.WriteOptions(include_header=False, quoting_style="none"))
                 rows += len(table)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         raise storage_error("cannot write a file", str(path), error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return rows
 
 
-def _texts(batches: Iterator[pa.RecordBatch], names: tuple[str, ...]) -> Iterator[pa.Table]:
+def _as_text(batches: Iterator[pa.RecordBatch], names: tuple[str, ...]) -> Iterator[pa.Table]:
     for batch in batches:
-        dv = pc.fill_null(batch["dv"].cast(pa.string()), MISSING)
+        dv = pc.fill_null(batch["dv"].cast(pa.string()), NMTRAN_NULL)
         yield pa.table({name: dv if name == "DV" else batch[name.lower()] for name in names})

@@ -1,7 +1,7 @@
-"""Predictions for the held-out subjects of a data set, as anyone may hand them in: one Parquet file.
+"""Predictions for the held-out subjects of a data set, submitted as one Parquet file.
 
 Columns ``id`` and ``association``, and either ``eta_1`` … ``eta_k`` (random effects, one row per subject and level) or
-``time`` and ``dv`` (outcomes, one row per subject, level and visit). A level that is there must be there completely.
+``time`` and ``dv`` (outcomes, one row per subject, level and visit). Each level in the file must be complete.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def read_predictions(
         times: visits of the data set.
 
     Raises:
-        StorageError: it is no Parquet file, its columns are others, or a row is impossible; names file, row (counted
-            from 0) and reason.
+        StorageError: the file is not Parquet, has other columns or an impossible row; names file, row (from 0) and
+            reason.
     """
     table = _read(Path(path))
     effects, names = eta_columns(n_eta), set(table.column_names)
@@ -54,16 +54,18 @@ def read_predictions(
     kind = next((kind for kind, columns in kinds.items() if names == set(columns)), None)
     if kind is None:
         expected = " or ".join(f"the columns {', '.join(columns)}" for columns in kinds.values())
-        raise StorageError("predictions with other columns", where=path, expected=expected, got=table.column_names)
+        raise StorageError("unknown columns of predictions", where=path, expected=expected, got=table.column_names)
     columns = {name: _numbers(table, name, path) for name in kinds[kind]}
     position = _positions(columns["id"], ids, path)
     known = np.asarray(levels, np.float64)
-    level = _places(columns["association"], known, "an association level that the data set has not", path)
-    slot = np.zeros(len(position), np.int64)
+    level = _places(columns["association"], known, "an association level that is not in the data set", path)
+    visit = np.zeros(len(position), np.int64)
     if kind == "outcomes":
-        slot = _places(columns["time"], np.asarray(times, np.float64), "a time that is no visit of the data set", path)
+        visit = _places(
+            columns["time"], np.asarray(times, np.float64), "a time that is not a visit of the data set", path
+        )
     width = len(times) if kind == "outcomes" else 1
-    cell = (level * len(ids) + position) * width + slot
+    cell = (level * len(ids) + position) * width + visit
     _refuse_duplicates(cell, columns, path)
     values = np.stack([columns[name] for name in (("dv",) if kind == "outcomes" else effects)], axis=1)
     found = {}
@@ -74,10 +76,10 @@ def read_predictions(
         missing = np.flatnonzero(np.isnan(full[:, 0]))
         if len(missing):
             first = int(missing[0])
-            visit = f", time {times[first % width]:g}" if kind == "outcomes" else ""
+            absent = f"id {ids[first // width]}" + (f", time {times[first % width]:g}" if kind == "outcomes" else "")
             raise StorageError(
                 f"{len(missing)} predictions are missing", where=f"{path}, association {known[index]:g}",
-                expected=f"all {len(ids)} subjects of the test split", got=f"none for id {ids[first // width]}{visit}",
+                expected=f"all {len(ids)} subjects of the test split", got=f"none for {absent}",
             )  # fmt: skip
         found[float(known[index])] = full.reshape(len(ids), -1)
     return Submission(kind, found)
@@ -85,22 +87,21 @@ def read_predictions(
 
 def _read(path: Path) -> pa.Table:
     if not path.is_file():
-        raise StorageError("no file of predictions", where=path, expected="a Parquet file")
+        raise StorageError("no predictions file", where=path, expected="a Parquet file")
     try:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise StorageError("predictions cannot be read", where=path, expected="a Parquet file", got=error) from error
     if not table.num_rows:
-        raise StorageError("a file of predictions without rows", where=path)
+        raise StorageError("the predictions file has no rows", where=path)
     return table
 
 
 def _numbers(table: pa.Table, name: str, path: str | Path) -> NDArray:
     column, kind = table[name], table.schema.field(name).type
-    right = pa.types.is_integer(kind) if name == "id" else pa.types.is_floating(kind) or pa.types.is_integer(kind)
-    if not right:
+    if not (pa.types.is_integer(kind) or (name != "id" and pa.types.is_floating(kind))):
         wanted = "integers" if name == "id" else "numbers"
-        raise StorageError("a column of another type", where=f"{path}, column {name}", expected=wanted, got=kind)
+        raise StorageError("a column has another type", where=f"{path}, column {name}", expected=wanted, got=kind)
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy())[0])
         raise StorageError("a prediction is missing", where=f"{path}, row {row}, column {name}", got="null")
@@ -117,14 +118,14 @@ def _positions(given: NDArray[np.int64], ids: NDArray[np.int64], path: str | Pat
     if len(unknown):
         row = int(unknown[0])
         raise StorageError(
-            "a subject that is not held out", where=f"{path}, row {row}",
+            "a subject is not held out", where=f"{path}, row {row}",
             expected=f"an id of the test split, {ids[0]} to {ids[-1]}", got=given[row],
         )  # fmt: skip
     return position
 
 
 def _places(given: Array, known: Array, what: str, path: str | Path) -> NDArray[np.int64]:
-    """The index among ``known`` of each given number, equal up to float32's rounding."""
+    """The index among ``known`` of each given number, equal within float32 rounding."""
     place = np.abs(given[:, None] - known).argmin(1)
     wrong = np.flatnonzero(np.abs(given - known[place]) > 1e-6 * np.maximum(1e-3, np.abs(given)))
     if len(wrong):
@@ -136,9 +137,9 @@ def _places(given: Array, known: Array, what: str, path: str | Path) -> NDArray[
 
 def _refuse_duplicates(cell: NDArray[np.int64], columns: dict[str, NDArray], path: str | Path) -> None:
     order = np.argsort(cell, kind="stable")
-    again = order[1:][cell[order][1:] == cell[order][:-1]]
-    if len(again):
-        row = int(again.min())
+    duplicates = order[1:][cell[order][1:] == cell[order][:-1]]
+    if len(duplicates):
+        row = int(duplicates.min())
         raise StorageError(
             "a subject is predicted twice", where=f"{path}, row {row}",
             expected="one row for each subject, level and visit", got=f"id {columns['id'][row]} again",

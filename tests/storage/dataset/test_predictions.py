@@ -76,23 +76,23 @@ def changed(name: str, row: int, value: float) -> Callable[[], dict[str, np.ndar
         pytest.param(changed("id", 3, 14), "twice.*row 4.*id 14 again", id="duplicate"),
         pytest.param(changed("eta_2", 5, np.nan), "not finite.*row 5, column eta_2.*got nan", id="NaN"),
         pytest.param(changed("eta_1", 5, np.inf), "not finite.*row 5, column eta_1", id="infinite"),
-        pytest.param(changed("association", 2, 0.7), "level that the data set has not.*row 2.*got 0.7", id="level"),
+        pytest.param(changed("association", 2, 0.7), "level that is not in the data set.*row 2.*got 0.7", id="level"),
         pytest.param(
             lambda: {name: np.delete(values, 4) for name, values in effects().items()},
             "1 predictions are missing.*association 1.*none for id 14",
             id="missing id",
         ),
-        pytest.param(lambda: {**effects(), "extra": np.ones(12)}, "other columns.*eta_1, eta_2.*extra", id="columns"),
+        pytest.param(lambda: {**effects(), "extra": np.ones(12)}, "unknown columns.*eta_1, eta_2.*extra", id="columns"),
         pytest.param(lambda: {**effects(), "id": np.ones(12)}, "another type.*column id.*integers", id="type"),
         pytest.param(
-            lambda: {**outcomes(), "time": outcomes()["time"] + 0.1}, "no visit.*row 0.*one of 0, 0.5", id="time"
+            lambda: {**outcomes(), "time": outcomes()["time"] + 0.1}, "not a visit.*row 0.*one of 0, 0.5", id="time"
         ),
         pytest.param(
             lambda: {name: np.delete(values, 5) for name, values in outcomes().items()},
             "none for id 12, time 0.5",
             id="missing visit",
         ),
-        pytest.param(lambda: {name: values[:0] for name, values in effects().items()}, "without rows", id="empty"),
+        pytest.param(lambda: {name: values[:0] for name, values in effects().items()}, "has no rows", id="empty"),
     ],
 )
 def test_what_is_wrong_is_named(make: Callable[[], dict[str, np.ndarray]], said: str, tmp_path: Path) -> None:
@@ -105,6 +105,6 @@ def test_a_null_and_a_file_of_another_kind_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"row 7, column eta_1\); got null"):
         read(tmp_path, {**columns, "eta_1": pa.array(columns["eta_1"], mask=np.arange(12) == 7)})
     (tmp_path / "mine.csv").write_text("id,eta_1\n1,2\n")
-    for name, said in (("mine.csv", "cannot be read"), ("none.parquet", "no file of predictions")):
+    for name, said in (("mine.csv", "cannot be read"), ("none.parquet", "no predictions file")):
         with pytest.raises(StorageError, match=said):
             read_predictions(tmp_path / name, ids=IDS, levels=LEVELS, n_eta=2, times=TIMES)
