@@ -28,7 +28,7 @@ from image_longitudinal.storage.io import lease, remote
 from image_longitudinal.storage.io.filesystem import Root, open_root
 from image_longitudinal.storage.io.lease import hold_lease
 from tests.storage.conftest import Arrays, arrays, resume, write_dataset
-from tests.storage.test_kill_points import KILLED, check_and_finish, digests, exit_status, in_child
+from tests.storage.io.test_kill_points import KILLED, check_and_finish, digests, exit_status, in_child
 
 s3fs = pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")
@@ -179,7 +179,7 @@ def test_one_run_at_a_time_writes_to_s3(line: Line, monkeypatch: pytest.MonkeyPa
 
 
 STEPS = {
-    "the mark of the run": ".run.json",
+    "the claim of the run": ".run.json",
     "the lease": layout.LEASE,
     "metadata of the arrays": "images.zarr/latent/zarr.json",
     "an image shard": layout.image_shard_path(0),
