@@ -178,8 +178,8 @@ def _front_matter(manifest: RootManifest) -> str:
     for table in layout.TABLES:
         lines += [f"  - config_name: {table}", *["    default: true"] * (table == HUB_DEFAULT), "    data_files:"]
         for split in manifest.present_splits:
-            folder = layout.table_folder(table, split, None if table == "subjects" else "*")
-            lines.append(f'      - {{split: {split}, path: "{folder}/*.parquet"}}')
+            folder = table if table == "subjects" else f"{table}/*"
+            lines.append(f'      - {{split: {split}, path: "{folder}/{split}/*.parquet"}}')
     return "\n".join(lines)
 
 

@@ -13,7 +13,6 @@ from image_longitudinal.storage.dataset.images import create_image_arrays
 from image_longitudinal.storage.dataset.manifest import (
     Part,
     RootManifest,
-    ShardManifest,
     file_is_intact,
     finished_shard,
     read_root_manifest,
@@ -24,6 +23,7 @@ from image_longitudinal.storage.dataset.manifest import (
 from image_longitudinal.storage.dataset.run_claim import begin_run
 from image_longitudinal.storage.dataset.table_reader import read_table
 from image_longitudinal.storage.dataset.tables import fill_columns, write_table
+from image_longitudinal.storage.dataset.transfer import not_as_recorded
 from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io.filesystem import FileRecord, Root, clean_temporaries, file_record
 from image_longitudinal.storage.io.lease import hold_lease
@@ -69,7 +69,7 @@ def convert_dataset(
                 latent_dim=new.image.latent_dim, shard_size=new.shard_size, licence=new.licence,
             ),
         ]  # fmt: skip
-        files += [_take(source, file, target) for file in old.files if file.path not in REWRITTEN]
+        files += [_link(source, file, target) for file in old.files if file.path not in REWRITTEN]
         shards = []
         for shard in new.plan:
             shards.append(_convert_shard(source, old, target, new, shard))
@@ -89,76 +89,40 @@ def _convert_shard(source: Root, old: RootManifest, target: Root, new: RootManif
     """Convert one shard unless the target has it; returns the record of its manifest."""
     manifest = read_shard_manifest(source, shard.index)
     if manifest is None:
-        raise _not_as_recorded(source, layout.shard_manifest_path(shard.index))
-    rewritten = _table_paths(old, new, shard)
+        raise not_as_recorded(source, layout.shard_manifest_path(shard.index))
+    tables = {
+        old.table_path(table, shard.index, part.split, level): (table, part.split, level)
+        for part in shard.splits
+        for table in layout.TABLES
+        for level in ((None,) if table == "subjects" else new.levels)
+    }
+
+    def convert(file: FileRecord) -> FileRecord:
+        if file.path not in tables:
+            return _link(source, file, target)
+        table, split, level = tables[file.path]
+        if not file_is_intact(source, file, rehash=True):
+            raise not_as_recorded(source, file.path)
+        rows = read_table(source, file.path)
+        columns = {name: rows[name].combine_chunks() for name in rows.column_names}
+        schema = new.table_schema(table)
+        full = fill_columns(columns, schema, len(rows), shard=shard.index, split=split, level=level)
+        return write_table(target, new.table_path(table, shard.index, split, level), full)
+
+    version = layout.LAYOUT_VERSION
     keys = {
-        name: digest_of("converted", layout.LAYOUT_VERSION, part.key)
-        if any(file.path in rewritten for file in part.files)
-        else part.key
+        name: part.key if name == "image" else digest_of("converted", version, part.key)
         for name, part in manifest.parts.items()
     }
     finished = finished_shard(target, shard.index, keys)
     if isinstance(finished, FileRecord):
         return finished
-    parts = {
-        name: Part(
-            key=keys[name],
-            files=tuple(
-                _rewrite(source, file, target, new, shard, *rewritten[file.path])
-                if file.path in rewritten
-                else _take(source, file, target)
-                for file in part.files
-            ),
-        )
-        for name, part in manifest.parts.items()
-    }
-    update = {"layout_version": layout.LAYOUT_VERSION, "parts": parts}
-    return write_shard_manifest(target, ShardManifest.model_validate(manifest.model_dump() | update))
+    parts = {name: Part(key=keys[name], files=tuple(map(convert, part.files))) for name, part in manifest.parts.items()}
+    return write_shard_manifest(target, manifest.model_copy(update={"layout_version": version, "parts": parts}))
 
 
-_Table = tuple[str, str, float | None]  # table, split, level
-
-
-def _table_paths(old: RootManifest, new: RootManifest, shard: Shard) -> dict[str, _Table]:
-    """The tables of a shard by their path in the old layout."""
-    tables: list[_Table] = []
-    for part in shard.splits:
-        tables.append(("subjects", part.split, None))
-        tables += [(table, part.split, level) for table in layout.TABLES[1:] for level in new.levels]
-    return {old.table_path(table, shard.index, split, level): (table, split, level) for table, split, level in tables}
-
-
-def _rewrite(
-    source: Root,
-    file: FileRecord,
-    target: Root,
-    new: RootManifest,
-    shard: Shard,
-    table: str,
-    split: str,
-    level: float | None,
-) -> FileRecord:
-    _check(source, file)
-    rows = read_table(source, file.path)
-    columns = {name: rows[name].combine_chunks() for name in rows.column_names}
-    full = fill_columns(columns, new.table_schema(table), rows.num_rows, shard=shard.index, split=split, level=level)
-    return write_table(target, new.table_path(table, shard.index, split, level), full)
-
-
-def _take(source: Root, file: FileRecord, target: Root) -> FileRecord:
-    _check(source, file)
+def _link(source: Root, file: FileRecord, target: Root) -> FileRecord:
+    if not file_is_intact(source, file, rehash=True):
+        raise not_as_recorded(source, file.path)
     target.link_or_copy(source, file.path, file.path)
     return file
-
-
-def _check(source: Root, file: FileRecord) -> None:
-    if not file_is_intact(source, file, rehash=True):
-        raise _not_as_recorded(source, file.path)
-
-
-def _not_as_recorded(source: Root, path: str) -> StorageError:
-    return StorageError(
-        "a file of the source is not as recorded, so nothing was published",
-        where=source.join(path),
-        do="bring it back from a copy, or repair the source with the version that made it",
-    )

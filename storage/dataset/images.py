@@ -19,6 +19,7 @@ from image_longitudinal.storage.dataset.layout import (
     IMAGES,
     LAYOUT_VERSION,
     image_shard_path,
+    latent_shard_path,
     zarr_metadata_paths,
 )
 from image_longitudinal.storage.dataset.sharded_array import ArraySpec, image_spec, latent_spec
@@ -75,17 +76,14 @@ def write_image_shard(
     _check(shard, "latents", latents, np.float32, 2)
     if not np.isfinite(latents).all():
         raise StorageError("latents hold numbers that are not finite", where=f"shard {shard.index}")
+    rows = latent_spec(latents.shape[1], shard_size).chunk_rows
+    latent_pieces = sharding.encode_shard(latents, chunk_rows=rows, shard_rows=shard_size)
     batches = _counted(shard, [images] if isinstance(images, np.ndarray) else images)
     pieces = sharding.encode_batches(batches, shard_rows=shard_size)
     return (
         root.write(image_shard_path(shard.index), pieces, rows=len(shard)),
-        _write_rows(root, shard, latent_spec(latents.shape[1], shard_size), latents),
+        root.write(latent_shard_path(shard.index), latent_pieces, rows=len(shard)),
     )
-
-
-def _write_rows(root: Root, shard: Shard, spec: ArraySpec, rows: NDArray[Any]) -> FileRecord:
-    pieces = sharding.encode_shard(rows, chunk_rows=spec.chunk_rows, shard_rows=spec.shard_rows)
-    return root.write(spec.shard_path(shard.index), pieces, rows=len(shard))
 
 
 def _counted(shard: Shard, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:

@@ -64,16 +64,10 @@ def level_name(level: float) -> str:
     return repr(float(level))
 
 
-def table_folder(table: str, split: str, level: float | str | None = None) -> str:
-    """The folder of one split of a table; ``level`` is None for ``subjects``, and may be the pattern ``*``."""
-    if level is None:
-        return f"{table}/{split}"
-    return f"{table}/rho2-{level if isinstance(level, str) else level_name(level)}/{split}"
-
-
 def table_path(table: str, shard: int, split: str, level: float | None = None) -> str:
     """The rows of one shard and split of a table; ``level`` is the association level, None for ``subjects``."""
-    return f"{table_folder(table, split, level)}/{shard:05d}.parquet"
+    folder = table if level is None else f"{table}/rho2-{level_name(level)}"
+    return f"{folder}/{split}/{shard:05d}.parquet"
 
 
 def shard_files(shard: Shard, levels: Iterable[float]) -> set[str]:

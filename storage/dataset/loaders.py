@@ -136,8 +136,9 @@ class SubjectStream(IterableDataset[Batch]):
         self.fields, self.level, self.transform = _check_fields(fields, level), level, transform
         self.dataset.view(split, level)  # raises for an unknown split or level
         self.runs = self.dataset.runs(split)
-        self.rank = _rank() if rank is None else rank
-        self.world_size = _world_size() if world_size is None else world_size
+        own_rank, ranks = _rank_and_world_size()
+        self.rank = own_rank if rank is None else rank
+        self.world_size = ranks if world_size is None else world_size
         if not 0 <= self.rank < self.world_size or batch_size < 1:
             raise StorageError(
                 "impossible rank or batch size",
@@ -319,13 +320,7 @@ def _check_fields(fields: Sequence[str], level: float | None) -> tuple[str, ...]
     return tuple(fields)
 
 
-def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _rank() -> int:
-    return torch.distributed.get_rank() if _distributed() else 0
-
-
-def _world_size() -> int:
-    return torch.distributed.get_world_size() if _distributed() else 1
+def _rank_and_world_size() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1

@@ -105,11 +105,7 @@ def check_configuration(root: Root, config: Mapping[str, Any]) -> None:
 def _published_or_claimed(root: Root) -> RunClaim | None:
     """The claim of the root, of its manifest if it is published; None if no run has begun there."""
     if is_published(root):
-        manifest = read_root_manifest(root)
-        return RunClaim(
-            layout_version=manifest.layout_version, identity=manifest.identity, config=manifest.config,
-            derived_from=manifest.derived_from,
-        )  # fmt: skip
+        return RunClaim.model_validate(read_root_manifest(root).model_dump(include=set(RunClaim.model_fields)))
     return read_run_claim(root) if root.exists(layout.RUN_FILE) else None
 
 

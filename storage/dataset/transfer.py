@@ -203,7 +203,7 @@ def _copy_shard(
 ) -> tuple[FileRecord, int | None]:
     """Copy one shard; the record of its manifest at the target, and the bytes copied (None: it was complete)."""
     if not file_is_intact(source.root, record, rehash=True):
-        raise _not_as_recorded(source.root, record.path)
+        raise not_as_recorded(source.root, record.path)
     original = read_shard_manifest(source.root, shard.index)
     assert original is not None, "its hash was checked above"
     wanted = _shard_of_part(original, shard, part)
@@ -240,7 +240,7 @@ def _copy(source: Root, file: FileRecord, target: Root) -> int:
             digest.update(block)
             yield block
         if digest.hexdigest() != file.sha256:
-            raise _not_as_recorded(source, file.path)
+            raise not_as_recorded(source, file.path)
 
     target.write(file.path, checked(), rows=file.rows)
     if target.size(file.path) != file.bytes:
@@ -254,7 +254,8 @@ def _copy(source: Root, file: FileRecord, target: Root) -> int:
     return file.bytes
 
 
-def _not_as_recorded(source: Root, path: str) -> StorageError:
+def not_as_recorded(source: Root, path: str) -> StorageError:
+    """The error for a file of the source that differs from its record."""
     return StorageError(
         "a file of the source is not as recorded, so it was not copied",
         where=source.join(path),

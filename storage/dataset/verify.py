@@ -4,33 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.plan import Shard
 from image_longitudinal.storage.dataset import layout
-from image_longitudinal.storage.dataset.content_checks import check_content
+from image_longitudinal.storage.dataset.content_checks import Problem, check_content
 from image_longitudinal.storage.dataset.manifest import RootManifest, read_root_manifest, read_shard_manifest
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.io.filesystem import FileRecord, Root, is_temporary
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One file that is not as it should be. ``shard`` is None for files outside the shards."""
-
-    path: str
-    what: str
-    shard: int | None = None
-    expected: str = ""
-    got: str = ""
-
-    def __str__(self) -> str:
-        place = self.path if self.shard is None else f"{self.path} (shard {self.shard})"
-        detail = "; ".join(
-            f"{name} {value}" for name, value in (("expected", self.expected), ("got", self.got)) if value
-        )
-        return f"{place}: {self.what}" + (f"; {detail}" if detail else "")
 
 
 @dataclass(frozen=True)
@@ -137,10 +119,7 @@ def _check_shard(
     for file in manifest.files:
         problems += _check_file(root, file, shard.index)
     if not problems:
-        problems = [
-            Problem(found.path, found.what, shard.index, found.expected, found.got)
-            for found in check_content(dataset, shard, manifest)
-        ]
+        problems = [replace(problem, shard=shard.index) for problem in check_content(dataset, shard, manifest)]
     return manifest.files, problems
 
 
@@ -148,7 +127,7 @@ def _check_file(root: Root, file: FileRecord, shard: int | None) -> list[Problem
     try:
         size = root.size(file.path)
         if size is None:
-            return [Problem(file.path, "missing", shard, expected=f"{file.bytes} bytes")]
+            return [Problem(file.path, "missing", shard, f"{file.bytes} bytes")]
         if size != file.bytes:
             return [Problem(file.path, "wrong size", shard, f"{file.bytes} bytes", f"{size} bytes")]
         digest = root.sha256(file.path)

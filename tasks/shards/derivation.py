@@ -18,8 +18,8 @@ from image_longitudinal.models.nlme.data.dosing import Dose
 from image_longitudinal.models.nlme.data.visits import Visits
 from image_longitudinal.models.nlme.simulation.simulate import get_model, individual_parameters, observe, simulate
 from image_longitudinal.storage.dataset import layout
+from image_longitudinal.storage.dataset.content_checks import Problem
 from image_longitudinal.storage.dataset.reader import Dataset
-from image_longitudinal.storage.dataset.verify import Problem
 from image_longitudinal.tasks.shards.image_shards import image_model
 
 RELATIVE, ABSOLUTE = 1e-5, 1e-6  # another machine's exponentials differ in the last digits
