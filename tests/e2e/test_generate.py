@@ -33,7 +33,7 @@ from image_longitudinal.tasks.reports.dataset_figures import subject_figure
 from image_longitudinal.tasks.shards.derivation import rederive
 from image_longitudinal.tasks.workspace import Workspace
 from tests.e2e.conftest import cli_arguments, cli_environment, digests
-from tests.storage.test_verify import forge, rewrite
+from tests.storage.dataset.test_verify import forge, rewrite
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.storage.dataset import layout
@@ -116,3 +117,12 @@ def test_version_1_is_copied_whole_but_not_in_part(old: Root, target: Root) -> N
     copy_dataset(old, target)
     assert verify_dataset(target).ok
     assert {path: target.sha256(path) for path in target.files()} == {path: old.sha256(path) for path in old.files()}
+
+
+def test_the_command_converts(old: Root, target: Root) -> None:
+    from image_longitudinal.cli.app import app
+
+    result = CliRunner().invoke(app, ["convert", old.url, target.url], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "22 subjects in 3 shards, verified" in result.output
+    assert is_published(target)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -172,3 +174,9 @@ def test_a_view_names_what_the_data_set_has_not(dataset: Dataset) -> None:
         dataset.view("test", 0.3)
     with pytest.raises(StorageError, match=rf"no association level.*one of {LEVELS[0]}.*dataset.view\(split, level\)"):
         dataset.view("test").outcomes()
+
+
+def test_reading_imports_nothing_of_the_pipeline() -> None:
+    heavy = ("torch", "scipy", "prefect", "yaml", "pandas", "polars", "xarray", "zarr", "numba")
+    code = f"import sys, image_longitudinal.storage.dataset.reader; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
