@@ -52,12 +52,17 @@ from image_longitudinal.storage.dataset.manifest import (
     Part,
     RootManifest,
     ShardManifest,
-    publish,
+    write_root_manifest,
     write_shard_manifest,
 )
 from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
 from image_longitudinal.storage.dataset.run_claim import begin_run
-from image_longitudinal.storage.dataset.tables import Dose, write_observations, write_random_effects, write_subjects
+from image_longitudinal.storage.dataset.tables import (
+    PlannedDose,
+    write_observations,
+    write_random_effects,
+    write_subjects,
+)
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root, file_record
 from image_longitudinal.tasks.workspace import Workspace
@@ -253,7 +258,7 @@ def scanning(folder: Path, n: int, rounds: int) -> dict[str, float]:
     plan = ShardPlan(n, 2000, test_fraction=1 / 11)  # the shards of the presets small and paper
     for shard in plan:
         dv = rng.lognormal(size=(len(shard), len(TIMES)))
-        write_observations(root, shard, LEVEL, times=TIMES, doses=[Dose(0, 1)], dv=dv)
+        write_observations(root, shard, LEVEL, times=TIMES, doses=[PlannedDose(0, 1)], dv=dv)
     dataset = Dataset(root, root_manifest(plan, (), (), 8))
     table = dataset.observations(LEVEL)
     pq.write_table(table, folder / "plain.parquet")
@@ -349,11 +354,11 @@ def write_dataset(root: Root, images: NDArray[np.uint8], latents: NDArray[np.flo
         tables = write_subjects(root, shard, seeds=subject_seeds(1, np.arange(shard.start, shard.stop)), eta=eta)
         tables += write_random_effects(root, shard, LEVEL, eta=eta, parameters={"ka": np.exp(eta[:, 0])})
         dv = rng.lognormal(size=(len(shard), len(TIMES)))
-        tables += write_observations(root, shard, LEVEL, times=TIMES, doses=[Dose(0, 1)], dv=dv)
+        tables += write_observations(root, shard, LEVEL, times=TIMES, doses=[PlannedDose(0, 1)], dv=dv)
         part = Part(key=DIGEST, files=(*files, *tables))
         made = ShardManifest(index=shard.index, start=shard.start, stop=shard.stop, parts={"all": part})
         shards.append(write_shard_manifest(root, made))
-    publish(root, root_manifest(plan, tuple(shards), (*arrays, file_record(root, ".run.json")), SIDE))
+    write_root_manifest(root, root_manifest(plan, tuple(shards), (*arrays, file_record(root, ".run.json")), SIDE))
 
 
 def root_manifest(plan: ShardPlan, shards: tuple[Any, ...], files: tuple[Any, ...], side: int) -> RootManifest:
@@ -364,7 +369,7 @@ def root_manifest(plan: ShardPlan, shards: tuple[Any, ...], files: tuple[Any, ..
     return RootManifest(
         name="benchmark", identity=DIGEST, config={}, config_digest=DIGEST, seed=1, n_subjects=plan.n_subjects,
         shard_size=plan.shard_size, splits=plan.split_counts, levels=(LEVEL,), random_effects=("ka", "imax", "ic50"),
-        eta_latents=(0, 1, 2), parameters=("ka",), times=TIMES, doses=(Dose(0, 1),), image=model, shards=shards,
+        eta_latents=(0, 1, 2), parameters=("ka",), times=TIMES, doses=(PlannedDose(0, 1),), image=model, shards=shards,
         files=files, versions={}, licence="", citation="",
     )  # fmt: skip
 

@@ -14,10 +14,10 @@ from image_longitudinal.core.errors import ImageLongitudinalError, StorageError
 from image_longitudinal.core.presets import validate_config
 from image_longitudinal.flows.generate_dataset import generate_dataset, specify
 from image_longitudinal.models.imaging.backends import needs_training
-from image_longitudinal.storage.dataset.layout import ROOT_MANIFEST, RUN_FILE, shard_files, shard_manifest_path
+from image_longitudinal.storage.dataset.layout import ROOT_MANIFEST, RUN_FILE, shard_manifest_path
 from image_longitudinal.storage.dataset.manifest import RootManifest, is_published, read_root_manifest
 from image_longitudinal.storage.dataset.reader import open_dataset
-from image_longitudinal.storage.dataset.run_claim import read_run_mark
+from image_longitudinal.storage.dataset.run_claim import read_run_claim
 from image_longitudinal.storage.dataset.verify import VerificationReport, verify_dataset
 from image_longitudinal.storage.io.lease import hold_lease
 from image_longitudinal.storage.io.open import open_root
@@ -81,8 +81,9 @@ def verify(
 def _restore(root: Root, damage: StorageError, workers: int, workspace: str, sample: int) -> VerificationReport:
     """Write a damaged ``dataset.json`` anew: the mark of the run holds the configuration that it was made from."""
     get_run_logger().error(f"{damage}; it is written anew from {RUN_FILE}")
-    identity, recorded = read_run_mark(root)
-    config = validate_config(recorded, where=root.join(RUN_FILE))
+    claim = read_run_claim(root)
+    identity = claim.identity
+    config = validate_config(claim.config, where=root.join(RUN_FILE))
     model = _model_of(identity, config, workspace, root)
     _check_can_be_made(root, identity, config, model, workspace)
     with hold_lease(root, get_run_logger().info):
@@ -157,8 +158,8 @@ def _make_again(root: Root, report: VerificationReport, workspace: str, sample: 
         report,
         problems=(*report.problems, *problems),
         bad_shards=tuple(sorted({*report.bad_shards, *(p.shard for p in problems if p.shard is not None)})),
-        made_again=tuple(chosen.tolist()),
-        remark=remark,
+        regenerated=tuple(chosen.tolist()),
+        not_checked=remark,
     )
 
 
@@ -166,7 +167,7 @@ def _forget(root: Root, manifest: RootManifest, report: VerificationReport) -> N
     """Remove the manifests of bad shards and all bad files, so that nothing, no cache either, takes them for done."""
     made = {file.path for file in manifest.files}  # never a file that this project did not write
     for index in report.bad_shards:
-        made |= shard_files(manifest.plan.shard(index), manifest.levels)
+        made |= manifest.shard_files(manifest.plan.shard(index))
         root.remove(shard_manifest_path(index))
     for path in made & {problem.path for problem in report.problems}:
         root.remove(path)

@@ -12,7 +12,7 @@ from image_longitudinal.cli.export import export
 from image_longitudinal.cli.inspect import show, verify
 from image_longitudinal.cli.make import distill, generate, ingest, train
 from image_longitudinal.cli.population import fit, simulate
-from image_longitudinal.cli.transfer import fetch, publish
+from image_longitudinal.cli.transfer import convert, fetch, publish
 from image_longitudinal.core.errors import ImageLongitudinalError
 from image_longitudinal.core.extras import naming_missing_extra
 
@@ -23,7 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(models.app, name="models")
-for command in (ingest, train, generate, verify, show, evaluate, score, publish, fetch, simulate, fit, distill, export):
+for command in (
+    ingest, train, generate, verify, show, evaluate, score, publish, fetch, convert, export, simulate, fit, distill
+):  # fmt: skip
     app.command()(command)
 
 

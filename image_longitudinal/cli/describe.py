@@ -30,7 +30,7 @@ def describe_dataset(dataset: Dataset) -> str:
             f"model {manifest.image.model}",
             f"latents           {manifest.image.latent_dim} dimensions",
             f"random effects    {effects}",
-            f"association       {', '.join(map(str, manifest.levels))} (share of variance tied to the image)",
+            f"association       {', '.join(map(str, manifest.levels))} (share of variance explained by the image)",
             f"outcomes          {len(manifest.times)} times from {manifest.times[0]:g} to {manifest.times[-1]:g}",
             f"seed              {manifest.seed}",
             f"identity          {manifest.identity[:12]}",
@@ -68,7 +68,7 @@ def describe_subject(dataset: Dataset, subject_id: int) -> str:
     names = dataset.manifest.random_effects
     for level, table in subject.random_effects.items():
         used = ", ".join(f"{table[f'eta_{k}'][0].as_py():.3f}" for k in range(1, len(names) + 1))
-        lines.append(f"eta behind the outcomes at association {level}: {used}")
+        lines.append(f"eta used for the outcomes at association {level}: {used}")
     for level, table in subject.observations.items():
         seen = [row for row in table.to_pylist() if row["evid"] == 0]
         shown = ", ".join(f"{row['time']:g}: {row['dv']:.3f}" for row in seen[::4])

@@ -1,4 +1,4 @@
-"""The command ``export``: outcomes for programs that read neither Parquet nor Zarr."""
+"""The command ``export``: outcomes for programs that do not read Parquet."""
 
 from __future__ import annotations
 

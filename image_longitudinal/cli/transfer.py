@@ -1,9 +1,9 @@
-"""Commands ``publish`` and ``fetch``: copy a published data set, or a part of it, to another store."""
+"""Commands ``publish``, ``fetch`` and ``convert``: copy a published data set, or a part of it, to another place."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,20 +11,23 @@ from image_longitudinal.cli.console import print_result
 from image_longitudinal.core.plan import parse_shard_ranges
 from image_longitudinal.core.units import duration, human_bytes
 
-if TYPE_CHECKING:  # imports Zarr and pyarrow
-    from image_longitudinal.storage.dataset.transfer import Copied
+if TYPE_CHECKING:  # imports pyarrow, which other commands do not need
+    from image_longitudinal.storage.dataset.transfer import Copied, Selection
 
-Workers = Annotated[int, typer.Option(min=1, help="Shards copied at a time.")]
-SECONDS = 2.0  # between two lines of progress
+Source = Annotated[str, typer.Argument(help="The data set: a folder or an fsspec URL.")]
+CopyWorkers = Annotated[int, typer.Option("--workers", min=1, help="Shards copied at a time.")]
+REPORT_SECONDS = 2.0  # between two lines of progress
 
 
 def publish(
-    source: Annotated[str, typer.Argument(help="The data set: a folder or an fsspec URL.")],
-    target: Annotated[str, typer.Argument(metavar="URL", help="Target: a folder, s3://, gs://, hf://datasets/...")],
-    workers: Workers = 4,
+    source: Source,
+    target: Annotated[str, typer.Argument(metavar="URL", help="Where to: a folder, s3://, gs://, hf://datasets/...")],
+    workers: CopyWorkers = 4,
 ) -> None:
-    """Copy a published data set to another store; shards already there are kept."""
-    _copy(source, target, workers)
+    """Copy a published data set to another store; files that the target has already are kept."""
+    from image_longitudinal.storage.dataset.transfer import Selection
+
+    _copy(source, target, workers, Selection())
 
 
 def fetch(
@@ -35,39 +38,55 @@ def fetch(
         list[float] | None, typer.Option(help="Only this association level; may be given several times.")
     ] = None,
     shards: Annotated[str | None, typer.Option(help="Only these shards, such as 0-9,12.")] = None,
-    workers: Workers = 4,
+    workers: CopyWorkers = 4,
 ) -> None:
-    """Copy a data set, or a part of it, from a store; the part is a complete data set itself."""
+    """Download a data set, or a part of it, which is a data set again."""
+    from image_longitudinal.storage.dataset.transfer import Selection
+
     chosen = parse_shard_ranges(shards) if shards else None
-    _copy(source, target, workers, splits=tuple(split or ()) or None, levels=tuple(level or ()) or None, shards=chosen)
+    _copy(source, target, workers, Selection(tuple(split or ()) or None, tuple(level or ()) or None, chosen))
 
 
-def _copy(source: str, target: str, workers: int, **selected: Any) -> None:
-    from image_longitudinal.storage.dataset.transfer import Selection, copy_dataset
+def convert(
+    source: Annotated[str, typer.Argument(metavar="OLD", help="The data set of layout version 1.")],
+    target: Annotated[str, typer.Argument(metavar="NEW", help="An empty folder or URL.")],
+) -> None:
+    """Rewrite a data set of layout version 1 in version 2: the same images and numbers, nothing is generated."""
+    from image_longitudinal.storage.dataset.conversion import convert_dataset
+    from image_longitudinal.storage.io.open import open_root
+
+    typer.echo(f"convert {source} to {target}")
+    manifest = convert_dataset(open_root(source), open_root(target))
+    typer.echo(f"{manifest.n_subjects:,} subjects in {manifest.plan.n_shards:,} shards, verified")
+    print_result(target, f"image-longitudinal show {target}")
+
+
+def _copy(source: str, target: str, workers: int, selection: Selection) -> None:
+    from image_longitudinal.storage.dataset.transfer import copy_dataset
     from image_longitudinal.storage.io.open import open_root
 
     typer.echo(f"copy {source} to {target}")
-    selection, progress = Selection(**selected), Progress()
+    progress = CopyProgress()
     manifest = copy_dataset(open_root(source), open_root(target), selection, workers=workers, progress=progress)
     of = f", part of {manifest.part_of.n_subjects:,}" if manifest.part_of else ""
     typer.echo(f"{manifest.n_subjects:,} subjects{of}, the SHA-256 of every file was checked")
     print_result(target, f"image-longitudinal show {target}")
 
 
-class Progress:
-    """Prints the shards copied, the rate and the remaining time, every few seconds and at the end."""
+class CopyProgress:
+    """Prints the progress of a copy, with rate and time left, every few seconds and at the end."""
 
     def __init__(self) -> None:
-        self.began = self.printed = time.monotonic()
+        self.started = self.reported = time.monotonic()
 
     def __call__(self, copied: Copied) -> None:
         """Report the state after a shard."""
         now = time.monotonic()
-        if copied.shards < copied.of and now - self.printed < SECONDS:
+        if copied.shards < copied.of and now - self.reported < REPORT_SECONDS:
             return
-        self.printed, seconds = now, max(now - self.began, 1e-6)
-        transferred = copied.shards - copied.kept
-        remaining = (copied.of - copied.shards) * seconds / transferred if transferred else 0.0
+        self.reported, seconds = now, max(now - self.started, 1e-6)
+        copied_now = copied.shards - copied.kept  # kept shards cost almost no time
+        remaining = (copied.of - copied.shards) * seconds / copied_now if copied_now else 0.0
         typer.echo(
             f"{copied.shards:,} of {copied.of:,} shards, {human_bytes(copied.bytes)} copied, "
             f"{human_bytes(copied.bytes / seconds)}/s"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 
 from image_longitudinal.core.plan import shard_ranges
 from image_longitudinal.storage.dataset import layout
-from image_longitudinal.storage.dataset.croissant import PAPER, render_croissant
+from image_longitudinal.storage.dataset.croissant import PAPER_URL, render_croissant
 from image_longitudinal.storage.dataset.manifest import RootManifest
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.io.root import FileRecord, Root
 
+HUB_DEFAULT = "observations"  # the table that Hugging Face loads and shows unless another is named
 CITATION = """@article{image_longitudinal_2024,
   title  = {A Framework for Evaluating Predictive Models Using Synthetic Image Covariates and Longitudinal Data},
   year   = {2024},
@@ -21,22 +21,22 @@ CITATION = """@article{image_longitudinal_2024,
 }"""
 
 _QUERY = """SELECT association, time, avg(dv) AS mean
-FROM read_parquet('observations/**/*.parquet', hive_partitioning = false)
+FROM 'observations/**/*.parquet'
 WHERE evid = 0 GROUP BY ALL ORDER BY ALL"""
 
 
 def write_card(root: Root, manifest: RootManifest, examples: bytes | None = None) -> tuple[FileRecord, ...]:
     """Write README.md and croissant.json from the manifest, before it is published.
 
-    Their records belong in the manifest's ``files``. No file depends on those, nor on the time of day.
+    Their content does not depend on the manifest's ``files``, where their records belong, nor on the date.
 
     Args:
         root: where the data set is.
-        manifest: of the data set.
+        manifest: of the data set, of the current layout version.
         examples: a picture (PNG) of some images and their outcomes, which the card shows.
     """
     dataset = Dataset(root, manifest)
-    picture = () if examples is None else (root.write_bytes(layout.EXAMPLES, examples),)
+    picture = () if examples is None else (root.write_bytes(layout.CARD_PICTURE, examples),)
     return (
         root.write_bytes(layout.CARD, render_card(dataset, picture=bool(picture)).encode()),
         root.write_bytes(layout.CROISSANT, render_croissant(dataset).encode()),
@@ -53,7 +53,7 @@ def render_card(dataset: Dataset, *, picture: bool = False) -> str:
     split = manifest.present_splits[0]
     tables = "\n\n".join(_table_section(dataset, table) for table in layout.TABLES)
     counts = "\n".join(f"| {name} | {manifest.splits[name]:,} |" for name in manifest.present_splits)
-    shown = f"![Some images above the outcomes they are paired with]({layout.EXAMPLES})" if picture else ""
+    shown = f"![Some images above the outcomes they are paired with]({layout.CARD_PICTURE})" if picture else ""
     lineage = "".join(f"\n{line}\n" for line in (_part_of(manifest), _derived_from(manifest), shown) if line)
     effects = ", ".join(f"`eta_{k}` ({name})" for k, name in enumerate(manifest.random_effects, 1))
     return f"""---
@@ -63,15 +63,14 @@ def render_card(dataset: Dataset, *, picture: bool = False) -> str:
 # {manifest.name}
 
 Synthetic medical images paired with longitudinal outcomes. One latent vector makes a subject's image and, through the
-random effects {effects}, the subject's outcomes. How much of the outcomes' between-subject variability the image can
-explain is set by design: at association ρ², exactly the share ρ² of the variance of the random effects is tied to the
-image. No record describes a real person.
+random effects {effects}, the subject's outcomes. The strength of the association is set by design: at association ρ²,
+the image explains exactly the share ρ² of the variance of the random effects. No record describes a real person.
 {lineage}
 | | |
 |---|---|
 | subjects | {manifest.n_subjects:,} |
 | images | {image.height} x {image.width}, grey, 8 bit, made by `{image.backend}` ({image.model} {image.version}) |
-| latent vector | {image.latent_dim} entries, standard normal |
+| latent vector | {image.latent_dim} dimensions, standard normal |
 | association levels | {levels} |
 | times | {len(manifest.times)}, from {min(manifest.times):g} to {max(manifest.times):g} {_unit(manifest, "time")} |
 {_visits(manifest)}| shards | {manifest.plan.n_shards} of {manifest.shard_size:,} subjects |
@@ -86,15 +85,15 @@ Image i, latent i and the subject with id i are the same patient.
 ## Files
 
 `images.zarr` is a Zarr v3 group with `image` (subject, y, x) uint8 and `latent` (subject, latent) float32, one image
-per chunk. The tables are Parquet, one file per shard and split; units and descriptions are in the metadata of each
-column. `shards/` says which files belong to each shard, with their SHA-256, and `dataset.json` says all the rest.
+per chunk. The tables are Parquet, one file per shard, split and association level (`rho2-...`). Every file holds its
+split and level as columns, so any folder can be read as one table. Units and descriptions are in the metadata of each
+column. `shards/` lists the files of each shard with their SHA-256; `dataset.json` describes the whole data set.
 
 {tables}
 
 ## Reading it
 
-Run these in this folder. Each file repeats its association level and split as columns: keep readers from making
-columns of the folder names as well.
+Run these in this folder.
 
 Zarr:
 
@@ -110,7 +109,7 @@ pyarrow:
 ```python
 import pyarrow.dataset as ds
 
-observations = ds.dataset("observations/association={level}").to_table(columns=["id", "time", "dv"])
+observations = ds.dataset("observations/rho2-{level}").to_table(columns=["id", "time", "dv"])
 ```
 
 pandas:
@@ -118,7 +117,7 @@ pandas:
 ```python
 import pandas as pd
 
-subjects = pd.read_parquet("subjects/split={split}", partitioning=None)
+subjects = pd.read_parquet("subjects/{split}")
 ```
 
 polars:
@@ -126,7 +125,7 @@ polars:
 ```python
 import polars as pl
 
-mean = pl.scan_parquet("observations/**/*.parquet").group_by("association", "time").agg(pl.col("dv").mean()).collect()
+mean = pl.scan_parquet("observations").group_by("association", "time").agg(pl.col("dv").mean()).collect()
 ```
 
 DuckDB:
@@ -137,13 +136,13 @@ DuckDB:
 
 ## How it was made
 
-Seed {manifest.seed}; configuration `{manifest.config_digest[:12]}` (whole in `dataset.json`); image model digest
+Seed {manifest.seed}; configuration `{manifest.config_digest[:12]}` (in `dataset.json`); image model digest
 `{image.digest[:12]}`; data set identity `{manifest.identity[:12]}`. A subject is a pure function of the seed, its id,
-the configuration and the models: the same command gives the same files.
+the configuration and the models, so the same command gives the same files.
 
 ## Citation
 
-The method: [arXiv 2410.16177]({PAPER}).
+The method: [arXiv 2410.16177]({PAPER_URL}).
 
 ```bibtex
 {manifest.citation.strip()}
@@ -156,15 +155,15 @@ def _part_of(manifest: RootManifest) -> str:
         return ""
     levels = ", ".join(map(layout.level_name, whole.levels))
     return f"""**A part** of the data set `{whole.identity[:12]}`, which has {whole.n_subjects:,} subjects and the
-association levels {levels}: here are subjects of its shards {shard_ranges(whole.shards)}.
-Ids and image indices are those of the whole; in `images.zarr` every other image reads as black, for it is not there."""
+association levels {levels}. This part holds subjects of its shards {shard_ranges(whole.shards)}.
+Ids and image indices are those of the whole; Zarr returns black images for the subjects outside the part."""
 
 
 def _derived_from(manifest: RootManifest) -> str:
     if (origin := manifest.derived_from) is None:
         return ""
     reused = " and ".join(f"the {name} files of {count} shards" for name, count in origin.reused.items())
-    return f"**Derived** from the data set {origin.name} `{origin.identity[:12]}`: {reused} are the same files."
+    return f"**Derived** from the data set {origin.name} `{origin.identity[:12]}`: it shares {reused}."
 
 
 def _front_matter(manifest: RootManifest) -> str:
@@ -175,22 +174,18 @@ def _front_matter(manifest: RootManifest) -> str:
         "tags: [synthetic, medical, oct, longitudinal, pharmacometrics, nonlinear-mixed-effects]",
         f"size_categories: [{json.dumps(size)}]",
         "configs:",
-        *_hub_config("subjects", "subjects", manifest.present_splits),
     ]
-    for table in layout.TABLES[1:]:
-        for level in map(layout.level_name, manifest.levels):
-            lines += _hub_config(f"{table}-{level}", f"{table}/association={level}", manifest.present_splits)
+    for table in layout.TABLES:
+        lines += [f"  - config_name: {table}", *["    default: true"] * (table == HUB_DEFAULT), "    data_files:"]
+        for split in manifest.present_splits:
+            folder = table if table == "subjects" else f"{table}/*"
+            lines.append(f'      - {{split: {split}, path: "{folder}/{split}/*.parquet"}}')
     return "\n".join(lines)
-
-
-def _hub_config(name: str, folder: str, splits: Iterable[str]) -> list[str]:
-    files = [f'      - {{split: {split}, path: "{folder}/split={split}/*.parquet"}}' for split in splits]
-    return [f'  - config_name: "{name}"', "    data_files:", *files]
 
 
 def _table_section(dataset: Dataset, table: str) -> str:
     rows = "\n".join(
-        f"| `{field.name}` | {field.type} | {layout.unit_of(field)} | {layout.describe(field)} |"
+        f"| `{field.name}` | {field.type} | {layout.unit_of(field)} | {layout.description_of(field)} |"
         for field in dataset.schema(table)
     )
     return (
@@ -214,12 +209,12 @@ _SIZES = [
 
 
 def _visits(manifest: RootManifest) -> str:
-    """A row that says how subjects keep the planned times, if not all do."""
+    """A row on irregular visits, empty if all subjects keep the planned times."""
     names = {
         "jitter": "up to {:g} earlier or later",
         "missed": "{:.3g} missed",
         "dropout": "{:.3g} of subjects drop out",
     }
     visits = manifest.config.get("outcomes", {})
-    said = [text.format(visits[name]) for name, text in names.items() if visits.get(name)]
-    return f"| visits | {', '.join(said)}; a missed one keeps its row, with MDV 1 and no DV |\n" if said else ""
+    parts = [text.format(visits[name]) for name, text in names.items() if visits.get(name)]
+    return f"| visits | {', '.join(parts)}; a missed one keeps its row, with MDV 1 and no DV |\n" if parts else ""

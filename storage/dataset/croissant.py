@@ -10,11 +10,11 @@ import pyarrow as pa
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.reader import Dataset
 
-PAPER = "https://arxiv.org/abs/2410.16177"
+PAPER_URL = "https://arxiv.org/abs/2410.16177"
 
 
 def render_croissant(dataset: Dataset) -> str:
-    """The text of croissant.json: a file set for the images, and a file set and a record set for each table."""
+    """The text of croissant.json: a file set of the images, and a file set and a record set for each table."""
     manifest = dataset.manifest
     content = {
         "@context": _CONTEXT,
@@ -24,7 +24,7 @@ def render_croissant(dataset: Dataset) -> str:
         "description": f"{manifest.n_subjects} synthetic medical images paired with longitudinal outcomes whose "
         f"association with the image is set by design ({', '.join(map(layout.level_name, manifest.levels))}).",
         "license": f"https://spdx.org/licenses/{manifest.licence}.html",
-        "url": PAPER,
+        "url": PAPER_URL,
         "citeAs": manifest.citation.strip(),
         "creator": {"@type": "sc:Organization", "name": "image-longitudinal"},
         **({"datePublished": manifest.date} if manifest.date else {}),
@@ -64,7 +64,7 @@ def _record_set(table: str, schema: pa.Schema) -> dict[str, Any]:
                 "@type": "cr:Field",
                 "@id": f"{table}/{field.name}",
                 "name": field.name,
-                "description": f"{layout.describe(field)} (unit: {layout.unit_of(field)})",
+                "description": f"{layout.description_of(field)} (unit: {layout.unit_of(field)})",
                 "dataType": _croissant_type(field.type),
                 "source": {"fileSet": {"@id": f"{table}-files"}, "extract": {"column": field.name}},
             }
@@ -79,44 +79,21 @@ def _croissant_type(kind: pa.DataType) -> str:
     return "sc:Float" if pa.types.is_floating(kind) else "sc:Text"
 
 
-_CONTEXT: dict[str, Any] = {  # the context that the Croissant 1.0 specification asks for
+_TERMS = (
+    "citeAs column dataBiases dataCollection equivalentProperty extract field fileObject fileProperty fileSet format "
+    "includes isLiveDataset jsonPath key md5 parentField path personalSensitiveInformation recordSet references regex "
+    "repeated replace samplingRate separator source subField transform"
+)
+_CONTEXT: dict[str, Any] = {  # the context that the Croissant 1.0 specification requires
     "@language": "en",
     "@vocab": "https://schema.org/",
-    "citeAs": "cr:citeAs",
-    "column": "cr:column",
     "conformsTo": "dct:conformsTo",
     "cr": "http://mlcommons.org/croissant/",
     "data": {"@id": "cr:data", "@type": "@json"},
-    "dataBiases": "cr:dataBiases",
-    "dataCollection": "cr:dataCollection",
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
-    "equivalentProperty": "cr:equivalentProperty",
     "examples": {"@id": "cr:examples", "@type": "@json"},
-    "extract": "cr:extract",
-    "field": "cr:field",
-    "fileObject": "cr:fileObject",
-    "fileProperty": "cr:fileProperty",
-    "fileSet": "cr:fileSet",
-    "format": "cr:format",
-    "includes": "cr:includes",
-    "isLiveDataset": "cr:isLiveDataset",
-    "jsonPath": "cr:jsonPath",
-    "key": "cr:key",
-    "md5": "cr:md5",
-    "parentField": "cr:parentField",
-    "path": "cr:path",
-    "personalSensitiveInformation": "cr:personalSensitiveInformation",
     "rai": "http://mlcommons.org/croissant/RAI/",
-    "recordSet": "cr:recordSet",
-    "references": "cr:references",
-    "regex": "cr:regex",
-    "repeated": "cr:repeated",
-    "replace": "cr:replace",
-    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
-    "separator": "cr:separator",
-    "source": "cr:source",
-    "subField": "cr:subField",
-    "transform": "cr:transform",
+    **{term: f"cr:{term}" for term in _TERMS.split()},
 }

@@ -1,37 +1,42 @@
-"""Layout version 1 of a data set: the name of every file, and the columns and units of every table."""
+"""Layout version 2 of a data set: the name of every file, and the columns and units of every table.
+
+No folder is named ``key=value``, since tools disagree on whether to make a column of that; each file holds its own
+``association`` and ``split`` columns instead. The folder ``truth/`` is reserved for what only a scorer may see.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import Final
 
 import pyarrow as pa
 
 from image_longitudinal.core.plan import Shard
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION: Final = 2
 
 ROOT_MANIFEST = "dataset.json"  # written last: its presence is what "published" means
-RUN_FILE = ".run.json"  # written first, removed at publishing: whose half-made data set this is
-LEASE = ".run.lock"  # there while a run writes, or where one was killed: never part of the data set
-HUB_FILE = ".gitattributes"  # the Hugging Face hub puts it into every repository
+RUN_FILE = ".run.json"  # written first: which data set this folder belongs to
+LEASE = ".run.lock"  # exists while a run writes, or after one was killed; never part of the data set
+HUB_FILE = ".gitattributes"  # the Hugging Face hub adds it to every repository
 CARD = "README.md"
-EXAMPLES = "examples.png"  # what the card shows
+CARD_PICTURE = "examples.png"
 CROISSANT = "croissant.json"
 IMAGES = "images.zarr"
 
 TABLES = ("subjects", "random_effects", "observations")
 TABLE_DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
     {
-        "subjects": "Who the subjects are, and the random effects linked to their images",
-        "random_effects": "Random effects behind the outcomes, and the individual parameters they give",
+        "subjects": "One row per subject: split, seed and the random effects linked to the image",
+        "random_effects": "Random effects used for the outcomes, and the individual parameters",
         "observations": "Doses and outcomes in long format, sorted by id and time",
     }
 )
 
 DEFAULT_UNITS: Mapping[str, str] = MappingProxyType({"time": "h", "amt": "1", "dv": "1"})
-"""Units of time, dose and outcome. "1" is no unit: in the original's model the dose is 1 and all is relative to it."""
+"""Units of time, dose and outcome. "1" means no unit: in the original model amounts are relative to the dose, 1."""
 
 
 def image_shard_path(index: int) -> str:
@@ -55,38 +60,35 @@ def shard_manifest_path(index: int) -> str:
 
 
 def level_name(level: float) -> str:
-    """An association level as folders name it: the shortest text that reads back as the same number (1.0, 0.0526)."""
+    """An association level as text: the shortest that reads back as the same number (1.0, 0.0526)."""
     return repr(float(level))
 
 
-def subjects_path(shard: int, split: str) -> str:
-    """The subjects of one shard and split."""
-    return f"subjects/split={split}/{_part(shard)}"
-
-
-def random_effects_path(level: float, shard: int, split: str) -> str:
-    """The random effects of one association level, shard and split."""
-    return f"random_effects/association={level_name(level)}/split={split}/{_part(shard)}"
-
-
-def observations_path(level: float, shard: int, split: str) -> str:
-    """The observations of one association level, shard and split."""
-    return f"observations/association={level_name(level)}/split={split}/{_part(shard)}"
+def table_path(table: str, shard: int, split: str, level: float | None = None) -> str:
+    """The rows of one shard and split of a table; ``level`` is the association level, None for ``subjects``."""
+    folder = table if level is None else f"{table}/rho2-{level_name(level)}"
+    return f"{folder}/{split}/{shard:05d}.parquet"
 
 
 def shard_files(shard: Shard, levels: Iterable[float]) -> set[str]:
     """Paths of all data files of a shard: every file its manifest names."""
     paths = {image_shard_path(shard.index), latent_shard_path(shard.index)}
     for part in shard.splits:
-        paths.add(subjects_path(shard.index, part.split))
-        for level in levels:
-            paths.add(random_effects_path(level, shard.index, part.split))
-            paths.add(observations_path(level, shard.index, part.split))
+        paths.add(table_path("subjects", shard.index, part.split))
+        paths |= {table_path(table, shard.index, part.split, level) for level in levels for table in TABLES[1:]}
     return paths
 
 
+def _field(name: str, kind: pa.DataType, unit: str, description: str) -> pa.Field:
+    return pa.field(name, kind, nullable=name == "dv", metadata={"unit": unit, "description": description})
+
+
+SPLIT = _field("split", pa.string(), "1", "train, validation or test")
+ASSOCIATION = _field("association", pa.float64(), "1", "share of the random effects' variance explained by the image")
+
+
 def eta_columns(count: int) -> tuple[str, ...]:
-    """Names of the random effect columns: eta_1 … eta_count."""
+    """Names of the random effect columns: eta_1, …, eta_count."""
     return tuple(f"eta_{k}" for k in range(1, count + 1))
 
 
@@ -97,7 +99,7 @@ def subjects_schema(n_eta: int, *, licence: str = "") -> pa.Schema:
         [
             _field("id", pa.int64(), "1", "subject identity: equal to image_index"),
             _field("image_index", pa.int64(), "1", "index of the subject's image and latent in images.zarr"),
-            _field("split", pa.string(), "1", "train, validation or test"),
+            SPLIT,
             _field("shard", pa.int32(), "1", "shard that holds the subject"),
             _field("seed", pa.int64(), "1", "the subject's own seed, given to the image model"),
             *(_field(name, pa.float64(), "1", "random effect linked to the image") for name in eta_columns(n_eta)),
@@ -109,19 +111,21 @@ def subjects_schema(n_eta: int, *, licence: str = "") -> pa.Schema:
 def random_effects_schema(
     n_eta: int, parameters: Iterable[str], units: Mapping[str, str] = DEFAULT_UNITS, *, licence: str = ""
 ) -> pa.Schema:
-    """One row per subject at one association level: the random effects used and the parameters they give.
+    """One row per subject at one association level: the random effects used and the individual parameters.
 
     Args:
         n_eta: number of random effects.
         parameters: names of the individual parameters.
         units: may name a parameter's unit; "1" otherwise.
-        licence: SPDX identifier, repeated in the metadata of each file; left out where it is empty.
+        licence: SPDX identifier, repeated in the metadata of each file unless empty.
     """
     return _schema(
         "random_effects",
         [
             _field("id", pa.int64(), "1", "subject identity"),
-            *(_field(name, pa.float64(), "1", "random effect behind the outcomes") for name in eta_columns(n_eta)),
+            ASSOCIATION,
+            SPLIT,
+            *(_field(name, pa.float64(), "1", "random effect used for the outcomes") for name in eta_columns(n_eta)),
             *(_field(name, pa.float64(), units.get(name, "1"), "individual parameter") for name in parameters),
         ],
         licence,
@@ -131,9 +135,9 @@ def random_effects_schema(
 def observations_schema(
     units: Mapping[str, str] = DEFAULT_UNITS, *, licence: str = "", infusions: bool = False
 ) -> pa.Schema:
-    """Long format, one row per dose and per observation, sorted by id and time, a dose before what is seen then."""
+    """Long format, one row per dose and per observation, sorted by id and time, doses before observations."""
     amount, time = units.get("amt", "1"), units.get("time", "1")
-    rate = _field("rate", pa.float64(), f"{amount}/{time}", "rate of an infusion, 0 for a dose given at once")
+    rate = _field("rate", pa.float64(), f"{amount}/{time}", "rate of an infusion, 0 for a bolus")
     return _schema(
         "observations",
         [
@@ -144,9 +148,9 @@ def observations_schema(
             *([rate] if infusions else []),
             _field("cmt", pa.int8(), "1", "compartment dosed or observed, from 1"),
             _field("dv", pa.float32(), units.get("dv", "1"), "observed outcome, null on dose rows and missed visits"),
-            _field("mdv", pa.int8(), "1", "1 where dv is missing, else 0"),
-            _field("association", pa.float64(), "1", "share of the random effects' variance the image explains"),
-            _field("split", pa.string(), "1", "train, validation or test"),
+            _field("mdv", pa.int8(), "1", "1 if dv is missing, else 0"),
+            ASSOCIATION,
+            SPLIT,
         ],
         licence,
     )
@@ -157,17 +161,9 @@ def unit_of(field: pa.Field) -> str:
     return str(field.metadata[b"unit"].decode())
 
 
-def describe(field: pa.Field) -> str:
-    """What a column of one of these schemas holds."""
+def description_of(field: pa.Field) -> str:
+    """The description of a column of one of these schemas."""
     return str(field.metadata[b"description"].decode())
-
-
-def _part(shard: int) -> str:
-    return f"part-{shard:05d}.parquet"
-
-
-def _field(name: str, kind: pa.DataType, unit: str, description: str) -> pa.Field:
-    return pa.field(name, kind, nullable=name == "dv", metadata={"unit": unit, "description": description})
 
 
 def _schema(table: str, fields: list[pa.Field], licence: str) -> pa.Schema:

@@ -1,6 +1,6 @@
 """PyTorch data sets over a published data set: map-style for random access, iterable for training at scale.
 
-For a whole training, :class:`SubjectLoader` is the shortest way::
+For training, use :class:`SubjectLoader`::
 
     loader = SubjectLoader("s3://bucket/data", split="train", level=0.5, fields=("image", "eta"), batch_size=64)
     for epoch in range(10):
@@ -36,16 +36,16 @@ FIELDS = {
     "image": "image, uint8 (1, H, W), 0-255",
     "latent": "latent vector behind the image, float32 (D,)",
     "eta": "random effects linked to the image, float32 (k,)",
-    "effects": "random effects behind the outcomes at the level, float32 (k,)",
+    "effects": "random effects used for the outcomes at the level, float32 (k,)",
     "outcomes": "outcomes at the level and the observation times, float32 (T,)",
 }
-"""What a sample may hold; a batch has one dimension more in front. The last two need a level."""
+"""What a sample can hold; a batch has one more dimension in front. The last two need a level."""
 
 
 class SubjectDataset(TorchDataset[Batch]):
-    """Map-style: sample i is subject i of a split. Random effects and outcomes are read once, when it is built.
+    """Map-style: sample i is subject i of a split. Random effects and outcomes are read into memory once, at the start.
 
-    They take 4 bytes a number: 12 MB of η, 92 MB of outcomes for 1.1 million subjects, three effects, 21 times.
+    They take 4 bytes a number: for 1.1 million subjects 12 MB (three random effects) and 92 MB (21 times).
 
     Args:
         source: a data set or its address.
@@ -55,7 +55,7 @@ class SubjectDataset(TorchDataset[Batch]):
         transform: applied to each sample.
 
     Raises:
-        StorageError: for a field, split or level that is not there, or ``effects``, ``outcomes`` without a level.
+        StorageError: the data set has no such field, split or level, or ``effects`` or ``outcomes`` lack a level.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class SubjectDataset(TorchDataset[Batch]):
         transform: Transform | None = None,
     ) -> None:
         self.dataset = source if isinstance(source, Dataset) else open_dataset(source)
-        self.fields, self.transform = _checked(fields, level), transform
+        self.fields, self.transform = _check_fields(fields, level), transform
         view = self.dataset.view(split, level)
         self.ids = view.ids
         readers: dict[str, Callable[[], NDArray[Any]]] = {
@@ -76,7 +76,7 @@ class SubjectDataset(TorchDataset[Batch]):
             "effects": view.effects,
             "outcomes": view.outcomes,
         }
-        self._held = {name: readers[name]().astype(np.float32) for name in self.fields if name in readers}
+        self._columns = {name: readers[name]().astype(np.float32) for name in self.fields if name in readers}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -86,11 +86,11 @@ class SubjectDataset(TorchDataset[Batch]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
-        """Several samples at once, as a DataLoader asks for them: every shard is opened once."""
+        """Several samples at once, as a DataLoader requests them: every shard is opened once."""
         positions = np.asarray(indices, np.int64)
         if positions.size and not 0 <= positions.min() <= positions.max() < len(self):
             raise IndexError(f"samples {positions.min()} to {positions.max()} of {len(self)}")
-        arrays = {name: values[positions] for name, values in self._held.items()}
+        arrays = {name: values[positions] for name, values in self._columns.items()}
         arrays |= _read(self.dataset, self.ids[positions], self.fields)
         batch = {name: torch.from_numpy(arrays[name]) for name in self.fields}
         samples = [{name: values[row] for name, values in batch.items()} for row in range(len(positions))]
@@ -100,18 +100,18 @@ class SubjectDataset(TorchDataset[Batch]):
 class SubjectStream(IterableDataset[Batch]):
     """Iterable: whole batches of one epoch, in the order of :class:`storage.dataset.order.EpochOrder`.
 
-    Give it to a ``DataLoader(stream, batch_size=None, num_workers=...)``, or use :class:`SubjectLoader`. Each rank gets
-    every ``world_size``-th batch, each worker its share of those, and the loader puts them in order again: the
-    batches do not depend on the number of workers.
+    Use it in a ``DataLoader(stream, batch_size=None, num_workers=...)``, or use :class:`SubjectLoader`. Each rank gets
+    every ``world_size``-th batch, and the workers of a rank read its batches in rotation, so the batches and their
+    order do not depend on the number of workers.
 
     Args:
         source, split, level, fields: as for :class:`SubjectDataset`.
         batch_size: subjects per batch and rank.
         seed: decides the order of all epochs.
         shuffle: False for id order.
-        drop_last: leave out the last batches that not every rank could get, or that are short.
+        drop_last: omit a short last batch, and last batches that not every rank would get.
         transform: applied to each batch.
-        rank, world_size: of this process; those of torch.distributed where it runs, else 0 of 1.
+        rank, world_size: of this process; by default those of torch.distributed if it is initialised, else 0 and 1.
         streams, mix: see :class:`storage.dataset.order.EpochOrder`.
     """
 
@@ -133,11 +133,12 @@ class SubjectStream(IterableDataset[Batch]):
         mix: int = 2,
     ) -> None:
         self.dataset = source if isinstance(source, Dataset) else open_dataset(source)
-        self.fields, self.level, self.transform = _checked(fields, level), level, transform
-        self.dataset.view(split, level)  # which refuses what is not there
+        self.fields, self.level, self.transform = _check_fields(fields, level), level, transform
+        self.dataset.view(split, level)  # raises for an unknown split or level
         self.runs = self.dataset.runs(split)
-        self.rank = _rank() if rank is None else rank
-        self.world_size = _world_size() if world_size is None else world_size
+        own_rank, ranks = _rank_and_world_size()
+        self.rank = own_rank if rank is None else rank
+        self.world_size = ranks if world_size is None else world_size
         if not 0 <= self.rank < self.world_size or batch_size < 1:
             raise StorageError(
                 "impossible rank or batch size",
@@ -150,35 +151,35 @@ class SubjectStream(IterableDataset[Batch]):
             "mix": mix,
         }  # fmt: skip
         self.epoch = 0
-        self.start = 0  # batches of this rank to leave out: they were consumed before
+        self.start = 0  # batches of this rank consumed before
         self._columns = _ShardColumns(self, keep=2 * streams * mix)
 
     def order(self, epoch: int | None = None) -> EpochOrder:
-        """The batches of all ranks in one epoch, the present one if None."""
+        """The batches of all ranks in one epoch, by default the current one."""
         epoch = self.epoch if epoch is None else epoch
         return EpochOrder(self.runs, epoch=epoch, **self._order_arguments)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
-        """Batches that are left of the epoch for this rank."""
+        """Remaining batches of the epoch for this rank."""
         return max(self._batches(self.order()) - self.start, 0)
 
     def __iter__(self) -> Iterator[Batch]:
         order = self.order()
         worker = get_worker_info()
         if worker:
-            _forget_inherited_exit_calls()
+            _clear_inherited_exit_calls()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        for turn in range(self.start + first, self._batches(order), step):
-            batch = self._read(order[turn * self.world_size + self.rank])
+        for number in range(self.start + first, self._batches(order), step):
+            batch = self._read(order[number * self.world_size + self.rank])
             yield self.transform(batch) if self.transform else batch
 
     def fingerprint(self) -> str:
-        """Digest of what decides the order; a state is of use only where it is the same."""
+        """Digest of everything that decides the order; a state fits only a loader with the same digest."""
         return digest_of(self.dataset.manifest.identity, self.runs, self._order_arguments)
 
     def _batches(self, order: EpochOrder) -> int:
-        whole, more = divmod(len(order), self.world_size)
-        return whole if self.drop_last else whole + (self.rank < more)
+        each, rest = divmod(len(order), self.world_size)
+        return each if self.drop_last else each + (self.rank < rest)
 
     def _read(self, ids: NDArray[np.int64]) -> Batch:
         arrays = _read(self.dataset, ids, [name for name in self.fields if name in ("id", "image")])
@@ -187,15 +188,15 @@ class SubjectStream(IterableDataset[Batch]):
 
 
 class SubjectLoader:
-    """Batches of a :class:`SubjectStream`, epoch after epoch, with a state to go on from exactly.
+    """Batches of a :class:`SubjectStream`, epoch after epoch, with a state from which training resumes exactly.
 
-    ``for batch in loader`` runs through one epoch, or what is left of it after :meth:`load_state_dict`; the next loop
-    is the next epoch. A loop left by ``break`` goes on with the following batch.
+    ``for batch in loader`` runs through one epoch, or the rest of it after :meth:`load_state_dict`; the next loop is
+    the next epoch. After a ``break`` the next loop continues with the following batch.
 
     Args:
         source: as for :class:`SubjectStream`, or such a stream.
         num_workers: processes that read ahead.
-        loader: more arguments of torch's DataLoader, such as ``pin_memory`` or ``prefetch_factor``.
+        loader: other arguments of torch's DataLoader, such as ``pin_memory`` or ``prefetch_factor``.
         stream: arguments of :class:`SubjectStream`.
     """
 
@@ -211,27 +212,27 @@ class SubjectLoader:
         self._loader_arguments = {"num_workers": num_workers, **(loader or {})}
 
     def __len__(self) -> int:
-        """Batches that are left of the epoch."""
+        """Remaining batches of the epoch."""
         return len(self.stream)
 
     def __iter__(self) -> Iterator[Batch]:
         stream = self.stream
         for batch in DataLoader(stream, batch_size=None, **self._loader_arguments):
-            stream.start += 1  # the workers have copies of their own: nothing of theirs moves
+            stream.start += 1  # workers iterate over copies of the stream
             yield batch
         stream.epoch, stream.start = stream.epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader is: epoch, and batches all ranks together have consumed when each is where this one is."""
+        """The position: epoch, and batches consumed by all ranks if each has consumed as many as this one."""
         stream = self.stream
         consumed = stream.start * stream.world_size
         return {"epoch": stream.epoch, "batches": consumed, "fingerprint": stream.fingerprint()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state, with any number of workers, and of ranks that divides the batches consumed.
+        """Continue from a state, with any number of workers; the number of ranks must divide the batches consumed.
 
         Raises:
-            StorageError: if the state is of another data set or order.
+            StorageError: the state is of another data set or order.
         """
         stream, consumed = self.stream, int(state["batches"])
         if state["fingerprint"] != stream.fingerprint() or consumed % stream.world_size:
@@ -240,13 +241,13 @@ class SubjectLoader:
                 expected="the same data set, split, batch size, seed, shuffling, streams and mix; ranks that divide "
                 "the batches consumed",
                 got=f"{consumed} batches for {stream.world_size} ranks, fingerprint {state['fingerprint'][:12]}",
-                do="build the loader as it was when the state was taken, or start the epoch anew",
+                do="build the loader with the same arguments as before, or start the epoch again",
             )
         stream.epoch, stream.start = int(state["epoch"]), consumed // stream.world_size
 
 
 class _ShardColumns:
-    """Latents, random effects and outcomes of the shards in use, each read whole and kept while it is needed."""
+    """Latents, random effects and outcomes of the shards in use: each shard is read once; ``keep`` of them are held."""
 
     def __init__(self, stream: SubjectStream, keep: int) -> None:
         dataset, level = stream.dataset, stream.level or 0.0
@@ -270,13 +271,13 @@ class _ShardColumns:
         shards = ids // self.size
         out: dict[str, NDArray[np.float32]] = {}
         for index in np.unique(shards).tolist():
-            here = np.flatnonzero(shards == index)
-            for name, values in self._of(index).items():
+            positions = np.flatnonzero(shards == index)
+            for name, values in self._shard(index).items():
                 target = out.setdefault(name, np.empty((len(ids), values.shape[1]), np.float32))
-                target[here] = values[ids[here] - index * self.size]
+                target[positions] = values[ids[positions] - index * self.size]
         return out
 
-    def _of(self, index: int) -> dict[str, NDArray[np.float32]]:
+    def _shard(self, index: int) -> dict[str, NDArray[np.float32]]:
         if index not in self.shards:
             columns: dict[str, NDArray[np.float32]] = {}
             for start, stop in self.runs[index]:
@@ -291,10 +292,10 @@ class _ShardColumns:
         return self.shards[index]
 
 
-def _forget_inherited_exit_calls() -> None:
-    """Have a forked worker end well: it inherits the exit calls of threads that it does not have.
+def _clear_inherited_exit_calls() -> None:
+    """Remove the exit calls that a forked worker inherits from threads which it does not have.
 
-    Prefect's, for one, fail there once a flow has run in the parent, and the worker's exit status with them.
+    After a flow has run in the parent, Prefect's exit call fails in the worker and changes its exit status.
     """
     getattr(threading, "_threading_atexits", []).clear()
 
@@ -310,22 +311,16 @@ def _read(dataset: Dataset, ids: NDArray[np.int64], fields: Sequence[str]) -> di
     return arrays
 
 
-def _checked(fields: Sequence[str], level: float | None) -> tuple[str, ...]:
+def _check_fields(fields: Sequence[str], level: float | None) -> tuple[str, ...]:
     unknown = [name for name in fields if name not in FIELDS]
     if unknown or not fields:
         raise StorageError("no such field of a sample", expected=f"some of {', '.join(FIELDS)}", got=unknown)
     if level is None and {"effects", "outcomes"}.intersection(fields):
-        raise StorageError("effects and outcomes need an association level", do="name one: level=0.5")
+        raise StorageError("effects and outcomes need an association level", do="give one: level=0.5")
     return tuple(fields)
 
 
-def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _rank() -> int:
-    return torch.distributed.get_rank() if _distributed() else 0
-
-
-def _world_size() -> int:
-    return torch.distributed.get_world_size() if _distributed() else 1
+def _rank_and_world_size() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1

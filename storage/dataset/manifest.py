@@ -1,8 +1,8 @@
 """Manifests: what a shard holds, what a data set is, and whether it is published.
 
 Order of a run: :func:`storage.dataset.run_claim.begin_run` claims the root, each shard's files are written and then its
-manifest, and :func:`publish` writes ``dataset.json`` last. A shard without a manifest, or a root without
-``dataset.json``, is not done.
+manifest, and :func:`write_root_manifest` writes ``dataset.json`` last. A shard without a manifest is not finished, and
+a root without ``dataset.json`` is not published.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import StorageError
-from image_longitudinal.core.plan import SPLITS, ShardPlan
-from image_longitudinal.storage.dataset import layout
-from image_longitudinal.storage.dataset.tables import Dose
+from image_longitudinal.core.plan import SPLITS, Shard, ShardPlan
+from image_longitudinal.storage.dataset import layout, layout_v1
+from image_longitudinal.storage.dataset.tables import PlannedDose
 from image_longitudinal.storage.io.root import FileRecord, Root, file_record
 
 Digest = str  # 64 hex digits
-_LEFT_OUT = ("derived_from", "part_of")  # where they are None: most data sets are neither
+_OMITTED_IF_NONE = ("derived_from", "part_of")
 
 
 class _Document(BaseModel):
@@ -32,7 +33,7 @@ DocumentT = TypeVar("DocumentT", bound=_Document)
 
 
 class Part(_Document):
-    """Files of one shard that are made together: ``key`` is the content digest of everything that made them."""
+    """Files of one shard that are made together; ``key`` is the digest of everything that decides their content."""
 
     key: Digest
     files: tuple[FileRecord, ...]
@@ -41,7 +42,7 @@ class Part(_Document):
 class ShardManifest(_Document):
     """The truth about one shard: subjects ``start <= id < stop``, and the files of each part (image, outcomes)."""
 
-    layout_version: Literal[1] = 1
+    layout_version: Literal[1, 2] = 2
     index: int = Field(ge=0)
     start: int = Field(ge=0)
     stop: int = Field(gt=0)
@@ -60,42 +61,42 @@ class ImageInfo(_Document):
     height: int = Field(gt=0)
     width: int = Field(gt=0)
     latent_dim: int = Field(gt=0)
-    backend: str  # phantom, vae, diffusion or a user's own
+    backend: str  # phantom, vae, diffusion or a custom one
     model: str
     version: str
     digest: Digest
 
 
 class Origin(_Document):
-    """The data set that another was derived from, by what it is, wherever it lies."""
+    """The data set that another one was derived from, identified by its content and not by its address."""
 
     name: str
     identity: Digest
     manifest: Digest  # content_sha256 of its dataset.json
-    reused: dict[str, int]  # shards whose files of a part (image, outcomes) are its files, by part
+    reused: dict[str, int]  # by part (image, outcomes): the number of shards whose files are shared
 
 
 class PartOf(_Document):
-    """The whole of which a data set is a part; ids, image indices and shards stay those of the whole."""
+    """The whole data set that this one is a part of; ids, image indices and shards stay those of the whole."""
 
     identity: Digest
     manifest: Digest  # content_sha256 of its dataset.json
     n_subjects: int = Field(gt=0)
     splits: dict[str, int]
     levels: tuple[float, ...]
-    shards: tuple[int, ...]  # those that are here
+    shards: tuple[int, ...]  # those in the part
 
 
 class RootManifest(_Document):
     """What a published data set is. ``files`` are those outside the shards: Zarr metadata, card, reports.
 
-    In a part of a data set the counts are those of the part, and ``part_of`` says what is needed of the whole.
+    In a part of a data set the counts are those of the part, and ``part_of`` describes the whole.
     """
 
-    layout_version: Literal[1] = 1
+    layout_version: Literal[1, 2] = 2
     name: str
-    date: str | None = None  # ISO 8601, as stated in the configuration: a clock here would change bytes from run to run
-    identity: Digest  # of everything that decides the content: two runs with one identity make the same data set
+    date: str | None = None  # ISO 8601, from the configuration: the time of the run would change the bytes
+    identity: Digest  # of everything that decides the content: runs with equal identities make the same data set
     config: dict[str, Any]
     config_digest: Digest
     seed: int
@@ -104,12 +105,10 @@ class RootManifest(_Document):
     splits: dict[str, int]  # subjects per split
     levels: tuple[float, ...]  # association levels
     random_effects: tuple[str, ...]  # what eta_1, eta_2, … act on
-    eta_latents: tuple[int, ...] | None = (
-        None  # latent entry (from 0) that is eta_1, eta_2, …; None if not plain entries
-    )
+    eta_latents: tuple[int, ...] | None = None  # latent dimension (from 0) of eta_1, eta_2, …; None if they are mixed
     parameters: tuple[str, ...]  # individual parameters, columns of random_effects
     times: tuple[float, ...]
-    doses: tuple[Dose, ...]
+    doses: tuple[PlannedDose, ...]
     units: dict[str, str] = dict(layout.DEFAULT_UNITS)
     image: ImageInfo
     shards: tuple[FileRecord, ...]  # the shard manifests
@@ -122,7 +121,7 @@ class RootManifest(_Document):
 
     @property
     def plan(self) -> ShardPlan:
-        """The shard plan behind the counts; of a part, only the shards and splits that are here."""
+        """The shard plan behind the counts; of a part, only the shards and splits in it."""
         whole = self.part_of or self
         n, splits = whole.n_subjects, whole.splits
         return ShardPlan(
@@ -139,6 +138,28 @@ class RootManifest(_Document):
         """Splits that have subjects, in the order of their ids."""
         return tuple(split for split in SPLITS if self.splits.get(split))
 
+    def table_path(self, table: str, shard: int, split: str, level: float | None = None) -> str:
+        """:func:`storage.dataset.layout.table_path` in this data set's layout version."""
+        return self._stored(layout.table_path(table, shard, split, level))
+
+    def table_schema(self, table: str) -> pa.Schema:
+        """The columns of a table in this data set's layout version; ``table`` is one of ``layout.TABLES``."""
+        n_eta = len(self.random_effects)
+        schema = layout.subjects_schema(n_eta, licence=self.licence)
+        if table == "random_effects":
+            schema = layout.random_effects_schema(n_eta, self.parameters, self.units, licence=self.licence)
+        elif table == "observations":
+            infusions = any(dose.rate for dose in self.doses)
+            schema = layout.observations_schema(self.units, licence=self.licence, infusions=infusions)
+        return layout_v1.stored_schema(table, schema) if self.layout_version == 1 else schema
+
+    def shard_files(self, shard: Shard) -> set[str]:
+        """Paths of all data files of a shard in this data set's layout version."""
+        return {self._stored(path) for path in layout.shard_files(shard, self.levels)}
+
+    def _stored(self, path: str) -> str:
+        return layout_v1.stored_path(path) if self.layout_version == 1 else path
+
 
 def render_shard_manifest(manifest: ShardManifest) -> bytes:
     """The text of a shard's manifest."""
@@ -146,7 +167,7 @@ def render_shard_manifest(manifest: ShardManifest) -> bytes:
 
 
 def write_shard_manifest(root: Root, manifest: ShardManifest) -> FileRecord:
-    """Write a shard's manifest: only after all its files, for it says that they are done."""
+    """Write a shard's manifest: after all its files, because it marks the shard as finished."""
     return root.write_bytes(layout.shard_manifest_path(manifest.index), _render(manifest))
 
 
@@ -154,7 +175,7 @@ def read_shard_manifest(root: Root, index: int) -> ShardManifest | None:
     """The manifest of a shard, or None if it has none.
 
     Raises:
-        StorageError: if there is one but it is damaged or not this shard's.
+        StorageError: the manifest is damaged or not this shard's.
     """
     path = layout.shard_manifest_path(index)
     if not root.exists(path):
@@ -168,15 +189,15 @@ def read_shard_manifest(root: Root, index: int) -> ShardManifest | None:
 
 
 def finished_shard(root: Root, index: int, keys: Mapping[str, Digest]) -> FileRecord | str:
-    """The record of a shard's manifest where the shard is done: made under these keys, every file there at its size.
+    """The record of the manifest of a finished shard: its parts have these keys, its files exist with their sizes.
 
     Args:
         root: where the data set is.
         index: the shard.
-        keys: by the name of each part, what it must have been made by.
+        keys: the expected key of each part, by the part's name.
 
     Returns:
-        Where the shard is to be made (again): why, in words.
+        If the shard is not finished: the reason, a short text.
     """
     try:
         manifest = read_shard_manifest(root, index)
@@ -184,19 +205,19 @@ def finished_shard(root: Root, index: int, keys: Mapping[str, Digest]) -> FileRe
         return "its manifest is damaged"
     if manifest is None:
         return "not made yet"
-    there = {name: part.key for name, part in manifest.parts.items()}
-    if there != dict(keys):
-        others = [name for name in sorted({*there, *keys}) if there.get(name) != keys.get(name)]
-        return f"{' and '.join(others)} of another configuration, model or code version"
+    found = {name: part.key for name, part in manifest.parts.items()}
+    if found != dict(keys):
+        different = [name for name in sorted({*found, *keys}) if found.get(name) != keys.get(name)]
+        return f"{' and '.join(different)} of another configuration, model or code version"
     if not all(part_is_intact(root, part, rehash=False) for part in manifest.parts.values()):
         return "a file is missing or has another size"
     return file_record(root, layout.shard_manifest_path(index))
 
 
-def publish(root: Root, manifest: RootManifest) -> FileRecord:
-    """Write ``dataset.json``: from here on the data set is published.
+def write_root_manifest(root: Root, manifest: RootManifest) -> FileRecord:
+    """Write ``dataset.json``, which publishes the data set.
 
-    The mark of the run stays: should ``dataset.json`` be lost, the same command recognises the rest and goes on.
+    The claim of the run stays: if ``dataset.json`` is lost, the same command recognises the files and completes them.
     """
     return root.write_bytes(layout.ROOT_MANIFEST, _render(manifest))
 
@@ -210,36 +231,40 @@ def read_root_manifest(root: Root) -> RootManifest:
     """The manifest of a published data set.
 
     Raises:
-        StorageError: if nothing is published here, it has another layout version, or ``dataset.json`` is damaged.
+        StorageError: nothing is published here, its layout version is unknown, or ``dataset.json`` is damaged.
     """
     if not is_published(root):
         raise StorageError(
             "no published data set here",
             where=root.url,
             expected=f"a {layout.ROOT_MANIFEST}, which is written when a data set is complete",
-            do="check the address, or finish the run by giving the command that started it again",
+            do="check the address, or finish the run with the command that started it",
         )
     return _read(root, layout.ROOT_MANIFEST, RootManifest)
 
 
 def file_is_intact(root: Root, file: FileRecord, *, rehash: bool) -> bool:
-    """Whether a file is there with the recorded size, and with ``rehash`` also the recorded SHA-256."""
+    """Whether a file exists with the recorded size, and with ``rehash`` also the recorded SHA-256.
+
+    ``rehash`` is for files of unknown history, from a cache or another data set: a file that this run wrote was hashed
+    while it was written.
+    """
     return root.size(file.path) == file.bytes and (not rehash or root.sha256(file.path) == file.sha256)
 
 
 def part_is_intact(root: Root, part: Part, *, rehash: bool) -> bool:
-    """Whether every file of a part is intact; ``rehash`` reads them, else names and sizes have to do."""
+    """Whether every file of a part is intact; see :func:`file_is_intact`."""
     return all(file_is_intact(root, file, rehash=rehash) for file in part.files)
 
 
 def content_digest(document: _Document) -> Digest:
-    """The ``content_sha256`` of a manifest: of all that it says."""
+    """The ``content_sha256`` of a manifest."""
     return digest_of(_content(document))
 
 
 def _content(document: _Document) -> dict[str, Any]:
     content = document.model_dump(mode="json")
-    return {key: value for key, value in content.items() if value is not None or key not in _LEFT_OUT}
+    return {key: value for key, value in content.items() if value is not None or key not in _OMITTED_IF_NONE}
 
 
 def _render(document: _Document) -> bytes:
@@ -247,7 +272,7 @@ def _render(document: _Document) -> bytes:
 
 
 def _text(content: Mapping[str, Any]) -> bytes:
-    """A document as text for people too, with a digest of its own content: damage shows without an outer record."""
+    """A document as JSON with a digest of its own content, so that damage is found without a record elsewhere."""
     content = {**content, "content_sha256": digest_of(content)}
     return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
@@ -256,11 +281,11 @@ def _read(root: Root, path: str, kind: type[DocumentT]) -> DocumentT:
     data = root.read_bytes(path)
     content = read_json(root, path, data)
     version = content.get("layout_version")
-    if version != layout.LAYOUT_VERSION and isinstance(version, int):
+    if isinstance(version, int) and not 1 <= version <= layout.LAYOUT_VERSION:
         raise StorageError(
-            "this data set has another layout",
+            "the layout of this data set is unknown",
             where=root.join(path),
-            expected=f"layout version {layout.LAYOUT_VERSION}",
+            expected=f"layout version 1 to {layout.LAYOUT_VERSION}",
             got=version,
             do="read it with the version of image-longitudinal that made it, or generate it again",
         )
@@ -270,13 +295,13 @@ def _read(root: Root, path: str, kind: type[DocumentT]) -> DocumentT:
     except ValidationError as error:
         first = error.errors()[0]
         raise damaged(root, path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    if _text(content) != data:  # not the document's own text, which says more where the software has learnt more
-        raise damaged(root, path, "a content that its digest does not fit")
+    if _text(content) != data:  # the stored content: the document may have fields that were added since
+        raise damaged(root, path, "content that does not match its digest")
     return document
 
 
 def read_json(root: Root, path: str, data: bytes) -> dict[str, Any]:
-    """The JSON object in ``data``, the content of ``path``; StorageError where it is none."""
+    """The JSON object in ``data``, the content of ``path``; StorageError if it is not one."""
     try:
         content = json.loads(data)
     except ValueError as error:  # neither UTF-8 nor JSON
@@ -287,8 +312,8 @@ def read_json(root: Root, path: str, data: bytes) -> dict[str, Any]:
 
 
 def damaged(root: Root, path: str, got: object) -> StorageError:
-    """What to raise where a manifest is not as it was written."""
-    do = "verify the data set with repair, or remove this file and give the command that made it again"
+    """The error for a manifest that is not as it was written."""
+    do = "verify the data set with --repair, or remove this file and repeat the command that made it"
     return StorageError(
         "a manifest is damaged", where=root.join(path), expected="the document as written", got=got, do=do
     )

@@ -1,9 +1,9 @@
 """The order in which an epoch visits a data set: shards shuffled, then subjects within them; pure arithmetic.
 
-The shards are dealt to a fixed number of *streams*. In each stream a few shards at a time are mixed, and the subjects
-cut into batches; the epoch takes one batch from each stream in turn. What is left over at the ends of the streams fills
-the last batches. All of it follows from (seed, epoch) and the arguments of :class:`EpochOrder`: neither the number of
-workers nor that of ranks has a part in it, so each batch can be made by anyone, and an epoch resumed anywhere.
+The shards are distributed over a fixed number of *streams*. Each stream shuffles the subjects of a few shards at a time
+and cuts them into batches; the epoch takes one batch from each stream in rotation. The subjects left at the ends of the
+streams fill the last batches. The order depends only on (seed, epoch) and the arguments of :class:`EpochOrder`, not on
+the number of workers or ranks: any worker can make any batch, and an epoch can be resumed anywhere.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class EpochOrder:
         batch_size: subjects per batch; only the last batch may be shorter.
         seed, epoch: decide the order.
         shuffle: False for id order.
-        drop_last: leave out a shorter last batch.
-        streams: batches in a row come from this many different groups of shards. With a multiple of ranks · workers,
-            each shard is read by one worker alone.
+        drop_last: omit a shorter last batch.
+        streams: this many consecutive batches come from different groups of shards. If it is a multiple of
+            ranks · workers, each shard is read by one worker only.
         mix: shards of one stream whose subjects are shuffled together.
     """
 
@@ -48,19 +48,21 @@ class EpochOrder:
     ) -> None:
         self.batch_size, self.key, self.shuffle = batch_size, stream_key(seed, "epoch", epoch), shuffle
         count = min(streams, len(runs)) if shuffle else 1
-        dealt = [runs[i] for i in self._permutation(len(runs), 0)]
-        groups = [[dealt[s::count][i : i + mix] for i in range(0, len(dealt[s::count]), mix)] for s in range(count)]
+        shuffled = [runs[i] for i in self._permutation(len(runs), 0)]
+        groups = [
+            [shuffled[s::count][i : i + mix] for i in range(0, len(shuffled[s::count]), mix)] for s in range(count)
+        ]
         self._groups = groups if runs else []
         sizes = [[sum(stop - start for start, stop in group) for group in stream] for stream in self._groups]
         self._ends = [np.cumsum([0, *stream]) for stream in sizes]
         full = np.array([ends[-1] // batch_size for ends in self._ends], np.int64)
-        turn = np.concatenate([np.arange(n) for n in full]) if len(full) else np.zeros(0, np.int64)
+        round_ = np.concatenate([np.arange(n) for n in full]) if len(full) else np.zeros(0, np.int64)
         stream = np.repeat(np.arange(len(full)), full)
-        by_turn = np.lexsort((stream, turn))
-        self._stream, self._turn = stream[by_turn], turn[by_turn]
-        left = int(sum(ends[-1] % batch_size for ends in self._ends))
-        self._tail = left // batch_size if drop_last else -(-left // batch_size)
-        self._shuffled: OrderedDict[tuple[int, int], Ids] = OrderedDict()  # groups in use, two per stream at most
+        in_order = np.lexsort((stream, round_))
+        self._stream, self._round = stream[in_order], round_[in_order]
+        rest = int(sum(ends[-1] % batch_size for ends in self._ends))
+        self._tail = rest // batch_size if drop_last else -(-rest // batch_size)
+        self._shuffled: OrderedDict[tuple[int, int], Ids] = OrderedDict()  # at most two groups per stream
 
     def __len__(self) -> int:
         return len(self._stream) + self._tail
@@ -71,7 +73,7 @@ class EpochOrder:
             raise IndexError(f"batch {index} of {len(self)}")
         size = self.batch_size
         if index < len(self._stream):
-            start = int(self._turn[index]) * size
+            start = int(self._round[index]) * size
             return self._slice(int(self._stream[index]), start, start + size)
         ends = [int(ends[-1]) for ends in self._ends]
         rest = np.concatenate([self._slice(s, end - end % size, end) for s, end in enumerate(ends)])
@@ -79,7 +81,7 @@ class EpochOrder:
         return rest[self._permutation(len(rest), 1)][start : start + size]
 
     def _slice(self, stream: int, start: int, stop: int) -> Ids:
-        """Places ``start <= i < stop`` of one stream's subjects."""
+        """Subjects ``start <= i < stop`` of one stream."""
         pieces = [np.zeros(0, np.int64)]
         for group, (low, high) in enumerate(pairwise(self._ends[stream])):
             if low < stop and start < high:

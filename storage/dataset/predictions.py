@@ -84,10 +84,10 @@ def read_predictions(
         missing = np.flatnonzero(np.isnan(full[:, 0]))
         if len(missing):
             first = int(missing[0])
-            visit = f", time {times[first % width]:g}" if kind == "outcomes" else ""
+            absent = f"id {ids[first // width]}" + (f", time {times[first % width]:g}" if kind == "outcomes" else "")
             raise StorageError(
                 f"{len(missing)} predictions are missing", where=f"{path}, association {known[index]:g}",
-                expected=f"all {len(ids)} subjects of the test split", got=f"none for id {ids[first // width]}{visit}",
+                expected=f"all {len(ids)} subjects of the test split", got=f"none for {absent}",
             )  # fmt: skip
         found[float(known[index])] = full.reshape(len(ids), -1)
     return Submission(kind, found)
@@ -107,8 +107,7 @@ def _read(path: Path) -> pa.Table:
 
 def _numbers(table: pa.Table, name: str, path: str | Path) -> NDArray:
     column, kind = table[name], table.schema.field(name).type
-    right = pa.types.is_integer(kind) if name == "id" else pa.types.is_floating(kind) or pa.types.is_integer(kind)
-    if not right:
+    if not (pa.types.is_integer(kind) or (name != "id" and pa.types.is_floating(kind))):
         wanted = "integers" if name == "id" else "numbers"
         raise StorageError("a column has another type", where=f"{path}, column {name}", expected=wanted, got=kind)
     where = f"column {name}"

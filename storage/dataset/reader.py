@@ -1,35 +1,39 @@
 """Reading a published data set: arrays by slice, tables lazily, one subject at a time, views of a split and level.
 
-For PyTorch see ``image_longitudinal.storage.dataset.loaders``; for pandas, polars and xarray see :meth:`Dataset.view`.
+For PyTorch see :mod:`storage.dataset.loaders`. pandas, polars and xarray are imported by the methods that return their
+objects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.plan import shard_ranges
 from image_longitudinal.storage.dataset import layout
-from image_longitudinal.storage.dataset.images import ShardedArray, image_spec, latent_spec
 from image_longitudinal.storage.dataset.manifest import RootManifest, read_root_manifest
+from image_longitudinal.storage.dataset.sharded_array import ShardedArray, image_spec, latent_spec
+from image_longitudinal.storage.dataset.table_reader import TableReader, check_is_one_of
 from image_longitudinal.storage.dataset.tables import observation_pattern
-from image_longitudinal.storage.dataset.views import View
 from image_longitudinal.storage.io.open import open_root
-from image_longitudinal.storage.io.root import Root, storage_error
+from image_longitudinal.storage.io.root import Root
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
 
 @dataclass(frozen=True)
 class Subject:
-    """All there is about one subject.
+    """Everything about one subject.
 
     Attributes:
         id: subject identity.
@@ -64,6 +68,8 @@ class Dataset:
         image, n, size = manifest.image, self.plan.n_subjects, manifest.shard_size
         self._images = ShardedArray(root, image_spec(image.height, image.width, size), n)
         self._latents = ShardedArray(root, latent_spec(image.latent_dim, size), n)
+        self._tables = TableReader(root, manifest)
+        self._eta_columns = layout.eta_columns(len(manifest.random_effects))
 
     def __len__(self) -> int:
         return self.manifest.n_subjects
@@ -81,55 +87,54 @@ class Dataset:
 
     def images(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Images ``start <= i < stop``: uint8, shape (stop - start, H, W). IndexError outside the data set."""
-        self._check_here(start, stop)
+        self._check_in_part(range(start, stop))
         return self._images.read(start, stop)
 
     def latents(self, start: int, stop: int) -> NDArray[np.float32]:
         """Latents ``start <= i < stop``: float32, shape (stop - start, D). IndexError outside the data set."""
-        self._check_here(start, stop)
+        self._check_in_part(range(start, stop))
         return self._latents.read(start, stop)
 
     def take_images(self, ids: ArrayLike) -> NDArray[np.uint8]:
-        """Images of any ids in any order: uint8, shape (len(ids), H, W); fastest when few shards are touched."""
-        self._check_all_here(ids)
+        """Images of any ids in any order: uint8, shape (len(ids), H, W); fastest if few shards are read."""
+        self._check_in_part(ids)
         return self._images.take(ids)
 
     def take_latents(self, ids: ArrayLike) -> NDArray[np.float32]:
         """Latents of any ids in any order: float32, shape (len(ids), D)."""
-        self._check_all_here(ids)
+        self._check_in_part(ids)
         return self._latents.take(ids)
 
     def eta(self, start: int, stop: int) -> NDArray[np.float64]:
         """Random effects linked to the image of subjects ``start <= id < stop``: float64, shape (stop - start, k)."""
-        return self._columns("subjects", None, start, stop, layout.eta_columns(len(self.manifest.random_effects)))
+        return self._tables.columns("subjects", None, start, stop, self._eta_columns)
 
     def effects(self, level: float, start: int, stop: int) -> NDArray[np.float64]:
-        """Random effects behind the outcomes of one association level: float64, shape (stop - start, k)."""
-        names = layout.eta_columns(len(self.manifest.random_effects))
-        return self._columns("random_effects", level, start, stop, names)
+        """Random effects used for the outcomes of one association level: float64, shape (stop - start, k)."""
+        return self._tables.columns("random_effects", level, start, stop, self._eta_columns)
 
     def outcomes(self, level: float, start: int, stop: int) -> NDArray[np.float32]:
-        """Outcomes at ``manifest.times``, which ascend: float32, shape (stop - start, T); NaN for a missed visit."""
+        """Outcomes at ``manifest.times``, which ascend: float32, shape (stop - start, T); NaN at a missed visit."""
         pattern = observation_pattern(self.manifest.times, self.manifest.doses)
-        dv = self._columns("observations", level, start, stop, ("dv",), rows=len(pattern["evid"]))
+        dv = self._tables.columns("observations", level, start, stop, ("dv",), rows=len(pattern["evid"]))
         return dv.reshape(stop - start, -1)[:, pattern["evid"] == 0].astype(np.float32)
 
     def view(self, split: str | None = None, level: float | None = None) -> View:
-        """The subjects of one split, or all, at one association level, or none; see :class:`storage.dataset.views.View`.
+        """The subjects of one split (None: all) at one association level (None: images and latents only).
 
         Raises:
-            StorageError: for a split or level that the data set has not.
+            StorageError: the data set has no such split or level.
         """
         if split is not None:
-            _check_is_one_of("split", split, self.manifest.present_splits)
+            check_is_one_of("split", split, self.manifest.present_splits)
         if level is not None:
-            _check_is_one_of("association level", level, self.levels)
+            check_is_one_of("association level", level, self.levels)
         return View(self, split, level)
 
     def runs(self, split: str | None = None) -> list[tuple[int, int]]:
         """The ids of one split, or of all subjects, as runs ``start <= id < stop`` within one shard, ascending."""
         splits = self.manifest.present_splits if split is None else (split,)
-        _check_is_one_of("split", splits[0], self.manifest.present_splits)
+        check_is_one_of("split", splits[0], self.manifest.present_splits)
         runs: list[tuple[int, int]] = []
         for shard in self.plan:
             for part in shard.splits:
@@ -146,18 +151,18 @@ class Dataset:
         return self.scan("subjects", split=split).to_table(columns=columns)
 
     def random_effects(self, level: float, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        """The random effects behind the outcomes of one association level, sorted by id within each split."""
+        """The random effects used at one association level, sorted by id within each split."""
         return self.scan("random_effects", level, split).to_table(columns=columns)
 
     def observations(self, level: float, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        """The observations of one association level, sorted by id and time within each split.
+        """The observations of one association level in memory, sorted by id and time within each split.
 
-        All of it in memory: for more than fits there, use :meth:`scan` and take batches.
+        For more rows than memory holds, take batches of :meth:`scan`.
         """
         return self.scan("observations", level, split).to_table(columns=columns)
 
     def scan(self, table: str, level: float | None = None, split: str | None = None) -> pads.Dataset:
-        """A table as a lazy pyarrow dataset: nothing is read until it is asked for batches, counts or a table.
+        """A table as a lazy pyarrow dataset: files are read when batches, counts or a table are requested.
 
         Args:
             table: subjects, random_effects or observations.
@@ -165,128 +170,150 @@ class Dataset:
             split: one split, or all.
 
         Raises:
-            StorageError: for a table, level or split that the data set has not.
+            StorageError: the data set has no such table, level or split.
         """
-        splits = self.manifest.present_splits if split is None else (split,)
-        _check_is_one_of("split", splits[0], self.manifest.present_splits)
-        ranges = [(part.split, shard.index) for shard in self.plan for part in shard.splits if part.split in splits]
-        return self._files(table, [self._path(table, level, index, name) for name, index in ranges])
+        return self._tables.scan(table, level, split)
 
     def subject(self, subject_id: int) -> Subject:
         """Everything about one subject. IndexError for an id outside the data set."""
-        split, shard = self.plan.split_of(subject_id), subject_id // self.plan.shard_size
-
-        def rows(table: str, level: float | None = None) -> pa.Table:
-            file = self._files(table, [self._path(table, level, shard, split)])
-            return file.to_table(filter=pads.field("id") == subject_id)
-
-        row = rows("subjects")
-        names = layout.eta_columns(len(self.manifest.random_effects))
+        row = self._tables.subject_rows("subjects", None, subject_id)
+        rows = self._tables.subject_rows
         return Subject(
             id=subject_id,
-            split=split,
+            split=self.plan.split_of(subject_id),
             seed=row["seed"][0].as_py(),
             image=self.images(subject_id, subject_id + 1)[0],
             latent=self.latents(subject_id, subject_id + 1)[0],
-            eta=np.array([row[name][0].as_py() for name in names]),
-            random_effects={level: rows("random_effects", level) for level in self.levels},
-            observations={level: rows("observations", level) for level in self.levels},
+            eta=np.array([row[name][0].as_py() for name in self._eta_columns]),
+            random_effects={level: rows("random_effects", level, subject_id) for level in self.levels},
+            observations={level: rows("observations", level, subject_id) for level in self.levels},
         )
 
     def schema(self, table: str) -> pa.Schema:
         """The columns of a table, with units in the metadata of each field."""
-        manifest, n_eta = self.manifest, len(self.manifest.random_effects)
-        _check_is_one_of("table", table, layout.TABLES)
-        if table == "subjects":
-            return layout.subjects_schema(n_eta, licence=manifest.licence)
-        if table == "random_effects":
-            return layout.random_effects_schema(n_eta, manifest.parameters, manifest.units, licence=manifest.licence)
-        infusions = any(dose.rate for dose in manifest.doses)
-        return layout.observations_schema(manifest.units, licence=manifest.licence, infusions=infusions)
+        check_is_one_of("table", table, layout.TABLES)
+        return self.manifest.table_schema(table)
 
-    def _columns(
-        self, table: str, level: float | None, start: int, stop: int, names: Sequence[str], rows: int = 1
-    ) -> NDArray[Any]:
-        """Number columns of subjects ``start <= id < stop``, float64 (rows of each subject · subjects, columns)."""
-        if not 0 <= start <= stop <= self.plan.n_subjects:
-            raise IndexError(f"subjects {start} to {stop} of {self.plan.n_subjects}")
-        out, filled, size = np.empty(((stop - start) * rows, len(names))), 0, self.plan.shard_size
-        for index in range(start // size, -(-stop // size)):
-            for part in self.plan.shard(index).splits:
-                low, high = max(part.start, start), min(part.stop, stop)
-                if low >= high:
-                    continue
-                path = self._path(table, level, index, part.split)
-                found = self._read_columns(path, names)
-                if len(found) != rows * (part.stop - part.start):
-                    raise StorageError(
-                        "a table has another number of rows than its subjects need",
-                        where=self.root.join(path),
-                        expected=rows * (part.stop - part.start),
-                        got=len(found),
-                        do="verify the data set",
-                    )
-                target = slice((low - start) * rows, (high - start) * rows)
-                out[target] = found[(low - part.start) * rows : (high - part.start) * rows]
-                filled += high - low
-        if filled < stop - start:
-            raise IndexError(f"subjects {start} to {stop}: {stop - start - filled} of them are not in this part")
-        return out
-
-    def _read_columns(self, path: str, names: Sequence[str]) -> NDArray[Any]:
-        """Columns of one file as float64 (rows, columns), null as NaN; one thread, for there are workers around us."""
-        try:
-            file = pq.ParquetFile(pa.BufferReader(self.root.read_bytes(path)))
-            table = file.read(columns=list(names), use_threads=False)
-            return np.stack([table[name].to_numpy().astype(np.float64, copy=False) for name in names], axis=1)
-        except (pa.ArrowException, KeyError, OSError) as error:
-            raise storage_error("cannot read a table", self.root.join(path), error) from error
-
-    def _path(self, table: str, level: float | None, shard: int, split: str) -> str:
-        _check_is_one_of("table", table, layout.TABLES)
-        if table == "subjects":
-            return layout.subjects_path(shard, split)
-        _check_is_one_of("association level", level, self.levels)
-        path = layout.random_effects_path if table == "random_effects" else layout.observations_path
-        return path(float(level or 0.0), shard, split)
-
-    def _files(self, table: str, paths: list[str]) -> pads.Dataset:
-        filesystem, prefix = self.root.filesystem
-        # Decoding "split" as the dictionary it is stored as, then casting, halves its cost, the highest of all columns;
-        # reading ahead of the columns pays where each read is a request
-        form = pads.ParquetFileFormat(dictionary_columns=["split"], pre_buffer=filesystem is not None)
-        return pads.dataset(
-            [f"{prefix}/{path}" for path in paths], schema=self.schema(table), format=form, filesystem=filesystem
-        )
-
-    def _check_here(self, start: int, stop: int) -> None:
-        """Refuse images of shards that are not in this part of a data set: Zarr itself would call them black."""
-        if (here := self.plan.only_shards) is None:
+    def _check_in_part(self, ids: ArrayLike | range) -> None:
+        """Refuse images of shards that a part of a data set does not have: Zarr itself would return black images."""
+        if (present := self.plan.only_shards) is None:
             return
-        for shard in range(start // self.plan.shard_size, -(-stop // self.plan.shard_size)):
-            if shard not in here:
-                expected = f"images of shards {shard_ranges(here)}, {self.plan.shard_size} each"
-                got = f"images {start} to {stop - 1}, of shard {shard}"
-                raise StorageError("this part of the data set has no such images", expected=expected, got=got)
+        absent = np.setdiff1d(np.asarray(ids, np.int64) // self.plan.shard_size, present)
+        if absent.size:
+            expected = f"images of shards {shard_ranges(present)}, {self.plan.shard_size} each"
+            raise StorageError(
+                "this part of the data set has no such images", expected=expected, got=f"shard {absent[0]}"
+            )
 
-    def _check_all_here(self, ids: ArrayLike) -> None:
-        if self.plan.only_shards is not None:
-            for shard in np.unique(np.asarray(ids, np.int64) // self.plan.shard_size).tolist():
-                self._check_here(shard * self.plan.shard_size, shard * self.plan.shard_size + 1)
+
+@dataclass(frozen=True)
+class View:
+    """Subjects of one split (None: all) at one association level (None: images and latents alone), in id order.
+
+    Returned by :meth:`Dataset.view`; each method reads when it is called. Array methods take positions
+    ``start <= i < stop`` within the view; by default the whole view.
+    """
+
+    dataset: Dataset
+    split: str | None = None
+    level: float | None = None
+
+    @cached_property
+    def ids(self) -> NDArray[np.int64]:
+        """The subject ids, ascending: a contiguous run, except in a part of a data set."""
+        return np.concatenate([np.arange(*run) for run in self.dataset.runs(self.split)])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, position: int) -> Subject:
+        """Everything about the subject at a position, from 0 to len - 1 (IndexError beyond)."""
+        return self.dataset.subject(int(self.ids[position]))
+
+    def images(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
+        """Images, uint8 (n, H, W)."""
+        return self._read(self.dataset.images, start, stop)
+
+    def latents(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        """Latents, float32 (n, D)."""
+        return self._read(self.dataset.latents, start, stop)
+
+    def eta(self, start: int = 0, stop: int | None = None) -> NDArray[np.float64]:
+        """Random effects linked to the images, float64 (n, k)."""
+        return self._read(self.dataset.eta, start, stop)
+
+    def effects(self, start: int = 0, stop: int | None = None) -> NDArray[np.float64]:
+        """Random effects used for the outcomes, float64 (n, k)."""
+        return self._read(partial(self.dataset.effects, self._level), start, stop)
+
+    def outcomes(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        """Outcomes at the observation times, float32 (n, T)."""
+        return self._read(partial(self.dataset.outcomes, self._level), start, stop)
+
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """One of the three tables, subjects, random_effects or observations, in memory."""
+        return self.dataset.scan(name, self._level_of(name), self.split).to_table(columns=columns)
+
+    def pandas(self, name: str, columns: Sequence[str] | None = None) -> Any:
+        """A table as a pandas data frame, in memory."""
+        _import("pandas")
+        return self.table(name, columns).to_pandas()
+
+    def polars(self, name: str) -> Any:
+        """A table as a lazy polars frame: filters and column choices reach the files; ``.collect()`` reads."""
+        return _import("polars").scan_pyarrow_dataset(self.dataset.scan(name, self._level_of(name), self.split))
+
+    def xarray(self) -> Any:
+        """Images and latents as a lazy xarray Dataset with dimensions subject, y, x and latent, and ids as coordinate.
+
+        Index it by slices: Zarr decodes far more than it returns for a list of subjects. For dask arrays with one chunk
+        per shard, use ``.chunk(subject=dataset.plan.shard_size)``.
+        """
+        xarray, zarr = _import("xarray"), importlib.import_module("zarr")
+        root = self.dataset.root
+        address = root.join(layout.IMAGES)
+        store = address if "://" not in address else zarr.storage.FsspecStore.from_url(address, read_only=True)
+        arrays = xarray.open_zarr(store, chunks=None, consolidated=self.dataset.manifest.layout_version > 1)
+        ids = self.ids
+        chosen = slice(int(ids[0]), int(ids[-1]) + 1) if ids[-1] - ids[0] + 1 == len(ids) else ids
+        return arrays.isel(subject=chosen).assign_coords(subject=ids)
+
+    @property
+    def _level(self) -> float:
+        if self.level is None:
+            raise StorageError(
+                "this view has no association level",
+                expected="one of " + ", ".join(map(str, self.dataset.levels)),
+                do="give one: dataset.view(split, level)",
+            )
+        return self.level
+
+    def _level_of(self, table: str) -> float | None:
+        return None if table == "subjects" else self._level
+
+    def _read(self, read: Callable[[int, int], NDArray[Any]], start: int, stop: int | None) -> NDArray[Any]:
+        """``read(first id, last id + 1)`` of the positions, run by run where the ids have gaps."""
+        stop = len(self) if stop is None else stop
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"positions {start} to {stop} of {len(self)}")
+        ids = self.ids[start:stop]
+        runs = np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1)
+        pieces = [read(int(run[0]), int(run[-1]) + 1) if len(run) else read(0, 0) for run in runs]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def open_dataset(url: str | Path | Root) -> Dataset:
-    """Open a published data set at a local path or fsspec URL; reads its root manifest alone.
+    """Open a published data set at a local path or fsspec URL; reads only its root manifest.
 
     Raises:
-        StorageError: if nothing is published there, it has another layout version, or its manifest is damaged.
+        StorageError: nothing is published there, its layout version is unknown, or its manifest is damaged.
     """
     root = url if isinstance(url, Root) else open_root(url)
     return Dataset(root, read_root_manifest(root))
 
 
-def _check_is_one_of(what: str, value: object, known: Sequence[object]) -> None:
-    if value not in known:
-        raise StorageError(
-            f"no such {what} in this data set", expected="one of " + ", ".join(map(str, known)), got=value
-        )
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise StorageError(f"this method needs {name}", got=error, do=f"install it: pip install {name}") from error

@@ -1,10 +1,12 @@
-"""Whose output a folder is: the mark that a run leaves before any file, and what may be written there."""
+"""Which data set a folder belongs to: the claim that a run writes before any other file, and who may write there."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from image_longitudinal.core.digest import canonical_json
 from image_longitudinal.core.errors import StorageError
@@ -23,7 +25,21 @@ from image_longitudinal.storage.io.root import Root
 RunState = Literal["new", "unfinished", "published"]
 
 
-def check_same_dataset(root: Root, identity: Digest) -> RunState:
+class RunClaim(BaseModel):
+    """The content of ``.run.json``: what the run in this folder makes.
+
+    ``derived_from`` is the data set whose files are reused: any run that completes the data set reads it here.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layout_version: Literal[1, 2] = 2
+    identity: Digest
+    config: dict[str, Any]
+    derived_from: Origin | None = None
+
+
+def check_same_dataset(root: Root, identity: Digest, layout_version: int = layout.LAYOUT_VERSION) -> RunState:
     """What the root holds, if a run of the data set ``identity`` may write there.
 
     Returns:
@@ -31,32 +47,38 @@ def check_same_dataset(root: Root, identity: Digest) -> RunState:
         data set, complete.
 
     Raises:
-        StorageError: if another data set or unrelated files are there.
+        StorageError: the root holds another data set, another layout version or unrelated files.
     """
-    state: RunState
-    if is_published(root):
-        there, state = read_root_manifest(root).identity, "published"
-    elif root.exists(layout.RUN_FILE):
-        there, state = str(_read_mark(root).get("identity")), "unfinished"
-    else:
-        ours = (layout.LEASE, layout.HUB_FILE)
-        foreign = [path for path in root.entries() if path not in ours and not is_temporary(path)]
-        if foreign:
+    found = _published_or_claimed(root)
+    if found is None:
+        known = (layout.LEASE, layout.HUB_FILE)
+        unrelated = [path for path in root.entries() if path not in known and not is_temporary(path)]
+        if unrelated:
+            more = f" and {len(unrelated) - 3} more" if len(unrelated) > 3 else ""
             raise StorageError(
                 "the output already holds other files",
                 where=root.url,
                 expected="an empty folder or a run of this data set",
-                got=", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""),
+                got=", ".join(unrelated[:3]) + more,
                 do="choose another output, or move these files away",
             )
         return "new"
-    if there != identity:
+    state: RunState = "published" if is_published(root) else "unfinished"
+    if found.identity != identity:
         raise StorageError(
             f"the output already holds a different data set ({state})",
             where=root.url,
             expected=f"identity {identity[:12]}",
-            got=there[:12],
+            got=found.identity[:12],
             do="choose another output, or the configuration that made this one",
+        )
+    if found.layout_version != layout_version:
+        raise StorageError(
+            f"the output already holds this data set in another layout ({state})",
+            where=root.url,
+            expected=f"layout version {layout_version}",
+            got=found.layout_version,
+            do=f"choose another output; image-longitudinal convert {root.url} NEW rewrites a published version 1",
         )
     return state
 
@@ -64,27 +86,28 @@ def check_same_dataset(root: Root, identity: Digest) -> RunState:
 def check_configuration(root: Root, config: Mapping[str, Any]) -> None:
     """Refuse, before any work, a root that holds a data set of another configuration or unrelated files.
 
-    The identity, which :func:`begin_run` checks, also covers the image model: it is known only once that is trained.
+    The identity, which :func:`begin_run` checks, also covers the image model: it is known only after training.
     """
-    if is_published(root):
-        there = read_root_manifest(root).config
-    elif root.exists(layout.RUN_FILE):
-        there = _read_mark(root).get("config", {})
-    else:
+    found = _published_or_claimed(root)
+    if found is None:
         check_same_dataset(root, "")
-        return
-    if canonical_json(there) != canonical_json(config):
-        changed = [
-            key for key in _leaves(config) | _leaves(there) if _leaves(config).get(key) != _leaves(there).get(key)
-        ]
-        shown = ", ".join(sorted(changed)[:4]) + (" and more" if len(changed) > 4 else "")
+    elif canonical_json(found.config) != canonical_json(config):
+        wanted, held = _leaves(config), _leaves(found.config)
+        changed = sorted(key for key in wanted | held if wanted.get(key) != held.get(key))
         raise StorageError(
             "the output already holds a different data set",
             where=root.url,
             expected="the same configuration, or an empty folder",
-            got=f"other values of {shown}",
-            do="choose another output (what both have in common is not made again), or the old configuration",
+            got=f"other values of {', '.join(changed[:4])}" + (" and more" if len(changed) > 4 else ""),
+            do="choose another output (what both have in common is reused), or the old configuration",
         )
+
+
+def _published_or_claimed(root: Root) -> RunClaim | None:
+    """The claim of the root, of its manifest if it is published; None if no run has begun there."""
+    if is_published(root):
+        return RunClaim.model_validate(read_root_manifest(root).model_dump(include=set(RunClaim.model_fields)))
+    return read_run_claim(root) if root.exists(layout.RUN_FILE) else None
 
 
 def _leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -98,38 +121,33 @@ def _leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def begin_run(root: Root, identity: Digest, config: Mapping[str, Any], origin: Origin | None = None) -> RunState:
-    """Check the root (:func:`check_same_dataset`) and, where it is new, mark it as this data set's before any file.
+def begin_run(
+    root: Root,
+    identity: Digest,
+    config: Mapping[str, Any],
+    origin: Origin | None = None,
+    layout_version: Literal[1, 2] = layout.LAYOUT_VERSION,
+) -> RunState:
+    """Check the root (:func:`check_same_dataset`) and, if it is new, write the claim before any other file.
 
-    The mark, ``.run.json``, holds the identity, the configuration and, where there is one, the data set whose files
-    are reused: whoever finishes the run knows it (:func:`origin_of_run`).
+    A claim without ``origin``, the data set whose files are reused, is replaced by one that names it.
     """
-    state = check_same_dataset(root, identity)
-    if not root.exists(layout.RUN_FILE) or (origin and origin_of_run(root) is None):
-        mark = {"layout_version": layout.LAYOUT_VERSION, "identity": identity, "config": dict(config)}
-        if origin:
-            mark["derived_from"] = origin.model_dump(mode="json")
-        root.write_bytes(layout.RUN_FILE, (json.dumps(mark, indent=1, sort_keys=True) + "\n").encode())
+    state = check_same_dataset(root, identity, layout_version)
+    if not root.exists(layout.RUN_FILE) or (origin and read_run_claim(root).derived_from is None):
+        claim = RunClaim(layout_version=layout_version, identity=identity, config=dict(config), derived_from=origin)
+        content = claim.model_dump(mode="json", exclude=None if origin else {"derived_from"})
+        root.write_bytes(layout.RUN_FILE, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
     return state
 
 
-def origin_of_run(root: Root) -> Origin | None:
-    """The data set that the run in ``root`` takes files from, by its mark."""
-    content = _read_mark(root).get("derived_from")
-    return Origin.model_validate(content) if content else None
-
-
-def read_run_mark(root: Root) -> tuple[Digest, dict[str, Any]]:
-    """Identity and configuration of the run in ``root``: its mark is there also where ``dataset.json`` is not.
+def read_run_claim(root: Root) -> RunClaim:
+    """The claim of the run in ``root``, which exists also if ``dataset.json`` does not.
 
     Raises:
-        StorageError: if the mark is gone or damaged too.
+        StorageError: the claim is missing or damaged.
     """
-    mark = _read_mark(root)
-    if not isinstance(mark.get("identity"), str) or not isinstance(mark.get("config"), dict):
-        raise damaged(root, layout.RUN_FILE, "a mark without identity or configuration")
-    return mark["identity"], mark["config"]
-
-
-def _read_mark(root: Root) -> dict[str, Any]:
-    return read_json(root, layout.RUN_FILE, root.read_bytes(layout.RUN_FILE))
+    content = read_json(root, layout.RUN_FILE, root.read_bytes(layout.RUN_FILE))
+    try:
+        return RunClaim.model_validate(content)
+    except ValidationError as error:
+        raise damaged(root, layout.RUN_FILE, "a claim without identity or configuration") from error

@@ -1,13 +1,13 @@
 """One Zarr v3 shard as bytes: compressed chunks in order, then their index (``sharding_indexed``, index at the end).
 
 A chunk is LZ4 over shuffled bits (codec ``blosc``) and its checksum (codec ``crc32c``). Shuffling puts the high bits of
-neighbouring pixels side by side: of OCT scans LZ4 then leaves less than zstd of the pixels as they are, in a fraction
-of the time (``python -m benchmarks.storage`` has the table).
+neighbouring pixels side by side: OCT scans then become smaller with LZ4 than with zstd over plain pixels, in a fraction
+of the time (``python -m benchmarks.storage`` prints the table).
 
-Written here rather than by a Zarr codec pipeline for three reasons: the same rows always give the same bytes (the
-zarrs pipeline packs chunks in the order in which its threads finish); chunks equal to the fill value are stored like
-any other; and nothing depends on Zarr's process-wide configuration, so many threads may write and read at once. The
-bytes are those of zarr-python with the same codecs. Specification: https://zarr-specs.readthedocs.io, sharding-indexed.
+This module replaces a Zarr codec pipeline for three reasons: the same rows always give the same bytes (the zarrs
+pipeline packs chunks in the order in which its threads finish); chunks equal to the fill value are stored like any
+other; and nothing depends on Zarr's process-wide configuration, so many threads can write and read at once. The bytes
+are those of zarr-python with the same codecs. Specification: https://zarr-specs.readthedocs.io, sharding-indexed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 from image_longitudinal.core.errors import StorageError
 
 LZ4, LEVEL = "lz4", 5  # levels 1 to 9 differ by 2 % of the bytes
-ZSTD = b"\x28\xb5\x2f\xfd"  # how a zstd frame begins: chunks of data sets that were made before
-MISSING = np.uint64(2**64 - 1)  # offset and length of a chunk that is not stored
+ZSTD = b"\x28\xb5\x2f\xfd"  # first bytes of a zstd frame: older data sets have such chunks
+MISSING_CHUNK = np.uint64(2**64 - 1)  # offset and length of a chunk that is not stored
 CRC_BYTES = 4
-SHARE = 32  # rows that a thread compresses at a time: what is done is hashed and written while the rest is at work
+ROWS_PER_JOB = 32  # rows that a thread compresses at a time, while earlier ones are hashed and written
 
-blosc.use_threads = False  # as Zarr has it too: its own threads would order a chunk's blocks by which is done first
+blosc.use_threads = False  # as in Zarr: with threads, the order of a chunk's blocks depends on which finishes first
 
 
 def encode_shard(rows: NDArray[np.generic], *, chunk_rows: int, shard_rows: int) -> Iterator[bytes]:
@@ -58,17 +58,17 @@ def encode_shard(rows: NDArray[np.generic], *, chunk_rows: int, shard_rows: int)
 def encode_batches(batches: Iterable[NDArray[np.generic]], *, shard_rows: int, threads: int = 2) -> Iterator[bytes]:
     """:func:`encode_shard` of rows that come in batches, one row per chunk: the same bytes.
 
-    Rows are compressed on threads of their own while those before them are hashed and written and the next batch is
-    waited for; a few shares of a batch per thread are held.
+    Threads compress rows while the caller hashes and writes earlier ones and waits for the next batch. A few jobs per
+    thread are held in memory.
     """
 
     def runs() -> Iterator[_Run]:
         ahead: deque[Future[_Run]] = deque()
         with ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool:
             for batch in batches:
-                share = min(SHARE, max(1, -(-len(batch) // threads)))
-                for start in range(0, len(batch), share):
-                    ahead.append(pool.submit(_compress, batch[start : start + share]))
+                rows = min(ROWS_PER_JOB, max(1, -(-len(batch) // threads)))
+                for start in range(0, len(batch), rows):
+                    ahead.append(pool.submit(_compress, batch[start : start + rows]))
                     while len(ahead) > 2 * threads or (ahead and ahead[0].done()):
                         yield ahead.popleft().result()
             while ahead:
@@ -78,7 +78,7 @@ def encode_batches(batches: Iterable[NDArray[np.generic]], *, shard_rows: int, t
 
 
 class _Run(NamedTuple):
-    """Compressed chunks that follow each other, as one piece: some MB are hashed and written faster than many kB."""
+    """Consecutive compressed chunks as one piece: a few MB are hashed and written faster than many kB."""
 
     lengths: list[int]
     data: bytes
@@ -103,7 +103,7 @@ def _with_index(runs: Iterable[_Run], n_chunks: int) -> Iterator[bytes]:
     for run in runs:
         lengths += run.lengths
         yield run.data
-    index = np.full((n_chunks, 2), MISSING)
+    index = np.full((n_chunks, 2), MISSING_CHUNK)
     index[: len(lengths), 1] = lengths
     index[: len(lengths), 0] = np.cumsum([0, *lengths])[:-1]
     packed = index.astype("<u8").tobytes()
@@ -119,14 +119,14 @@ def decode_index(data: bytes, n_chunks: int, where: str) -> NDArray[np.uint64]:
     """Offset and length of every chunk, uint64 (n_chunks, 2), from the last :func:`index_bytes` bytes of a shard.
 
     Raises:
-        StorageError: if they are not an index with a right checksum.
+        StorageError: they are not an index with a matching checksum.
     """
     packed, checksum = data[:-CRC_BYTES], data[-CRC_BYTES:]
     if len(data) != index_bytes(n_chunks) or _checksum(packed) != checksum:
         raise StorageError(
             "a Zarr shard is damaged",
             where=where,
-            expected=f"an index of {n_chunks} chunks with a right checksum at its end",
+            expected=f"an index of {n_chunks} chunks with a matching checksum at its end",
             do="verify the data set and regenerate this shard",
         )
     return np.frombuffer(packed, "<u8").reshape(n_chunks, 2).astype(np.uint64)
@@ -136,14 +136,14 @@ def decode_chunk(data: memoryview, shape: tuple[int, ...], dtype: str, where: st
     """One chunk of the given shape from its compressed bytes.
 
     Raises:
-        StorageError: if the bytes are not what was written: every chunk carries a checksum.
+        StorageError: the bytes do not match their checksum.
     """
     try:
         if data[: len(ZSTD)] == ZSTD:
             return np.frombuffer(zstd.decompress(data), dtype).reshape(shape)
         packed, checksum = bytes(data[:-CRC_BYTES]), data[-CRC_BYTES:]
         if _checksum(packed) != checksum:
-            raise ValueError("its checksum does not fit")
+            raise ValueError("its checksum does not match")
         return np.frombuffer(blosc.decompress(packed), dtype).reshape(shape)
     except (RuntimeError, ValueError) as error:
         raise StorageError(

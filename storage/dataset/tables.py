@@ -16,18 +16,21 @@ from image_longitudinal.core.plan import Shard
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.io.root import FileRecord, Root
 
-ROW_GROUP = 122_880  # rows: DuckDB's own row group, so that its scans parallelise without cutting one
+ROW_GROUP = 122_880  # rows: the row group of DuckDB, which scans whole row groups in parallel
 OBSERVED_COMPARTMENT = 2  # Central, after Depot
 
-# How columns are laid out before zstd compresses them; all others are plain: times and doses repeat from subject to
-# subject, which it finds by itself. Smaller and faster to read than pyarrow's own choice, dictionaries for all. LZ4
-# reads a fifth faster and takes 5 % more room; BYTE_STREAM_SPLIT for drawn numbers 5 % less, but few Sparks read that
-SAME_IN_FILE = ("split", "shard", "association")  # dictionaries
-ASCENDING = ("id", "image_index")  # differences
+# Encodings before zstd compresses; all other columns are plain, because zstd finds the times and doses that repeat from
+# subject to subject. Smaller and faster to read than pyarrow's default, dictionaries for all columns. LZ4 reads a fifth
+# faster and takes 5 % more space; BYTE_STREAM_SPLIT for drawn numbers saves 5 %, but few versions of Spark read it
+CONSTANT_COLUMNS = ("split", "shard", "association")  # one value per file: dictionaries
+ASCENDING_COLUMNS = ("id", "image_index")  # differences
 
 
-class Dose(NamedTuple):
-    """``amt`` (≥ 0) given into compartment ``cmt`` (from 1) from ``time`` on at ``rate`` (0: at once); same for all."""
+class PlannedDose(NamedTuple):
+    """A dose that all subjects get: amount ``amt`` (≥ 0) into compartment ``cmt`` (from 1) from ``time`` on.
+
+    ``rate`` is that of an infusion, 0 for a bolus.
+    """
 
     time: float
     amt: float
@@ -38,28 +41,27 @@ class Dose(NamedTuple):
 def write_subjects(
     root: Root, shard: Shard, *, seeds: NDArray[np.int64], eta: NDArray[np.float64], licence: str = ""
 ) -> tuple[FileRecord, ...]:
-    """Write who the subjects of one shard are.
+    """Write the subjects of one shard.
 
     Args:
         root: where the data set is.
-        shard: which subjects.
+        shard: the subjects.
         seeds: int64, shape (len(shard),), in id order: each subject's own seed.
         eta: float64, shape (len(shard), k): the random effects linked to the image.
         licence: SPDX identifier, for the metadata of the files.
 
     Returns:
-        One record per split the shard touches. The same input gives the same bytes.
+        One record for each split in the shard. The same input gives the same bytes.
 
     Raises:
-        StorageError: if the arrays do not fit the shard or are not finite, or the store refuses.
+        StorageError: the arrays do not fit the shard or are not finite, or a file cannot be written.
     """
     _check(shard, "seeds", seeds, 1)
     _check(shard, "eta", eta, 2)
     ids = np.arange(shard.start, shard.stop, dtype=np.int64)
     columns = {"id": ids, "image_index": ids, "seed": seeds, **_eta_columns(eta)}
     schema = layout.subjects_schema(eta.shape[1], licence=licence)
-    path = partial(layout.subjects_path, shard.index)
-    return _write_splits(root, shard, path, schema, partial(_cut, columns), shard=shard.index)
+    return _write_splits(root, shard, "subjects", None, schema, partial(_cut, columns))
 
 
 def write_random_effects(
@@ -72,11 +74,11 @@ def write_random_effects(
     units: Mapping[str, str] = layout.DEFAULT_UNITS,
     licence: str = "",
 ) -> tuple[FileRecord, ...]:
-    """Write the random effects behind the outcomes of one association level, and what they make of each subject.
+    """Write the random effects used at one association level, and each subject's individual parameters.
 
     Args:
         root: where the data set is.
-        shard: which subjects.
+        shard: the subjects.
         level: the association level, as written in the configuration.
         eta: float64, shape (len(shard), k), in id order.
         parameters: individual parameters by name, each float64, shape (len(shard),).
@@ -91,8 +93,7 @@ def write_random_effects(
     ids = np.arange(shard.start, shard.stop, dtype=np.int64)
     columns = {"id": ids, **_eta_columns(eta), **parameters}
     schema = layout.random_effects_schema(eta.shape[1], parameters, units, licence=licence)
-    path = partial(layout.random_effects_path, level, shard.index)
-    return _write_splits(root, shard, path, schema, partial(_cut, columns))
+    return _write_splits(root, shard, "random_effects", level, schema, partial(_cut, columns))
 
 
 def write_observations(
@@ -112,21 +113,21 @@ def write_observations(
 
     Args:
         root: where the data set is.
-        shard: which subjects.
+        shard: the subjects.
         level: the association level, as written in the configuration.
         times: shape (T,), the observation times of every subject.
-        doses: (time, amt, cmt, rate) of every dose, the same for every subject (:class:`Dose`).
+        doses: (time, amt, cmt, rate) of every dose, the same for every subject (:class:`PlannedDose`).
         dv: float, finite, shape (len(shard), T), in id order; stored as float32.
         visits: each subject's own times, in the order of ``times``, and whether the visit took place, both
-            (len(shard), T). A visit that did not keeps its row, without DV and with MDV 1.
+            (len(shard), T). A missed visit keeps its row, without DV and with MDV 1.
         units: of ``time``, ``amt`` and ``dv``.
         observed_compartment: ``cmt`` of the observation rows.
         licence: SPDX identifier, for the metadata of the files.
 
-    Returns, raises: as :func:`write_subjects`. Rows are sorted by id and time, a dose before what is observed then.
+    Returns, raises: as :func:`write_subjects`. Rows are sorted by id and time, doses before observations.
     """
     with np.errstate(over="ignore"):
-        dv = np.asarray(dv, np.float32)  # what is too large for it is found just below
+        dv = np.asarray(dv, np.float32)  # values beyond its range become infinite and fail the check below
     _check(shard, "dv", dv, 2)
     if dv.shape[1] != len(times):
         raise StorageError("outcomes do not fit their times", expected=f"{len(times)} columns", got=dv.shape[1])
@@ -149,8 +150,7 @@ def write_observations(
         mdv = missing.ravel()
         return {"id": ids, **tiled, "dv": pa.array(values.ravel(), mask=mdv), "mdv": mdv.astype(np.int8)}
 
-    path = partial(layout.observations_path, level, shard.index)
-    return _write_splits(root, shard, path, schema, columns, association=level)
+    return _write_splits(root, shard, "observations", level, schema, columns)
 
 
 def observation_pattern(
@@ -158,8 +158,8 @@ def observation_pattern(
     doses: Sequence[tuple[Any, ...]],
     observed_compartment: int = OBSERVED_COMPARTMENT,
 ) -> dict[str, NDArray[Any]]:
-    """Columns time, evid, amt, rate (with infusions only) and cmt of one subject's rows: all subjects have the same."""
-    dosed = [Dose(*dose) for dose in doses]
+    """Columns time, evid, amt, rate (with infusions only) and cmt of one subject's rows, the same for all subjects."""
+    dosed = [PlannedDose(*dose) for dose in doses]
     time = np.array([dose.time for dose in dosed] + list(times), np.float64)
     evid = np.repeat(np.array([1, 0], np.int8), [len(dosed), len(times)])
     amt = np.array([dose.amt for dose in dosed] + [0.0] * len(times), np.float64)
@@ -170,43 +170,55 @@ def observation_pattern(
     return {"time": time[order], "evid": evid[order], "amt": amt[order], **infused, "cmt": cmt[order]}
 
 
-def _write_splits(
-    root: Root,
-    shard: Shard,
-    path: Callable[[str], str],
-    schema: pa.Schema,
-    columns: Callable[[slice], Mapping[str, Any]],
-    /,
-    **constants: float,
-) -> tuple[FileRecord, ...]:
-    """One file per split that the shard touches: its ``path`` by the split, its ``columns`` by rows of the shard."""
-    ranges = [(part.split, slice(part.start - shard.start, part.stop - shard.start)) for part in shard.splits]
-    return tuple(_write(root, path(split), schema, columns(rows), split, **constants) for split, rows in ranges)
+def write_table(root: Root, path: str, table: pa.Table) -> FileRecord:
+    """Write a table in one of the schemas of :mod:`storage.dataset.layout` as Parquet; the same rows, the same bytes.
 
-
-def _write(
-    root: Root, path: str, schema: pa.Schema, columns: Mapping[str, Any], split: str, **constants: float
-) -> FileRecord:
-    n = len(columns["id"])
-    repeated = {"split": split, **constants}
-    arrays = [
-        pa.array(columns[field.name], field.type)
-        if field.name in columns
-        else pa.repeat(pa.scalar(repeated[field.name], field.type), n)
-        for field in schema
-    ]
-    sorting = [pq.SortingColumn(schema.get_field_index(name)) for name in ("id", "time") if name in schema.names]
+    Pages carry checksums. Each column has statistics, so that a filter on association, split or id skips files.
+    """
+    names = table.column_names
     sink = pa.BufferOutputStream()
     pq.write_table(
-        pa.Table.from_arrays(arrays, schema=schema),
+        table,
         sink,
         compression="zstd",
         row_group_size=ROW_GROUP,
-        use_dictionary=[name for name in SAME_IN_FILE if name in schema.names],
-        column_encoding={name: "DELTA_BINARY_PACKED" for name in ASCENDING if name in schema.names},  # else as it is
-        sorting_columns=sorting,
+        use_dictionary=[name for name in CONSTANT_COLUMNS if name in names],
+        column_encoding={name: "DELTA_BINARY_PACKED" for name in ASCENDING_COLUMNS if name in names},
+        sorting_columns=[pq.SortingColumn(names.index(name)) for name in ("id", "time") if name in names],
+        write_page_checksum=True,
     )
-    return root.write_bytes(path, memoryview(sink.getvalue()), rows=n)
+    return root.write_bytes(path, memoryview(sink.getvalue()), rows=table.num_rows)
+
+
+def fill_columns(
+    columns: Mapping[str, Any], schema: pa.Schema, rows: int, *, shard: int, split: str, level: float | None
+) -> pa.Table:
+    """A table of ``rows`` rows whose columns ``shard``, ``split`` and ``association`` are constant unless given."""
+    constants = {"shard": shard, "split": split, "association": level}
+    arrays = [
+        pa.array(columns[field.name], field.type)
+        if field.name in columns
+        else pa.repeat(pa.scalar(constants[field.name], field.type), rows)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _write_splits(
+    root: Root,
+    shard: Shard,
+    table: str,
+    level: float | None,
+    schema: pa.Schema,
+    columns: Callable[[slice], Mapping[str, Any]],
+) -> tuple[FileRecord, ...]:
+    """One file for each split in the shard; ``columns`` gives the values for a slice of the shard's subjects."""
+    records = []
+    for part in shard.splits:
+        values = columns(slice(part.start - shard.start, part.stop - shard.start))
+        rows = fill_columns(values, schema, len(values["id"]), shard=shard.index, split=part.split, level=level)
+        records.append(write_table(root, layout.table_path(table, shard.index, part.split, level), rows))
+    return tuple(records)
 
 
 def _cut(columns: Mapping[str, NDArray[Any]], rows: slice) -> dict[str, NDArray[Any]]:

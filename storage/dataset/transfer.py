@@ -1,8 +1,8 @@
 """Copying a published data set, or a part of it, from one store to another, shard by shard.
 
-Every byte is checked against its record on the way: a file whose bytes are not those recorded is never put in place.
-The order is that of a run (:mod:`storage.dataset.manifest`): the mark of the data set, each shard's files and then its
-manifest, ``dataset.json`` last. So a copy that was stopped is taken up where it was, and is published only when whole.
+Every byte is checked against its record while it is copied: a file with other bytes never appears under its name.
+The order is that of a run (:mod:`storage.dataset.manifest`): the claim of the data set, each shard's files and then its
+manifest, ``dataset.json`` last. An interrupted copy continues where it stopped, and is published only when complete.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from image_longitudinal.storage.dataset.manifest import (
     ShardManifest,
     content_digest,
     file_is_intact,
-    publish,
     read_root_manifest,
     read_shard_manifest,
     render_shard_manifest,
+    write_root_manifest,
 )
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.dataset.run_claim import begin_run, check_same_dataset
 from image_longitudinal.storage.io.lease import hold_lease
 from image_longitudinal.storage.io.root import FileRecord, Root, clean_temporaries, file_record
 
-HUB = "hf://"  # there every write is a commit: a sign of life every few seconds would be one too
+HUB = "hf://"  # every write is a commit there: renewing a lease every few seconds would make many
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which part of a data set: None is all there is."""
+    """Which part of a data set: None selects everything."""
 
     splits: tuple[str, ...] | None = None
     levels: tuple[float, ...] | None = None
@@ -50,7 +50,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Copied:
-    """How far a copy is: shards done of all, those of them found done already, and bytes moved by this run."""
+    """Progress of a copy: shards finished and in all, those of them that were complete before, bytes copied now."""
 
     shards: int
     of: int
@@ -68,31 +68,31 @@ def copy_dataset(
 ) -> RootManifest:
     """Copy a published data set, or a part that is a data set in itself.
 
-    What is at the target already and right is kept: a shard by its manifest and the sizes of its files, a file of an
-    unfinished shard by its hash. A published copy is completed where files are gone.
+    Files that the target has already are kept: those of a shard if its manifest and their sizes match, those of an
+    unfinished shard if their hashes match. A published copy that lost files is completed.
 
     Args:
-        source, target: where from and where to.
-        selection: splits, levels and shards to take.
+        source, target: the data set and where to copy it.
+        selection: splits, levels and shards to copy.
         workers: shards copied at a time.
-        progress: told after each shard.
+        progress: called after each shard.
 
     Returns:
-        The manifest of what is at the target.
+        The manifest of the copy.
 
     Raises:
         StorageError: nothing is published at the source or a file there is not as recorded, the target holds other
-            things, the selection names what is not there or leaves nothing, or a store fails.
+            files, the selection names something that does not exist or selects nothing, or a store fails.
     """
     whole = read_root_manifest(source)
     manifest = _part(whole, selection)
     _check_target(target, manifest)
     with hold_lease(target) if not target.url.startswith(HUB) else nullcontext():
-        for mark in [file for file in whole.files if manifest is whole and file.path == layout.RUN_FILE]:
-            _copy(source, mark, target)  # first: it says whose target this is
-        begin_run(target, manifest.identity, manifest.config)
+        for claim in [file for file in whole.files if manifest is whole and file.path == layout.RUN_FILE]:
+            _copy(source, claim, target)  # first, because it claims the target
+        begin_run(target, manifest.identity, manifest.config, layout_version=manifest.layout_version)
         clean_temporaries(target)
-        arrays = layout.zarr_metadata_paths()  # the other files describe the whole: a part has a card of its own
+        arrays = layout.zarr_metadata_paths()  # the other files describe the whole data set: a part gets its own card
         outside = [file for file in whole.files if manifest is whole or file.path in arrays]
         for file in outside:
             _copy(source, file, target)
@@ -101,12 +101,12 @@ def copy_dataset(
             outside.append(file_record(target, layout.RUN_FILE))
             manifest = manifest.model_copy(update={"shards": tuple(shards), "files": tuple(outside)})
             manifest = manifest.model_copy(update={"files": (*manifest.files, *write_card(target, manifest))})
-        publish(target, manifest)
+        write_root_manifest(target, manifest)
         return manifest
 
 
 def _part(whole: RootManifest, selection: Selection) -> RootManifest:
-    """The manifest of the selected part, still without its files; ``whole`` itself where nothing is left out."""
+    """The manifest of the selected part, still without its files; ``whole`` itself if everything is selected."""
     indices = [shard.index for shard in whole.plan]
     _check_known("split", selection.splits, whole.present_splits, ", ".join(whole.present_splits))
     _check_known("association level", selection.levels, whole.levels, ", ".join(map(str, whole.levels)))
@@ -123,6 +123,12 @@ def _part(whole: RootManifest, selection: Selection) -> RootManifest:
     n = sum(counts.values())
     if n == whole.n_subjects and levels == whole.levels:
         return whole
+    if whole.layout_version == 1:
+        raise StorageError(
+            "a part can be copied only from layout version 2",
+            got="layout version 1",
+            do="copy the whole data set and rewrite it with: image-longitudinal convert OLD NEW",
+        )
     if not n or not levels:
         raise StorageError("nothing of the data set is selected", do="choose shards that hold subjects of the splits")
     of = whole.part_of or PartOf(
@@ -147,16 +153,16 @@ def _check_known(what: str, chosen: Iterable[object] | None, known: Sequence[obj
 
 
 def _check_target(target: Root, manifest: RootManifest) -> None:
-    if check_same_dataset(target, manifest.identity) != "published":
+    if check_same_dataset(target, manifest.identity, manifest.layout_version) != "published":
         return
-    there = read_root_manifest(target)
-    kept = {"shards", "files"} if manifest.part_of else set()  # a part's are known when it is copied
-    if there.model_dump(exclude=kept) != manifest.model_dump(exclude=kept):
+    published = read_root_manifest(target)
+    ignored = {"shards", "files"} if manifest.part_of else set()  # those of a part are known only after copying
+    if published.model_dump(exclude=ignored) != manifest.model_dump(exclude=ignored):
         raise StorageError(
             "the target holds another version of this data set",
             where=target.url,
             expected=f"manifest {content_digest(manifest)[:12]}",
-            got=content_digest(there)[:12],
+            got=content_digest(published)[:12],
             do="choose another target, or remove that version first",
         )
 
@@ -168,53 +174,53 @@ def _copy_shards(
     workers: int,
     progress: Callable[[Copied], None] | None,
 ) -> list[FileRecord]:
-    """Copy every shard of the part; the records of the manifests at the target, in order."""
+    """Copy every shard of the part; the records of their manifests at the target, in order."""
     listed = {file.path: file for file in source.manifest.shards}
     total, kept, moved = manifest.plan.n_shards, 0, 0
     records: list[FileRecord] = []
-    under_way: deque[Future[tuple[FileRecord, int | None]]] = deque()
+    pending: deque[Future[tuple[FileRecord, int | None]]] = deque()
     shards = iter(manifest.plan)
     with ThreadPoolExecutor(workers) as pool:
         try:
             while True:
-                while len(under_way) < 2 * workers and (shard := next(shards, None)):
+                while len(pending) < 2 * workers and (shard := next(shards, None)):
                     record = listed[layout.shard_manifest_path(shard.index)]
-                    under_way.append(pool.submit(_copy_shard, source, record, shard, manifest, target))
-                if not under_way:
+                    pending.append(pool.submit(_copy_shard, source, record, shard, manifest, target))
+                if not pending:
                     return records
-                written, size = under_way.popleft().result()
+                written, size = pending.popleft().result()
                 records.append(written)
                 kept, moved = kept + (size is None), moved + (size or 0)
                 if progress:
                     progress(Copied(len(records), total, kept, moved))
         finally:
-            for future in under_way:  # after an error nothing more is begun
+            for future in pending:  # after an error no more shards are started
                 future.cancel()
 
 
 def _copy_shard(
     source: Dataset, record: FileRecord, shard: Shard, part: RootManifest, target: Root
 ) -> tuple[FileRecord, int | None]:
-    """Copy one shard; the record of its manifest at the target, and the bytes moved (None: it was there)."""
+    """Copy one shard; the record of its manifest at the target, and the bytes copied (None: it was complete)."""
     if not file_is_intact(source.root, record, rehash=True):
-        raise _not_as_recorded(source.root, record.path)
+        raise not_as_recorded(source.root, record.path)
     original = read_shard_manifest(source.root, shard.index)
-    assert original is not None, "it was read a moment ago"
+    assert original is not None, "its hash was checked above"
     wanted = _shard_of_part(original, shard, part)
     text = render_shard_manifest(wanted)
     path = layout.shard_manifest_path(shard.index)
-    here = FileRecord(path=path, sha256=hashlib.sha256(text).hexdigest(), bytes=len(text))
-    if file_is_intact(target, here, rehash=True) and all(
+    expected = FileRecord(path=path, sha256=hashlib.sha256(text).hexdigest(), bytes=len(text))
+    if file_is_intact(target, expected, rehash=True) and all(
         file_is_intact(target, file, rehash=False) for file in wanted.files
     ):
-        return here, None
+        return expected, None
     moved = sum(_copy(source.root, file, target) for file in wanted.files)
     return target.write_bytes(path, text), moved
 
 
 def _shard_of_part(original: ShardManifest, shard: Shard, part: RootManifest) -> ShardManifest:
-    """The manifest of a shard with only the files of the part; a cut part of the shard gets a key of its own."""
-    paths = layout.shard_files(shard, part.levels)
+    """The manifest of a shard with only the files of the part; fewer files get another key."""
+    paths = part.shard_files(shard)
     parts = {}
     for name, made in original.parts.items():
         files = tuple(file for file in made.files if file.path in paths)
@@ -224,7 +230,7 @@ def _shard_of_part(original: ShardManifest, shard: Shard, part: RootManifest) ->
 
 
 def _copy(source: Root, file: FileRecord, target: Root) -> int:
-    """Copy one file unless it is there already; the bytes moved. A file that is not as recorded is not put in place."""
+    """Copy one file unless the target has it; returns the bytes copied. A file that is not as recorded is refused."""
     if file_is_intact(target, file, rehash=True):
         return 0
 
@@ -234,12 +240,12 @@ def _copy(source: Root, file: FileRecord, target: Root) -> int:
             digest.update(block)
             yield block
         if digest.hexdigest() != file.sha256:
-            raise _not_as_recorded(source, file.path)
+            raise not_as_recorded(source, file.path)
 
     target.write(file.path, checked(), rows=file.rows)
     if target.size(file.path) != file.bytes:
         raise StorageError(
-            "a file did not arrive whole",
+            "a copied file has the wrong size",
             where=target.join(file.path),
             expected=f"{file.bytes} bytes",
             got=target.size(file.path),
@@ -248,9 +254,10 @@ def _copy(source: Root, file: FileRecord, target: Root) -> int:
     return file.bytes
 
 
-def _not_as_recorded(source: Root, path: str) -> StorageError:
+def not_as_recorded(source: Root, path: str) -> StorageError:
+    """The error for a file of the source that differs from its record."""
     return StorageError(
         "a file of the source is not as recorded, so it was not copied",
         where=source.join(path),
-        do=f"mend the source with: image-longitudinal verify {source.url} --repair",
+        do=f"repair the source with: image-longitudinal verify {source.url} --repair",
     )

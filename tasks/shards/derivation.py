@@ -20,8 +20,8 @@ from image_longitudinal.models.nlme.data.visits import Visits
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.nlme.simulation.simulate import individual_parameters, observe, simulate
 from image_longitudinal.storage.dataset import layout
+from image_longitudinal.storage.dataset.content_checks import Problem
 from image_longitudinal.storage.dataset.reader import Dataset
-from image_longitudinal.storage.dataset.verify import Problem
 from image_longitudinal.tasks.shards.image_shards import image_model
 from image_longitudinal.tasks.workspace import Workspace
 
@@ -119,7 +119,7 @@ def _comparisons(dataset: Dataset, config: Config, subject_id: int, latent: NDAr
     entries = dataset.manifest.eta_latents
     # Where η is a mixture of entries the manifest does not name them: then the recorded η is the start.
     linked = subject.eta[None] if entries is None else linked_to_latents(latent, entries, config.outcomes)
-    table = layout.subjects_path(shard, split)
+    table = dataset.manifest.table_path("subjects", shard, split)
     found: list[Comparison] = [
         (layout.latent_shard_path(shard), "latent", _almost(subject.latent, latent[0])),
         (table, "seed", bool(subject.seed == subject_seeds(seed, ids)[0])),
@@ -130,7 +130,7 @@ def _comparisons(dataset: Dataset, config: Config, subject_id: int, latent: NDAr
         effects = dataset.effects(level, subject_id, subject_id + 1)
         parameters = subject.random_effects[level]
         outcomes = dataset.outcomes(level, subject_id, subject_id + 1)
-        path = layout.random_effects_path(level, shard, split)
+        path = dataset.manifest.table_path("random_effects", shard, split, level)
         found += [
             (path, "random effects", _almost(effects, made.eta)),
             (
@@ -139,7 +139,7 @@ def _comparisons(dataset: Dataset, config: Config, subject_id: int, latent: NDAr
                 all(_almost(parameters[name].to_numpy(), values) for name, values in made.parameters.items()),
             ),
             (
-                layout.observations_path(level, shard, split),
+                dataset.manifest.table_path("observations", shard, split, level),
                 "outcomes",
                 _almost(outcomes, made.dv if made.visits is None else np.where(made.visits[1], made.dv, np.nan)),
             ),

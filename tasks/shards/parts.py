@@ -24,7 +24,7 @@ from image_longitudinal.tasks.shards.image_shards import ImageJob, make_image_sh
 from image_longitudinal.tasks.shards.spec import DatasetSpec
 
 IMAGES_VERSION = 3  # raise it whenever the same latents and model would give other image files
-OUTCOMES_VERSION = 4  # raise it whenever the same latents would give other tables
+OUTCOMES_VERSION = 5  # raise it whenever the same latents would give other tables
 
 
 def image_key(spec: DatasetSpec, shard: Shard) -> str:

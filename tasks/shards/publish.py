@@ -18,10 +18,10 @@ from image_longitudinal.models.quality.recoverability import measure_recoverabil
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.storage.dataset.card import CITATION, write_card
 from image_longitudinal.storage.dataset.layout import RUN_FILE
-from image_longitudinal.storage.dataset.manifest import ImageInfo, Origin, RootManifest, publish
+from image_longitudinal.storage.dataset.manifest import ImageInfo, Origin, RootManifest, write_root_manifest
 from image_longitudinal.storage.dataset.reader import Dataset
-from image_longitudinal.storage.dataset.run_claim import origin_of_run
-from image_longitudinal.storage.dataset.tables import Dose
+from image_longitudinal.storage.dataset.run_claim import read_run_claim
+from image_longitudinal.storage.dataset.tables import PlannedDose
 from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import FileRecord, Root, file_record
@@ -80,7 +80,7 @@ def publish_dataset(
         StorageError: verification found something; nothing is published.
     """
     root = open_root(output)
-    manifest = _manifest(spec, shards, [file_record(root, RUN_FILE), *arrays], origin_of_run(root))
+    manifest = _manifest(spec, shards, [file_record(root, RUN_FILE), *arrays], read_run_claim(root).derived_from)
     achieved = achieved_association(Dataset(root, manifest))
     report = write_report(
         root,
@@ -101,7 +101,7 @@ def publish_dataset(
             where=root.url,
             do=f"give the same command again to make shards {list(found.bad_shards)} anew",
         )
-    publish(root, manifest)
+    write_root_manifest(root, manifest)
     _show(root, manifest, achieved, pairs, strip)
 
 
@@ -130,7 +130,7 @@ def _manifest(
         eta_latents=spec.entries if is_identity(model.omega) else None,  # else η is a mixture of entries
         parameters=model.parameter_names,
         times=config.outcomes.times,
-        doses=tuple(Dose(*dose) for dose in config.outcomes.given),
+        doses=tuple(PlannedDose(*dose) for dose in config.outcomes.given),
         image=ImageInfo(
             height=spec.image_size,
             width=spec.image_size,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from prefect.artifacts import create_table_artifact
 
 from image_longitudinal.core.plan import Shard
-from image_longitudinal.storage.dataset.images import ShardedArray, image_spec
+from image_longitudinal.storage.dataset.sharded_array import ShardedArray, image_spec
 from image_longitudinal.storage.io.root import FileRecord, Root
 from image_longitudinal.tasks.engine.artifacts import LiveMarkdown
 from image_longitudinal.tasks.reports.pictures import mosaic, picture

@@ -43,7 +43,7 @@ def test_a_subject_is_described_by_its_numbers(dataset: Dataset) -> None:
     assert f"{data.eta[20, 0]:.3f}, {data.eta[20, 1]:.3f}" in text
     for level, dv in data.dv.items():
         assert f"outcomes at association {level}: 0: {dv[20, 0]:.3f}" in text
-        assert f"behind the outcomes at association {level}: {data.used[level][20, 0]:.3f}" in text
+        assert f"used for the outcomes at association {level}: {data.used[level][20, 0]:.3f}" in text
     assert text.endswith(characters(data.images[20]))
     with pytest.raises(StorageError, match=r"no such subject.*subject 22 of 22"):
         describe_subject(dataset, 22)

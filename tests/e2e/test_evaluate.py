@@ -165,8 +165,8 @@ def test_what_cannot_be_evaluated_is_refused_by_name(
     with pytest.raises(StorageError, match="too few test subjects"):
         score_predictions(open_dataset(tmp_path / "no-test"), tmp_path / "any.parquet", None, replicates=100, workers=1)
     manifest = tmp_path / "no-test/dataset.json"
-    manifest.write_text(manifest.read_text().replace('"layout_version": 1', '"layout_version": 7'))
-    with pytest.raises(StorageError, match=r"another layout.*layout version 1.*got 7"):
+    manifest.write_text(manifest.read_text().replace('"layout_version": 2', '"layout_version": 7'))
+    with pytest.raises(StorageError, match=r"layout of this data set is unknown.*got 7"):
         evaluate_dataset(str(tmp_path / "no-test"), str(tmp_path / "out"), config=no_test)
     assert not (tmp_path / "out").exists()
 

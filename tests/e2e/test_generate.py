@@ -21,7 +21,7 @@ from image_longitudinal.core.errors import ModelError, StorageError
 from image_longitudinal.flows.fit_table import fit_table
 from image_longitudinal.flows.generate_dataset import generate_dataset
 from image_longitudinal.flows.verify_dataset import verify
-from image_longitudinal.storage.dataset.layout import image_shard_path, random_effects_path
+from image_longitudinal.storage.dataset.layout import image_shard_path, table_path
 from image_longitudinal.storage.dataset.nmtran import export_nmtran
 from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
 from image_longitudinal.storage.dataset.sharding import encode_shard
@@ -332,7 +332,7 @@ def test_what_was_made_wrong_under_right_hashes_is_found_by_making_it_again_and_
     assert problems == []
     assert "not at hand" in str(why)
 
-    table = random_effects_path(0.5, 1, "train")
+    table = table_path("random_effects", 1, "train", 0.5)
     eta = open_dataset(root).effects(0.5, 16, 32)[:, 1]
     rewrite(root, 1, table, {"eta_2": (eta + 0.01).tolist()})
     image, (height, width) = image_shard_path(2), open_dataset(root).images(0, 1).shape[1:]
@@ -342,7 +342,7 @@ def test_what_was_made_wrong_under_right_hashes_is_found_by_making_it_again_and_
     found, _ = rederive(open_dataset(root), ids, workspace)
     assert {problem.path for problem in found} == {table, image}
     assert {problem.shard for problem in found} == {1, 2}
-    assert verify(str(output), repair=True, workspace=workspace, sample=60).made_again == tuple(range(60))
+    assert verify(str(output), repair=True, workspace=workspace, sample=60).regenerated == tuple(range(60))
     assert digests(output) == digests(first)
 
 

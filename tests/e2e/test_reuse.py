@@ -71,7 +71,7 @@ def test_levels_splits_and_population_change_over_the_same_images(
     assert "**Derived** from the data set" in (new / "README.md").read_text()
 
     # Damage to the new version is made good without the old one, and its lineage stays.
-    (new / "subjects/split=train/part-00000.parquet").unlink()
+    (new / "subjects/train/00000.parquet").unlink()
     whole = digests(make("straight", *changed))
     verify(str(new), repair=True, workspace=str(new.parent / "workspace"))
     assert open_dataset(new).manifest == manifest

@@ -19,11 +19,16 @@ from image_longitudinal.storage.dataset.manifest import (
     RootManifest,
     ShardManifest,
     finished_shard,
-    publish,
+    write_root_manifest,
     write_shard_manifest,
 )
 from image_longitudinal.storage.dataset.run_claim import begin_run, check_same_dataset
-from image_longitudinal.storage.dataset.tables import Dose, write_observations, write_random_effects, write_subjects
+from image_longitudinal.storage.dataset.tables import (
+    PlannedDose,
+    write_observations,
+    write_random_effects,
+    write_subjects,
+)
 from image_longitudinal.storage.io.lease import hold_lease
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import FileRecord, Root, clean_temporaries, file_record
@@ -67,7 +72,7 @@ def write_shard(root: Root, shard: Shard, data: Arrays, plan: ShardPlan = PLAN) 
             root, shard, level, eta=used, parameters={"Ka": np.exp(used[:, 0])}, licence=LICENCE
         )
         outcomes += write_observations(
-            root, shard, level, times=TIMES, doses=[Dose(0, 1)], dv=data.dv[level][rows], licence=LICENCE
+            root, shard, level, times=TIMES, doses=[PlannedDose(0, 1)], dv=data.dv[level][rows], licence=LICENCE
         )
     files = {"image": images, "outcomes": outcomes}
     parts = {name: Part(key=key, files=files[name]) for name, key in PARTS.items()}
@@ -81,15 +86,16 @@ def write_dataset(root: Root, plan: ShardPlan = PLAN) -> RootManifest:
     shards = tuple(write_shard(root, shard, data, plan) for shard in plan)
     manifest = root_manifest(plan, shards, files)
     manifest = manifest.model_copy(update={"files": files + write_card(root, manifest)})
-    publish(root, manifest)
+    write_root_manifest(root, manifest)
     return manifest
 
 
 def begin(root: Root, plan: ShardPlan) -> tuple[FileRecord, ...]:
     begin_run(root, IDENTITY, {"n_subjects": plan.n_subjects})
     files = create_image_arrays(
-        root, n=plan.n_subjects, height=SIDE, width=SIDE, latent_dim=LATENT_DIM, shard_size=plan.shard_size
-    )
+        root, n=plan.n_subjects, height=SIDE, width=SIDE, latent_dim=LATENT_DIM, shard_size=plan.shard_size,
+        licence=LICENCE,
+    )  # fmt: skip
     return (*files, file_record(root, ".run.json"))
 
 
@@ -109,7 +115,7 @@ def resume(root: Root, data: Arrays, plan: ShardPlan) -> list[int]:
                 lease.check()
             records.append(record)
         if state != "published" or made:
-            publish(root, root_manifest(plan, tuple(records), files))
+            write_root_manifest(root, root_manifest(plan, tuple(records), files))
     return made
 
 
@@ -129,7 +135,7 @@ def root_manifest(plan: ShardPlan, shards: tuple[FileRecord, ...], files: tuple[
         eta_latents=(4, 0),
         parameters=("Ka",),
         times=TIMES,
-        doses=(Dose(0, 1),),
+        doses=(PlannedDose(0, 1),),
         image=ImageInfo(
             height=SIDE,
             width=SIDE,

@@ -15,13 +15,8 @@ from zarr.codecs import ZstdCodec
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.plan import ShardPlan
-from image_longitudinal.storage.dataset.images import (
-    ShardedArray,
-    create_image_arrays,
-    image_spec,
-    latent_spec,
-    write_image_shard,
-)
+from image_longitudinal.storage.dataset.images import create_image_arrays, write_image_shard
+from image_longitudinal.storage.dataset.sharded_array import ShardedArray, image_spec, latent_spec
 from image_longitudinal.storage.io.local import LocalRoot
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root

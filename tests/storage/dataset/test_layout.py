@@ -1,4 +1,4 @@
-"""Names and columns of layout version 1: a contract with readers, so they are spelled out here once more."""
+"""Names and columns of layout version 2: a contract with readers, so the tests spell them out."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_longitudinal.storage.dataset import layout
+from image_longitudinal.storage.dataset import layout, layout_v1
 
 levels = st.floats(0, 1, exclude_min=True)
 
@@ -16,11 +16,18 @@ def test_paths_are_those_of_the_contract() -> None:
     assert layout.image_shard_path(3) == "images.zarr/image/c/3/0/0"
     assert layout.latent_shard_path(3) == "images.zarr/latent/c/3/0"
     assert layout.shard_manifest_path(3) == "shards/00003.json"
-    assert layout.subjects_path(0, "train") == "subjects/split=train/part-00000.parquet"
-    assert layout.random_effects_path(0.5, 12, "test") == "random_effects/association=0.5/split=test/part-00012.parquet"
+    assert layout.table_path("subjects", 0, "train") == "subjects/train/00000.parquet"
+    assert layout.table_path("random_effects", 12, "test", 0.5) == "random_effects/rho2-0.5/test/00012.parquet"
+    assert layout.table_path("observations", 1, "train", 0.0526) == "observations/rho2-0.0526/train/00001.parquet"
+
+
+def test_version_1_is_another_name_of_the_same_files() -> None:
+    assert layout_v1.stored_path("subjects/train/00000.parquet") == "subjects/split=train/part-00000.parquet"
     assert (
-        layout.observations_path(0.0526, 1, "train") == "observations/association=0.0526/split=train/part-00001.parquet"
+        layout_v1.stored_path("observations/rho2-0.5/test/00012.parquet")
+        == "observations/association=0.5/split=test/part-00012.parquet"
     )
+    assert layout_v1.stored_path(layout.image_shard_path(3)) == layout.image_shard_path(3)
 
 
 @pytest.mark.parametrize("text", ["1.0", "0.5", "0.1", "0.0526", "0.02"])
@@ -31,9 +38,9 @@ def test_a_level_is_named_as_it_is_written(text: str) -> None:
 
 @given(levels, levels, st.integers(0, 99_999), st.integers(0, 99_999), st.sampled_from(["train", "test"]))
 def test_different_levels_and_shards_never_share_a_file(a: float, b: float, i: int, j: int, split: str) -> None:
-    same = layout.observations_path(a, i, split) == layout.observations_path(b, j, split)
+    same = layout.table_path("observations", i, split, a) == layout.table_path("observations", j, split, b)
     assert same == ((a, i) == (b, j))
-    assert float(re.search(r"association=([^/]+)", layout.observations_path(a, i, split))[1]) == a  # type: ignore[index]
+    assert float(re.search(r"rho2-([^/]+)", layout.table_path("observations", i, split, a))[1]) == a  # type: ignore[index]
 
 
 def test_columns_are_those_of_the_contract() -> None:
@@ -46,7 +53,9 @@ def test_columns_are_those_of_the_contract() -> None:
         ("eta_1", pa.float64()),
         ("eta_2", pa.float64()),
     ]
-    assert layout.random_effects_schema(2, ["Ka", "IC50"]).names == ["id", "eta_1", "eta_2", "Ka", "IC50"]
+    assert layout.random_effects_schema(2, ["Ka", "IC50"]).names == [
+        "id", "association", "split", "eta_1", "eta_2", "Ka", "IC50"
+    ]  # fmt: skip
     assert [(f.name, f.type) for f in layout.observations_schema()] == [
         ("id", pa.int64()),
         ("time", pa.float64()),
@@ -67,8 +76,8 @@ def test_every_column_says_its_unit_and_every_table_its_layout() -> None:
         layout.observations_schema({"time": "day"}, licence="CC0-1.0"),
     )
     for schema in schemas:
-        assert schema.metadata[b"layout_version"] == b"1"
+        assert schema.metadata[b"layout_version"] == b"2"
         assert schema.metadata[b"licence"] == b"CC0-1.0"
-        assert all(layout.unit_of(field) and layout.describe(field) for field in schema)
+        assert all(layout.unit_of(field) and layout.description_of(field) for field in schema)
     assert layout.unit_of(schemas[1].field("V")) == "L"
     assert layout.unit_of(schemas[2].field("time")) == "day"

@@ -121,7 +121,7 @@ def test_ranks_share_an_epoch_and_may_change_in_number(published: Root) -> None:
 def test_a_state_of_another_order_is_refused(published: Root) -> None:
     state = SubjectLoader(published, **SMALL).state_dict()
     for other in ({"seed": 1}, {"split": "test"}, {"shuffle": False}):
-        with pytest.raises(StorageError, match=r"does not fit this one.*Build the loader as it was"):
+        with pytest.raises(StorageError, match=r"does not fit this one.*Build the loader with the same arguments"):
             SubjectLoader(published, **SMALL, **other).load_state_dict(state)  # type: ignore[arg-type]
 
 

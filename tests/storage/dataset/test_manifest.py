@@ -116,9 +116,9 @@ def test_a_disk_that_fills_while_publishing_leaves_it_unpublished(root: Root, mo
 
 def test_another_layout_version_is_refused_clearly(published: Root) -> None:
     content = json.loads(published.read_bytes("dataset.json"))
-    content |= {"layout_version": 2, "new_field": "from the future"}
+    content |= {"layout_version": 3, "new_field": "from the future"}
     published.write_bytes("dataset.json", json.dumps(content).encode())
-    with pytest.raises(StorageError, match=r"another layout .*expected layout version 1; got 2"):
+    with pytest.raises(StorageError, match=r"layout of this data set is unknown .*version 1 to 2; got 3"):
         read_root_manifest(published)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from image_longitudinal.core.errors import StorageError
-from image_longitudinal.storage.dataset.nmtran import COLUMNS, export_nmtran
+from image_longitudinal.storage.dataset.nmtran import EXPORTED_COLUMNS, export_nmtran
 from image_longitudinal.storage.dataset.reader import open_dataset
 from image_longitudinal.storage.io.root import Root
 
@@ -22,7 +22,7 @@ def test_rows_are_the_observations_number_for_number(published: Root, tmp_path: 
         read = list(csv.DictReader(file))
     expected = dataset.observations(0.0526, split).to_pylist()
     assert len(read) == rows == len(expected)
-    assert tuple(read[0]) == COLUMNS
+    assert tuple(read[0]) == EXPORTED_COLUMNS
     for line, row in zip(read, expected, strict=True):
         assert (int(line["ID"]), float(line["TIME"])) == (row["id"], row["time"])
         assert (line["EVID"], float(line["AMT"]), line["CMT"]) == (str(row["evid"]), row["amt"], str(row["cmt"]))

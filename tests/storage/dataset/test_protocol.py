@@ -45,7 +45,7 @@ def test_a_disk_that_fills_at_any_step_harms_nothing(
     root: Root, reference: dict[str, str], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     real = getattr(os, step)
-    calls = len(reference) + 1 if step == "replace" else 2 * (len(reference) + 1)  # and the mark of the run
+    calls = len(reference) + 1 if step == "replace" else 2 * (len(reference) + 1)  # and the claim of the run
     for fatal in range(0, calls - 2, 7):  # the last call or two publish
         count = iter(range(10**6))
 
@@ -67,6 +67,7 @@ def test_a_disk_that_fills_at_any_step_harms_nothing(
 KILLED = """
 import os, sys
 from image_longitudinal.storage.io.local import LocalRoot
+from image_longitudinal.storage.io.filesystem import LocalRoot
 from tests.storage.conftest import write_dataset
 real, left = getattr(os, sys.argv[2]), int(sys.argv[3])
 def dying(*arguments):

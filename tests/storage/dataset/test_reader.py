@@ -1,18 +1,21 @@
-"""The reader: what was written comes back, lazily, from any store."""
+"""The reader: what was written comes back, lazily, from any store; so do views of a split and level."""
 
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow.dataset as pads
 import pytest
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.plan import ShardPlan
-from image_longitudinal.storage.dataset.manifest import publish, read_root_manifest
+from image_longitudinal.storage.dataset.manifest import read_root_manifest, write_root_manifest
 from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
 from image_longitudinal.storage.dataset.run_claim import begin_run
 from image_longitudinal.storage.io.open import open_root
@@ -84,8 +87,8 @@ def test_unpublished_data_is_refused(root: Root) -> None:
 
 
 def test_a_lost_table_is_an_error_not_fewer_rows(published: Root) -> None:
-    published.remove("subjects/split=test/part-00001.parquet")
-    with pytest.raises(FileNotFoundError, match="part-00001"):
+    published.remove("subjects/test/00001.parquet")
+    with pytest.raises(FileNotFoundError, match=r"test/00001\.parquet"):
         open_dataset(published).subjects()
 
 
@@ -104,11 +107,11 @@ def test_a_million_subjects_open_with_one_read(
     manifest = read_root_manifest(published)
     shards = tuple(FileRecord(path=f"shards/{s.name}.json", sha256="0" * 64, bytes=9999) for s in plan)
     grown = {"n_subjects": plan.n_subjects, "shard_size": 1024, "splits": plan.split_counts, "shards": shards}
-    publish(published, manifest.model_copy(update=grown))
+    write_root_manifest(published, manifest.model_copy(update=grown))
     for name in ("train", "test"):  # a scan looks whether its files are there, no more
-        folder = tmp_path / f"data/observations/association=1.0/split={name}"
+        folder = tmp_path / f"data/observations/rho2-1.0/{name}"
         for shard in plan:
-            (folder / f"part-{shard.name}.parquet").touch()
+            (folder / f"{shard.name}.parquet").touch()
     read: list[str] = []
     plain = type(published).read_bytes
     monkeypatch.setattr(type(published), "read_bytes", lambda root, path: read.append(path) or plain(root, path))
@@ -117,3 +120,64 @@ def test_a_million_subjects_open_with_one_read(
     assert read == ["dataset.json"]
     assert len(dataset) == 1_100_000
     assert len(scan.files) == 1075 + 1  # the shard where the splits meet has two files
+
+
+def test_arrays_of_a_view_are_its_subjects(dataset: Dataset) -> None:
+    data, view = arrays(), dataset.view("test", 0.0526)
+    assert view.ids.tolist() == list(range(15, 22))
+    np.testing.assert_array_equal(view.images(2, 4), data.images[17:19])
+    np.testing.assert_array_equal(view.latents(), data.latents[15:])
+    np.testing.assert_array_equal(view.eta(), data.eta[15:])
+    np.testing.assert_array_equal(view.effects(1), data.used[0.0526][16:])
+    np.testing.assert_array_equal(view.outcomes(), data.dv[0.0526][15:].astype(np.float32))
+    assert view[6].id == 21
+    everyone = dataset.view(level=1.0)
+    np.testing.assert_array_equal(everyone.outcomes(3, 20), data.dv[1.0][3:20].astype(np.float32))
+    with pytest.raises(IndexError):
+        view.eta(0, 8)
+    with pytest.raises(IndexError):
+        view[7]
+
+
+def test_rows_of_any_ids_in_any_order(dataset: Dataset) -> None:
+    data = arrays()
+    for ids in ([21, 0, 8, 7, 8, 3], [], [5]):
+        np.testing.assert_array_equal(dataset.take_images(ids), data.images[ids])
+        np.testing.assert_array_equal(dataset.take_latents(ids), data.latents[ids])
+    with pytest.raises(IndexError, match="rows 3 to 22 of 22"):
+        dataset.take_images([3, 22])
+
+
+def test_data_frames_hold_the_tables(dataset: Dataset) -> None:
+    view, data = dataset.view("train", 1.0), arrays()
+    frame = view.pandas("observations", columns=["id", "time", "dv", "evid"])
+    assert list(frame.columns) == ["id", "time", "dv", "evid"]
+    np.testing.assert_array_equal(frame.query("evid == 0 and id == 4")["dv"], data.dv[1.0][4].astype(np.float32))
+    lazy = view.polars("observations").filter((pl.col("id") == 4) & (pl.col("evid") == 0)).select("dv")
+    np.testing.assert_array_equal(lazy.collect()["dv"], data.dv[1.0][4].astype(np.float32))
+    assert view.polars("subjects").collect().height == 12
+    assert dataset.view().table("subjects").num_rows == 22
+
+
+def test_xarray_is_lazy_and_knows_the_ids(dataset: Dataset) -> None:
+    arrays_ = dataset.view("validation").xarray()
+    assert dict(arrays_.sizes) == {"subject": 3, "y": 8, "x": 8, "latent": 6}
+    assert arrays_.image.dtype == np.uint8
+    assert not arrays_.image.variable._in_memory
+    np.testing.assert_array_equal(arrays_.sel(subject=13).image, arrays().images[13])
+    np.testing.assert_array_equal(arrays_.latent[1:], arrays().latents[13:15])
+
+
+def test_a_view_names_what_the_data_set_has_not(dataset: Dataset) -> None:
+    with pytest.raises(StorageError, match="no such split"):
+        dataset.view("dev")
+    with pytest.raises(StorageError, match="no such association level"):
+        dataset.view("test", 0.3)
+    with pytest.raises(StorageError, match=rf"no association level.*one of {LEVELS[0]}.*dataset.view\(split, level\)"):
+        dataset.view("test").outcomes()
+
+
+def test_reading_imports_nothing_of_the_pipeline() -> None:
+    heavy = ("torch", "scipy", "prefect", "yaml", "pandas", "polars", "xarray", "zarr", "numba")
+    code = f"import sys, image_longitudinal.storage.dataset.reader; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

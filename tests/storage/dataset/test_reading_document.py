@@ -43,15 +43,17 @@ def run(snippet: str) -> dict[str, object]:
     return names
 
 
-PYTHON = {re.sub(r"\W+", " ", block).strip().split(" ")[1]: block for block in snippets("python")}
+PYTHON = {re.split(r"\W+", block)[1]: block for block in snippets("python")}
 
 
 def test_every_python_snippet_is_tried_below() -> None:
-    assert list(PYTHON) == ["storage", "xarray", "pyarrow", "pandas", "polars", "itertools", "hashlib"]
+    assert list(PYTHON) == [
+        "image_longitudinal", "xarray", "pyarrow", "pandas", "polars", "datasets", "itertools", "hashlib",
+    ]  # fmt: skip
 
 
 def test_with_this_project(dataset: Dataset) -> None:
-    names = run(PYTHON["storage"])
+    names = run(PYTHON["image_longitudinal"])
     assert names["x"].shape == (7, 8, 8)  # type: ignore[attr-defined]
     assert names["y"].shape == (7, 4)  # type: ignore[attr-defined]
     np.testing.assert_array_equal(names["subject"].image, dataset.images(3, 4)[0])  # type: ignore[attr-defined]
@@ -61,6 +63,7 @@ def test_zarr_and_xarray(dataset: Dataset) -> None:
     names = run(PYTHON["xarray"])
     np.testing.assert_array_equal(names["first"], dataset.images(0, 1)[0])  # type: ignore[arg-type]
     np.testing.assert_allclose(names["mean"], dataset.images(0, 8).mean(0))  # type: ignore[arg-type]
+    assert names["blocks"].chunks[0] == names["lazy"].chunks["subject"] == (8, 8, 6)  # type: ignore[attr-defined]
 
 
 def test_pyarrow() -> None:
@@ -79,6 +82,14 @@ def test_polars() -> None:
     assert run(PYTHON["polars"])["mean"].height == 2 * 4  # type: ignore[attr-defined]
 
 
+def test_hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
+    names = run(PYTHON["datasets"])
+    assert names["observations"].num_rows == {"train": 120, "validation": 30, "test": 70}  # type: ignore[attr-defined]
+    assert names["subjects"]["id"][:] == list(range(15, 22))  # type: ignore[index]
+
+
 def test_croissant() -> None:
     pytest.importorskip("mlcroissant")
     records = run(PYTHON["itertools"])["records"]
@@ -87,10 +98,10 @@ def test_croissant() -> None:
 
 def test_the_check_by_hashes_passes_and_finds_damage(dataset: Dataset) -> None:
     run(PYTHON["hashlib"])
-    path = Path("subjects/split=test/part-00001.parquet")
+    path = Path("subjects/test/00001.parquet")
     good = path.read_bytes()
     path.write_bytes(good[:-1] + b"?")
-    with pytest.raises(AssertionError, match="part-00001"):
+    with pytest.raises(AssertionError, match=r"00001\.parquet"):
         run(PYTHON["hashlib"])
     path.write_bytes(good)
 

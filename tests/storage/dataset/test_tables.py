@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import duckdb
 import numpy as np
-import pandas as pd
-import polars as pl
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.plan import ShardPlan
 from image_longitudinal.storage.dataset import layout, tables
-from image_longitudinal.storage.dataset.tables import Dose, write_observations, write_random_effects, write_subjects
+from image_longitudinal.storage.dataset.table_reader import read_table
+from image_longitudinal.storage.dataset.tables import (
+    PlannedDose,
+    write_observations,
+    write_random_effects,
+    write_subjects,
+)
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
 
@@ -41,21 +43,23 @@ def write_all(root: Root) -> None:
 def test_a_split_boundary_inside_a_shard_makes_one_file_per_split(root: Root) -> None:
     write_all(root)
     assert root.files("subjects") == [
-        "subjects/split=test/part-00001.parquet",
-        "subjects/split=test/part-00002.parquet",
-        "subjects/split=train/part-00000.parquet",
-        "subjects/split=train/part-00001.parquet",
-        "subjects/split=validation/part-00001.parquet",
+        "subjects/test/00001.parquet",
+        "subjects/test/00002.parquet",
+        "subjects/train/00000.parquet",
+        "subjects/train/00001.parquet",
+        "subjects/validation/00001.parquet",
     ]
     found = {path: pq.read_table(f"{root.url}/{path}")["id"].to_pylist() for path in root.files("subjects")}
-    assert found["subjects/split=train/part-00001.parquet"] == [8, 9, 10]
-    assert found["subjects/split=validation/part-00001.parquet"] == [11, 12]
-    assert found["subjects/split=test/part-00001.parquet"] == [13, 14, 15]
+    assert found["subjects/train/00001.parquet"] == [8, 9, 10]
+    assert found["subjects/validation/00001.parquet"] == [11, 12]
+    assert found["subjects/test/00001.parquet"] == [13, 14, 15]
     assert sorted(subject for ids in found.values() for subject in ids) == list(range(20))
 
 
 def test_records_say_rows_bytes_and_hash_of_the_file(root: Root) -> None:
-    records = write_observations(root, PLAN.shard(1), 0.5, times=TIMES, doses=[Dose(0, 1)], dv=dv_of(range(8, 16)))
+    records = write_observations(
+        root, PLAN.shard(1), 0.5, times=TIMES, doses=[PlannedDose(0, 1)], dv=dv_of(range(8, 16))
+    )
     assert [record.rows for record in records] == [3 * 4, 2 * 4, 3 * 4]
     for record in records:
         assert (root.size(record.path), root.sha256(record.path)) == (record.bytes, record.sha256)
@@ -109,33 +113,30 @@ def test_row_groups_are_bounded_and_the_order_is_declared(root: Root) -> None:
     assert "RLE_DICTIONARY" in encodings["split"]
 
 
+def test_statistics_let_a_filter_skip_files_and_pages_carry_checksums(root: Root) -> None:
+    write_all(root)
+    path = layout.table_path("random_effects", 1, "test", 0.5)
+    group = pq.ParquetFile(root.join(path)).metadata.row_group(0)
+    statistics = {group.column(i).path_in_schema: group.column(i).statistics for i in range(group.num_columns)}
+    assert (statistics["association"].min, statistics["association"].max) == (0.5, 0.5)
+    assert (statistics["split"].min, statistics["split"].max) == ("test", "test")
+    assert (statistics["id"].min, statistics["id"].max) == (13, 15)
+    damaged = bytearray(root.read_bytes(path))
+    column = group.column(group.num_columns - 1)
+    damaged[column.data_page_offset + column.total_compressed_size - 1] ^= 1
+    root.write_bytes(path, damaged)
+    with pytest.raises(StorageError, match=r"cannot read a table .*00001\.parquet"):
+        read_table(root, path)
+
+
 def test_the_written_schema_is_the_layouts(root: Root) -> None:
     write_all(root)
     for path, schema in (
-        (layout.subjects_path(0, "train"), layout.subjects_schema(2)),
-        (layout.random_effects_path(0.5, 0, "train"), layout.random_effects_schema(2, ["Ka"])),
-        (layout.observations_path(0.5, 0, "train"), layout.observations_schema()),
+        (layout.table_path("subjects", 0, "train"), layout.subjects_schema(2)),
+        (layout.table_path("random_effects", 0, "train", 0.5), layout.random_effects_schema(2, ["Ka"])),
+        (layout.table_path("observations", 0, "train", 0.5), layout.observations_schema()),
     ):
         assert pq.read_schema(f"{root.url}/{path}").equals(schema, check_metadata=True)
-
-
-def test_pyarrow_duckdb_polars_and_pandas_agree_without_our_code(root: Root) -> None:
-    write_all(root)
-    folder, pattern = f"{root.url}/observations/association=0.5", f"{root.url}/observations/**/*.parquet"
-    query = f"SELECT * FROM read_parquet('{pattern}', hive_partitioning=false) ORDER BY id, time, evid DESC"
-    frames = {
-        "pyarrow": pads.dataset(folder).to_table().to_pandas(),
-        "duckdb": duckdb.sql(query).df(),
-        "polars": pl.read_parquet(pattern).to_pandas(),
-        "pandas": pd.read_parquet(folder, partitioning=None),
-    }
-    for name, frame in frames.items():
-        frame = frame.sort_values(["id", "time", "evid"], ascending=[True, True, False]).reset_index(drop=True)
-        assert frame["id"].tolist() == list(np.repeat(np.arange(20), 4)), name
-        np.testing.assert_allclose(frame["dv"].dropna(), dv_of(range(20)).ravel().astype(np.float32), rtol=0)
-        assert frame["dv"].isna().tolist() == [True, False, False, False] * 20, name
-        assert set(frame["association"]) == {0.5}, name
-        assert frame.groupby("split")["id"].nunique().to_dict() == PLAN.split_counts, name
 
 
 def test_a_full_disk_leaves_no_table(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +144,7 @@ def test_a_full_disk_leaves_no_table(root: Root, monkeypatch: pytest.MonkeyPatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StorageError, match=r"part-00000\.parquet.*Free some space"):
+    with pytest.raises(StorageError, match=r"00000\.parquet.*Free some space"):
         write_all(root)
     assert root.files() == []
 

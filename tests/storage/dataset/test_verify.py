@@ -17,16 +17,20 @@ from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.manifest import (
     Part,
     ShardManifest,
-    publish,
     read_root_manifest,
     read_shard_manifest,
+    write_root_manifest,
     write_shard_manifest,
 )
 from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io.local import LocalRoot
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import FileRecord, Root
-from tests.storage.conftest import PLAN, arrays, write_dataset, write_shard
+from tests.storage.conftest import LEVELS, PLAN, arrays, write_dataset, write_shard
+
+SUBJECTS = layout.table_path("subjects", 0, "train")
+EFFECTS, WEAK_EFFECTS = (layout.table_path("random_effects", 0, "train", level) for level in LEVELS)
+OBSERVATIONS = layout.table_path("observations", 0, "train", 1.0)
 
 
 def flip(root: Root, path: str, position: int) -> None:
@@ -44,7 +48,7 @@ def forge(root: Root, index: int, path: str, record: FileRecord) -> None:
     entry = write_shard_manifest(root, ShardManifest(index=index, start=shard.start, stop=shard.stop, parts=parts))
     manifest = read_root_manifest(root)
     shards = tuple(entry if file.path == entry.path else file for file in manifest.shards)
-    publish(root, manifest.model_copy(update={"shards": shards}))
+    write_root_manifest(root, manifest.model_copy(update={"shards": shards}))
 
 
 def rewrite(root: Root, index: int, path: str, change: Mapping[str, object]) -> None:
@@ -111,15 +115,15 @@ def test_200_random_bits_are_found_one_by_one(published: Root) -> None:
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_truncated_missing_and_unexpected_files_are_told_apart(published: Root, workers: int) -> None:
-    image, subjects = layout.image_shard_path(1), layout.subjects_path(2, "test")
+    image, subjects = layout.image_shard_path(1), layout.table_path("subjects", 2, "test")
     published.write_bytes(image, published.read_bytes(image)[:-7])
     published.remove(subjects)
-    published.write_bytes("observations/association=1.0/split=train/part-00077.parquet", b"left by a larger data set")
+    published.write_bytes("observations/association=1.0/train/00077.parquet", b"left by a larger data set")
     report = verify_dataset(published, workers=workers)
     assert [(problem.path, problem.what, problem.shard) for problem in report.problems] == [
         (image, "wrong size", 1),
         (subjects, "missing", 2),
-        ("observations/association=1.0/split=train/part-00077.parquet", "unexpected file", None),
+        ("observations/association=1.0/train/00077.parquet", "unexpected file", None),
     ]
     assert report.bad_shards == (1, 2)
     assert f"{image} (shard 1): wrong size; expected" in str(report)
@@ -127,7 +131,7 @@ def test_truncated_missing_and_unexpected_files_are_told_apart(published: Root, 
 
 def test_regenerating_the_bad_shards_mends_the_data_set(published: Root) -> None:
     before = {path: published.sha256(path) for path in published.files()}
-    flip(published, layout.observations_path(0.0526, 0, "train"), 100)
+    flip(published, layout.table_path("observations", 0, "train", 0.0526), 100)
     flip(published, layout.shard_manifest_path(2), 30)
     published.remove(layout.latent_shard_path(2))
     bad = verify_dataset(published).bad_shards
@@ -153,15 +157,40 @@ def test_temporaries_of_killed_runs_are_no_problem(published: Root) -> None:
 @pytest.mark.parametrize(
     ("path", "change", "what"),
     [
-        (layout.subjects_path(0, "train"), {"id": [*range(1, 9)]}, "column id is wrong in 8 rows, first in row 0"),
-        (layout.subjects_path(0, "train"), {"image_index": [0, 1, 2, 3, 4, 5, 7, 6]}, "column image_index is wrong"),
-        (layout.subjects_path(0, "train"), {"split": ["train"] * 7 + ["test"]}, "column split is wrong in 1 rows"),
-        (layout.subjects_path(0, "train"), {"eta_2": [0.0] * 8}, "random effects are not the image's"),
-        (layout.random_effects_path(1.0, 0, "train"), {"eta_1": [0.0] * 8}, "differ from the image's"),
-        (layout.random_effects_path(0.0526, 0, "train"), {"Ka": [np.inf] * 8}, "Ka holds numbers that are not finite"),
-        (layout.observations_path(1.0, 0, "train"), {"association": [0.5] * 40}, "column association is wrong"),
-        (layout.observations_path(1.0, 0, "train"), {"time": [0.0] * 40}, "column time is wrong"),
-        (layout.observations_path(1.0, 0, "train"), {"dv": [1.0] * 40}, "dv is not a finite number on exactly"),
+        (
+            SUBJECTS,
+            {"id": [*range(1, 9)]},
+            "column id is wrong in 8 rows, first in row 0",
+        ),
+        (
+            SUBJECTS,
+            {"image_index": [0, 1, 2, 3, 4, 5, 7, 6]},
+            "column image_index is wrong",
+        ),
+        (
+            SUBJECTS,
+            {"split": ["train"] * 7 + ["test"]},
+            "column split is wrong in 1 rows",
+        ),
+        (SUBJECTS, {"eta_2": [0.0] * 8}, "random effects are not the image's"),
+        (EFFECTS, {"eta_1": [0.0] * 8}, "differ from the image's"),
+        (EFFECTS, {"association": [0.5] * 8}, "column association is wrong in 8 rows"),
+        (
+            WEAK_EFFECTS,
+            {"Ka": [np.inf] * 8},
+            "Ka holds numbers that are not finite",
+        ),
+        (
+            OBSERVATIONS,
+            {"association": [0.5] * 40},
+            "column association is wrong",
+        ),
+        (OBSERVATIONS, {"time": [0.0] * 40}, "column time is wrong"),
+        (
+            OBSERVATIONS,
+            {"dv": [1.0] * 40},
+            "dv is not a finite number on exactly",
+        ),
     ],
 )
 def test_wrong_content_under_right_hashes_is_found(
@@ -175,7 +204,7 @@ def test_wrong_content_under_right_hashes_is_found(
 
 
 def test_wrong_columns_and_rows_under_right_hashes_are_found(published: Root) -> None:
-    path = layout.random_effects_path(0.0526, 0, "train")
+    path = WEAK_EFFECTS
     table = pq.ParquetFile(f"{published.url}/{path}").read()
     for wrong, what in ((table.drop_columns(["Ka"]), "wrong columns"), (table.slice(0, 5), "wrong number of rows")):
         sink = pa.BufferOutputStream()

@@ -142,7 +142,7 @@ def test_a_data_set_lives_on_s3(line: Line) -> None:
     assert copy.sha256("deep/copy.json") == root.sha256("dataset.json")
 
     root.write_bytes(layout.latent_shard_path(1), b"short")
-    root.remove(layout.subjects_path(2, "test"))
+    root.remove(layout.table_path("subjects", 2, "test"))
     assert verify_dataset(root).bad_shards == (1, 2)
 
 
@@ -180,11 +180,11 @@ def test_one_run_at_a_time_writes_to_s3(line: Line, monkeypatch: pytest.MonkeyPa
 
 
 STEPS = {
-    "the mark of the run": ".run.json",
+    "the claim of the run": ".run.json",
     "the lease": layout.LEASE,
     "metadata of the arrays": "images.zarr/latent/zarr.json",
     "an image shard": layout.image_shard_path(0),
-    "a table": layout.observations_path(1.0, 1, "train"),
+    "a table": layout.table_path("observations", 1, "train", 1.0),
     "a shard manifest": layout.shard_manifest_path(1),
     "the root manifest": "dataset.json",
 }

@@ -15,7 +15,12 @@ from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.manifest import ImageInfo, RootManifest
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.dataset.sharding import encode_shard
-from image_longitudinal.storage.dataset.tables import Dose, write_observations, write_random_effects, write_subjects
+from image_longitudinal.storage.dataset.tables import (
+    PlannedDose,
+    write_observations,
+    write_random_effects,
+    write_subjects,
+)
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
 from image_longitudinal.tasks.shards.derivation import linked_to_latents, outcomes_at, rederive
@@ -53,7 +58,7 @@ def manifest(config: Config, spec: DatasetSpec, digest: str | None = None) -> Ro
         name="tiny", identity=spec.identity, config=config.model_dump(mode="json", exclude={"compute"}),
         config_digest=nothing, seed=config.seed, n_subjects=10, shard_size=4, splits=plan.split_counts, levels=LEVELS,
         random_effects=("ka", "imax", "ic50"), eta_latents=ENTRIES, parameters=("ka", "imax", "ic50"),
-        times=config.outcomes.times, doses=(Dose(0, 1),), shards=(), files=(), versions={}, licence="CC-BY-4.0",
+        times=config.outcomes.times, doses=(PlannedDose(0, 1),), shards=(), files=(), versions={}, licence="CC-BY-4.0",
         citation="", image=ImageInfo(height=32, width=32, latent_dim=6, backend="phantom", model="phantom",
                                      version="1", digest=digest or spec.model_digest),
     )  # fmt: skip
