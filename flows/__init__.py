@@ -1,5 +1,5 @@
-"""The flows; whoever imports one has errors told as :mod:`tasks.engine.logs` says."""
+"""The flows. Importing one installs the log filter of :mod:`tasks.engine.logs`."""
 
-from image_longitudinal.tasks.engine.logs import tell_errors_in_one_line
+from image_longitudinal.tasks.engine.logs import log_errors_in_one_line
 
-tell_errors_in_one_line()
+log_errors_in_one_line()

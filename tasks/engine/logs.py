@@ -1,4 +1,4 @@
-"""What a run's log says of an error that people can act on: one line with its cause, and no traceback."""
+"""Errors that users can act on appear in a run's log as one line with the cause, without a traceback."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import logging
 
 from image_longitudinal.core.errors import ImageLongitudinalError
 
-LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")  # those that tell of exceptions
-OF_OURS = "of_ours"  # a record's mark
+LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")  # those that log exceptions
+OF_OURS = "of_ours"  # attribute of records about an error of this project
 
 
-def tell_errors_in_one_line() -> None:
-    """From now on, in this process."""
+def log_errors_in_one_line() -> None:
+    """Install the filter :func:`in_one_line` in this process."""
     for name in LOGGERS:
         logger = logging.getLogger(name)
         if in_one_line not in logger.filters:
@@ -19,7 +19,7 @@ def tell_errors_in_one_line() -> None:
 
 
 def in_one_line(record: logging.LogRecord) -> bool:
-    """Take the traceback off a record about an error of ours; leave out the one that says only that there was one."""
+    """Remove the traceback from a record about an error of this project; drop Prefect's repetition of the error."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, ImageLongitudinalError):
         record.exc_info = record.exc_text = None

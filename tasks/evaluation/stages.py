@@ -43,10 +43,9 @@ from image_longitudinal.models.quality.recoverability import encoder_reader
 from image_longitudinal.models.training.tensors import default_device
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.dataset.verify import verify_dataset
-from image_longitudinal.tasks.engine.cache_keys import cached_or_fresh
+from image_longitudinal.tasks.engine.cache_keys import CACHED, cached_or_fresh
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.engine.progress import Progress
-from image_longitudinal.tasks.engine.task_options import CACHED
 from image_longitudinal.tasks.evaluation import data
 from image_longitudinal.tasks.evaluation.spec import EvaluationSpec, start_of
 

@@ -26,10 +26,9 @@ from image_longitudinal.models.quality.sampler_comparison import DrawFigures, lo
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.models.training.tensors import default_device, load_tensors, save_tensors
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
-from image_longitudinal.tasks.engine.cache_keys import cached_or_fresh, key_of
+from image_longitudinal.tasks.engine.cache_keys import CACHED, cached_or_fresh, key_of
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.engine.progress import Progress
-from image_longitudinal.tasks.engine.task_options import CACHED
 from image_longitudinal.tasks.workspace import Workspace
 
 DISTILLATION_VERSION = 2  # raise it whenever the same model and configuration would give other weights

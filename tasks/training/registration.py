@@ -35,8 +35,8 @@ from image_longitudinal.models.training.tensors import ImageRows, default_device
 from image_longitudinal.models.vae.importance import importance
 from image_longitudinal.models.vae.network import VAE
 from image_longitudinal.storage.scans.prepared import ImageView, PreparedImages, open_prepared
+from image_longitudinal.tasks.engine.cache_keys import CACHED
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
-from image_longitudinal.tasks.engine.task_options import CACHED
 from image_longitudinal.tasks.reports.model_card import model_card
 from image_longitudinal.tasks.reports.model_figures import model_pictures, quality_rows
 from image_longitudinal.tasks.reports.pictures import picture

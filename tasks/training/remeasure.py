@@ -20,9 +20,8 @@ from image_longitudinal.models.quality.gallery import traversal
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.models.training.tensors import default_device
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
-from image_longitudinal.tasks.engine.cache_keys import cached_or_fresh, key_of
+from image_longitudinal.tasks.engine.cache_keys import CACHED, cached_or_fresh, key_of
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
-from image_longitudinal.tasks.engine.task_options import CACHED
 from image_longitudinal.tasks.reports.model_card import model_card
 from image_longitudinal.tasks.training.registration import MEASURING_VERSION, held_out_digest, measured, show
 from image_longitudinal.tasks.workspace import Workspace

@@ -24,10 +24,9 @@ from image_longitudinal.models.training.tensors import ImageRows, load_tensors, 
 from image_longitudinal.models.vae.network import VAE
 from image_longitudinal.models.vae.train import build_vae, train_vae
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
-from image_longitudinal.tasks.engine.cache_keys import cached_or_fresh, key_of
+from image_longitudinal.tasks.engine.cache_keys import CACHED, cached_or_fresh, key_of
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.engine.progress import Progress
-from image_longitudinal.tasks.engine.task_options import CACHED
 from image_longitudinal.tasks.training.registration import MEASURING_VERSION, register_model
 from image_longitudinal.tasks.workspace import Workspace
 
