@@ -30,23 +30,15 @@ OVERRIDES = ["generator.backend=phantom", "dataset.eta_dims=[0, 1, 2]"]
 SMALL = [*OVERRIDES, "generator.image_size=32", "dataset.shard_size=16", "probe.n_images=64"]
 
 
-def specification(folder: Path, overrides: list[str], preset: str = "demo") -> Any:
-    """A data set's specification, as the flow makes it."""
+def specification(folder: Path, overrides: list[str], preset: str = "demo") -> tuple[Any, Any]:
+    """Spec and execution of a data set, as in the flow."""
     from image_longitudinal.core.presets import load_config
-    from image_longitudinal.tasks.shards.image_shards import image_model
-    from image_longitudinal.tasks.shards.spec import DatasetSpec
+    from image_longitudinal.flows.generate_dataset import specify
+    from image_longitudinal.tasks.shards.spec import Execution
+    from image_longitudinal.tasks.workspace import Workspace
 
-    config = load_config(preset, overrides=overrides)
-    model = image_model(str(folder), None, config.generator, "cpu")
-    return DatasetSpec(
-        config=config,
-        workspace=str(folder),
-        model_version=None,
-        model_digest=model.digest,
-        image_size=model.image_size,
-        latent_dim=model.latent_dim,
-        entries=(0, 1, 2),
-    )
+    config, workspace = load_config(preset, overrides=overrides), Workspace.at(folder)
+    return specify(config, None, workspace), Execution.of(config, None, workspace)
 
 
 def cpu_seconds() -> float:
@@ -55,22 +47,20 @@ def cpu_seconds() -> float:
     return sum(sum(one.cpu_times()[:2]) for one in (this, *this.children(recursive=True)))
 
 
-def plain_seconds(spec: Any, output: Path, shards: int) -> float:
+def plain_seconds(spec: Any, execution: Any, output: Path, shards: int) -> float:
     """CPU seconds for shards made by plain function calls, their manifests included."""
     from image_longitudinal.core.plan import Shard
     from image_longitudinal.storage.dataset.manifest import ShardManifest, write_shard_manifest
     from image_longitudinal.storage.io.filesystem import open_root
-    from image_longitudinal.tasks.shards.parts import image_key, make_images, make_outcomes, outcome_key, place_part
+    from image_longitudinal.tasks.shards.parts import make_images, make_outcomes
 
     root = open_root(output)
 
     def make(shard: Shard) -> None:
-        shared = {"index": shard.index, "output": root.url, "spec": spec}
-        results = {
-            "image": make_images.fn(key=image_key(spec, shard), **shared),
-            "outcomes": make_outcomes.fn(key=outcome_key(spec, shard), **shared),
+        parts = {
+            "image": make_images.fn(spec.images.of_shard(shard), root.url, execution).part,
+            "outcomes": make_outcomes.fn(spec.outcomes.of_shard(shard), root.url).part,
         }
-        parts = {name: place_part(result, root) for name, result in results.items()}
         write_shard_manifest(root, ShardManifest(index=shard.index, start=shard.start, stop=shard.stop, parts=parts))
 
     make(spec.plan.shard(0))  # compiles the kernels
@@ -80,7 +70,7 @@ def plain_seconds(spec: Any, output: Path, shards: int) -> float:
     return cpu_seconds() - began
 
 
-def flow_seconds(spec: Any, output: Path) -> float:
+def flow_seconds(spec: Any, execution: Any, output: Path) -> float:
     """CPU seconds for all shards of a specification by the flow's own loop."""
     from prefect import flow
 
@@ -94,7 +84,7 @@ def flow_seconds(spec: Any, output: Path) -> float:
     def shards() -> float:
         with hold_lease(root, print) as lease:
             began = cpu_seconds()
-            make_missing_shards(spec, root, lease)
+            make_missing_shards(spec, execution, root, lease)
             return cpu_seconds() - began
 
     return float(shards())
@@ -128,14 +118,14 @@ def main() -> None:
         paper = load_config("paper")
         rerun = rerun_seconds(folder)
         small = specification(folder, [*SMALL, f"dataset.n_subjects={16 * shards}"])
-        plain = plain_seconds(small, folder / "plain", shards)
+        plain = plain_seconds(*small, folder / "plain", shards)
         with temporary_server():
             pass
-        prefect = flow_seconds(small, folder / "flow")
+        prefect = flow_seconds(*small, folder / "flow")
         overhead = (prefect - plain) / shards
         size = paper.diffusion.image_size
         large = [*OVERRIDES, f"generator.image_size={size}", f"dataset.n_subjects={subjects}"]
-        work = plain_seconds(specification(folder, [*large, f"dataset.shard_size={subjects}"]), folder / "large", 1)
+        work = plain_seconds(*specification(folder, [*large, f"dataset.shard_size={subjects}"]), folder / "large", 1)
         work *= paper.dataset.shard_size / subjects
     n_shards = -(-paper.dataset.n_subjects // paper.dataset.shard_size)
     percent = 100 * overhead / work

@@ -191,7 +191,7 @@ class DistillationConfig(Section):
 
 
 class ProbeConfig(Section):
-    """How a trained model is measured. Registered with it: the solver of a data set never changes which dimensions are η."""
+    """How a trained model is measured, once: the solver of a data set does not decide which dimensions become η."""
 
     n_images: int = Field(512, ge=64, description="Images generated to measure how well z is recovered.")
     scheduler: Literal["ddim", "ddpm", "dpm++", "sde-dpm++", "unipc", "euler", "heun"] = "ddim"

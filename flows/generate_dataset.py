@@ -53,7 +53,7 @@ def generate_dataset(
         workspace: Local folder for prepared images, checkpoints and models.
         reuse: Published data set whose images this one shares, with other association levels, splits or outcomes. The
             manifest records it.
-        refresh: Make everything again, even if it is cached or present. A published data set stays until it is replaced.
+        refresh: Make everything again, cached or not. A published data set stays until it is replaced.
 
     Returns:
         The address of the data set.
@@ -140,7 +140,7 @@ def specify(config: Config, version: ModelVersion | None, workspace: Workspace) 
     if len(eta_dims) != count or max(eta_dims) >= described.latent_dim:
         raise ConfigError(
             "dataset.eta_dims do not fit",
-            expected=f"{count} different dimensions from 0 to {described.latent_dim - 1} (model {config.outcomes.model})",
+            expected=f"{count} different ones from 0 to {described.latent_dim - 1} (model {config.outcomes.model})",
             got=list(eta_dims),
         )
     return DatasetSpec.of(config, images, OutcomeSpec.of(config, described.latent_dim, eta_dims), version)

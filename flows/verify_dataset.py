@@ -96,7 +96,7 @@ def _check_is_reproducible(root: Root, identity: str, config: Config, model: str
     identity_now = specify(config, files.registry.get(model) if model else None, files).digest
     if identity_now != identity:
         raise StorageError(
-            "this version of the software would generate another data set from its configuration, so nothing was changed",
+            "this version of the software would generate another data set, so nothing was changed",
             where=root.url,
             expected=f"identity {identity[:12]}",
             got=identity_now[:12],

@@ -8,7 +8,8 @@ import numpy as np
 
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.errors import StorageError
-from image_longitudinal.core.plan import ShardPlan, shard_ranges
+from image_longitudinal.core.plan import shard_ranges
+from image_longitudinal.core.units import duration, human_bytes
 from image_longitudinal.storage.dataset.manifest import RootManifest
 from image_longitudinal.storage.dataset.reader import Dataset
 
@@ -39,7 +40,7 @@ def describe_plan(config: Config, *, training: bool, generation: bool) -> str:
             seconds += diffusion.steps * _DIFFUSION_STEP * diffusion.batch_size / 32 * _diffusion_scale(config)
     if generation:
         dataset, size = config.dataset, _image_size(config)
-        shards = ShardPlan(dataset.n_subjects, dataset.shard_size, dataset.validation_fraction, dataset.test_fraction)
+        shards = dataset.plan
         splits = ", ".join(f"{count:,} {name}" for name, count in shards.split_counts.items() if count)
         pixels = dataset.n_subjects * size**2
         rows = dataset.n_subjects * len(dataset.association) * (len(config.outcomes.times) + len(config.outcomes.given))
@@ -58,7 +59,7 @@ def describe_plan(config: Config, *, training: bool, generation: bool) -> str:
         seconds += dataset.n_subjects * _SUBJECT
         if backend == "diffusion":
             seconds += dataset.n_subjects * config.generator.steps * _SOLVER_STEP * _diffusion_scale(config)
-    lines.append(f"time              about {rough_time(seconds)} on two CPU cores (a guess; a GPU is far faster)")
+    lines.append(f"time              about {duration(seconds)} on two CPU cores (a guess; a GPU is far faster)")
     return "\n".join(lines)
 
 
@@ -150,15 +151,6 @@ def characters(image: np.ndarray, width: int = 64) -> str:
     return "\n".join("".join(ramp[int(level)] for level in row) for row in levels)
 
 
-def human_bytes(count: float) -> str:
-    """1234567 → 1.23 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:  # beyond, three digits round to the next unit
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
-
-
 def _image_size(config: Config) -> int:
     sizes = {"phantom": config.generator.image_size, "vae": config.vae.image_size}
     return sizes.get(config.generator.backend, config.diffusion.image_size)
@@ -170,14 +162,3 @@ def _diffusion_scale(config: Config) -> float:
     if diffusion.kind == "stable-diffusion":
         return 803 / 0.32 * (diffusion.image_size / 512) ** 2
     return (diffusion.image_size / 64) ** 2 * (sum(diffusion.channels) / 160) ** 2
-
-
-def rough_time(seconds: float) -> str:
-    """Seconds as people say them: 40 seconds, 12 minutes, 3 hours, 2 days."""
-    if seconds < 90:
-        return f"{round(seconds)} seconds"
-    if seconds < 5400:
-        return f"{round(seconds / 60)} minutes"
-    if seconds < 172800:
-        return f"{round(seconds / 3600)} hours"
-    return f"{round(seconds / 86400):,} days"

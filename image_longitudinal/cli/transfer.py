@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from image_longitudinal.cli.console import done, say
 from image_longitudinal.core.plan import parse_shard_ranges
+from image_longitudinal.core.progress import Pace, Throttle
+from image_longitudinal.core.units import duration, human_bytes
 
 if TYPE_CHECKING:
     from image_longitudinal.storage.dataset.transfer import (
@@ -48,32 +49,29 @@ def _copy(source: str, target: str, workers: int, **selected: Any) -> None:
     from image_longitudinal.storage.io.filesystem import open_root
 
     say(f"copy {source} to {target}")
-    selection, progress = Selection(**selected), Progress()
+    selection, progress = Selection(**selected), CopyProgress()
     manifest = copy_dataset(open_root(source), open_root(target), selection, workers=workers, progress=progress)
     of = f", part of {manifest.part_of.n_subjects:,}" if manifest.part_of else ""
     say(f"{manifest.n_subjects:,} subjects{of}, every file checked against its SHA-256 on the way")
     done(target, f"image-longitudinal show {target}")
 
 
-class Progress:
-    """Prints how far a copy is, with rate and time left, every few seconds and at the end."""
+class CopyProgress:
+    """Prints the progress of a copy, with rate and time left, every few seconds and at the end."""
 
     def __init__(self) -> None:
-        self.began = self.told = time.monotonic()
+        self._pace = Pace(0)
+        self._throttle = Throttle(SECONDS)
 
     def __call__(self, copied: Copied) -> None:
         """Called after each shard."""
-        from image_longitudinal.cli.descriptions import human_bytes, rough_time
-
-        now = time.monotonic()
-        if copied.shards < copied.of and now - self.told < SECONDS:
+        if not self._throttle.ready(always=copied.shards >= copied.of):
             return
-        self.told, seconds = now, max(now - self.began, 1e-6)
-        here = copied.shards - copied.kept  # what was there before says nothing about the pace
-        left = (copied.of - copied.shards) * seconds / here if here else 0.0
+        self._pace.total, self._pace.first = copied.of, copied.kept  # what was present does not count for the rate
+        left = self._pace.seconds_left(copied.shards)
         say(
             f"{copied.shards:,} of {copied.of:,} shards, {human_bytes(copied.bytes)} copied, "
-            f"{human_bytes(copied.bytes / seconds)}/s"
-            + (f", {copied.kept:,} were there" if copied.kept else "")
-            + (f", about {rough_time(left)} left" if left >= 1 else "")
+            f"{human_bytes(copied.bytes / self._pace.elapsed)}/s"
+            + (f", {copied.kept:,} were present" if copied.kept else "")
+            + (f", about {duration(left)} left" if 1 <= left < float("inf") else "")
         )

@@ -1,4 +1,4 @@
-"""Generate the shards of a data set here: several at a time, by tasks of a runner. A manifest marks a finished shard."""
+"""Generate shards in this run, several at a time, by tasks of a runner. A manifest marks a finished shard."""
 
 from __future__ import annotations
 

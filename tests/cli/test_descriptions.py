@@ -8,8 +8,6 @@ from image_longitudinal.cli.descriptions import (
     describe_dataset,
     describe_plan,
     describe_subject,
-    human_bytes,
-    rough_time,
 )
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.presets import load_config, preset_names
@@ -59,27 +57,9 @@ def test_the_plan_names_only_what_will_be_done() -> None:
 
 
 def test_the_guess_of_the_time_grows_with_the_work() -> None:
-    assert "minutes" in line(plan_of(), "time")
-    assert "seconds" in line(plan_of("generator.backend=phantom"), "time")
-    assert "days" in line(plan_of(preset="paper"), "time")
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 B"), (999, "999 B"), (999.6, "1 kB"), (1000, "1 kB"), (1_234_567, "1.23 MB"), (999_600, "1 MB"),
-        (2.5e9, "2.5 GB"), (3.2e12, "3.2 TB"), (4.56e14, "456 TB"),
-    ],
-)  # fmt: skip
-def test_bytes_as_people_say_them(count: float, text: str) -> None:
-    assert human_bytes(count) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(42, "42 seconds"), (600, "10 minutes"), (7200, "2 hours"), (8.64e8, "10,000 days")]
-)
-def test_times_arerough_time(seconds: float, text: str) -> None:
-    assert rough_time(seconds) == text
+    assert " min " in line(plan_of(), "time")
+    assert " s " in line(plan_of("generator.backend=phantom"), "time")
+    assert " d " in line(plan_of(preset="paper"), "time")
 
 
 @pytest.mark.parametrize("size", [8, 32, 64, 96, 224, 512])

@@ -4,12 +4,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from image_longitudinal.models.design.association import AssociationSums
-from image_longitudinal.tasks.engine.progress import artifact_key, duration
+from image_longitudinal.tasks.engine.progress import artifact_key
 from image_longitudinal.tasks.reports.dataset_report import _aligned, association_rows
 
 
@@ -49,17 +48,6 @@ def test_rows_compare_designed_and_achieved() -> None:
     ]
     assert rows[0]["achieved"] == rows[0]["low"] == rows[0]["high"] == 1
     assert rows[2]["low"] < rows[2]["achieved"] < rows[2]["high"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (185, "3 min 5 s"), (3599.6, "1 h 0 min"),
-        (7800, "2 h 10 min"), (float("inf"), "unknown"),
-    ],
-)  # fmt: skip
-def test_durations_as_people_say_them(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_names_become_artifact_keys() -> None:
