@@ -7,8 +7,7 @@ A result found under a key is only a hint: its files are checked before use.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect import get_run_logger, task
 from prefect.context import TaskRunContext
@@ -16,6 +15,7 @@ from prefect.tasks import Task
 
 from image_longitudinal.core.digest import SHORT, digest_of
 
+P = ParamSpec("P")
 R = TypeVar("R")
 
 
@@ -35,7 +35,11 @@ def _key(parameters: dict[str, Any]) -> str:
 
 # JSON, not pickle: reading a stored result must not run code. Prefect restores frozen pydantic models from it.
 CACHED: dict[str, Any] = {"cache_key_fn": cache_by_key, "persist_result": True, "result_serializer": "json"}
-cached_task = partial(task, **CACHED)  # the decorator of all cached tasks
+
+
+def cached_task(*, name: str, task_run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Decorator: a task whose results are stored as JSON under :func:`cache_by_key`."""
+    return task(name=name, task_run_name=task_run_name, **CACHED)
 
 
 def cached_or_fresh(

@@ -46,7 +46,7 @@ class _PendingShard(NamedTuple):
 
 def finished_record(root: Root, spec: DatasetSpec, shard: Shard) -> FileRecord | str:
     """The record of a shard's manifest if the shard is finished and is this data set's; else why it must be made."""
-    return finished_shard(root, shard.index, spec.keys(shard))
+    return finished_shard(root, shard.index, spec.shard_keys(shard))
 
 
 def unfinished_shards(

@@ -41,14 +41,15 @@ def make_outcomes(spec: OutcomeSpec, output: str) -> ShardPartResult:
     root, shard, seed, settings = open_root(output), spec.shard, spec.seed, spec.outcomes
     ids = range(shard.start, shard.stop)
     linked = linked_to_latents(draw_latents(seed, ids, spec.latent_dim), spec.eta_dims, settings)
-    shared = {"licence": spec.licence}
-    records: list[FileRecord] = [*write_subjects(root, shard, seeds=subject_seeds(seed, ids), eta=linked, **shared)]
+    licence, seeds = spec.licence, subject_seeds(seed, ids)
+    records: list[FileRecord] = [*write_subjects(root, shard, seeds=seeds, eta=linked, licence=licence)]
     for level in spec.association:
         made = outcomes_at(level, linked, settings, seed, ids)
-        records += write_random_effects(root, shard, level, eta=made.eta, parameters=made.parameters, **shared)
+        records += write_random_effects(root, shard, level, eta=made.eta, parameters=made.parameters, licence=licence)
         records += write_observations(
-            root, shard, level, times=settings.times, doses=settings.given, dv=made.dv, visits=made.visits, **shared
-        )
+            root, shard, level, times=settings.times, doses=settings.given, dv=made.dv, visits=made.visits,
+            licence=licence,
+        )  # fmt: skip
     return shard_part_result(output, Part(key=spec.digest, files=tuple(records)))
 
 

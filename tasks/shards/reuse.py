@@ -56,7 +56,7 @@ def find_reusable(url: str, spec: DatasetSpec) -> Reusable:
     found: dict[str, dict[int, ShardPartResult]] = {"image": {}, "outcomes": {}}
     for shard in spec.plan:
         made = read_shard_manifest(root, shard.index) if shard.index in present else None
-        for name, key in spec.keys(shard).items():
+        for name, key in spec.shard_keys(shard).items():
             part = made.parts.get(name) if made else None
             if part and part.key == key:
                 found[name][shard.index] = shard_part_result(root.url, part)

@@ -130,7 +130,7 @@ class DatasetSpec(Spec):
             date=config.dataset.date,
         )
 
-    def keys(self, shard: Shard) -> dict[str, str]:
+    def shard_keys(self, shard: Shard) -> dict[str, str]:
         """Digest of each part of a shard, as its manifest records them."""
         return {"image": self.images.of_shard(shard).digest, "outcomes": self.outcomes.of_shard(shard).digest}
 

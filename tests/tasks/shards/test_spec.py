@@ -173,7 +173,7 @@ def test_every_field_changes_exactly_what_it_decides(backend: str, table: dict[s
 
 
 def shard_keys(made: DatasetSpec, shard: int = 1) -> dict[str, str]:
-    return made.keys(made.plan.shard(shard))
+    return made.shard_keys(made.plan.shard(shard))
 
 
 def test_a_shard_depends_on_its_own_subjects_only() -> None:
