@@ -77,6 +77,7 @@ def flow_seconds(spec: Any, execution: Any, output: Path) -> float:
     from image_longitudinal.flows.generate_dataset import make_missing_shards
     from image_longitudinal.storage.io.filesystem import open_root
     from image_longitudinal.storage.io.lease import hold_lease
+    from image_longitudinal.tasks.shards.making import DatasetRun
 
     root = open_root(output)
 
@@ -84,7 +85,7 @@ def flow_seconds(spec: Any, execution: Any, output: Path) -> float:
     def shards() -> float:
         with hold_lease(root, print) as lease:
             began = cpu_seconds()
-            make_missing_shards(spec, execution, root, lease)
+            make_missing_shards(DatasetRun(root, spec, execution), lease)
             return cpu_seconds() - began
 
     return float(shards())

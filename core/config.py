@@ -46,8 +46,7 @@ class ImagesConfig(Section):
     n_phantoms: Positive = Field(4000, description="Phantom training images, if no folder of scans is given.")
     denoise: Literal["nlm", "bm3d", "none"] = Field(
         "nlm",
-        description="Denoising of scans: fast non-local means, or the original's BM3D (optional extra, 16 s per scan; "
-        "its licence allows non-commercial use only).",
+        description="Of scans: fast non-local means, or the original's BM3D (16 s a scan, non-commercial licence).",
     )
     min_images: Positive = Field(40, description="With fewer usable scans the run stops with an error.")
     validation_fraction: Fraction = Field(0.1, description="Fraction of patients for validation curves.")
@@ -67,18 +66,14 @@ class TrainingSection(Section):
     learning_rate: float = Field(gt=0)
     mixed_precision: MixedPrecision = "no"
     gradient_accumulation: Positive = 1
-    validate_every: int = Field(
-        0, ge=0, description="Steps between validations; the best weights are kept. 0: no validation."
-    )
+    validate_every: int = Field(0, ge=0, description="Steps between validations, which keep the best weights; 0: none.")
     patience: int = Field(0, ge=0, description="Validations without improvement before training stops; 0: never.")
 
 
 class VAEConfig(TrainingSection):
     """The variational autoencoder; defaults are the original's."""
 
-    image_size: int = Field(
-        224, ge=32, multiple_of=32, description="Side in pixels; the decoder doubles it five times."
-    )
+    image_size: int = Field(224, ge=32, multiple_of=32, description="Side in pixels; the decoder doubles five times.")
     latent_dim: Positive = Field(128, description="Length of z.")
     width: float = Field(1.0, gt=0, le=4, description="Factor on all channel counts; 1 is the original.")
     steps: Positive = Field(500_000, description="About 30 epochs of the original's 84,000 training scans.")
@@ -89,13 +84,9 @@ class VAEConfig(TrainingSection):
     free_bits: float = Field(
         0.0,
         ge=0,
-        description="Nats per latent dimension without KL penalty (Kingma et al. 2016): more dimensions stay active.",
+        description="Nats per dimension without KL penalty (Kingma et al. 2016): more dimensions stay active.",
     )
-    cycle_weight: float = Field(
-        0.0,
-        ge=0,
-        description="Weight of the loss of recovering z from decode(z), z from the prior; original: 0.",
-    )
+    cycle_weight: float = Field(0.0, ge=0, description="Weight of recovering z ~ N(0, I) from decode(z); original: 0.")
     vgg_weights: str | None = Field(
         None, description="Safetensors file with torchvision's VGG16 weights; without it MS-SSIM is used."
     )
@@ -112,20 +103,12 @@ class DiffusionConfig(TrainingSection):
         None, description="Latent model: folder or hub name of a diffusers autoencoder; null trains one."
     )
     autoencoder_width: Positive = Field(32, description="Channels of the trained autoencoder.")
-    autoencoder_levels: int = Field(
-        3, ge=2, description="Levels of the trained autoencoder: each but the first halves the image."
-    )
+    autoencoder_levels: int = Field(3, ge=2, description="Of the trained one: each but the first halves the image.")
     autoencoder_steps: Positive = 2000
     autoencoder_learning_rate: float = Field(1e-3, gt=0)
-    encoded_variants: Positive = Field(
-        8, description="Augmented views of each image that are encoded before training in latent space."
-    )
-    encoder_weight: float = Field(
-        0.0, ge=0, description="Weight of the loss of recovering z from the predicted image with the VAE encoder."
-    )
-    unet: str | None = Field(
-        None, description="Folder or hub name of a UNet to start from instead of that of ``pretrained``."
-    )
+    encoded_variants: Positive = Field(8, description="Augmented views of each image for training in latent space.")
+    encoder_weight: float = Field(0.0, ge=0, description="Weight of recovering z from the predicted image by encoder.")
+    unet: str | None = Field(None, description="Folder or hub name of a UNet to start from; null: that of pretrained.")
     pretrained: str = Field(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", description="Folder or hub name of the model to fine-tune."
     )
@@ -150,9 +133,7 @@ class DiffusionConfig(TrainingSection):
 class GeneratorConfig(Section):
     """How images are generated from latents."""
 
-    backend: str = Field(
-        "diffusion", description="phantom, vae, diffusion, or a custom backend as package.module:factory."
-    )
+    backend: str = Field("diffusion", description="phantom, vae, diffusion, or a custom package.module:factory.")
     image_size: int = Field(64, ge=16, description="Side in pixels of phantom images; trained models have their own.")
     latent_dim: Positive = Field(16, description="Length of z for the phantom; trained models have their own.")
     scheduler: Literal["ddim", "ddpm", "dpm++", "sde-dpm++", "unipc", "euler", "heun", "student"] = Field(
@@ -167,8 +148,7 @@ class GeneratorConfig(Section):
         "auto", description="Compile the network with torch.compile; auto: on CUDA. Changes only the last bits."
     )
     batch_size: Literal["auto"] | Positive = Field(
-        "auto",
-        description="Images per batch; auto: by device. Halved, with a warning, if a batch does not fit into memory.",
+        "auto", description="Images per batch; auto: by device. Halved, with a warning, if memory does not suffice."
     )
 
 
@@ -178,11 +158,7 @@ class DistillationConfig(Section):
     student_steps: int = Field(20_000, ge=0, description="Training steps of the student; 0: none.")
     teacher_steps: int = Field(16, ge=2, le=1000, description="Solver steps of the teacher.")
     solver_steps: Positive = Field(3, description="Solver steps with which the student is measured.")
-    decoder_steps: int = Field(
-        20_000,
-        ge=0,
-        description="Training steps of the light decoder (stable-diffusion only); 0: none.",
-    )
+    decoder_steps: int = Field(20_000, ge=0, description="Of the light decoder (stable-diffusion only); 0: none.")
     decoder_width: Positive = Field(64, description="Channels of the light decoder (TAESD: 64).")
     batch_size: Positive = 32
     learning_rate: float = Field(1e-4, gt=0)
@@ -203,9 +179,7 @@ class ProbeConfig(Section):
     )
     reader_images: int = Field(14_000, ge=64, description="Generated training images of the network reader.")
     reader_steps: Positive = Field(1500, description="Training steps (batches of 64) of the network reader.")
-    dinov2: str | None = Field(
-        None, description="Local folder of a DINOv2 network, for additional metrics in its features."
-    )
+    dinov2: str | None = Field(None, description="Local folder of a DINOv2 network, for metrics in its features.")
 
 
 class DoseConfig(Section):
@@ -235,9 +209,7 @@ class OutcomesConfig(Section):
         0.0, ge=0, description="Visits are up to this much earlier or later, except the first and those with a dose."
     )
     missed: Fraction = Field(0.0, description="Probability of missing a visit, except the first.")
-    dropout: Fraction = Field(
-        0.0, description="Probability of dropping out before the last visit, at a constant hazard."
-    )
+    dropout: Fraction = Field(0.0, description="Probability of dropping out, at a constant hazard.")
 
     @property
     def irregular(self) -> bool:
@@ -285,9 +257,7 @@ class DatasetConfig(Section):
         "auto", description="Latent dimensions (from 0) that become η; auto: the most recoverable ones."
     )
     validation_fraction: Fraction = 0.0
-    test_fraction: Fraction = Field(
-        1 / 11, description="Fraction of held-out subjects; original: 100,000 of 1,100,000."
-    )
+    test_fraction: Fraction = Field(1 / 11, description="Held-out subjects; original: 100,000 of 1,100,000.")
 
     @property
     def plan(self) -> ShardPlan:
@@ -319,8 +289,7 @@ class ComputeConfig(Section):
         "Training uses one per accelerator, at most this many.",
     )
     executor: Literal["threads", "dask", "work-pool"] = Field(
-        "threads",
-        description="What generates shards: threads of the run, a Dask cluster, or workers of the work pool shards.",
+        "threads", description="What generates shards: threads of the run, Dask, or workers of the work pool shards."
     )
     dask_address: str | None = Field(
         None, description="Scheduler, as tcp://host:8786; without one Dask starts processes on this machine."
@@ -356,9 +325,7 @@ class EvaluationConfig(Section):
     components: Positive = Field(160, description="Principal components of the polynomial reader.")
     products: Positive = Field(40, description="Components of which the polynomial also has products.")
     folds: int = Field(5, ge=2, description="Folds of the cross-fit.")
-    rounds: int = Field(
-        6, ge=0, description="Maximum rounds of the image-informed model after the one-step correction."
-    )
+    rounds: int = Field(6, ge=0, description="Maximum rounds of the image-informed model after the first correction.")
     resnet: ResNetConfig = ResNetConfig()
     bootstrap: int = Field(1000, ge=100, description="Bootstrap samples for each 95 % interval.")
     visits: tuple[Annotated[int, Field(ge=0)], ...] = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 
 from prefect import flow, get_run_logger
 
@@ -17,12 +18,12 @@ from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.storage.dataset.images import create_image_arrays
 from image_longitudinal.storage.dataset.manifest import file_is_intact, is_published, read_root_manifest
 from image_longitudinal.storage.dataset.run_claim import begin_run, check_configuration, check_same_dataset
-from image_longitudinal.storage.io.filesystem import FileRecord, Root, clean_temporaries, open_root
+from image_longitudinal.storage.io.filesystem import FileRecord, clean_temporaries, open_root
 from image_longitudinal.storage.io.lease import Lease, hold_lease
 from image_longitudinal.tasks.engine.parameters import ConfigChoice, resolve
-from image_longitudinal.tasks.shards.making import make_here, unfinished_shards
+from image_longitudinal.tasks.shards.making import DatasetRun, make_here
 from image_longitudinal.tasks.shards.publish import measure_images, publish_dataset
-from image_longitudinal.tasks.shards.reuse import Reusable, find_reusable
+from image_longitudinal.tasks.shards.reuse import find_reusable
 from image_longitudinal.tasks.shards.shard_artifacts import LatestShard, ShardProgress, ShardRow, show_shards
 from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution, ImageSpec, OutcomeSpec
 from image_longitudinal.tasks.shards.work_pool import make_by_workers
@@ -62,20 +63,23 @@ def generate_dataset(
     root, place = open_root(output), Workspace.at(workspace)
     recorded = config.model_dump(mode="json", exclude=set(EXECUTION_SECTIONS))
     check_configuration(root, recorded)
-    version = spec = None
-    if is_published(root) and not refresh:
-        version = _model(images, config, model, place)
-        spec = specify(config, version, place)
-        if check_same_dataset(root, spec.digest) == "published" and _is_complete(root, spec):
-            get_run_logger().info(f"{root.url} is published and complete: nothing to do")
-            return root.url  # without a lease: a finished data set may be in a place where nobody can write
-    with hold_lease(root, get_run_logger().info) as lease:
-        if spec is None:
-            version = _model(images, config, model, place, refresh)
-            spec = specify(config, version, place)
+
+    def decide() -> DatasetRun:
+        version = _model(images, config, model, place, refresh)
         execution = Execution.of(config, version, place)
-        reusable = find_reusable(reuse, spec) if reuse else None
-        begin_run(root, spec.digest, recorded, reusable.origin if reusable else None)
+        return DatasetRun(root, specify(config, version, place), execution, refresh=refresh)
+
+    run = decide() if is_published(root) and not refresh else None
+    if run and check_same_dataset(root, run.spec.digest) == "published" and _is_complete(run):
+        get_run_logger().info(f"{root.url} is published and complete: nothing to do")
+        return root.url  # without a lease: a finished data set may be in a place where nobody can write
+    with hold_lease(root, get_run_logger().info) as lease:
+        run, origin = run or decide(), None
+        spec, execution = run.spec, run.execution
+        if reuse:
+            origin, reusable = find_reusable(reuse, spec)
+            run = replace(run, reusable=reusable)
+        begin_run(root, spec.digest, recorded, origin)
         clean_temporaries(root)
         arrays = create_image_arrays(
             root,
@@ -86,39 +90,29 @@ def generate_dataset(
             shard_size=spec.plan.shard_size,
             licence=spec.outcomes.licence,
         )
-        shards = make_missing_shards(spec, execution, root, lease, reusable, refresh)
+        shards = make_missing_shards(run, lease)
         recoverability = measure_images(spec.images, spec.probe, execution)
         lease.check()
         publish_dataset(root.url, spec, execution, shards, list(arrays), recoverability)
     return root.url
 
 
-def make_missing_shards(
-    spec: DatasetSpec,
-    execution: Execution,
-    root: Root,
-    lease: Lease,
-    reusable: Reusable | None = None,
-    refresh: bool = False,
-) -> list[FileRecord]:
-    """Make every unfinished shard, here or by workers of a pool; returns the records of all manifests, in order.
-
-    Parts that another data set has (``reusable``) are linked or copied.
-    """
-    plan = spec.plan
-    records, wanted = unfinished_shards(root, spec, list(plan), refresh)
+def make_missing_shards(run: DatasetRun, lease: Lease) -> list[FileRecord]:
+    """Make every unfinished shard, here or by workers of a pool; returns the records of all manifests, in order."""
+    plan = run.spec.plan
+    records, wanted = run.unfinished(plan)
     rows = [ShardRow(index, "kept", "up to date, files present") for index in records]
     progress = ShardProgress(plan.n_subjects, sum(len(plan.shard(index)) for index in records))
-    latest = LatestShard(root, spec)
-    make = make_by_workers if execution.compute.executor == "work-pool" else make_here
-    with closing(make(root, spec, execution, wanted, reusable.parts if reusable else None, refresh)) as making:
+    latest = LatestShard(run.root, run.spec)
+    make = make_by_workers if run.execution.compute.executor == "work-pool" else make_here
+    with closing(make(run, wanted)) as making:
         for made in making:
             lease.check()
             records[made.shard.index] = made.record
             rows.append(ShardRow(made.shard.index, made.state, made.why))
             progress.add(made)
             latest.show(made.shard)
-    show_shards(spec, sorted(rows), records)
+    show_shards(run.spec, sorted(rows), records)
     return [records[shard.index] for shard in plan]
 
 
@@ -147,7 +141,7 @@ def specify(config: Config, version: ModelVersion | None, workspace: Workspace) 
 
 
 def _model(
-    images: str | None, config: Config, model: str | None, workspace: Workspace, refresh: bool = False
+    images: str | None, config: Config, model: str | None, workspace: Workspace, refresh: bool
 ) -> ModelVersion | None:
     if model is not None:
         return workspace.model(model)
@@ -156,8 +150,8 @@ def _model(
     return train_models(images, config=config, workspace=str(workspace.root), refresh=refresh)
 
 
-def _is_complete(root: Root, spec: DatasetSpec) -> bool:
+def _is_complete(run: DatasetRun) -> bool:
     """Whether every file of a published data set still has its recorded size."""
-    manifest = read_root_manifest(root)
-    others = all(file_is_intact(root, file, rehash=False) for file in (*manifest.files, *manifest.shards))
-    return others and not unfinished_shards(root, spec, list(spec.plan), refresh=False)[1]
+    manifest = read_root_manifest(run.root)
+    others = all(file_is_intact(run.root, file, rehash=False) for file in (*manifest.files, *manifest.shards))
+    return others and not run.unfinished(run.spec.plan)[1]

@@ -7,7 +7,7 @@ from contextlib import closing
 from prefect import flow
 
 from image_longitudinal.storage.io.filesystem import open_root
-from image_longitudinal.tasks.shards.making import make_here, unfinished_shards
+from image_longitudinal.tasks.shards.making import DatasetRun, make_here
 from image_longitudinal.tasks.shards.reuse import ReusableParts
 from image_longitudinal.tasks.shards.shard_artifacts import ShardProgress
 from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution
@@ -35,10 +35,11 @@ def make_shards(
     Returns:
         What was done, in a sentence. The result is the shard manifests.
     """
-    root, chosen = open_root(output), [spec.plan.shard(index) for index in shards]
-    finished, wanted = unfinished_shards(root, spec, chosen, refresh)
+    run = DatasetRun(open_root(output), spec, execution, reusable or ReusableParts(), refresh)
+    chosen = [spec.plan.shard(index) for index in shards]
+    finished, wanted = run.unfinished(chosen)
     progress = ShardProgress(sum(map(len, chosen)), sum(len(shard) for shard in chosen if shard.index in finished))
-    with closing(make_here(root, spec, execution, wanted, reusable, refresh)) as making:
+    with closing(make_here(run, wanted)) as making:
         for made in making:
             progress.add(made)
     return f"{len(wanted)} shards made, {len(finished)} were finished before"

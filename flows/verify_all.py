@@ -34,6 +34,6 @@ def verify_all(folder: str = "datasets", workers: int = 2) -> str:
             bad.append(f"{name}: {error}")
     if bad:
         raise StorageError(f"{len(bad)} of {len(found)} data sets are damaged; {'; '.join(bad)}", where=folder)
-    said = f"{len(found)} data sets in {folder} verified" if found else f"no data set is published in {folder} yet"
-    get_run_logger().info(said)
-    return said
+    summary = f"{len(found)} data sets in {folder} verified" if found else f"no data set is published in {folder} yet"
+    get_run_logger().info(summary)
+    return summary

@@ -8,11 +8,11 @@ from functools import lru_cache
 from threading import Lock
 from typing import NamedTuple
 
-from image_longitudinal.core.config import GeneratorConfig, Section
+from image_longitudinal.core.config import ComputeConfig, Section
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.core.random import subject_seeds
 from image_longitudinal.models.design.association import draw_latents
-from image_longitudinal.models.imaging.backends import ImageModel, first_batch_size, load_image_model, needs_training
+from image_longitudinal.models.imaging.backends import ImageModel, first_batch_size, load_image_model
 from image_longitudinal.models.imaging.device import DeviceUse
 from image_longitudinal.models.imaging.sampling_pipeline import BatchSize, in_background, stream_images
 from image_longitudinal.storage.dataset.images import write_image_shard
@@ -83,16 +83,8 @@ def render_shard(job: ImageJob) -> RenderedImages:
         records = write_image_shard(
             open_root(job.output), spec.shard, until_stopped(batches), latents, shard_size=spec.shard_size
         )
-    use = renderer.use.take()
-    return RenderedImages(
-        records,
-        RenderUse(
-            images=int(use["images"]),
-            seconds=use["seconds"],
-            busy_seconds=use["busy_seconds"],
-            batch_size=renderer.batch.size,
-        ),
-    )
+    use = RenderUse.model_validate(renderer.use.take() | {"batch_size": renderer.batch.size})
+    return RenderedImages(records, use)
 
 
 def image_model(execution: Execution) -> ImageModel:
@@ -105,14 +97,13 @@ def image_model(execution: Execution) -> ImageModel:
 
 
 def _renderer(execution: Execution) -> _Renderer:
+    compute = ComputeConfig(device=execution.compute.device)  # the number of workers does not change the model
     with _loading:  # shards that start at the same time load one model
-        return _cached_renderer(
-            execution.workspace, execution.model_version, execution.generator, execution.compute.device
-        )
+        return _cached_renderer(execution.model_copy(update={"compute": compute}))
 
 
 @lru_cache(maxsize=1)
-def _cached_renderer(workspace: str, version: str | None, generator: GeneratorConfig, device: str) -> _Renderer:
-    source = Execution(workspace=workspace, generator=generator, model_version=version)
-    model = load_image_model(generator, source.version() if needs_training(generator.backend) else None, device)
+def _cached_renderer(execution: Execution) -> _Renderer:
+    generator, device = execution.generator, execution.compute.device
+    model = load_image_model(generator, execution.version(), device)
     return _Renderer(model, BatchSize(first_batch_size(model, generator, device)), DeviceUse())

@@ -34,15 +34,10 @@ class ImageSpec(Spec):
     def of(cls, config: Config, described: GeneratorDescription) -> Self:
         """All images of the data set that ``config`` describes."""
         return cls(
-            generator=described.digest,
-            image_size=described.image_size,
-            latent_dim=described.latent_dim,
-            batch_size=config.generator.batch_size,
-            seed=config.seed,
-            shard_size=config.dataset.shard_size,
-            start=0,
+            generator=described.digest, image_size=described.image_size, latent_dim=described.latent_dim,
+            batch_size=config.generator.batch_size, seed=config.seed, shard_size=config.dataset.shard_size, start=0,
             stop=config.dataset.n_subjects,
-        )
+        )  # fmt: skip
 
     def of_shard(self, shard: Shard) -> Self:
         """The images of one shard."""
@@ -75,16 +70,10 @@ class OutcomeSpec(Spec):
         """All tables of the data set that ``config`` describes."""
         plan = config.dataset.plan
         return cls(
-            latent_dim=latent_dim,
-            eta_dims=eta_dims,
-            association=config.dataset.association,
-            outcomes=config.outcomes,
-            outcome_model=model_content(config.outcomes.model),
-            licence=config.dataset.licence,
-            seed=config.seed,
-            shard_size=plan.shard_size,
-            splits=replace(plan, shard_size=plan.n_subjects).shard(0).splits,
-        )
+            latent_dim=latent_dim, eta_dims=eta_dims, association=config.dataset.association, outcomes=config.outcomes,
+            outcome_model=model_content(config.outcomes.model), licence=config.dataset.licence, seed=config.seed,
+            shard_size=plan.shard_size, splits=replace(plan, shard_size=plan.n_subjects).shard(0).splits,
+        )  # fmt: skip
 
     def of_shard(self, shard: Shard) -> Self:
         """The tables of one shard."""
@@ -118,17 +107,11 @@ class DatasetSpec(Spec):
     @classmethod
     def of(cls, config: Config, images: ImageSpec, outcomes: OutcomeSpec, version: ModelVersion | None) -> Self:
         """The data set that ``config`` describes, with images of a registered model version."""
-        backend = config.generator.backend
+        dataset, backend = config.dataset, config.generator.backend
         return cls(
-            images=images,
-            outcomes=outcomes,
-            plan=config.dataset.plan,
-            probe=config.probe,
-            backend=backend,
-            model=version.version if version else backend,
-            name=config.dataset.name,
-            date=config.dataset.date,
-        )
+            images=images, outcomes=outcomes, plan=dataset.plan, probe=config.probe, backend=backend,
+            model=version.version if version else backend, name=dataset.name, date=dataset.date,
+        )  # fmt: skip
 
     def shard_keys(self, shard: Shard) -> dict[str, str]:
         """Digest of each part of a shard, as its manifest records them."""
@@ -149,11 +132,9 @@ class Execution(Section):
     @classmethod
     def of(cls, config: Config, version: ModelVersion | None, workspace: Workspace) -> Self:
         """The execution that ``config`` describes."""
+        name = version.version if version else None
         return cls(
-            workspace=str(workspace.root),
-            generator=config.generator,
-            model_version=version.version if version else None,
-            compute=config.compute,
+            workspace=str(workspace.root), generator=config.generator, model_version=name, compute=config.compute
         )
 
     def version(self) -> ModelVersion | None:

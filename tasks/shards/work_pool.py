@@ -27,10 +27,8 @@ from prefect.states import Cancelling, Crashed
 
 from image_longitudinal.core.errors import ConfigError, ModelError
 from image_longitudinal.core.plan import Shard
-from image_longitudinal.storage.io.filesystem import FileRecord, Root, clean_temporaries
-from image_longitudinal.tasks.shards.making import MadeShard, finished_record
-from image_longitudinal.tasks.shards.reuse import ReusableParts
-from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution
+from image_longitudinal.storage.io.filesystem import FileRecord, clean_temporaries
+from image_longitudinal.tasks.shards.making import DatasetRun, MadeShard
 
 POOL = "shards"  # its workers run one batch at a time; the run that submits never occupies one of them
 DEPLOYMENT = "make-shards/make-shards"
@@ -45,18 +43,11 @@ class ShardBatch:
     """Shards submitted together, without those that are finished."""
 
     shards: deque[Shard]
-    run: UUID
+    id: UUID  # of its run
     name: str
 
 
-def make_by_workers(
-    root: Root,
-    spec: DatasetSpec,
-    execution: Execution,
-    wanted: Mapping[int, str],
-    reusable: ReusableParts | None = None,
-    refresh: bool = False,
-) -> Generator[MadeShard, None, None]:
+def make_by_workers(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[MadeShard, None, None]:
     """Have shards made by a pool's workers, with ``compute.concurrent_shards`` batches submitted at a time.
 
     Batches become shorter towards the end, so that workers finish together. Arguments and yield as in
@@ -66,8 +57,8 @@ def make_by_workers(
         ConfigError: the server has no such deployment.
         ModelError: a shard was submitted :data:`MAX_TRIES` times and is not finished; names it and its last run's end.
     """
-    width, there, logger = execution.compute.concurrent_shards, reusable or ReusableParts(), get_run_logger()
-    waiting = deque(spec.plan.shard(index) for index in wanted)
+    width, logger = run.execution.compute.concurrent_shards, get_run_logger()
+    waiting = deque(run.spec.plan.shard(index) for index in wanted)
     tries: Counter[int] = Counter()
     submitted: list[ShardBatch] = []
     last_active = time.monotonic()
@@ -75,21 +66,21 @@ def make_by_workers(
         while waiting or submitted:
             while waiting and len(submitted) < width:
                 shards = [waiting.popleft() for _ in range(min(MAX_BATCH, -(-len(waiting) // width)))]
-                submitted.append(_submit(root, spec, execution, shards, there, refresh))
+                submitted.append(_submit(run, shards))
             with suppress(ObjectNotFound):
-                PrefectFlowRunFuture(submitted[0].run).wait(timeout=POLL_SECONDS)  # raises if this run is suspended
+                PrefectFlowRunFuture(submitted[0].id).wait(timeout=POLL_SECONDS)  # raises if this run is suspended
             states = _states(submitted)
             for batch in list(submitted):
                 # The state is read before the manifests: a run that has ended writes no more of them.
-                state = states[batch.run]
+                state = states[batch.id]
                 ended = state.is_final()
-                if ended or not refresh:  # with refresh, a manifest may be of the time before until the run has ended
-                    for shard, record in _take_finished(root, spec, batch):
+                if ended or not run.refresh:  # with refresh, manifests may be old until the run has ended
+                    for shard, record in _take_finished(run, batch):
                         yield MadeShard(shard, record, "made", f"{wanted[shard.index]}; by a worker")
                 if ended:
                     submitted.remove(batch)
                     if batch.shards:
-                        _count_try(tries, root, spec, batch.shards[0], state)
+                        _count_try(tries, run, batch.shards[0], state)
                         logger.warning(f"{batch.name}: {_text(state)}; {len(batch.shards)} shards are submitted again")
                         waiting.extendleft(reversed(batch.shards))
             if any(state.is_running() or state.is_final() for state in states.values()):
@@ -98,27 +89,25 @@ def make_by_workers(
                 logger.warning(f"{len(submitted)} runs wait for a worker; start one with: make worker POOL={POOL}")
                 last_active = time.monotonic() + 9 * WAITING_SECONDS
         if tries:
-            clean_temporaries(root)  # unfinished files of lost workers
+            clean_temporaries(run.root)  # unfinished files of lost workers
 
 
-def _submit(
-    root: Root, spec: DatasetSpec, execution: Execution, shards: Sequence[Shard], there: ReusableParts, refresh: bool
-) -> ShardBatch:
+def _submit(run: DatasetRun, shards: Sequence[Shard]) -> ShardBatch:
     # A worker makes its shards one after another, or two at a time for each GPU that it sees.
-    compute = execution.compute.model_copy(update={"executor": "threads", "concurrent_shards": 1})
-    indices = [shard.index for shard in shards]
+    compute = run.execution.compute.model_copy(update={"executor": "threads", "concurrent_shards": 1})
+    indices, root = [shard.index for shard in shards], run.root
     first, last = indices[0], indices[-1]
     name = f"shard {first} of {root.url}" if first == last else f"shards {first} to {last} of {root.url}"
     parameters = {
         "output": root.url,
-        "spec": spec.model_dump(mode="json"),
-        "execution": execution.model_copy(update={"compute": compute}).model_dump(mode="json"),
+        "spec": run.spec.model_dump(mode="json"),
+        "execution": run.execution.model_copy(update={"compute": compute}).model_dump(mode="json"),
         "shards": indices,
-        "reusable": there.of_shards(indices).model_dump(mode="json"),
-        "refresh": refresh,
+        "reusable": run.reusable.of_shards(indices).model_dump(mode="json"),
+        "refresh": run.refresh,
     }
     try:
-        run = cast(FlowRun, run_deployment(DEPLOYMENT, parameters=parameters, flow_run_name=name, timeout=0))
+        started = cast(FlowRun, run_deployment(DEPLOYMENT, parameters=parameters, flow_run_name=name, timeout=0))
     except ObjectNotFound as error:
         raise ConfigError(
             "compute.executor=work-pool needs a Prefect server that has the deployment",
@@ -126,36 +115,36 @@ def _submit(
             got="no such deployment",
             do="start server, deployments and workers: make server, make deploy, make worker POOL=shards",
         ) from error
-    return ShardBatch(deque(shards), run.id, name)
+    return ShardBatch(deque(shards), started.id, name)
 
 
 def _states(batches: Sequence[ShardBatch]) -> dict[UUID, State]:
-    ids = [batch.run for batch in batches]
+    ids = [batch.id for batch in batches]
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)))
     deleted: dict[UUID, State] = {one: Crashed(message="the run was deleted") for one in ids}
-    return deleted | {run.id: run.state for run in runs if run.state}
+    return deleted | {one.id: one.state for one in runs if one.state}
 
 
-def _take_finished(root: Root, spec: DatasetSpec, batch: ShardBatch) -> Iterator[tuple[Shard, FileRecord]]:
+def _take_finished(run: DatasetRun, batch: ShardBatch) -> Iterator[tuple[Shard, FileRecord]]:
     """Remove finished shards from the batch; its run makes them in order, so the first unfinished one is the end."""
-    while batch.shards and isinstance(record := finished_record(root, spec, batch.shards[0]), FileRecord):
+    while batch.shards and isinstance(record := run.finished_record(batch.shards[0]), FileRecord):
         yield batch.shards.popleft(), record
 
 
-def _count_try(tries: Counter[int], root: Root, spec: DatasetSpec, shard: Shard, state: State) -> None:
+def _count_try(tries: Counter[int], run: DatasetRun, shard: Shard, state: State) -> None:
     """Count a run that ended before this shard was finished; fail after too many."""
     tries[shard.index] += 1
     if tries[shard.index] < MAX_TRIES:
         return
     if state.is_completed():
         raise ModelError(
-            f"shard {shard.index}: a worker reports it as made, but it is not: {finished_record(root, spec, shard)}",
-            where=root.url,
+            f"shard {shard.index}: a worker reports it as made, but it is not: {run.finished_record(shard)}",
+            where=run.root.url,
             do="use the same version of the software and the same folders on all workers",
         )
     raise ModelError(
-        f"shard {shard.index}: {MAX_TRIES} workers did not make it; the last: {_text(state)}", where=root.url
+        f"shard {shard.index}: {MAX_TRIES} workers did not make it; the last: {_text(state)}", where=run.root.url
     )
 
 
@@ -172,5 +161,5 @@ def _cancelled_with_this_run(submitted: Sequence[ShardBatch]) -> Iterator[None]:
         with get_client(sync_client=True) as client:
             for batch in submitted:
                 with suppress(httpx.HTTPError, ObjectNotFound):  # no server: a run ends by itself after its batch
-                    client.set_flow_run_state(batch.run, Cancelling(message="The run that submitted it ended."))
+                    client.set_flow_run_state(batch.id, Cancelling(message="The run that submitted it ended."))
         raise

@@ -29,7 +29,7 @@ from image_longitudinal.storage.io.filesystem import open_root
 from image_longitudinal.tasks.engine import gpu_slots as gpu
 from image_longitudinal.tasks.engine.gpu_slots import GPU_LIMIT, ensure_limit, gpu_slots, holds_gpu_slots
 from image_longitudinal.tasks.shards import making
-from image_longitudinal.tasks.shards.making import make_here
+from image_longitudinal.tasks.shards.making import DatasetRun, make_here
 from image_longitudinal.tasks.shards.parts import shard_part_result
 from image_longitudinal.tasks.shards.reuse import ReusableParts
 from image_longitudinal.tasks.shards.spec import Execution
@@ -119,7 +119,7 @@ def test_a_run_holds_its_slot_from_the_first_shard_to_the_last(
 
     @flow(name="shards-of-a-test")
     def shards() -> list[int]:
-        with closing(make_here(root, spec, execution, dict.fromkeys(range(6), "test"), found)) as making:
+        with closing(make_here(DatasetRun(root, spec, execution, found), dict.fromkeys(range(6), "test"))) as making:
             held = [taken() for _ in making]
         return [*held, taken()]
 
