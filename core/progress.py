@@ -6,12 +6,7 @@ import time
 
 
 class Throttle:
-    """Limits how often something is shown.
-
-    Args:
-        seconds: shortest time between two displays.
-        ready_at_once: whether the first display need not wait.
-    """
+    """Limits how often something is shown: at most every ``seconds``, the first time at once if ``ready_at_once``."""
 
     def __init__(self, seconds: float, ready_at_once: bool = False) -> None:
         self.seconds = seconds
@@ -27,12 +22,7 @@ class Throttle:
 
 
 class Pace:
-    """Rate and remaining time of work that starts now.
-
-    Args:
-        total: units of work.
-        done: units finished earlier; they do not count towards the rate.
-    """
+    """Rate and remaining time of work that starts now; ``done`` of ``total`` units were finished earlier."""
 
     def __init__(self, total: int, done: int = 0) -> None:
         self.total, self.first = total, done

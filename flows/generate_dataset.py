@@ -82,14 +82,9 @@ def generate_dataset(
         begin_run(root, spec.digest, recorded, origin)
         clean_temporaries(root)
         arrays = create_image_arrays(
-            root,
-            n=spec.plan.n_subjects,
-            height=spec.images.image_size,
-            width=spec.images.image_size,
-            latent_dim=spec.images.latent_dim,
-            shard_size=spec.plan.shard_size,
-            licence=spec.outcomes.licence,
-        )
+            root, n=spec.plan.n_subjects, height=spec.images.image_size, width=spec.images.image_size,
+            latent_dim=spec.images.latent_dim, shard_size=spec.plan.shard_size, licence=spec.outcomes.licence,
+        )  # fmt: skip
         shards = make_missing_shards(run, lease)
         recoverability = measure_images(spec.images, spec.probe, execution)
         lease.check()

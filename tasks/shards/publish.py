@@ -90,14 +90,9 @@ def publish_dataset(
     manifest = _manifest(root, spec, shards, [file_record(root, RUN_FILE), *arrays])
     achieved = achieved_association(Dataset(root, manifest))
     report = write_report(
-        root,
-        manifest,
-        version=execution.version(),
-        eta_dims=spec.outcomes.eta_dims,
-        recoverability=recoverability.r_squared,
-        read_by=recoverability.read_by,
-        achieved=achieved,
-    )
+        root, manifest, version=execution.version(), eta_dims=spec.outcomes.eta_dims,
+        recoverability=recoverability.r_squared, read_by=recoverability.read_by, achieved=achieved,
+    )  # fmt: skip
     pairs, strip = thumbnails(Dataset(root, manifest))
     card = write_card(root, manifest, examples=pairs)
     manifest = manifest.model_copy(update={"files": (*manifest.files, report, *card)})
@@ -116,37 +111,19 @@ def _manifest(root: Root, spec: DatasetSpec, shards: list[FileRecord], files: li
     images, outcomes = spec.images, spec.outcomes
     model, (identity, config) = get_model(outcomes.outcomes.model), read_run_mark(root)
     return RootManifest(
-        name=spec.name,
-        date=spec.date,
-        identity=identity,
-        config=config,
-        config_digest=digest_of(config),
-        seed=images.seed,
-        n_subjects=spec.plan.n_subjects,
-        shard_size=spec.plan.shard_size,
-        splits=spec.plan.split_counts,
-        levels=outcomes.association,
-        random_effects=model.random_effect_names,
+        name=spec.name, date=spec.date, identity=identity, config=config, config_digest=digest_of(config),
+        seed=images.seed, n_subjects=spec.plan.n_subjects, shard_size=spec.plan.shard_size,
+        splits=spec.plan.split_counts, levels=outcomes.association, random_effects=model.random_effect_names,
         eta_latents=outcomes.eta_dims if is_identity(model.omega) else None,  # else each η mixes several dimensions
-        parameters=model.parameter_names,
-        times=outcomes.outcomes.times,
+        parameters=model.parameter_names, times=outcomes.outcomes.times,
         doses=tuple(Dose(*dose) for dose in outcomes.outcomes.given),
         image=ImageInfo(
-            height=images.image_size,
-            width=images.image_size,
-            latent_dim=images.latent_dim,
-            backend=spec.backend,
-            model=spec.model,
-            version=spec.model if spec.model != spec.backend else "1",
-            digest=images.generator,
+            height=images.image_size, width=images.image_size, latent_dim=images.latent_dim, backend=spec.backend,
+            model=spec.model, version=spec.model if spec.model != spec.backend else "1", digest=images.generator,
         ),
-        shards=tuple(shards),
-        files=tuple(files),
-        versions={name: package_version(name) for name in PACKAGES},
-        licence=outcomes.licence,
-        citation=CITATION,
-        derived_from=origin_of_run(root),
-    )
+        shards=tuple(shards), files=tuple(files), versions={name: package_version(name) for name in PACKAGES},
+        licence=outcomes.licence, citation=CITATION, derived_from=origin_of_run(root),
+    )  # fmt: skip
 
 
 def _show(
