@@ -122,10 +122,19 @@ def test_workers_killed_with_their_runs_leave_no_trace(large_service: Service, t
         return run, manifests(by_run)
 
     def kill_a_batch() -> tuple[str, dict[Path, int]]:
+        def batches() -> list[Any]:
+            return [one for one in service.ask("flow_runs") if one["name"] == f"shards 0 to 2 of {by_workers}"]
+
+        def workers(batch: str) -> list[str]:
+            return [name for name in ("one", "two") if service.flow_processes(batch, name)]
+
+        service.wait_for(batches, 300)
+        batch = batches()[0]["id"]
+        service.wait_for(lambda: workers(batch), 300)
+        (worker,) = workers(batch)  # before the first shard is finished: the others follow within a second
         service.wait_for(lambda: (by_workers / "shards" / "00000.json").exists(), 300, every=0.02)
-        (batch,) = [one for one in service.ask("flow_runs") if one["name"] == f"shards 0 to 2 of {by_workers}"]
-        service.kill(next(name for name in ("one", "two") if service.flow_processes(batch["id"], name)))
-        return batch["id"], manifests(by_workers)
+        service.kill(worker)
+        return batch, manifests(by_workers)
 
     service.start("worker")
     for name in ("one", "two"):  # with results of their own, as on other machines
