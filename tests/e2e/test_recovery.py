@@ -128,10 +128,8 @@ def test_workers_killed_with_their_runs_leave_no_trace(large_service: Service, t
         def workers(batch: str) -> list[str]:
             return [name for name in ("one", "two") if service.flow_processes(batch, name)]
 
-        service.wait_for(batches, 300)
-        batch = batches()[0]["id"]
-        service.wait_for(lambda: workers(batch), 300)
-        (worker,) = workers(batch)  # before the first shard is finished: the others follow within a second
+        batch = service.wait_for(batches, 300)[0]["id"]
+        (worker,) = service.wait_for(lambda: workers(batch), 300)  # before the first shard is finished: the others follow within a second
         service.wait_for(lambda: (by_workers / "shards" / "00000.json").exists(), 300, every=0.02)
         service.kill(worker)
         return batch, manifests(by_workers)
