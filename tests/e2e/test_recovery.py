@@ -129,7 +129,8 @@ def test_workers_killed_with_their_runs_leave_no_trace(large_service: Service, t
             return [name for name in ("one", "two") if service.flow_processes(batch, name)]
 
         batch = service.wait_for(batches, 300)[0]["id"]
-        (worker,) = service.wait_for(lambda: workers(batch), 300)  # before the first shard is finished: the others follow within a second
+        # Before the first shard is finished, since the others follow within a second.
+        (worker,) = service.wait_for(lambda: workers(batch), 300)
         service.wait_for(lambda: (by_workers / "shards" / "00000.json").exists(), 300, every=0.02)
         service.kill(worker)
         return batch, manifests(by_workers)
