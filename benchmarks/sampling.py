@@ -20,13 +20,14 @@ from image_longitudinal.core.config import GeneratorConfig
 from image_longitudinal.core.presets import load_config
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.diffusion.solvers import evaluations
-from image_longitudinal.models.imaging.backends import diffusion_images
+from image_longitudinal.models.imaging.backends import describe, diffusion_images
 from image_longitudinal.models.imaging.grey_images import as_grey_levels
 from image_longitudinal.models.imaging.interface import generate_in_batches
 from image_longitudinal.models.quality.recoverability import probe_latents
 from image_longitudinal.models.registry.registry import ModelVersion
-from image_longitudinal.tasks.shards.image_shards import ImageJob, make_image_shard
-from image_longitudinal.tasks.shards.spec import DatasetSpec
+from image_longitudinal.tasks.shards.image_shards import ImageJob, render_shard
+from image_longitudinal.tasks.shards.spec import Execution, ImageSpec
+from image_longitudinal.tasks.workspace import Workspace
 
 ORIGINAL_STEPS, TOKENS = 50, 77  # of the published recipe
 IMAGES = 1.1e6  # of the published data set
@@ -211,15 +212,11 @@ def device_busy(
         update={"generator": generator, "dataset": config.dataset.model_copy(update=dataset),
                 "compute": config.compute.model_copy(update={"device": str(device)})}
     )  # fmt: skip
-    size, latent_dim = generator.image_size, 128
-    if trained is not None:
-        size, latent_dim = trained.metadata.networks.image_size, trained.metadata.networks.vae.latent_dim
-    spec = DatasetSpec(
-        config=config, workspace=str(workspace), model_version=trained.version if trained else None, model_digest="",
-        image_size=size, latent_dim=latent_dim, entries=(),
-    )  # fmt: skip
+    images = ImageSpec.of(config, describe(generator, trained))
+    execution = Execution.of(config, trained, Workspace(workspace))
     with TemporaryDirectory() as folder:
-        uses = [make_image_shard(ImageJob(spec, index, folder)).use for index in range(3)][1:]
-    busy = sum(use["busy_seconds"] for use in uses) / sum(use["seconds"] for use in uses)
-    print(f"device busy {busy:.1%} of the time while shards of {n} images are written")
+        jobs = [ImageJob(images.of_shard(shard), folder, execution) for shard in config.dataset.plan]
+        uses = [render_shard(job).use for job in jobs][1:]
+    busy = sum(use.busy_seconds for use in uses) / sum(use.seconds for use in uses)
+    print(f"device busy {busy:.1%} of the time, shards of {n} images being written beside it")
     return busy

@@ -1,4 +1,4 @@
-"""The configuration: frozen, validated when it is built, no unknown keys; the Prefect UI shows it as a form."""
+"""The configuration: frozen, validated at construction, no unknown keys. The Prefect UI shows it as a form."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import itertools
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from image_longitudinal.core.plan import ShardPlan
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -24,54 +26,56 @@ def _date_text(value: Any) -> Any:
 MixedPrecision = Annotated[Literal["no", "fp16", "bf16"], BeforeValidator(_precision_text)]
 
 
-EXECUTION_SECTIONS = frozenset({"compute", "evaluation"})  # sections of Config that decide no byte of a data set
+EXECUTION_SECTIONS = frozenset({"compute", "evaluation"})  # sections of Config that do not change a data set
+
+
+def _check_fractions(validation: float, test: float) -> None:
+    if validation + test >= 1:
+        raise ValueError(f"validation_fraction + test_fraction must stay below 1, got {validation + test:g}")
 
 
 class Section(BaseModel):
-    """Base of every section: immutable, refuses unknown keys and infinite or undefined numbers."""
+    """Base of all sections: frozen; rejects unknown keys, infinite numbers and NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ImagesConfig(Section):
-    """Training images: real scans when a folder is given, phantoms otherwise."""
+    """Training images: real scans if a folder is given, phantoms otherwise."""
 
-    n_phantoms: Positive = Field(4000, description="Phantom training images drawn when no folder of scans is given.")
+    n_phantoms: Positive = Field(4000, description="Phantom training images, if no folder of scans is given.")
     denoise: Literal["nlm", "bm3d", "none"] = Field(
         "nlm",
-        description="Of scans: fast non-local means, or the original's BM3D (an optional extra, 16 s a scan; its "
-        "licence allows non-commercial use only).",
+        description="Of scans: fast non-local means, or the original's BM3D (16 s a scan, non-commercial licence).",
     )
-    min_images: Positive = Field(40, description="Fewer usable scans than this stop the run: nothing could be learned.")
-    validation_fraction: Fraction = Field(0.1, description="Share of patients kept for validation curves.")
-    test_fraction: Fraction = Field(0.1, description="Share of patients kept for figures quoted about the models.")
+    min_images: Positive = Field(40, description="With fewer usable scans the run stops with an error.")
+    validation_fraction: Fraction = Field(0.1, description="Fraction of patients for validation curves.")
+    test_fraction: Fraction = Field(0.1, description="Fraction of patients for the quoted model metrics.")
 
     @model_validator(mode="after")
     def _leaves_training_images(self) -> Self:
-        if self.validation_fraction + self.test_fraction >= 1:
-            total = self.validation_fraction + self.test_fraction
-            raise ValueError(f"validation_fraction + test_fraction must stay below 1, got {total:g}")
+        _check_fractions(self.validation_fraction, self.test_fraction)
         return self
 
 
 class TrainingSection(Section):
-    """What both networks' trainings have in common."""
+    """Settings that the trainings of both networks share."""
 
     steps: Positive
     batch_size: Positive
     learning_rate: float = Field(gt=0)
     mixed_precision: MixedPrecision = "no"
     gradient_accumulation: Positive = 1
-    validate_every: int = Field(0, ge=0, description="Steps between validations, whose best weights are kept; 0: none.")
-    patience: int = Field(0, ge=0, description="Validations without a new best before training stops; 0: never.")
+    validate_every: int = Field(0, ge=0, description="Steps between validations, which keep the best weights; 0: none.")
+    patience: int = Field(0, ge=0, description="Validations without improvement before training stops; 0: never.")
 
 
 class VAEConfig(TrainingSection):
     """The variational autoencoder; defaults are the original's."""
 
-    image_size: int = Field(224, ge=32, multiple_of=32, description="Side in pixels: the decoder doubles five times.")
+    image_size: int = Field(224, ge=32, multiple_of=32, description="Side in pixels; the decoder doubles five times.")
     latent_dim: Positive = Field(128, description="Length of z.")
-    width: float = Field(1.0, gt=0, le=4, description="Multiplies every channel count; 1 is the original.")
+    width: float = Field(1.0, gt=0, le=4, description="Factor on all channel counts; 1 is the original.")
     steps: Positive = Field(500_000, description="About 30 epochs of the original's 84,000 training scans.")
     batch_size: int = Field(5, ge=2, description="Batch norm needs at least two.")
     learning_rate: float = Field(1e-3, gt=0)
@@ -80,43 +84,33 @@ class VAEConfig(TrainingSection):
     free_bits: float = Field(
         0.0,
         ge=0,
-        description="Nats per entry that the KL term does not charge for (Kingma et al. 2016): more stay alive.",
+        description="Nats per dimension without KL penalty (Kingma et al. 2016): more dimensions stay active.",
     )
-    cycle_weight: float = Field(
-        0.0,
-        ge=0,
-        description="Weight of reading z back from decode(z) with z drawn from the prior; the original has none.",
-    )
+    cycle_weight: float = Field(0.0, ge=0, description="Weight of recovering z ~ N(0, I) from decode(z); original: 0.")
     vgg_weights: str | None = Field(
-        None, description="Safetensors file with torchvision's VGG16 weights; without it MS-SSIM takes the place."
+        None, description="Safetensors file with torchvision's VGG16 weights; without it MS-SSIM is used."
     )
 
 
 class DiffusionConfig(TrainingSection):
-    """The diffusion model: our small residual one, or the original's Stable Diffusion fine-tune."""
+    """The diffusion model: a small residual or latent model, or a fine-tuned Stable Diffusion as in the original."""
 
     kind: Literal["residual", "latent", "stable-diffusion"] = "residual"
     image_size: int = Field(64, ge=32, multiple_of=32)
     channels: tuple[Positive, ...] = Field((64, 96), description="UNet levels of the residual model, multiples of 16.")
     objective: Literal["flow", "velocity"] = Field("flow", description="What the latent model predicts.")
     autoencoder: str | None = Field(
-        None, description="Of the latent model: folder or hub name of an autoencoder of diffusers; null trains our own."
+        None, description="Latent model: folder or hub name of a diffusers autoencoder; null trains one."
     )
-    autoencoder_width: Positive = Field(32, description="Channels of our own autoencoder.")
-    autoencoder_levels: int = Field(3, ge=2, description="Of our own autoencoder: each but the first halves the image.")
+    autoencoder_width: Positive = Field(32, description="Channels of the trained autoencoder.")
+    autoencoder_levels: int = Field(3, ge=2, description="Of the trained one: each but the first halves the image.")
     autoencoder_steps: Positive = 2000
     autoencoder_learning_rate: float = Field(1e-3, gt=0)
-    encoded_variants: Positive = Field(
-        8, description="Augmented views of each image that are encoded ahead of training in an autoencoder's space."
-    )
-    encoder_weight: float = Field(
-        0.0, ge=0, description="Weight of reading z back, by the frozen VAE encoder, from the image that is predicted."
-    )
-    unet: str | None = Field(
-        None, description="Folder or hub name of a UNet to start from in the place of pretrained's own."
-    )
+    encoded_variants: Positive = Field(8, description="Augmented views of each image for training in latent space.")
+    encoder_weight: float = Field(0.0, ge=0, description="Weight of recovering z from the predicted image by encoder.")
+    unet: str | None = Field(None, description="Folder or hub name of a UNet to start from; null: that of pretrained.")
     pretrained: str = Field(
-        "stable-diffusion-v1-5/stable-diffusion-v1-5", description="Folder or hub name of the model that is fine-tuned."
+        "stable-diffusion-v1-5/stable-diffusion-v1-5", description="Folder or hub name of the model to fine-tune."
     )
     steps: Positive = 115_000
     batch_size: Positive = 4
@@ -124,7 +118,7 @@ class DiffusionConfig(TrainingSection):
     learning_rate_decay: Literal["constant", "cosine"] = "constant"
     ema_decay: float = Field(0.9999, ge=0, lt=1)
     min_snr_gamma: float | None = Field(
-        5.0, gt=0, description="Cap of the min-SNR weights; null weighs all alike, as a flow does."
+        5.0, gt=0, description="Cap of the min-SNR weights; null: equal weights, as in flow matching."
     )
     noise_offset: float = Field(0.0, ge=0)
 
@@ -137,40 +131,34 @@ class DiffusionConfig(TrainingSection):
 
 
 class GeneratorConfig(Section):
-    """How images are made from latents."""
+    """How images are generated from latents."""
 
-    backend: str = Field("diffusion", description="phantom, vae, diffusion, or a backend of your own.")
-    image_size: int = Field(64, ge=16, description="Side in pixels of the phantom's images; models know their own.")
-    latent_dim: Positive = Field(16, description="Length of z for the phantom; models know their own.")
+    backend: str = Field("diffusion", description="phantom, vae, diffusion, or a custom package.module:factory.")
+    image_size: int = Field(64, ge=16, description="Side in pixels of phantom images; trained models have their own.")
+    latent_dim: Positive = Field(16, description="Length of z for the phantom; trained models have their own.")
     scheduler: Literal["ddim", "ddpm", "dpm++", "sde-dpm++", "unipc", "euler", "heun", "student"] = Field(
-        "ddim", description="Solver; student is the distilled few-step network, where the model has one."
+        "ddim", description="Solver; student: the distilled few-step network, if the model has one."
     )
     steps: Positive = 10
-    decoder: Literal["full", "light"] = Field("full", description="light: the distilled one, where the model has one.")
+    decoder: Literal["full", "light"] = Field("full", description="light: the distilled decoder, if the model has one.")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Type the network works in; the solver always works in float32."
+        "float32", description="Data type of the network; the solver always uses float32."
     )
     compile: Literal["auto"] | bool = Field(
-        "auto", description="Let torch.compile write the network's kernels; auto: on CUDA. Changes the last bits only."
+        "auto", description="Compile the network with torch.compile; auto: on CUDA. Changes only the last bits."
     )
     batch_size: Literal["auto"] | Positive = Field(
-        "auto", description="Images at a time; auto suits the device. Halved, with a warning, when they do not fit."
+        "auto", description="Images per batch; auto: by device. Halved, with a warning, if memory does not suffice."
     )
 
 
 class DistillationConfig(Section):
-    """What ``distill`` makes of a trained diffusion model: a few-step student and, where it pays, a light decoder."""
+    """Distillation of a trained diffusion model: a few-step student, and a light decoder for Stable Diffusion."""
 
     student_steps: int = Field(20_000, ge=0, description="Training steps of the student; 0: none.")
-    teacher_steps: int = Field(
-        16, ge=2, le=1000, description="Solver steps of the teacher that the student learns to shorten."
-    )
-    solver_steps: Positive = Field(3, description="Leaps that the student is measured with.")
-    decoder_steps: int = Field(
-        20_000,
-        ge=0,
-        description="Training steps of the light decoder (stable-diffusion alone has a heavy one); 0: none.",
-    )
+    teacher_steps: int = Field(16, ge=2, le=1000, description="Solver steps of the teacher.")
+    solver_steps: Positive = Field(3, description="Solver steps with which the student is measured.")
+    decoder_steps: int = Field(20_000, ge=0, description="Of the light decoder (stable-diffusion only); 0: none.")
     decoder_width: Positive = Field(64, description="Channels of the light decoder (TAESD: 64).")
     batch_size: Positive = 32
     learning_rate: float = Field(1e-4, gt=0)
@@ -179,19 +167,19 @@ class DistillationConfig(Section):
 
 
 class ProbeConfig(Section):
-    """How a finished model is measured: fixed with it, so that other solver steps never change which entries are η."""
+    """How a trained model is measured, once: the solver of a data set does not decide which dimensions become η."""
 
-    n_images: int = Field(512, ge=64, description="Images drawn to measure how well z reads back.")
+    n_images: int = Field(512, ge=64, description="Images generated to measure how well z is recovered.")
     scheduler: Literal["ddim", "ddpm", "dpm++", "sde-dpm++", "unipc", "euler", "heun"] = "ddim"
     steps: Positive = 10
     batch_size: Positive = 32
-    noise_seeds: int = Field(3, ge=2, description="Draws of the images' noise that the spread of R² is taken over.")
+    noise_seeds: int = Field(3, ge=2, description="Noise seeds over which the spread of R² is measured.")
     reader: Literal["encoder", "network"] = Field(
-        "encoder", description="What reads z back: the VAE's encoder, or a network trained for it on generated images."
+        "encoder", description="What recovers z: the VAE's encoder, or a network trained for it on generated images."
     )
-    reader_images: int = Field(14_000, ge=64, description="Generated images that a network reader learns from.")
-    reader_steps: Positive = Field(1500, description="Batches of 64 that a network reader is trained for.")
-    dinov2: str | None = Field(None, description="Local folder of a DINOv2 network, for figures in its features too.")
+    reader_images: int = Field(14_000, ge=64, description="Generated training images of the network reader.")
+    reader_steps: Positive = Field(1500, description="Training steps (batches of 64) of the network reader.")
+    dinov2: str | None = Field(None, description="Local folder of a DINOv2 network, for metrics in its features.")
 
 
 class DoseConfig(Section):
@@ -200,14 +188,14 @@ class DoseConfig(Section):
     time: float = Field(0.0, ge=0)
     amt: float = Field(1.0, gt=0)
     cmt: Positive = 1
-    rate: float = Field(0.0, ge=0, description="Amount per unit of time of an infusion; 0 gives it all at once.")
-    addl: int = Field(0, ge=0, description="How often the dose is given again.")
-    ii: float = Field(0.0, ge=0, description="Time between these doses.")
+    rate: float = Field(0.0, ge=0, description="Infusion rate, amount per unit of time; 0: bolus.")
+    addl: int = Field(0, ge=0, description="Number of additional doses.")
+    ii: float = Field(0.0, ge=0, description="Time between additional doses.")
 
     @model_validator(mode="after")
-    def _again_after_some_time(self) -> Self:
+    def _addl_needs_ii(self) -> Self:
         if self.addl and not self.ii:
-            raise ValueError("doses that are given again (addl) need the time between them (ii)")
+            raise ValueError("additional doses (addl) need the time between them (ii)")
         return self
 
 
@@ -218,19 +206,19 @@ class OutcomesConfig(Section):
     times: tuple[float, ...] = Field(tuple(i / 2 for i in range(21)), min_length=1, description="Observation times.")
     doses: tuple[DoseConfig, ...] = (DoseConfig(),)
     jitter: float = Field(
-        0.0, ge=0, description="Visits are up to this much earlier or later; not the first, nor those with a dose."
+        0.0, ge=0, description="Visits are up to this much earlier or later, except the first and those with a dose."
     )
-    missed: Fraction = Field(0.0, description="Probability of missing a visit, for each but the first.")
-    dropout: Fraction = Field(0.0, description="Probability of leaving before the last visit, at a constant hazard.")
+    missed: Fraction = Field(0.0, description="Probability of missing a visit, except the first.")
+    dropout: Fraction = Field(0.0, description="Probability of dropping out, at a constant hazard.")
 
     @property
     def irregular(self) -> bool:
-        """Whether subjects differ in when they are seen."""
+        """Whether visit times differ between subjects."""
         return bool(self.jitter or self.missed or self.dropout)
 
     @property
     def given(self) -> list[tuple[float, float, int, float]]:
-        """Time, amount, compartment and rate of every single dose, in the order of time."""
+        """Time, amount, compartment and rate of every single dose, by time."""
         single = [(d.time + again * d.ii, d.amt, d.cmt, d.rate) for d in self.doses for again in range(d.addl + 1)]
         return sorted(single, key=lambda dose: dose[0])
 
@@ -251,29 +239,34 @@ class OutcomesConfig(Section):
 
 
 class DatasetConfig(Section):
-    """What is published."""
+    """The published data set."""
 
     name: str = Field("image-longitudinal-demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     date: Annotated[str | None, BeforeValidator(_date_text)] = Field(
-        None, pattern=r"^\d{4}-\d{2}-\d{2}$", description="Stated in the Croissant description."
+        None, pattern=r"^\d{4}-\d{2}-\d{2}$", description="Date in the Croissant description."
     )
-    licence: str = Field("CC-BY-4.0", description="SPDX identifier stated on the card.")
+    licence: str = Field("CC-BY-4.0", description="SPDX licence identifier.")
     n_subjects: Positive = 512
     shard_size: Positive = 128
     association: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        (1.0, 0.5, 0.1, 0.0526, 0.02), min_length=1, description="ρ²: share of Var(η) that the image can explain."
+        (1.0, 0.5, 0.1, 0.0526, 0.02),
+        min_length=1,
+        description="Association levels ρ²: fraction of Var(η) that the image can explain.",
     )
     eta_dims: Literal["auto"] | tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        "auto", description="Latent entries that become η (from 0); auto takes the most recoverable ones."
+        "auto", description="Latent dimensions (from 0) that become η; auto: the most recoverable ones."
     )
     validation_fraction: Fraction = 0.0
-    test_fraction: Fraction = Field(1 / 11, description="Held-out subjects; the original: 100,000 of 1,100,000.")
+    test_fraction: Fraction = Field(1 / 11, description="Held-out subjects; original: 100,000 of 1,100,000.")
+
+    @property
+    def plan(self) -> ShardPlan:
+        """Which subjects belong to which shard and split."""
+        return ShardPlan(self.n_subjects, self.shard_size, self.validation_fraction, self.test_fraction)
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        if self.validation_fraction + self.test_fraction >= 1:
-            total = self.validation_fraction + self.test_fraction
-            raise ValueError(f"validation_fraction + test_fraction must stay below 1, got {total:g}")
+        _check_fractions(self.validation_fraction, self.test_fraction)
         if len(set(self.association)) != len(self.association):
             raise ValueError(f"association levels must differ from each other, got {list(self.association)}")
         if self.eta_dims != "auto" and len(set(self.eta_dims)) != len(self.eta_dims):
@@ -282,7 +275,7 @@ class DatasetConfig(Section):
 
 
 class ComputeConfig(Section):
-    """Where and how wide to run; never changes what is made."""
+    """Where to run and with how many workers; does not change the result."""
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, ...")
     concurrent_shards: Positive = Field(
@@ -296,8 +289,7 @@ class ComputeConfig(Section):
         "Training uses one per accelerator, at most this many.",
     )
     executor: Literal["threads", "dask", "work-pool"] = Field(
-        "threads",
-        description="What generates shards: threads of the run, a Dask cluster, or workers of the work pool shards.",
+        "threads", description="What generates shards: threads of the run, Dask, or workers of the work pool shards."
     )
     dask_address: str | None = Field(
         None, description="Scheduler, as tcp://host:8786; without one Dask starts processes on this machine."
@@ -307,22 +299,22 @@ class ComputeConfig(Section):
 class ResNetConfig(Section):
     """The published ResNet18 that regresses empirical Bayes estimates on images."""
 
-    steps: int = Field(0, ge=0, description="Most training steps per association level; 0 leaves the network out.")
-    batch_size: Positive = Field(16, description="The original's.")
-    width: float = Field(1.0, gt=0, le=4, description="Multiplies its channels; 1 is ResNet18.")
+    steps: int = Field(0, ge=0, description="Maximum training steps per association level; 0: no network.")
+    batch_size: Positive = Field(16, description="Batch size of the original.")
+    width: float = Field(1.0, gt=0, le=4, description="Factor on its channel counts; 1 is ResNet18.")
     mixed_precision: MixedPrecision = "no"
 
 
 class EvaluationConfig(Section):
-    """How a published data set is evaluated; decides nothing of the data."""
+    """How a published data set is evaluated; does not change the data set."""
 
     levels: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(
-        None, description="Some levels; null for all."
+        None, description="Association levels to evaluate; null: all."
     )
     population: Literal["likelihood", "foce", "known"] = Field(
         "likelihood",
-        description="foce: FOCE from the published start; likelihood: from there on to the maximum of the likelihood "
-        "itself, by importance sampling, without FOCE's bias; known: the true values.",
+        description="Population parameters. foce: FOCE estimates; likelihood: maximum likelihood by importance "
+        "sampling, started at the FOCE estimates and without their bias; known: the true values.",
     )
     fit_subjects: Positive = Field(2000, description="Training subjects fitted: evenly spaced where there are more.")
     latent_regressor: Literal["auto", "encoder", "pca"] = Field(
@@ -336,8 +328,10 @@ class EvaluationConfig(Section):
     folds: int = Field(5, ge=2, description="Of the cross-fit.")
     rounds: int = Field(6, ge=0, description="Most rounds of the image-informed model after the one-step correction.")
     resnet: ResNetConfig = ResNetConfig()
-    bootstrap: int = Field(1000, ge=100, description="Resamples behind each 95 % interval.")
-    visits: tuple[Annotated[int, Field(ge=0)], ...] = Field((0, 1, 2, 4), description="Observed visits of forecasts.")
+    bootstrap: int = Field(1000, ge=100, description="Bootstrap samples for each 95 % interval.")
+    visits: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0, 1, 2, 4), description="Numbers of observed visits from which the rest is forecast."
+    )
     residual_subjects: Positive = Field(5000, description="Subjects whose residuals are tested against the design.")
 
     @field_validator("visits")
@@ -349,7 +343,7 @@ class EvaluationConfig(Section):
 
 
 class Config(Section):
-    """Everything that decides a data set, from training images to tables."""
+    """The whole configuration, from training images to evaluation."""
 
     seed: int = Field(1, ge=0, lt=2**63)
     images: ImagesConfig = ImagesConfig()

@@ -21,7 +21,7 @@ class SplitRange:
 
 @dataclass(frozen=True)
 class Shard:
-    """Subjects ``start <= id < stop``; ``splits`` cuts them where one split ends and the next begins."""
+    """Subjects ``start <= id < stop``; ``splits`` are the parts of this range that belong to each split."""
 
     index: int
     start: int
@@ -33,7 +33,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """The index in five digits, as file names carry it."""
+        """The index in five digits, as in file names."""
         return f"{self.index:05d}"
 
 
@@ -42,11 +42,11 @@ class ShardPlan:
     """``n_subjects`` in shards of ``shard_size`` (the last may be shorter); splits are contiguous runs of ids.
 
     Ids run from 0 to n_subjects - 1: train first, then validation, then test. The counts of validation and test are
-    rounded from their fractions; train takes the rest. The shards are made one at a time, so a plan for a billion
-    subjects costs nothing.
+    rounded from their fractions; train gets the rest. Shards are computed one at a time during iteration, so a plan for
+    a billion subjects costs nothing.
 
-    ``only_shards`` and ``only_splits`` make it the plan of a part of a data set: ids, shards and cuts stay those of the
-    whole, and only what was chosen is there.
+    ``only_shards`` and ``only_splits`` give the plan of a part of a data set: ids, shards and splits are numbered as in
+    the whole, and only the chosen ones are included.
     """
 
     n_subjects: int
@@ -69,12 +69,12 @@ class ShardPlan:
 
     @property
     def n_shards(self) -> int:
-        """How many shards are there."""
+        """Number of shards."""
         return sum(1 for _ in self) if self.is_part else self._all_shards
 
     @property
     def is_part(self) -> bool:
-        """Whether some shards or splits of the whole are left out."""
+        """Whether some shards or splits of the whole are not included."""
         return self.only_shards is not None or self.only_splits is not None
 
     @property
@@ -83,13 +83,13 @@ class ShardPlan:
 
     @property
     def split_counts(self) -> dict[str, int]:
-        """Subjects per split of the whole, in the order of their ids."""
+        """Subjects per split of the whole data set, in id order."""
         validation = round(self.n_subjects * self.validation_fraction)
         test = min(round(self.n_subjects * self.test_fraction), self.n_subjects - validation)
         return {"train": self.n_subjects - validation - test, "validation": validation, "test": test}
 
     def shard(self, index: int) -> Shard:
-        """Shard ``index`` (IndexError where the plan has none)."""
+        """Shard ``index``; IndexError if the plan does not have it."""
         if not 0 <= index < self._all_shards or (self.only_shards is not None and index not in self.only_shards):
             raise IndexError(f"shard {index} of {self._all_shards}{' in this part' * self.is_part}")
         start = index * self.shard_size
@@ -107,7 +107,7 @@ class ShardPlan:
         return (shard for shard in shards if shard.splits)
 
     def split_of(self, subject_id: int) -> str:
-        """The split of one subject (IndexError where the plan has no such subject)."""
+        """The split of one subject; IndexError if the plan does not have it."""
         if 0 <= subject_id < self.n_subjects and (
             self.only_shards is None or subject_id // self.shard_size in self.only_shards
         ):
@@ -118,7 +118,7 @@ class ShardPlan:
 
 
 def shard_ranges(indices: Sequence[int]) -> str:
-    """Ascending shard indices as people write them: 0-9, 12."""
+    """Ascending shard indices as text for people: 0-9, 12."""
     runs: list[list[int]] = []
     for index in indices:
         if runs and index == runs[-1][1] + 1:
@@ -129,7 +129,7 @@ def shard_ranges(indices: Sequence[int]) -> str:
 
 
 def parse_shard_ranges(text: str) -> tuple[int, ...]:
-    """Indices from text such as ``0-9,12``, ascending.
+    """Ascending indices from text such as ``0-9,12``.
 
     Raises:
         ConfigError: for any other text.
@@ -138,6 +138,6 @@ def parse_shard_ranges(text: str) -> tuple[int, ...]:
     for piece in text.split(","):
         low, dash, high = piece.strip().partition("-")
         if not (low.isdigit() and (high.isdigit() or not dash)) or int(high or low) < int(low):
-            raise ConfigError("shards are not understood", expected="ranges such as 0-9,12", got=text)
+            raise ConfigError("cannot read shard ranges", expected="ranges such as 0-9,12", got=text)
         chosen.update(range(int(low), int(high or low) + 1))
     return tuple(sorted(chosen))

@@ -1,4 +1,4 @@
-"""From a preset, a file and overrides to one validated :class:`core.config.Config`."""
+"""Build a validated :class:`core.config.Config` from a preset, a file and overrides."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PRESETS = Path(__file__).resolve().parent.parent / "deployments" / "presets"
 
 
 def preset_names() -> list[str]:
-    """The presets that ship with the project."""
+    """Names of the bundled presets."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 def load_config(preset: str = "demo", file: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
-    """Build the configuration: the preset, then the file's values over it, then the overrides over both.
+    """Build the configuration from the preset; values of the file replace its values, and overrides replace both.
 
     Args:
         preset: name of a file in deployments/presets.
@@ -30,7 +30,7 @@ def load_config(preset: str = "demo", file: str | Path | None = None, overrides:
         overrides: ``section.key=value`` texts; the value is read as YAML.
 
     Raises:
-        ConfigError: a file cannot be read, or a key or value is unknown or impossible; names each of them.
+        ConfigError: a file cannot be read, or keys or values are invalid; names all of them.
     """
     if preset not in preset_names():
         raise ConfigError("unknown preset", expected=f"one of {', '.join(preset_names())}", got=preset)
@@ -43,7 +43,7 @@ def load_config(preset: str = "demo", file: str | Path | None = None, overrides:
 
 
 def validate_config(values: Mapping[str, Any], where: object = None) -> Config:
-    """A :class:`Config` of plain values, or one ConfigError that names every offending key."""
+    """Build a :class:`Config` from plain values; ConfigError names all invalid keys."""
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -54,7 +54,7 @@ def validate_config(values: Mapping[str, Any], where: object = None) -> Config:
 
 
 def _deepest(problems: list[Any]) -> list[Any]:
-    """Without those that only repeat, for a whole list, what is wrong with one of its items."""
+    """Remove problems of a whole list that only repeat a problem of one of its items."""
     locations = [_location(problem) for problem in problems]
     return [
         problem
@@ -64,7 +64,7 @@ def _deepest(problems: list[Any]) -> list[Any]:
 
 
 def _location(problem: Any) -> str:
-    """Dotted name of the value, without the names that pydantic gives to a union's members."""
+    """Dotted name of the value, without pydantic's names of union members."""
     return ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("literal[", "tuple[")))
 
 
@@ -100,7 +100,7 @@ def _parse_override(text: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ConfigError("cannot read an override's value", where=key, expected="YAML", got=value) from error
     if isinstance(parsed, str) and re.fullmatch(r"[-+]?\d+\.?\d*[eE][-+]?\d+", value.strip()):
-        parsed = float(parsed)  # YAML 1.1 takes 1e-4 for a text; numbers written so are common here
+        parsed = float(parsed)  # YAML 1.1 reads 1e-4 as text
     for part in reversed(key.strip().split(".")):
         parsed = {part: parsed}
     return parsed

@@ -1,8 +1,9 @@
-"""generate-dataset, the main job: latents → images and outcomes, shard by shard, then verified and published."""
+"""generate-dataset, the main job: latents → images and outcomes, shard by shard, then verify and publish."""
 
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 
 from prefect import flow, get_run_logger
 
@@ -18,15 +19,13 @@ from image_longitudinal.storage.dataset.manifest import file_is_intact, is_publi
 from image_longitudinal.storage.dataset.run_claim import begin_run, check_configuration, check_same_dataset
 from image_longitudinal.storage.io.lease import Lease, hold_lease
 from image_longitudinal.storage.io.open import open_root
-from image_longitudinal.storage.io.root import FileRecord, Root, clean_temporaries
+from image_longitudinal.storage.io.root import FileRecord, clean_temporaries
 from image_longitudinal.tasks.engine.parameters import ConfigChoice, resolve
-from image_longitudinal.tasks.engine.progress import DeviceShare, Progress
-from image_longitudinal.tasks.shards.host_workers import drawing_processes
-from image_longitudinal.tasks.shards.making import done, make_here
+from image_longitudinal.tasks.shards.making import DatasetRun, make_here
 from image_longitudinal.tasks.shards.publish import measure_images, publish_dataset
-from image_longitudinal.tasks.shards.reuse import Reusable, find_reusable
-from image_longitudinal.tasks.shards.shard_artifacts import LatestShard, ShardRow, show_shards
-from image_longitudinal.tasks.shards.spec import DatasetSpec
+from image_longitudinal.tasks.shards.reuse import find_reusable
+from image_longitudinal.tasks.shards.shard_artifacts import LatestShard, ShardProgress, ShardRow, show_shards
+from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution, ImageSpec, OutcomeSpec
 from image_longitudinal.tasks.shards.work_pool import make_by_workers
 from image_longitudinal.tasks.workspace import Workspace
 
@@ -43,124 +42,111 @@ def generate_dataset(
     reuse: str | None = None,
     refresh: bool = False,
 ) -> str:
-    """Make and publish a data set; trains the image models first where none is named and none fits.
+    """Generate and publish a data set. Trains the image models first, if none is named and no trained one fits.
 
     Args:
-        output: Where to, a local folder or any fsspec URL. A run that was stopped goes on; another data set is refused.
+        output: A local folder or any fsspec URL. Continues an interrupted run; refuses a folder with another data set.
         images: Folder of scans to train on. Without one, phantom images.
         preset: Configuration to start from.
         overrides: Values over the preset's, such as dataset.n_subjects=2000, one per line.
-        config: A whole configuration in the preset's place; what it leaves out is as in the published method.
-        model: Registered model (version or alias) to use in place of training; pretrained is the one that comes along.
+        config: A whole configuration instead of a preset; omitted values are those of the published method.
+        model: Registered model (version or alias) to use instead of training; pretrained is the bundled one.
         workspace: Local folder for prepared images, checkpoints and models.
         reuse: Published data set whose images this one shares, with other association levels, splits or outcomes. The
             manifest records it.
-        refresh: Make everything anew, whatever is cached or in place; what is published stays until it is replaced.
+        refresh: Make everything again, cached or not. A published data set stays until it is replaced.
 
     Returns:
         The address of the data set.
     """
     config = resolve(preset, config, overrides)
-    root = open_root(output)
-    check_configuration(root, config.model_dump(mode="json", exclude=set(EXECUTION_SECTIONS)))
+    root, place = open_root(output), Workspace.at(workspace)
+    recorded = config.model_dump(mode="json", exclude=set(EXECUTION_SECTIONS))
+    check_configuration(root, recorded)
 
-    def decided() -> DatasetSpec:
-        return specify(config, _model(images, config, model, workspace, refresh), Workspace.at(workspace))
+    def decide() -> DatasetRun:
+        version = _model(images, config, model, place, refresh)
+        execution = Execution.of(config, version, place)
+        return DatasetRun(root, specify(config, version, place), execution, refresh=refresh)
 
-    spec = decided() if is_published(root) and not refresh else None
-    if spec and check_same_dataset(root, spec.identity) == "published" and _complete(root, spec):
-        get_run_logger().info(f"{root.url} is published already and complete: nothing to do")
-        return root.url  # without the lease: a finished data set may lie where nobody can write, not even a lock
-    with hold_lease(root, get_run_logger().info) as lease, drawing_processes():
-        spec = spec or decided()
-        found = find_reusable(reuse, spec) if reuse else None
-        plain = config.model_dump(mode="json", exclude=set(EXECUTION_SECTIONS))
-        begin_run(root, spec.identity, plain, found.origin if found else None)
+    run = decide() if is_published(root) and not refresh else None
+    if run and check_same_dataset(root, run.spec.digest) == "published" and _is_complete(run):
+        get_run_logger().info(f"{root.url} is published and complete: nothing to do")
+        return root.url  # without a lease: a finished data set may be in a place where nobody can write
+    with hold_lease(root, get_run_logger().info) as lease:
+        run, origin = run or decide(), None
+        spec, execution = run.spec, run.execution
+        if reuse:
+            origin, reusable = find_reusable(reuse, spec)
+            run = replace(run, reusable=reusable)
+        begin_run(root, spec.digest, recorded, origin)
         clean_temporaries(root)
         arrays = create_image_arrays(
-            root,
-            n=config.dataset.n_subjects,
-            height=spec.image_size,
-            width=spec.image_size,
-            latent_dim=spec.latent_dim,
-            shard_size=config.dataset.shard_size,
-            licence=config.dataset.licence,
-        )
-        shards = make_missing_shards(spec, root, lease, found, refresh)
-        recoverability, read_by = measure_images(spec)
+            root, n=spec.plan.n_subjects, height=spec.images.image_size, width=spec.images.image_size,
+            latent_dim=spec.images.latent_dim, shard_size=spec.plan.shard_size, licence=spec.outcomes.licence,
+        )  # fmt: skip
+        shards = make_missing_shards(run, lease)
+        recoverability = measure_images(spec.images, spec.probe, execution)
         lease.check()
-        publish_dataset(root.url, spec, shards, list(arrays), recoverability, read_by)
+        publish_dataset(root.url, spec, execution, shards, list(arrays), recoverability)
     return root.url
 
 
-def make_missing_shards(
-    spec: DatasetSpec, root: Root, lease: Lease, found: Reusable | None = None, refresh: bool = False
-) -> list[FileRecord]:
-    """Make every shard that is not done, here or by workers of a pool; the records of all manifests, in order.
-
-    What another data set has of a shard (``found``) is not made but shared.
-    """
-    plan = spec.plan
-    checked = {shard.index: "asked for anew" if refresh else done(root, spec, shard) for shard in plan}
-    records = {index: record for index, record in checked.items() if isinstance(record, FileRecord)}
-    wanted = {index: why for index, why in checked.items() if isinstance(why, str)}
-    rows = [ShardRow(index, "kept", "as wanted, files there") for index in records]
-    subjects = sum(len(plan.shard(index)) for index in records)
-    progress, share = Progress("make subjects", plan.n_subjects, "subjects", done=subjects), DeviceShare()
-    latest = LatestShard(root, spec)
-    make = make_by_workers if spec.config.compute.executor == "work-pool" else make_here
-    with closing(make(root, spec, wanted, found.parts if found else None, refresh)) as making:
-        for shard, record, state, why, use in making:
+def make_missing_shards(run: DatasetRun, lease: Lease) -> list[FileRecord]:
+    """Make every unfinished shard, here or by workers of a pool; returns the records of all manifests, in order."""
+    plan = run.spec.plan
+    records, wanted = run.unfinished(plan)
+    rows = [ShardRow(index, "kept", "up to date, files present") for index in records]
+    progress = ShardProgress(plan.n_subjects, sum(len(plan.shard(index)) for index in records))
+    latest = LatestShard(run.root, run.spec)
+    make = make_by_workers if run.execution.compute.executor == "work-pool" else make_here
+    with closing(make(run, wanted)) as making:
+        for made in making:
             lease.check()
-            records[shard.index] = record
-            rows.append(ShardRow(shard.index, state, why))
-            subjects += len(shard)
-            share.add(use)
-            progress.update(subjects, "; ".join(filter(None, [f"shard {shard.index} in place", str(share)])))
-            latest.show(shard)
-    show_shards(spec, sorted(rows), records)
+            records[made.shard.index] = made.record
+            rows.append(ShardRow(made.shard.index, made.state, made.why))
+            progress.add(made)
+            latest.show(made.shard)
+    show_shards(run.spec, sorted(rows), records)
     return [records[shard.index] for shard in plan]
 
 
 def specify(config: Config, version: ModelVersion | None, workspace: Workspace) -> DatasetSpec:
-    """Everything that decides the data set, including the latent dimensions that become η; loads no network."""
-    name = version.version if version else None
-    generator = describe(config.generator, version)
-    spec = DatasetSpec(
-        config=config,
-        workspace=str(workspace.root),
-        model_version=name,
-        model_digest=generator.digest,
-        image_size=generator.image_size,
-        latent_dim=generator.latent_dim,
-        entries=(),
-    )
-    count = get_model(config.outcomes.model).n_random_effects
-    chosen = config.dataset.eta_dims
-    if chosen == "auto":
-        recoverability = version.metadata.measured.recoverability if version else measure_images(spec)[0]
-        entries = tuple(most_recoverable(recoverability, count))
-    else:
-        entries = chosen
-    if len(entries) != count or not all(entry < generator.latent_dim for entry in entries):
+    """The spec of the data set. Loads no network, except to measure a model whose metadata lacks recoverability.
+
+    Raises:
+        ConfigError: dataset.eta_dims does not fit the models.
+    """
+    described = describe(config.generator, version)
+    images, count = ImageSpec.of(config, described), get_model(config.outcomes.model).n_random_effects
+    eta_dims = config.dataset.eta_dims
+    if eta_dims == "auto":
+        if version:
+            recoverability = version.metadata.measured.recoverability
+        else:
+            recoverability = measure_images(images, config.probe, Execution.of(config, version, workspace)).r_squared
+        eta_dims = tuple(most_recoverable(recoverability, count))
+    if len(eta_dims) != count or max(eta_dims) >= described.latent_dim:
         raise ConfigError(
             "dataset.eta_dims do not fit",
-            expected=f"{count} different entries from 0 to {generator.latent_dim - 1} (model {config.outcomes.model})",
-            got=list(entries),
+            expected=f"{count} different ones from 0 to {described.latent_dim - 1} (model {config.outcomes.model})",
+            got=list(eta_dims),
         )
-    return spec.model_copy(update={"entries": entries})
+    return DatasetSpec.of(config, images, OutcomeSpec.of(config, described.latent_dim, eta_dims), version)
 
 
-def _model(images: str | None, config: Config, model: str | None, workspace: str, refresh: bool) -> ModelVersion | None:
+def _model(
+    images: str | None, config: Config, model: str | None, workspace: Workspace, refresh: bool
+) -> ModelVersion | None:
     if model is not None:
-        return Workspace.at(workspace).model(model)
+        return workspace.model(model)
     if not needs_training(config.generator.backend):
         return None
-    return train_models(images, config=config, workspace=workspace, refresh=refresh)
+    return train_models(images, config=config, workspace=str(workspace.root), refresh=refresh)
 
 
-def _complete(root: Root, spec: DatasetSpec) -> bool:
-    """Whether a published data set still has every file at its recorded size."""
-    manifest = read_root_manifest(root)
-    outside = all(file_is_intact(root, file, rehash=False) for file in (*manifest.files, *manifest.shards))
-    return outside and all(isinstance(done(root, spec, shard), FileRecord) for shard in spec.plan)
+def _is_complete(run: DatasetRun) -> bool:
+    """Whether every file of a published data set still has its recorded size."""
+    manifest = read_root_manifest(run.root)
+    others = all(file_is_intact(run.root, file, rehash=False) for file in (*manifest.files, *manifest.shards))
+    return others and not run.unfinished(run.spec.plan)[1]

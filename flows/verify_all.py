@@ -1,4 +1,4 @@
-"""verify-all: every data set published in a folder, one after another; what a nightly schedule runs."""
+"""verify-all: every data set published in a folder, one after another, as run by a nightly schedule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from image_longitudinal.storage.io.open import open_root
 
 @flow(name="verify-all", flow_run_name="verify all in {folder}", persist_result=False)
 def verify_all(folder: str = "datasets", workers: int = 2) -> str:
-    """Check every data set published directly under a folder; a bad one does not keep the others from being checked.
+    """Check every data set published directly under a folder; all are checked, even after a bad one.
 
     Args:
         folder: A local folder or any fsspec URL.
@@ -33,7 +33,7 @@ def verify_all(folder: str = "datasets", workers: int = 2) -> str:
         except StorageError as error:
             bad.append(f"{name}: {error}")
     if bad:
-        raise StorageError(f"{len(bad)} of {len(found)} data sets are not as published; {'; '.join(bad)}", where=folder)
-    said = f"{len(found)} data sets in {folder} verified" if found else f"no data set is published in {folder} yet"
-    get_run_logger().info(said)
-    return said
+        raise StorageError(f"{len(bad)} of {len(found)} data sets are damaged; {'; '.join(bad)}", where=folder)
+    summary = f"{len(found)} data sets in {folder} verified" if found else f"no data set is published in {folder} yet"
+    get_run_logger().info(summary)
+    return summary

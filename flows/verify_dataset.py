@@ -1,4 +1,4 @@
-"""verify-dataset: re-hash and re-read a published data set; name, and on request make anew, what is not as written."""
+"""verify-dataset: hash and read a published data set again; name damaged files and, on request, regenerate them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from image_longitudinal.tasks.engine.progress import Progress
 from image_longitudinal.tasks.shards.derivation import rederive
 from image_longitudinal.tasks.workspace import Workspace
 
-SAMPLE = 8  # subjects made again: a wrong seed, model or version shows in the first, damage is found by hashes
+SAMPLE = 8  # regenerated subjects: a wrong seed, model or version shows in all of them; hashes find damage
 
 
 @flow(name="verify-dataset", flow_run_name="verify {output}", persist_result=False)
@@ -37,14 +37,14 @@ def verify(
 
     Args:
         output: Address of the data set, a local folder or any fsspec URL.
-        repair: Make exactly the bad shards anew, from the configuration and the registered model recorded in the data
-            set, then check again.
+        repair: Regenerate exactly the bad shards from the configuration and the registered model that the data set
+            records, then check again.
         workers: Shards checked at a time.
-        workspace: Where the registered model lies; needed to repair images and to make some again.
-        sample: Subjects chosen at random that are made again from their seeds and compared.
+        workspace: Where the registered model is; needed to repair images and to regenerate some.
+        sample: Number of random subjects that are regenerated from their seeds and compared.
 
     Raises:
-        StorageError: a file is missing, damaged or does not fit the others; the log and a table name each.
+        StorageError: a file is missing, damaged or inconsistent; the log and a table list all problems.
     """
     root = open_root(output)
     try:
@@ -57,15 +57,15 @@ def verify(
         manifest = read_root_manifest(root)
         config = validate_config(manifest.config, where=root.url)
         model = manifest.image.model if needs_training(config.generator.backend) else None
-        if not manifest.part_of:  # which is fetched
-            _check_can_be_made(root, manifest.identity, config, model, workspace)
+        if not manifest.part_of:
+            _check_is_reproducible(root, manifest.identity, config, model, workspace)
         with hold_lease(root, get_run_logger().info):
             _forget(root, manifest, report)
         if manifest.part_of:
             raise StorageError(
-                f"{len(report.problems)} problems found, and a part of a data set is not made anew but fetched",
+                f"{len(report.problems)} problems found; a part of a data set cannot be regenerated, only fetched",
                 where=root.url,
-                do="give the command that fetched it again: what is right is kept",
+                do="run the command that fetched it again: intact files are kept",
             )
         generate_dataset(root.url, config=config, model=model, workspace=workspace)
         report = _check(root, workers, workspace, sample)
@@ -73,53 +73,53 @@ def verify(
         raise StorageError(
             f"{len(report.problems)} problems found; the first: {report.problems[0]}",
             where=report.url,
-            do=f"make them anew with: image-longitudinal verify {root.url} --repair",
+            do=f"regenerate the bad files with: image-longitudinal verify {root.url} --repair",
         )
     return report
 
 
 def _restore(root: Root, damage: StorageError, workers: int, workspace: str, sample: int) -> VerificationReport:
-    """Write a damaged ``dataset.json`` anew: the mark of the run holds the configuration that it was made from."""
-    get_run_logger().error(f"{damage}; it is written anew from {RUN_FILE}")
+    """Write a damaged ``dataset.json`` again, from the configuration that the run recorded when it started."""
+    get_run_logger().error(f"{damage}; it is recreated from {RUN_FILE}")
     claim = read_run_claim(root)
     identity = claim.identity
     config = validate_config(claim.config, where=root.join(RUN_FILE))
     model = _model_of(identity, config, workspace, root)
-    _check_can_be_made(root, identity, config, model, workspace)
+    _check_is_reproducible(root, identity, config, model, workspace)
     with hold_lease(root, get_run_logger().info):
         root.remove(ROOT_MANIFEST)
     generate_dataset(root.url, config=config, model=model, workspace=workspace)
     return _check(root, workers, workspace, sample)
 
 
-def _check_can_be_made(root: Root, identity: str, config: Config, model: str | None, workspace: str) -> None:
-    """Refuse a repair, before anything is removed, where it would not make this data set anew but another."""
+def _check_is_reproducible(root: Root, identity: str, config: Config, model: str | None, workspace: str) -> None:
+    """Refuse a repair that would generate another data set, before anything is removed."""
     files = Workspace.at(workspace)
-    would_be = specify(config, files.registry.get(model) if model else None, files).identity
-    if would_be != identity:
+    identity_now = specify(config, files.registry.get(model) if model else None, files).digest
+    if identity_now != identity:
         raise StorageError(
-            "this version of the software would make another data set from its configuration, so nothing was touched",
+            "this version of the software would generate another data set, so nothing was changed",
             where=root.url,
             expected=f"identity {identity[:12]}",
-            got=would_be[:12],
-            do="repair it with the version that made it, or bring the bad files back from a copy",
+            got=identity_now[:12],
+            do="repair it with the version that generated it, or restore the bad files from a copy",
         )
 
 
 def _model_of(identity: str, config: Config, workspace: str, root: Root) -> str | None:
-    """The registered model with which the configuration gives the data set of this identity; None if it needs none."""
+    """The registered model with which the configuration gives this identity; None if the data set needs none."""
     if not needs_training(config.generator.backend):
         return None
     files = Workspace.at(workspace)
     for version in files.registry.versions():
-        with contextlib.suppress(ImageLongitudinalError):  # of another kind or size: not the one
-            if specify(config, version, files).identity == identity:
+        with contextlib.suppress(ImageLongitudinalError):  # a model of another kind or size
+            if specify(config, version, files).digest == identity:
                 return version.version
     raise StorageError(
-        "the root manifest is damaged, and none of the models here made this data set",
+        "the root manifest is damaged, and none of the models here belongs to this data set",
         where=root.url,
         expected=f"a model in {workspace} that gives identity {identity[:12]}",
-        do="name the workspace that has it: --workspace, or give the command that made the data set again",
+        do="give the workspace that has it with --workspace, or run the command that generated the data set again",
     )
 
 
@@ -127,7 +127,7 @@ def _check(root: Root, workers: int, workspace: str, sample: int) -> Verificatio
     logger = get_run_logger()
     progress = Progress("verify", read_root_manifest(root).plan.n_shards, "shards")
     report = verify_dataset(root, progress=lambda done, total: progress.update(done), workers=workers)
-    report = _make_again(root, report, workspace, sample)
+    report = _regenerate_sample(root, report, workspace, sample)
     for problem in report.problems:
         logger.error(str(problem))
     if report.ok:
@@ -145,8 +145,8 @@ def _check(root: Root, workers: int, workspace: str, sample: int) -> Verificatio
     return report
 
 
-def _make_again(root: Root, report: VerificationReport, workspace: str, sample: int) -> VerificationReport:
-    """The report with what making a random sample of the subjects again adds to it: other ones each time."""
+def _regenerate_sample(root: Root, report: VerificationReport, workspace: str, sample: int) -> VerificationReport:
+    """Add to the report the problems found by regenerating a random sample of subjects, a new one each time."""
     dataset = open_dataset(root)
     ids = dataset.view().ids
     ids = ids[~np.isin(ids // dataset.plan.shard_size, report.bad_shards)]
@@ -164,10 +164,10 @@ def _make_again(root: Root, report: VerificationReport, workspace: str, sample: 
 
 
 def _forget(root: Root, manifest: RootManifest, report: VerificationReport) -> None:
-    """Remove the manifests of bad shards and all bad files, so that nothing, no cache either, takes them for done."""
-    made = {file.path for file in manifest.files}  # never a file that this project did not write
+    """Remove bad files and the manifests of bad shards, so that neither a run nor a cache takes them for finished."""
+    ours = {file.path for file in manifest.files}  # never remove a file that this project did not write
     for index in report.bad_shards:
-        made |= manifest.shard_files(manifest.plan.shard(index))
+        ours |= manifest.shard_files(manifest.plan.shard(index))
         root.remove(shard_manifest_path(index))
-    for path in made & {problem.path for problem in report.problems}:
+    for path in ours & {problem.path for problem in report.problems}:
         root.remove(path)

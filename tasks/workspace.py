@@ -1,4 +1,4 @@
-"""Where a user's files are kept between runs: prepared images, checkpoints, registered models, evaluations."""
+"""The workspace: a folder for prepared images, checkpoints, registered models and evaluations between runs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from image_longitudinal.core.digest import SHORT
-from image_longitudinal.models.pretrained import FOLDER as SHIPPED
-from image_longitudinal.models.pretrained import PRETRAINED
+from image_longitudinal.models.pretrained import FOLDER, PRETRAINED
 from image_longitudinal.models.registry.registry import ModelVersion, Registry
 from image_longitudinal.storage.io.open import open_root
 
@@ -17,13 +16,13 @@ SHARED_REGISTRY = "IMAGE_LONGITUDINAL_REGISTRY"  # environment: fsspec URL of a 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A local folder with a subfolder for each kind; paths are named by the digest of what decides their content."""
+    """A local folder with a subfolder for each kind of file; paths contain the digest of what made the files."""
 
     root: Path
 
     @classmethod
     def at(cls, folder: str | Path) -> Workspace:
-        """The workspace in a folder, as an absolute path: tasks may run with another working directory."""
+        """The workspace in a folder, with an absolute path: tasks may have another working directory."""
         return cls(Path(folder).absolute())
 
     def images(self, key: str) -> Path:
@@ -36,16 +35,16 @@ class Workspace:
 
     @property
     def sources(self) -> Path:
-        """Where archives are extracted and downloads kept."""
+        """Folder of downloads and extracted archives."""
         return self.root / "sources"
 
     def model(self, name: str) -> ModelVersion:
-        """A registered model by version or alias; ``pretrained`` is bundled with the code.
+        """A registered model by version or alias; ``pretrained`` is the bundled one.
 
         Raises:
             ModelError: see :meth:`Registry.get`.
         """
-        return self.registry.add(open_root(SHIPPED)) if name == PRETRAINED else self.registry.get(name)
+        return self.registry.add(open_root(FOLDER)) if name == PRETRAINED else self.registry.get(name)
 
     def training(self, key: str) -> Path:
         """Folder of the checkpoints of the training with this key."""
@@ -57,7 +56,7 @@ class Workspace:
 
     @property
     def registry(self) -> Registry:
-        """The model registry: in this workspace, and shared when the environment names an address."""
+        """The model registry of this workspace, connected to a shared one if the environment names it."""
         return self.registry_at(os.environ.get(SHARED_REGISTRY))
 
     def registry_at(self, shared: str | None) -> Registry:

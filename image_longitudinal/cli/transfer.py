@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from image_longitudinal.cli.console import print_result
 from image_longitudinal.core.plan import parse_shard_ranges
+from image_longitudinal.core.progress import Pace, Throttle
 from image_longitudinal.core.units import duration, human_bytes
 
 if TYPE_CHECKING:  # imports pyarrow, which other commands do not need
@@ -77,19 +77,18 @@ class CopyProgress:
     """Prints the progress of a copy, with rate and time left, every few seconds and at the end."""
 
     def __init__(self) -> None:
-        self.started = self.reported = time.monotonic()
+        self._pace = Pace(0)
+        self._throttle = Throttle(REPORT_SECONDS)
 
     def __call__(self, copied: Copied) -> None:
         """Report the state after a shard."""
-        now = time.monotonic()
-        if copied.shards < copied.of and now - self.reported < REPORT_SECONDS:
+        if not self._throttle.ready(always=copied.shards >= copied.of):
             return
-        self.reported, seconds = now, max(now - self.started, 1e-6)
-        copied_now = copied.shards - copied.kept  # kept shards cost almost no time
-        remaining = (copied.of - copied.shards) * seconds / copied_now if copied_now else 0.0
+        self._pace.total, self._pace.first = copied.of, copied.kept  # shards already there do not count for the rate
+        left = self._pace.seconds_left(copied.shards)
         typer.echo(
             f"{copied.shards:,} of {copied.of:,} shards, {human_bytes(copied.bytes)} copied, "
-            f"{human_bytes(copied.bytes / seconds)}/s"
+            f"{human_bytes(copied.bytes / self._pace.elapsed)}/s"
             + (f", {copied.kept:,} were already there" if copied.kept else "")
-            + (f", about {duration(remaining)} left" if remaining >= 1 else "")
+            + (f", about {duration(left)} left" if 1 <= left < float("inf") else "")
         )

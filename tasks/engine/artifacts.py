@@ -12,37 +12,20 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 
 
-class LiveMarkdown:
-    """A markdown artifact under ``key``; the latest text is what it shows."""
+class LiveArtifact:
+    """An artifact under ``key`` that shows the latest text (markdown) or the latest rows (a table)."""
 
     def __init__(self, key: str, description: str) -> None:
         self.key, self.description = key, description
-        self.artifact: UUID | None = None
+        self._id: UUID | None = None
 
-    def show(self, text: str) -> None:
-        """Show this text from now on."""
-        if self.artifact is None:
-            self.artifact = cast(UUID, create_markdown_artifact(text, key=self.key, description=self.description))
-        else:
-            _update(self.artifact, text)
-
-
-class LiveTable:
-    """A table artifact under ``key``; the latest rows are what it shows."""
-
-    def __init__(self, key: str, description: str) -> None:
-        self.key, self.description = key, description
-        self.artifact: UUID | None = None
-
-    def show(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Show these rows from now on."""
-        table = [dict(row) for row in rows]
-        if self.artifact is None:
-            self.artifact = cast(UUID, create_table_artifact(table, key=self.key, description=self.description))
-        else:
-            _update(self.artifact, json.dumps(table))
-
-
-def _update(artifact: UUID, data: str) -> None:
-    with get_client(sync_client=True) as client:
-        client.update_artifact(artifact, ArtifactUpdate(data=data))
+    def show(self, content: str | Sequence[Mapping[str, Any]]) -> None:
+        """Replace the content; text the first time means text from then on, and likewise rows."""
+        data: Any = content if isinstance(content, str) else [dict(row) for row in content]
+        if self._id is None:
+            create = create_markdown_artifact if isinstance(content, str) else create_table_artifact
+            self._id = cast(UUID, create(data, key=self.key, description=self.description))
+            return
+        with get_client(sync_client=True) as client:
+            update = ArtifactUpdate(data=data if isinstance(data, str) else json.dumps(data))
+            client.update_artifact(self._id, update)

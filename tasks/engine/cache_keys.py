@@ -1,46 +1,62 @@
-"""Cache keys, written out: the task's name, its code version and a digest of what decides its result.
+"""Cached tasks: the cache key is the task's name and a digest of what decides its result.
 
-Prefect's own policies cannot be trusted here: INPUTS has no task identity, and tensors or sets hash differently in
-every process. A result found under a key is a hint: what it points to is checked before it is used.
+Prefect's own policies are not used: INPUTS has no task identity, and tensors or sets hash differently in every process.
+A result found under a key is only a hint: its files are checked before use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
-from prefect import get_run_logger
+from prefect import get_run_logger, task
 from prefect.context import TaskRunContext
 from prefect.tasks import Task
 
 from image_longitudinal.core.digest import SHORT, digest_of
 
+P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def key_of(task: str, version: int, **decisive: Any) -> str:
-    """64 hex digits that change when the task's name, its version or anything decisive changes."""
+    """64 hex digits that change with the task's name, its version or anything decisive."""
     return digest_of(task, version, decisive)
 
 
 def cache_by_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
-    """Prefect's ``cache_key_fn``: the task's name and the ``key`` parameter that its caller computed."""
-    return f"{context.task.name}-{parameters['key']}"
+    """Prefect's ``cache_key_fn``: the task's name, and its parameter ``key`` or else the digest of its ``spec``."""
+    return f"{context.task.name}-{_key(parameters)}"
+
+
+def _key(parameters: dict[str, Any]) -> str:
+    return str(parameters["key"] if "key" in parameters else parameters["spec"].digest)
+
+
+# JSON, not pickle: reading a stored result must not run code. Prefect restores frozen pydantic models from it.
+CACHED: dict[str, Any] = {"cache_key_fn": cache_by_key, "persist_result": True, "result_serializer": "json"}
+
+
+def cached_task(*, name: str, task_run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Decorator: a task whose results are stored as JSON under :func:`cache_by_key`."""
+    return task(name=name, task_run_name=task_run_name, **CACHED)
 
 
 def cached_or_fresh(
     task: Task[Any, R], still_there: Callable[[R], bool], refresh: bool = False, **parameters: Any
 ) -> R:
-    """Run a cached task; anew where what its cached result points to is gone or damaged, or with ``refresh``.
+    """Run a cached task; run it again if the files of its cached result are gone or damaged, or with ``refresh``.
 
-    The log of the flow run says which of them it was, and why.
+    The log of the flow run says which of these happened, and why.
     """
     state = task.with_options(refresh_cache=refresh)(**parameters, return_state=True)
     result = cast(R, state.result())  # raises what the task raised
-    cached, say, key = state.name == "Cached", get_run_logger().info, parameters["key"][:SHORT]
+    cached, log, key = state.name == "Cached", get_run_logger().info, _key(parameters)[:SHORT]
     if not still_there(result):
-        say(f"{task.name} is made anew: the files of its {'cached ' if cached else ''}result are gone or damaged")
+        log(f"{task.name} runs again: the files of its {'cached ' if cached else ''}result are gone or damaged")
         return task.with_options(refresh_cache=True)(**parameters)
-    why = "asked for anew" if refresh else f"no result of this input, configuration and code version yet (key {key})"
-    say(f"{task.name} was cached (key {key})" if cached else f"{task.name} was made: {why}")
+    why = (
+        "refresh was requested" if refresh else f"no result for this input, configuration and code version (key {key})"
+    )
+    log(f"{task.name} was cached (key {key})" if cached else f"{task.name} was run: {why}")
     return result

@@ -1,22 +1,23 @@
-"""Ending work that runs in threads: a run that is cancelled ends after the batch in hand, not after the shard."""
+"""Stop work in other threads and processes: a cancelled run ends after the current batch, not after the shard."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from multiprocessing.synchronize import Event
 from typing import TypeVar
 
 from image_longitudinal.core.errors import ImageLongitudinalError
 
 T = TypeVar("T")
 
-_stopped = threading.Event()
+_stopped: threading.Event | Event = threading.Event()
 
 
 @contextmanager
 def stopping_tasks() -> Iterator[None]:
-    """Where the body is left by an exception (a cancelled run among them), tell the tasks of this process to stop."""
+    """If the body raises (a cancelled run does), stop the tasks of this process."""
     _stopped.clear()
     try:
         yield
@@ -25,29 +26,19 @@ def stopping_tasks() -> Iterator[None]:
         raise
 
 
+def stop_with(event: Event) -> None:
+    """Stop the tasks of this process when another process sets ``event``."""
+    global _stopped
+    _stopped = event
+
+
 def until_stopped(batches: Iterable[T]) -> Iterator[T]:
-    """The batches, as long as their run goes on.
+    """Yield the batches while the run is not stopped.
 
     Raises:
-        ImageLongitudinalError: it was stopped.
+        ImageLongitudinalError: the run was stopped.
     """
     for batch in batches:
         if _stopped.is_set():
-            raise _stop()
+            raise ImageLongitudinalError("stopped with its run; finished shards stay")
         yield batch
-
-
-def wait_unless_stopped(event: threading.Event) -> None:
-    """Wait for an event, as long as the run goes on; that an earlier one of this process was stopped is no matter.
-
-    Raises:
-        ImageLongitudinalError: it was stopped.
-    """
-    before = _stopped.is_set()
-    while not event.wait(timeout=1):
-        if _stopped.is_set() and not before:
-            raise _stop()
-
-
-def _stop() -> ImageLongitudinalError:
-    return ImageLongitudinalError("stopped with its run; finished shards stay")

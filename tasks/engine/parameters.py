@@ -1,4 +1,4 @@
-"""What the flows' parameters have in common."""
+"""Parameters that several flows share."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ ConfigChoice = Literal["demo", "scans", "scans-128", "small", "paper"]
 
 
 def resolve(preset: str, config: Config | None, overrides: tuple[str, ...] = ()) -> Config:
-    """The configuration of a run: the one given whole, else the preset with the overrides over it.
+    """The configuration of a run: ``config`` if given, else the preset with the overrides.
 
     Raises:
-        ConfigError: it is not valid, or names a backend or a longitudinal model that there is not: known now, not
-            after an hour of training.
+        ConfigError: it is not valid, or names an unknown backend or longitudinal model. Checked before any work.
     """
     if config is None:
         config = load_config(preset, overrides=overrides)
@@ -30,15 +29,15 @@ def resolve(preset: str, config: Config | None, overrides: tuple[str, ...] = ())
             "overrides and a whole configuration are given", got=overrides, do="write the values into the configuration"
         )
     find_backend(config.generator.backend)
-    count, entries = get_model(config.outcomes.model).n_random_effects, config.dataset.eta_dims
-    if entries != "auto" and len(entries) != count:
+    count, eta_dims = get_model(config.outcomes.model).n_random_effects, config.dataset.eta_dims
+    if eta_dims != "auto" and len(eta_dims) != count:
         raise ConfigError(
-            "dataset.eta_dims do not fit", expected=f"{count} entries ({config.outcomes.model})", got=list(entries)
+            "dataset.eta_dims do not fit", expected=f"{count} dimensions ({config.outcomes.model})", got=list(eta_dims)
         )
     return config
 
 
 def images_in_words() -> str:
-    """What the current flow run takes images from, for its name: the folder's name, or phantom images."""
+    """The image source of the current flow run, for the run's name: the folder's name, or phantom images."""
     images = flow_run.parameters.get("images")
     return f"scans of {Path(images).name}" if images else "phantom images"

@@ -1,23 +1,22 @@
-"""Progress that a person can watch: log lines and a Prefect progress artifact with rate and time left."""
+"""Progress in the log and as a Prefect progress artifact, with rate and time left."""
 
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
+from image_longitudinal.core.progress import Pace, Throttle
 from image_longitudinal.core.units import duration
 from image_longitudinal.tasks.engine.training_view import TrainingView
 
 if TYPE_CHECKING:  # imports torch, which simulations and fits do not need
     from image_longitudinal.models.training.loop import TrainingProgress
 
-ARTIFACT_SECONDS = 2.0  # the artifact is a database row: no need to write it for every step
+ARTIFACT_SECONDS = 2.0  # an update is a write to a database
 LOG_SECONDS = 10.0
 
 
@@ -26,72 +25,44 @@ class Progress:
 
     Args:
         what: name in log lines and artifact, e.g. ``train vae``.
-        total: units of work in all.
+        total: units of work.
         unit: what is counted, in the plural.
-        done: units that were done before this run; they do not count towards the rate.
+        done: units finished before this run; they do not count towards the rate.
     """
 
     def __init__(self, what: str, total: int, unit: str, done: int = 0) -> None:
-        self.what, self.total, self.unit, self.first = what, total, unit, done
+        self.what, self.unit = what, unit
+        self.pace = Pace(total, done)
         self.logger = get_run_logger()
         self.view: TrainingView | None = None
-        self.began = time.monotonic()
-        self.told = self.logged = self.began
-        self.artifact = cast(
+        self._artifact_throttle, self._log_throttle = Throttle(ARTIFACT_SECONDS), Throttle(LOG_SECONDS)
+        self._artifact = cast(
             UUID,  # the function is a coroutine only inside an event loop
             create_progress_artifact(100 * done / max(total, 1), artifact_key(what), f"{what}: starting"),
         )
 
     def update(self, done: int, extra: str = "") -> None:
-        """Say that ``done`` of ``total`` are done."""
-        now, finished = time.monotonic(), done >= self.total
-        rate = (done - self.first) / max(now - self.began, 1e-6)
-        left = (self.total - done) / rate if rate > 0 else float("inf")
-        pace = f"{rate:.3g} {self.unit}/s"
-        remaining = f"done in {duration(now - self.began)}" if finished else f"{duration(left)} left"
+        """Report that ``done`` of ``total`` units are finished."""
+        pace, finished = self.pace, done >= self.pace.total
+        time = f"done in {duration(pace.elapsed)}" if finished else f"{duration(pace.seconds_left(done))} left"
         text = (
-            f"{self.what}: {done:,} of {self.total:,} {self.unit}, {self.total - done:,} to go, {pace}, "
-            f"{remaining}{extra and f'; {extra}'}"
+            f"{self.what}: {done:,} of {pace.total:,} {self.unit}, {pace.total - done:,} to go, "
+            f"{pace.rate(done):.3g} {self.unit}/s, {time}{extra and f'; {extra}'}"
         )
-        if finished or now - self.told > ARTIFACT_SECONDS:
-            update_progress_artifact(self.artifact, 100 * done / max(self.total, 1), description=text)
-            self.told = now
-        if finished or now - self.logged > LOG_SECONDS:
+        if self._artifact_throttle.ready(always=finished):
+            update_progress_artifact(self._artifact, 100 * done / max(pace.total, 1), description=text)
+        if self._log_throttle.ready(always=finished):
             self.logger.info(text)
-            self.logged = now
 
     def of_training(self, progress: TrainingProgress) -> None:
         """The ``report`` argument of a training."""
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in progress.figures.items() if name != "step")
-        self.first = progress.first_step  # steps that an earlier run did are not this one's pace
-        self.update(progress.step, figures)
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in progress.figures.items() if name != "step")
+        self.pace.first = progress.first_step  # steps of an earlier run do not count towards the rate
+        self.update(progress.step, metrics)
         self.view = self.view or TrainingView(artifact_key(self.what))
         self.view.show(progress)
 
 
-class DeviceShare:
-    """What the devices that drew images were doing, summed over processes and shards; as text for people."""
-
-    def __init__(self) -> None:
-        self.images = self.seconds = self.busy = 0.0
-        self.batch_size = 0
-
-    def add(self, use: Mapping[str, float]) -> None:
-        """The ``use`` of a shard's images, as :class:`tasks.shards.image_shards.MadeImages` has it; empty if it took none."""
-        if not use:
-            return
-        self.images += use["images"]
-        self.seconds += use["seconds"]
-        self.busy += use["busy_seconds"]
-        self.batch_size = int(use["batch_size"])
-
-    def __str__(self) -> str:
-        """Empty before the first shard."""
-        if not self.seconds:
-            return ""
-        return f"device busy {min(self.busy / self.seconds, 1):.0%}, {self.batch_size} images at a time"
-
-
 def artifact_key(text: str) -> str:
-    """A name as Prefect's artifact keys want it: lower case letters, digits and dashes."""
+    """A key as Prefect requires it: lower case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

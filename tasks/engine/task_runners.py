@@ -1,7 +1,4 @@
-"""Where the shards of a run are made: threads of this process, or processes of a Dask cluster, here or elsewhere.
-
-Which of them, and how many, never changes what is made.
-"""
+"""Task runners for shards: threads of this process, or processes of a Dask cluster. The choice changes no byte."""
 
 from __future__ import annotations
 
@@ -18,14 +15,14 @@ from image_longitudinal.core.errors import ConfigError
 
 @contextmanager
 def shard_runner(compute: ComputeConfig, width: int) -> Iterator[TaskRunner[Any]]:
-    """A started Prefect task runner as the configuration wants it.
+    """Start the Prefect task runner that the configuration asks for.
 
     Args:
-        compute: which one.
-        width: shards in the making at a time.
+        compute: which runner.
+        width: shards made at a time.
 
     Raises:
-        ConfigError: Dask is asked for and not installed, or no scheduler answers at its address.
+        ConfigError: Dask is not installed, or no scheduler answers at the address.
     """
     threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2 * width)
     if compute.executor == "threads":
@@ -39,11 +36,11 @@ def shard_runner(compute: ComputeConfig, width: int) -> Iterator[TaskRunner[Any]
             "compute.executor=dask needs Dask", got=error, do="install it with: pip install 'image-longitudinal[dask]'"
         ) from error
     local = {"n_workers": width, "threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
-    where = {"address": compute.dask_address} if compute.dask_address else {"cluster_kwargs": local}
-    # The cluster's processes report to the server that this one uses, also when that is a command's temporary one.
-    with temporary_settings({PREFECT_API_URL: _server_in_use()}), DaskTaskRunner(**where) as runner:
+    cluster = {"address": compute.dask_address} if compute.dask_address else {"cluster_kwargs": local}
+    # The cluster's processes must report to the server of this process, even if it is a command's temporary one.
+    with temporary_settings({PREFECT_API_URL: _server_in_use()}), DaskTaskRunner(**cluster) as runner:
         try:
-            _ = runner.client  # connects
+            _ = runner.client  # connects to the scheduler
         except (OSError, TimeoutError) as error:
             raise ConfigError("no Dask scheduler answers", where=compute.dask_address, got=error) from error
         yield runner

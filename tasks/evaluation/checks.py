@@ -22,8 +22,8 @@ from image_longitudinal.models.evaluation.predictors import r2_of_shuffled_image
 from image_longitudinal.models.evaluation.records import DesignChecks, NullCheck
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.dataset.verify import verify_dataset
+from image_longitudinal.tasks.engine.cache_keys import CACHED
 from image_longitudinal.tasks.engine.progress import Progress
-from image_longitudinal.tasks.engine.task_options import CACHED
 from image_longitudinal.tasks.evaluation import data
 from image_longitudinal.tasks.evaluation.population import fitted_model
 from image_longitudinal.tasks.evaluation.predictions import training_subjects

@@ -18,8 +18,8 @@ from image_longitudinal.models.nlme.estimation.fit import fit
 from image_longitudinal.models.nlme.estimation.importance_sampling import maximum_likelihood
 from image_longitudinal.models.nlme.estimation.objective import Values
 from image_longitudinal.models.nlme.model.population import PopulationModel
+from image_longitudinal.tasks.engine.cache_keys import CACHED
 from image_longitudinal.tasks.engine.progress import Progress
-from image_longitudinal.tasks.engine.task_options import CACHED
 from image_longitudinal.tasks.evaluation import data
 from image_longitudinal.tasks.evaluation.run import EvaluationRun, StageFiles
 from image_longitudinal.tasks.evaluation.specs import EstimateSpec, PopulationFitSpec

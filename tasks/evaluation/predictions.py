@@ -18,9 +18,9 @@ from image_longitudinal.models.evaluation.resnet import train_resnet
 from image_longitudinal.models.imaging.assembly import load_vae
 from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.models.quality.recoverability import encoder_reader
+from image_longitudinal.tasks.engine.cache_keys import CACHED
 from image_longitudinal.tasks.engine.gpu_slots import gpu_slots
 from image_longitudinal.tasks.engine.progress import Progress
-from image_longitudinal.tasks.engine.task_options import CACHED
 from image_longitudinal.tasks.evaluation import data
 from image_longitudinal.tasks.evaluation.population import fitted_model
 from image_longitudinal.tasks.evaluation.run import EvaluationRun, StageFiles

@@ -37,9 +37,8 @@ from image_longitudinal.storage.scans.scan_files import (
 )
 from image_longitudinal.storage.scans.sources import local_scans
 from image_longitudinal.storage.scans.splits import SplitRule
-from image_longitudinal.tasks.engine.cache_keys import cached_or_fresh
+from image_longitudinal.tasks.engine.cache_keys import CACHED, cached_or_fresh
 from image_longitudinal.tasks.engine.progress import Progress
-from image_longitudinal.tasks.engine.task_options import CACHED
 from image_longitudinal.tasks.ingest.specs import PhantomSpec, ScansSpec
 from image_longitudinal.tasks.reports.pictures import picture, thumbnail
 from image_longitudinal.tasks.workspace import Workspace

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from image_longitudinal.core.digest import digest_of, file_sha256
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.files import write_atomically
+from image_longitudinal.core.progress import Throttle
 from image_longitudinal.models.nlme.data.dosing import Dose
 from image_longitudinal.models.nlme.data.observations import open_observations, population_data, subject_tables
 from image_longitudinal.models.nlme.data.population_data import PopulationData
@@ -222,12 +223,10 @@ class FitProgress:
     """Logs how a fit comes along: evaluation and objective, every few seconds."""
 
     def __init__(self, logger: Any) -> None:
-        self.logger, self.began = logger, time.monotonic()
-        self.told = self.began
+        self.logger, self.began, self.throttle = logger, time.monotonic(), Throttle(LOG_SECONDS)
 
     def __call__(self, evaluation: int, objective: float) -> None:
         """Called by the fit after each evaluation."""
-        now = time.monotonic()
-        if evaluation == 1 or now - self.told > LOG_SECONDS:
-            self.logger.info(f"evaluation {evaluation}, {now - self.began:.0f} s: objective {objective:.3f}")
-            self.told = now
+        if self.throttle.ready(always=evaluation == 1):
+            seconds = time.monotonic() - self.began
+            self.logger.info(f"evaluation {evaluation}, {seconds:.0f} s: objective {objective:.3f}")

@@ -1,4 +1,4 @@
-"""The report's figures, each a function from figures of the run to a PNG."""
+"""The report's figures: each function returns a PNG."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pairs_figure(dataset: Dataset, subjects: Sequence[int]) -> bytes:
     strong, weak = max(dataset.levels), min(dataset.levels)
     width = 1.9 * len(subjects)
     figure = Figure(figsize=(width, 3.9))
-    # Said rather than found: a search for the margins of so many axes takes as long as drawing them.
+    # Fixed margins: computing them for so many axes takes as long as the plot itself.
     margins = {"left": 0.55 / width, "right": 1 - 0.08 / width, "bottom": 0.11, "top": 0.94, "hspace": 0.06}
     axes = figure.subplots(
         2, len(subjects), squeeze=False, gridspec_kw={"height_ratios": [1.3, 1], "wspace": 0.08, **margins}
@@ -65,7 +65,7 @@ def subject_figure(dataset: Dataset, subject_id: int) -> bytes:
         rows = subject.observations[level]
         seen = rows["evid"].to_numpy() == 0
         time, dv = rows["time"].to_numpy()[seen], rows["dv"].to_numpy()[seen]
-        strength = (place + 1) / len(levels)  # the stronger the association, the redder and thicker
+        strength = (place + 1) / len(levels)  # stronger association: redder and thicker line
         colour = tuple(strength * a + (1 - strength) * b for a, b in zip(to_rgb(ACCENT), to_rgb(SOFT), strict=True))
         right.plot(time, dv, color=colour, lw=0.8 + strength, marker=".", ms=4, label=f"ρ² = {level:g}")
     for dose in manifest.doses:
@@ -115,26 +115,26 @@ def training_figure(history: Sequence[dict[str, float]], names: Sequence[str]) -
     return rendered(figure)
 
 
-def recoverability_figure(recoverability: Sequence[float], entries: Sequence[int]) -> bytes:
-    """R² per latent entry, those that became η marked."""
+def recoverability_figure(recoverability: Sequence[float], eta_dims: Sequence[int]) -> bytes:
+    """R² per latent dimension, with those that became η highlighted."""
     figure = Figure(figsize=(max(4.0, 0.22 * len(recoverability)), 2.6), layout="constrained")
     axis = figure.subplots()
-    colours = [ACCENT if index in entries else SOFT for index in range(len(recoverability))]
+    colours = [ACCENT if index in eta_dims else SOFT for index in range(len(recoverability))]
     axis.bar(range(len(recoverability)), np.clip(recoverability, 0, 1), color=colours)
     axis.axhline(0.8, color=INK, lw=0.6, ls=":")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set(xlabel="latent entry", ylabel="R² read back", ylim=(0, 1))
+    axis.set(xlabel="latent dimension", ylabel="R² of recovery", ylim=(0, 1))
     axis.spines[["top", "right"]].set_visible(False)
     return rendered(figure)
 
 
 def association_figure(achieved: dict[float, list[AssociationSums]]) -> bytes:
-    """Designed against achieved share of variance, one point per level and random effect, with 95 % intervals."""
+    """Designed against achieved fraction of variance, one point per level and random effect, with 95 % intervals."""
     figure = Figure(figsize=(4.2, 3.4), layout="constrained")
     axis = figure.subplots()
     levels = sorted(achieved)
     axis.plot([min(levels) / 2, 1.1], [min(levels) / 2, 1.1], color=INK, lw=0.7, ls=":")
-    floor = min(levels) / 10  # where an interval that reaches 0 is cut on the logarithmic axis
+    floor = min(levels) / 10  # intervals that reach 0 end here on the logarithmic axis
     for level in levels:
         for k, sums in enumerate(achieved[level]):
             value, low, high = sums.r_squared()

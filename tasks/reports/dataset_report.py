@@ -1,4 +1,4 @@
-"""report.html: what was made and how well, in one self-contained page beside the data."""
+"""report.html: a self-contained page beside the data about the data set and its quality."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ PAIRS, MOSAIC = 7, 24
 
 
 def achieved_association(dataset: Dataset) -> dict[float, list[AssociationSums]]:
-    """Sums per level and random effect of the effects used for outcomes against those linked to the image.
+    """Sums per level and random effect: effects used for outcomes against those linked to the image.
 
-    Streams the tables record batch by batch: memory does not grow with the data set.
+    Reads the tables batch by batch, so memory does not grow with the data set.
     """
     k = len(dataset.manifest.random_effects)
     columns = [f"eta_{i + 1}" for i in range(k)]
@@ -55,20 +55,20 @@ def write_report(
     manifest: RootManifest,
     *,
     version: ModelVersion | None,
-    entries: tuple[int, ...],
+    eta_dims: tuple[int, ...],
     recoverability: list[float],
     read_by: str,
     achieved: dict[float, list[AssociationSums]],
 ) -> FileRecord:
-    """Write the page; the same data set and model give the same bytes.
+    """Write the page; equal data sets and models give equal bytes.
 
     Args:
         root: where the data set is.
         manifest: of the data set, about to be published.
-        version: the model that made the images; None for the phantom.
-        entries: the latent dimensions that became η.
+        version: the model that generated the images; None for the phantom.
+        eta_dims: the latent dimensions that became η.
         recoverability: R² per latent dimension.
-        read_by: what read them back.
+        read_by: what recovered z from the images.
         achieved: see :func:`achieved_association`.
     """
     dataset = Dataset(root, manifest)
@@ -77,7 +77,7 @@ def write_report(
     pictures = {
         "pairs": pairs_figure(dataset, subjects),
         "generated": mosaic(generated, 8, scale=_scale(generated)),
-        "recoverability": recoverability_figure(recoverability, entries),
+        "recoverability": recoverability_figure(recoverability, eta_dims),
         "association": association_figure(achieved),
     }
     if version is not None:
@@ -93,7 +93,7 @@ def write_report(
         model_version=version.version if version else None,
         recoverability=recoverability,
         read_by=read_by,
-        entries=entries,
+        eta_dims=eta_dims,
         rows=association_rows(achieved, manifest),
         quality=quality_rows(version.metadata.measured) if version else [],
     )
@@ -101,7 +101,7 @@ def write_report(
 
 
 def association_rows(achieved: dict[float, list[AssociationSums]], manifest: RootManifest) -> list[dict[str, Any]]:
-    """One row per level and random effect: designed and achieved share with its 95 % interval."""
+    """One row per level and random effect: designed and achieved fraction with its 95 % interval."""
     rows = []
     for level, sums in achieved.items():
         for name, one in zip(manifest.random_effects, sums, strict=True):
@@ -123,13 +123,13 @@ def thumbnails(dataset: Dataset) -> tuple[bytes, bytes]:
     """Small pictures for an artifact: a few pairs, and a strip of images."""
     n = len(dataset)
     few = np.unique(np.linspace(0, n - 1, 4).astype(int)).tolist()
-    step = max(1, dataset.manifest.image.width // 128)  # artifacts live in a database: 128 pixels a picture will do
+    step = max(1, dataset.manifest.image.width // 128)  # 128 pixels per picture: artifacts are stored in a database
     strip = dataset.images(0, min(8, n))[:, ::step, ::step]
     return pairs_figure(dataset, few), mosaic(strip, len(strip), scale=_scale(strip))
 
 
 def _aligned(first: Iterator[pa.RecordBatch], second: Iterator[pa.RecordBatch]) -> Iterator[tuple[Matrix, Matrix]]:
-    """Cut two streams of record batches over the same rows into pieces of equal length."""
+    """Split two streams of record batches over the same rows into pieces of equal length."""
     left, right = _matrices(first), _matrices(second)
     rest_left = rest_right = np.empty((0, 0))
     while True:

@@ -11,23 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-if TYPE_CHECKING:  # not needed where nothing is drawn
+if TYPE_CHECKING:  # importing it is slow
     from matplotlib.figure import Figure
 
 
 def picture(png: bytes, alt: str = "") -> str:
-    """Markdown that holds a PNG inline: Prefect's artifacts keep text only."""
+    """Markdown with an inline PNG: Prefect's artifacts hold text only."""
     return f"![{alt}]({data_url(png)})"
 
 
 def data_url(picture: bytes) -> str:
-    """A PNG or GIF as a URL that holds it."""
+    """A PNG or GIF as a data URL."""
     kind = "gif" if picture.startswith(b"GIF8") else "png"
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def thumbnail(path: Path, width: int = 640) -> bytes:
-    """A picture file as PNG, at most ``width`` pixels wide: artifacts live in a database."""
+    """A picture file as PNG, at most ``width`` pixels wide: artifacts are stored in a database."""
     with Image.open(path) as image:
         image.thumbnail((width, 4 * width))
         return _png(image)
@@ -44,7 +44,7 @@ def mosaic(images: NDArray[np.uint8], columns: int, scale: int = 1) -> bytes:
 
 
 def rendered(figure: Figure) -> bytes:
-    """A figure as PNG, without the metadata that changes from run to run."""
+    """A figure as PNG, without metadata that differs between runs."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()

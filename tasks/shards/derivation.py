@@ -1,4 +1,4 @@
-"""What the configuration says about a subject, from seed and id alone: to make shards, and to check them later."""
+"""The data of single subjects from configuration, seed and id: to generate shards, and to check them later."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from image_longitudinal.core.presets import validate_config
 from image_longitudinal.core.random import stream_key, subject_seeds
 from image_longitudinal.models.design.association import associate, draw_latents, linked_effects, scale_effects
 from image_longitudinal.models.imaging.backends import describe, needs_training
-from image_longitudinal.models.imaging.interface import generate_in_batches
+from image_longitudinal.models.imaging.interface import ImageModel, generate_in_batches
 from image_longitudinal.models.nlme.data.dosing import Dose
 from image_longitudinal.models.nlme.data.visits import Visits
 from image_longitudinal.models.nlme.library import get_model
@@ -23,16 +23,16 @@ from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.content_checks import Problem
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.tasks.shards.image_shards import image_model
-from image_longitudinal.tasks.workspace import Workspace
+from image_longitudinal.tasks.shards.spec import Execution
 
-RELATIVE, ABSOLUTE = 1e-5, 1e-6  # another machine's exponentials differ in the last digits
-GREY_LEVELS = 1  # a network's arithmetic differs with the device and the subjects drawn together
+RELATIVE, ABSOLUTE = 1e-5, 1e-6  # exponentials differ in the last digits between machines
+GREY_LEVELS = 1  # a network's rounding depends on the device and on the batch
 
 
 class LevelOutcomes(NamedTuple):
-    """Subjects at one association level: eta (n, k), named individual parameters (n,) each, dv (n, T).
+    """Subjects at one association level: eta (n, k), individual parameters (n,) by name, dv (n, T).
 
-    ``visits``: each subject's times and whether it was seen then, (n, T) both; None where all keep the planned times.
+    ``visits``: each subject's visit times and whether it was observed, (n, T) both; None if all keep the planned times.
     """
 
     eta: NDArray[np.float64]
@@ -42,10 +42,10 @@ class LevelOutcomes(NamedTuple):
 
 
 def linked_to_latents(
-    latents: NDArray[np.float32], entries: tuple[int, ...], outcomes: OutcomesConfig
+    latents: NDArray[np.float32], eta_dims: tuple[int, ...], outcomes: OutcomesConfig
 ) -> NDArray[np.float64]:
-    """Random effects linked to the images of latents (n, D): float64 (n, k)."""
-    return scale_effects(linked_effects(latents, entries), get_model(outcomes.model).omega)
+    """Random effects linked to latents (n, D) of images: float64 (n, k)."""
+    return scale_effects(linked_effects(latents, eta_dims), get_model(outcomes.model).omega)
 
 
 def outcomes_at(
@@ -66,7 +66,7 @@ def outcomes_at(
 
 
 def given_doses(doses: Iterable[tuple[float, float, int, float]]) -> list[Dose]:
-    """Doses for the engine from (time, amount, compartment, rate)."""
+    """Doses for the simulation from (time, amount, compartment, rate)."""
     return [Dose(time, amt, cmt, amt / rate if rate else 0.0) for time, amt, cmt, rate in doses]
 
 
@@ -77,53 +77,58 @@ def visits_of(outcomes: OutcomesConfig) -> Visits:
 
 
 def rederive(dataset: Dataset, ids: NDArray[np.int64], workspace: str) -> tuple[list[Problem], str | None]:
-    """Make some subjects again from the recorded configuration and compare: what hashes and shapes cannot tell.
+    """Regenerate some subjects from the recorded configuration and compare: finds what hashes and shapes cannot.
 
     Args:
         dataset: its files are as recorded.
         ids: the subjects, int64.
-        workspace: where the registered image model may lie.
+        workspace: where the registered image model may be.
 
     Returns:
-        A problem for each file that holds something else, and what was left out and why, if anything was.
+        A problem for each file that differs, and what was not compared and why, if anything.
     """
     try:
         config = validate_config(dataset.manifest.config, where=dataset.root.url)
     except ConfigError as error:  # of another version: its files can still be checked
-        return [], f"no subject was made again: {error}"
+        return [], f"no subject was regenerated: {error}"
     latents = draw_latents(config.seed, ids, dataset.manifest.image.latent_dim)
-    model, why_not = _model_at_hand(dataset, config, workspace)
+    model, why_not = _model_of(dataset, config, workspace)
     images = None
     if model:
         images = generate_in_batches(model, latents, subject_seeds(config.seed, ids), len(ids))
     problems: dict[str, Problem] = {}
     for row, subject_id in enumerate(ids.tolist()):
-        for path, what, fits in _comparisons(dataset, config, subject_id, latents[row : row + 1]):
-            if not fits:
-                problems.setdefault(path, _other(path, what, subject_id, dataset))
+        for path, what, equal in _comparisons(dataset, config, subject_id, latents[row : row + 1]):
+            if not equal:
+                problems.setdefault(path, _different(path, what, subject_id, dataset))
         if images is not None:
             seen = dataset.images(subject_id, subject_id + 1)[0]
             path = layout.image_shard_path(subject_id // dataset.plan.shard_size)
             if np.abs(seen.astype(int) - images[row]).max() > GREY_LEVELS:
-                problems.setdefault(path, _other(path, "image", subject_id, dataset))
+                problems.setdefault(path, _different(path, "image", subject_id, dataset))
     return list(problems.values()), why_not
 
 
-Comparison = tuple[str, str, bool]  # path, what, whether it is as derived
+class Comparison(NamedTuple):
+    """Whether a value in a file equals the regenerated one."""
+
+    path: str
+    what: str
+    equal: bool
 
 
 def _comparisons(dataset: Dataset, config: Config, subject_id: int, latent: NDArray[np.float32]) -> list[Comparison]:
     seed, shard, ids = config.seed, subject_id // dataset.plan.shard_size, np.array([subject_id])
     split = dataset.plan.split_of(subject_id)
     subject = dataset.subject(subject_id)
-    entries = dataset.manifest.eta_latents
-    # Where η is a mixture of entries the manifest does not name them: then the recorded η is the start.
-    linked = subject.eta[None] if entries is None else linked_to_latents(latent, entries, config.outcomes)
+    eta_dims = dataset.manifest.eta_latents
+    # If each η mixes several dimensions, the manifest does not list them: start from the recorded η.
+    linked = subject.eta[None] if eta_dims is None else linked_to_latents(latent, eta_dims, config.outcomes)
     table = dataset.manifest.table_path("subjects", shard, split)
     found: list[Comparison] = [
-        (layout.latent_shard_path(shard), "latent", _almost(subject.latent, latent[0])),
-        (table, "seed", bool(subject.seed == subject_seeds(seed, ids)[0])),
-        (table, "random effects", _almost(subject.eta, linked[0])),
+        Comparison(layout.latent_shard_path(shard), "latent", _almost(subject.latent, latent[0])),
+        Comparison(table, "seed", bool(subject.seed == subject_seeds(seed, ids)[0])),
+        Comparison(table, "random effects", _almost(subject.eta, linked[0])),
     ]
     for level in dataset.levels:
         made = outcomes_at(level, linked, config.outcomes, seed, ids)
@@ -132,13 +137,13 @@ def _comparisons(dataset: Dataset, config: Config, subject_id: int, latent: NDAr
         outcomes = dataset.outcomes(level, subject_id, subject_id + 1)
         path = dataset.manifest.table_path("random_effects", shard, split, level)
         found += [
-            (path, "random effects", _almost(effects, made.eta)),
-            (
+            Comparison(path, "random effects", _almost(effects, made.eta)),
+            Comparison(
                 path,
                 "individual parameters",
                 all(_almost(parameters[name].to_numpy(), values) for name, values in made.parameters.items()),
             ),
-            (
+            Comparison(
                 dataset.manifest.table_path("observations", shard, split, level),
                 "outcomes",
                 _almost(outcomes, made.dv if made.visits is None else np.where(made.visits[1], made.dv, np.nan)),
@@ -147,22 +152,28 @@ def _comparisons(dataset: Dataset, config: Config, subject_id: int, latent: NDAr
     return found
 
 
-def _model_at_hand(dataset: Dataset, config: Config, workspace: str) -> tuple[Any, str | None]:
-    """The image model that made the data set, or why there is none."""
+def _model_of(dataset: Dataset, config: Config, workspace: str) -> tuple[ImageModel | None, str | None]:
+    """The image model that generated the data set, or why it is not available."""
     recorded = dataset.manifest.image
-    version = recorded.model if needs_training(config.generator.backend) else None
+    execution = Execution(
+        workspace=workspace,
+        generator=config.generator,
+        model_version=recorded.model if needs_training(config.generator.backend) else None,
+        compute=config.compute,
+    )
     try:
-        registered = Workspace.at(workspace).registry.get(version) if version else None
-        if describe(config.generator, registered).digest != recorded.digest:
-            return None, f"images were not drawn again: the model at hand is not theirs ({recorded.digest[:12]})"
-        return image_model(workspace, version, config.generator, config.compute.device), None
+        if describe(config.generator, execution.version()).digest != recorded.digest:
+            return None, f"images were not regenerated: another model is available, not theirs ({recorded.digest[:12]})"
+        return image_model(execution), None
     except ImageLongitudinalError as error:
-        return None, f"images were not drawn again, for their model is not at hand: {error}"
+        return None, f"images were not regenerated, since their model is not available: {error}"
 
 
 def _almost(seen: ArrayLike, made: ArrayLike) -> bool:
     return np.allclose(seen, made, rtol=RELATIVE, atol=ABSOLUTE, equal_nan=True)
 
 
-def _other(path: str, what: str, subject_id: int, dataset: Dataset) -> Problem:
-    return Problem(path, f"{what} of subject {subject_id} made again is another", subject_id // dataset.plan.shard_size)
+def _different(path: str, what: str, subject_id: int, dataset: Dataset) -> Problem:
+    return Problem(
+        path, f"{what} of subject {subject_id} differs from its regeneration", subject_id // dataset.plan.shard_size
+    )

@@ -1,4 +1,4 @@
-"""The images of one shard, from latents to a file, in whatever process draws them. Knows nothing of Prefect."""
+"""The images of one shard, from latents to a file, in the process that renders them. Independent of Prefect."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from functools import lru_cache
 from threading import Lock
 from typing import NamedTuple
 
-from image_longitudinal.core.config import GeneratorConfig
+from image_longitudinal.core.config import ComputeConfig, Section
+from image_longitudinal.core.errors import ModelError
 from image_longitudinal.core.random import subject_seeds
 from image_longitudinal.models.design.association import draw_latents
-from image_longitudinal.models.imaging.backends import first_batch_size, load_image_model, needs_training
+from image_longitudinal.models.imaging.backends import first_batch_size, load_image_model
 from image_longitudinal.models.imaging.device import DeviceUse
 from image_longitudinal.models.imaging.interface import ImageModel
 from image_longitudinal.models.imaging.sampling_pipeline import BatchSize, prefetch, render_batches
@@ -19,71 +20,92 @@ from image_longitudinal.storage.dataset.images import write_image_shard
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import FileRecord
 from image_longitudinal.tasks.engine.cancellation import until_stopped
-from image_longitudinal.tasks.shards.spec import DatasetSpec
-from image_longitudinal.tasks.workspace import Workspace
+from image_longitudinal.tasks.shards.spec import Execution, ImageSpec
 
-QUEUE = 4  # batches drawn and not yet taken up by the encoders
+QUEUE = 4  # batches rendered and not yet taken by the encoders
 _loading = Lock()
 
 
 @dataclass(frozen=True)
 class ImageJob:
-    """Draw the images of shard ``index`` into the data set at ``output``; ``device`` in place of the configured one."""
+    """Render the images of a shard into the data set at ``output``."""
 
-    spec: DatasetSpec
-    index: int
+    spec: ImageSpec  # of the shard
     output: str
-    device: str | None = None
+    execution: Execution
 
 
-class MadeImages(NamedTuple):
-    """The files written, and how the device spent its time: images, seconds, busy_seconds, batch_size."""
+class RenderUse(Section):
+    """How a device spent its time on a shard: images, seconds since the shard before, busy seconds of these."""
 
-    records: list[FileRecord]
-    use: dict[str, float]
+    images: int
+    seconds: float
+    busy_seconds: float
+    batch_size: int
 
 
-class _Drawer(NamedTuple):
-    """A model with what its shards have in common in this process."""
+class RenderedImages(NamedTuple):
+    """The written files, and how the device spent its time."""
+
+    records: tuple[FileRecord, ...]
+    use: RenderUse
+
+
+class _Renderer(NamedTuple):
+    """An image model with what its shards share in this process."""
 
     model: ImageModel
     batch: BatchSize
     use: DeviceUse
 
 
-def make_image_shard(job: ImageJob) -> MadeImages:
-    """Latents → images of one shard, written as one Zarr shard each.
+def render_shard(job: ImageJob) -> RenderedImages:
+    """Render the images of one shard and write images and latents as one Zarr shard each.
 
-    The device draws in a thread of its own, encoders compress on others, and this one writes: each takes up what the
-    one before it has done, a few batches at a time, so memory does not grow with the shard.
+    One thread drives the device, others compress, and this one writes. Each works a few batches ahead of the next, so
+    memory does not grow with the shard.
+
+    Raises:
+        ModelError: the image model is not the one that the spec names.
     """
     spec = job.spec
-    shard = spec.plan.shard(job.index)
-    ids = range(shard.start, shard.stop)
-    latents, seeds = draw_latents(spec.config.seed, ids, spec.latent_dim), subject_seeds(spec.config.seed, ids)
-    config = spec.config
-    drawer = _drawer(spec.workspace, spec.model_version, config.generator, job.device or config.compute.device)
-    stream = render_batches(drawer.model, latents, seeds, drawer.batch, drawer.use)
+    ids = range(spec.start, spec.stop)
+    latents, seeds = draw_latents(spec.seed, ids, spec.latent_dim), subject_seeds(spec.seed, ids)
+    renderer = _renderer(job.execution)
+    if renderer.model.digest != spec.generator:
+        raise ModelError(
+            "the image model is not the one of this data set",
+            where=job.execution.workspace,
+            expected=spec.generator[:12],
+            got=renderer.model.digest[:12],
+            do="use the same model and version of the software on all workers",
+        )
+    stream = render_batches(renderer.model, latents, seeds, renderer.batch, renderer.use)
     with closing(prefetch(stream, QUEUE)) as batches:
         records = write_image_shard(
-            open_root(job.output), shard, until_stopped(batches), latents, shard_size=config.dataset.shard_size
+            open_root(job.output), spec.shard, until_stopped(batches), latents, shard_size=spec.shard_size
         )
-    return MadeImages(list(records), drawer.use.take() | {"batch_size": drawer.batch.size})
+    use = RenderUse.model_validate(renderer.use.take() | {"batch_size": renderer.batch.size})
+    return RenderedImages(records, use)
 
 
-def image_model(workspace: str, version: str | None, generator: GeneratorConfig, device: str) -> ImageModel:
-    """The image model, loaded once per process."""
-    return _drawer(workspace, version, generator, device).model
+def image_model(execution: Execution) -> ImageModel:
+    """The image model, loaded once per process.
+
+    Raises:
+        ModelError: the workspace does not have it, or its weights are damaged.
+    """
+    return _renderer(execution).model
 
 
-def _drawer(workspace: str, version: str | None, generator: GeneratorConfig, device: str) -> _Drawer:
-    with _loading:  # two shards that begin together load one model
-        return _cached_drawer(workspace, version, generator.model_dump_json(), device)
+def _renderer(execution: Execution) -> _Renderer:
+    compute = ComputeConfig(device=execution.compute.device)  # the number of workers does not change the model
+    with _loading:  # shards that start at the same time load one model
+        return _cached_renderer(execution.model_copy(update={"compute": compute}))
 
 
 @lru_cache(maxsize=1)
-def _cached_drawer(workspace: str, version: str | None, generator: str, device: str) -> _Drawer:
-    config = GeneratorConfig.model_validate_json(generator)
-    registered = Workspace.at(workspace).registry.get(version) if version and needs_training(config.backend) else None
-    model = load_image_model(config, registered, device)
-    return _Drawer(model, BatchSize(first_batch_size(model, config, device)), DeviceUse())
+def _cached_renderer(execution: Execution) -> _Renderer:
+    generator, device = execution.generator, execution.compute.device
+    model = load_image_model(generator, execution.version(), device)
+    return _Renderer(model, BatchSize(first_batch_size(model, generator, device)), DeviceUse())

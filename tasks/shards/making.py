@@ -1,13 +1,15 @@
-"""Shards made here: some at a time, by tasks of a runner, each put in its place and vouched for by its manifest."""
+"""Generate shards in this run, several at a time, by tasks of a runner. A manifest marks a finished shard."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from prefect.futures import PrefectFuture
-from prefect.task_runners import TaskRunner
+from prefect.tasks import Task
 
 from image_longitudinal.core.config import ComputeConfig
 from image_longitudinal.core.errors import StorageError, naming
@@ -16,118 +18,150 @@ from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.storage.dataset.manifest import Part, ShardManifest, finished_shard, write_shard_manifest
 from image_longitudinal.storage.io.root import FileRecord, Root
 from image_longitudinal.tasks.engine.cancellation import stopping_tasks
+from image_longitudinal.tasks.engine.gpu_slots import gpu_slots
 from image_longitudinal.tasks.engine.task_runners import shard_runner
-from image_longitudinal.tasks.shards.host_workers import worker_devices
-from image_longitudinal.tasks.shards.parts import image_key, make_images, make_outcomes, outcome_key, place_part
-from image_longitudinal.tasks.shards.reuse import Found, Parts
-from image_longitudinal.tasks.shards.spec import DatasetSpec
+from image_longitudinal.tasks.shards.host_workers import host_workers, worker_devices
+from image_longitudinal.tasks.shards.image_shards import RenderUse
+from image_longitudinal.tasks.shards.parts import ShardPartResult, make_images, make_outcomes, place_part
+from image_longitudinal.tasks.shards.reuse import ReusableParts
+from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution
 
-Pending = PrefectFuture[dict[str, Any]] | Found
 
-
-class Made(NamedTuple):
-    """A shard that is in place."""
+class MadeShard(NamedTuple):
+    """A finished shard."""
 
     shard: Shard
     record: FileRecord  # of its manifest
-    state: str  # made or reused, and why: a word or two for people
+    state: str  # made or reused, for people
     why: str
-    use: Mapping[str, float]  # how a device spent its time on it; empty where that is not known
+    use: RenderUse | None = None  # how a device spent its time on it, if known
 
 
-class _Shard(NamedTuple):
-    """A shard in the making."""
+@dataclass(frozen=True)
+class _PendingPart:
+    """A part of a shard in progress: the task that makes it, or the result that another data set has."""
 
+    task: Task[Any, ShardPartResult]
+    parameters: dict[str, Any]
+    source: PrefectFuture[ShardPartResult] | ShardPartResult
+
+    @property
+    def result(self) -> ShardPartResult:
+        """Waits for the task; raises what it raised."""
+        return self.source if isinstance(self.source, ShardPartResult) else self.source.result()
+
+    @property
+    def was_there(self) -> bool:
+        """Whether the part comes from the cache or from another data set; valid once the result is known."""
+        return isinstance(self.source, ShardPartResult) or self.source.state.name == "Cached"
+
+
+class _PendingShard(NamedTuple):
     shard: Shard
-    images: Pending
-    outcomes: Pending
+    images: _PendingPart
+    outcomes: _PendingPart
 
 
-def done(root: Root, spec: DatasetSpec, shard: Shard) -> FileRecord | str:
-    """The record of a shard's manifest if the shard is made as this data set wants it; else why it has to be made."""
-    return finished_shard(root, shard.index, {"image": image_key(spec, shard), "outcomes": outcome_key(spec, shard)})
+@dataclass(frozen=True)
+class DatasetRun:
+    """A run that makes shards of a data set.
+
+    ``reusable`` are parts that another data set has; they are linked or copied. With ``refresh``, finished shards are
+    made again and cached results are ignored.
+    """
+
+    root: Root
+    spec: DatasetSpec
+    execution: Execution
+    reusable: ReusableParts = field(default_factory=ReusableParts)
+    refresh: bool = False
+
+    def finished_record(self, shard: Shard) -> FileRecord | str:
+        """The record of a shard's manifest if the shard is finished and is this data set's; else why it is not."""
+        return finished_shard(self.root, shard.index, self.spec.shard_keys(shard))
+
+    def unfinished(self, shards: Iterable[Shard]) -> tuple[dict[int, FileRecord], dict[int, str]]:
+        """By shard index: the manifests of finished shards, and why each other shard must be made."""
+        why = "refresh was requested"
+        found = {shard.index: why if self.refresh else self.finished_record(shard) for shard in shards}
+        records = {index: record for index, record in found.items() if isinstance(record, FileRecord)}
+        return records, {index: why for index, why in found.items() if isinstance(why, str)}
 
 
-def make_here(
-    root: Root, spec: DatasetSpec, wanted: Mapping[int, str], found: Parts | None = None, refresh: bool = False
-) -> Generator[Made, None, None]:
-    """Make shards, some at a time: as many as configured, and never fewer than keep every drawing device busy.
+def make_here(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[MadeShard, None, None]:
+    """Make shards, as many at a time as configured, and never fewer than keep every rendering device busy.
+
+    GPU slots are held from the first shard to the last.
 
     Args:
-        root: where the data set is.
-        spec: what it is.
-        wanted: why each shard is to be made, by its index; they are made in this order.
-        found: what another data set has of them, which is not made but shared.
-        refresh: make what earlier runs' results have, too.
+        run: what to make, and where.
+        wanted: why each shard must be made, by its index; they are made in this order.
 
     Yields:
-        Each shard as it is in place.
+        Each shard once it is finished.
     """
-    compute, there = spec.config.compute, found or Parts()
-    width = _width(compute)
-    in_the_making: deque[_Shard] = deque()
-    todo = iter(wanted)
-    with stopping_tasks(), shard_runner(compute, width) as runner:
+    root, spec, execution, there = run.root, run.spec, run.execution, run.reusable
+    compute, width = execution.compute, _width(execution.compute)
+    renders = compute.executor != "dask" and any(index not in there.images for index in wanted)
+    pending: deque[_PendingShard] = deque()
+    waiting = iter(wanted)
+
+    def submit(task: Task[Any, ShardPartResult], known: ShardPartResult | None, **parameters: Any) -> _PendingPart:
+        task = task.with_options(refresh_cache=run.refresh)
+        return _PendingPart(task, parameters, known or runner.submit(task, parameters))
+
+    with (
+        gpu_slots(compute) if renders else nullcontext(),
+        shard_runner(compute, width) as runner,
+        host_workers(compute),
+        stopping_tasks(),  # first to exit: the runner waits for its tasks to end
+    ):
         while True:
-            while len(in_the_making) < width and (index := next(todo, None)) is not None:
+            while len(pending) < width and (index := next(waiting, None)) is not None:
                 shard = spec.plan.shard(index)
-                in_the_making.append(_Shard(shard, *_submit(runner, root, spec, shard, there, refresh)))
-            if not in_the_making:
+                images, outcomes = spec.images.of_shard(shard), spec.outcomes.of_shard(shard)
+                pending.append(
+                    _PendingShard(
+                        shard,
+                        submit(make_images, there.images.get(index), spec=images, output=root.url, execution=execution),
+                        submit(make_outcomes, there.outcomes.get(index), spec=outcomes, output=root.url),
+                    )
+                )
+            if not pending:
                 return
-            oldest = in_the_making.popleft()
+            oldest = pending.popleft()
             with naming(f"shard {oldest.shard.index}"):
-                record = _commit(root, spec, oldest)
-            yield Made(oldest.shard, record, *_how(oldest, wanted[oldest.shard.index]), _device_use(oldest.images))
+                record = _finish(root, oldest)
+            use = None if oldest.images.was_there else oldest.images.result.use
+            yield MadeShard(oldest.shard, record, *_how(oldest, wanted[oldest.shard.index]), use)
 
 
 def _width(compute: ComputeConfig) -> int:
-    """Shards in the making at a time."""
-    drawing = len(worker_devices(compute)) or int(default_device(compute.device).type != "cpu")
-    # Two for each device: it goes on with one while the other is encoded, written, checked and put in its place.
-    return max(compute.concurrent_shards, 2 * drawing if compute.executor == "threads" else drawing)
+    """How many shards are made at a time."""
+    devices = len(worker_devices(compute)) or int(default_device(compute.device).type != "cpu")
+    # Two per device: it renders one while the other is encoded and written.
+    return max(compute.concurrent_shards, 2 * devices if compute.executor == "threads" else devices)
 
 
-def _submit(
-    runner: TaskRunner[Any], root: Root, spec: DatasetSpec, shard: Shard, there: Parts, refresh: bool
-) -> tuple[Pending, Pending]:
-    shared = {"index": shard.index, "output": root.url, "spec": spec}
-    images, outcomes = (task.with_options(refresh_cache=refresh) for task in (make_images, make_outcomes))
-    return (
-        there.images.get(shard.index) or runner.submit(images, {"key": image_key(spec, shard), **shared}),
-        there.outcomes.get(shard.index) or runner.submit(outcomes, {"key": outcome_key(spec, shard), **shared}),
-    )
+def _finish(root: Root, pending: _PendingShard) -> FileRecord:
+    """Wait for both parts of a shard, put their files in place and write its manifest: then it is finished."""
+    shard, parts = pending.shard, {"image": _place(root, pending.images), "outcomes": _place(root, pending.outcomes)}
+    return write_shard_manifest(root, ShardManifest(index=shard.index, start=shard.start, stop=shard.stop, parts=parts))
 
 
-def _commit(root: Root, spec: DatasetSpec, pending: _Shard) -> FileRecord:
-    """Wait for both parts of a shard, put them in place and say so in its manifest: from then on it is done."""
-    shard = pending.shard
-    parts: dict[str, Part] = {}
-    for name, future, task in (("image", pending.images, make_images), ("outcomes", pending.outcomes, make_outcomes)):
-        part = place_part(future.result(), root)
-        if part is None:  # a cached result whose files are gone or damaged
-            key = future.result()["key"]
-            fresh = task.with_options(refresh_cache=True)
-            part = place_part(fresh(key=key, index=shard.index, output=root.url, spec=spec), root)
-        if part is None:
-            raise StorageError("the files vanished while they were made", where=root.url)
-        parts[name] = part
-    manifest = ShardManifest(index=shard.index, start=shard.start, stop=shard.stop, parts=parts)
-    return write_shard_manifest(root, manifest)
+def _place(root: Root, pending: _PendingPart) -> Part:
+    """Put the files of a part in place; make it again if those of an earlier result are missing or damaged."""
+    result = pending.result
+    if not place_part(result, root, rehash=pending.was_there):
+        result = pending.task.with_options(refresh_cache=True)(**pending.parameters)
+        if not place_part(result, root, rehash=False):
+            raise StorageError("files vanished just after they were written", where=root.url)
+    return result.part
 
 
-def _how(shard: _Shard, wanted: str) -> tuple[str, str]:
-    """Whether a shard's parts were made or reused, and why, in a word or two for people."""
-    there = [name for name, part in (("images", shard.images), ("outcomes", shard.outcomes)) if _was_there(part)]
+def _how(shard: _PendingShard, why: str) -> tuple[str, str]:
+    """State of a finished shard and the reason, for people."""
+    there = [name for name, part in (("images", shard.images), ("outcomes", shard.outcomes)) if part.was_there]
     if not there:
-        return "made", wanted
-    return "reused" if len(there) == 2 else f"{there[0]} reused", f"{wanted}; found among earlier results"
-
-
-def _device_use(images: Pending) -> Mapping[str, float]:
-    """How a device spent its time on a shard; nothing where the images were there already."""
-    return {} if _was_there(images) else images.result().get("use", {})
-
-
-def _was_there(part: Pending) -> bool:
-    """Whether a part comes from an earlier run's results or another data set."""
-    return isinstance(part, Found) or part.state.name == "Cached"
+        return "made", why
+    return "reused" if len(there) == 2 else f"{there[0]} reused", f"{why}; found among earlier results"

@@ -1,31 +1,31 @@
-"""The last stage: report, card, verification, and the root manifest that makes the data set public."""
+"""The last stage: report, card, verification, and the root manifest that publishes the data set."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from importlib.metadata import version as package_version
+from typing import NamedTuple
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from image_longitudinal.core.config import EXECUTION_SECTIONS
+from image_longitudinal.core.config import ProbeConfig
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.models.design.association import AssociationSums, is_identity
 from image_longitudinal.models.imaging.assembly import load_vae
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.quality.recoverability import measure_recoverability
-from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.storage.dataset.card import CITATION, write_card
 from image_longitudinal.storage.dataset.layout import RUN_FILE
-from image_longitudinal.storage.dataset.manifest import ImageInfo, Origin, RootManifest, write_root_manifest
+from image_longitudinal.storage.dataset.manifest import ImageInfo, RootManifest, write_root_manifest
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.dataset.run_claim import read_run_claim
 from image_longitudinal.storage.dataset.tables import PlannedDose
 from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import FileRecord, Root, file_record
-from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
+from image_longitudinal.tasks.engine.gpu_slots import gpu_slots
 from image_longitudinal.tasks.reports.dataset_report import (
     REPORT,
     achieved_association,
@@ -35,124 +35,109 @@ from image_longitudinal.tasks.reports.dataset_report import (
 )
 from image_longitudinal.tasks.reports.pictures import picture
 from image_longitudinal.tasks.shards.image_shards import image_model
-from image_longitudinal.tasks.shards.spec import DatasetSpec
+from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution, ImageSpec
 
 PACKAGES = ("image-longitudinal", "diffusers", "numpy", "pyarrow", "torch", "zarr")
 
 
-@task(name="measure-recoverability", task_run_name="read z back from images", persist_result=False)
-@holds_gpu_slots
-def measure_images(spec: DatasetSpec) -> tuple[list[float], str]:
-    """R² per latent entry of images made exactly as this data set's; the model's own figure where it is the same."""
-    generator, probe = spec.config.generator, spec.config.probe
-    version = registered(spec)
-    same_way = (generator.scheduler, generator.steps, generator.decoder, generator.precision) == (
+class Recoverability(NamedTuple):
+    """R² per latent dimension of z recovered from images, and what recovered it: ``encoder`` or ``regression``."""
+
+    r_squared: list[float]
+    read_by: str
+
+
+@task(name="measure-recoverability", task_run_name="recover z from images", persist_result=False)
+def measure_images(images: ImageSpec, probe: ProbeConfig, execution: Execution) -> Recoverability:
+    """R² per latent dimension of images generated exactly like this data set's.
+
+    The model's own metric, if it was measured with the same probe and sampler.
+    """
+    generator, version = execution.generator, execution.version()
+    same_sampler = (generator.scheduler, generator.steps, generator.decoder, generator.precision) == (
         probe.scheduler, probe.steps, "full", "float32",
     )  # fmt: skip
     measured = version and version.metadata.measured
-    if version and measured and measured.probe == probe and same_way and generator.backend == version.metadata.backend:
-        return measured.recoverability, measured.read_by
-    return _measured(spec.model_copy(update={"entries": ()}).model_dump_json())
+    if (
+        version
+        and measured
+        and measured.probe == probe
+        and same_sampler
+        and generator.backend == version.metadata.backend
+    ):
+        return Recoverability(measured.recoverability, measured.read_by)
+    with gpu_slots(execution.compute):
+        return _measured(images, probe, execution)
 
 
 @lru_cache(maxsize=1)
-def _measured(spec: str) -> tuple[list[float], str]:
-    """Measured once for the choice of the entries and for the report, which ask one after the other."""
-    asked = DatasetSpec.model_validate_json(spec)
-    probe, version = asked.config.probe, registered(asked)
-    model = image_model(asked.workspace, asked.model_version, asked.config.generator, asked.config.compute.device)
+def _measured(images: ImageSpec, probe: ProbeConfig, execution: Execution) -> Recoverability:
+    """Measured once for both uses in a run: the choice of the random effects' dimensions, and the report."""
+    version, model = execution.version(), image_model(execution)
     vae = load_vae(version) if version else None
-    return measure_recoverability(model, vae, n=probe.n_images, batch_size=probe.batch_size, seed=asked.config.seed)
+    return Recoverability(
+        *measure_recoverability(model, vae, n=probe.n_images, batch_size=probe.batch_size, seed=images.seed)
+    )
 
 
 @task(name="publish-dataset", task_run_name="publish {output}", persist_result=False)
 def publish_dataset(
     output: str,
     spec: DatasetSpec,
+    execution: Execution,
     shards: list[FileRecord],
     arrays: list[FileRecord],
-    recoverability: list[float],
-    read_by: str,
+    recoverability: Recoverability,
 ) -> None:
     """Write report and card, verify every file, then publish.
 
     Raises:
-        StorageError: verification found something; nothing is published.
+        StorageError: verification found a problem; nothing is published.
     """
     root = open_root(output)
-    manifest = _manifest(spec, shards, [file_record(root, RUN_FILE), *arrays], read_run_claim(root).derived_from)
+    manifest = _manifest(root, spec, shards, [file_record(root, RUN_FILE), *arrays])
     achieved = achieved_association(Dataset(root, manifest))
     report = write_report(
-        root,
-        manifest,
-        version=registered(spec),
-        entries=spec.entries,
-        recoverability=recoverability,
-        read_by=read_by,
-        achieved=achieved,
-    )
+        root, manifest, version=execution.version(), eta_dims=spec.outcomes.eta_dims,
+        recoverability=recoverability.r_squared, read_by=recoverability.read_by, achieved=achieved,
+    )  # fmt: skip
     pairs, strip = thumbnails(Dataset(root, manifest))
     card = write_card(root, manifest, examples=pairs)
     manifest = manifest.model_copy(update={"files": (*manifest.files, report, *card)})
-    found = verify_dataset(root, manifest=manifest, workers=spec.config.compute.concurrent_shards)
+    found = verify_dataset(root, manifest=manifest, workers=execution.compute.concurrent_shards)
     if not found.ok:
         raise StorageError(
             f"the finished data set does not verify: {found.problems[0]}",
             where=root.url,
-            do=f"give the same command again to make shards {list(found.bad_shards)} anew",
+            do=f"run the same command again to regenerate shards {list(found.bad_shards)}",
         )
     write_root_manifest(root, manifest)
     _show(root, manifest, achieved, pairs, strip)
 
 
-def registered(spec: DatasetSpec) -> ModelVersion | None:
-    """The registered model of a data set, if its images come from one."""
-    return spec.files.registry.get(spec.model_version) if spec.model_version else None
-
-
-def _manifest(
-    spec: DatasetSpec, shards: list[FileRecord], arrays: list[FileRecord], origin: Origin | None
-) -> RootManifest:
-    config, model = spec.config, get_model(spec.config.outcomes.model)
-    dataset, plain = config.dataset, config.model_dump(mode="json", exclude=set(EXECUTION_SECTIONS))
+def _manifest(root: Root, spec: DatasetSpec, shards: list[FileRecord], files: list[FileRecord]) -> RootManifest:
+    images, outcomes = spec.images, spec.outcomes
+    model, claim = get_model(outcomes.outcomes.model), read_run_claim(root)
     return RootManifest(
-        name=dataset.name,
-        date=dataset.date,
-        identity=spec.identity,
-        config=plain,
-        config_digest=digest_of(plain),
-        seed=config.seed,
-        n_subjects=dataset.n_subjects,
-        shard_size=dataset.shard_size,
-        splits=spec.plan.split_counts,
-        levels=dataset.association,
-        random_effects=model.random_effect_names,
-        eta_latents=spec.entries if is_identity(model.omega) else None,  # else η is a mixture of entries
-        parameters=model.parameter_names,
-        times=config.outcomes.times,
-        doses=tuple(PlannedDose(*dose) for dose in config.outcomes.given),
+        name=spec.name, date=spec.date, identity=claim.identity, config=claim.config, config_digest=digest_of(claim.config),
+        seed=images.seed, n_subjects=spec.plan.n_subjects, shard_size=spec.plan.shard_size,
+        splits=spec.plan.split_counts, levels=outcomes.association, random_effects=model.random_effect_names,
+        eta_latents=outcomes.eta_dims if is_identity(model.omega) else None,  # else each η mixes several dimensions
+        parameters=model.parameter_names, times=outcomes.outcomes.times,
+        doses=tuple(PlannedDose(*dose) for dose in outcomes.outcomes.given),
         image=ImageInfo(
-            height=spec.image_size,
-            width=spec.image_size,
-            latent_dim=spec.latent_dim,
-            backend=config.generator.backend,
-            model=spec.model_version or config.generator.backend,
-            version=spec.model_version or "1",
-            digest=spec.model_digest,
+            height=images.image_size, width=images.image_size, latent_dim=images.latent_dim, backend=spec.backend,
+            model=spec.model, version=spec.model if spec.model != spec.backend else "1", digest=images.generator,
         ),
-        shards=tuple(shards),
-        files=tuple(arrays),
-        versions={name: package_version(name) for name in PACKAGES},
-        licence=dataset.licence,
-        citation=CITATION,
-        derived_from=origin,
-    )
+        shards=tuple(shards), files=tuple(files), versions={name: package_version(name) for name in PACKAGES},
+        licence=outcomes.licence, citation=CITATION, derived_from=claim.derived_from,
+    )  # fmt: skip
 
 
 def _show(
     root: Root, manifest: RootManifest, achieved: dict[float, list[AssociationSums]], pairs: bytes, strip: bytes
 ) -> None:
-    """Leave what was made in the Prefect UI: pictures, and designed against achieved association."""
+    """Show the data set in the Prefect UI: pictures, and designed against achieved association."""
     create_markdown_artifact(
         f"# {manifest.name}\n\n{manifest.n_subjects:,} subjects in `{root.url}`, report in `{root.join(REPORT)}`\n\n"
         f"{picture(strip, 'images')}\n\n{picture(pairs, 'images and outcomes')}",

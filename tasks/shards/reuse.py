@@ -1,15 +1,15 @@
-"""Reusing a published data set: the shard files of another that this one would make just the same.
+"""Reuse a published data set: find the shard files of another data set that this one would generate identically.
 
-Association levels, splits or outcome models that are added later change no image, so a new version of a data set takes
-the images of the old one: hard links on one disk, server-side copies within one object store, copies otherwise.
+Other association levels, splits or outcome models change no image, so a new version of a data set takes the images of
+the old one: hard links on one disk, server-side copies within one object store, copies otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
+from image_longitudinal.core.config import Section
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.storage.dataset.manifest import (
     Origin,
@@ -19,79 +19,71 @@ from image_longitudinal.storage.dataset.manifest import (
     read_shard_manifest,
 )
 from image_longitudinal.storage.io.open import open_root
-from image_longitudinal.tasks.shards.parts import image_key, outcome_key, part_result
+from image_longitudinal.tasks.shards.parts import ShardPartResult, shard_part_result
 from image_longitudinal.tasks.shards.spec import DatasetSpec
 
 
-@dataclass(frozen=True)
-class Found:
-    """A shard's part that is made already; it takes the place of the future of the task that would make it."""
+class ReusableParts(Section):
+    """Parts of shards that exist elsewhere, by shard index."""
 
-    value: dict[str, Any]
+    images: Mapping[int, ShardPartResult] = {}
+    outcomes: Mapping[int, ShardPartResult] = {}
 
-    def result(self) -> dict[str, Any]:
-        """What the task would have returned."""
-        return self.value
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Parts that are made already, by shard index."""
-
-    images: Mapping[int, Found] = field(default_factory=dict)
-    outcomes: Mapping[int, Found] = field(default_factory=dict)
+    def of_shards(self, indices: list[int]) -> ReusableParts:
+        """The parts of these shards only."""
+        images, outcomes = (
+            {index: parts[index] for index in indices if index in parts} for parts in (self.images, self.outcomes)
+        )
+        return ReusableParts(images=images, outcomes=outcomes)
 
 
-@dataclass(frozen=True)
-class Reusable:
-    """What a data set has for another."""
+class Reusable(NamedTuple):
+    """What a data set has for another, and how the other's manifest records it."""
 
     origin: Origin
-    parts: Parts
+    parts: ReusableParts
 
 
 def find_reusable(url: str, spec: DatasetSpec) -> Reusable:
-    """The parts of a published data set that ``spec`` would make just the same, by their keys.
+    """The parts of a published data set with the same digests as those of ``spec``.
 
     Raises:
-        StorageError: nothing is published there, or none of its images is one of this data set's.
+        StorageError: nothing is published there, or none of its images belongs to ``spec``.
     """
     root = open_root(url)
     manifest = read_root_manifest(root)
-    here = {shard.index for shard in manifest.plan}
-    images, outcomes = {}, {}
+    present = {shard.index for shard in manifest.plan}
+    found: dict[str, dict[int, ShardPartResult]] = {"image": {}, "outcomes": {}}
     for shard in spec.plan:
-        made = read_shard_manifest(root, shard.index) if shard.index in here else None
-        parts = made.parts if made else {}
-        if (image := parts.get("image")) and image.key == image_key(spec, shard):
-            images[shard.index] = Found(part_result(root.url, image))
-        if (outcome := parts.get("outcomes")) and outcome.key == outcome_key(spec, shard):
-            outcomes[shard.index] = Found(part_result(root.url, outcome))
-    if not images:
+        made = read_shard_manifest(root, shard.index) if shard.index in present else None
+        for name, key in spec.shard_keys(shard).items():
+            part = made.parts.get(name) if made else None
+            if part and part.key == key:
+                found[name][shard.index] = shard_part_result(root.url, part)
+    if not found["image"]:
         raise StorageError(
-            "none of the images there is one of this data set's",
+            "no image of that data set can be reused",
             where=root.url,
             expected="the same image model, seed, shard size and batch size",
             got=f"another {_differences(manifest, spec)}",
-            do="leave --reuse out to make the images, or take these values from the data set to be reused",
+            do="leave out --reuse to generate the images, or use these values of that data set",
         )
-    counts = {"image": len(images), "outcomes": len(outcomes)}
     origin = Origin(
         name=manifest.name,
         identity=manifest.identity,
         manifest=content_digest(manifest),
-        reused={name: count for name, count in counts.items() if count},
+        reused={name: len(parts) for name, parts in found.items() if parts},
     )
-    return Reusable(origin, Parts(images, outcomes))
+    return Reusable(origin, ReusableParts(images=found["image"], outcomes=found["outcomes"]))
 
 
 def _differences(there: RootManifest, spec: DatasetSpec) -> str:
-    generator, config = there.config.get("generator", {}), spec.config
+    images = spec.images
     pairs = {
-        "image model": (there.image.digest[:12], spec.model_digest[:12]),
-        "seed": (there.seed, config.seed),
-        "shard size": (there.shard_size, config.dataset.shard_size),
-        "batch size": (generator.get("batch_size"), config.generator.batch_size),
+        "image model": (there.image.digest[:12], images.generator[:12]),
+        "seed": (there.seed, images.seed),
+        "shard size": (there.shard_size, images.shard_size),
+        "batch size": (there.config.get("generator", {}).get("batch_size"), images.batch_size),
     }
     changed = [f"{name} ({old}, here {new})" for name, (old, new) in pairs.items() if old != new]
     return " and ".join(changed) or "version of this software"

@@ -1,55 +1,85 @@
-"""What a person sees of shards as they land: pictures of the latest one, and in the end which were made and why."""
+"""What people see of a run's shards: images of the latest one, device use, and a table of all shards."""
 
 from __future__ import annotations
 
-import time
 from typing import NamedTuple
 
 from prefect.artifacts import create_table_artifact
 
 from image_longitudinal.core.plan import Shard
+from image_longitudinal.core.progress import Throttle
 from image_longitudinal.storage.dataset.sharded_array import ShardedArray, image_spec
 from image_longitudinal.storage.io.root import FileRecord, Root
-from image_longitudinal.tasks.engine.artifacts import LiveMarkdown
+from image_longitudinal.tasks.engine.artifacts import LiveArtifact
+from image_longitudinal.tasks.engine.progress import Progress
 from image_longitudinal.tasks.reports.pictures import mosaic, picture
+from image_longitudinal.tasks.shards.image_shards import RenderUse
+from image_longitudinal.tasks.shards.making import MadeShard
 from image_longitudinal.tasks.shards.spec import DatasetSpec
 
-SECONDS = 15.0  # between pictures: they cost a read and a row in a database
+SECONDS = 15.0  # between pictures, which cost a read and a write to a database
 PICTURES, SIDE = 8, 96
 SHOWN_SHARDS = 500  # rows of the table
 
 
 class ShardRow(NamedTuple):
-    """How a shard came about: kept, reused or made, and why."""
+    """How a shard came about (kept, reused or made), and why."""
 
     shard: int
     state: str
     why: str
 
 
+class ShardProgress:
+    """Progress over the subjects of finished shards, with the device use of those that were rendered.
+
+    Args:
+        total: subjects in all.
+        done: subjects of shards that were finished before.
+    """
+
+    def __init__(self, total: int, done: int) -> None:
+        self.done = done
+        self._progress = Progress("make subjects", total, "subjects", done=done)
+        self._uses: list[RenderUse] = []
+
+    def add(self, made: MadeShard) -> None:
+        """Report a finished shard."""
+        self.done += len(made.shard)
+        self._uses += [made.use] if made.use else []
+        self._progress.update(self.done, "; ".join([f"shard {made.shard.index} finished", *self._device_use()]))
+
+    def _device_use(self) -> list[str]:
+        seconds = sum(use.seconds for use in self._uses)
+        if not seconds:
+            return []
+        busy = sum(use.busy_seconds for use in self._uses) / seconds
+        return [f"device busy {min(busy, 1):.0%}, {self._uses[-1].batch_size} images at a time"]
+
+
 class LatestShard:
-    """A strip of images of the shard that landed last, one artifact updated in place."""
+    """Images of the shard that was finished last, one artifact updated in place."""
 
     def __init__(self, root: Root, spec: DatasetSpec) -> None:
-        self.images = ShardedArray(
-            root, image_spec(spec.image_size, spec.image_size, spec.config.dataset.shard_size), spec.plan.n_subjects
-        )
-        self.step = max(1, spec.image_size // SIDE)
-        self.artifact = LiveMarkdown("latest-shard", "Images of the shard that landed last")
-        self.shown = -SECONDS
+        size = spec.images.image_size
+        array = image_spec(size, size, spec.plan.shard_size)
+        self._images = ShardedArray(root, array, spec.plan.n_subjects)
+        self._step = max(1, size // SIDE)
+        self._artifact = LiveArtifact("latest-shard", "Images of the shard that was finished last")
+        self._throttle = Throttle(SECONDS, ready_at_once=True)
 
     def show(self, shard: Shard) -> None:
-        """Show the first images of a shard, unless another one was shown just now."""
-        if time.monotonic() - self.shown < SECONDS:
+        """Show the first images of a shard, unless another one was shown a moment ago."""
+        if not self._throttle.ready():
             return
-        self.shown = time.monotonic()
-        images = self.images.read(shard.start, min(shard.stop, shard.start + PICTURES))[:, :: self.step, :: self.step]
+        step = self._step
+        images = self._images.read(shard.start, min(shard.stop, shard.start + PICTURES))[:, ::step, ::step]
         strip = mosaic(images, len(images), scale=max(1, SIDE // images.shape[1]))
-        self.artifact.show(f"Shard {shard.index}, subjects {shard.start} to {shard.stop - 1}\n\n{picture(strip)}")
+        self._artifact.show(f"Shard {shard.index}, subjects {shard.start} to {shard.stop - 1}\n\n{picture(strip)}")
 
 
 def show_shards(spec: DatasetSpec, rows: list[ShardRow], records: dict[int, FileRecord]) -> None:
-    """Leave a table of the shards: which were kept, reused from an earlier run or made, and why."""
+    """Create a table artifact of the shards: which were kept, reused from an earlier run or made, and why."""
     table = [
         {
             "shard": row.shard,

@@ -1,48 +1,146 @@
-"""What the shard tasks are told: everything that decides a data set, as one frozen document."""
+"""What decides a data set and its parts (specs), and how a run computes them (:class:`Execution`)."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal, Self
 
-from image_longitudinal.core.config import EXECUTION_SECTIONS, ComputeConfig, Config, Section
-from image_longitudinal.core.digest import digest_of
-from image_longitudinal.core.plan import ShardPlan
+from image_longitudinal.core.config import ComputeConfig, Config, GeneratorConfig, OutcomesConfig, ProbeConfig, Section
+from image_longitudinal.core.plan import Shard, ShardPlan, SplitRange
+from image_longitudinal.core.specs import Spec
+from image_longitudinal.models.imaging.backends import GeneratorDescription
 from image_longitudinal.models.nlme.library import model_content
+from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.tasks.workspace import Workspace
 
-GENERATION_VERSION = 1  # raise it whenever the same configuration and model would give other data
 
+class ImageSpec(Spec):
+    """Images and latents of the subjects ``start <= id < stop``: of a whole data set, or of one of its shards."""
 
-class DatasetSpec(Section):
-    """A data set to be made: configuration, model and the entries that become η. Paths and digests, no arrays."""
+    product = "images"
+    code_version = 4  # raise it whenever the same spec would give other image files
 
-    config: Config
-    workspace: str
-    model_version: str | None  # of the registry; None for the phantom
-    model_digest: str  # of everything that decides a pixel
+    generator: str  # digest of everything that decides a pixel: weights, solver, steps, code version
     image_size: int
     latent_dim: int
-    entries: tuple[int, ...]
+    batch_size: Literal["auto"] | int  # decides the last bits of a network's arithmetic
+    seed: int
+    shard_size: int
+    start: int
+    stop: int
+
+    @classmethod
+    def of(cls, config: Config, described: GeneratorDescription) -> Self:
+        """All images of the data set that ``config`` describes."""
+        return cls(
+            generator=described.digest, image_size=described.image_size, latent_dim=described.latent_dim,
+            batch_size=config.generator.batch_size, seed=config.seed, shard_size=config.dataset.shard_size, start=0,
+            stop=config.dataset.n_subjects,
+        )  # fmt: skip
+
+    def of_shard(self, shard: Shard) -> Self:
+        """The images of one shard."""
+        return self.model_copy(update={"start": shard.start, "stop": shard.stop})
 
     @property
-    def plan(self) -> ShardPlan:
-        """Which subjects are in which shard and split."""
-        dataset = self.config.dataset
-        return ShardPlan(dataset.n_subjects, dataset.shard_size, dataset.validation_fraction, dataset.test_fraction)
+    def shard(self) -> Shard:
+        """The shard, if this is the spec of one. Its splits are empty: they do not change an image."""
+        return Shard(self.start // self.shard_size, self.start, self.stop, ())
+
+
+class OutcomeSpec(Spec):
+    """Tables of subjects at every association level: of a whole data set, or of one of its shards."""
+
+    product = "outcomes"
+    code_version = 5  # raise it whenever the same spec would give other tables
+
+    latent_dim: int
+    eta_dims: tuple[int, ...]  # latent dimensions that become the random effects
+    association: tuple[float, ...]
+    outcomes: OutcomesConfig
+    outcome_model: str  # content of the longitudinal model: its name, or the digest of the user's file
+    licence: str  # stated in every file
+    seed: int
+    shard_size: int
+    splits: tuple[SplitRange, ...]
+
+    @classmethod
+    def of(cls, config: Config, latent_dim: int, eta_dims: tuple[int, ...]) -> Self:
+        """All tables of the data set that ``config`` describes."""
+        plan = config.dataset.plan
+        return cls(
+            latent_dim=latent_dim, eta_dims=eta_dims, association=config.dataset.association, outcomes=config.outcomes,
+            outcome_model=model_content(config.outcomes.model), licence=config.dataset.licence, seed=config.seed,
+            shard_size=plan.shard_size, splits=replace(plan, shard_size=plan.n_subjects).shard(0).splits,
+        )  # fmt: skip
+
+    def of_shard(self, shard: Shard) -> Self:
+        """The tables of one shard."""
+        return self.model_copy(update={"splits": shard.splits})
 
     @property
-    def identity(self) -> str:
-        """Digest of all that decides a byte of the data set; where it runs and how wide does not."""
-        decisive = self.config.model_dump(mode="json", exclude=set(EXECUTION_SECTIONS))
-        outcome_model = model_content(self.config.outcomes.model)
-        return digest_of("dataset", GENERATION_VERSION, decisive, outcome_model, self.model_digest, self.entries)
+    def shard(self) -> Shard:
+        """The shard, if this is the spec of one."""
+        start, stop = self.splits[0].start, self.splits[-1].stop
+        return Shard(start // self.shard_size, start, stop, self.splits)
 
-    @property
-    def compute(self) -> ComputeConfig:
-        """Where it is made."""
-        return self.config.compute
 
-    @property
-    def files(self) -> Workspace:
-        """The user's workspace."""
-        return Workspace(Path(self.workspace))
+class DatasetSpec(Spec):
+    """A data set: images, outcomes and the facts that its manifest, card and report state.
+
+    Its digest is the identity of the data set.
+    """
+
+    product = "dataset"
+    code_version = 2  # raise it whenever the same configuration and model would give another data set
+
+    images: ImageSpec
+    outcomes: OutcomeSpec
+    plan: ShardPlan
+    probe: ProbeConfig  # how the recoverability in the report is measured
+    backend: str
+    model: str  # registered version, or the backend's name if it needs none
+    name: str
+    date: str | None
+
+    @classmethod
+    def of(cls, config: Config, images: ImageSpec, outcomes: OutcomeSpec, version: ModelVersion | None) -> Self:
+        """The data set that ``config`` describes, with images of a registered model version."""
+        dataset, backend = config.dataset, config.generator.backend
+        return cls(
+            images=images, outcomes=outcomes, plan=dataset.plan, probe=config.probe, backend=backend,
+            model=version.version if version else backend, name=dataset.name, date=dataset.date,
+        )  # fmt: skip
+
+    def shard_keys(self, shard: Shard) -> dict[str, str]:
+        """Digest of each part of a shard, as its manifest records them."""
+        return {"image": self.images.of_shard(shard).digest, "outcomes": self.outcomes.of_shard(shard).digest}
+
+
+class Execution(Section):
+    """Where a run finds the image model, and where and how wide it computes. Decides no byte of a data set.
+
+    ``generator`` is how the model is sampled; what of it decides a pixel is in :attr:`ImageSpec.generator`.
+    """
+
+    workspace: str
+    generator: GeneratorConfig
+    model_version: str | None  # of the registry; None for the phantom
+    compute: ComputeConfig = ComputeConfig()
+
+    @classmethod
+    def of(cls, config: Config, version: ModelVersion | None, workspace: Workspace) -> Self:
+        """The execution that ``config`` describes."""
+        name = version.version if version else None
+        return cls(
+            workspace=str(workspace.root), generator=config.generator, model_version=name, compute=config.compute
+        )
+
+    def version(self) -> ModelVersion | None:
+        """The registered model that generates the images, if they come from one.
+
+        Raises:
+            ModelError: the workspace does not have it.
+        """
+        return Workspace(Path(self.workspace)).registry.get(self.model_version) if self.model_version else None

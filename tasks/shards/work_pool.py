@@ -1,8 +1,8 @@
-"""Shards made by the workers of a work pool: processes of their own, here and on machines that see the same folders.
+"""Shards made by the workers of a work pool, on this machine and others that see the same folders.
 
-A run hands out stretches of shards. Each becomes a run of the deployment make-shards, which a worker takes up when it
-is free. Only orders travel there, and nothing comes back: what is done stands in the shards' manifests, for all to
-read. So a lost worker costs the shard in its hand, whatever became of it; the rest of its stretch is handed out again.
+A run submits batches of shards. Each is a run of the deployment make-shards, which a free worker picks up. Workers
+return nothing: the shard manifests record what is finished. A lost worker costs only its current shard; the rest of its
+batch is submitted again.
 """
 
 from __future__ import annotations
@@ -27,142 +27,139 @@ from prefect.states import Cancelling, Crashed
 
 from image_longitudinal.core.errors import ConfigError, ModelError
 from image_longitudinal.core.plan import Shard
-from image_longitudinal.storage.io.root import FileRecord, Root, clean_temporaries
-from image_longitudinal.tasks.shards.making import Made, done
-from image_longitudinal.tasks.shards.reuse import Parts
-from image_longitudinal.tasks.shards.spec import DatasetSpec
+from image_longitudinal.storage.io.root import FileRecord, clean_temporaries
+from image_longitudinal.tasks.shards.making import DatasetRun, MadeShard
 
-POOL = "shards"  # its workers take one stretch at a time; the run that hands out never occupies one of them
+POOL = "shards"  # its workers run one batch at a time; the run that submits never occupies one of them
 DEPLOYMENT = "make-shards/make-shards"
-MOST = 32  # shards of a stretch: its start, some seconds, is little beside them, and late workers find something to do
-TRIES = 3  # times that one shard is handed out: then it is the shard, not its workers
-LOOK = 2.0  # seconds between looks at states and manifests
-PATIENCE = 60.0  # seconds without any sign of a worker, after which the log says what is waited for
+MAX_BATCH = 32  # shards: enough to hide a run's start of some seconds, few enough to share work with late workers
+MAX_TRIES = 3  # submissions of one shard: after these the shard is the cause, not its workers
+POLL_SECONDS = 2.0  # between reads of states and manifests
+WAITING_SECONDS = 60.0  # without any active worker, before the log says what the run waits for
 
 
 @dataclass
-class _Stretch:
-    """Shards handed out together; those seen in place are taken out."""
+class ShardBatch:
+    """Shards submitted together, without those that are finished."""
 
     shards: deque[Shard]
-    run: UUID
+    id: UUID  # of its run
     name: str
 
 
-def make_by_workers(
-    root: Root, spec: DatasetSpec, wanted: Mapping[int, str], found: Parts | None = None, refresh: bool = False
-) -> Generator[Made, None, None]:
-    """Have shards made by a pool's workers, ``compute.concurrent_shards`` stretches handed out at a time.
+def make_by_workers(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[MadeShard, None, None]:
+    """Have shards made by a pool's workers, with ``compute.concurrent_shards`` batches submitted at a time.
 
-    Stretches become shorter towards the end, so that workers end together. Arguments and yield as
-    :func:`tasks.shards.making.make_here`, in the order in which shards are seen in place.
+    Batches become shorter towards the end, so that workers finish together. Arguments and yield as in
+    :func:`tasks.shards.making.make_here`; shards come in the order in which they are seen finished.
 
     Raises:
         ConfigError: the server has no such deployment.
-        ModelError: a shard was handed out :data:`TRIES` times and is not there; which one, and how its run ended.
+        ModelError: a shard was submitted :data:`MAX_TRIES` times and is not finished; names it and its last run's end.
     """
-    width, there, say = spec.config.compute.concurrent_shards, found or Parts(), get_run_logger()
-    todo = deque(spec.plan.shard(index) for index in wanted)
+    width, logger = run.execution.compute.concurrent_shards, get_run_logger()
+    waiting = deque(run.spec.plan.shard(index) for index in wanted)
     tries: Counter[int] = Counter()
-    out: list[_Stretch] = []
-    sign = time.monotonic()  # of life, from any worker
-    with _cancelled_with_this_run(out):
-        while todo or out:
-            while todo and len(out) < width:
-                size = min(MOST, -(-len(todo) // width))
-                out.append(_hand_out(root, spec, [todo.popleft() for _ in range(size)], there, refresh))
+    submitted: list[ShardBatch] = []
+    last_active = time.monotonic()
+    with _cancelled_with_this_run(submitted):
+        while waiting or submitted:
+            while waiting and len(submitted) < width:
+                shards = [waiting.popleft() for _ in range(min(MAX_BATCH, -(-len(waiting) // width)))]
+                submitted.append(_submit(run, shards))
             with suppress(ObjectNotFound):
-                PrefectFlowRunFuture(out[0].run).wait(timeout=LOOK)  # and hears when this run is to be suspended
-            states = _states(out)
-            for stretch in list(out):
-                # The state was read first: what a run had made when it ended stays as it is.
-                state = states[stretch.run]
+                PrefectFlowRunFuture(submitted[0].id).wait(timeout=POLL_SECONDS)  # raises if this run is suspended
+            states = _states(submitted)
+            for batch in list(submitted):
+                # The state is read before the manifests: a run that has ended writes no more of them.
+                state = states[batch.id]
                 ended = state.is_final()
-                if ended or not refresh:  # else manifests of before cannot be told from new ones
-                    for shard, record in _in_place(root, spec, stretch):
-                        yield Made(shard, record, "made", f"{wanted[shard.index]}; by a worker", {})
+                if ended or not run.refresh:  # with refresh, manifests may be old until the run has ended
+                    for shard, record in _take_finished(run, batch):
+                        yield MadeShard(shard, record, "made", f"{wanted[shard.index]}; by a worker")
                 if ended:
-                    out.remove(stretch)
-                    if stretch.shards:
-                        _count(tries, root, spec, stretch, state)
-                        say.warning(f"{stretch.name}: {_told(state)}; {len(stretch.shards)} to be handed out again")
-                        todo.extendleft(reversed(stretch.shards))
+                    submitted.remove(batch)
+                    if batch.shards:
+                        _count_try(tries, run, batch.shards[0], state)
+                        logger.warning(f"{batch.name}: {_text(state)}; {len(batch.shards)} shards are submitted again")
+                        waiting.extendleft(reversed(batch.shards))
             if any(state.is_running() or state.is_final() for state in states.values()):
-                sign = time.monotonic()
-            elif time.monotonic() - sign > PATIENCE:
-                say.warning(f"{len(out)} runs wait for a worker; start one with: make worker POOL={POOL}")
-                sign = time.monotonic() + 9 * PATIENCE
+                last_active = time.monotonic()
+            elif time.monotonic() - last_active > WAITING_SECONDS:
+                logger.warning(f"{len(submitted)} runs wait for a worker; start one with: make worker POOL={POOL}")
+                last_active = time.monotonic() + 9 * WAITING_SECONDS
         if tries:
-            clean_temporaries(root)  # what lost workers had in hand
+            clean_temporaries(run.root)  # unfinished files of lost workers
 
 
-def _hand_out(root: Root, spec: DatasetSpec, shards: Sequence[Shard], there: Parts, refresh: bool) -> _Stretch:
-    # A worker makes its shards one after another, or two at a time for each GPU of its own.
-    compute = spec.config.compute.model_copy(update={"executor": "threads", "concurrent_shards": 1})
-    order = spec.model_copy(update={"config": spec.config.model_copy(update={"compute": compute})})
-    first, last = shards[0].index, shards[-1].index
+def _submit(run: DatasetRun, shards: Sequence[Shard]) -> ShardBatch:
+    # A worker makes its shards one after another, or two at a time for each GPU that it sees.
+    compute = run.execution.compute.model_copy(update={"executor": "threads", "concurrent_shards": 1})
+    indices, root = [shard.index for shard in shards], run.root
+    first, last = indices[0], indices[-1]
     name = f"shard {first} of {root.url}" if first == last else f"shards {first} to {last} of {root.url}"
-    indices = [shard.index for shard in shards]
     parameters = {
         "output": root.url,
-        "spec": order.model_dump(mode="json"),
+        "spec": run.spec.model_dump(mode="json"),
+        "execution": run.execution.model_copy(update={"compute": compute}).model_dump(mode="json"),
         "shards": indices,
-        "refresh": refresh,
-        "images": {index: there.images[index].value for index in indices if index in there.images},
-        "outcomes": {index: there.outcomes[index].value for index in indices if index in there.outcomes},
+        "reusable": run.reusable.of_shards(indices).model_dump(mode="json"),
+        "refresh": run.refresh,
     }
     try:
-        run = cast(FlowRun, run_deployment(DEPLOYMENT, parameters=parameters, flow_run_name=name, timeout=0))
+        started = cast(FlowRun, run_deployment(DEPLOYMENT, parameters=parameters, flow_run_name=name, timeout=0))
     except ObjectNotFound as error:
         raise ConfigError(
             "compute.executor=work-pool needs a Prefect server that has the deployment",
             expected=DEPLOYMENT,
-            got="none there",
-            do="start the service and tell it what it may run: make server, make deploy, make worker POOL=shards",
+            got="no such deployment",
+            do="start server, deployments and workers: make server, make deploy, make worker POOL=shards",
         ) from error
-    return _Stretch(deque(shards), run.id, name)
+    return ShardBatch(deque(shards), started.id, name)
 
 
-def _states(out: Sequence[_Stretch]) -> dict[UUID, State]:
+def _states(batches: Sequence[ShardBatch]) -> dict[UUID, State]:
+    ids = [batch.id for batch in batches]
     with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[one.run for one in out])))
-    gone: dict[UUID, State] = {one.run: Crashed(message="somebody deleted the run") for one in out}
-    return gone | {run.id: run.state for run in runs if run.state}
+        runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)))
+    deleted: dict[UUID, State] = {one: Crashed(message="the run was deleted") for one in ids}
+    return deleted | {one.id: one.state for one in runs if one.state}
 
 
-def _in_place(root: Root, spec: DatasetSpec, stretch: _Stretch) -> Iterator[tuple[Shard, FileRecord]]:
-    """Take the shards out that are in place: they are made in order, so the first one that is not ends the look."""
-    while stretch.shards and isinstance(record := done(root, spec, stretch.shards[0]), FileRecord):
-        yield stretch.shards.popleft(), record
+def _take_finished(run: DatasetRun, batch: ShardBatch) -> Iterator[tuple[Shard, FileRecord]]:
+    """Remove finished shards from the batch; its run makes them in order, so the first unfinished one is the end."""
+    while batch.shards and isinstance(record := run.finished_record(batch.shards[0]), FileRecord):
+        yield batch.shards.popleft(), record
 
 
-def _count(tries: Counter[int], root: Root, spec: DatasetSpec, stretch: _Stretch, state: State) -> None:
-    """A run ended before its stretch was done: too often with the same shard, and it is the shard."""
-    shard = stretch.shards[0]
+def _count_try(tries: Counter[int], run: DatasetRun, shard: Shard, state: State) -> None:
+    """Count a run that ended before this shard was finished; fail after too many."""
     tries[shard.index] += 1
-    if tries[shard.index] < TRIES:
+    if tries[shard.index] < MAX_TRIES:
         return
     if state.is_completed():
         raise ModelError(
-            f"shard {shard.index}: a worker says that it is made, and it is not: {done(root, spec, shard)}",
-            where=root.url,
-            do="give all workers the same version of the software and the same folders",
+            f"shard {shard.index}: a worker reports it as made, but it is not: {run.finished_record(shard)}",
+            where=run.root.url,
+            do="use the same version of the software and the same folders on all workers",
         )
-    raise ModelError(f"shard {shard.index}: {TRIES} workers did not make it; the last: {_told(state)}", where=root.url)
+    raise ModelError(
+        f"shard {shard.index}: {MAX_TRIES} workers did not make it; the last: {_text(state)}", where=run.root.url
+    )
 
 
-def _told(state: State) -> str:
+def _text(state: State) -> str:
     return f"{state.name}: {state.message}" if state.message else state.name or str(state.type)
 
 
 @contextmanager
-def _cancelled_with_this_run(out: Sequence[_Stretch]) -> Iterator[None]:
-    """What is handed out is cancelled where the body is left by an exception: nobody waits for it any more."""
+def _cancelled_with_this_run(submitted: Sequence[ShardBatch]) -> Iterator[None]:
+    """Cancel the submitted runs if the body raises: nobody waits for them any more."""
     try:
         yield
     except BaseException:
         with get_client(sync_client=True) as client:
-            for stretch in out:
-                with suppress(httpx.HTTPError, ObjectNotFound):  # a server that is away: the run in hand ends by itself
-                    client.set_flow_run_state(stretch.run, Cancelling(message="The run that asked for it ended."))
+            for batch in submitted:
+                with suppress(httpx.HTTPError, ObjectNotFound):  # no server: a run ends by itself after its batch
+                    client.set_flow_run_state(batch.id, Cancelling(message="The run that submitted it ended."))
         raise

@@ -22,9 +22,9 @@ from image_longitudinal.models.registry.metadata import Distillation, SamplerCom
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
+from image_longitudinal.tasks.engine.cache_keys import CACHED
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.engine.progress import Progress
-from image_longitudinal.tasks.engine.task_options import CACHED
 from image_longitudinal.tasks.training.register import registered_version
 from image_longitudinal.tasks.training.spec import DistillationSpec, DistilledNetworksSpec
 from image_longitudinal.tasks.workspace import Workspace

@@ -37,9 +37,8 @@ from image_longitudinal.models.registry.registry import CANDIDATE, ModelVersion,
 from image_longitudinal.models.training.tensor_files import load_tensors, tensors_digest
 from image_longitudinal.models.vae.network import VAE
 from image_longitudinal.storage.scans.prepared import ImageView, PreparedImages, open_prepared
-from image_longitudinal.tasks.engine.cache_keys import cached_or_fresh
+from image_longitudinal.tasks.engine.cache_keys import CACHED, cached_or_fresh
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
-from image_longitudinal.tasks.engine.task_options import CACHED
 from image_longitudinal.tasks.reports.model_card import model_card
 from image_longitudinal.tasks.reports.model_figures import model_pictures, quality_rows
 from image_longitudinal.tasks.reports.pictures import picture

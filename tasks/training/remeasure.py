@@ -14,8 +14,8 @@ from image_longitudinal.models.quality.gallery import traversal
 from image_longitudinal.models.quality.model_metrics import measure_model
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
+from image_longitudinal.tasks.engine.cache_keys import CACHED
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
-from image_longitudinal.tasks.engine.task_options import CACHED
 from image_longitudinal.tasks.reports.model_card import model_card
 from image_longitudinal.tasks.training.register import held_out_digest, real_images, registered_version, show
 from image_longitudinal.tasks.training.spec import RemeasureSpec

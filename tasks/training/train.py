@@ -26,10 +26,9 @@ from image_longitudinal.models.training.processes import Reporter, rank, run_in_
 from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
 from image_longitudinal.models.vae.train import train_vae
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
-from image_longitudinal.tasks.engine.cache_keys import cached_or_fresh
+from image_longitudinal.tasks.engine.cache_keys import CACHED, cached_or_fresh
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.engine.progress import Progress
-from image_longitudinal.tasks.engine.task_options import CACHED
 from image_longitudinal.tasks.training.register import (
     TrainedDiffusion,
     TrainedNetwork,

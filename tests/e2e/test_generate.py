@@ -31,6 +31,7 @@ from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.tasks.evaluation.checks import check_is_evaluable
 from image_longitudinal.tasks.reports.dataset_figures import subject_figure
 from image_longitudinal.tasks.shards.derivation import rederive
+from image_longitudinal.tasks.shards.spec import DatasetSpec
 from image_longitudinal.tasks.workspace import Workspace
 from tests.e2e.conftest import cli_arguments, cli_environment, digests
 from tests.storage.dataset.test_verify import forge, rewrite
@@ -161,8 +162,8 @@ def test_a_repair_that_would_make_another_data_set_touches_nothing(
     shutil.copytree(first, copy)
     (copy / image_shard_path(1)).write_bytes(b"damaged")
     before = digests(copy)
-    monkeypatch.setattr("image_longitudinal.tasks.shards.spec.GENERATION_VERSION", 1_000)
-    with pytest.raises(StorageError, match=r"another data set .*nothing was touched"):
+    monkeypatch.setattr(DatasetSpec, "code_version", 1_000)
+    with pytest.raises(StorageError, match=r"another data set.*nothing was changed"):
         verify(str(copy), repair=True, workspace=workspace)
     assert digests(copy) == before
 
@@ -330,7 +331,7 @@ def test_what_was_made_wrong_under_right_hashes_is_found_by_making_it_again_and_
     assert rederive(open_dataset(root), ids, workspace) == ([], None)
     problems, why = rederive(open_dataset(root), ids[:2], str(tmp_path / "elsewhere"))
     assert problems == []
-    assert "not at hand" in str(why)
+    assert "not available" in str(why)
 
     table = table_path("random_effects", 1, "train", 0.5)
     eta = open_dataset(root).effects(0.5, 16, 32)[:, 1]

@@ -76,7 +76,7 @@ def test_two_runs_at_once_outlive_a_server_that_is_killed_and_comes_back(
         assert_whole(service, run, data)
 
 
-FEW = 6  # handed out as 0 to 2, 3 and 4, 5
+FEW = 6  # submitted as 0 to 2, 3 and 4, 5
 DATA = (
     "seed=1729", "generator.backend=phantom", "generator.image_size=32", "probe.n_images=64", "dataset.shard_size=500",
     f"dataset.n_subjects={500 * FEW}", "dataset.association=[1.0, 0.5]",
@@ -122,26 +122,34 @@ def test_workers_killed_with_their_runs_leave_no_trace(large_service: Service, t
         service.kill("worker")
         return run, manifests(by_run)
 
-    def kill_a_stretch() -> tuple[str, dict[Path, int]]:
+    def kill_a_batch() -> tuple[str, dict[Path, int]]:
+        def batches() -> list[Any]:
+            return [one for one in service.ask("flow_runs") if one["name"] == f"shards 0 to 2 of {by_workers}"]
+
+        def workers(batch: str) -> list[str]:
+            return [name for name in ("one", "two") if service.flow_processes(batch, name)]
+
+        batch = service.wait_for(batches, 300)[0]["id"]
+        # Before the first shard is finished, since the others follow within a second.
+        (worker,) = service.wait_for(lambda: workers(batch), 300)
         service.wait_for(lambda: (by_workers / "shards" / "00000.json").exists(), 300, every=0.02)
-        (stretch,) = [one for one in service.ask("flow_runs") if one["name"] == f"shards 0 to 2 of {by_workers}"]
-        service.kill(next(name for name in ("one", "two") if service.flow_processes(stretch["id"], name)))
-        return stretch["id"], manifests(by_workers)
+        service.kill(worker)
+        return batch, manifests(by_workers)
 
     service.start("worker")
     for name in ("one", "two"):  # with results of their own, as on other machines
         service.start("worker", "POOL=shards", name=name, PREFECT_LOCAL_STORAGE_PATH=str(tmp_path / name))
     with generate_by_workers(service, tmp_path / "command") as command, ThreadPoolExecutor() as pool:
-        killers = [pool.submit(kill) for kill in (kill_the_run, kill_a_stretch)]
-        (run, made_by_run), (stretch, made_by_workers) = (killer.result() for killer in killers)
+        killers = [pool.submit(kill) for kill in (kill_the_run, kill_a_batch)]
+        (run, made_by_run), (batch, made_by_workers) = (killer.result() for killer in killers)
         assert len(made_by_run) < FEW
         assert by_workers / "shards" / "00002.json" not in made_by_workers
         service.start("worker")
         assert command.wait(400) == 0, (tmp_path / "command" / "log").read_text()[-4000:]
-    assert service.state(stretch)["type"] == "CRASHED"
+    assert service.state(batch)["type"] == "CRASHED"
     told = (tmp_path / "command" / "log").read_text()
     assert f"shards 0 to 2 of {by_workers}: Crashed: No heartbeat" in told
-    assert "to be handed out again" in told
+    assert "are submitted again" in told
     names = {one["name"].removesuffix(f" of {by_workers}") for one in service.ask("flow_runs")}
     assert {"shards 0 to 2", "shards 3 to 4", "shard 5", "shard 2"} <= names
     assert made_by_workers.items() <= manifests(by_workers).items()  # no more than the shard in hand was lost

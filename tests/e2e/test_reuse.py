@@ -58,7 +58,7 @@ def test_levels_splits_and_population_change_over_the_same_images(
 ) -> None:
     changed = ("dataset.association=[1.0, 0.3]", "dataset.test_fraction=0.3", "outcomes.times=[0, 1, 2]")
     with monkeypatch.context() as patch:
-        patch.setattr("image_longitudinal.tasks.shards.parts.make_image_shard", never)
+        patch.setattr("image_longitudinal.tasks.shards.parts.render_here", never)
         new = make("new", *changed, reuse=str(old))
     assert images(new) == images(old), "hard links, not copies"
     assert verify(str(new)).ok
@@ -114,6 +114,6 @@ def test_damaged_files_are_made_anew_and_not_shared(old: Path, make: Callable[..
 def test_other_images_are_refused_before_anything_is_written(
     old: Path, make: Callable[..., Path], override: str, said: str
 ) -> None:
-    with pytest.raises(StorageError, match=f"none of the images there.*{said}"):
+    with pytest.raises(StorageError, match=f"no image of that data set can be reused.*{said}"):
         make("refused", override, reuse=str(old))
     assert not (old.parent / "refused").exists()

@@ -1,4 +1,4 @@
-"""Errors of ours are one line in a run's log; anything else keeps its traceback, for it is a bug."""
+"""Errors of this project are one line in a run's log; any other error is a bug and keeps its traceback."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ log_errors_in_one_line()
 
 @pytest.fixture(params=LOGGERS)
 def logger(request: pytest.FixtureRequest) -> Iterator[tuple[logging.Logger, io.StringIO]]:
+    log_errors_in_one_line()
     text, logger = io.StringIO(), logging.getLogger(request.param)
-    before, logger.handlers = logger.handlers, [logging.StreamHandler(text)]  # in the place of those to a server
+    before, logger.handlers = logger.handlers, [logging.StreamHandler(text)]  # instead of those that send to a server
     yield logger, text
     logger.handlers = before
 

@@ -24,7 +24,7 @@ def test_overrides_beside_a_whole_configuration_are_refused():
         ("generator.backend=fantom", "one of phantom, vae, diffusion"),
         ("outcomes.model=depot", "depot-central-mm"),
         ("outcomes.model=nowhere.py:growth", "nowhere.py"),
-        ("dataset.eta_dims=[0, 1]", "3 entries"),
+        ("dataset.eta_dims=[0, 1]", "3 dimensions"),
     ],
 )
 def test_what_is_not_there_is_named_before_anything_is_trained(override: str, named: str):

@@ -1,4 +1,4 @@
-"""Subjects made again from seed and configuration: what was written right compares equal, what was not is named."""
+"""Regenerated subjects: correct files compare equal, incorrect ones are named."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from image_longitudinal.core.config import Config
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.presets import load_config
 from image_longitudinal.models.design.association import draw_latents
+from image_longitudinal.models.imaging.backends import describe
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.manifest import ImageInfo, RootManifest
 from image_longitudinal.storage.dataset.reader import Dataset
@@ -24,43 +25,45 @@ from image_longitudinal.storage.dataset.tables import (
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
 from image_longitudinal.tasks.shards.derivation import linked_to_latents, outcomes_at, rederive
-from image_longitudinal.tasks.shards.image_shards import image_model
 from image_longitudinal.tasks.shards.parts import make_images, make_outcomes
-from image_longitudinal.tasks.shards.spec import DatasetSpec
+from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution, ImageSpec, OutcomeSpec
+from image_longitudinal.tasks.workspace import Workspace
 
-ENTRIES, LEVELS = (0, 1, 2), (1.0, 0.3)
+ETA_DIMS, LEVELS = (0, 1, 2), (1.0, 0.3)
 
 
 @pytest.fixture(scope="module")
-def spec() -> DatasetSpec:
+def config() -> Config:
     settings = ("seed=4", "generator.backend=phantom", "generator.image_size=32", "generator.latent_dim=6",
                 "dataset.n_subjects=10", "dataset.shard_size=4", f"dataset.association={list(LEVELS)}")  # fmt: skip
-    config = load_config("demo", None, settings)
-    model = image_model("none", None, config.generator, "cpu")
-    return DatasetSpec(
-        config=config, workspace="none", model_version=None, model_digest=model.digest, image_size=32, latent_dim=6,
-        entries=ENTRIES,
-    )  # fmt: skip
+    return load_config("demo", None, settings)
+
+
+@pytest.fixture(scope="module")
+def spec(config: Config) -> DatasetSpec:
+    described = describe(config.generator, None)
+    return DatasetSpec.of(config, ImageSpec.of(config, described), OutcomeSpec.of(config, 6, ETA_DIMS), None)
 
 
 @pytest.fixture
-def made(tmp_path: Path, spec: DatasetSpec) -> Dataset:
+def made(tmp_path: Path, config: Config, spec: DatasetSpec) -> Dataset:
     """All shards as the tasks write them, outside any flow."""
+    execution = Execution.of(config, None, Workspace(Path("none")))
     for shard in spec.plan:
-        for task in (make_images, make_outcomes):
-            task.fn(key="0" * 64, index=shard.index, output=str(tmp_path), spec=spec)
-    return Dataset(open_root(tmp_path), manifest(spec.config, spec))
+        make_images.fn(spec.images.of_shard(shard), str(tmp_path), execution)
+        make_outcomes.fn(spec.outcomes.of_shard(shard), str(tmp_path))
+    return Dataset(open_root(tmp_path), manifest(config, spec))
 
 
 def manifest(config: Config, spec: DatasetSpec, digest: str | None = None) -> RootManifest:
     plan, nothing = spec.plan, digest_of("nothing")
     return RootManifest(
-        name="tiny", identity=spec.identity, config=config.model_dump(mode="json", exclude={"compute"}),
+        name="tiny", identity=spec.digest, config=config.model_dump(mode="json", exclude={"compute"}),
         config_digest=nothing, seed=config.seed, n_subjects=10, shard_size=4, splits=plan.split_counts, levels=LEVELS,
-        random_effects=("ka", "imax", "ic50"), eta_latents=ENTRIES, parameters=("ka", "imax", "ic50"),
+        random_effects=("ka", "imax", "ic50"), eta_latents=ETA_DIMS, parameters=("ka", "imax", "ic50"),
         times=config.outcomes.times, doses=(PlannedDose(0, 1),), shards=(), files=(), versions={}, licence="CC-BY-4.0",
         citation="", image=ImageInfo(height=32, width=32, latent_dim=6, backend="phantom", model="phantom",
-                                     version="1", digest=digest or spec.model_digest),
+                                     version="1", digest=digest or spec.images.generator),
     )  # fmt: skip
 
 
@@ -68,18 +71,18 @@ def test_what_the_tasks_wrote_is_made_again_equal(made: Dataset) -> None:
     assert rederive(made, np.arange(10), "none") == ([], None)
 
 
-def test_another_seed_is_seen_in_every_file(made: Dataset, spec: DatasetSpec) -> None:
-    other = spec.config.model_copy(update={"seed": 5})
+def test_another_seed_is_seen_in_every_file(made: Dataset, config: Config, spec: DatasetSpec) -> None:
+    other = config.model_copy(update={"seed": 5})
     problems, _ = rederive(Dataset(made.root, manifest(other, spec)), np.array([6]), "none")
     assert {problem.path for problem in problems} == layout.shard_files(spec.plan.shard(1), LEVELS)
-    assert "subject 6 made again is another" in str(problems[0])
+    assert "subject 6 differs from its regeneration" in str(problems[0])
 
 
-def test_an_image_model_that_is_not_at_hand_is_said(made: Dataset, spec: DatasetSpec) -> None:
-    dataset = Dataset(made.root, manifest(spec.config, spec, digest_of("another version of the phantom")))
+def test_an_unavailable_image_model_is_reported(made: Dataset, config: Config, spec: DatasetSpec) -> None:
+    dataset = Dataset(made.root, manifest(config, spec, digest_of("another version of the phantom")))
     problems, why = rederive(dataset, np.arange(3), "none")
     assert problems == []
-    assert "not drawn again: the model at hand is not theirs" in str(why)
+    assert "not regenerated: another model is available, not theirs" in str(why)
 
 
 def wrong_image(root: Root, spec: DatasetSpec) -> str:
@@ -89,8 +92,8 @@ def wrong_image(root: Root, spec: DatasetSpec) -> str:
 
 def wrong_table(root: Root, spec: DatasetSpec, table: str) -> str:
     """One table of shard 0 and level 0.3 with something else for subject 2 alone."""
-    shard, ids, outcomes = spec.plan.shard(0), np.arange(4), spec.config.outcomes
-    linked = linked_to_latents(draw_latents(4, ids, 6), ENTRIES, outcomes)
+    shard, ids, outcomes = spec.plan.shard(0), np.arange(4), spec.outcomes.outcomes
+    linked = linked_to_latents(draw_latents(4, ids, 6), ETA_DIMS, outcomes)
     made = outcomes_at(0.3, linked, outcomes, 4, ids)
     off = np.zeros((4, 1))
     off[2] = 0.001

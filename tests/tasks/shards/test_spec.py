@@ -1,0 +1,260 @@
+"""Specs of a data set: each value of the configuration changes exactly the digests of what it decides."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from image_longitudinal.core.config import Config
+from image_longitudinal.core.digest import digest_of
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.presets import load_config, validate_config
+from image_longitudinal.models.imaging.backends import describe
+from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.models.registry.registry import ModelVersion
+from image_longitudinal.storage.dataset.manifest import Part
+from image_longitudinal.tasks.shards.image_shards import RenderUse
+from image_longitudinal.tasks.shards.parts import ShardPartResult
+from image_longitudinal.tasks.shards.reuse import ReusableParts
+from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution, ImageSpec, OutcomeSpec
+from tests.paths import ROOT
+
+IMAGES, OUTCOMES, DATASET = "images", "outcomes", "dataset"
+
+# section.field -> products that it changes, with a trained diffusion model. All other fields change none of them:
+# those of training and measuring act through the registered model alone, compute and evaluation not at all.
+AFFECTED = {
+    "seed": {IMAGES, OUTCOMES, DATASET},
+    "probe": {DATASET},  # the report states the recoverability
+    "generator.backend": {IMAGES, DATASET},
+    "generator.scheduler": {IMAGES, DATASET},
+    "generator.steps": {IMAGES, DATASET},
+    "generator.decoder": {IMAGES, DATASET},
+    "generator.precision": {IMAGES, DATASET},
+    "generator.batch_size": {IMAGES, DATASET},
+    "outcomes": {OUTCOMES, DATASET},
+    "dataset.name": {DATASET},
+    "dataset.date": {DATASET},
+    "dataset.licence": {OUTCOMES, DATASET},
+    "dataset.n_subjects": {IMAGES, OUTCOMES, DATASET},
+    "dataset.shard_size": {IMAGES, OUTCOMES, DATASET},
+    "dataset.association": {OUTCOMES, DATASET},
+    "dataset.eta_dims": {OUTCOMES, DATASET},
+    "dataset.validation_fraction": {OUTCOMES, DATASET},
+    "dataset.test_fraction": {OUTCOMES, DATASET},
+}
+# The phantom has a size and a length of z, but neither solver nor network.
+AFFECTED_WITH_PHANTOM = {
+    **{field: products for field, products in AFFECTED.items() if not field.startswith("generator.")},
+    "generator.backend": {IMAGES, OUTCOMES, DATASET},  # the model has another length of z
+    "generator.image_size": {IMAGES, DATASET},
+    "generator.latent_dim": {IMAGES, OUTCOMES, DATASET},
+    "generator.batch_size": {IMAGES, DATASET},
+}
+
+OTHER: dict[str, Any] = {  # values for fields whose other value cannot be derived from the present one
+    "diffusion.autoencoder": "folder",
+    "diffusion.channels": [32],
+    "diffusion.objective": "velocity",
+    "diffusion.unet": "folder",
+    "dataset.association": [0.5],
+    "dataset.date": "2024-05-01",
+    "dataset.eta_dims": [3, 4, 5],
+    "dataset.name": "other",
+    "compute.dask_address": "tcp://host:8786",
+    "evaluation.levels": [0.5],
+    "evaluation.visits": [0, 3],
+    "generator.backend": "vae",
+    "generator.batch_size": 8,
+    "generator.compile": True,
+    "outcomes.doses": [{"amt": 2}],
+    "outcomes.model": "emax",
+    "outcomes.times": [0, 1, 2],
+    "outcomes.dropout": 0.3,
+    "probe.dinov2": "folder",
+    "vae.vgg_weights": "file",
+    "compute.render_processes": 3,
+}
+
+
+def model(recoverability: int = 12) -> ModelVersion:
+    metadata = {
+        "vae": {"latent_dim": 12, "image_size": 64},
+        "diffusion": {"image_size": 64},
+        "recoverability": [1 - index / recoverability for index in range(recoverability)],
+    }
+    return ModelVersion(Path("nowhere"), {"digest": digest_of("model"), "metadata": metadata})
+
+
+def spec(*overrides: str, config: Config | None = None, eta_dims: tuple[int, ...] = (0, 1, 2)) -> DatasetSpec:
+    config = config or load_config("demo", overrides=overrides)
+    version = None if config.generator.backend == "phantom" else model()
+    described = describe(config.generator, version)
+    chosen = eta_dims if config.dataset.eta_dims == "auto" else config.dataset.eta_dims
+    outcomes = OutcomeSpec.of(config, described.latent_dim, chosen)
+    return DatasetSpec.of(config, ImageSpec.of(config, described), outcomes, version)
+
+
+def digests(made: DatasetSpec) -> dict[str, str]:
+    return {IMAGES: made.images.digest, OUTCOMES: made.outcomes.digest, DATASET: made.digest}
+
+
+def changed(before: DatasetSpec, after: DatasetSpec) -> set[str]:
+    old, new = digests(before), digests(after)
+    return {product for product in old if old[product] != new[product]}
+
+
+def leaves(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field of a configuration by its dotted name, with its value."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def another(config: Config, field: str, value: Any) -> Config:
+    """The configuration with another valid value of one field."""
+    if field in OTHER:
+        candidates = [OTHER[field]]
+    elif isinstance(value, bool):
+        candidates = [not value]
+    elif isinstance(value, int):
+        candidates = [value + 1, value + 32, value + 64]
+    elif isinstance(value, float):
+        candidates = [value + 0.05, value / 2]
+    else:  # a choice, or free text
+        part = Config.model_json_schema(), field.split(".")
+        candidates = [*choices(*part, value), "other"]
+    plain = config.model_dump(mode="json")
+    for candidate in candidates:
+        target = plain
+        *sections, name = field.split(".")
+        for section in sections:
+            target = target[section]
+        kept, target[name] = target[name], candidate
+        try:
+            return validate_config(plain)
+        except ConfigError:
+            target[name] = kept
+    raise AssertionError(f"no other value for {field}: add one to OTHER")
+
+
+def choices(schema: dict[str, Any], path: list[str], value: Any) -> list[Any]:
+    """Other values of a field that has a fixed set of them."""
+    part = schema
+    for name in path:
+        reference = part.get("$ref", "").rpartition("/")[2]
+        part = (schema["$defs"][reference] if reference else part)["properties"][name]
+    forms = [part, *part.get("anyOf", ())]
+    return [choice for form in forms for choice in form.get("enum", ()) if choice != value]
+
+
+@pytest.mark.parametrize(("backend", "table"), [("diffusion", AFFECTED), ("phantom", AFFECTED_WITH_PHANTOM)])
+def test_every_field_changes_exactly_what_it_decides(backend: str, table: dict[str, set[str]]) -> None:
+    config = load_config("demo", overrides=[f"generator.backend={backend}", "dataset.n_subjects=700"])
+    before, fields = spec(config=config), dict(leaves(config))
+    assert len(fields) > 90
+    used = set()
+    for field, value in fields.items():
+        row = next((name for name in table if field == name or field.startswith(f"{name}.")), None)
+        used.add(row)
+        after = another(config, field, value)
+        assert after != config, field
+        assert changed(before, spec(config=after)) == table.get(row or "", set()), field
+    assert used - {None} == set(table), "the table names fields that do not exist"
+
+
+def shard_keys(made: DatasetSpec, shard: int = 1) -> dict[str, str]:
+    return made.shard_keys(made.plan.shard(shard))
+
+
+def test_a_shard_depends_on_its_own_subjects_only() -> None:
+    """More subjects, or other splits elsewhere, leave the files of a shard reusable."""
+    before = spec("dataset.validation_fraction=0", "dataset.test_fraction=0")
+    more = spec("dataset.n_subjects=6400", "dataset.validation_fraction=0", "dataset.test_fraction=0")
+    assert shard_keys(more) == shard_keys(before)
+    assert changed(before, more) == {IMAGES, OUTCOMES, DATASET}
+    last = before.plan.n_shards - 1
+    split = spec("dataset.validation_fraction=0", "dataset.test_fraction=0.05")
+    assert shard_keys(split) == shard_keys(before)
+    assert shard_keys(split, last)["image"] == shard_keys(before, last)["image"]
+    assert shard_keys(split, last)["outcomes"] != shard_keys(before, last)["outcomes"]
+
+
+def test_no_two_shards_parts_or_models_share_a_key() -> None:
+    keys = []
+    for one in (spec(), spec("generator.steps=20")):
+        keys += [one.images.of_shard(shard).digest for shard in one.plan]
+    keys += [one.outcomes.of_shard(shard).digest for shard in one.plan]
+    assert len(set(keys)) == 3 * one.plan.n_shards
+
+
+def test_the_spec_of_a_shard_knows_its_shard() -> None:
+    made = spec()
+    for shard in made.plan:
+        image, outcome = made.images.of_shard(shard).shard, made.outcomes.of_shard(shard).shard
+        assert outcome == shard
+        assert (image.index, image.start, image.stop) == (shard.index, shard.start, shard.stop)
+
+
+@pytest.mark.parametrize(("kind", "part"), [(ImageSpec, "image"), (OutcomeSpec, "outcomes")])
+def test_a_new_code_version_changes_the_keys_of_its_part(
+    kind: type[ImageSpec], part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = shard_keys(spec())
+    monkeypatch.setattr(kind, "code_version", 1_000)
+    after = shard_keys(spec())
+    assert {name for name in before if before[name] != after[name]} == {part}
+
+
+def test_digests_are_the_same_in_a_process_that_hashes_differently() -> None:
+    program = "from tests.tasks.shards.test_spec import *; print(*shard_keys(spec()).values(), spec().digest)"
+    output = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "1" if sys.flags.hash_randomization else "random"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert output.split() == [*shard_keys(spec()).values(), spec().digest]
+
+
+def test_the_content_of_a_model_file_decides_the_outcomes_and_the_data_set(tmp_path: Path) -> None:
+    file, nowhere = tmp_path / "mine.py", tmp_path / "elsewhere.py"
+    text = "from dataclasses import replace\nfrom image_longitudinal.models.nlme.library import get_model, register\n"
+    text += "omega = (({}, 0, 0), (0, 1, 0), (0, 0, 1))\n"
+    text += "register(replace(get_model('depot-central-mm'), name='mine-of-keys', omega=omega))\n"
+    file.write_text(text.format(1.0))
+    mine = f"outcomes.model={file}:mine-of-keys"
+    before = spec(mine)
+    assert spec(mine) == before
+    assert get_model(f"{file}:mine-of-keys").omega[0][0] == 1.0
+    file.write_text(text.format(2.0))
+    assert changed(before, spec(mine)) == {OUTCOMES, DATASET}
+    assert get_model(f"{file}:mine-of-keys").omega[0][0] == 2.0  # the file that the digest names is used
+    with pytest.raises(ConfigError, match=r"no such model file.*elsewhere\.py"):
+        spec(f"outcomes.model={nowhere}:mine")
+
+
+def test_specs_and_results_survive_json() -> None:
+    """They travel as parameters of flow runs and as stored results."""
+    made = spec()
+    part = ShardPartResult(root="somewhere", part=Part(key=digest_of("key"), files=()))
+    use = RenderUse(images=3, seconds=2.0, busy_seconds=1.5, batch_size=2)
+    execution = Execution(workspace="w", generator=load_config("demo").generator, model_version=None)
+    records = [
+        made, execution, part, part.model_copy(update={"use": use}), ReusableParts(images={3: part}, outcomes={}),
+    ]  # fmt: skip
+    for record in records:
+        assert type(record).model_validate_json(record.model_dump_json()) == record
+    assert ReusableParts(images={3: part, 4: part}).of_shards([4, 5]) == ReusableParts(images={4: part})
