@@ -10,7 +10,7 @@ from image_longitudinal.core.config import EXECUTION_SECTIONS, Config
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.flows.train_models import train_models
 from image_longitudinal.models.imaging.backends import needs_training
-from image_longitudinal.models.nlme.simulation.simulate import get_model
+from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.quality.recoverability import choose_entries
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.storage.dataset.images import create_image_arrays
@@ -49,7 +49,7 @@ def generate_dataset(
         output: Where to, a local folder or any fsspec URL. A run that was stopped goes on; another data set is refused.
         images: Folder of scans to train on. Without one, phantom images.
         preset: Configuration to start from.
-        overrides: Values over the preset's, such as dataset.n_subjects=2000, one per line.
+        overrides: PopulationParameters over the preset's, such as dataset.n_subjects=2000, one per line.
         config: A whole configuration in the preset's place; what it leaves out is as in the published method.
         model: Registered model (version or alias) to use in place of training; pretrained is the one that comes along.
         workspace: Local folder for prepared images, checkpoints and models.

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from image_longitudinal.cli.console import say
+from image_longitudinal.cli.population import Dialect
 
 
 def export(
     source: Annotated[str, typer.Argument(metavar="URL", help="The data set: a folder or an fsspec URL.")],
-    file: Annotated[Path, typer.Argument(help="CSV file to write.")],
+    file: Annotated[Path, typer.Argument(help="CSV or Parquet file to write.")],
     level: Annotated[float, typer.Option(help="Association level.")],
     split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
+    dialect: Dialect = "nonmem",
 ) -> None:
-    """Write outcomes as an NM-TRAN data file: ID, TIME, EVID, AMT, CMT, DV, MDV."""
-    from image_longitudinal.storage.dataset.nmtran import export_nmtran
+    """Write outcomes as a data file of NONMEM, nlmixr2, Monolix or Pumas: ID, TIME, EVID, AMT, CMT, DV, MDV."""
+    from image_longitudinal.models.nlme.data import nmtran_writer
     from image_longitudinal.storage.dataset.reader import open_dataset
+    from image_longitudinal.tasks.population.export import export_nmtran
 
-    rows = export_nmtran(open_dataset(source), file, level=level, split=split)
+    chosen = cast(nmtran_writer.Dialect, dialect)  # checked by the writer
+    rows = export_nmtran(open_dataset(source), file, level=level, split=split, dialect=chosen)
     say(f"{rows:,} rows\n\ndone: {file}")

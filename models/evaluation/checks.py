@@ -82,7 +82,7 @@ def residual_checks(
     model: PopulationModel, level: float, observed: NDArray[np.floating], eta: FloatArray, workers: int = 1
 ) -> list[Check]:
     """Outcomes less the model's prediction, in residual standard deviations: (n, T) outcomes of effects (n, k)."""
-    prediction = simulate(model, eta, workers=workers)
+    prediction = simulate(model, eta, n_threads=workers)
     seen = np.asarray(observed, np.float64)
     if model.residual.kind == "log-normal":
         scaled = np.log(seen / prediction) / model.residual.standard_deviation(prediction)

@@ -26,8 +26,8 @@ from image_longitudinal.models.evaluation.marginal import likeliest_omega, poste
 from image_longitudinal.models.evaluation.offset import OffsetObjective, informed_modes
 from image_longitudinal.models.evaluation.ridge import CHUNK, CrossFitted, Linear, cross_fit, fold_of
 from image_longitudinal.models.evaluation.weighted import WeightedEquations
-from image_longitudinal.models.nlme.estimation.importance_sampling import linearised_spread
-from image_longitudinal.models.nlme.estimation.objective import Values
+from image_longitudinal.models.nlme.estimation.importance_sampling import linearised_covariance
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
@@ -191,13 +191,13 @@ def _weighted(
     stands for what the subject's data say whatever g they were seen with. Adding the regression of the score alone to
     each fit would not do: the score is at the prediction of another fit, and the fits' differences would grow.
     """
-    values, fold = Values.of(model), fold_of(ids, folds)
+    values, fold = PopulationParameters.of(model), fold_of(ids, folds)
     precision = np.linalg.inv(values.omega)
     equations = WeightedEquations(features.shape[1], modes.shape[1], folds)
     for begin in range(0, len(modes), CHUNK):
         rows = slice(begin, min(begin + CHUNK, len(modes)))
         objective = OffsetObjective.of(model, observed[rows], mean[rows], workers=workers)
-        spread = linearised_spread(objective, values, modes[rows] - mean[rows])
+        spread = linearised_covariance(objective, values, modes[rows] - mean[rows])
         information = precision - precision @ spread @ precision
         score = np.asarray((center[rows] - mean[rows]) @ precision, np.float64)
         equations.add(features[rows], score + np.einsum("nab,nb->na", information, mean[rows]), information, fold[rows])

@@ -11,9 +11,9 @@ import numpy as np
 from image_longitudinal.core.config import ComputeConfig, EvaluationConfig, Section
 from image_longitudinal.core.digest import SHORT
 from image_longitudinal.core.errors import StorageError
-from image_longitudinal.models.nlme.estimation.objective import Values
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
+from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.nlme.model.population import Design, PopulationModel
-from image_longitudinal.models.nlme.simulation.simulate import get_model
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.storage.dataset.manifest import RootManifest
 from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
@@ -25,7 +25,7 @@ EVALUATION_VERSION = 8  # raise it whenever the same data set and settings would
 FEWEST = {"train": 40, "test": 8}  # subjects without which there is nothing to learn from, or to score
 
 # Where the published fit began (arXiv 2410.16177); other models begin at their own typical values.
-STARTS = {"depot-central-mm": Values(np.log([1.0, 1.1, 0.6]), 0.2 * np.eye(3), np.array([0.1, 0.0, 1.0]))}
+STARTS = {"depot-central-mm": PopulationParameters(np.log([1.0, 1.1, 0.6]), 0.2 * np.eye(3), np.array([0.1, 0.0, 1.0]))}
 
 
 class EvaluationSpec(Section):
@@ -95,9 +95,9 @@ def default_output(manifest: RootManifest) -> Path:
 
 def start_of(model: PopulationModel) -> PopulationModel:
     """Where the fit begins: the published values, or the model's own with small effects and a large residual error."""
-    own = Values.of(model)
+    own = PopulationParameters.of(model)
     doubled = (own.error.reshape(-1, 3) * [2.0, 2.0, 1.0]).ravel()
-    return STARTS.get(model.name, Values(own.mu, 0.5 * own.omega, doubled)).into(model)
+    return STARTS.get(model.name, PopulationParameters(own.mu, 0.5 * own.omega, doubled)).into(model)
 
 
 def check_is_evaluable(dataset: Dataset, settings: EvaluationConfig) -> None:

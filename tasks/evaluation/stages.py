@@ -37,7 +37,7 @@ from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
 from image_longitudinal.models.nlme.estimation.ebe_streaming import stream_ebes
 from image_longitudinal.models.nlme.estimation.fit import fit
 from image_longitudinal.models.nlme.estimation.importance_sampling import maximum_likelihood
-from image_longitudinal.models.nlme.estimation.objective import Values
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.models.quality.recoverability import encoder_reader
 from image_longitudinal.models.training.tensors import default_device
@@ -106,7 +106,7 @@ def fit_population(key: str, folder: str, spec: EvaluationSpec, level: float) ->
     if spec.settings.population == "known":
         figures: Result = {"method": "known", "converged": True, "message": "true values taken"}
         figures |= {"estimates": {}, "foce": {}}
-        values = Values.of(model)
+        values = PopulationParameters.of(model)
     else:
         observed = np.load(where / "train.npy", mmap_mode="r")
         chosen = np.unique(
@@ -115,10 +115,10 @@ def fit_population(key: str, folder: str, spec: EvaluationSpec, level: float) ->
         sample = PopulationData.of_design(
             model.structural, np.asarray(observed[chosen], np.float64), model.design.times, model.design.doses
         )
-        fitted = foce = fit(start_of(model), sample, "FOCE", covariance="gradient", workers=spec.workers)
+        fitted = foce = fit(start_of(model), sample, "FOCE", covariance="gradient", n_threads=spec.workers)
         if spec.settings.population == "likelihood":
-            fitted = maximum_likelihood(foce, sample, seed=dataset.manifest.seed, workers=spec.workers)
-        values = Values.of(fitted.model)
+            fitted = maximum_likelihood(foce, sample, seed=dataset.manifest.seed, n_threads=spec.workers)
+        values = PopulationParameters.of(fitted.model)
         figures = {
             "method": fitted.method,
             "estimates": {name: [value, error] for name, (value, error) in fitted.table.items()},
@@ -143,7 +143,7 @@ def estimate_effects(key: str, folder: str, spec: EvaluationSpec, level: float, 
         observations = dataset.scan("observations", level, split)
         progress = Progress(f"estimate effects at {level:g} {split}", len(data.split_ids(dataset, split)), "subjects")
         file = stream_ebes(
-            model, observations, where / f"{split}.parquet", workers=spec.workers, progress=progress.update
+            model, observations, where / f"{split}.parquet", n_threads=spec.workers, progress=progress.update
         )
         modes = pq.read_table(file.path, columns=list(model.random_effect_names))
         np.save(where / f"{split}.npy", np.stack([column.to_numpy() for column in modes.columns], axis=1))
@@ -303,14 +303,14 @@ def load_predictions(
 def population_model(spec: EvaluationSpec, population: Result) -> PopulationModel:
     """The population model with the values of a fit."""
     figures = _read(Path(population["folder"]) / "population.json")
-    values = Values(*(np.array(figures[name]) for name in ("mu", "omega", "error")))
+    values = PopulationParameters(*(np.array(figures[name]) for name in ("mu", "omega", "error")))
     return values.into(spec.model)
 
 
 def true_values(model: PopulationModel) -> dict[str, float]:
     """The values of a model under the names of a fit's table."""
     coordinates = Coordinates(model, "full", ())
-    values = coordinates.natural(coordinates.pack(Values.of(model)))
+    values = coordinates.natural(coordinates.pack(PopulationParameters.of(model)))
     return dict(zip(coordinates.names, values.tolist(), strict=True))
 
 

@@ -85,7 +85,7 @@ def truth_of(spec: EvaluationSpec, level: float) -> Truth:
         eta=data.true_effects(dataset, level, "test"),
         linked=data.linked_effects(dataset, "test"),
         observed=observed.astype(np.float64),
-        modes=empirical_bayes(known, observed, workers=spec.workers).eta,
+        modes=empirical_bayes(known, observed, n_threads=spec.workers).eta,
         seed=dataset.manifest.seed,
     )
 

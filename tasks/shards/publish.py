@@ -13,7 +13,7 @@ from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.models.design.association import AssociationSums, is_identity
 from image_longitudinal.models.imaging.backends import load_vae, measure_recoverability
-from image_longitudinal.models.nlme.simulation.simulate import get_model
+from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.storage.dataset.card import CITATION, write_card
 from image_longitudinal.storage.dataset.layout import RUN_FILE
