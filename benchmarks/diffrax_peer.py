@@ -1,10 +1,10 @@
-"""diffrax on the original's model, timed in a process of its own: it needs no more than diffrax, and nothing of ours.
+"""diffrax on the original's model, timed in a separate process that needs only diffrax.
 
     python benchmarks/diffrax_peer.py PARAMETERS.npy TIMES.npy REFERENCE.npy
 
-reads individual parameters (n, 3), times (T,) and accurate predictions (n, T), and prints as JSON what a subject costs
-by vmap on one processor core, for each solver, tolerance and batch size: after compilation, the better of two runs.
-vmap goes at the pace of a batch's stiffest subject, and a small batch pays for every call: the best size lies between.
+reads individual parameters (n, 3), times (T,) and accurate predictions (n, T), and prints as JSON the seconds
+per subject by vmap on one core, for each solver, tolerance and batch size: after compilation, the faster of two runs.
+The stiffest subject of a batch determines vmap's time, and small batches have more calls: the best size is in between.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 jax.config.update("jax_enable_x64", True)
-Array = Any  # of JAX, which lies in an environment of its own
-# The implicit solver is five times as slow as the explicit one at its best batch size, and takes minutes elsewhere.
+Array = Any  # of JAX, which is installed in another environment
+# The implicit solver takes five times as long as the explicit one at its best batch size, and minutes at others.
 RUNS = {
     "Tsit5": (diffrax.Tsit5, (1e-6, 1e-8), (10, 30, 50, 100, 300, 1_000, 10_000)),
     "Kvaerno5": (diffrax.Kvaerno5, (1e-6, 1e-8), (300,)),

@@ -3,8 +3,8 @@
 Command: python -m benchmarks.memory            (20,000 and 160,000 subjects, 32x32 phantom images; about 3 minutes)
          python -m benchmarks.memory --quick    (4,000 and 32,000 subjects; about 1 minute)
 
-Each size runs in a process of its own, with a Prefect home of its own; the figure is the operating system's peak
-resident set of the largest process, the one that makes images, outcomes and report.
+Each size runs in a separate process with its own Prefect home; the figure is the operating system's peak resident set
+of the largest process, which makes images, outcomes and report.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FACTOR = 8
 
 
 def measure(n: int) -> tuple[float, float]:
-    """Peak memory in GB and seconds of making a data set of ``n`` subjects."""
+    """Peak memory in GB and seconds of generating a data set of ``n`` subjects."""
     with tempfile.TemporaryDirectory() as folder:
         settings = [
             "generator.backend=phantom",

@@ -1,12 +1,12 @@
-"""Time, memory and accuracy of fitting the original's model by FOCE from its own far start values.
+"""Time, memory and accuracy of fitting the original's model by FOCE from the original's distant start values.
 
     python -m benchmarks.nlme_estimation [--quick] [--workers 2]
 
 10,000 and 100,000 subjects with 21 observations (1,000 only with ``--quick``), simulated by this package, fitted with
-a full Ω, standard errors from the outer product of gradients. θ is compared with what the data were simulated from.
-The smallest fit is taken on to maximum likelihood by importance sampling, which is free of FOCE's bias.
+a full Ω, standard errors from the outer product of gradients. θ is compared with the values of the simulation.
+Maximum likelihood by importance sampling, which does not have FOCE's bias, starts at the smallest fit.
 Then the empirical Bayes estimates of 50,000 subjects (1,000 with ``--quick``), several starts each, from Parquet to
-Parquet: the rate tells the hours of a million.
+Parquet.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.ebe_streaming import stream_ebes
 from image_longitudinal.models.nlme.estimation.fit import Fit, fit
 from image_longitudinal.models.nlme.estimation.importance_sampling import maximum_likelihood
-from image_longitudinal.models.nlme.estimation.objective import Values
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.nlme.simulation.simulate import observe, simulate
-from image_longitudinal.models.nlme.simulation.trial import simulate_table
+from image_longitudinal.models.nlme.simulation.trial import write_trial
 
 MODEL = get_model("depot-central-mm")
 START = replace(
-    Values.of(MODEL), mu=np.log([1.0, 1.1, 0.6]), omega=0.2 * np.eye(3), error=np.array([0.1, 0.0, 1.0])
+    PopulationParameters.of(MODEL), mu=np.log([1.0, 1.1, 0.6]), omega=0.2 * np.eye(3), error=np.array([0.1, 0.0, 1.0])
 ).into(MODEL)
 
 
@@ -43,10 +43,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="1,000 subjects only")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--largest", type=int, default=100_000, help="leave out fits of more subjects than this")
+    parser.add_argument("--largest", type=int, default=100_000, help="skip fits of more subjects")
     options = parser.parse_args()
     sizes = [n for n in ((1_000,) if options.quick else (10_000, 100_000)) if n <= options.largest]
-    run(50, options.workers)  # compiled or loaded before the clock starts
+    run(50, options.workers)  # compile, or load compiled code
     seconds: dict[int, float] = {}
     cpu: dict[int, float] = {}
     print(f"{'subjects':>10}{'seconds':>10}{'evaluations':>13}{'largest θ error':>17}{'EBE MSE':>9}  end")
@@ -57,7 +57,7 @@ def main() -> None:
         print(f"{n:10,}{seconds[n]:10.1f}{result.evaluations:13}{error:17.2%}{ebe:9.4f}  {result.message}", flush=True)
         if n == sizes[0]:
             start = time.perf_counter()
-            result = maximum_likelihood(result, data, draws=100, rounds=3, workers=options.workers)
+            result = maximum_likelihood(result, data, draws=100, rounds=3, n_threads=options.workers)
             imp_seconds, imp_error = time.perf_counter() - start, theta_error(result)
             print(f"{'+ IMP':>10}{imp_seconds:10.1f}{result.evaluations:13}{imp_error:17.2%}{'':9}  {result.message}")
     streamed = 1_000 if options.quick else 50_000
@@ -77,7 +77,7 @@ def main() -> None:
         "versions": {name: importlib.metadata.version(name) for name in ("numpy", "numba")},
         "subjects": sizes,
         "seconds": [seconds[n] for n in sizes],
-        "cpu_seconds": [cpu[n] for n in sizes],  # what it costs where other work shares the cores
+        "cpu_seconds": [cpu[n] for n in sizes],  # comparable also if other work shares the cores
         "seconds_10k": seconds.get(10_000),
         "seconds_100k": seconds.get(100_000),
         "theta_rel_error": error,
@@ -94,9 +94,9 @@ def main() -> None:
 def stream(n: int, workers: int) -> float:
     """Subjects per second of estimating random effects from Parquet to Parquet, at the true population values."""
     with tempfile.TemporaryDirectory() as folder:
-        table = simulate_table(MODEL, Path(folder) / "observations.parquet", n, seed=2, workers=workers)
+        table = write_trial(MODEL, Path(folder) / "observations.parquet", n, seed=2, n_threads=workers)
         start = time.perf_counter()
-        stream_ebes(MODEL, table, Path(folder) / "ebes.parquet", workers=workers)
+        stream_ebes(MODEL, table, Path(folder) / "ebes.parquet", n_threads=workers)
         return n / (time.perf_counter() - start)
 
 
@@ -104,10 +104,10 @@ def run(n: int, workers: int) -> tuple[float, Fit, float, float, PopulationData]
     """Seconds, fit, largest relative error of a typical value, mean squared error of the estimates of η, data."""
     ids = np.arange(n)
     eta = normals(stream_key(1, "eta"), ids, 3)
-    observed = observe(MODEL, simulate(MODEL, eta, workers=workers), key=stream_key(1, "residual"), ids=ids)
+    observed = observe(MODEL, simulate(MODEL, eta, n_threads=workers), key=stream_key(1, "residual"), ids=ids)
     data = PopulationData.of_design(MODEL.structural, observed, MODEL.design.times, MODEL.design.doses)
     start = time.perf_counter()
-    result = fit(START, data, "FOCE", covariance="gradient", workers=workers)
+    result = fit(START, data, "FOCE", covariance="gradient", n_threads=workers)
     seconds = time.perf_counter() - start
     return seconds, result, theta_error(result), float(((result.eta - eta) ** 2).mean()), data
 

@@ -2,12 +2,12 @@
 
     python -m benchmarks.nlme_simulation [--quick] [--workers 2] [--diffrax-python PYTHON]
 
-diffrax is measured where it can be imported: by this Python, or by another that --diffrax-python or the environment
-variable DIFFRAX_PYTHON names (`python -m venv DIR && DIR/bin/pip install diffrax`).
+diffrax is measured if it can be imported by this Python, or by that of --diffrax-python or the environment variable
+DIFFRAX_PYTHON (`python -m venv DIR && DIR/bin/pip install diffrax`).
 scipy solves one subject per call with tolerance 1e-6, as a user would write it. diffrax solves batches of several sizes
-by its explicit and its implicit solver, at tolerance 1e-6 and below; its figure is the fastest of all these runs.
-Beside it stands the fastest that keeps our promise of 1e-6: at tolerance 1e-6 it is off by some 5e-5. Every speed is
-per core: all are timed on one thread; the full population uses ``--workers`` threads.
+by its explicit and its implicit solver, at tolerance 1e-6 and below; its figure is the fastest of all these runs. A
+second figure is the fastest run with errors below 1e-6: at tolerance 1e-6 errors are about 5e-5. Every speed is per
+core: all are timed on one thread; the full population uses ``--workers`` threads.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ import numpy as np
 from scipy.integrate import odeint, solve_ivp
 
 from image_longitudinal.core.random import normals, stream_key
-from image_longitudinal.models.nlme.data.dosing import Dose
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.kernels.codegen import generated_kernel
 from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.models.nlme.model.dosing import Dose
 from image_longitudinal.models.nlme.simulation.simulate import individual_parameters, observe, simulate
 
 LEVELS, POPULATION = 5, 1_100_000
-PROMISE = 1e-6  # largest absolute error, per unit of dose
+ACCURACY = 1e-6  # largest absolute error of this package, per unit of dose
 MODEL = get_model("depot-central-mm")
 TIMES = np.array(MODEL.design.times)
 MULTI_DOSE = [Dose(24.0 * day, 100.0, "depot") for day in range(5)] + [Dose(6.0, 50.0, "central", duration=2.0)]
@@ -54,7 +54,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     n, n_peer, batch = (5_000, 50, 2_000) if options.quick else (50_000, 500, 10_000)
-    simulate(MODEL, np.zeros((1, 3)))  # compiled or loaded before the clock starts
+    simulate(MODEL, np.zeros((1, 3)))  # compile, or load compiled code
 
     eta = normals(stream_key(0, "benchmark"), np.arange(n), 3)
     ours = best_of(3, lambda: simulate(MODEL, eta[:n])) / n
@@ -64,7 +64,7 @@ def main() -> None:
     }
     diffrax, why_not = time_diffrax(eta[:batch], options.diffrax_python)
     best = min(diffrax, key=lambda run: run["seconds"], default=None)
-    as_accurate = (run for run in diffrax if run["error"] <= PROMISE)
+    as_accurate = (run for run in diffrax if run["error"] <= ACCURACY)
     equal = min(as_accurate, key=lambda run: run["seconds"], default=None)
     error, lowest = accuracy()
     general, general_peer = multi_dose(eta[: n // 25], n_peer // 10)
@@ -93,7 +93,7 @@ def main() -> None:
         "speedup_multi_dose_vs_lsoda": general_peer / general,
         "seconds_full_population": seconds,
         "seconds_full_population_with_noise": with_noise,
-        "cpu_seconds_full_population": cpu,  # what it costs where other work shares the cores
+        "cpu_seconds_full_population": cpu,  # comparable also if other work shares the cores
         "max_abs_error": error,
         "lowest_value": lowest,
         "why": {},
@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def best_of(times: int, run: Callable[[], Any]) -> float:
-    """Shortest wall-clock seconds of several runs: what the code costs, without what else the machine did."""
+    """Shortest wall-clock seconds of several runs: the least disturbed by other work."""
     durations = []
     for _ in range(times):
         start = time.perf_counter()
@@ -116,7 +116,7 @@ def best_of(times: int, run: Callable[[], Any]) -> float:
 
 
 def one_by_one(solve: Callable[[np.ndarray], np.ndarray], eta: np.ndarray) -> float:
-    """Seconds per subject of a solver that takes one; its answers are checked against ours."""
+    """Seconds per subject of a solver for one subject; its answers are compared with ours."""
     parameters = individual_parameters(MODEL, eta)
     answers = [solve(row) for row in parameters]
     assert np.abs(np.array(answers) - simulate(MODEL, eta)).max() < 1e-3, "the peer solves another problem"
@@ -142,7 +142,7 @@ def fortran_lsoda(p: np.ndarray) -> np.ndarray:
 
 
 def time_diffrax(eta: np.ndarray, python: str) -> tuple[list[dict[str, Any]], str]:
-    """Runs of diffrax on one core, each with seconds per subject and error; none and why if it is not there."""
+    """Runs of diffrax on one core, each with seconds per subject and error; or none, and the reason."""
     with tempfile.TemporaryDirectory() as folder:
         files = [f"{folder}/{name}.npy" for name in ("parameters", "times", "reference")]
         parameters = individual_parameters(MODEL, eta)
@@ -217,7 +217,7 @@ def full_population(workers: int) -> tuple[float, float, float]:
         for first in range(0, POPULATION, chunk):
             ids = np.arange(first, min(first + chunk, POPULATION))
             start, start_cpu = time.perf_counter(), time.process_time()
-            prediction = simulate(MODEL, normals(stream_key(0, "eta", level), ids, 3), workers=workers)
+            prediction = simulate(MODEL, normals(stream_key(0, "eta", level), ids, 3), n_threads=workers)
             middle = time.perf_counter()
             cpu += time.process_time() - start_cpu
             outcome = observe(MODEL, prediction, key=stream_key(0, "residual", level), ids=ids)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from image_longitudinal.flows.evaluate_dataset import EvaluationResult
     from image_longitudinal.models.imaging.interface import ImageModel
     from image_longitudinal.tasks.evaluation.tables import Table
+    from image_longitudinal.tasks.population.summary import FitSummary
 
 
 def generate(
@@ -145,7 +146,7 @@ def simulate(
         model: name of the population model.
         truth: file for each subject's random effects and parameters.
         workers: threads; the result does not depend on their number.
-        options: of :mod:`flows.simulate_table`, such as ``subjects=200, seed=2, times=(0, 1, 2)``.
+        options: fields of :class:`tasks.population.options.SimulateOptions`, such as ``subjects=200, seed=2``.
 
     Returns:
         The path of the table.
@@ -155,12 +156,14 @@ def simulate(
     """
     with _importing_flows():
         from image_longitudinal.flows.simulate_table import simulate_table
-    return Path(simulate_table(model, str(output), truth=str(truth) if truth else None, workers=workers, **options))
+        from image_longitudinal.tasks.population.options import SimulateOptions, options_of
+    chosen = options_of(SimulateOptions, {"model": model, **options})
+    return Path(simulate_table(chosen, str(output), str(truth) if truth else None, workers))
 
 
 def fit(
     table: str | Path, output: str | Path, model: str = "depot-central-mm", *, workers: int = 2, **options: Any
-) -> dict[str, Any]:
+) -> FitSummary:
     """Fit a population model to a table or to one level of a data set; write results and a report.
 
     Args:
@@ -168,7 +171,7 @@ def fit(
         output: folder for results and report.
         model: name of the population model.
         workers: threads; the result does not depend on their number.
-        options: of :mod:`flows.fit_table`, such as ``method="imp", level=0.5, start={"imax": 1.1}``.
+        options: fields of :class:`tasks.population.options.FitOptions`, such as ``method="imp", level=0.5``.
 
     Returns:
         The content of ``fit.json``: estimates, standard errors, objective, convergence.
@@ -178,7 +181,8 @@ def fit(
     """
     with _importing_flows():
         from image_longitudinal.flows.fit_table import fit_table
-    return fit_table(str(table), model, str(output), workers=workers, **options)
+        from image_longitudinal.tasks.population.options import FitOptions, options_of
+    return fit_table(options_of(FitOptions, {"table": str(table), "model": model, **options}), str(output), workers)
 
 
 def load_model(name: str = "pretrained", *, workspace: str | Path = "workspace", device: str = "auto") -> ImageModel:

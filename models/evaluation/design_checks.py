@@ -82,7 +82,7 @@ def residual_checks(
     model: PopulationModel, level: float, observed: NDArray[np.floating], eta: FloatArray, workers: int = 1
 ) -> list[Check]:
     """Residuals of outcomes (n, T) at effects (n, k), in standard deviations: N(0, 1) and uncorrelated."""
-    prediction = simulate(model, eta, workers=workers)
+    prediction = simulate(model, eta, n_threads=workers)
     observed, sd = np.asarray(observed, np.float64), np.maximum(model.residual.standard_deviation(prediction), 1e-12)
     log = model.residual.kind == "log-normal"
     scaled = (np.log(observed / prediction) if log else observed - prediction) / sd

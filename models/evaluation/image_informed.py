@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from image_longitudinal.models.evaluation.offset_objective import OffsetObjective, informed_modes
 from image_longitudinal.models.evaluation.ridge import CHUNK, CrossFitted, Linear, NormalEquations, cross_fit, fold_of
 from image_longitudinal.models.evaluation.sampled_likelihood import likeliest_omega, posterior_means, with_omega
-from image_longitudinal.models.nlme.estimation.importance_sampling import linearised_spread
-from image_longitudinal.models.nlme.estimation.objective import Values
+from image_longitudinal.models.nlme.estimation.importance_sampling import linearised_covariance
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
@@ -182,13 +182,13 @@ def _scoring_step(
     the score alone to each fit would diverge: a score is at the prediction of another fit, and the differences between
     the fits would grow.
     """
-    values, fold = Values.of(model), subjects.fold
+    values, fold = PopulationParameters.of(model), subjects.fold
     precision = np.linalg.inv(values.omega)
     equations = NormalEquations(subjects.features.shape[1], modes.shape[1], subjects.folds, informed=True)
     for begin in range(0, len(modes), CHUNK):
         rows = slice(begin, min(begin + CHUNK, len(modes)))
         objective = OffsetObjective.of(model, subjects.observed[rows], mean[rows], workers=workers)
-        posterior = linearised_spread(objective, values, modes[rows] - mean[rows])
+        posterior = linearised_covariance(objective, values, modes[rows] - mean[rows])
         information = precision - precision @ posterior @ precision
         score = (center[rows] - mean[rows]) @ precision + np.einsum("nab,nb->na", information, mean[rows])
         equations.add(subjects.features[rows], score, fold[rows], information)

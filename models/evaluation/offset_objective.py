@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from image_longitudinal.models.evaluation.ridge import CHUNK
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.fit import starting_points
-from image_longitudinal.models.nlme.estimation.objective import Objective, Values
+from image_longitudinal.models.nlme.estimation.objective import Objective
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
@@ -39,11 +40,11 @@ class OffsetObjective(Objective):
         if columns is not None:
             seen, times = seen[:, columns], times[columns]
         data = PopulationData.of_design(model.structural, seen, times, model.design.doses)
-        objective = cls(model, data, workers=workers)
+        objective = cls(model, data, n_threads=workers)
         objective.offsets = offsets
         return objective
 
-    def _mu(self, values: Values, data: PopulationData) -> FloatArray:
+    def _mu(self, values: PopulationParameters, data: PopulationData) -> FloatArray:
         mu = super()._mu(values, data)
         mu[:, self.random] += self.offsets[data.ids]
         return mu
@@ -71,7 +72,7 @@ def informed_modes(
         columns: visits to use, positions in the design's times; all of them if None.
         workers: threads; the result does not depend on it.
     """
-    values = Values.of(model)
+    values = PopulationParameters.of(model)
     eta, twice_nll = np.empty(offsets.shape), np.empty(len(offsets))
     for begin in range(0, len(offsets), CHUNK):
         rows = slice(begin, min(begin + CHUNK, len(offsets)))

@@ -19,14 +19,14 @@ def squared_error(
     model: PopulationModel, observed: NDArray[np.floating], eta: FloatArray, workers: int = 1
 ) -> FloatArray:
     """Mean over visits of (outcome - prediction at η)², (n,); observed (n, T), η (n, k)."""
-    return np.asarray(np.square(observed - simulate(model, eta, workers=workers)).mean(1))
+    return np.asarray(np.square(observed - simulate(model, eta, n_threads=workers)).mean(1))
 
 
 def conditional_nll(
     model: PopulationModel, observed: NDArray[np.floating], eta: FloatArray, workers: int = 1
 ) -> FloatArray:
     """-log p(observed | η) over all visits, (n,); observed (n, T), η (n, k)."""
-    prediction, seen = simulate(model, eta, workers=workers), np.asarray(observed, np.float64)
+    prediction, seen = simulate(model, eta, n_threads=workers), np.asarray(observed, np.float64)
     sd = np.maximum(model.residual.standard_deviation(prediction), 1e-12)
     jacobian = 0.0
     if model.residual.kind == "log-normal":
@@ -45,7 +45,7 @@ def simulated_nll(
     It says whether a simulated population could come from the true one; it scores no observed outcome.
     """
     key = stream_key(seed, "evaluation-simulated", stage)
-    drawn = observe(model, simulate(model, eta, workers=workers), key=key, ids=ids)
+    drawn = observe(model, simulate(model, eta, n_threads=workers), key=key, ids=ids)
     return conditional_nll(known, drawn, true, workers)
 
 
@@ -78,6 +78,6 @@ def forecast(
         eta = mean
         if count:
             eta = informed_modes(model, observed, mean, columns=known[:count], workers=workers).eta
-        prediction = simulate(model, eta, workers=workers)
+        prediction = simulate(model, eta, n_threads=workers)
         result[count] = (np.square(np.asarray(observed)[:, later] - prediction[:, later]).mean(1), eta)
     return result

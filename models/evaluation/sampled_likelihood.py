@@ -21,11 +21,11 @@ from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
 from image_longitudinal.models.nlme.estimation.importance_sampling import (
     ENOUGH,
     ImportanceSearch,
-    draw,
-    linearised_spread,
+    draw_from_proposal,
+    linearised_covariance,
 )
 from image_longitudinal.models.nlme.estimation.minimise import minimise
-from image_longitudinal.models.nlme.estimation.objective import Values
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
@@ -63,7 +63,7 @@ def posterior_means(
         search, delta, covariance = _prepared(model, observed[rows], offsets[rows], start[rows], workers)
         psi = search.coordinates.pack(search.coordinates.start)
         _draw(search, psi, delta, covariance, FEW_DRAWS, begin)
-        objective[rows] = search.shares(psi)[0]
+        objective[rows] = search.individual_objectives(psi)[0]
         modes[rows], means[rows] = offsets[rows] + delta, offsets[rows] + search.moments()[0]
     return Modes(modes, objective), means
 
@@ -102,10 +102,10 @@ def likeliest_omega(
 
     for _ in range(2):  # the second with proposals fitted to the first's posteriors
         _draw(search, psi, mean, covariance, DRAWS, 0)
-        gradients = search.shares(psi)[1]
+        gradients = search.individual_objectives(psi)[1]
         curvature = 0.5 * gradients.T @ gradients + 1e-9 * np.eye(len(psi))
-        psi, _, _ = minimise(function, psi, curvature, limit=50, left=1e-6 * np.sqrt(len(rows)))
-        search.shares(psi)
+        psi, _, _ = minimise(function, psi, curvature, limit=50, tolerance=1e-6 * np.sqrt(len(rows)))
+        search.individual_objectives(psi)
         posterior_mean, posterior_covariance, effective = search.moments()
         better = effective > ENOUGH
         ridge = 1e-6 * np.diag(np.diag(search.coordinates.unpack(psi).omega))
@@ -125,11 +125,11 @@ def _prepared(
     model: PopulationModel, observed: NDArray[np.floating], offsets: FloatArray, start: FloatArray, workers: int
 ) -> tuple[ImportanceSearch, FloatArray, FloatArray]:
     """A search over Ω alone; modes δ (n, k) of η - offset, and the linearised posterior covariance there, (n, k, k)."""
-    objective, values = OffsetObjective.of(model, observed, offsets, workers=workers), Values.of(model)
+    objective, values = OffsetObjective.of(model, observed, offsets, workers=workers), PopulationParameters.of(model)
     objective.eta[:] = start - offsets
     objective.find_modes(values, np.zeros((1, offsets.shape[1])))
     coordinates = Coordinates(model, "full", (*model.parameter_names, "residual"))
-    covariance = linearised_spread(objective, values, objective.eta)
+    covariance = linearised_covariance(objective, values, objective.eta)
     return ImportanceSearch(objective, coordinates, None), objective.eta, covariance
 
 
@@ -139,4 +139,4 @@ def _draw(
     """Give the search new draws from N(mean (n, k), covariance); subjects are numbered from ``first``."""
     objective, values = search.objective, search.coordinates.unpack(psi)
     center = objective.typical_phi(values)[:, objective.random]
-    search.use(draw(objective.data.ids + first, center, mean, covariance, values.omega, draws, KEY))
+    search.use(draw_from_proposal(objective.data.ids + first, center, mean, covariance, values.omega, draws, KEY))

@@ -16,7 +16,7 @@ from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
 from image_longitudinal.models.nlme.estimation.ebe_streaming import stream_ebes
 from image_longitudinal.models.nlme.estimation.fit import fit
 from image_longitudinal.models.nlme.estimation.importance_sampling import maximum_likelihood
-from image_longitudinal.models.nlme.estimation.objective import Values
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.tasks.engine.cache_keys import CACHED
 from image_longitudinal.tasks.engine.progress import Progress
@@ -25,7 +25,7 @@ from image_longitudinal.tasks.evaluation.run import EvaluationRun, StageFiles
 from image_longitudinal.tasks.evaluation.specs import EstimateSpec, PopulationFitSpec
 
 # Initial values of the published fit (arXiv 2410.16177); other models start at their own typical values.
-STARTS = {"depot-central-mm": Values(np.log([1.0, 1.1, 0.6]), 0.2 * np.eye(3), np.array([0.1, 0.0, 1.0]))}
+STARTS = {"depot-central-mm": PopulationParameters(np.log([1.0, 1.1, 0.6]), 0.2 * np.eye(3), np.array([0.1, 0.0, 1.0]))}
 
 
 @task(name="fit-population", task_run_name="fit population at {level}", **CACHED)
@@ -47,7 +47,7 @@ def estimate_effects(
     for split in ("train", "test"):
         what, n = f"estimate effects at {level:g} {split}", len(data.split_ids(dataset, split))
         file = stream_ebes(
-            model, dataset.scan("observations", level, split), folder / f"{split}.parquet", workers=run.workers,
+            model, dataset.scan("observations", level, split), folder / f"{split}.parquet", n_threads=run.workers,
             progress=Progress(what, n, "subjects").update,
         )  # fmt: skip
         modes = pq.read_table(file.path, columns=list(model.random_effect_names))
@@ -58,14 +58,14 @@ def estimate_effects(
 def fitted_model(run: EvaluationRun, population: StageFiles) -> PopulationModel:
     """The population model with the fitted values."""
     found = PopulationEstimate.read(population.path("population.json"))
-    return Values(np.array(found.mu), np.array(found.omega), np.array(found.error)).into(run.model)
+    return PopulationParameters(np.array(found.mu), np.array(found.omega), np.array(found.error)).into(run.model)
 
 
 def start_of(model: PopulationModel) -> PopulationModel:
     """Initial values: the published ones, or the model's own with small effects and a large residual error."""
-    own = Values.of(model)
+    own = PopulationParameters.of(model)
     doubled = (own.error.reshape(-1, 3) * [2.0, 2.0, 1.0]).ravel()
-    return STARTS.get(model.name, Values(own.mu, 0.5 * own.omega, doubled)).into(model)
+    return STARTS.get(model.name, PopulationParameters(own.mu, 0.5 * own.omega, doubled)).into(model)
 
 
 def _fitted(run: EvaluationRun, spec: PopulationFitSpec, observed: NDArray[np.float32]) -> PopulationEstimate:
@@ -79,9 +79,9 @@ def _fitted(run: EvaluationRun, spec: PopulationFitSpec, observed: NDArray[np.fl
     sample = PopulationData.of_design(
         model.structural, np.asarray(observed[chosen], np.float64), model.design.times, model.design.doses
     )
-    found = foce = fit(start_of(model), sample, "FOCE", covariance="gradient", workers=run.workers)
+    found = foce = fit(start_of(model), sample, "FOCE", covariance="gradient", n_threads=run.workers)
     if spec.method == "likelihood":
-        found = maximum_likelihood(foce, sample, seed=run.dataset.manifest.seed, workers=run.workers)
+        found = maximum_likelihood(foce, sample, seed=run.dataset.manifest.seed, n_threads=run.workers)
     return PopulationEstimate(
         method=found.method,
         converged=found.converged,
@@ -97,12 +97,12 @@ def _fitted(run: EvaluationRun, spec: PopulationFitSpec, observed: NDArray[np.fl
 
 
 def _arrays(model: PopulationModel) -> dict[str, Any]:
-    values = Values.of(model)
+    values = PopulationParameters.of(model)
     return {"mu": values.mu.tolist(), "omega": values.omega.tolist(), "error": values.error.tolist()}
 
 
 def _natural(model: PopulationModel) -> dict[str, float]:
     """The values of a model under the names of a fit's table."""
     coordinates = Coordinates(model, "full", ())
-    values = coordinates.natural(coordinates.pack(Values.of(model)))
+    values = coordinates.natural(coordinates.pack(PopulationParameters.of(model)))
     return dict(zip(coordinates.names, values.tolist(), strict=True))

@@ -47,7 +47,9 @@ def score_predictions(
     scored = []
     for level, values in submission.levels.items():
         observed = data.outcomes(dataset, level, "test")
-        truth = data.held_out_subjects(dataset, level, observed, empirical_bayes(model, observed, workers=workers).eta)
+        truth = data.held_out_subjects(
+            dataset, level, observed, empirical_bayes(model, observed, n_threads=workers).eta
+        )
         sources = _baselines(dataset, baselines, level)
         if submission.kind == "effects":
             sources = {"submission": values, **sources}

@@ -1,11 +1,10 @@
-"""Full Bayes on a table: draws by NUTS, kept, and a page about them."""
+"""Full Bayes on a table: draws by NUTS, and a report on them."""
 
 from __future__ import annotations
 
-import json
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import arviz as az
 import numpy as np
@@ -14,86 +13,96 @@ from matplotlib.figure import Figure
 from prefect import task
 from prefect.logging import get_run_logger
 
-from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.files import write_atomically
-from image_longitudinal.models.nlme.bayes.posterior import SUMMARY, doubts, sample_posterior
+from image_longitudinal.models.nlme.bayes.posterior import SUMMARY, convergence_warnings, sample_posterior
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.diagnostics.plots import ACCENT, INK, SOFT
-from image_longitudinal.models.nlme.estimation.results import load, save
+from image_longitudinal.models.nlme.estimation.results import load_results, save_results
 from image_longitudinal.tasks.engine.progress import Progress
-from image_longitudinal.tasks.population.fit import SUMMARY as SUMMARY_FILE
-from image_longitudinal.tasks.population.fit import FitSpec, named_model, observations_of, population_of, read_summary
+from image_longitudinal.tasks.population.inputs import named_model, observations_of, population_of, spec_of
+from image_longitudinal.tasks.population.options import FitOptions
+from image_longitudinal.tasks.population.summary import FitSummary, ParameterEstimate, finite, read_summary
 from image_longitudinal.tasks.reports.pictures import data_url, rendered
 
-BAYES_VERSION = 2  # raise it whenever the same table and options would give other draws
 DRAWS, REPORT = "posterior.nc", "report.html"
 CHAINS = 2
 
 
-@task(name="sample-population", task_run_name="sample {spec.model}")
-def sample_population(spec: FitSpec, output: str) -> dict[str, Any]:
-    """Draw from the posterior and write draws and a summary into the folder; what is there is kept.
+class PosteriorRow(NamedTuple):
+    """Mean, standard deviation, 94 % interval, effective draws and R-hat of a quantity; None if undefined."""
+
+    name: str
+    mean: float | None
+    sd: float | None
+    low: float | None
+    high: float | None
+    ess: float | None
+    rhat: float | None
+
+
+@task(name="sample-population", task_run_name="sample {options.model}")
+def sample_population(options: FitOptions, output: str) -> FitSummary:
+    """Draw from the posterior, and write draws and summary into the folder; equal draws are kept.
 
     Returns:
-        The content of fit.json: posterior means and standard deviations in the place of estimates.
+        The content of fit.json: posterior means and standard deviations in place of estimates.
     """
-    folder = Path(output)
-    _, content = observations_of(spec)
-    key = digest_of("sample-population", BAYES_VERSION, spec.model_dump(exclude={"table"}), content, spec.model_content)
-    done = read_summary(folder)
-    if done is not None and done["key"] == key and (folder / DRAWS).exists():
-        get_run_logger().info("these draws are there already: nothing to do")
+    folder, logger = Path(output), get_run_logger()
+    table = observations_of(options)
+    key, done = spec_of(options, table).digest, read_summary(folder)
+    if done is not None and done.key == key and (folder / DRAWS).exists():
+        logger.info("cache hit: these draws exist")
         return done
-    model = named_model(spec.model, spec.model_file, spec.start)
-    data = population_of(spec, model)
+    model = named_model(options.model, options.model_file, options.start)
+    data = population_of(options, model, table)
     folder.mkdir(parents=True, exist_ok=True)
-    get_run_logger().info(
-        f"{len(data):,} subjects, {len(data.times):,} observations; first a fit by FOCEI, which says where chains "
-        "start, and the density is compiled"
+    logger.info(
+        f"{len(data):,} subjects, {len(data.times):,} observations; first a fit by FOCEI for the start of the chains, "
+        "and compilation of the density"
     )
-    told: list[Progress] = []  # from the first draw on: fit and compilation would spoil the rate
+    started: list[Progress] = []  # at the first draw: fit and compilation do not count towards the rate
 
     def progress(done: int, total: int) -> None:
-        told[:] = told or [Progress("sample", total, "draws", done)]
-        told[0].update(done)
+        if not started:
+            started.append(Progress("sample", total, "draws", done))
+        started[0].update(done)
 
     found = sample_posterior(
-        model, data, draws=spec.draws, tune=spec.draws, chains=CHAINS, omega=spec.omega, fixed=spec.fixed,
-        seed=spec.seed, progress=progress,
+        model, data, draws=options.draws, tune=options.draws, chains=CHAINS, omega=options.omega, fixed=options.fixed,
+        seed=options.seed, progress=progress,
     )  # fmt: skip
-    save(found, folder / DRAWS)
-    doubtful = doubts(found)
-    summary = {
-        "key": key,
-        "model": spec.model,
-        "method": "NUTS",
-        "converged": not doubtful,
-        "message": " ".join(doubtful) or "no doubts about the draws",
-        "objective": None,
-        "estimates": {
-            row["name"]: {"estimate": row["mean"], "standard_error": row["sd"]} for row in posterior_rows(found)
+    save_results(found, folder / DRAWS)
+    warned = convergence_warnings(found)
+    summary = FitSummary(
+        key=key,
+        model=options.model,
+        method="NUTS",
+        converged=not warned,
+        message=" ".join(warned) or "no warnings about convergence",
+        estimates={
+            row.name: ParameterEstimate(estimate=row.mean, standard_error=row.sd) for row in posterior_rows(found)
         },
-        "subjects": len(data),
-        "subjects_fitted": len(data),
-        "observations": len(data.times),
-        "searches_not_converged": 0,
-    }
-    write_atomically(folder / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
+        subjects=len(data),
+        observations=len(data.times),
+        subjects_fitted=len(data),
+    )
+    summary.write(folder)
     return summary
 
 
-@task(name="report-draws", task_run_name="report on {spec.model} by nuts")
-def report_draws(spec: FitSpec, output: str) -> str:
+@task(name="report-draws", task_run_name="report on {options.model} by nuts")
+def report_draws(options: FitOptions, output: str) -> str:
     """Write report.html beside the draws."""
     folder = Path(output)
-    found, summary = load(folder / DRAWS), read_summary(folder)
-    data = population_of(spec, named_model(spec.model, spec.model_file, spec.start))
+    found, summary = load_results(folder / DRAWS), read_summary(folder)
+    model = named_model(options.model, options.model_file, options.start)
+    data = population_of(options, model, observations_of(options))
     assert summary is not None
-    write_atomically(folder / REPORT, page_of(found, data, spec, summary))
+    write_atomically(folder / REPORT, posterior_page(found, data, options, summary))
     return str(folder / REPORT)
 
 
-def page_of(found: az.InferenceData, data: PopulationData, spec: FitSpec, summary: dict[str, Any]) -> str:
+def posterior_page(found: az.InferenceData, data: PopulationData, options: FitOptions, summary: FitSummary) -> str:
     """The page's HTML; the same draws give the same page."""
     text = resources.files("image_longitudinal.tasks.reports").joinpath("templates", "posterior.html").read_text()
     figures = {
@@ -103,9 +112,9 @@ def page_of(found: az.InferenceData, data: PopulationData, spec: FitSpec, summar
     }
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(text)
     return template.render(
-        spec=spec,
+        options=options,
         summary=summary,
-        doubts=doubts(found),
+        warnings=convergence_warnings(found),
         rows=posterior_rows(found),
         chains=found["posterior"].sizes["chain"],
         draws=found["posterior"].sizes["draw"],
@@ -113,20 +122,17 @@ def page_of(found: az.InferenceData, data: PopulationData, spec: FitSpec, summar
     )
 
 
-def posterior_rows(found: az.InferenceData) -> list[dict[str, Any]]:
-    """Mean, standard deviation, 94 % interval, effective draws and R-hat of every population quantity."""
+def posterior_rows(found: az.InferenceData) -> list[PosteriorRow]:
+    """A row for every population quantity."""
     names = [name for name in SUMMARY if name in found["posterior"]]
     table = az.summary(found, var_names=names, round_to="none")
-    keep = {"mean": "mean", "sd": "sd", "hdi_3%": "low", "hdi_97%": "high", "ess_bulk": "ess", "r_hat": "rhat"}
-    rows = []
-    for name, row in table.iterrows():
-        values = {ours: _finite(row[theirs]) for theirs, ours in keep.items() if theirs in row}
-        rows.append({"name": str(name), "rhat": None, **values})
-    return rows
+    columns = ("mean", "sd", "hdi_3%", "hdi_97%", "ess_bulk", "r_hat")
+    return [PosteriorRow(str(name), *(finite(row.get(column, np.nan)) for column in columns))
+            for name, row in table.iterrows()]  # fmt: skip
 
 
 def traces_figure(found: az.InferenceData) -> Figure:
-    """Draws in their order and their distribution against the prior's, one row per typical value."""
+    """Draws in order and their distribution against the prior's, one row per typical value."""
     posterior, prior = found["posterior"]["typical"], found["prior"]["typical"]
     names = [str(name) for name in posterior["parameter"].values]
     figure = Figure(figsize=(8.4, 1.5 * len(names)), layout="constrained")
@@ -149,7 +155,7 @@ def traces_figure(found: az.InferenceData) -> Figure:
 
 
 def predictive_figure(found: az.InferenceData, data: PopulationData, group: str) -> Figure:
-    """Observations over the 50 % and 95 % bands of what the model predicts, by time."""
+    """Observations over the 50 % and 95 % bands of the predictions, by time."""
     drawn = found[group]["outcome"].values.reshape(-1, len(data.times))
     times = np.unique(data.times)
     by_time = [drawn[:, data.times == time] for time in times]
@@ -162,7 +168,3 @@ def predictive_figure(found: az.InferenceData, data: PopulationData, group: str)
     axis.set(xlabel="time", ylabel="outcome", title=group.replace("_", " "))
     axis.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None

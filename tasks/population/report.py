@@ -1,10 +1,10 @@
-"""The page about a population fit: what a reader should know first, estimates, diagnostics."""
+"""The report on a population fit: warnings, estimates, diagnostics."""
 
 from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
@@ -23,35 +23,57 @@ from image_longitudinal.models.nlme.diagnostics.plots import (
 from image_longitudinal.models.nlme.diagnostics.residuals import npde, residuals
 from image_longitudinal.models.nlme.diagnostics.vpc import predictive_check
 from image_longitudinal.models.nlme.estimation.fit import Fit
-from image_longitudinal.models.nlme.estimation.results import concerns, load_fit
-from image_longitudinal.tasks.population.fit import RESULTS, FitSpec, named_model, population_of, read_summary
+from image_longitudinal.models.nlme.estimation.results import fit_warnings, load_fit
+from image_longitudinal.tasks.population.fit import RESULTS
+from image_longitudinal.tasks.population.inputs import named_model, observations_of, population_of
+from image_longitudinal.tasks.population.options import FitOptions
+from image_longitudinal.tasks.population.summary import FitSummary, read_summary
 from image_longitudinal.tasks.reports.pictures import data_url, rendered
 
 REPORT = "report.html"
 REPLICATES = 300
-SHOWN = 1000  # subjects that simulated diagnostics are made of, spread evenly over all
+SHOWN = 1000  # subjects of simulated diagnostics, spread evenly over all
 
 
-@task(name="report-fit", task_run_name="report on {spec.model} by {spec.method}")
-def report_fit(spec: FitSpec, output: str) -> str:
+class EstimateRow(NamedTuple):
+    """An estimate as text, with standard error, relative standard error and 95 % interval."""
+
+    name: str
+    estimate: str
+    error: str
+    relative: str
+    interval: str
+
+
+class OmegaRow(NamedTuple):
+    """A random effect as text: standard deviation, shrinkage, correlations with those before it."""
+
+    name: str
+    sd: str
+    shrinkage: str
+    correlations: list[str]
+
+
+@task(name="report-fit", task_run_name="report on {options.model} by {options.method}")
+def report_fit(options: FitOptions, output: str) -> str:
     """Write report.html beside the results of a fit."""
     folder = Path(output)
-    model = named_model(spec.model, spec.model_file, {})
+    model = named_model(options.model, options.model_file, {})
     found = load_fit(folder / RESULTS, model)
     summary = read_summary(folder)
     assert summary is not None
-    page = fit_page(found, population_of(spec, model), spec, summary)
+    page = fit_page(found, population_of(options, model, observations_of(options)), options, summary)
     write_atomically(folder / REPORT, page)
     return str(folder / REPORT)
 
 
-def fit_page(found: Fit, data: PopulationData, spec: FitSpec, summary: dict[str, Any]) -> str:
+def fit_page(found: Fit, data: PopulationData, options: FitOptions, summary: FitSummary) -> str:
     """The page's HTML; the same fit gives the same page."""
     some = data if len(data) <= SHOWN else data.take(np.linspace(0, len(data) - 1, SHOWN).astype(int))
     unit = found.model.units.get("outcome", "")
-    errors = npde(found.model, some, n=REPLICATES, seed=spec.seed)
+    errors = npde(found.model, some, n=REPLICATES, seed=options.seed)
     checks = [
-        predictive_check(found.model, some, n=REPLICATES, seed=spec.seed, corrected=corrected)
+        predictive_check(found.model, some, n=REPLICATES, seed=options.seed, corrected=corrected)
         for corrected in (False, True)
     ]
     figures = {
@@ -68,9 +90,9 @@ def fit_page(found: Fit, data: PopulationData, spec: FitSpec, summary: dict[str,
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(text)
     return template.render(
         fit=found,
-        spec=spec,
+        options=options,
         summary=summary,
-        concerns=concerns(found),
+        warnings=fit_warnings(found),
         rows=estimate_rows(found),
         omega=omega_rows(found),
         pictures={name: data_url(rendered(figure)) for name, figure in figures.items()},
@@ -80,35 +102,23 @@ def fit_page(found: Fit, data: PopulationData, spec: FitSpec, summary: dict[str,
     )
 
 
-def estimate_rows(found: Fit) -> list[dict[str, str]]:
-    """Estimate, standard error, relative standard error and 95 % interval of every quantity, as text."""
+def estimate_rows(found: Fit) -> list[EstimateRow]:
+    """A row for every estimate."""
     rows = []
     for name, (value, error) in found.table.items():
         known = bool(np.isfinite(error))
         relative = f"{100 * error / abs(value):.1f} %" if known and value else "–"
         interval = f"{value - 1.96 * error:.4g} – {value + 1.96 * error:.4g}" if known else "–"
-        rows.append(
-            {
-                "name": name,
-                "estimate": f"{value:.5g}",
-                "error": f"{error:.3g}" if known else "–",
-                "relative": relative,
-                "interval": interval,
-            }
-        )
+        rows.append(EstimateRow(name, f"{value:.5g}", f"{error:.3g}" if known else "–", relative, interval))
     return rows
 
 
-def omega_rows(found: Fit) -> list[dict[str, Any]]:
-    """Each random effect: standard deviation, shrinkage, and correlations with those before it."""
+def omega_rows(found: Fit) -> list[OmegaRow]:
+    """A row for every random effect."""
     omega = np.asarray(found.model.omega)
     sd = np.sqrt(np.diag(omega))
-    return [
-        {
-            "name": name,
-            "sd": f"{sd[i]:.4g}",
-            "shrinkage": f"{found.shrinkage[i]:.1%}",
-            "correlations": [f"{omega[i, j] / (sd[i] * sd[j]):.3f}" for j in range(i)],
-        }
-        for i, name in enumerate(found.model.random_effect_names)
-    ]
+    rows = []
+    for i, name in enumerate(found.model.random_effect_names):
+        correlations = [f"{omega[i, j] / (sd[i] * sd[j]):.3f}" for j in range(i)]
+        rows.append(OmegaRow(name, f"{sd[i]:.4g}", f"{found.shrinkage[i]:.1%}", correlations))
+    return rows

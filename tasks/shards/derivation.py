@@ -15,10 +15,10 @@ from image_longitudinal.core.random import stream_key, subject_seeds
 from image_longitudinal.models.design.association import associate, draw_latents, linked_effects, scale_effects
 from image_longitudinal.models.imaging.backends import describe, needs_training
 from image_longitudinal.models.imaging.interface import ImageModel, generate_in_batches
-from image_longitudinal.models.nlme.data.dosing import Dose
-from image_longitudinal.models.nlme.data.visits import Visits
 from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.models.nlme.model.dosing import Dose
 from image_longitudinal.models.nlme.simulation.simulate import individual_parameters, observe, simulate
+from image_longitudinal.models.nlme.simulation.visits import Visits
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.content_checks import Problem
 from image_longitudinal.storage.dataset.reader import Dataset

@@ -22,13 +22,14 @@ from image_longitudinal.flows.fit_table import fit_table
 from image_longitudinal.flows.generate_dataset import generate_dataset
 from image_longitudinal.flows.verify_dataset import verify
 from image_longitudinal.storage.dataset.layout import image_shard_path, table_path
-from image_longitudinal.storage.dataset.nmtran import export_nmtran
 from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
 from image_longitudinal.storage.dataset.sharding import encode_shard
 from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io.lease import hold_lease
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.tasks.evaluation.checks import check_is_evaluable
+from image_longitudinal.tasks.population.export import export_nmtran
+from image_longitudinal.tasks.population.options import FitOptions
 from image_longitudinal.tasks.reports.dataset_figures import subject_figure
 from image_longitudinal.tasks.shards.derivation import rederive
 from image_longitudinal.tasks.shards.spec import DatasetSpec
@@ -200,10 +201,10 @@ def test_visits_that_move_are_missed_or_end_and_infusions(tmp_path: Path, tiny: 
     assert (other.mdv == rows.mdv).all()
     export_nmtran(dataset, tmp_path / "rows.csv", level=1.0)
     assert (tmp_path / "rows.csv").read_text().startswith("ID,TIME,EVID,AMT,RATE,CMT,DV,MDV\n0,0,1,1,2,1,.,1\n")
-    summary = fit_table(
-        url, config.outcomes.model, str(tmp_path / "fit"), "foce", 1.0, fixed=("ka", "imax", "ic50", "omega")
+    options = FitOptions(
+        table=url, model=config.outcomes.model, method="foce", level=1.0, fixed=("ka", "imax", "ic50", "omega")
     )
-    assert summary["observations"] == (seen.mdv == 0).sum()
+    assert fit_table(options, str(tmp_path / "fit")).observations == (seen.mdv == 0).sum()
     with pytest.raises(StorageError, match=r"differ between subjects.*jitter 0\.2"):
         check_is_evaluable(dataset, config.evaluation)
 

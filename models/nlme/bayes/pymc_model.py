@@ -15,11 +15,11 @@ from pytensor.graph.op import Op
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.bayes.whitening import Information, Whitened
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.estimation.objective import Values
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.kernels.codegen import generated_kernel, solver_kernel
 from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.models.nlme.model.structural import StructuralModel
-from image_longitudinal.models.nlme.simulation.simulate import failure
+from image_longitudinal.models.nlme.simulation.simulate import integration_error
 
 TIGHT = 1e-10  # per step: gradients agree with finite differences to 1e-6 and better
 
@@ -27,9 +27,9 @@ TIGHT = 1e-10  # per step: gradients agree with finite differences to 1e-6 and b
 class Prediction(Op):
     """Individual parameters (n, p) → predictions (N,) of the structural model at the data's times and doses.
 
-    A second output holds the derivatives (N, p) by the subject's own parameters: one run of the solver gives both.
-    ``fastest`` takes the model's hand-made solver where it has one; without it the symbolic equations are integrated.
-    ``raises`` False gives NaN in the place of the error: NUTS then rejects the proposal and counts a divergence.
+    A second output holds the derivatives (N, p) by the subject's own parameters: one run of the solver gives both. With
+    ``fastest`` the model's hand-written solver is used if there is one; else the symbolic equations are integrated. If
+    ``raises`` is False, predictions are NaN instead of an error: NUTS rejects the proposal and counts a divergence.
 
     Raises:
         SimulationError: at evaluation, for a subject whose equations cannot be integrated.
@@ -44,7 +44,7 @@ class Prediction(Op):
         self.model, self.data, self.tolerance, self.raises, self.fastest = model, data, tolerance, raises, fastest
 
     def __str__(self) -> str:
-        return f"Prediction({self.model.name})"  # not the data, which PyTensor's messages would show whole
+        return f"Prediction({self.model.name})"  # not the data, which PyTensor's messages would print in full
 
     def make_node(self, *inputs: Any) -> Apply:
         """Output types: (N,) predictions and (N, p) derivatives."""
@@ -59,7 +59,7 @@ class Prediction(Op):
         if failed >= 0 and not self.raises:
             out[:], gradient[:] = np.nan, np.nan
         elif failed >= 0:
-            raise failure(self.model, parameters[failed], data.ids[failed], reason)
+            raise integration_error(self.model, parameters[failed], data.ids[failed], reason)
         outputs[0][0], outputs[1][0] = out, gradient
 
     def L_op(self, inputs: Any, outputs: Any, output_grads: Any) -> list[Any]:
@@ -74,7 +74,7 @@ class Prediction(Op):
         return [[True, True]]
 
 
-def population_model(
+def bayesian_model(
     model: PopulationModel,
     data: PopulationData,
     *,
@@ -86,8 +86,8 @@ def population_model(
 ) -> pm.Model:
     """PyMC model of the outcomes in ``data``.
 
-    Variables: ``phi`` (subject, random_effect), the individual parameters on the scale where random effects add, which
-    is sampled in the coordinates of :mod:`models.nlme.bayes.whitening`; ``eta``, ``individual`` (subject, parameter),
+    Variables: ``phi`` (subject, random_effect), the individual parameters on the scale on which random effects add,
+    sampled in the coordinates of :mod:`models.nlme.bayes.whitening`; ``eta``, ``individual`` (subject, parameter),
     ``prediction`` and ``outcome`` (observation); ``typical`` (parameter), ``omega_matrix``. The outcomes are the
     shared variable ``observed``.
 
@@ -95,22 +95,22 @@ def population_model(
         model: the population model; its values are fixed, or the centre of the priors.
         data: observations and designs.
         estimate: give typical values, Ω and residual error priors instead of fixing them: typical values (on the
-            scale where random effects add) ~ Normal(own value, 1); standard deviations of random effects and of the
+            scale on which random effects add) ~ Normal(own value, 1); standard deviations of random effects and of the
             residual error ~ HalfNormal(twice their own value), the latter by one factor ``error_scale`` on all of
             it; correlations ~ LKJ(2). Occasions share their block of Ω.
         omega: ``full`` or ``diagonal``.
-        fixed: what keeps its value all the same: parameters, ``omega``, ``residual``.
-        information: what each subject's data say, for coordinates in which it mixes well; nothing (non-centred) if
-            None. The distribution is the same for any.
+        fixed: parameters that keep their value, ``omega``, ``residual``.
+        information: of each subject's data, for coordinates in which chains mix well; none (non-centred) if None. The
+            distribution does not depend on it.
         tolerance: of the solver, per step.
 
     Raises:
-        ConfigError: some endpoints have log-normal residual error and some have not.
+        ConfigError: some endpoints have log-normal residual error and others do not.
     """
     logarithmic = model.logarithmic(data.endpoint)
     if logarithmic.any() and not logarithmic.all():
         raise ConfigError("the PyMC model cannot mix endpoints with and without log-normal residual error")
-    k, values = model.n_random_effects, Values.of(model)
+    k, values = model.n_random_effects, PopulationParameters.of(model)
     effects = list(model.random_effect_names)
     coords = {
         "subject": data.ids,

@@ -1,4 +1,4 @@
-"""From event tables to what the kernels run through: additional doses written out, changes of covariates found."""
+"""From event tables to events in order: additional doses are expanded, changes of covariates become events."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.data.events import EventTable
-from image_longitudinal.models.nlme.data.population_data import (
+from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.kernels.event_arrays import (
     COVARIATES,
     DOSE,
     RESET,
-    STEADY,
-    STEADY_ADDED,
-    PopulationData,
+    STEADY_STATE,
+    STEADY_STATE_ADDED,
 )
 from image_longitudinal.models.nlme.model.structural import StructuralModel
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-# order of what happens at one time: additional doses, then row by row (PLACES each), and within a row in this order
+# Order at one time: additional doses, then row by row (PLACES each), and within a row in the order of the second line.
 FIRST, ADDITIONAL, PLACES = -2, -1, 8
-CHANGE, RESET_AT, DOSE_AT, SEEN, AFTER = range(5)
+CHANGE, RESET_AT, DOSE_AT, OBSERVED, AFTER = range(5)
 
 
 class _Events(NamedTuple):
@@ -35,14 +35,14 @@ class _Events(NamedTuple):
     kind: IntArray
 
 
-def population_data(
+def expand_events(
     table: EventTable, model: StructuralModel, *, every_row: bool = False, first_row: int = 0
 ) -> PopulationData:
     """Observations and events of a table's subjects.
 
-    Rows count with EVID 0 and MDV not 1; with ``every_row`` all of them do (for predictions), and DV may be missing.
-    Subjects without such a row stay, with none. An observation at the time of a dose sees it if its row comes later, or
-    if it is an additional dose.
+    Observations are the rows with EVID 0 and MDV not 1; with ``every_row`` (for predictions) all rows are, and DV may
+    be missing. Subjects without observations stay. An observation at the time of a dose includes the dose if its row
+    comes later or the dose is an additional one.
 
     Raises:
         ConfigError: an observation without DV, or RATE -1 or -2 without a model for it (names the row).
@@ -68,7 +68,7 @@ def population_data(
         )
     row = np.arange(n)
     dosed, reset = np.isin(evid, (1, 4)), np.isin(evid, (3, 4))
-    kinds = np.choose(table["SS"].astype(np.int64).clip(0, 2), (DOSE, STEADY, STEADY_ADDED))
+    kinds = np.choose(table["SS"].astype(np.int64).clip(0, 2), (DOSE, STEADY_STATE, STEADY_STATE_ADDED))
     parts = [
         _Events(row[reset], time[reset], PLACES * row[reset] + RESET_AT, np.full(reset.sum(), RESET)),
         _Events(row[dosed], time[dosed], PLACES * row[dosed] + DOSE_AT, kinds[dosed]),
@@ -81,8 +81,8 @@ def population_data(
     at, when, order, kind = at[sort], when[sort], order[sort], kind[sort]
     rows = np.flatnonzero(seen)
     carried_back = (order > 0) & (order % PLACES == AFTER)
-    source = np.where(carried_back, at + 1, at)  # the row whose covariates count
-    is_dose = kind <= STEADY_ADDED
+    source = np.where(carried_back, at + 1, at)  # the row whose covariates apply
+    is_dose = kind <= STEADY_STATE_ADDED
 
     def of_dose(column: FloatArray) -> FloatArray:
         return np.where(is_dose, column[at], 0.0)
@@ -93,7 +93,7 @@ def population_data(
         row_start=np.searchsorted(subject[rows], np.arange(len(start) + 1)),
         times=time[rows],
         observed=np.nan_to_num(table["DV"][rows]),
-        before=_before(when, order, subject[at], time[rows], PLACES * rows + SEEN, subject[rows]),
+        before=_before(when, order, subject[at], time[rows], PLACES * rows + OBSERVED, subject[rows]),
         endpoint=table.endpoint_index()[rows],
         censored=table["CENS"][rows] == 1,
         event_start=np.searchsorted(subject[at], np.arange(len(start) + 1)),
@@ -139,9 +139,9 @@ def _covariates(table: EventTable, new: NDArray[np.bool_]) -> tuple[FloatArray, 
         duration = np.append(np.diff(time), 0.0)
         inside = np.append(~new[1:], False) & (duration > 0)
         slopes[inside] = np.diff(values, axis=0)[inside[:-1]] / duration[inside][:, None]
-        bends = np.append(False, (slopes[1:] != slopes[:-1]).any(axis=1)) & ~new
+        slope_changed = np.append(False, (slopes[1:] != slopes[:-1]).any(axis=1)) & ~new
         jumps = moved & np.append(False, np.diff(time) == 0)
-        at = np.flatnonzero(bends | jumps)
+        at = np.flatnonzero(slope_changed | jumps)
         order = PLACES * at + CHANGE
     elif table.interpolation == "nocb":
         at = np.flatnonzero(moved) - 1
@@ -173,7 +173,7 @@ def _filled(table: EventTable, given: FloatArray) -> FloatArray:
 def _before(
     when: FloatArray, order: IntArray, subject: IntArray, time: FloatArray, row_order: IntArray, of_row: IntArray
 ) -> IntArray:
-    """How many of its subject's events come before each row, (rows,)."""
+    """Number of its subject's events before each row, (rows,)."""
     is_event = np.repeat([1, 0], [len(when), len(time)])
     who = np.concatenate([subject, of_row])
     sort = np.lexsort((np.concatenate([order, row_order]), np.concatenate([when, time]), who))

@@ -1,16 +1,17 @@
-"""Event tables in NM-TRAN's columns: what a trial did to its subjects and saw of them, checked row by row.
+"""Event tables in NM-TRAN's columns: doses and observations of a trial, checked row by row.
 
 Rows are events of subjects in the order of time: EVID 0 observation, 1 dose, 2 other, 3 reset, 4 reset and dose. A dose
 may have RATE (> 0 a rate; -1 or -2: rate or duration is a parameter), ADDL further doses every II, and SS 1 (steady
-state instead of what there is) or 2 (steady state on top of it); SS with AMT 0 and II 0 is the steady state of an
-infusion at RATE that ends then. DVID numbers the endpoint of an observation, CENS 1 says that it lies below DV.
+state in place of the present state) or 2 (added to the present state); SS with AMT 0 and II 0 is the steady state of an
+infusion at RATE that ends then. DVID numbers the endpoint of an observation; with CENS 1 the observation is below DV.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,20 +25,21 @@ DEFAULTS = {
     "AMT": 0.0, "RATE": 0.0, "CMT": 1.0, "ADDL": 0.0, "II": 0.0, "SS": 0.0, "DV": np.nan, "MDV": np.nan,
     "DVID": 1.0, "CENS": 0.0,
 }  # fmt: skip
-INTERPOLATIONS = ("locf", "nocb", "linear")
+Interpolation = Literal["locf", "nocb", "linear"]
+INTERPOLATIONS = get_args(Interpolation)
 
 
 @dataclass(frozen=True, eq=False)
 class EventTable:
     """Checked event table: float64 columns of one length. Build it with :func:`event_table`.
 
-    ``columns`` by NM-TRAN name, and the model's covariates by their own; ``covariates`` names those;
-    ``interpolation`` says what they are between rows.
+    ``columns``: NM-TRAN's names and the model's covariates; ``covariates``: names of the latter; ``interpolation``: of
+    covariates between rows.
     """
 
     columns: dict[str, FloatArray]
     covariates: tuple[str, ...] = ()
-    interpolation: str = "locf"
+    interpolation: Interpolation = "locf"
 
     def __len__(self) -> int:
         return len(self.columns["ID"])
@@ -53,7 +55,7 @@ class EventTable:
             yield int(ids[start]), slice(start, stop)
 
     def with_columns(self, columns: Mapping[str, FloatArray]) -> EventTable:
-        """The table with these columns in the place of its own."""
+        """The table with some columns replaced."""
         return replace(self, columns=self.columns | dict(columns))
 
     def endpoint_index(self) -> NDArray[np.int64]:
@@ -66,8 +68,7 @@ def event_table(
     columns: Mapping[str, ArrayLike],
     model: StructuralModel,
     *,
-    interpolation: str = "locf",
-    ignore: Sequence[str] = (),
+    interpolation: Interpolation = "locf",
     first_row: int = 0,
 ) -> EventTable:
     """Check a table's columns (names in any case; ID, TIME and EVID are needed) against a model.
@@ -75,13 +76,12 @@ def event_table(
     Args:
         columns: NM-TRAN's columns and one for each of the model's covariates, all of one length.
         model: the structural model.
-        interpolation: a covariate between the rows that give it: ``locf`` (the last value carried forward), ``nocb``
+        interpolation: of a covariate between its known rows: ``locf`` (the last value carried forward), ``nocb``
             (the next one carried backward) or ``linear``. Before the first and after the last value it is that value.
-        ignore: columns that may be there and mean nothing here.
         first_row: position of the first row in a larger table, to name rows in errors.
 
     Raises:
-        ConfigError: names the column or row (1-based) and what is wrong with it.
+        ConfigError: names the column or row (1-based) and the problem.
     """
     if interpolation not in INTERPOLATIONS:
         raise ConfigError(
@@ -89,7 +89,7 @@ def event_table(
         )
     known = [*REQUIRED, *DEFAULTS]
     spelled = {name.upper(): name for name in (*known, *model.covariates)}
-    unknown = [name for name in columns if name.upper() not in {*spelled, *(other.upper() for other in ignore)}]
+    unknown = [name for name in columns if name.upper() not in spelled]
     if unknown:
         raise ConfigError(
             f"event table has columns that model {model.name!r} does not know",
@@ -127,7 +127,7 @@ def _numbers(name: str, values: ArrayLike) -> FloatArray:
 
 
 def _check_order(table: EventTable, first_row: int) -> None:
-    """Subjects in one piece each, times ascending within them."""
+    """Rows of each subject are together, and their times ascend."""
     time, ids = table["TIME"], table["ID"]
     for name, values in (("TIME", time), ("ID", ids)):
         if not np.isfinite(values).all():
@@ -152,13 +152,13 @@ def _check_order(table: EventTable, first_row: int) -> None:
 
 
 def _row(table: EventTable, bad: NDArray[np.bool_], first_row: int) -> str:
-    """The first bad row and whose it is."""
+    """The first bad row and its subject."""
     row = int(np.argmax(bad))
     return f"row {first_row + row + 1}, ID {table['ID'][row]:.0f}"
 
 
 def _check_values(table: EventTable, model: StructuralModel, first_row: int) -> None:
-    """Every value possible by itself and beside the others of its row."""
+    """Every value is possible, alone and together with the others of its row."""
     evid, dose, observed = table["EVID"], np.isin(table["EVID"], (1, 4)), table["EVID"] == 0
     amount, rate, interval, steady = table["AMT"], table["RATE"], table["II"], table["SS"]
     constant = (steady > 0) & (amount == 0) & (interval == 0) & (table["ADDL"] == 0)  # a constant infusion

@@ -1,24 +1,21 @@
-"""Observations of a population with every subject's own times, doses and covariates: flat arrays cut by offsets."""
+"""Observations of a population, with times, doses and covariates of each subject: flat arrays and offsets."""
 
 from __future__ import annotations
 
-from collections import namedtuple
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.models.nlme.data.dosing import Dose, observation_times
+from image_longitudinal.models.nlme.kernels.event_arrays import COVARIATES, DOSE, EventArrays
+from image_longitudinal.models.nlme.model.dosing import Dose, observation_times
 from image_longitudinal.models.nlme.model.structural import StructuralModel
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-DOSE, STEADY, STEADY_ADDED, RESET, COVARIATES = range(5)  # kinds of event; kernels.course has the same
-
-
 BY_ROW = ("times", "observed", "before", "endpoint", "censored")
 BY_EVENT = ("when", "kind", "compartment", "amount", "rate", "interval", "covariates")
 
@@ -27,12 +24,12 @@ BY_EVENT = ("when", "kind", "compartment", "amount", "rate", "interval", "covari
 class PopulationData:
     """Observations and events of n subjects.
 
-    Subject i has the rows ``row_start[i]:row_start[i+1]`` of ``times``, ``observed``, ``before`` (how many of its
-    events come before), ``endpoint`` (0-based output of the model) and ``censored`` (the value is the limit of
+    Subject i has the rows ``row_start[i]:row_start[i+1]`` of ``times``, ``observed``, ``before`` (number of its
+    events that come before), ``endpoint`` (0-based output of the model) and ``censored`` (the value is the limit of
     quantification, and the observation below it), all (N,); and the events ``event_start[i]:event_start[i+1]`` of
     ``when`` (nominal time), ``kind``, ``compartment`` (0-based), ``amount``, ``rate`` (0 at once, > 0 infusion, -1 or
     -2: rate or duration come from the model), ``interval`` (of a dose at steady state), all (E,), and ``covariates``
-    (E, 2c): values from then on, and their slopes. Events of a subject are in the order in which they count.
+    (E, 2c): values from then on, and their slopes. Events of a subject are in the order in which they take effect.
     """
 
     ids: IntArray
@@ -90,7 +87,7 @@ class PopulationData:
             raise ConfigError("missing or infinite observation", where=f"subject row {row}, time {at[column]:g}")
         n = len(values)
         names = np.arange(n) if ids is None else np.asarray(ids, dtype=np.int64)
-        static = static_covariates(model, covariates or {}, names)
+        static = _static_covariates(model, covariates or {}, names)
         given = sorted(doses, key=lambda dose: dose.time)
         state = [model.state_index(dose.compartment) for dose in given]
         when = np.array([dose.time for dose in given], dtype=np.float64)
@@ -122,7 +119,7 @@ class PopulationData:
         )
 
     def at_times(self, times: FloatArray) -> PopulationData:
-        """The subjects of one design, observed at times of their own: (n, T), ascending in each row.
+        """The subjects of one design, each observed at its own times (n, T), ascending in each row.
 
         Raises:
             ConfigError: times of another shape, not finite, or not ascending.
@@ -136,7 +133,7 @@ class PopulationData:
             where = f"subject {self.ids[late[0, 0]]}, position {late[0, 1] + 1}"
             raise ConfigError("unsorted observation times", where=where, expected="ascending")
         when = self.when.reshape(n, -1).copy()
-        if (self.kind == COVARIATES).any():  # covariates are set first
+        if (self.kind == COVARIATES).any():  # the first event sets the covariates
             when[:, 0] = np.minimum(when[:, 0], times[:, 0])
         before = (when[:, None, :] <= times[:, :, None]).sum(axis=2)
         return replace(self, times=times.ravel(), when=when.ravel(), before=before.ravel())
@@ -175,15 +172,23 @@ class PopulationData:
         """The subjects at some positions, in that order."""
         return PopulationData.concatenate([self.subset(i, i + 1) for i in np.asarray(positions, dtype=np.int64)])
 
+    def without_censored(self) -> PopulationData:
+        """The data without censored rows; all subjects stay."""
+        if not self.censored.any():
+            return self
+        kept = ~self.censored
+        counts = np.bincount(self.subject_of_row[kept], minlength=len(self))
+        rows = {name: getattr(self, name)[kept] for name in BY_ROW}
+        return replace(self, row_start=np.concatenate([[0], np.cumsum(counts)]), **rows)
+
     @property
-    def arrays(self) -> Arrays:
-        """The arrays as the compiled kernels take them: contiguous and writable, or kernels were compiled anew."""
-        names: tuple[str, ...] = Arrays._fields
-        return Arrays(*(np.require(getattr(self, name), requirements=["C", "W"]) for name in names))
+    def arrays(self) -> EventArrays:
+        """The arrays for the compiled kernels: contiguous and writable, or kernels would be compiled again."""
+        return EventArrays(*(np.require(getattr(self, name), requirements=["C", "W"]) for name in EventArrays._fields))
 
     @property
     def is_plain(self) -> bool:
-        """Whether every event is a dose of known amount and rate: what hand-made kernels can do."""
+        """Whether every event is a dose of known amount and rate, as hand-written kernels require."""
         return bool((self.kind == DOSE).all() and (self.rate >= 0).all())
 
     @property
@@ -192,11 +197,7 @@ class PopulationData:
         return np.repeat(np.arange(len(self)), np.diff(self.row_start))
 
 
-# What the compiled kernels read of a PopulationData: its arrays without the ids.
-Arrays = namedtuple("Arrays", [field.name for field in fields(PopulationData) if field.name != "ids"])  # type: ignore[misc]
-
-
-def static_covariates(model: StructuralModel, given: Mapping[str, ArrayLike], ids: IntArray) -> FloatArray:
+def _static_covariates(model: StructuralModel, given: Mapping[str, ArrayLike], ids: IntArray) -> FloatArray:
     """Values of the model's covariates for each subject, (n, c).
 
     Raises:

@@ -1,4 +1,4 @@
-"""The figures of a population fit that its readers expect; each function returns a matplotlib Figure."""
+"""The usual figures of a population fit; each function returns a matplotlib Figure."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.diagnostics.residuals import Residuals
 from image_longitudinal.models.nlme.diagnostics.vpc import PredictiveCheck
 from image_longitudinal.models.nlme.estimation.fit import Fit
-from image_longitudinal.models.nlme.estimation.objective import Objective, Values
+from image_longitudinal.models.nlme.estimation.objective import Objective
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
 INK, ACCENT, SOFT = "#1f2a37", "#b4441f", "#8fa3b5"
-MOST_POINTS = 4000  # drawn in a cloud; of more, every so many-th
+MOST_POINTS = 4000  # of a scatter plot; of more observations every k-th is drawn
 FINE = 200  # points of a drawn curve
 
 
@@ -30,7 +31,7 @@ def goodness_of_fit(data: PopulationData, found: Residuals, errors: FloatArray |
     Args:
         data: observations.
         found: their predictions and residuals.
-        errors: npde (N,), drawn in place of the last panel's residuals if given.
+        errors: npde (N,), shown in the last panel in place of the residuals if given.
     """
     figure = Figure(figsize=(9.6, 5.8), layout="constrained")
     (a, b, c), (d, e, f) = figure.subplots(2, 3)
@@ -86,7 +87,7 @@ def individual_fits(
 ) -> Figure:
     """Observations with the individual and the population curve, for up to 12 subjects (positions in the data).
 
-    Of several endpoints the one that a subject's first observation is of.
+    With several endpoints: the endpoint of the subject's first observation.
     """
     chosen = list(np.unique(np.linspace(0, len(data) - 1, 12).astype(int)) if subjects is None else subjects)[:12]
     columns = min(4, len(chosen))
@@ -97,15 +98,21 @@ def individual_fits(
         axis.set_axis_off()
     for axis, subject in zip(axes.ravel(), chosen, strict=False):
         one = data.subset(subject, subject + 1)
-        seen = one.endpoint == one.endpoint[0]
+        shown = one.endpoint == one.endpoint[0]
         curve = _finely(one, int(one.endpoint[0]))
         objective = Objective(model, curve)
         for effect, colour, label in (
             (0.0 * eta[[subject]], SOFT, "population"),
             (eta[[subject]], ACCENT, "individual"),
         ):
-            axis.plot(curve.times, objective.predict(Values.of(model), effect)[0], color=colour, lw=1.3, label=label)
-        axis.plot(one.times[seen], one.observed[seen], "o", ms=2.8, color=INK, mew=0, label="observed")
+            axis.plot(
+                curve.times,
+                objective.predict(PopulationParameters.of(model), effect)[0],
+                color=colour,
+                lw=1.3,
+                label=label,
+            )
+        axis.plot(one.times[shown], one.observed[shown], "o", ms=2.8, color=INK, mew=0, label="observed")
         axis.set_title(f"subject {one.ids[0]}", fontsize=8)
         axis.tick_params(labelsize=6)
         _bare(axis)
@@ -131,7 +138,7 @@ def random_effects_figure(fit: Fit) -> Figure:
 
 
 def pairs_of_effects(fit: Fit) -> Figure:
-    """Every pair of empirical Bayes estimates; correlation that Ω does not hold shows here. Needs two at least."""
+    """Every pair of empirical Bayes estimates; shows correlation that is missing in Ω. Needs at least two."""
     names, some = fit.model.random_effect_names, _some(len(fit.eta))
     k = len(names) - 1
     figure = Figure(figsize=(2.5 * k, 2.2 * k), layout="constrained")
@@ -161,7 +168,7 @@ def _finely(one: PopulationData, endpoint: int) -> PopulationData:
         one,
         row_start=np.array([0, len(times)]),
         times=times,
-        observed=np.ones(len(times)),  # not looked at
+        observed=np.ones(len(times)),  # not used
         before=np.searchsorted(one.when, times, side="right").astype(np.int64),
         endpoint=np.full(len(times), endpoint),
         censored=np.zeros(len(times), dtype=np.bool_),
@@ -173,7 +180,7 @@ def _some(n: int) -> NDArray[np.int64]:
 
 
 def _scatter(axis: Axes, x: FloatArray, y: FloatArray, x_label: str, y_label: str, level: float = 0.0) -> None:
-    """A cloud with a line where its middle should be and one where it is (running mean over equally filled bins)."""
+    """Points, a line at the expected level, and the running mean over equally filled bins."""
     x, y = x[np.isfinite(y)], y[np.isfinite(y)]
     some = _some(len(x))
     axis.plot(x[some], y[some], ".", ms=4, color=SOFT, alpha=0.6, mew=0)

@@ -1,6 +1,6 @@
 """Diagnostics of a population model against data: predictions, residuals, replicates of the data, npde.
 
-Everything is returned as arrays (N,) in the order of the data's observations; :mod:`models.nlme.diagnostics.plots` draws them.
+Results are arrays (N,) in the order of the data's observations; :mod:`models.nlme.diagnostics.plots` draws them.
 """
 
 from __future__ import annotations
@@ -15,18 +15,12 @@ from scipy.special import ndtri
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.random import normals, stream_key
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.diagnostics.scatter import (
-    gaps,
-    logarithmic,
-    quantified,
-    scattered,
-    standard_deviations,
-)
-from image_longitudinal.models.nlme.estimation.objective import Objective, Values
+from image_longitudinal.models.nlme.estimation.objective import Objective
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
-CHUNK = 1000  # subjects worked on at a time: bounds the memory
+CHUNK = 1000  # subjects at a time: bounds the memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +29,7 @@ class Residuals:
 
     ``pred``: the prediction for η = 0. ``ipred``: at the subject's empirical Bayes estimate. ``iwres``: (y - ipred)
     over the residual standard deviation. ``cwres``: conditional weighted residuals (Hooker, Staatz & Karlsson 2007,
-    Pharm Res 24:2187), independent and N(0, 1) under the right model as far as linearisation at η̂ holds. With
+    Pharm Res 24:2187), independent and N(0, 1) under the right model, as far as linearisation at η̂ is accurate. With
     log-normal residual error all residuals are on the log scale. Residuals of censored rows are NaN.
     """
 
@@ -51,16 +45,16 @@ def residuals(model: PopulationModel, data: PopulationData, eta: FloatArray) -> 
     Raises:
         SimulationError: a subject's equations cannot be integrated.
     """
-    values, objective = Values.of(model), Objective(model, data)
+    values, objective = PopulationParameters.of(model), Objective(model, data)
     pred = objective.predict(values, np.zeros_like(eta))[0]
     ipred, slope = objective.predict(values, eta)
-    sd, rows = standard_deviations(model, data, ipred), logarithmic(model, data)
+    sd, rows = model.standard_deviation(ipred, data.endpoint), model.logarithmic(data.endpoint)
     slope[rows] /= ipred[rows, None]
-    individual = gaps(model, data, ipred)
+    individual = _errors(data, ipred, rows)
     population = individual + np.einsum("nk,nk->n", slope, eta[data.subject_of_row])  # y - E(y), linearised at η̂
     individual[data.censored] = np.nan
     cwres, seen = np.full(len(pred), np.nan), np.flatnonzero(~data.censored)
-    for block in _equal_blocks(quantified(data)):
+    for block in _equal_blocks(data.without_censored()):
         own = seen[block]
         g = slope[own]  # (subjects, T, k)
         covariance = g @ values.omega @ g.transpose(0, 2, 1) + np.eye(own.shape[1]) * sd[own][:, None, :] ** 2
@@ -68,12 +62,20 @@ def residuals(model: PopulationModel, data: PopulationData, eta: FloatArray) -> 
     return Residuals(pred, ipred, individual / sd, cwres)
 
 
-def decorrelated(covariance: FloatArray, gap: FloatArray) -> FloatArray:
+def _errors(data: PopulationData, prediction: FloatArray, logarithmic: NDArray[np.bool_]) -> FloatArray:
+    """Observed minus predicted (N,), of logarithms in the rows with log-normal residual error."""
+    out = data.observed - prediction
+    with np.errstate(divide="ignore", invalid="ignore"):
+        out[logarithmic] = np.log(data.observed[logarithmic] / prediction[logarithmic])
+    return out
+
+
+def decorrelated(covariance: FloatArray, x: FloatArray) -> FloatArray:
     """Σ^(-1/2) x with the symmetric root: covariance (n, T, T), x (n, T) → (n, T)."""
     values, vectors = np.linalg.eigh(covariance)
     values = np.maximum(values, 1e-12 * values[:, -1:])
-    turned = np.einsum("nst,ns->nt", vectors, gap) / np.sqrt(values)
-    return np.asarray(np.einsum("nst,nt->ns", vectors, turned))
+    rotated = np.einsum("nst,ns->nt", vectors, x) / np.sqrt(values)
+    return np.asarray(np.einsum("nst,nt->ns", vectors, rotated))
 
 
 def replicates(model: PopulationModel, data: PopulationData, n: int, *, seed: int) -> Iterator[FloatArray]:
@@ -84,7 +86,7 @@ def replicates(model: PopulationModel, data: PopulationData, n: int, *, seed: in
     Raises:
         SimulationError: a subject's equations cannot be integrated.
     """
-    values, objective = Values.of(model), Objective(model, data, tolerance=1e-6)
+    values, objective = PopulationParameters.of(model), Objective(model, data, tolerance=1e-6)
     factor = np.linalg.cholesky(values.omega)
     position = np.arange(len(data.times)) - data.row_start[data.subject_of_row]
     widest = int(position.max()) + 1
@@ -93,14 +95,14 @@ def replicates(model: PopulationModel, data: PopulationData, n: int, *, seed: in
         noise = normals(stream_key(seed, "replicate residual", replicate), data.ids, widest)
         phi = objective.typical_phi(values)
         phi[:, objective.random] += eta
-        yield scattered(model, data, objective.predict_at(phi), noise[data.subject_of_row, position])
+        yield model.scatter(objective.predict_at(phi), data.endpoint, noise[data.subject_of_row, position])
 
 
 def npde(model: PopulationModel, data: PopulationData, *, n: int = 500, seed: int = 1) -> FloatArray:
     """Normalised prediction distribution errors, decorrelated within subjects, (N,).
 
     N(0, 1) and uncorrelated under the right model, without any linearisation (Brendel et al. 2006, Pharm Res 23:2036).
-    NaN in censored rows, which are left out.
+    NaN in censored rows, which are ignored.
 
     Args:
         model: the population model.
@@ -116,7 +118,7 @@ def npde(model: PopulationModel, data: PopulationData, *, n: int = 500, seed: in
     if n <= most + 1:
         raise ConfigError("too few replicates to decorrelate", expected=f"more than {most + 1}", got=n)
     whole, seen = np.full(len(data.times), np.nan), ~data.censored
-    data = quantified(data)
+    data = data.without_censored()
     result = np.empty(len(data.times))
     for first in range(0, len(data), CHUNK):
         part = data.subset(first, min(first + CHUNK, len(data)))
@@ -135,7 +137,7 @@ def _npde(simulated: FloatArray, observed: FloatArray) -> FloatArray:
     covariance = np.einsum("rns,rnt->nst", gap, gap) / (n - 1)
     floor = 1e-12 * np.einsum("ntt->n", covariance) + 1e-300
     factor = np.linalg.cholesky(covariance + floor[:, None, None] * np.eye(width))
-    # a triangular factor keeps the order of time: each value is freed of what came before it
+    # a triangular factor keeps the order of time: each value is decorrelated from the earlier ones
     seen = np.linalg.solve(factor, (observed - mean)[..., None])[..., 0]
     drawn = np.linalg.solve(factor, gap.transpose(1, 2, 0))  # (subjects, T, replicates)
     below = (drawn < seen[..., None]).mean(axis=-1)

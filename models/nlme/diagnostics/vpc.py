@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.diagnostics.residuals import replicates
-from image_longitudinal.models.nlme.estimation.objective import Objective, Values
+from image_longitudinal.models.nlme.estimation.objective import Objective
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
@@ -25,7 +26,7 @@ class PredictiveCheck:
 
     ``time`` (B,): median observation time of each bin; ``count`` (B,); ``percentiles`` (q,); ``observed`` (B, q);
     ``low``, ``middle``, ``high`` (B, q): median and 95 % band of the simulated percentiles. ``corrected``: whether
-    outcomes are prediction-corrected. ``times`` and ``outcomes`` (N,): what the observed percentiles are of.
+    outcomes are prediction-corrected. ``times`` and ``outcomes`` (N,): the observations.
     """
 
     time: FloatArray
@@ -62,10 +63,10 @@ def predictive_check(
         n: replicates.
         seed: of the replicates.
         bins: number of bins with about equally many observations, or their edges (ascending); None: one bin per
-            distinct time where there are few, else 12.
+            distinct time if there are at most 24, else 12.
         corrected: prediction correction (Bergstrand et al. 2011, AAPS J 13:143): each outcome is multiplied by the
             bin's median population prediction over its own, so that doses and covariates that differ within a bin do
-            not widen it. Where the population prediction is 0 the outcome stays as it is.
+            not widen it. An outcome with population prediction 0 is not changed.
 
     Raises:
         ConfigError: unusable bins.
@@ -76,7 +77,7 @@ def predictive_check(
     members = [np.flatnonzero(bin_of == b) for b in used]
     scale = _correction(model, data, members) if corrected else np.ones(len(data.times))
 
-    limit = np.full(len(model.residuals), -np.inf)  # of quantification: what is below is shown there
+    limit = np.full(len(model.residuals), -np.inf)  # of quantification: values below are shown at it
     np.maximum.at(limit, data.endpoint[data.censored], data.observed[data.censored])
 
     def percentiles(outcomes: FloatArray) -> FloatArray:
@@ -118,7 +119,9 @@ def _bins(times: FloatArray, bins: int | ArrayLike | None) -> NDArray[np.int64]:
 
 def _correction(model: PopulationModel, data: PopulationData, members: list[NDArray[np.int64]]) -> FloatArray:
     """Factor of each outcome: the bin's median population prediction over its own."""
-    pred = Objective(model, data).predict(Values.of(model), np.zeros((len(data), model.n_random_effects)))[0]
+    pred = Objective(model, data).predict(
+        PopulationParameters.of(model), np.zeros((len(data), model.n_random_effects))
+    )[0]
     scale = np.ones(len(pred))
     for rows in members:
         own = pred[rows]

@@ -1,4 +1,4 @@
-"""What a fit estimates, as an unconstrained vector: typical values, the Cholesky factor of Ω, residual errors."""
+"""The free population parameters as an unconstrained vector."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.models.nlme.estimation.objective import Gradient, Values
+from image_longitudinal.models.nlme.estimation.objective import Gradient
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.model.population import PopulationModel, check_omega
 
 FloatArray = NDArray[np.float64]
 
 
 class Coordinates:
-    """The free values of a fit as an unconstrained vector ψ: μ, the Cholesky factor of Ω (log diagonal), log errors."""
+    """The free parameters of a fit as a vector ψ: μ, the Cholesky factor of Ω (log diagonal), log residual errors."""
 
     def __init__(self, model: PopulationModel, omega: str, fixed: Sequence[str]) -> None:
         unknown = set(fixed) - {*model.parameter_names, "omega", "residual"}
@@ -25,9 +26,9 @@ class Coordinates:
         if omega not in ("full", "diagonal"):
             raise ConfigError("unknown structure of omega", expected="full or diagonal", got=repr(omega))
         k = model.n_random_effects
-        self.model, self.start = model, Values.of(model)
+        self.model, self.start = model, PopulationParameters.of(model)
         if omega == "diagonal" and np.count_nonzero(self.start.omega) != k:
-            raise ConfigError("a diagonal omega was asked for, but the model's start has covariances", got=model.omega)
+            raise ConfigError("a diagonal omega, but the model's start values have covariances", got=model.omega)
         check_omega(self.start.omega, k, model.name)
         self.mu = [i for i, own in enumerate(model.parameters) if own.name not in fixed and not own.fixed]
         self.copies = [] if "omega" in fixed else _free_cells(k, model.shared_omega, omega == "full")
@@ -35,22 +36,18 @@ class Coordinates:
         self.errors = [] if "residual" in fixed else [i for i in range(len(self.start.error)) if self._uses_error(i)]
 
     def _uses_error(self, index: int) -> bool:
-        kind, values = self.model.residuals[index // 3].kind, self.start.error
-        used = (
-            ("additive", "combined1", "combined2", "log-normal"),
-            ("proportional", "combined1", "combined2", "power"),
-            ("power",),
-        )
-        return kind in used[index % 3] and values[index] > 0
+        own = self.model.residuals[index // 3]
+        used = (own.uses_additive, own.uses_proportional, own.kind == "power")
+        return used[index % 3] and bool(self.start.error[index] > 0)
 
-    def pack(self, values: Values) -> FloatArray:
-        """ψ of given values."""
+    def pack(self, values: PopulationParameters) -> FloatArray:
+        """ψ of population parameters."""
         factor = np.linalg.cholesky(values.omega)
         chol = [np.log(factor[i, i]) if i == j else factor[i, j] for i, j in self.cells]
         return np.concatenate([values.mu[self.mu], chol, np.log(values.error[self.errors])])
 
-    def unpack(self, psi: FloatArray) -> Values:
-        """The values at ψ."""
+    def unpack(self, psi: FloatArray) -> PopulationParameters:
+        """The population parameters at ψ."""
         mu, error = self.start.mu.copy(), self.start.error.copy()
         mu[self.mu] = psi[: len(self.mu)]
         omega = self.start.omega
@@ -61,10 +58,10 @@ class Coordinates:
                     factor[i, j] = np.exp(value) if i == j else value
             omega = factor @ factor.T
         error[self.errors] = np.exp(psi[len(self.mu) + len(self.cells) :])
-        return Values(mu, omega, error)
+        return PopulationParameters(mu, omega, error)
 
     def natural(self, psi: FloatArray) -> FloatArray:
-        """What a report shows: typical values, Ω's lower triangle, residual variances (the power itself)."""
+        """Estimates of a report: typical values, Ω's lower triangle, residual variances (and powers)."""
         values = self.unpack(psi)
         fitted = values.into(self.model)
         typical = [fitted.parameters[i].typical for i in self.mu]
@@ -85,7 +82,7 @@ class Coordinates:
         return (*(self.model.parameter_names[i] for i in self.mu), *omega, *(errors[i] for i in self.errors))
 
 
-def by_coordinates(c: Coordinates, values: Values, gradient: Gradient) -> FloatArray:
+def by_coordinates(c: Coordinates, values: PopulationParameters, gradient: Gradient) -> FloatArray:
     """Each subject's derivatives with respect to ψ, (n, m), from those by μ, Ω⁻¹ and log residual values."""
     columns = [gradient.by_mu[:, c.mu]]
     if c.cells:
@@ -98,7 +95,7 @@ def by_coordinates(c: Coordinates, values: Values, gradient: Gradient) -> FloatA
 
 
 def _free_cells(k: int, shared: Sequence[Sequence[int]], full: bool) -> list[list[tuple[int, int]]]:
-    """Cells of Ω's lower triangle (k, k) to estimate, each with the cells that must equal it, itself first."""
+    """Free cells of Ω's lower triangle (k, k), each with the cells that must equal it, itself first."""
     grouped = {position for group in shared for position in group}
     free = [position for position in range(k) if position not in grouped]
     cells = [[(i, j)] for i in free for j in free if j == i or (full and j < i)]

@@ -1,4 +1,4 @@
-"""How sure estimates are: their covariance from the curvature of the objective and the spread of its gradients."""
+"""Covariance of estimates, from the Hessian of the objective and the covariance of the subjects' gradients."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ DIFFERENCE = 1e-3  # central differences in coordinates that are logarithms or o
 
 
 class SearchSpace(Protocol):
-    """What a covariance is computed from: subjects' objectives and gradients as functions of ψ."""
+    """Subjects' objectives and gradients as functions of ψ."""
 
     objective: Objective
     coordinates: Coordinates
 
-    def shares(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def individual_objectives(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Each subject's objective (n,) and gradient (n, m)."""
 
 
 def covariance_of(search: SearchSpace, psi: FloatArray, kind: str) -> tuple[FloatArray, str]:
-    """Covariance (m, m) of the natural values, and what is wrong with it if anything.
+    """Covariance (m, m) of the estimates on their natural scale, and a message if it does not exist.
 
     ``kind`` as in :func:`models.nlme.estimation.fit.fit`.
     """
@@ -34,19 +34,19 @@ def covariance_of(search: SearchSpace, psi: FloatArray, kind: str) -> tuple[Floa
     if kind == "none" or not m:
         return nothing, ""
     kept = search.objective.eta.copy()
-    gradients = search.shares(psi)[1]
+    gradients = search.individual_objectives(psi)[1]
     score = 0.25 * gradients.T @ gradients
-    bend = np.empty((m, m))
+    hessian = np.empty((m, m))
     for j in range(m if kind != "gradient" else 0):
         pair = []
         for sign in (1.0, -1.0):
             moved = psi.copy()
             moved[j] += sign * DIFFERENCE
             search.objective.eta[:] = kept
-            pair.append(search.shares(moved)[1].sum(axis=0))
-        bend[:, j] = 0.5 * (pair[0] - pair[1]) / (2 * DIFFERENCE)
+            pair.append(search.individual_objectives(moved)[1].sum(axis=0))
+        hessian[:, j] = 0.5 * (pair[0] - pair[1]) / (2 * DIFFERENCE)
     search.objective.eta[:] = kept
-    information = score if kind == "gradient" else 0.5 * (bend + bend.T)
+    information = score if kind == "gradient" else 0.5 * (hessian + hessian.T)
     if np.linalg.eigvalsh(information)[0] <= 0:
         return nothing, "no standard errors: the objective is not convex at the estimates"
     matrix = np.linalg.inv(information)
@@ -56,3 +56,10 @@ def covariance_of(search: SearchSpace, psi: FloatArray, kind: str) -> tuple[Floa
     slope = [(search.coordinates.natural(psi + s) - search.coordinates.natural(psi - s)) / 2e-6 for s in steps]
     jacobian = np.stack(slope, axis=1)
     return jacobian @ matrix @ jacobian.T, ""
+
+
+def condition_number(covariance: FloatArray) -> float:
+    """Condition number of the estimates' correlation matrix; NaN without a covariance (m, m)."""
+    correlation = covariance / np.sqrt(np.outer(np.diag(covariance), np.diag(covariance)))
+    finite = len(covariance) > 0 and np.isfinite(correlation).all()
+    return float(np.linalg.cond(correlation)) if finite else float("nan")

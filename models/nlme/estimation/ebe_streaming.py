@@ -1,8 +1,8 @@
 """Empirical Bayes estimates of any number of subjects, from Parquet to Parquet, in bounded memory.
 
-The work is cut into parts of whole subjects. A finished part lies beside the output under the digest of everything
-that decides it (its observations, the population model), so a run that was stopped goes on where it was, and a run on
-changed input redoes what changed. At the end the parts become one file.
+The work is cut into parts of whole subjects. A finished part is stored beside the output under the digest of its
+observations and the population model. So a stopped run resumes, and a run on changed input recomputes only the changed
+parts. At the end the parts become one file.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,23 +22,27 @@ from numpy.typing import NDArray
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import ConfigError, SimulationError
 from image_longitudinal.core.files import replacing
-from image_longitudinal.models.nlme.data.observations import Source, open_observations, population_data, subject_tables
+from image_longitudinal.models.nlme.data.events import Interpolation
+from image_longitudinal.models.nlme.data.nmtran_reader import (
+    Source,
+    open_observations,
+    population_data,
+    subject_tables,
+)
 from image_longitudinal.models.nlme.estimation.ebes import EmpiricalBayes, individual_modes
-from image_longitudinal.models.nlme.estimation.objective import Values
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.kernels.codegen import solver_digest
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
-VERSION = 1  # raise it whenever the same observations and model would give other estimates
+VERSION = 1  # raise it if the same observations and model give other estimates
 KEY = b"key"
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class EbeFile:
     """A finished file of estimates.
 
-    ``subjects`` it holds, how many of their searches did ``not_converge``, and how many subjects were ``reused`` from
-    an earlier run.
+    Number of ``subjects``, of searches that did ``not_converge``, and of subjects ``reused`` from an earlier run.
     """
 
     path: Path
@@ -51,27 +56,29 @@ def stream_ebes(
     observations: Source,
     output: str | Path,
     *,
+    interpolation: Interpolation = "locf",
     part_size: int = 10_000,
-    workers: int = 1,
-    progress: Progress | None = None,
+    n_threads: int = 1,
+    progress: Callable[[int], None] | None = None,
 ) -> EbeFile:
     """Estimate every subject's random effects under a given population model.
 
-    A subject's row depends on its own observations and the model alone: neither workers, parts nor restarts change a
-    bit of the file.
+    A subject's row depends on its own observations and the model alone: the file is the same for any number of threads,
+    any part size and after any restart.
 
     Args:
         model: the population model, e.g. that of a fit.
-        observations: Parquet file or files in the long format of :mod:`models.nlme.data.observations`, or an opened
-            pyarrow dataset such as ``image_longitudinal.storage.dataset.reader.Dataset.scan("observations", level)``.
+        observations: Parquet file or files in the columns of :mod:`models.nlme.data.nmtran_reader`, or an opened
+            pyarrow dataset.
+        interpolation: of covariates, see :func:`models.nlme.data.events.event_table`.
         output: the Parquet file to write: ``id``, one column per random effect, ``joint`` (minus the joint log-density
             at the mode, without constants) and ``converged``. Its folder must exist.
         part_size: subjects per part; memory grows with it, not with the population.
-        workers: threads (the compiled kernels run without Python's lock).
+        n_threads: the result does not depend on it (the compiled kernels run without Python's lock).
         progress: called with the number of subjects done.
 
     Raises:
-        ConfigError: a table that cannot be used, named by row; a subject whose rows are not together.
+        ConfigError: an unusable table (names the row); a subject whose rows are not together.
         SimulationError: a subject for which no start of the search can be evaluated.
     """
     table, target = open_observations(observations), Path(output)
@@ -79,22 +86,22 @@ def stream_ebes(
         raise ConfigError("no such folder for the estimates", got=target.parent)
     parts = target.with_name(f".{target.name}.parts")
     if target.exists():
-        keys = [_key(model, rows) for rows in subject_tables(table, part_size)]
+        keys = [_key(model, rows, interpolation) for rows in subject_tables(table, part_size)]
         if _is_finished(target, digest_of(keys)):
             _remove(parts)
             return _summary(target, reused=pq.read_metadata(target).num_rows)
     parts.mkdir(exist_ok=True)
     keys, first_row, subjects, reused = [], 0, 0, 0
     for rows in subject_tables(table, part_size):
-        key = _key(model, rows)
+        key = _key(model, rows, interpolation)
         part = parts / f"{key}.parquet"
         if _is_finished(part, key):
             count = pq.read_metadata(part).num_rows
             reused += count
         else:
-            data = population_data(model.structural, rows, first_row=first_row)
+            data = population_data(model.structural, rows, interpolation=interpolation, first_row=first_row)
             count = len(data)
-            _write(part, key, [_estimates(model, data.ids, individual_modes(model, data, workers=workers))])
+            _write(part, key, [_estimates(model, data.ids, individual_modes(model, data, n_threads=n_threads))])
         keys.append(key)
         first_row, subjects = first_row + rows.num_rows, subjects + count
         if progress:
@@ -108,43 +115,43 @@ def stream_ebes(
     return _summary(target, reused=reused)
 
 
-def _key(model: PopulationModel, rows: pa.Table) -> str:
-    """Digest of everything that decides the estimates of these rows."""
+def _key(model: PopulationModel, rows: pa.Table, interpolation: str) -> str:
+    """Digest of all inputs of the estimates of these rows."""
     content = hashlib.blake2b(digest_size=16)
     for name in rows.column_names:
         content.update(name.encode())
         content.update(rows[name].cast(pa.float64()).fill_null(np.nan).to_numpy())
-    values = Values.of(model)
+    values = PopulationParameters.of(model)
     numbers = [array.tolist() for array in (values.mu, values.omega, values.error)]
     shapes = [[p.name, p.distribution, p.random] for p in model.parameters]
-    compiled = solver_digest(model.structural)
-    return digest_of("ebes", VERSION, compiled, shapes, [r.kind for r in model.residuals], numbers, content.hexdigest())
+    kinds, solver = [r.kind for r in model.residuals], solver_digest(model.structural)
+    return digest_of("ebes", VERSION, solver, shapes, kinds, numbers, interpolation, content.hexdigest())
 
 
 def _estimates(model: PopulationModel, ids: NDArray[np.int64], found: EmpiricalBayes) -> pa.Table:
     if not np.isfinite(found.joint).all():
         subject = ids[int(np.argmin(np.isfinite(found.joint)))]
         raise SimulationError(
-            f"model {model.name!r} could not be evaluated anywhere near subject {subject}", do="look at its rows"
+            f"model {model.name!r} could not be evaluated anywhere near subject {subject}", do="check its rows"
         )
     effects = dict(zip(model.random_effect_names, np.ascontiguousarray(found.eta.T), strict=True))
     return pa.table({"id": ids, **effects, "joint": found.joint, "converged": found.converged})
 
 
 def _write(path: Path, key: str, tables: Iterable[pa.Table]) -> None:
-    """A Parquet file with one row group per table, which carries its key and appears whole or not at all."""
-    writer = None
-    with replacing(path) as temporary:
-        for table in tables:
-            table = table.replace_schema_metadata({KEY: key})
-            writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd", use_dictionary=False)
+    """A Parquet file with its key and one row group per table; it appears whole or not at all."""
+    remaining = (table.replace_schema_metadata({KEY: key}) for table in tables)
+    first = next(remaining)
+    with (
+        replacing(path) as temporary,
+        pq.ParquetWriter(temporary, first.schema, compression="zstd", use_dictionary=False) as writer,
+    ):
+        for table in chain([first], remaining):
             writer.write_table(table, row_group_size=max(1, table.num_rows))
-        assert writer is not None
-        writer.close()
 
 
 def _is_finished(path: Path, key: str) -> bool:
-    """Whether a file is there, readable and of that key."""
+    """Whether a file exists, is readable and has that key."""
     try:
         metadata = pq.read_schema(path).metadata or {}
     except (FileNotFoundError, pa.ArrowInvalid):
@@ -153,7 +160,7 @@ def _is_finished(path: Path, key: str) -> bool:
 
 
 def _check_ids(files: Sequence[Path]) -> None:
-    """ConfigError if a subject is in two parts: its rows are not together."""
+    """ConfigError if a subject occurs in two parts: its rows are not together."""
     ids = np.sort(np.concatenate([pq.read_table(file, columns=["id"])["id"].to_numpy() for file in files]))
     twice = np.flatnonzero(np.diff(ids) == 0)
     if len(twice):

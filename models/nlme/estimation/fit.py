@@ -1,4 +1,4 @@
-"""Fitting a population model: the estimates that minimise the population objective, and how sure they are."""
+"""Fitting a population model: the estimates that minimise the population objective, and their covariance."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from numpy.typing import NDArray
 from image_longitudinal.core.errors import ConfigError, SimulationError
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates, by_coordinates
-from image_longitudinal.models.nlme.estimation.covariance import DIFFERENCE, covariance_of
+from image_longitudinal.models.nlme.estimation.covariance import DIFFERENCE, condition_number, covariance_of
 from image_longitudinal.models.nlme.estimation.minimise import minimise
-from image_longitudinal.models.nlme.estimation.objective import Objective, Values
+from image_longitudinal.models.nlme.estimation.objective import Objective
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
-Progress = Callable[[int, float], None]
-BEYOND = 1e15  # objective of a trial that cannot be evaluated: finite, so that the line search can interpolate
-LEFT = 1e-5  # decrease left at convergence per √subject: the rounding of the sum grows like that
+Evaluated = Callable[[int, float], None]  # called with (evaluation, objective)
+INFEASIBLE = 1e15  # objective of a trial that cannot be evaluated: finite, so that the line search can interpolate
+TOLERANCE = 1e-5  # predicted decrease at convergence per √subject: the rounding of the sum grows like that
 WARM_UP = 30  # at most; each costs as much as one gradient
-ROUNDS = 2  # how often new, better modes may send the search on
-SAMPLE = 2000  # a fit of many more subjects than this begins with a fit of as many, spread evenly over all
+ROUNDS = 2  # of minimisation, if a search from several starts finds better modes
+SAMPLE = 2000  # subjects, spread evenly over all, of the first fit if there are many more
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +33,10 @@ class Fit:
     """Estimates of one population fit.
 
     ``model`` holds the estimates. ``objective`` is minus twice the log-likelihood without N·log 2π; ``objectives``
-    (n,) its shares. ``eta`` (n, k) are the empirical Bayes estimates, ``searches_converged`` (n,) whether each search
-    ended at a mode. ``names`` label ``estimates`` and ``standard_errors`` (m,) on the natural scale (typical values,
-    Ω entries, residual variances) and ``covariance`` (m, m); NaN where no covariance was asked for or it does not
-    exist. ``shrinkage`` (k,) is 1 - sd(η̂) / ω. ``converged`` is False when ``message`` says why.
+    (n,) those of the subjects. ``eta`` (n, k) are the empirical Bayes estimates, ``searches_converged`` (n,) whether
+    each search ended at a mode. ``names`` label ``estimates`` and ``standard_errors`` (m,) on the natural scale
+    (typical values, Ω entries, residual variances) and ``covariance`` (m, m); NaN if no covariance was computed or it
+    does not exist. ``shrinkage`` (k,) is 1 - sd(η̂) / ω. If ``converged`` is False, ``message`` says why.
     """
 
     model: PopulationModel
@@ -64,11 +65,11 @@ class Fit:
 class _Search:
     """The objective in ψ with its gradient, subject by subject: analytic for FOCEI, differences otherwise."""
 
-    def __init__(self, objective: Objective, coordinates: Coordinates, progress: Progress | None) -> None:
+    def __init__(self, objective: Objective, coordinates: Coordinates, progress: Evaluated | None) -> None:
         self.objective, self.coordinates, self.progress = objective, coordinates, progress
-        self.evaluations, self.best, self.eta = 0, BEYOND, objective.eta.copy()
+        self.evaluations, self.best, self.eta = 0, INFEASIBLE, objective.eta.copy()
 
-    def shares(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def individual_objectives(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Each subject's objective (n,) and gradient (n, m)."""
         if self.objective.analytic:
             return self._analytic(psi)
@@ -92,13 +93,13 @@ class _Search:
         return gradient.objective, by_coordinates(self.coordinates, values, gradient)
 
     def total(self, psi: FloatArray) -> tuple[float, FloatArray]:
-        """Objective and gradient; huge where a trial is so far off that it cannot be evaluated."""
+        """Objective and gradient; :data:`INFEASIBLE` for a point that cannot be evaluated."""
         self.evaluations += 1
         self.objective.eta[:] = self.eta  # every trial starts from the modes at the best point so far
         try:
-            objective, gradient = self.shares(psi)
+            objective, gradient = self.individual_objectives(psi)
         except (SimulationError, np.linalg.LinAlgError):
-            return BEYOND, np.zeros(len(psi))
+            return INFEASIBLE, np.zeros(len(psi))
         value = float(objective.sum())
         if value < self.best:
             self.best, self.eta = value, self.objective.eta.copy()
@@ -107,14 +108,14 @@ class _Search:
         return value, gradient.sum(axis=0)
 
     def warm_up(self, psi: FloatArray) -> FloatArray:
-        """Fixed-point steps of the approximate EM algorithm from ψ, as long as they pay.
+        """Fixed-point steps of the approximate EM algorithm from ψ, while each decreases the objective enough.
 
-        From a far start they are safer than any quasi-Newton step: μ moves by the mean random effect, Ω becomes their
-        mean second moment (spread within subjects included), each residual value follows its own score.
+        From a distant start they are safer than quasi-Newton steps: μ moves by the mean random effect, Ω becomes their
+        mean second moment (uncertainty within subjects included), each residual value follows its own score.
         """
         c, objective = self.coordinates, self.objective
         best, kept = np.inf, psi
-        worth = 1.0 + 0.01 * len(objective.data)
+        worthwhile = 1.0 + 0.01 * len(objective.data)
         for _ in range(WARM_UP):
             self.evaluations += 1
             values = c.unpack(psi)
@@ -122,7 +123,7 @@ class _Search:
             total = float(gradient.objective.sum())
             if self.progress:
                 self.progress(self.evaluations, total)
-            if not total < best - worth:
+            if not total < best - worthwhile:
                 return psi if total < best else kept
             best, kept = total, psi
             mu, omega, error = values.mu.copy(), values.omega.copy(), values.error.copy()
@@ -141,16 +142,16 @@ class _Search:
             error[c.errors] *= np.sqrt(np.clip(1.0 - score[c.errors], 0.1, 10.0))
             if np.linalg.eigvalsh(omega)[0] <= 1e-6 * np.trace(omega):
                 return psi
-            psi = c.pack(Values(mu, omega, error))
+            psi = c.pack(PopulationParameters(mu, omega, error))
         return psi
 
     def minimise(self, psi: FloatArray, limit: int) -> tuple[FloatArray, bool, str]:
-        """The minimum from ψ on, with ``objective.eta`` at its modes; see :func:`models.nlme.estimation.minimise.minimise`."""
+        """The minimum found from ψ, with ``objective.eta`` at its modes; see :func:`.minimise.minimise`."""
         if self.objective.analytic:
             psi = self.warm_up(psi)
-        self.best, self.eta = BEYOND, self.objective.eta.copy()
-        gradients = self.shares(psi)[1]
-        found = minimise(self.total, psi, _outer(gradients), limit, LEFT * np.sqrt(len(self.objective.data)))
+        self.best, self.eta = INFEASIBLE, self.objective.eta.copy()
+        gradients = self.individual_objectives(psi)[1]
+        found = minimise(self.total, psi, _outer(gradients), limit, TOLERANCE * np.sqrt(len(self.objective.data)))
         self.objective.eta[:] = self.eta
         return found
 
@@ -176,25 +177,25 @@ def fit(
     omega: str = "full",
     fixed: Sequence[str] = (),
     covariance: str = "sandwich",
-    workers: int = 1,
+    n_threads: int = 1,
     max_iterations: int = 200,
-    progress: Progress | None = None,
+    progress: Evaluated | None = None,
 ) -> Fit:
-    """Estimate typical values, Ω and residual error from the values in ``model`` on.
+    """Estimate typical values, Ω and residual error, starting at the values of ``model``.
 
-    BFGS in unconstrained coordinates, started with the outer product of the subjects' gradients as curvature. Modes
-    are searched from several starts before and after; if the second search finds better ones, the fit goes on from
-    there. A fit of 8,000 subjects or more begins where a fit of 2,000 of them ended.
+    BFGS in unconstrained coordinates, with the outer product of the subjects' gradients as first curvature. Modes are
+    searched from several starts before and after; if the second search finds better ones, the fit continues. A fit of
+    8,000 subjects or more starts at the estimates of a fit of 2,000 of them.
 
     Args:
-        model: the population model; its values are the start.
+        model: the population model; its values are the start values.
         data: observations and designs.
         method: FO, FOCE, FOCEI or Laplace.
         omega: ``full`` or ``diagonal``.
         fixed: parameters to hold at their start; ``omega`` and ``residual`` hold those.
         covariance: ``sandwich`` (R⁻¹ S R⁻¹, NONMEM's default), ``hessian`` (R⁻¹), ``gradient`` (S⁻¹, nearly free),
             or ``none``.
-        workers: threads; the result does not depend on it.
+        n_threads: the result does not depend on it.
         max_iterations: of BFGS, per round.
         progress: called with (evaluation, objective).
 
@@ -206,15 +207,15 @@ def fit(
         raise ConfigError(
             "unknown kind of covariance", expected="sandwich, hessian, gradient or none", got=repr(covariance)
         )
-    objective = Objective(model, data, method, workers=workers)
+    objective = Objective(model, data, method, n_threads=n_threads)
     coordinates = Coordinates(model, omega, fixed)
     search = _Search(objective, coordinates, progress)
     psi = coordinates.pack(coordinates.start)
-    if len(data) >= 4 * SAMPLE and len(psi):  # the long way from the start is gone with few, the last steps with all
+    if len(data) >= 4 * SAMPLE and len(psi):  # most iterations with few subjects, the last with all
         some = data.take(np.linspace(0, len(data) - 1, SAMPLE).astype(np.int64))
-        options: dict[str, Any] = {"omega": omega, "fixed": fixed, "covariance": "none", "workers": workers}
+        options: dict[str, Any] = {"omega": omega, "fixed": fixed, "covariance": "none", "n_threads": n_threads}
         first = fit(model, some, method, max_iterations=max_iterations, progress=progress, **options)
-        psi = coordinates.pack(Values.of(first.model))
+        psi = coordinates.pack(PopulationParameters.of(first.model))
         search.evaluations = first.evaluations
     converged, message = True, "nothing to estimate"
     _restart_modes(objective, coordinates.unpack(psi))
@@ -224,32 +225,30 @@ def fit(
             break
     values = coordinates.unpack(psi)
     searches = objective.find_modes(values)[1]
-    shares = objective.at_modes(values, gradient=False).objective + objective.constant / len(data)
+    objectives = objective.at_modes(values, gradient=False).objective + objective.constant_per_subject
     matrix, problem = covariance_of(search, psi, covariance)
-    spread = objective.eta.std(axis=0, ddof=1) if len(data) > 1 else np.zeros(len(values.omega))
-    correlation = matrix / np.sqrt(np.outer(np.diag(matrix), np.diag(matrix)))
-    finite = len(matrix) > 0 and np.isfinite(correlation).all()
+    sd = objective.eta.std(axis=0, ddof=1) if len(data) > 1 else np.zeros(len(values.omega))
     return Fit(
         model=values.into(model),
         method=method,
-        objective=float(shares.sum()),
-        objectives=shares,
+        objective=float(objectives.sum()),
+        objectives=objectives,
         eta=objective.eta,
         searches_converged=searches,
         names=coordinates.names,
         estimates=coordinates.natural(psi),
         standard_errors=np.sqrt(np.diag(matrix)),
         covariance=matrix,
-        condition_number=float(np.linalg.cond(correlation)) if finite else float("nan"),
-        shrinkage=1.0 - spread / np.sqrt(np.diag(values.omega)),
+        condition_number=condition_number(matrix),
+        shrinkage=1.0 - sd / np.sqrt(np.diag(values.omega)),
         converged=converged,
         message="; ".join(part for part in (message, problem) if part),
         evaluations=search.evaluations,
     )
 
 
-def _restart_modes(objective: Objective, values: Values) -> bool:
-    """Search modes from several starts; whether any subject's became clearly better."""
+def _restart_modes(objective: Objective, values: PopulationParameters) -> bool:
+    """Search modes from several starts; whether any subject's mode improved by more than rounding."""
     if objective.method == "FO":
         return False
     before = objective.find_modes(values)[0]
@@ -258,6 +257,6 @@ def _restart_modes(objective: Objective, values: Values) -> bool:
 
 
 def _outer(gradients: FloatArray) -> FloatArray:
-    """Curvature of the objective expected from the subjects' gradients: ½ Σ g gᵀ (the information identity)."""
+    """Expected Hessian of the objective from the subjects' gradients: ½ Σ g gᵀ (the information identity)."""
     curvature = 0.5 * gradients.T @ gradients
     return curvature + 1e-3 * np.diag(np.diag(curvature) + 1e-6)

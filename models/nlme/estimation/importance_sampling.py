@@ -1,14 +1,13 @@
 """Maximum likelihood without linearisation: the marginal likelihood by importance sampling, and its maximum.
 
 FOCE and Laplace replace each subject's integral over its random effects by a Gaussian around one mode, which biases Ω
-and typical values where a subject's data say little. Here the integral is a weighted mean over draws from a proposal
+and typical values for subjects with little information. Here the integral is a weighted mean over draws from a proposal
 fitted to the subject (NONMEM's IMP estimates the same quantity). Draws are fixed while the likelihood is maximised, so
-that it is a smooth function with an exact gradient; then proposals are fitted anew and new draws made.
+that it is a smooth function with an exact gradient; then proposals are fitted again, with new draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,25 +17,20 @@ from scipy.special import logsumexp, ndtri
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.random import stream_key, uniforms
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.diagnostics.scatter import logarithmic, standard_deviations
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates, by_coordinates
-from image_longitudinal.models.nlme.estimation.covariance import covariance_of
-from image_longitudinal.models.nlme.estimation.fit import Fit
+from image_longitudinal.models.nlme.estimation.covariance import condition_number, covariance_of
+from image_longitudinal.models.nlme.estimation.fit import Evaluated, Fit
 from image_longitudinal.models.nlme.estimation.minimise import minimise
-from image_longitudinal.models.nlme.estimation.objective import Gradient, Objective, Values
+from image_longitudinal.models.nlme.estimation.objective import Gradient, Objective
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.kernels.densities import subject_densities
 
 FloatArray = NDArray[np.float64]
-Progress = Callable[[int, float], None]
-WIDTHS = (
-    1.0,
-    2.0,
-    4.0,
-)  # standard deviations of the proposal's parts, times the fitted one: the widest guard the tails
-SHARES = (0.55, 0.25, 0.12)  # of the draws; the rest come from the population's own distribution
+WIDTHS = (1.0, 2.0, 4.0)  # of the mixture's components, relative to the fitted standard deviation; wide for the tails
+WEIGHTS = (0.55, 0.25, 0.12)  # of these components; the rest of the draws come from the population's distribution
 STEP = 1e-4  # central differences in logarithms of residual values and in parameters without random effect
-LEFT = 1e-6  # decrease left at convergence per √subject
-ENOUGH = 10.0  # effective draws from which the moments of the draws are a better proposal than what was there
+TOLERANCE = 1e-6  # predicted decrease at convergence per √subject
+ENOUGH = 10.0  # effective draws; with more, the moments of the draws are a better proposal than the previous one
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +50,7 @@ class ImportanceSearch:
     ``weights`` (n, S) and ``eta`` (n, S, k) of the last evaluation describe the individual posteriors.
     """
 
-    def __init__(self, objective: Objective, coordinates: Coordinates, progress: Progress | None) -> None:
+    def __init__(self, objective: Objective, coordinates: Coordinates, progress: Evaluated | None) -> None:
         self.objective, self.coordinates, self.progress = objective, coordinates, progress
         self.evaluations = 0
         data, random = objective.data, objective.random
@@ -65,11 +59,11 @@ class ImportanceSearch:
         self.shifted = [i for i in others if i in coordinates.mu]  # estimated, without a random effect
 
     def use(self, draws: Draws) -> None:
-        """Evaluate with these draws from now on."""
+        """Set the draws of the following evaluations."""
         self.draws = draws
-        self.known: tuple[bytes, FloatArray] | None = None
+        self.cached: tuple[bytes, FloatArray] | None = None
 
-    def shares(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def individual_objectives(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Each subject's -2 log likelihood without T·log 2π (n,), and its gradient (n, m)."""
         self.evaluations += 1
         values = self.coordinates.unpack(psi)
@@ -95,14 +89,14 @@ class ImportanceSearch:
                 error[i] *= np.exp(sign)
                 pair.append(self._log_density(predicted, replace(values, error=error)))
             by_error[:, i] = -2.0 * np.einsum("ns,ns->n", w, pair[0] - pair[1]) / (2 * STEP)
-        share = -2.0 * (total - np.log(w.shape[1])) - self.constant
-        gradient = Gradient(share, by_mu, by_precision, by_error)
-        return share, by_coordinates(self.coordinates, values, gradient)
+        objectives = -2.0 * (total - np.log(w.shape[1])) - self.constant
+        gradient = Gradient(objectives, by_mu, by_precision, by_error)
+        return objectives, by_coordinates(self.coordinates, values, gradient)
 
     def total(self, psi: FloatArray) -> tuple[float, FloatArray]:
-        """The sums of :meth:`shares`."""
-        share, gradient = self.shares(psi)
-        value = float(share.sum())
+        """The sums of :meth:`individual_objectives`."""
+        objectives, gradient = self.individual_objectives(psi)
+        value = float(objectives.sum())
         if self.progress:
             self.progress(self.evaluations, value)
         return value, gradient.sum(axis=0)
@@ -111,15 +105,15 @@ class ImportanceSearch:
         """Mean (n, k) and covariance (n, k, k) of the individual posteriors, and the effective number of draws (n,)."""
         w = self.weights
         mean = np.einsum("ns,nsk->nk", w, self.eta)
-        gap = self.eta - mean[:, None]
-        return mean, np.einsum("ns,nsk,nsl->nkl", w, gap, gap), 1.0 / (w**2).sum(axis=1)
+        deviation = self.eta - mean[:, None]
+        return mean, np.einsum("ns,nsk,nsl->nkl", w, deviation, deviation), 1.0 / (w**2).sum(axis=1)
 
     def _predictions(self, center: FloatArray) -> FloatArray:
-        """Predictions at the draws (S, N); they move only with parameters that have no random effect."""
+        """Predictions at the draws (S, N); they change only with parameters that have no random effect."""
         key = center[:, self.shifted].tobytes()
-        if self.known is None or self.known[0] != key:
-            self.known = key, self._solve(center)
-        return self.known[1]
+        if self.cached is None or self.cached[0] != key:
+            self.cached = key, self._solve(center)
+        return self.cached[1]
 
     def _solve(self, center: FloatArray) -> FloatArray:
         def one(draw: int) -> FloatArray:
@@ -129,7 +123,7 @@ class ImportanceSearch:
 
         return np.stack(self.objective.in_threads(one, range(self.draws.phi.shape[1])))
 
-    def _log_density(self, predicted: FloatArray, values: Values) -> FloatArray:
+    def _log_density(self, predicted: FloatArray, values: PopulationParameters) -> FloatArray:
         """log p(y | draw), (n, S)."""
         data, kinds = self.objective.data, self.objective.kinds
 
@@ -152,54 +146,55 @@ def log_normal(x: FloatArray, covariance: FloatArray) -> FloatArray:
 
 
 def even_normals(key: int, ids: NDArray[np.int64], n: int, k: int) -> FloatArray:
-    """Standard normal draws (rows, n, k) that fill the space evenly, in every run of consecutive ones of a row.
+    """Quasi-random standard normal draws (rows, n, k), evenly spaced also in any range of consecutive draws of a row.
 
-    Each row has the Kronecker sequence of powers of 1/φ, φ^(k+1) = φ + 1, with a random shift of its own (Cranley &
+    Each row has the Kronecker sequence of powers of 1/φ, φ^(k+1) = φ + 1, with its own random shift (Cranley &
     Patterson 1976, SIAM J Numer Anal 13:904), by inversion. A mean over them errs much less than over independent
-    draws: the logarithm of a mean lies low by half its relative variance, most where the proposal fits worst, and a
-    likelihood that lies low there moves its maximum away.
+    draws: the logarithm of a mean is biased by minus half its relative variance, most where the proposal fits worst,
+    and that bias would move the maximum of the likelihood.
     """
     ratio = 2.0
     for _ in range(60):
         ratio = (1.0 + ratio) ** (1.0 / (k + 1))
     steps = np.arange(n)[:, None] * ratio ** -np.arange(1.0, k + 1)
-    where = (uniforms(key, ids, k)[:, None] + steps) % 1.0
-    return np.asarray(ndtri(np.clip(where, 2.0**-53, 1.0 - 2.0**-53)))
+    points = (uniforms(key, ids, k)[:, None] + steps) % 1.0
+    return np.asarray(ndtri(np.clip(points, 2.0**-53, 1.0 - 2.0**-53)))
 
 
-def draw(
+def draw_from_proposal(
     ids: NDArray[np.int64],
     center: FloatArray,
     mean: FloatArray,
-    spread: FloatArray,
+    covariance: FloatArray,
     omega: FloatArray,
     n: int,
     key: int,
 ) -> Draws:
-    """``n`` draws per subject from a mixture of Gaussians around its own ``mean`` and the population's N(0, Ω).
+    """``n`` draws per subject from a mixture of Gaussians around its ``mean`` and the population's N(0, Ω).
 
-    Each part gives a fixed number of the draws (a deterministic mixture), and the density is that of the whole.
+    Each component gives a fixed number of draws (a deterministic mixture); the density is that of the mixture.
 
     Args:
         ids: subject ids (n,): draws depend on key, id and position alone.
         center: φ of the parameters with random effects at η = 0, (n, k).
-        mean: of η, (n, k); ``spread``: its covariance, (n, k, k).
+        mean: of η, (n, k).
+        covariance: of η, (n, k, k).
         omega: covariance of the population, (k, k).
         n: draws per subject.
         key: stream key.
     """
     k = mean.shape[1]
     z = even_normals(key, ids, n, k)
-    factor, prior = np.linalg.cholesky(spread), np.linalg.cholesky(omega)
-    cuts = np.round(np.cumsum(SHARES) * n).astype(int)
+    factor, prior = np.linalg.cholesky(covariance), np.linalg.cholesky(omega)
+    cuts = np.round(np.cumsum(WEIGHTS) * n).astype(int)
     eta, start = np.empty_like(z), 0
     for width, stop in zip(WIDTHS, cuts, strict=True):
         eta[:, start:stop] = mean[:, None] + width * np.einsum("nkl,nsl->nsk", factor, z[:, start:stop])
         start = stop
     eta[:, start:] = z[:, start:] @ prior.T
     counts = np.diff([0, *cuts, n])
-    parts = [log_normal(eta - mean[:, None], width**2 * spread) for width in WIDTHS] + [log_normal(eta, omega)]
-    log_q = logsumexp([np.log(count / n) + part for count, part in zip(counts, parts, strict=True) if count], axis=0)
+    logs = [log_normal(eta - mean[:, None], width**2 * covariance) for width in WIDTHS] + [log_normal(eta, omega)]
+    log_q = logsumexp([np.log(count / n) + one for count, one in zip(counts, logs, strict=True) if count], axis=0)
     return Draws(center[:, None] + eta, np.asarray(log_q))
 
 
@@ -213,26 +208,26 @@ def maximum_likelihood(
     rounds: int = 4,
     seed: int = 1,
     covariance: str = "gradient",
-    workers: int = 1,
+    n_threads: int = 1,
     max_iterations: int = 100,
-    progress: Progress | None = None,
+    progress: Evaluated | None = None,
 ) -> Fit:
-    """Take a fit by linearisation on to the maximum of the likelihood itself.
+    """Maximise the likelihood itself, starting at a fit by linearisation.
 
     ``eta`` of the result are the means of the individual posteriors, not their modes: they have the smallest mean
-    squared error. ``searches_converged`` says whose proposal carries at least ten effective draws. ``objective`` is
+    squared error. ``searches_converged``: whether a subject has at least ten effective draws. ``objective`` is
     minus twice the log-likelihood without N·log 2π, comparable with that of FOCE or Laplace.
 
     Args:
-        fit: where to begin, by FOCE, FOCEI or Laplace.
-        data: what was fitted.
+        fit: start values, by FOCE, FOCEI or Laplace.
+        data: the fitted data.
         omega: ``full`` or ``diagonal``, as in the fit.
         fixed: as in the fit.
         draws: per subject; memory is 8 bytes x draws x observations, a few times.
-        rounds: proposals and draws are made anew so many times; the last round measures the Monte Carlo error.
+        rounds: of new proposals and draws; the last one measures the Monte Carlo error.
         seed: of the draws.
         covariance: as in :func:`models.nlme.estimation.fit.fit`.
-        workers: threads; the result does not depend on it.
+        n_threads: the result does not depend on it.
         max_iterations: of each maximisation.
         progress: called with (evaluation, objective).
 
@@ -246,50 +241,48 @@ def maximum_likelihood(
             expected="a fit by FOCE, FOCEI or Laplace, at least 50 draws and 2 rounds",
             got=f"{fit.method}, {draws} draws, {rounds} rounds",
         )
-    objective = Objective(fit.model, data, workers=workers, tolerance=1e-7)
+    objective = Objective(fit.model, data, n_threads=n_threads, tolerance=1e-7)
     coordinates = Coordinates(fit.model, omega, fixed)
     search = ImportanceSearch(objective, coordinates, progress)
     psi = coordinates.pack(coordinates.start)
-    mean, spread = fit.eta, linearised_spread(objective, Values.of(fit.model), fit.eta)
+    mean, proposal = fit.eta, linearised_covariance(objective, PopulationParameters.of(fit.model), fit.eta)
     moved, good, message = np.inf, True, "nothing to estimate"
     for number in range(rounds):
         values = coordinates.unpack(psi)
         center = objective.typical_phi(values)[:, objective.random]
         key = stream_key(seed, "importance", number)
-        search.use(draw(data.ids, center, mean, spread, values.omega, draws, key))
-        gradients = search.shares(psi)[1]
+        search.use(draw_from_proposal(data.ids, center, mean, proposal, values.omega, draws, key))
+        gradients = search.individual_objectives(psi)[1]
         curvature = 0.5 * gradients.T @ gradients + 1e-9 * np.eye(len(psi))
         before = psi
         if len(psi):
-            left = LEFT * np.sqrt(len(data))
-            psi, good, message = minimise(search.total, psi, curvature, max_iterations, left)
+            tolerance = TOLERANCE * np.sqrt(len(data))
+            psi, good, message = minimise(search.total, psi, curvature, max_iterations, tolerance)
             moved = float(np.abs((psi - before) / np.sqrt(2.0 * np.diag(np.linalg.inv(curvature)))).max())
-        share = search.shares(psi)[0]
-        new_mean, new_spread, effective = search.moments()
+        search.individual_objectives(psi)
+        new_mean, new_covariance, effective = search.moments()
         better = effective > ENOUGH
         mean = np.where(better[:, None], new_mean, mean)
         ridge = 1e-6 * np.diag(np.diag(values.omega))
-        spread = np.where(better[:, None, None], new_spread + ridge, spread)
+        proposal = np.where(better[:, None, None], new_covariance + ridge, proposal)
     values = coordinates.unpack(psi)
     matrix, problem = covariance_of(search, psi, covariance)
-    share = search.shares(psi)[0]
+    objectives = search.individual_objectives(psi)[0]
     eta, _, effective = search.moments()
-    correlation = matrix / np.sqrt(np.outer(np.diag(matrix), np.diag(matrix)))
-    finite = len(matrix) > 0 and np.isfinite(correlation).all()
     noise = f"Monte Carlo error at most about {moved / np.sqrt(2):.2g} standard errors" if len(psi) else ""
     return replace(
         fit,
         model=values.into(fit.model),
         method="IMP",
-        objective=float(share.sum()),
-        objectives=share,
+        objective=float(objectives.sum()),
+        objectives=objectives,
         eta=eta,
         searches_converged=effective >= ENOUGH,
         names=coordinates.names,
         estimates=coordinates.natural(psi),
         standard_errors=np.sqrt(np.diag(matrix)),
         covariance=matrix,
-        condition_number=float(np.linalg.cond(correlation)) if finite else float("nan"),
+        condition_number=condition_number(matrix),
         shrinkage=1.0 - eta.std(axis=0, ddof=1) / np.sqrt(np.diag(values.omega)),
         converged=good and moved < 0.5,
         message="; ".join(part for part in (message, noise, problem) if part),
@@ -297,16 +290,16 @@ def maximum_likelihood(
     )
 
 
-def linearised_spread(objective: Objective, values: Values, eta: FloatArray) -> FloatArray:
+def linearised_covariance(objective: Objective, values: PopulationParameters, eta: FloatArray) -> FloatArray:
     """Covariance (n, k, k) of each individual posterior, with the model linearised at ``eta`` (n, k)."""
     return np.linalg.inv(data_information(objective, values, eta) + np.linalg.inv(values.omega))
 
 
-def data_information(objective: Objective, values: Values, eta: FloatArray) -> FloatArray:
-    """Information (n, k, k) of each subject's data on its random effects, the model linearised at ``eta`` (n, k)."""
+def data_information(objective: Objective, values: PopulationParameters, eta: FloatArray) -> FloatArray:
+    """Information (n, k, k) of each subject's data on its random effects, linearised at ``eta`` (n, k)."""
     f, g = objective.predict(values, eta)
     model, data = values.into(objective.model), objective.data
-    sd = standard_deviations(model, data, f) * np.where(logarithmic(model, data), f, 1.0)
+    sd = model.standard_deviation(f, data.endpoint) * np.where(model.logarithmic(data.endpoint), f, 1.0)
     scaled = g / np.where(sd > 0, sd, np.inf)[:, None]
     outer = scaled[:, :, None] * scaled[:, None, :]
     return np.asarray(np.add.reduceat(outer, data.row_start[:-1], axis=0))

@@ -13,65 +13,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from image_longitudinal.core.errors import ConfigError, SimulationError
 from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters, inverse_link
 from image_longitudinal.models.nlme.kernels import individual
 from image_longitudinal.models.nlme.kernels.codegen import solver_kernel
+from image_longitudinal.models.nlme.kernels.individual import METHODS
+from image_longitudinal.models.nlme.kernels.modes import modes
+from image_longitudinal.models.nlme.kernels.records import EstimationProblem
 from image_longitudinal.models.nlme.model.population import DISTRIBUTIONS, PopulationModel
-from image_longitudinal.models.nlme.model.residual_error import KINDS, ResidualError
+from image_longitudinal.models.nlme.model.residual_error import KINDS
+from image_longitudinal.models.nlme.simulation.simulate import predict
 
 FloatArray = NDArray[np.float64]
 T = TypeVar("T")
 R = TypeVar("R")
-METHODS = ("FO", "FOCE", "FOCEI", "Laplace")
-TOLERANCE = 1e-8  # per step of the solvers: derivatives of the objective are differences of what they give
+TOLERANCE = 1e-8  # per step of the solvers: the objective is differentiated by differences of predictions
 CONSTANT_VARIANCE = ("additive", "log-normal")  # FOCE with and without interaction are the same for these
-
-
-@dataclass(frozen=True, eq=False)
-class Values:
-    """What is estimated: typical values μ on the scale where random effects add (p,), Ω (k, k), residual errors.
-
-    ``error`` (3 per endpoint): additive, proportional, power.
-    """
-
-    mu: FloatArray
-    omega: FloatArray
-    error: FloatArray
-
-    @classmethod
-    def of(cls, model: PopulationModel) -> Values:
-        """The values that a population model holds."""
-        mu = [transform(parameter.distribution, parameter.typical) for parameter in model.parameters]
-        error = np.array([[r.additive, r.proportional, r.power] for r in model.residuals]).ravel()
-        return cls(np.array(mu), np.array(model.omega, dtype=np.float64), error)
-
-    def into(self, model: PopulationModel) -> PopulationModel:
-        """The population model with these values."""
-        typical = [inverse(parameter.distribution, m) for parameter, m in zip(model.parameters, self.mu, strict=True)]
-        rows = self.error.reshape(-1, 3).tolist()
-        residuals = tuple(ResidualError(own.kind, *row) for own, row in zip(model.residuals, rows, strict=True))
-        return replace(
-            model,
-            parameters=tuple(replace(p, typical=float(v)) for p, v in zip(model.parameters, typical, strict=True)),
-            omega=tuple(tuple(float(v) for v in row) for row in self.omega),
-            residual=residuals[0],
-            other_residuals=residuals[1:],
-        )
-
-
-def transform(distribution: str, value: ArrayLike) -> FloatArray:
-    """A parameter value on the scale where its random effect adds."""
-    value = np.asarray(value, dtype=np.float64)
-    if distribution == "log-normal":
-        return np.log(value)
-    return np.log(value / (1.0 - value)) if distribution == "logit-normal" else value
-
-
-def inverse(distribution: str, value: ArrayLike) -> FloatArray:
-    """The parameter value from the scale where its random effect adds."""
-    value = np.asarray(value, dtype=np.float64)
-    if distribution == "log-normal":
-        return np.exp(value)
-    return 1.0 / (1.0 + np.exp(-value)) if distribution == "logit-normal" else value
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +43,8 @@ class Gradient:
 class Objective:
     """FO, FOCE, FOCEI or Laplace objective of one data set, without the constant N·log 2π.
 
-    The modes of the random effects are kept in ``eta`` (n, k) and are the start of the next search; results do not
-    depend on the number of workers.
+    ``eta`` (n, k) holds the modes of the random effects, from which the next search starts. Results do not depend on
+    the number of threads.
 
     Raises:
         ConfigError: an unknown method, or log-normal residual error with an observation that is not positive.
@@ -100,13 +56,13 @@ class Objective:
         data: PopulationData,
         method: str = "FOCEI",
         *,
-        workers: int = 1,
+        n_threads: int = 1,
         tolerance: float = TOLERANCE,
     ) -> None:
         if method not in METHODS:
             raise ConfigError("unknown estimation method", expected=", ".join(METHODS), got=repr(method))
         kinds = [residual.kind for residual in model.residuals]
-        logarithmic = np.isin(data.endpoint, [i for i, kind in enumerate(kinds) if kind == "log-normal"])
+        logarithmic = model.logarithmic(data.endpoint)
         if (data.observed[logarithmic] <= 0).any():
             row = int(np.flatnonzero(logarithmic & (data.observed <= 0))[0])
             subject = data.ids[data.subject_of_row[row]]
@@ -117,23 +73,29 @@ class Objective:
             )
         if method == "FO" and data.censored.any():
             raise ConfigError(
-                "FO cannot use censored observations", expected="FOCEI or Laplace", got=f"{data.censored.sum()} of them"
+                "FO cannot use censored observations",
+                expected="FOCEI or Laplace",
+                got=f"{data.censored.sum()} censored",
             )
-        self.model, self.data, self.method, self.workers, self.tolerance = model, data, method, workers, tolerance
+        self.model, self.data, self.method, self.n_threads, self.tolerance = model, data, method, n_threads, tolerance
         self.solver = solver_kernel(model.structural, plain=data.is_plain)
         # with constant variance the two coincide, and only FOCEI has the analytic gradient
-        constant = set(kinds) <= set(CONSTANT_VARIANCE)
-        effective = "FOCEI" if method == "FOCE" and constant else method
+        constant_variance = set(kinds) <= set(CONSTANT_VARIANCE)
+        effective = "FOCEI" if method == "FOCE" and constant_variance else method
         self.code, self.kinds = METHODS.index(effective), np.array([KINDS.index(kind) for kind in kinds])
         self.analytic = effective == "FOCEI"
+        self.interaction = effective in ("FOCEI", "Laplace")
         self.random = np.array([i for i, p in enumerate(model.parameters) if p.random], dtype=np.int64)
         self.scales = np.array([DISTRIBUTIONS.index(p.distribution) for p in model.parameters], dtype=np.int64)
-        self.constant = 2.0 * float(np.log(data.observed[logarithmic & ~data.censored]).sum())
+        constant = 2.0 * float(np.log(data.observed[logarithmic & ~data.censored]).sum())
+        self.constant_per_subject = constant / max(1, len(data))
         self.eta = np.zeros((len(data), model.n_random_effects))
-        pieces = np.linspace(0, len(data), min(len(data), 8 * workers if workers > 1 else 1) + 1).astype(int)
+        pieces = np.linspace(0, len(data), min(len(data), 8 * n_threads if n_threads > 1 else 1) + 1).astype(int)
         self.pieces = [(slice(a, b), data.subset(a, b)) for a, b in pairwise(pieces)]
 
-    def find_modes(self, values: Values, starts: ArrayLike | None = None) -> tuple[FloatArray, NDArray[np.bool_]]:
+    def find_modes(
+        self, values: PopulationParameters, starts: ArrayLike | None = None
+    ) -> tuple[FloatArray, NDArray[np.bool_]]:
         """Move ``eta`` to the modes: the best over the present ``eta`` and the rows of ``starts`` (S, k).
 
         Returns:
@@ -142,22 +104,20 @@ class Objective:
         """
         n, k = self.eta.shape
         extra = np.empty((0, k)) if starts is None else np.ascontiguousarray(starts, dtype=np.float64).reshape(-1, k)
-        precision = np.linalg.inv(values.omega)
         joint, good = np.empty(n), np.empty(n, dtype=np.bool_)
 
         def run(piece: tuple[slice, PopulationData]) -> None:
             rows, data = piece
-            individual.modes(
-                self.solver.model(), self.eta[rows], extra, self._mu(values, data), precision, self.random, self.scales,
-                self.kinds, values.error, self.code >= METHODS.index("FOCEI"), self._typical(values, data), data.arrays,
-                self.tolerance, joint[rows], good[rows],
+            modes(
+                self._problem(values, data), self.eta[rows], extra, self._mu(values, data), self._typical(values, data),
+                joint[rows], good[rows],
             )  # fmt: skip
 
         self.in_threads(run, self.pieces)
         return joint, good
 
-    def at_modes(self, values: Values, *, gradient: bool) -> Gradient:
-        """Each subject's objective at the present ``eta``, and its gradient (FOCEI only; arrays of no rows if not).
+    def at_modes(self, values: PopulationParameters, *, gradient: bool) -> Gradient:
+        """Each subject's objective at the present ``eta``, and its gradient (FOCEI only; else arrays without rows).
 
         Raises:
             SimulationError: the objective does not exist for a subject.
@@ -166,14 +126,12 @@ class Objective:
         p = len(values.mu)
         rows = n if gradient else 0
         result = Gradient(np.empty(n), np.empty((rows, p)), np.empty((rows, k, k)), np.empty((rows, len(values.error))))
-        precision = np.linalg.inv(values.omega)
 
         def run(piece: tuple[slice, PopulationData]) -> None:
             where, data = piece
-            failed = individual.contributions(
-                self.solver.model(), self.code, self.eta[where], self._mu(values, data), values.omega, precision,
-                self.random, self.scales, self.kinds, values.error, self._typical(values, data), data.arrays,
-                self.tolerance, result.objective[where], result.by_mu[where], result.by_precision[where],
+            failed = individual.objectives(
+                self._problem(values, data), self.code, self.eta[where], self._mu(values, data), values.omega,
+                self._typical(values, data), result.objective[where], result.by_mu[where], result.by_precision[where],
                 result.by_error[where],
             )  # fmt: skip
             if failed >= 0:
@@ -186,30 +144,36 @@ class Objective:
         self.in_threads(run, self.pieces)
         return result
 
-    def evaluate(self, values: Values, starts: ArrayLike | None = None) -> FloatArray:
+    def evaluate(self, values: PopulationParameters, starts: ArrayLike | None = None) -> FloatArray:
         """Each subject's objective at its mode, found from the present ``eta`` and ``starts``, (n,).
 
         The sum is minus twice the log-likelihood without N·log 2π, as NONMEM prints it.
         """
         if self.method != "FO":
             self.find_modes(values, starts)
-        share = self.constant / max(1, len(self.data))
-        return self.at_modes(values, gradient=False).objective + share
+        return self.at_modes(values, gradient=False).objective + self.constant_per_subject
 
-    def gradient(self, values: Values) -> Gradient:
+    def gradient(self, values: PopulationParameters) -> Gradient:
         """As :meth:`evaluate`, with derivatives."""
         self.find_modes(values)
         result = self.at_modes(values, gradient=True)
-        return replace(result, objective=result.objective + self.constant / max(1, len(self.data)))
+        return replace(result, objective=result.objective + self.constant_per_subject)
 
-    def _mu(self, values: Values, data: PopulationData) -> FloatArray:
+    def _problem(self, values: PopulationParameters, data: PopulationData) -> EstimationProblem:
+        precision = np.asarray(np.linalg.inv(values.omega), dtype=np.float64)
+        return EstimationProblem(
+            self.solver.model(), precision, self.random, self.scales, self.kinds, values.error, self.interaction,
+            data.arrays, self.tolerance,
+        )  # fmt: skip
+
+    def _mu(self, values: PopulationParameters, data: PopulationData) -> FloatArray:
         return np.tile(values.mu, (len(data), 1))
 
-    def typical_phi(self, values: Values) -> FloatArray:
-        """Each subject's parameters for η = 0 on the scale where random effects add, (n, p)."""
+    def typical_phi(self, values: PopulationParameters) -> FloatArray:
+        """Each subject's parameters for η = 0 on the scale on which random effects add, (n, p)."""
         return self._mu(values, self.data)
 
-    def predict(self, values: Values, eta: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def predict(self, values: PopulationParameters, eta: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Predictions (N,) at random effects ``eta`` (n, k), and their derivatives with respect to η, (N, k).
 
         Raises:
@@ -222,24 +186,17 @@ class Objective:
         return f, g[:, self.random]
 
     def predict_at(self, phi: FloatArray) -> FloatArray:
-        """Predictions (N,) at parameters on the scale where random effects add, (n, p), without derivatives.
+        """Predictions (N,) at parameters on the scale on which random effects add, (n, p), without derivatives.
 
         Raises:
             SimulationError: a subject's equations cannot be integrated.
         """
-        data = self.data
-        columns = [inverse(p.distribution, phi[:, i]) for i, p in enumerate(self.model.parameters)]
-        f = np.empty(len(data.times))
-        parameters, none = np.stack(columns, axis=1), np.empty((len(f), 0))
-        failed, _ = self.solver.run(parameters, data.arrays, 0, False, self.tolerance, f, none)
-        self._check(failed, phi, data)
-        return f
+        columns = [inverse_link(p.distribution, phi[:, i]) for i, p in enumerate(self.model.parameters)]
+        parameters = np.stack(columns, axis=1)
+        return predict(self.model.structural, parameters, self.data, ids=self.data.ids, tolerance=self.tolerance)
 
     def _predictions(self, phi: FloatArray, data: PopulationData, f: FloatArray, g: FloatArray) -> None:
         failed = individual.predictions(self.solver.model(), phi, self.scales, data.arrays, self.tolerance, f, g)
-        self._check(failed, phi, data)
-
-    def _check(self, failed: int, phi: FloatArray, data: PopulationData) -> None:
         if failed >= 0:
             raise SimulationError(
                 f"model {self.model.name!r} could not be integrated",
@@ -247,9 +204,9 @@ class Objective:
                 got=f"parameters on the scale of their random effects {phi[failed].tolist()}",
             )
 
-    def _typical(self, values: Values, data: PopulationData) -> FloatArray:
-        """Predictions at η = 0, where variances are taken without interaction; nothing with it."""
-        if self.code >= METHODS.index("FOCEI"):
+    def _typical(self, values: PopulationParameters, data: PopulationData) -> FloatArray:
+        """Predictions at η = 0, for the residual variances; empty with interaction."""
+        if self.interaction:
             return np.empty(0)
         f = np.empty(len(data.times))
         self._predictions(self._mu(values, data), data, f, np.empty((len(f), len(values.mu))))
@@ -257,7 +214,7 @@ class Objective:
 
     def in_threads(self, run: Callable[[T], R], pieces: Iterable[T]) -> list[R]:
         """The results of ``run`` for each piece, in order; the compiled kernels run without Python's lock."""
-        if self.workers <= 1:
+        if self.n_threads <= 1:
             return [run(piece) for piece in pieces]
-        with ThreadPoolExecutor(self.workers) as pool:
+        with ThreadPoolExecutor(self.n_threads) as pool:
             return list(pool.map(run, pieces))

@@ -1,7 +1,7 @@
-"""Fits as ArviZ InferenceData, kept in a file that is read back exactly; and in words, what is wrong with a fit.
+"""Fits as ArviZ InferenceData in files that are read back exactly, and warnings about a fit.
 
-A file ending in ``.nc`` is netCDF (HDF5), one ending in ``.zarr`` a Zarr group. Neither holds code or a clock: a model
-is kept by name and values, and its equations are looked up in the library when it is read.
+A file ending in ``.nc`` is netCDF (HDF5), one ending in ``.zarr`` a Zarr group. Neither holds code or timestamps: a
+model is stored by name and values, and its equations are looked up in the library when the file is read.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.files import move_into_place, replacing, temporary_folder
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.fit import Fit
-from image_longitudinal.models.nlme.estimation.objective import Values
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.models.nlme.model.residual_error import ResidualError
 
 FloatArray = NDArray[np.float64]
-ILL_CONDITIONED = 1000.0  # condition number of the estimates' correlation from which they are hardly told apart
-TEXTS = ("method", "message", "model", "residual")
+ILL_CONDITIONED = 1000.0  # condition number of the estimates' correlation above which they are hardly identifiable
 
 
 def inference_data(
@@ -41,12 +40,12 @@ def inference_data(
 
     Args:
         fit: the fit.
-        data: what was fitted.
+        data: the fitted data.
         predictions: arrays (N,) by name, e.g. ``vars(residuals(...))``.
     """
     effects, quantities = list(fit.model.random_effect_names), list(fit.names)
     ids = np.arange(len(fit.eta)) if data is None else data.ids
-    values = Values.of(fit.model)
+    values = PopulationParameters.of(fit.model)
     parameters = fit.model.parameters
     endpoints = ["", *(f"({name})" for name in fit.model.structural.endpoints[1:])]
     groups = {
@@ -110,7 +109,7 @@ def fit_of(content: az.InferenceData, model: PopulationModel | None = None) -> F
     """The fit that InferenceData was made from.
 
     Args:
-        content: what :func:`inference_data` made.
+        content: result of :func:`inference_data`.
         model: gives the equations; the library's model of the recorded name if None.
 
     Raises:
@@ -161,18 +160,18 @@ def fit_of(content: az.InferenceData, model: PopulationModel | None = None) -> F
     )
 
 
-def save(content: az.InferenceData, path: str | Path) -> Path:
+def save_results(content: az.InferenceData, path: str | Path) -> Path:
     """Write InferenceData (a fit's, or draws of PyMC) to a ``.nc`` or ``.zarr`` file; it appears whole or not at all.
 
-    The same content gives the same netCDF bytes: creation times that PyMC notes are left out.
+    The same content gives the same netCDF bytes: PyMC's creation times are removed.
 
     Raises:
         ConfigError: another ending, or no such folder.
     """
     target = Path(path)
     if target.suffix not in (".nc", ".zarr") or not target.parent.is_dir():
-        raise ConfigError("cannot keep results there", expected=".nc or .zarr in an existing folder", got=target)
-    tree = content.to_datatree()  # ArviZ's own to_zarr does not know zarr 3
+        raise ConfigError("cannot write results there", expected=".nc or .zarr in an existing folder", got=target)
+    tree = content.to_datatree()  # ArviZ's own to_zarr does not support zarr 3
     for node in tree.subtree:
         node.attrs.pop("created_at", None)
     if target.suffix == ".nc":
@@ -186,8 +185,8 @@ def save(content: az.InferenceData, path: str | Path) -> Path:
     return target
 
 
-def load(path: str | Path) -> az.InferenceData:
-    """What :func:`save` wrote, in memory; ConfigError if there is no such file."""
+def load_results(path: str | Path) -> az.InferenceData:
+    """A file of :func:`save_results`, read into memory; ConfigError if it does not exist."""
     source = Path(path)
     if not source.exists():
         raise ConfigError("no such results", got=source)
@@ -203,32 +202,34 @@ def save_fit(
     data: PopulationData | None = None,
     predictions: Mapping[str, FloatArray] | None = None,
 ) -> Path:
-    """Keep a fit, with data and predictions if given: :func:`inference_data`, then :func:`save`."""
-    return save(inference_data(fit, data, predictions), path)
+    """Save a fit, with data and predictions if given: :func:`inference_data`, then :func:`save_results`."""
+    return save_results(inference_data(fit, data, predictions), path)
 
 
 def load_fit(path: str | Path, model: PopulationModel | None = None) -> Fit:
-    """Read a fit back, equal to what was saved; arguments and errors as :func:`fit_of`."""
-    return fit_of(load(path), model)
+    """Read a fit, equal to the saved one; arguments and errors as :func:`fit_of`."""
+    return fit_of(load_results(path), model)
 
 
-def concerns(fit: Fit) -> list[str]:
-    """What a reader of the estimates should know first, one sentence each; empty for a fit without trouble."""
+def fit_warnings(fit: Fit) -> list[str]:
+    """Problems of a fit that a reader of its estimates should know, one sentence each."""
     found = []
     if not fit.converged:
         found.append(f"The fit did not converge: {fit.message}.")
     lost = int((~fit.searches_converged).sum())
     if lost:
-        found.append(f"{lost} of {len(fit.eta)} subjects: the search for the random effects ended before it converged.")
+        found.append(f"{lost} of {len(fit.eta)} subjects: the search for the random effects did not converge.")
     if len(fit.names) and not np.isfinite(fit.standard_errors).all():
-        found.append("There are no standard errors for some or all estimates.")
+        found.append("Some or all estimates have no standard error.")
     if fit.condition_number > ILL_CONDITIONED:
-        found.append(f"The estimates are hardly told apart: condition number {fit.condition_number:.3g}.")
+        found.append(f"The estimates are hardly identifiable: condition number {fit.condition_number:.3g}.")
     omega = np.asarray(fit.model.omega)
     scale = np.sqrt(np.diag(omega))
     if len(omega) and np.linalg.eigvalsh(omega / np.outer(scale, scale))[0] < 1e-3:
         found.append("Omega is close to singular: some random effects are nearly functions of the others.")
-    for name, share in zip(fit.model.random_effect_names, fit.shrinkage, strict=True):
-        if share > 0.3:
-            found.append(f"Shrinkage of {name} is {share:.0%}: plots of its estimates mislead (Savic & Karlsson 2009).")
+    for name, shrinkage in zip(fit.model.random_effect_names, fit.shrinkage, strict=True):
+        if shrinkage > 0.3:
+            found.append(
+                f"Shrinkage of {name} is {shrinkage:.0%}: plots of its estimates mislead (Savic & Karlsson 2009)."
+            )
     return found

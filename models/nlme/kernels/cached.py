@@ -1,4 +1,4 @@
-"""Where compiled kernels are kept from one process to the next, and how those that are written by hand get there."""
+"""The cache of compiled kernels on disk."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ import numba
 from image_longitudinal.core.digest import SHORT, digest_of
 
 F = TypeVar("F", bound=Callable[..., Any])
+MODEL = Path(__file__).parents[1] / "model"
 
 
 def cached_kernel(function: F) -> F:
-    """Compile a function, and keep what was compiled under the digest of every module of its package.
+    """Compile a function; its cache folder is named by the digest of all sources that it may use.
 
-    numba itself looks at the function's own module alone, and would serve an old kernel after an edit of another one
-    that it calls.
+    numba itself checks the function's own module only, and would serve an old kernel after an edit of a module whose
+    functions or constants it uses: those of its package, and constants of ``models.nlme.model``.
     """
     folder, before = Path(inspect.getfile(function)).parent, numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(cache_folder() / digest_of_sources(folder))  # read while the decorator runs
@@ -33,7 +34,7 @@ def cached_kernel(function: F) -> F:
 
 @lru_cache(maxsize=1)
 def cache_folder() -> Path:
-    """The user's cache folder; a private temporary one if that cannot be written."""
+    """The user's cache folder; a private temporary folder if that is not writable."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "image-longitudinal" / "nlme"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,5 +46,6 @@ def cache_folder() -> Path:
 
 @lru_cache(maxsize=8)
 def digest_of_sources(folder: Path) -> str:
-    """Short digest of the modules in a folder."""
-    return digest_of([path.read_text() for path in sorted(folder.glob("*.py"))])[:SHORT]
+    """Short digest of the modules in a folder and of those in ``models.nlme.model``."""
+    paths = [*sorted(folder.glob("*.py")), *sorted(MODEL.glob("*.py"))]
+    return digest_of([path.read_text() for path in paths])[:SHORT]

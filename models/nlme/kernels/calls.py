@@ -1,7 +1,8 @@
 """Calls of one model's functions from kernels that serve every model, by address.
 
-What is the same for all models (events, steady states, the individual level of estimation) is so compiled once and not
-once per model. A model is an int64 array: the addresses of its functions and its sizes, at the positions below.
+So the code that is the same for all models (events, steady states, the individual level of estimation) is compiled
+once, not once per model. A model is an int64 array: the addresses of its functions and its sizes, at the positions
+below.
 """
 
 from __future__ import annotations
@@ -20,54 +21,54 @@ from numba.core.typing import Signature, signature
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from image_longitudinal.models.nlme.data.population_data import Arrays
+from image_longitudinal.models.nlme.kernels.event_arrays import EventArrays
+from image_longitudinal.models.nlme.kernels.records import SolverWorkspace, State
 
 SOLVE, ADVANCE, RHS, INITIAL, OUTPUT, DOSING, N_STATES, N_PARAMETERS, N_COVARIATES = range(9)
 
 _real, _integer = types.float64, types.int64
 _vector, _matrix, _integers = _real[::1], _real[:, ::1], _integer[::1]
-_arrays = dict.fromkeys(Arrays._fields, _vector) | {
+_arrays = dict.fromkeys(EventArrays._fields, _vector) | {
     "censored": types.boolean[::1], "covariates": _matrix,
     **dict.fromkeys(("row_start", "before", "endpoint", "event_start", "kind", "compartment"), _integers),
 }  # fmt: skip
-_data = types.NamedTuple(list(_arrays.values()), Arrays)
-_workspace = types.Tuple((  # of kernels.esdirk
+_data = types.NamedTuple(list(_arrays.values()), EventArrays)
+_state = types.NamedTuple([_vector, _matrix, _vector, _vector, _matrix], State)
+_workspace = types.NamedTuple([
     _vector, _matrix, _matrix, _real[:, :, ::1], _vector, _matrix, _vector, _matrix,
     _matrix, _integers, _vector, _vector, _matrix, _integers,
-))  # fmt: skip
+], SolverWorkspace)  # fmt: skip
 
 SIGNATURES: dict[int, Signature] = {
-    SOLVE: signature(  # kernels.course.solve
+    SOLVE: signature(  # kernels.event_integration.solve_events
         types.UniTuple(_integer, 2), _integers, _matrix, _data, _integer, types.boolean, _real, _vector, _matrix
     ),
-    ADVANCE: signature(  # kernels.esdirk.make_advance
-        _real, _real, _real, _vector, _matrix, _vector, _vector, _matrix, _vector, _real, _real, _workspace
-    ),
-    # codegen.ENTRIES; those that have nothing to return return 0
+    ADVANCE: signature(_real, _real, _real, _state, _vector, _real, _real, _workspace),  # kernels.esdirk.make_advance
+    # codegen.ENTRIES; functions without a result return 0
     RHS: signature(_real, _real, _vector, _vector, _vector),
     INITIAL: signature(_real, _real, _vector, _vector, _matrix),
     OUTPUT: signature(_real, _integer, _real, _vector, _vector, _vector, _vector),
     DOSING: signature(_real, _real, _vector, _vector, _matrix),
 }
 
-# how a model's functions are compiled that others call
+# How a model's functions that others call are compiled.
 entry = njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True)
 
 
 def bind(
     solve: Any, functions: dict[int, Any], states: int = 0, parameters: int = 0, covariates: int = 0
 ) -> tuple[Callable[[], NDArray[np.int64]], Callable[..., tuple[int, int]]]:
-    """What a module of a model's compiled functions offers: the array that stands for the model, and its solver.
+    """The array that stands for a model, and its solver, from the compiled functions of its module.
 
     Args:
-        solve: as :func:`models.nlme.kernels.course.solve`.
-        functions: those of the model that others call, by position.
-        states: how many the model has.
-        parameters: how many it has.
-        covariates: how many it has.
+        solve: as :func:`models.nlme.kernels.event_integration.solve_events`.
+        functions: the model's functions that others call, by position.
+        states: their number.
+        parameters: their number.
+        covariates: their number.
 
     Returns:
-        ``model()``, which compiles when it is first called, and ``run``, which is ``solve`` without its first argument.
+        ``model()``, which compiles at its first call, and ``run``: ``solve`` without its first argument.
     """
 
     @lru_cache(maxsize=1)

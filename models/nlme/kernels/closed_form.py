@@ -1,4 +1,4 @@
-"""Predictions of generated models in closed form: formulas of time, parameters and covariates."""
+"""Predictions of generated models in closed form: formulas in time, parameters and covariates."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from image_longitudinal.models.nlme.kernels.cached import cached_kernel
 from image_longitudinal.models.nlme.kernels.calls import N_COVARIATES, N_PARAMETERS, call_output
 from image_longitudinal.models.nlme.kernels.compiled import assign
-
-COVARIATES, GOOD, NOT_INTEGRATED = 4, 0, 1  # as in kernels.course
+from image_longitudinal.models.nlme.kernels.event_arrays import COVARIATES
+from image_longitudinal.models.nlme.kernels.records import GOOD, NOT_INTEGRATED
 
 
 @cached_kernel
-def solve(model, parameters, data, start, shared, tolerance, out, gradient):  # type: ignore[no-untyped-def]
-    """As :func:`models.nlme.kernels.course.solve`, for a model without states; doses mean nothing to it."""
+def solve_formula(model, parameters, data, start, shared, tolerance, out, gradient):  # type: ignore[no-untyped-def]
+    """As :func:`models.nlme.kernels.event_integration.solve_events`, for a model without states; doses are ignored."""
     n_parameters, c, x = model[N_PARAMETERS], model[N_COVARIATES], np.empty(0)
     p = np.zeros(n_parameters + 2 * c + 1)
     for row in range(parameters.shape[0]):

@@ -1,9 +1,9 @@
 """From the symbolic model to compiled kernels: PyTensor graphs of scalars written out as numba functions.
 
 The generated source is one file per model in the user's cache folder, named by the digest of its own text and of the
-integrator's, so numba's on-disk cache serves the next process and an edited model can never meet an old kernel. The
-equations are compiled into the integrator, which runs them millions of times; whatever else knows the model calls it
-by address (:mod:`models.nlme.kernels.calls`) and is compiled once for all.
+integrator's. So numba's on-disk cache serves the next process, and an edited model never uses an old kernel. The
+equations are compiled into the integrator, which evaluates them millions of times; all other kernels call the model by
+address (:mod:`models.nlme.kernels.calls`) and are compiled once for all models.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _FORMS = {
 }  # fmt: skip
 
 KERNELS = Path(__file__).parent
-PARTS = ("compiled", "dop853", "esdirk", "calls")  # what is compiled into a generated file
+PARTS = ("compiled", "records", "dop853", "esdirk", "calls")  # modules that are compiled into a generated file
 
 ENTRIES = {
     "OUTPUT": """
@@ -59,8 +59,8 @@ _advance = private_copy(__name__, "esdirk").make_advance(
 
 
 @entry
-def called_advance(t, end, y, sens, p, rate, rate_by, size, step, tolerance, w):
-    return _advance(t, end, y, sens, p, rate, rate_by, size, step, tolerance, w)
+def called_advance(t, end, state, p, step, tolerance, w):
+    return _advance(t, end, state, p, step, tolerance, w)
 """,
     "RHS": """
 
@@ -72,26 +72,26 @@ def called_rhs(t, x, p, out):
     "INITIAL": """
 
 @entry
-def called_initial(t, p, y, sens):
+def called_initial(t, p, y, y_by):
     initial(t, p, y)
-    if sens.size > 0:
-        initial_gradient(t, p, sens)
+    if y_by.size > 0:
+        initial_gradient(t, p, y_by)
     return 0.0
 """,
     "DOSING": """
 
 @entry
-def called_dosing(t, p, own, own_by):
-    dosing(t, p, own)
-    if own_by.size > 0:
-        dosing_gradient(t, p, own_by)
+def called_dosing(t, p, values, values_by):
+    dosing(t, p, values)
+    if values_by.size > 0:
+        dosing_gradient(t, p, values_by)
     return 0.0
 """,
 }
 
 FOOTER = """
 FUNCTIONS = {{{functions}}}
-model, run = calls.bind({solver}.solve, FUNCTIONS, N_STATES, N_PARAMETERS, N_COVARIATES)
+model, run = calls.bind({solver}, FUNCTIONS, N_STATES, N_PARAMETERS, N_COVARIATES)
 """
 
 
@@ -113,27 +113,26 @@ def generated_kernel(model: StructuralModel) -> ModuleType:
 
 
 def solver_kernel(model: StructuralModel, *, plain: bool = True) -> ModuleType:
-    """The fastest module with a ``run`` for a model: its hand-made one if it has one that will do.
+    """The fastest module with a ``run`` for a model: its hand-written kernel if there is one that can be used.
 
-    ``plain``: every event is a dose of known amount and rate, which is all that a hand-made one can do.
+    ``plain``: every event is a dose of known amount and rate, which hand-written kernels require.
     """
-    hand_made = model.kernel is not None and plain
-    return importlib.import_module(str(model.kernel)) if hand_made else generated_kernel(model)
+    return importlib.import_module(model.kernel) if model.kernel and plain else generated_kernel(model)
 
 
 def solver_digest(model: StructuralModel) -> str:
-    """Digest of everything that decides a model's predictions and what estimation makes of them."""
+    """Digest of all code that decides a model's predictions and estimates."""
     solver = solver_kernel(model)  # the name of a generated one is the digest of its text
     own = digest_of_sources(Path(str(solver.__file__)).parent) if model.kernel else solver.__name__
     return digest_of(own, digest_of_sources(KERNELS))
 
 
 def private_copy(kernel: str, module: str) -> ModuleType:
-    """A copy of ``image_longitudinal.models.nlme.kernels.<module>`` under a name of its own for one generated file.
+    """A copy of ``image_longitudinal.models.nlme.kernels.<module>`` under a name used by one generated file only.
 
-    numba names compiled functions by module and a counter that starts anew in each process. With one shared module,
-    two kernels compiled in different processes and loaded from the cache into a third would carry different machine
-    code under equal symbols, and the linker would silently give both the same.
+    numba names compiled functions by module and a counter that restarts in each process. With one shared module, two
+    kernels compiled in different processes and loaded from the cache into a third would have different machine code
+    under equal symbols, and the linker would silently use one of them for both.
     """
     return _load(f"{kernel}_{module}", KERNELS / f"{module}.py")
 
@@ -186,7 +185,7 @@ def generate_source(model: StructuralModel) -> str:
         f'"""Compiled functions of the structural model {model.name!r}, generated from its symbolic form."""\n\n'
         "import math\n\nimport numpy as np\nfrom numba import njit\n\n"
         "from image_longitudinal.models.nlme.kernels.codegen import private_copy\n"
-        "from image_longitudinal.models.nlme.kernels import calls, closed_form, course\n"
+        "from image_longitudinal.models.nlme.kernels import calls, closed_form, event_integration\n"
         "from image_longitudinal.models.nlme.kernels.calls import entry\n"
         "from image_longitudinal.models.nlme.kernels.esdirk import TOLERANCE\n\n"
         f"LINEAR, MODELLED = {_is_linear(system, jacobian)}, {bool(system.dosing)}\n"
@@ -194,7 +193,8 @@ def generate_source(model: StructuralModel) -> str:
     )
     called = [name for name in ENTRIES if name == "OUTPUT" or (x and (name != "DOSING" or system.dosing))]
     by_position = ", ".join(f"calls.{name}: called_{name.lower()}" for name in called)
-    footer = FOOTER.format(functions=by_position, solver="course" if x else "closed_form")
+    solver = "event_integration.solve_events" if x else "closed_form.solve_formula"
+    footer = FOOTER.format(functions=by_position, solver=solver)
     return head_of_file + "\n\n".join(functions) + "\n" + "".join(ENTRIES[name] for name in called) + footer
 
 
@@ -203,7 +203,7 @@ def _entries(name: str, of: Sequence[Any]) -> list[str]:
 
 
 def _choice(name: str, arguments: str, n: int) -> str:
-    """A function that calls the one of the endpoint asked for."""
+    """A function that calls that of the given endpoint."""
     lines = [f"    if endpoint == {i}:\n        return {name}{i}({arguments})" for i in range(n - 1)]
     body = "\n".join([*lines, f"    return {name}{n - 1}({arguments})"])
     return f'@njit(nogil=True, error_model="numpy")\ndef {name}(endpoint, {arguments}):\n{body}\n'
@@ -289,7 +289,7 @@ def _literal(data: Any) -> str:
 def _operation(op: Any, arguments: list[str]) -> str:
     """Python text of one scalar operation; ConfigError if it has none."""
     kind = type(getattr(op, "scalar_op", op)).__name__
-    if kind in ("DimShuffle", "TensorFromScalar", "ScalarFromTensor"):  # shapes of a scalar: nothing to do
+    if kind in ("DimShuffle", "TensorFromScalar", "ScalarFromTensor"):  # the same scalar in another type
         return arguments[0]
     if kind in _INFIX:
         return _INFIX[kind].join(arguments)

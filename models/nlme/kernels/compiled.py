@@ -1,4 +1,4 @@
-"""How the parts of kernels are compiled, and copies of small arrays."""
+"""Compilation of functions that only other compiled functions call, and loops over small arrays."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from numba import njit
 
 Compiled: TypeAlias = Callable[..., Any]
 
-# Parts are called from other compiled functions only: entrances from Python and C would only take time to compile.
+# Without entry points from Python and C, which would only add compile time.
 compiled = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 @compiled
 def assign(target, source):  # type: ignore[no-untyped-def]
-    """target ← source, (n,); a loop because array expressions take numba a hundred times as long to compile."""
+    """target ← source, (n,); a loop, because array expressions take numba a hundred times longer to compile."""
     for i in range(target.size):
         target[i] = source[i]
 
@@ -30,7 +30,7 @@ def assign2(target, source):  # type: ignore[no-untyped-def]
 
 @compiled
 def norm(a):  # type: ignore[no-untyped-def]
-    """The largest sum of sizes in a row of a (n, n)."""
+    """The largest sum of absolute values in a row of a (n, n)."""
     largest = 0.0
     for i in range(a.shape[0]):
         total = 0.0

@@ -1,4 +1,4 @@
-"""Small dense matrices in compiled functions: Cholesky factors and what is solved with them, (k, k) float64."""
+"""Small dense matrices in compiled functions, (k, k) float64: Cholesky factors, solves, secant updates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from image_longitudinal.models.nlme.kernels.compiled import compiled
 
 @compiled
 def cholesky(a: np.ndarray) -> bool:
-    """Lower Cholesky factor in place (upper triangle left as it is); False if ``a`` is not positive definite."""
+    """Lower Cholesky factor in place (the upper triangle is not changed); False if ``a`` is not positive definite."""
     n = a.shape[0]
     for j in range(n):
         for k in range(j):
@@ -54,7 +54,7 @@ def secant(b: np.ndarray, step: np.ndarray, wanted: np.ndarray, change: np.ndarr
     """Change ``b`` (k, k) so that b·step is ``wanted`` (k,), in place; ``wanted`` is overwritten.
 
     ``change`` (k,) is that of the gradient along the step. The sized update of Dennis, Gay and Welsch 1981 (ACM Trans
-    Math Softw 7:348, NL2SOL); left out where the curvature along the step is not positive.
+    Math Softw 7:348, NL2SOL); no update if the curvature along the step is not positive.
     """
     k = step.size
     along, c2, s2, now, then = 0.0, 0.0, 0.0, 0.0, 0.0
@@ -72,22 +72,21 @@ def secant(b: np.ndarray, step: np.ndarray, wanted: np.ndarray, change: np.ndarr
         for j in range(k):
             b[i, j] *= size
             wanted[i] -= b[i, j] * step[j]
-    lack = 0.0
+    remainder = 0.0
     for i in range(k):
-        lack += wanted[i] * step[i]
+        remainder += wanted[i] * step[i]
     for i in range(k):
         for j in range(k):
             b[i, j] += (wanted[i] * change[j] + change[i] * wanted[j]) / along
-            b[i, j] -= lack * change[i] * change[j] / (along * along)
+            b[i, j] -= remainder * change[i] * change[j] / (along * along)
 
 
 @compiled
-def forget(b: np.ndarray) -> bool:
-    """b ← 0; False: nothing is learned."""
+def set_zero(b: np.ndarray) -> None:
+    """b ← 0."""
     for i in range(b.shape[0]):
         for j in range(b.shape[1]):
             b[i, j] = 0.0
-    return False
 
 
 @compiled

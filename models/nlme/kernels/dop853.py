@@ -1,7 +1,7 @@
-"""Explicit integrator of order 8 for as long as a model is not stiff (Hairer, Nørsett & Wanner 1993, II.10).
+"""Explicit integrator of order 8, used while a model is not stiff (Hairer, Nørsett & Wanner 1993, II.10).
 
-Dormand's and Prince's method with twelve stages; its error estimate mixes orders 5 and 3. Where stability and not
-accuracy limits its steps, as the norm of the Jacobian times the step tells, the implicit integrator takes over.
+Dormand and Prince's method with twelve stages; its error estimate mixes orders 5 and 3. When stability rather than
+accuracy limits its steps (step times norm of the Jacobian), the implicit integrator takes over.
 """
 
 from __future__ import annotations
@@ -12,23 +12,25 @@ import numpy as np
 from scipy.integrate import DOP853
 
 from image_longitudinal.models.nlme.kernels.compiled import Compiled, compiled, norm
+from image_longitudinal.models.nlme.kernels.records import EXPLICIT_STAGES, IS_STIFF, REACHED, STEP_SIZE
 
-STAGES = 12
+STAGES = EXPLICIT_STAGES
 A, C = np.ascontiguousarray(DOP853.A[:STAGES, :STAGES]), np.ascontiguousarray(DOP853.C[:STAGES])
 B, E3, E5 = np.array(DOP853.B), np.array(DOP853.E3[:STAGES]), np.array(DOP853.E5[:STAGES])
 GROWTH = 6.0
-STABLE = 4.0  # step times norm of the Jacobian from which on stability may be what limits the steps
-STIFF = 6  # steps in a row beyond which it is
+STABLE = 4.0  # step times norm of the Jacobian above which stability may limit the steps
+STIFF = 6  # so many such steps in a row: the model is stiff
 MAX_STEPS = 2_000
-TIME, STEP, IS_STIFF = range(3)  # of the state
 
 
 def make_explicit(n: int, rhs: Compiled, jacobian: Compiled) -> Compiled:
-    """The function that integrates a model with n states as far as explicit steps are worth it."""
+    """The function that integrates a model with n states until its equations become stiff."""
 
     @compiled
-    def explicit(t, end, y, p, rate, size, step, tolerance, state, k, z, slopes):  # type: ignore[no-untyped-def]
-        """Move y from t towards end; ``state`` receives the time reached, the next step, and whether to go implicit."""
+    def explicit(t, end, state, p, step, tolerance, w):  # type: ignore[no-untyped-def]
+        """Move the state from t towards end; ``w.explicit`` receives time reached, next step size and stiffness."""
+        y, _, size, rate, _ = state
+        k, z, jacobian_here = w.explicit_k, w.z, w.lu
         sign, suspicious = 1.0 if end >= t else -1.0, 0
         rhs(t, y, p, k[0])
         for i in range(n):
@@ -73,7 +75,7 @@ def make_explicit(n: int, rhs: Compiled, jacobian: Compiled) -> Compiled:
                     y[i] = z[i]
                     size[i] = max(size[i], abs(y[i]))
                 if last:
-                    state[TIME], state[STEP] = end, max(step, h * min(GROWTH, factor))
+                    w.explicit[REACHED], w.explicit[STEP_SIZE] = end, max(step, h * min(GROWTH, factor))
                     return
                 step = h * min(GROWTH, factor)
                 rhs(t, y, p, k[0])
@@ -83,10 +85,10 @@ def make_explicit(n: int, rhs: Compiled, jacobian: Compiled) -> Compiled:
                 step = h * max(0.2, factor)
                 if t + sign * step == t:
                     break
-            jacobian(t, y, p, slopes)
-            suspicious = suspicious + 1 if norm(slopes) * h > STABLE else 0
+            jacobian(t, y, p, jacobian_here)
+            suspicious = suspicious + 1 if norm(jacobian_here) * h > STABLE else 0
             if suspicious > STIFF:
                 break
-        state[TIME], state[STEP], state[IS_STIFF] = t, step, 1.0
+        w.explicit[REACHED], w.explicit[STEP_SIZE], w.explicit[IS_STIFF] = t, step, 1.0
 
     return explicit

@@ -1,4 +1,4 @@
-"""Stiff-safe adaptive integrator for generated models, with the exact derivative of its own steps.
+"""Adaptive integrator for stiff generated models, with the exact derivative of its own steps.
 
 ESDIRK4(3)6L[2]SA (Kennedy & Carpenter, NASA/TM-2016-219173; the implicit part of ARK4(3)6L[2]SA, 2003): six stages,
 the first explicit, order 4 with an embedded order 3, L-stable, stiffly accurate, stage order 2. Each stage is solved
@@ -15,6 +15,7 @@ import math
 import numpy as np
 
 from image_longitudinal.models.nlme.kernels.compiled import Compiled, compiled, norm
+from image_longitudinal.models.nlme.kernels.records import IMPLICIT_STAGES, IS_STIFF, REACHED, STEP_SIZE
 
 GAMMA = 0.25
 C = np.array([0.0, 1 / 2, 83 / 250, 31 / 50, 17 / 20, 1.0])
@@ -33,13 +34,11 @@ B_EMBEDDED = np.array(
     [4586570599 / 29645900160, 0.0, 178811875 / 945068544, 814220225 / 1159782912, -3700637 / 11593932, 61727 / 225920]
 )
 ERROR = B - B_EMBEDDED
-STAGES = 6
+STAGES = IMPLICIT_STAGES
 CHORD, NEWTON = 4, 8  # iterations of a stage with the step's first Jacobian, then with its own
-SOLVED = 0.01  # change of a stage, in units of the tolerance, at which it counts as solved
+SOLVED = 0.01  # change of a stage, in units of the tolerance, at which Newton's method has converged
 GROWTH = 3.0
-CALM = 1.0  # step times norm of the Jacobian below which a model is no longer stiff
-EXPLICIT_STAGES = 12
-TIME, STEP, IS_STIFF = range(3)  # of the explicit integrator's state
+NOT_STIFF = 1.0  # step times norm of the Jacobian below which a model is no longer stiff
 MAX_STEPS = 200_000
 TOLERANCE = 2e-8  # per step, relative to the largest size each state has had: global errors stay below 1e-6
 
@@ -95,15 +94,16 @@ def make_step(
 ) -> Compiled:
     """The function that takes one step of a model with n states and m parameters.
 
-    n and m are constants in it, so its loops unroll. ``linear``: the equations are, so Newton's first iterate is the
-    solution.
+    n and m are constants in it, so its loops unroll. ``linear``: the equations are linear, so that Newton's first
+    iterate is the solution.
     """
 
     @compiled
-    def step_once(t, h, y, sens, p, rate, rate_by, scale, w):  # type: ignore[no-untyped-def]
-        """One step from y (and sens) with k[0] known: scaled error estimate; the end is left in w.z, w.zs."""
-        _, stages, k, ks, z, zs, base, bases, lu, pivot, _, column, lus, pivots = w
-        delta = stages[0]
+    def step_once(t, h, state, p, w):  # type: ignore[no-untyped-def]
+        """One step from the state with k[0] known: scaled error estimate; ``w.z``, ``w.z_by`` hold the new state."""
+        y, y_by, _, rate, rate_by = state
+        k, k_by, z, z_by, base, base_by, lu, pivot = w.k, w.k_by, w.z, w.z_by, w.base, w.base_by, w.lu, w.pivot
+        scale, column, lu_by, pivot_by, delta = w.scale, w.column, w.lu_by, w.pivot_by, w.explicit_k[0]
         hg = h * GAMMA
         jacobian(t, y, p, lu)
         _newton_matrix(lu, hg)
@@ -119,7 +119,7 @@ def make_step(
                 z[i] = base[i] + hg * k[stage - 1, i]
             previous, converged = 0.0, False
             for iteration in range(CHORD + NEWTON):
-                if iteration >= CHORD:  # slow with the Jacobian of the step's start: take the one here
+                if iteration >= CHORD:  # slow with the Jacobian of the step's start: evaluate it here
                     jacobian(ts, z, p, lu)
                     _newton_matrix(lu, hg)
                     if not factor(lu, pivot):
@@ -141,25 +141,25 @@ def make_step(
                 return math.inf
             for i in range(n):
                 k[stage, i] = (z[i] - base[i]) / hg
-            if sens.size > 0:
+            if y_by.size > 0:
                 for i in range(n):
                     for q in range(m):
                         total = 0.0
                         for j in range(stage):
-                            total += A[stage, j] * ks[j, i, q]
-                        bases[i, q] = sens[i, q] + h * total
-                jacobian(ts, z, p, lus)
-                _newton_matrix(lus, hg)
-                if not factor(lus, pivots):
+                            total += A[stage, j] * k_by[j, i, q]
+                        base_by[i, q] = y_by[i, q] + h * total
+                jacobian(ts, z, p, lu_by)
+                _newton_matrix(lu_by, hg)
+                if not factor(lu_by, pivot_by):
                     return math.inf
-                parameter_jacobian(ts, z, p, zs)
+                parameter_jacobian(ts, z, p, z_by)
                 for q in range(m):
                     for i in range(n):
-                        column[i] = bases[i, q] + hg * (zs[i, q] + rate_by[i, q])
-                    substitute(lus, pivots, column)
+                        column[i] = base_by[i, q] + hg * (z_by[i, q] + rate_by[i, q])
+                    substitute(lu_by, pivot_by, column)
                     for i in range(n):
-                        zs[i, q] = column[i]
-                        ks[stage, i, q] = (column[i] - bases[i, q]) / hg
+                        z_by[i, q] = column[i]
+                        k_by[stage, i, q] = (column[i] - base_by[i, q]) / hg
         for i in range(n):
             total = 0.0
             for j in range(STAGES):
@@ -179,32 +179,29 @@ def make_advance(
 ) -> Compiled:
     """The function that integrates a model with n states and m parameters over a time without jumps.
 
-    Without sensitivities it goes by ``explicit`` (kernels.dop853) until that finds the model stiff, and again once
-    steps are so short that it no longer is.
+    Without sensitivities it uses ``explicit`` (kernels.dop853) until that finds the model stiff, and again once steps
+    are so short that it is not.
     """
     step_once = make_step(n, m, rhs, jacobian, parameter_jacobian, linear)
 
     @compiled
-    def advance(t, end, y, sens, p, rate, rate_by, size, step, tolerance, w):  # type: ignore[no-untyped-def]
-        """Integrate y (n,) and sens (n, m) in place from t to end, also backwards.
-
-        ``rate`` (n,): infusion rates, ``rate_by`` (n, m) their sensitivities, ``size`` (n,) the largest size each state
-        has had. Returns the next step size, or a negative number on failure.
-        """
-        state, stages, k, ks, z, zs, _, _, lu, _, scale, _, _, _ = w
-        m = sens.shape[1]
+    def advance(t, end, state, p, step, tolerance, w):  # type: ignore[no-untyped-def]
+        """Integrate the state in place from t to end, also backwards; the next step size, negative on failure."""
+        y, y_by, size, rate, rate_by = state
+        k, k_by, z, z_by, lu, scale = w.k, w.k_by, w.z, w.z_by, w.lu, w.scale
+        m = y_by.shape[1]
         sign = 1.0 if end >= t else -1.0
         rhs(t, y, p, k[0])
         for i in range(n):
             k[0, i] += rate[i]
         if m > 0:
             jacobian(t, y, p, lu)
-            parameter_jacobian(t, y, p, ks[0])
+            parameter_jacobian(t, y, p, k_by[0])
             for i in range(n):
                 for q in range(m):
-                    ks[0, i, q] += rate_by[i, q]
+                    k_by[0, i, q] += rate_by[i, q]
                     for j in range(n):
-                        ks[0, i, q] += lu[i, j] * sens[j, q]
+                        k_by[0, i, q] += lu[i, j] * y_by[j, q]
         if step <= 0.0:  # after a jump: a step over which no state changes by more than a hundredth
             step, largest = sign * (end - t), 0.0
             for i in range(n):
@@ -213,9 +210,9 @@ def make_advance(
                 if k[0, i] != 0.0:
                     step = min(step, 0.01 * max(size[i], abs(y[i]), 1e-3 * largest) / abs(k[0, i]))
             step = max(step, 1e-6 * sign * (end - t))
-        if m == 0 and state[IS_STIFF] == 0.0:
-            explicit(t, end, y, p, rate, size, step, tolerance, state, stages, z, lu)
-            t, step = state[TIME], state[STEP]
+        if m == 0 and w.explicit[IS_STIFF] == 0.0:
+            explicit(t, end, state, p, step, tolerance, w)
+            t, step = w.explicit[REACHED], w.explicit[STEP_SIZE]
             if t == end:
                 return step
             rhs(t, y, p, k[0])
@@ -233,7 +230,7 @@ def make_advance(
                 return -1.0
             for i in range(n):
                 scale[i] = tolerance * max(size[i], abs(y[i]), abs(h * k[0, i]), 1e-300)
-            error = step_once(t, sign * h, y, sens, p, rate, rate_by, scale, w)
+            error = step_once(t, sign * h, state, p, w)
             if error <= 1.0:
                 t += sign * h
                 for i in range(n):
@@ -241,38 +238,17 @@ def make_advance(
                     size[i] = max(size[i], abs(y[i]))
                     k[0, i] = k[STAGES - 1, i]
                     for q in range(m):
-                        sens[i, q] = zs[i, q]
-                        ks[0, i, q] = ks[STAGES - 1, i, q]
+                        y_by[i, q] = z_by[i, q]
+                        k_by[0, i, q] = k_by[STAGES - 1, i, q]
                 grown = h * min(GROWTH, 0.85 / math.sqrt(math.sqrt(error + 1e-12)))
                 step = max(step, grown) if last else grown
                 if last:
                     if m == 0:
                         jacobian(t, y, p, lu)
-                        state[IS_STIFF] = 1.0 if norm(lu) * step > CALM else 0.0
+                        w.explicit[IS_STIFF] = 1.0 if norm(lu) * step > NOT_STIFF else 0.0
                     return step
             else:
                 step = h * max(0.15, 0.85 / math.sqrt(math.sqrt(error)))
         return -1.0
 
     return advance
-
-
-@compiled
-def workspace(n: int, m: int):  # type: ignore[no-untyped-def]
-    """What ``advance`` needs for n states and m sensitivities; its first array is to be 0 for a new subject."""
-    return (
-        np.zeros(3),  # state of the explicit integrator
-        np.zeros((EXPLICIT_STAGES, n)),  # its stages
-        np.zeros((STAGES, n)),  # k: derivative at each stage
-        np.zeros((STAGES, n, m)),  # ks: its sensitivity
-        np.zeros(n),  # z: state of the stage
-        np.zeros((n, m)),  # zs
-        np.zeros(n),  # base: what the earlier stages give
-        np.zeros((n, m)),  # bases
-        np.zeros((n, n)),  # lu
-        np.zeros(n, dtype=np.int64),  # pivot
-        np.zeros(n),  # scale
-        np.zeros(n),  # column
-        np.zeros((n, n)),  # lus
-        np.zeros(n, dtype=np.int64),  # pivots
-    )

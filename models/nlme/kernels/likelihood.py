@@ -1,4 +1,4 @@
-"""What a subject's observations say of its parameters: data(φ) of :mod:`models.nlme.kernels.individual`, row by row."""
+"""Likelihood of a subject's observations: data(φ) of :mod:`models.nlme.kernels.individual`, row by row."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import math
 import numpy as np
 
 from image_longitudinal.models.nlme.kernels.compiled import compiled
+from image_longitudinal.models.nlme.model.residual_error import KINDS
 
-ADDITIVE, PROPORTIONAL, COMBINED1, COMBINED2, POWER, LOG_ERROR = range(6)  # residual.KINDS, in that order
-FAR = -25.0  # standard deviations below which the normal tail is taken from its asymptotic series
+PROPORTIONAL, COMBINED1, COMBINED2, POWER, LOG_NORMAL_ERROR = (
+    KINDS.index(kind) for kind in ("proportional", "combined1", "combined2", "power", "log-normal")
+)
+FAR = -25.0  # standard deviations; further out the normal tail is computed by its asymptotic series
 
 
 @compiled
@@ -41,15 +44,14 @@ def log_tail(z: float) -> tuple[float, float]:
 
 
 @compiled
-def data_terms(  # type: ignore[no-untyped-def]
-    kinds, error, interaction, data, r0, f, at, g, first, second
-) -> float:
+def data_terms(problem, error, r0, f, at, g, first, second) -> float:  # type: ignore[no-untyped-def]
     """data(φ) of the rows from r0 on, its gradient ``first`` (p,) and the expected curvature ``second`` = B (p, p).
 
-    ``at`` (T,): the predictions at which variances are taken: f itself with interaction, f(η = 0) without. A censored
-    row counts with the probability of what is below its limit (Beal 2001, J Pharmacokinet Pharmacodyn 28:481, M3), and
-    with the curvature of that in the direction of G.
+    ``error``: used in place of the problem's own. ``at`` (T,): predictions for the residual variances: f itself with
+    interaction, f(η = 0) without. A censored row contributes the probability of values below its limit (Beal 2001, J
+    Pharmacokinet Pharmacodyn 28:481, M3) and its curvature in the direction of G.
     """
+    data = problem.data
     n_p = first.size
     for a in range(n_p):
         first[a] = 0.0
@@ -58,12 +60,12 @@ def data_terms(  # type: ignore[no-untyped-def]
     total = 0.0
     for j in range(f.size):
         y, e = data.observed[r0 + j], data.endpoint[r0 + j]
-        kind = kinds[e]
+        kind = problem.kinds[e]
         r, r1 = variance(kind, error[3 * e : 3 * e + 3], at[j])
-        if not interaction:
+        if not problem.interaction:
             r1 = 0.0
         scale, residual = 1.0, y - f[j]
-        if kind == LOG_ERROR:
+        if kind == LOG_NORMAL_ERROR:
             if not f[j] > 0.0:
                 return math.inf
             scale, residual = 1.0 / f[j], math.log(y / f[j])
@@ -75,15 +77,15 @@ def data_terms(  # type: ignore[no-untyped-def]
             log_below, hazard = log_tail(z)
             slope = -1.0 / sd - 0.5 * z * r1 / r  # dz / df
             total -= log_below
-            pull = -hazard * slope
+            slope_f = -hazard * slope
             weight = hazard * (hazard + z) * slope * slope
         else:
             total += 0.5 * (residual * residual / r + math.log(r))
-            pull = -residual / r + 0.5 * r1 * (1.0 / r - residual * residual / (r * r))
+            slope_f = -residual / r + 0.5 * r1 * (1.0 / r - residual * residual / (r * r))
             weight = 1.0 / r + 0.5 * r1 * r1 / (r * r)
         for a in range(n_p):
             ga = g[j, a] * scale
-            first[a] += pull * ga
+            first[a] += slope_f * ga
             for b in range(a + 1):
                 second[a, b] += weight * ga * g[j, b] * scale
     for a in range(n_p):

@@ -1,8 +1,8 @@
-"""Population models by name; a user's own file adds one the same way.
+"""Population models by name; a user's file adds models in the same way.
 
 For example ``growth.py``, whose model is then called ``growth.py:gompertz-growth`` by :func:`get_model`::
 
-    from image_longitudinal.models.nlme import symbolic as s
+    from image_longitudinal.models.nlme.model import symbolic as s
     from image_longitudinal.models.nlme.library import register
     from image_longitudinal.models.nlme.model.population import Design, Parameter, PopulationModel
     from image_longitudinal.models.nlme.model.residual_error import ResidualError
@@ -23,7 +23,7 @@ For example ``growth.py``, whose model is then called ``growth.py:gompertz-growt
     ))
 
 Lag times and the like (``dosing``), covariates and several endpoints are further arguments of ``StructuralModel``;
-:mod:`models.nlme.model.effects` adds covariate effects and occasions to a model that is there.
+:mod:`models.nlme.model.effects` adds covariate effects and occasions to an existing model.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from image_longitudinal.models.nlme.library import compartments, depot_central, 
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
 _MODELS: dict[str, PopulationModel] = {}
-_FILES: dict[str, tuple[str, tuple[str, ...]]] = {}  # of users, as they were run: digest, names of their models
+_FILES: dict[str, tuple[str, tuple[str, ...]]] = {}  # of users: digest of the content that was run, names of its models
 
 
 def register(model: PopulationModel) -> PopulationModel:
-    """Make a model known by its name; ConfigError if another model already has it."""
+    """Register a model under its name; ConfigError if another model already has the name."""
     if _MODELS.setdefault(model.name, model) is not model:
         raise ConfigError(f"a model named {model.name!r} is already registered", do="choose another name")
     return model
@@ -75,14 +75,14 @@ def load_models(path: str | Path) -> list[str]:
     """
     file = Path(path)
     digest, place = _digest(file), str(file.resolve())
-    for name in _FILES.pop(place, ("", ()))[1]:  # the file was edited: what it says now counts
+    for name in _FILES.pop(place, ("", ()))[1]:  # of an earlier content
         _MODELS.pop(name, None)
     before = set(_MODELS)
     module = ModuleType(f"user_models_{file.stem}")
     module.__file__ = place
-    # Not by an import, whose bytecode cache takes an edit within a second that leaves the size as it was for none.
+    # Not by an import: its bytecode cache misses an edit within a second that does not change the file's size.
     try:
-        exec(compile(file.read_bytes(), place, "exec"), module.__dict__)  # noqa: S102 - the user named it to be run
+        exec(compile(file.read_bytes(), place, "exec"), module.__dict__)  # noqa: S102 - the user asked to run it
     except (SyntaxError, NameError, ImportError, AttributeError, TypeError) as error:
         line = error.lineno if isinstance(error, SyntaxError) else _line_of(error, place)
         raise ConfigError("the model file cannot be run", where=f"{file}, line {line}", got=error) from error
@@ -94,7 +94,7 @@ def load_models(path: str | Path) -> list[str]:
 
 
 def model_content(name: str) -> str:
-    """What decides the model of that name: the library's version of it, or the SHA-256 of the user's file.
+    """Identity of the model of that name: its name, or for a user's file SHA-256 and name.
 
     Raises:
         ConfigError: no such file.
@@ -110,7 +110,7 @@ def _parts(name: str) -> tuple[Path | None, str]:
 
 
 def _line_of(error: BaseException, place: str) -> int | None:
-    """The line of a file that an error came through last."""
+    """The last line of a file in an error's traceback."""
     lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == place]
     return lines[-1] if lines else None
 

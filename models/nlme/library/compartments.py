@@ -1,7 +1,7 @@
 """One- and two-compartment models with first-order absorption, and Michaelis-Menten elimination.
 
 A bolus or an infusion is a dose into ``central``, an oral dose one into ``depot``. Typical values are of the size of a
-small molecule in an adult (L, h, mg); they are meant to be replaced.
+small molecule in an adult (L, h, mg); replace them with your own.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import SimpleNamespace
 
-from image_longitudinal.models.nlme.data.dosing import Dose
+from image_longitudinal.models.nlme.model.dosing import Dose
 from image_longitudinal.models.nlme.model.population import Design, Parameter, PopulationModel
 from image_longitudinal.models.nlme.model.residual_error import ResidualError
 from image_longitudinal.models.nlme.model.structural import Equations, Expression, StructuralModel

@@ -1,11 +1,11 @@
-"""Direct effects: the response follows a concentration (sigmoid Emax), that of an oral dose or one that is given."""
+"""Direct effects: a sigmoid Emax response to a concentration, which is a covariate or follows an oral dose."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import SimpleNamespace
 
-from image_longitudinal.models.nlme.data.dosing import Dose
+from image_longitudinal.models.nlme.model.dosing import Dose
 from image_longitudinal.models.nlme.model.population import Design, Parameter, PopulationModel
 from image_longitudinal.models.nlme.model.residual_error import ResidualError
 from image_longitudinal.models.nlme.model.structural import Expression, StructuralModel
@@ -28,7 +28,7 @@ OMEGA5 = tuple(tuple(0.09 if i == j else 0.0 for j in range(5)) for i in range(5
 
 MODELS = (
     PopulationModel(
-        name="emax",  # of a concentration that each row gives, the covariate ``concentration``
+        name="emax",  # of the covariate ``concentration``
         structural=StructuralModel(
             name="emax",
             states=(),

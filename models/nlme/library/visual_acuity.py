@@ -1,14 +1,14 @@
 """Visual acuity under an anti-VEGF drug injected into the eye (Mulyukov et al. 2018, doi 10.1002/psp4.12322).
 
 The drug leaves the vitreous (4 mL) at a first-order rate; acuity, in letters of the ETDRS chart, is lost at the rate
-kout towards an equilibrium g_ss without treatment, and the drug stimulates what is regained:
+kout towards an equilibrium g_ss without treatment, and the drug stimulates the gain:
 
     C = drug / V,   E(t) = Emax_ss + ΔEmax exp(-k_E t),
     acuity' = kout · (g_ss (1 + E(t) C / (EC50 + C)) - acuity).
 
 Values are those of the paper's table 2 and supplementary table S1 (correlations), time in days. Choices made here:
 
-* t is the time of the table, so the first injection belongs at 0.
+* t is the time of the table, so the first injection must be at 0.
 * The CVs of log-normal parameters become variances by ω² = log(1 + CV²): kout 730 %, Emax_ss 110 %, ΔEmax 1100 %.
 * The paper starts each eye at its observed baseline plus Normal(0, 4.1 letters). Here the baseline is a parameter,
   Normal(54, 13² + 4.1²) as in the trials' 1,524 eyes, and only the second part correlates with the other parameters.
@@ -24,7 +24,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from image_longitudinal.models.nlme.data.dosing import Dose
+from image_longitudinal.models.nlme.model.dosing import Dose
 from image_longitudinal.models.nlme.model.effects import with_covariate
 from image_longitudinal.models.nlme.model.population import Design, Parameter, PopulationModel
 from image_longitudinal.models.nlme.model.residual_error import ResidualError

@@ -31,19 +31,19 @@ def with_covariate(
 
     With covariate c, reference r and coefficient β the individual parameter is multiplied by (c / r)^β (``power``) or
     exp(β (c - r)) (``exponential``), or β (c - r) is added to it (``linear``). β becomes a parameter called
-    ``parameter_covariate`` that is the same in every subject and estimated like any other. What the covariate is
-    between two visits, the event table says.
+    ``parameter_covariate`` that is the same in every subject and estimated like any other. The event table
+    gives the covariate and its interpolation between visits.
 
     Args:
         model: the population model.
         parameter: name of one of its parameters.
         covariate: name of the covariate, a column of the event table.
         effect: ``power``, ``exponential`` or ``linear``.
-        reference: value at which there is no effect (> 0 for ``power``).
-        coefficient: β, its start in estimation.
+        reference: value without effect (> 0 for ``power``).
+        coefficient: β, its start value in estimation.
 
     Raises:
-        ConfigError: an unknown parameter or effect, or a reference at which a power makes no sense.
+        ConfigError: an unknown parameter or effect, or a reference that a power cannot have.
     """
     effects: dict[str, Callable[[Any, Any, Any], Any]] = {
         "power": lambda value, c, beta: value * (c / reference) ** beta,
@@ -84,7 +84,7 @@ def with_occasions(
     Args:
         model: the population model.
         parameters: names of the parameters that vary between occasions.
-        occasions: how many there are at most.
+        occasions: their largest number.
         omega: covariance of κ, (q, q) for q parameters.
 
     Raises:
@@ -130,7 +130,7 @@ def with_occasions(
 
 
 def _transformed(model: StructuralModel, changed: Callable[[SimpleNamespace], SimpleNamespace]) -> StructuralModel:
-    """The structural model with its functions given changed parameters; hand-made kernels no longer apply."""
+    """The structural model with its functions applied to changed parameters, and without a hand-written kernel."""
     initial, dosing = model.initial, model.dosing
     return replace(
         model,
@@ -143,7 +143,7 @@ def _transformed(model: StructuralModel, changed: Callable[[SimpleNamespace], Si
 
 
 def _shifted(value: Expression, kappa: Expression, distribution: str) -> Expression:
-    """A parameter value with κ added on the scale where random effects add."""
+    """A parameter value with κ added on the scale on which random effects add."""
     if distribution == "log-normal":
         return value * s.exp(kappa)
     if distribution == "normal":

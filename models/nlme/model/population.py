@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.models.nlme.data.dosing import Dose
+from image_longitudinal.models.nlme.model.dosing import Dose
 from image_longitudinal.models.nlme.model.residual_error import ResidualError
 from image_longitudinal.models.nlme.model.structural import StructuralModel
 
@@ -67,7 +67,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Design:
-    """Doses and observation times of every subject, where nothing else is said."""
+    """Default doses and observation times of every subject."""
 
     times: tuple[float, ...]
     doses: tuple[Dose, ...]
@@ -75,20 +75,20 @@ class Design:
 
 @dataclass(frozen=True)
 class PopulationModel:
-    """What a subject is drawn from.
+    """Distribution of a population's subjects.
 
     Args:
-        name: what people type.
+        name: name in the library and on the command line.
         structural: the structural model.
         parameters: one for each parameter of the structural model.
         omega: covariance of the random effects, (k, k) in the order of the random parameters.
         residual: residual error (of the first endpoint).
         other_residuals: those of the structural model's further endpoints, in order.
         design: default doses and observation times.
-        units: what the numbers mean, for tables and figures.
-        source: where model and values come from.
+        units: of time, amounts and outcome, for tables and figures.
+        source: publication of model and values.
         shared_omega: groups of random effects (positions in Ω, all groups of one size) that share one block of Ω and
-            nothing else, as the occasions of a subject do; see :func:`models.nlme.model.effects.with_occasions`.
+            nothing else, such as the occasions of a subject; see :func:`models.nlme.model.effects.with_occasions`.
 
     Raises:
         ConfigError: parameters that do not match the structural model, or an Ω that is no covariance matrix.
@@ -135,6 +135,16 @@ class PopulationModel:
             return self.residual.standard_deviation(prediction)
         parts = [own.standard_deviation(prediction) * (endpoint == i) for i, own in enumerate(self.residuals)]
         return sum(parts[1:], parts[0])
+
+    def scatter(
+        self, prediction: NDArray[np.float64], endpoint: NDArray[np.int64], noise: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Observations of rows from predictions and standard normal draws, all (N,); endpoints are 0-based."""
+        out = np.empty_like(prediction)
+        for index, residual in enumerate(self.residuals):
+            rows = endpoint == index
+            out[rows] = residual.scatter(prediction[rows], noise[rows])
+        return out
 
     def logarithmic(self, endpoint: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which rows have log-normal residual error."""

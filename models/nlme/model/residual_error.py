@@ -27,7 +27,7 @@ class ResidualError:
     | log-normal | a, on log scale: y = f·exp(a·ε) | ``additive`` |
 
     Raises:
-        ConfigError: an unknown kind, a negative standard deviation, or one that the kind needs and lacks.
+        ConfigError: an unknown kind, a negative standard deviation, or all standard deviations of the kind 0.
     """
 
     kind: str
@@ -48,12 +48,12 @@ class ResidualError:
 
     @property
     def uses_additive(self) -> bool:
-        """Whether ``additive`` means anything to this kind."""
+        """Whether this kind has the part ``additive``."""
         return self.kind in ("additive", "combined1", "combined2", "log-normal")
 
     @property
     def uses_proportional(self) -> bool:
-        """Whether ``proportional`` does."""
+        """Whether this kind has the part ``proportional``."""
         return self.kind in ("proportional", "combined1", "combined2", "power")
 
     def standard_deviation(self, prediction: Any) -> Any:

@@ -9,39 +9,37 @@ from typing import Any
 
 from image_longitudinal.core.errors import ConfigError
 
-Expression = (
-    Any  # a PyTensor scalar (or a plain number); typed loosely so that PyTensor is imported only when it is used
-)
+Expression = Any  # a PyTensor scalar or a number; not typed as such because PyTensor is imported only when it is used
 Equations = Callable[[Expression, SimpleNamespace, SimpleNamespace], Mapping[str, Expression]]
 Output = Callable[[Expression, SimpleNamespace, SimpleNamespace], Expression | Mapping[str, Expression]]
 Initial = Callable[[SimpleNamespace], Mapping[str, Expression]]
 Dosing = Callable[[SimpleNamespace], Mapping[str, Mapping[str, Expression]]]
-MODIFIERS = ("lag", "bioavailability", "rate", "duration")  # what a model may say about doses into a state
+MODIFIERS = ("lag", "bioavailability", "rate", "duration")  # of doses into a state, which a model may define
 
 
 @dataclass(frozen=True)
 class StructuralModel:
-    """Named states and parameters, their differential equations (or none: a closed form), and what is observed.
+    """Named states and parameters, their differential equations (or none: a closed form), and the observed outputs.
 
     The functions are called once with PyTensor scalars (``p.ka``, ``x.depot``, a covariate ``p.weight``) and return
     expressions; ordinary operators and the functions of :mod:`models.nlme.model.symbolic` may be used. Everything else
     (compiled kernels, Jacobians, sensitivities, PyMC models) is derived from these expressions.
 
     Args:
-        name: what people type.
+        name: of the model, for messages.
         states: state names; doses go to a state by its name or its 1-based number (NM-TRAN's CMT). None for a model
             in closed form, whose output is a formula in time and parameters.
         parameters: names of the individual parameters, in the order of arrays (n, p).
         rhs: (t, x, p) → time derivative of every state.
         output: (t, x, p) → the noise-free prediction; with several endpoints, one for each by name.
-        initial: p → states at the first record and after a reset, where they are not zero (e.g. a baseline response).
+        initial: p → states at the first record and after a reset, if they are not zero (e.g. a baseline response).
         covariates: names of known inputs, constant or varying in time, found among the parameters ``p``.
-        endpoints: names of what is observed, in the order of NM-TRAN's or Monolix' DVID (1, 2, ...).
+        endpoints: names of the observed outputs, in the order of NM-TRAN's or Monolix' DVID (1, 2, ...).
         dosing: p → for each state concerned a mapping with some of ``lag`` (time), ``bioavailability`` (fraction),
             ``rate`` (amount per time) and ``duration`` (time) of the doses into it; the last two are used by doses
             with RATE -1 and -2.
-        kernel: dotted name of a module with a hand-made ``run`` that replaces the generated one where every event is a
-            dose of known amount and rate (it must be proven equal by a test), or None.
+        kernel: dotted name of a module with a hand-written ``run`` that replaces the generated one if every event is a
+            dose of known amount and rate (a test must show that they agree), or None.
 
     Raises:
         ConfigError: names that repeat or are no identifiers.

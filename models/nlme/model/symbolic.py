@@ -32,7 +32,7 @@ def where(condition: Expression, then: Expression, otherwise: Expression) -> Exp
 
 
 def equal(x: Expression, y: Expression) -> Expression:
-    """Whether two symbolic expressions are equal, as a condition of :func:`where` (e.g. of a group or an occasion)."""
+    """Whether two symbolic expressions are equal, as a condition of :func:`where` (e.g. for a group or an occasion)."""
     return _pt().eq(x, y)
 
 
@@ -43,9 +43,9 @@ def maximum(x: Expression, y: Expression) -> Expression:
 
 @dataclass(frozen=True)
 class SymbolicSystem:
-    """PyTensor scalars of a structural model: inputs (time, states, ...) and what is computed from them.
+    """PyTensor scalars of a structural model: inputs (time, states, ...) and results.
 
-    ``outputs`` by endpoint; ``dosing``: lag, bioavailability, rate and duration of each state in turn (4n), or nothing.
+    ``outputs`` by endpoint; ``dosing``: lag, bioavailability, rate and duration of each state in turn (4n), or empty.
     """
 
     time: Any

@@ -1,32 +1,34 @@
-"""A simulated trial as a table in NM-TRAN's columns, written in pieces of whole subjects."""
+"""Simulated trials as tables in NM-TRAN's columns, written in pieces of whole subjects."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.core.files import replacing
 from image_longitudinal.core.random import normals, stream_key, uniforms
-from image_longitudinal.models.nlme.data.dosing import Dose, observation_times
-from image_longitudinal.models.nlme.data.visits import Visits
+from image_longitudinal.models.nlme.data.events import EventTable
+from image_longitudinal.models.nlme.data.nmtran_writer import Dialect, check_target, write_events, write_rows
+from image_longitudinal.models.nlme.model.dosing import Dose, observation_times
 from image_longitudinal.models.nlme.model.population import PopulationModel
-from image_longitudinal.models.nlme.simulation.simulate import individual_parameters, observe, simulate
+from image_longitudinal.models.nlme.simulation.simulate import (
+    individual_parameters,
+    observe,
+    observe_table,
+    predict_table,
+    simulate,
+)
+from image_longitudinal.models.nlme.simulation.visits import Visits
 
 CHUNK = 5000  # subjects simulated and written at a time
-SUFFIXES = (".csv", ".parquet")
 
 
-def simulate_table(
+def write_trial(
     model: PopulationModel,
     path: str | Path,
     n: int,
@@ -37,16 +39,17 @@ def simulate_table(
     visits: Visits | None = None,
     covariates: Mapping[str, tuple[float, float]] | None = None,
     truth: str | Path | None = None,
-    workers: int = 1,
+    dialect: Dialect = "nonmem",
+    n_threads: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
-    """Simulate ``n`` subjects that share one design and write what was done to them and seen of them.
+    """Simulate ``n`` subjects that share one design and write their doses and observations.
 
     The file has ID (from 1), TIME, EVID, AMT, RATE (only with infusions), CMT, DV, MDV, DVID (only with several
-    endpoints, which are observed at the same times) and the model's covariates, a subject's rows in the order of time
-    with a dose before what is observed then; DV is ``.`` (CSV) or null (Parquet) in dose rows and at missed visits,
-    which keep their row with MDV 1; CMT is 0 (the observed one) where no dose is. It appears whole or not at all. A
-    subject's rows depend on seed, id and design alone.
+    endpoints, which are observed at the same times) and the model's covariates. A subject's rows are in the order of
+    time, a dose before observations at its time. DV is missing in dose rows and at missed visits, which keep their row
+    with MDV 1; CMT is 0 (the observed compartment) in rows without a dose. A subject's rows depend on seed, id and
+    design alone.
 
     Args:
         model: the population model.
@@ -55,10 +58,11 @@ def simulate_table(
         seed: of random effects and residual error.
         times: observation times; the model's design if None.
         doses: the doses; the model's design if None.
-        visits: how subjects keep the times, which are its own; all of them exactly if None.
+        visits: schedule with jitter, missed visits and dropout, in place of ``times``.
         covariates: range (low, high) of each of the model's covariates, drawn uniformly for a subject and constant.
         truth: a file (.csv or .parquet) for each subject's random effects and parameters, or None.
-        workers: threads; the result does not depend on it.
+        dialect: of the table.
+        n_threads: the result does not depend on it.
         progress: called with the number of subjects written.
 
     Raises:
@@ -71,53 +75,79 @@ def simulate_table(
     at = observation_times(visits.times if visits else planned)
     given = tuple(model.design.doses if doses is None else doses)
     for file in (path, truth):
-        if file is not None and (Path(file).suffix not in SUFFIXES or not Path(file).parent.is_dir()):
-            raise ConfigError("cannot write a table there", expected=".csv or .parquet in an existing folder", got=file)
+        if file is not None:
+            check_target(file)
     ranges = dict(covariates or {})
     if set(ranges) != set(model.structural.covariates):
         wanted = ", ".join(model.structural.covariates) or "none"
         raise ConfigError(f"covariates do not fit model {model.name!r}", expected=wanted, got=sorted(ranges))
-    factor = np.linalg.cholesky(np.asarray(model.omega))
     etas: list[pa.Table] = []
 
     def pieces() -> Iterator[pa.Table]:
         for first in range(0, n, CHUNK):
             ids = np.arange(first + 1, min(first + CHUNK, n) + 1)
-            eta = normals(stream_key(seed, "trial eta"), ids, len(factor)) @ factor.T
+            eta = _random_effects(model, seed, ids)
             own = {
                 name: low + (high - low) * uniforms(stream_key(seed, "trial covariate", name), ids, 1)[:, 0]
                 for name, (low, high) in ranges.items()
             }
-            seen_at, seen = visits.draw(seed, ids) if visits else (at, np.ones((len(ids), len(at)), np.bool_))
+            visit_times, seen = visits.draw(seed, ids) if visits else (at, np.ones((len(ids), len(at)), np.bool_))
             observed = []
             for number, endpoint in enumerate(model.structural.endpoints):
-                options: dict[str, Any] = {"covariates": own, "endpoint": endpoint, "workers": workers}
-                predicted = simulate(model, eta, seen_at, given, ids=ids, **options)
+                options: dict[str, Any] = {"covariates": own, "endpoint": endpoint, "n_threads": n_threads}
+                predicted = simulate(model, eta, visit_times, given, ids=ids, **options)
                 key = stream_key(seed, "trial residual", *([number] if number else []))
                 observed.append(observe(model, predicted, key=key, ids=ids, endpoint=endpoint))
             rows = _rows(model, ids, at, given, np.where(seen[:, :, None], np.stack(observed, axis=2), np.nan))
             if visits:
-                rows = _at_own_times(rows, seen_at)
+                rows = _at_visit_times(rows, visit_times)
             for name in model.structural.covariates:
                 rows = rows.append_column(name, pa.array(np.repeat(own[name], len(rows) // len(ids))))
             if truth is not None:
-                parameters = dict(zip(model.parameter_names, individual_parameters(model, eta).T, strict=True))
-                effects = dict(zip(model.random_effect_names, eta.T, strict=True))
-                etas.append(pa.table({"ID": ids, **effects, **parameters}))
+                etas.append(_truth(model, ids, eta))
             yield rows
             if progress:
                 progress(int(ids[-1]))
 
-    _write(Path(path), pieces())
+    write_rows(path, pieces(), dialect)
     if truth is not None:
-        _write(Path(truth), iter(etas))
+        write_rows(truth, etas)
     return Path(path)
+
+
+def write_simulated_events(
+    model: PopulationModel,
+    table: EventTable,
+    path: str | Path,
+    *,
+    seed: int,
+    truth: str | Path | None = None,
+    dialect: Dialect = "nonmem",
+    n_threads: int = 1,
+) -> Path:
+    """Write an event table with simulated observations in DV; arguments and errors as :func:`write_trial`."""
+    ids = np.array([subject for subject, _ in table.subjects()])
+    eta = _random_effects(model, seed, ids)
+    predicted = predict_table(model, eta, table, n_threads=n_threads)
+    write_events(observe_table(model, predicted, table, key=stream_key(seed, "trial residual")), path, dialect)
+    if truth is not None:
+        write_rows(truth, [_truth(model, ids, eta)])
+    return Path(path)
+
+
+def _random_effects(model: PopulationModel, seed: int, ids: np.ndarray) -> np.ndarray:
+    return normals(stream_key(seed, "trial eta"), ids, len(model.omega)) @ np.linalg.cholesky(model.omega).T
+
+
+def _truth(model: PopulationModel, ids: np.ndarray, eta: np.ndarray) -> pa.Table:
+    parameters = dict(zip(model.parameter_names, individual_parameters(model, eta).T, strict=True))
+    return pa.table({"ID": ids, **dict(zip(model.random_effect_names, eta.T, strict=True)), **parameters})
 
 
 def _rows(
     model: PopulationModel, ids: np.ndarray, times: np.ndarray, doses: Sequence[Dose], observed: np.ndarray
 ) -> pa.Table:
-    """Rows of subjects that share one design; observed (n, T, endpoints), NaN where a visit was missed."""
+    """Rows of subjects that share one design; observed (n, T, endpoints), NaN at missed visits."""
     n, d, endpoints = len(ids), len(doses), observed.shape[2]
     times = np.repeat(times, endpoints)
     width = d + len(times)
@@ -141,31 +171,8 @@ def _rows(
     return pa.table(columns)
 
 
-def _at_own_times(rows: pa.Table, times: np.ndarray) -> pa.Table:
-    """The rows with each subject's own visit times (n, T); the order of events is that of the plan."""
+def _at_visit_times(rows: pa.Table, times: np.ndarray) -> pa.Table:
+    """The rows with each subject's visit times (n, T); events stay in the planned order."""
     time, observed = rows["TIME"].to_numpy().copy(), rows["EVID"].to_numpy() == 0
     time[observed] = np.repeat(times.ravel(), observed.sum() // times.size)
     return rows.set_column(1, "TIME", pa.array(time))
-
-
-def _write(path: Path, pieces: Iterator[pa.Table]) -> None:
-    with replacing(path) as temporary:
-        first = next(pieces)
-        if path.suffix == ".parquet":
-            with pq.ParquetWriter(temporary, first.schema, compression="zstd") as writer:
-                for piece in chain([first], pieces):
-                    writer.write_table(piece)
-        else:
-            first = _as_text(first)
-            options = pacsv.WriteOptions(quoting_style="none", quoting_header="none")
-            with pacsv.CSVWriter(temporary, first.schema, write_options=options) as writer:
-                for piece in chain([first], map(_as_text, pieces)):
-                    writer.write_table(piece)
-
-
-def _as_text(table: pa.Table) -> pa.Table:
-    """DV as text, with NM-TRAN's mark of a missing value."""
-    if "DV" not in table.column_names:
-        return table
-    position = table.column_names.index("DV")
-    return table.set_column(position, "DV", pc.fill_null(table["DV"].cast(pa.string()), "."))

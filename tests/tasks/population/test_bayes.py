@@ -1,4 +1,4 @@
-"""The page about draws, from draws made by hand: it holds the figures that they have."""
+"""The report on draws, from artificial draws."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import xarray as xr
 
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.library import get_model
-from image_longitudinal.tasks.population.bayes import page_of, posterior_rows, predictive_figure, traces_figure
-from image_longitudinal.tasks.population.fit import FitSpec
+from image_longitudinal.tasks.population.bayes import posterior_page, posterior_rows, predictive_figure, traces_figure
+from image_longitudinal.tasks.population.options import FitOptions
+from image_longitudinal.tasks.population.summary import FitSummary
 
 
 @pytest.fixture
@@ -48,14 +49,18 @@ def found() -> az.InferenceData:
 
 
 def test_the_page_says_what_the_draws_say(found: az.InferenceData, data: PopulationData) -> None:
-    rows = {row["name"]: row for row in posterior_rows(found)}
+    rows = {row.name: row for row in posterior_rows(found)}
     assert len(rows) == 3 + 9 + 1
     own = found["posterior"]["typical"].sel(parameter="imax")
-    assert rows["typical[imax]"]["mean"] == pytest.approx(float(own.mean()))
-    assert rows["typical[imax]"]["low"] < 2.0 < rows["typical[imax]"]["high"]
-    assert rows["error_scale"]["rhat"] == pytest.approx(1.0, abs=0.02)
-    spec = FitSpec(table="trial.csv", model="depot-central-mm", method="nuts")
-    page = page_of(found, data, spec, {"subjects_fitted": 2, "observations": 4})
+    assert rows["typical[imax]"].mean == pytest.approx(float(own.mean()))
+    assert rows["typical[imax]"].low < 2.0 < rows["typical[imax]"].high
+    assert rows["error_scale"].rhat == pytest.approx(1.0, abs=0.02)
+    options = FitOptions(table="trial.csv", method="nuts")
+    summary = FitSummary(
+        key="", model=options.model, method="NUTS", converged=False, message="", estimates={}, subjects=2,
+        observations=4, subjects_fitted=2,
+    )  # fmt: skip
+    page = posterior_page(found, data, options, summary)
     assert page.count("data:image/png;base64,") == 3
     assert "1 divergent transitions" in page
     assert "typical[imax]" in page

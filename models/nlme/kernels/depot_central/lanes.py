@@ -1,10 +1,10 @@
-"""Predictions of ``LANES`` subjects side by side, each at its own time and step size: one vector instruction for all.
+"""Predictions of ``LANES`` subjects side by side, each at its own time and step size, by vector instructions.
 
 The formula is the (3, 4) one, of order 7; the defect of the (3, 3) formula in its result estimates the error. The
 derivatives of y come from the power series of w' = F - V + VK / w for w = K + y (Moore's recurrence: the series of
-q = VK / w follows from q w = VK), those of the defect from the series' own derivative. A lane whose subject is done
-takes the next one, so none waits for a stiffer neighbour. There is no branch in a step, no operation that mixes lanes
-and none that a processor may round in its own way: a subject's bits do not depend on what shares the register.
+q = VK / w follows from q w = VK), those of the defect from the series' own derivative. A lane that has finished its
+subject loads the next one, so none waits for a stiffer neighbour. A step has no branch, no operation across lanes and
+none whose rounding depends on the processor: a subject's bits do not depend on the subjects in the other lanes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import numpy as np
 from numba import njit
 
 from image_longitudinal.models.nlme.kernels.cached import cached_kernel
-from image_longitudinal.models.nlme.kernels.depot_central.stops import (
+from image_longitudinal.models.nlme.kernels.depot_central.breakpoints import (
     ARRIVED,
     BOUND,
+    BREAKPOINT,
     CENTRAL,
     CENTRAL_RATE,
     DEPOT,
@@ -27,30 +28,31 @@ from image_longitudinal.models.nlme.kernels.depot_central.stops import (
     KM,
     LANES,
     STEP,
-    STOP,
     TIME,
     V,
-    begin,
-    new_state,
-    settle,
-    stops_of,
+    apply_events,
+    breakpoints_of,
+    load_subject,
+    new_lanes,
 )  # fmt: skip
 
 GROWTH = 3.0  # of a step, at most
-NEWTON = 2  # iterations; a step that needs more is made shorter
+NEWTON = 2  # iterations; a step that needs more is shortened
 SOLVED = 0.01  # change in units of the tolerance at which Newton's method counts as converged
-WANTED, NO_MORE = -1, -2  # of a lane without a subject
-MAX_STEPS = 100_000  # between two stops; random subjects need 37 in all
+FREE, IDLE = -1, -2  # a lane that waits for a subject, one for which there are no more
+MAX_STEPS = 100_000  # between two breakpoints; random subjects need 37 in all
 
 
 @cached_kernel
-def predict(parameters: np.ndarray, data: Any, start: int, shared: bool, tolerance: float, out: np.ndarray) -> int:
+def predict_lanes(
+    parameters: np.ndarray, data: Any, start: int, shared: bool, tolerance: float, out: np.ndarray
+) -> int:
     """Predictions (N,) of the rows of parameters (n, 3); the first row that failed, or -1."""
     n, none, no_sens = parameters.shape[0], np.empty((0, 0)), np.empty(0)
     row_start = data.row_start
-    stops, start_of, largest = stops_of(data, start, start + (1 if shared else n))
-    state, position = new_state()
-    row, tries = np.full(LANES, WANTED), np.zeros(LANES, dtype=np.int64)
+    breakpoints, start_of, largest = breakpoints_of(data, start, start + (1 if shared else n))
+    state, position = new_lanes()
+    row, tries = np.full(LANES, FREE), np.zeros(LANES, dtype=np.int64)
     following, offset, failed, active = 0, 0, n, LANES
     for lane in range(LANES):
         state[ARRIVED + lane] = 1.0
@@ -61,16 +63,16 @@ def predict(parameters: np.ndarray, data: Any, start: int, shared: bool, toleran
                 if row[lane] < 0 or tries[lane] <= MAX_STEPS:
                     continue
                 failed = min(failed, row[lane])
-                row[lane] = WANTED
+                row[lane] = FREE
             tries[lane] = 0
-            while row[lane] < 0 or not settle(state, position, lane, stops, out, none, no_sens):
+            while row[lane] < 0 or not apply_events(state, position, lane, breakpoints, out, none, no_sens):
                 if following == n:
-                    active -= row[lane] != NO_MORE
-                    row[lane], state[TIME + lane] = NO_MORE, 0.0
+                    active -= row[lane] != IDLE
+                    row[lane], state[TIME + lane] = IDLE, 0.0
                     break
                 row[lane], subject = following, 0 if shared else following
                 p = parameters[following]
-                begin(state, position, lane, p, stops, start_of, largest, subject, offset, tolerance)
+                load_subject(state, position, lane, p, breakpoints, start_of, largest, subject, offset, tolerance)
                 offset += row_start[start + subject + 1] - row_start[start + subject]
                 following += 1
         _step(state)
@@ -79,12 +81,12 @@ def predict(parameters: np.ndarray, data: Any, start: int, shared: bool, toleran
 
 @cached_kernel
 def _step(state: np.ndarray) -> None:
-    """One step of every lane towards its next stop; ``ARRIVED`` is 1 where it was reached."""
+    """One step of every lane towards its next breakpoint; ``ARRIVED`` is 1 in lanes that reached it."""
     for i in range(LANES):  # (compiled to vector instructions: keep it free of branches and calls)
         t, y, depot, bound = state[TIME + i], state[CENTRAL + i], state[DEPOT + i], state[BOUND + i]
         ka, v, km = state[KA + i], state[V + i], state[KM + i]
         depot_rate, central_rate = state[DEPOT_RATE + i], state[CENTRAL_RATE + i]
-        rest, wanted = state[STOP + i] - t, state[STEP + i]
+        rest, wanted = state[BREAKPOINT + i] - t, state[STEP + i]
         last = wanted >= 0.999 * rest
         h = rest if last else (0.5 * rest if 2.0 * wanted > rest else wanted)
         s, hv = ka * h, h * v
@@ -106,7 +108,7 @@ def _step(state: np.ndarray) -> None:
         known = y + (3 / 7) * y1 + (1 / 7) * y2 + (1 / 35) * y3
         known_33 = y + (1 / 2) * y1 + (1 / 5) * y2 + (1 / 20) * y3
 
-        # first guess: the series where it converges fast, else the trapezoidal rule, a quadratic equation
+        # first guess: the series if it converges fast, else the trapezoidal rule, a quadratic equation
         f = h * (ka * depot_new + central_rate)
         g = h * (depot_rate - ka * depot_new) * s
         g2, g3 = g * s * (-1 / 2), g * s * s * (1 / 6)
@@ -158,7 +160,7 @@ def _step(state: np.ndarray) -> None:
         shorter = factor if factor > 0.15 else 0.15
         step = h * (longer if accepted else shorter)
         state[STEP + i] = wanted if accepted & last & (wanted > step) else step
-        state[TIME + i] = (state[STOP + i] if last else t + h) if accepted else t
+        state[TIME + i] = (state[BREAKPOINT + i] if last else t + h) if accepted else t
         state[CENTRAL + i] = z if accepted else y
         state[DEPOT + i] = depot_new if accepted else depot
         state[ARRIVED + i] = 1.0 if accepted & last else 0.0
@@ -166,7 +168,7 @@ def _step(state: np.ndarray) -> None:
 
 @njit(inline="always")
 def _decay(s: float) -> float:
-    """exp(-s) for s ≥ 0 within 3e-14 of itself (4e-18 from s = 40 on), by arithmetic alone: it runs in vectors."""
+    """exp(-s) for s ≥ 0 within 3e-14 of itself (4e-18 from s = 40 on), by arithmetic alone, so that it vectorises."""
     x = (s if s < 40.0 else 40.0) * (-1 / 128)
     e = 1 / 3628800 + x * (1 / 39916800)
     e = 1 / 5040 + x * (1 / 40320 + x * (1 / 362880 + x * e))

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from image_longitudinal.models.nlme.kernels.cached import cached_kernel
-from image_longitudinal.models.nlme.kernels.depot_central.stops import (
+from image_longitudinal.models.nlme.kernels.depot_central.breakpoints import (
     BOUND,
+    BREAKPOINT,
     CENTRAL,
     CENTRAL_RATE,
     DEPOT,
@@ -21,17 +22,16 @@ from image_longitudinal.models.nlme.kernels.depot_central.stops import (
     KA,
     KM,
     STEP,
-    STOP,
     TIME,
     V,
-    begin,
-    new_state,
-    settle,
-    stops_of,
+    apply_events,
+    breakpoints_of,
+    load_subject,
+    new_lanes,
 )  # fmt: skip
 
 # With growth limited to 2 the largest global error of 200,000 random subjects was 2.1e-7; growth up to 5 saved 1 % of
-# the time and let steps jump over the corner where elimination leaves saturation (errors of 1e-4).
+# the time, but steps missed the corner where elimination leaves saturation (errors of 1e-4).
 GROWTH = 2.0
 MAX_STEPS = 100_000  # random subjects need about 55
 NEWTON = 8
@@ -166,22 +166,22 @@ def differentiate(
     out: np.ndarray, gradient: np.ndarray,
 ) -> int:  # fmt: skip
     """Predictions (N,) and their derivatives (N, 3); the first row that failed, or -1."""
-    stops, start_of, largest = stops_of(data, start, start + (1 if shared else len(parameters)))
+    breakpoints, start_of, largest = breakpoints_of(data, start, start + (1 if shared else len(parameters)))
     row_start = data.row_start
-    state, position = new_state()
+    state, position = new_lanes()
     sens = np.empty(4)
     offset = 0
     for row in range(parameters.shape[0]):
         subject = 0 if shared else row
-        begin(state, position, 0, parameters[row], stops, start_of, largest, subject, offset, tolerance)
+        load_subject(state, position, 0, parameters[row], breakpoints, start_of, largest, subject, offset, tolerance)
         offset += row_start[start + subject + 1] - row_start[start + subject]
         sens[:] = 0.0
-        while settle(state, position, 0, stops, out, gradient, sens):
+        while apply_events(state, position, 0, breakpoints, out, gradient, sens):
             y, depot, step, good = _advance(
-                state[TIME], state[STOP], state[CENTRAL], state[DEPOT], state[STEP], state[KA], state[V], state[KM],
-                state[DEPOT_RATE], state[CENTRAL_RATE], state[BOUND], sens,
+                state[TIME], state[BREAKPOINT], state[CENTRAL], state[DEPOT], state[STEP], state[KA], state[V],
+                state[KM], state[DEPOT_RATE], state[CENTRAL_RATE], state[BOUND], sens,
             )  # fmt: skip
             if not (good and math.isfinite(y)):
                 return row
-            state[CENTRAL], state[DEPOT], state[STEP], state[TIME] = y, depot, step, state[STOP]
+            state[CENTRAL], state[DEPOT], state[STEP], state[TIME] = y, depot, step, state[BREAKPOINT]
     return -1

@@ -6,21 +6,15 @@ import arviz as az
 import numpy as np
 import pytest
 
-from image_longitudinal.models.nlme.bayes.posterior import (
-    _simulated,
-    doubts,
-    individual_ranks,
-    population_ranks,
-    sample_posterior,
-    uniformity,
-)
+from image_longitudinal.models.nlme.bayes.posterior import convergence_warnings, sample_posterior
 from image_longitudinal.models.nlme.bayes.whitening import Information
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.estimation.results import load, save
+from image_longitudinal.models.nlme.estimation.results import load_results, save_results
 from image_longitudinal.models.nlme.model import symbolic as s
 from image_longitudinal.models.nlme.model.population import Design, Parameter, PopulationModel
 from image_longitudinal.models.nlme.model.residual_error import ResidualError
 from image_longitudinal.models.nlme.model.structural import StructuralModel
+from tests.models.nlme.bayes.calibration import individual_ranks, population_ranks, simulated_outcomes, uniformity
 
 DECAY = PopulationModel(
     name="decay",
@@ -48,13 +42,13 @@ def test_individual_posteriors_are_calibrated_and_a_wrong_model_is_not():
 def test_chains_mix_recover_a_population_and_predict_its_data_from_a_start_that_is_far_off(tmp_path):
     # 12 subjects in closed form, from a typical value half as large again. With PyMC's own starts and non-centred
     # coordinates, this engine's before, one of two chains stood still on a trial of 20 (R-hat 2.3).
-    data = replace(design(12), observed=_simulated(DECAY, design(12), seed=7)[1])
+    data = replace(design(12), observed=simulated_outcomes(DECAY, design(12), seed=7)[1])
     far = replace(DECAY, parameters=(Parameter("ke", 0.8),))
     found = sample_posterior(far, data, draws=200, tune=100, chains=2)
     rhat = az.rhat(found, var_names=["typical", "omega_matrix", "error_scale"])
     assert max(float(rhat[name].max()) for name in rhat) < 1.05
     assert int(found["sample_stats"]["diverging"].sum()) <= 8  # 2 %: a spread near 0 cannot be excluded by 24 values
-    assert not any("chains see other" in doubt for doubt in doubts(found))
+    assert not any("chains disagree about" in warning for warning in convergence_warnings(found))
     typical = found["posterior"]["typical"].sel(parameter="ke")
     assert abs(typical.mean() - 0.5) < 4 * typical.std()
     assert typical.std() < 0.2  # 12 subjects of spread 0.3: about 0.05
@@ -63,7 +57,7 @@ def test_chains_mix_recover_a_population_and_predict_its_data_from_a_start_that_
     low, high = np.percentile(predicted, (2.5, 97.5), axis=0)
     assert ((low < data.observed) & (data.observed < high)).mean() > 0.85
     assert found["prior"]["typical"].values.std() > 3 * float(typical.std())
-    kept = load(save(found, tmp_path / "posterior.nc"))
+    kept = load_results(save_results(found, tmp_path / "posterior.nc"))
     np.testing.assert_array_equal(kept["posterior"]["typical"], found["posterior"]["typical"])
     assert "created_at" not in kept["posterior"].attrs
 
@@ -78,17 +72,17 @@ def test_chains_that_disagree_about_a_subject_are_named():
         coords={"subject": [4, 8, 15]},
         dims={"eta": ["subject", "random_effect"]},
     )
-    assert doubts(found) == [
-        "The chains see other random effects in 1 of 3 subjects (15): their posteriors have several modes, and a chain "
-        "seldom crosses from one to the next."
+    assert convergence_warnings(found) == [
+        "The chains disagree about the random effects of 1 of 3 subjects (15): their posteriors have several modes, "
+        "and chains seldom move between them."
     ]
 
 
-def test_what_is_held_raises_no_doubt_and_one_chain_does():
+def test_fixed_values_give_no_warning_and_one_chain_does():
     rng = np.random.default_rng(2)
     typical = np.stack([np.full((1, 900), 0.5), rng.standard_normal((1, 900))], axis=2)
     found = az.from_dict({"typical": typical}, sample_stats={"diverging": np.zeros((1, 900), dtype=bool)})
-    assert doubts(found) == ["With one chain nothing can be said about convergence."]
+    assert convergence_warnings(found) == ["Convergence cannot be assessed from one chain."]
 
 
 def test_population_values_are_calibrated_in_whitened_coordinates():

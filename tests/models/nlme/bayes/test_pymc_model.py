@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from image_longitudinal.core.errors import SimulationError
-from image_longitudinal.models.nlme.bayes.pymc_model import Prediction, population_model
+from image_longitudinal.models.nlme.bayes.pymc_model import Prediction, bayesian_model
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.simulation.simulate import simulate
 
@@ -20,14 +20,14 @@ def test_fast_kernel_equals_the_pymc_prediction_on_10_000_subjects(original, str
     # the PyMC model integrates the symbolic equations at 1e-10 per step; 1e-6 is what the kernel promises
     fast = simulate(original, stress_eta)
     data = PopulationData.of_design(original.structural, fast, original.design.times, original.design.doses)
-    model = population_model(original, data)
+    model = bayesian_model(original, data)
     predict = model.compile_fn(model["prediction"], inputs=[model["phi"]], point_fn=False)
     phi = np.log(list(original.typical_values.values())) + stress_eta
     assert np.abs(predict(phi).reshape(fast.shape) - fast).max() < 1e-6
 
 
 def test_gradient_of_the_log_density_equals_finite_differences(original, small):
-    model = population_model(original, small)
+    model = bayesian_model(original, small)
     logp, gradient = model.compile_logp(), model.compile_dlogp()
     z = np.random.default_rng(8).standard_normal((3, 3))
     got = gradient({WHITE: z}).reshape(3, 3)
@@ -44,11 +44,11 @@ def test_log_density_is_the_sum_of_normal_densities(original, small):
     z = np.full((3, 3), 0.3)
     expected = norm.logpdf(z).sum() + norm.logpdf(small.observed, simulate(original, z).ravel(), 0.01).sum()
     # predictions agree to 1e-7, and the density changes by (residual / sigma²) = 1e4 times that per observation
-    assert population_model(original, small).compile_logp()({WHITE: z}) == pytest.approx(expected, rel=1e-5)
+    assert bayesian_model(original, small).compile_logp()({WHITE: z}) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_subject_that_cannot_be_integrated_is_named(original, small):
-    model = population_model(original, small)
+    model = bayesian_model(original, small)
     predict = model.compile_fn(model["prediction"], inputs=[model["phi"]], point_fn=False)
     phi = np.zeros((3, 3))
     phi[1, 0] = np.nan
@@ -57,7 +57,7 @@ def test_a_subject_that_cannot_be_integrated_is_named(original, small):
 
 
 def test_with_priors_every_unknown_has_a_finite_density_and_the_right_gradient(original, small):
-    model = population_model(original, small, estimate=True)
+    model = bayesian_model(original, small, estimate=True)
     names = {variable.name for variable in model.free_RVs}
     assert names == {"omega", "phi", "shift_ka", "shift_imax", "shift_ic50", "error_scale"}
     fast = "FAST_COMPILE"  # dozens of C files otherwise, for a handful of evaluations

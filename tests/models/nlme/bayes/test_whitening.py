@@ -4,7 +4,7 @@ import numpy as np
 import pymc as pm
 import pytest
 
-from image_longitudinal.models.nlme.bayes.pymc_model import omega_start, population_model
+from image_longitudinal.models.nlme.bayes.pymc_model import bayesian_model, omega_start
 from image_longitudinal.models.nlme.bayes.whitening import Information
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.fit import fit
@@ -52,7 +52,7 @@ def test_the_density_of_the_parameters_is_the_same_in_any_coordinates(model, dat
     phi = information.phi(mu, omega, np.full((6, 3), 0.3))
     densities = []
     for of in (None, information):
-        population = population_model(model, data, information=of)
+        population = bayesian_model(model, data, information=of)
         transform = population.rvs_to_transforms[population["phi"]]
         z = transform.forward(phi, mu, omega).eval(mode=QUICK)
         jacobian = transform.log_jac_det(z, mu, omega).eval(mode=QUICK).sum()
@@ -64,7 +64,7 @@ def test_with_a_fits_information_the_posterior_is_nearly_standard_normal(model, 
     # Along each coordinate the log density falls by 1/2 at z = ±1, up to what is not Gaussian (a fifth and less,
     # measured .09 in the mean); non-centred, where σ is a hundredth of the signal, by hundreds.
     def fall(of):
-        logp = population_model(model, data, information=of).compile_logp(mode=QUICK)
+        logp = bayesian_model(model, data, information=of).compile_logp(mode=QUICK)
         mode = information.phi(np.log(list(model.typical_values.values())), np.asarray(model.omega), np.zeros((6, 3)))
         z = np.zeros((6, 3)) if of else mode - np.log(list(model.typical_values.values()))
         top, falls = float(logp({VALUES: z})), []
@@ -86,7 +86,7 @@ def test_occasions_share_their_block_and_fixed_values_have_no_prior():
     model = with_occasions(own, ["cl"], 2, [[0.04]])
     times = (1.0, 4.0)
     data = PopulationData.of_design(model.structural, [[1.0, 2.0]], times, own.design.doses, covariates={"occ": 1.0})
-    population = population_model(model, data, estimate=True, fixed=("ka", "residual"))
+    population = bayesian_model(model, data, estimate=True, fixed=("ka", "residual"))
     names = {variable.name for variable in population.free_RVs}
     assert names == {"omega", "omega_occasions", "phi", "shift_cl", "shift_v"}
     start = omega_start(model, "full", np.asarray(model.omega))
@@ -94,6 +94,6 @@ def test_occasions_share_their_block_and_fixed_values_have_no_prior():
     omega = pm.draw(population["omega_matrix"], 3, random_seed=1, mode=QUICK)
     np.testing.assert_array_equal(omega[:, 3, 3], omega[:, 4, 4])
     assert (omega[:, :3, 3:] == 0).all()
-    diagonal = population_model(model, data, estimate=True, omega="diagonal")
+    diagonal = bayesian_model(model, data, estimate=True, omega="diagonal")
     matrix = pm.draw(diagonal["omega_matrix"], random_seed=1, mode=QUICK)
     np.testing.assert_array_equal(matrix, np.diag(np.diag(matrix)))

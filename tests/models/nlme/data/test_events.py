@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.models.nlme.data.dosing import Dose
 from image_longitudinal.models.nlme.data.events import event_table
-from image_longitudinal.models.nlme.data.tables import read_events
-from image_longitudinal.models.nlme.kernels.linear import DosingParameters, linear_course
+from image_longitudinal.models.nlme.data.nmtran_reader import read_events
 from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.models.nlme.model.dosing import Dose
 from image_longitudinal.models.nlme.simulation.simulate import simulate
+from tests.models.nlme.matrix_exponentials import DosingParameters, linear_predictions
 
 ONE = get_model("one-compartment").structural
 PARAMETERS = np.array([1.5, 1.1, 20.0])  # ka, cl, v
@@ -31,7 +31,7 @@ def test_the_27_dosing_scenarios_of_nonmem(reference_data):
             {2: float(table[name][rows.start])} for name in ("lagt", "bioav", "rat2", "dur2")
         )
         dosing[subject] = DosingParameters(lag, bioavailability, rate, duration)
-    got = 1000 * linear_course(ONE, PARAMETERS, events, dosing)
+    got = 1000 * linear_predictions(ONE, PARAMETERS, events, dosing)
     observed = table["evid"] == 0
     assert observed.sum() == 27 * 131
     wrong = observed & (np.abs(got - table["cp"]) > printed_precision(table["cp"]))
@@ -51,7 +51,7 @@ def test_an_event_table_and_a_design_give_the_same_course():
     names = ("time", "evid", "amt", "cmt", "rate", "addl", "ii")
     table = event_table({"id": np.ones(len(rows)), **dict(zip(names, np.transpose(rows), strict=True))}, ONE)
     typical = [model.typical_values[name] for name in model.parameter_names]
-    exact = linear_course(ONE, typical, table)[table["EVID"] == 0]
+    exact = linear_predictions(ONE, typical, table)[table["EVID"] == 0]
     # the integrator promises 1e-6 relative to the largest concentration (about 8)
     np.testing.assert_allclose(simulate(model, np.zeros((1, 3)), times, doses)[0], exact, atol=1e-5)
 
@@ -63,8 +63,8 @@ def test_steady_state_is_what_many_doses_lead_to():
     steady = event_table(
         {"id": [1, 1], "time": [0, 12], "evid": [1, 0], "amt": [100, 0], "ss": [1, 0], "ii": [12, 0]}, ONE
     )
-    want = linear_course(ONE, PARAMETERS, many)[1]
-    assert linear_course(ONE, PARAMETERS, steady)[1] == pytest.approx(want, rel=1e-9)
+    want = linear_predictions(ONE, PARAMETERS, many)[1]
+    assert linear_predictions(ONE, PARAMETERS, steady)[1] == pytest.approx(want, rel=1e-9)
 
 
 GOOD = {"ID": [1, 1, 2], "TIME": [0.0, 1.0, 0.0], "EVID": [1, 0, 0], "AMT": [100.0, 0.0, 0.0]}
@@ -99,7 +99,7 @@ def test_a_missing_column_is_named():
 def test_a_modelled_duration_needs_its_parameter():
     table = event_table(GOOD | {"RATE": [-2.0, 0.0, 0.0]}, ONE)
     with pytest.raises(ConfigError, match=r"duration.*compartment 1"):
-        linear_course(ONE, PARAMETERS, table)
+        linear_predictions(ONE, PARAMETERS, table)
 
 
 def test_tables_are_read_from_csv_and_parquet(tmp_path):
@@ -115,5 +115,5 @@ def test_tables_are_read_from_csv_and_parquet(tmp_path):
     from_parquet = read_events(tmp_path / "events.parquet", ONE)
     for name, values in from_csv.columns.items():
         np.testing.assert_array_equal(values, from_parquet[name])
-    with pytest.raises(ConfigError, match="no such event table"):
+    with pytest.raises(ConfigError, match="no such table"):
         read_events(tmp_path / "absent.csv", ONE)

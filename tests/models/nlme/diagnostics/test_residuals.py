@@ -12,9 +12,11 @@ from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.diagnostics.residuals import npde, replicates, residuals
 from image_longitudinal.models.nlme.diagnostics.vpc import predictive_check
 from image_longitudinal.models.nlme.estimation.ebes import individual_modes
-from image_longitudinal.models.nlme.estimation.objective import Objective, Values
+from image_longitudinal.models.nlme.estimation.objective import Objective
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
+from image_longitudinal.models.nlme.model.dosing import Dose
 from image_longitudinal.models.nlme.model.residual_error import ResidualError
-from image_longitudinal.models.nlme.simulation.simulate import Dose, observe, simulate
+from image_longitudinal.models.nlme.simulation.simulate import observe, simulate
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +47,8 @@ def modes(mild, population):
 def test_residuals_are_what_their_definitions_say(mild, population, modes):
     found = residuals(mild, population, modes)
     objective = Objective(mild, population)
-    f, g = objective.predict(Values.of(mild), modes)
-    pred = objective.predict(Values.of(mild), 0 * modes)[0]
+    f, g = objective.predict(PopulationParameters.of(mild), modes)
+    pred = objective.predict(PopulationParameters.of(mild), 0 * modes)[0]
     np.testing.assert_array_equal(found.pred, pred)
     np.testing.assert_array_equal(found.ipred, f)
     sd = np.sqrt(0.01**2 + (0.05 * f) ** 2)
@@ -114,7 +116,7 @@ def test_bands_cover_the_right_model_and_not_a_wrong_one(mild, population):
 
 def test_prediction_correction_scales_by_the_bins_median_prediction(mild, population):
     check = predictive_check(mild, population, n=25, seed=3, bins=[1.25, 4.0], corrected=True)
-    pred = Objective(mild, population).predict(Values.of(mild), np.zeros((100, 3)))[0]
+    pred = Objective(mild, population).predict(PopulationParameters.of(mild), np.zeros((100, 3)))[0]
     inside = (population.times >= 1.25) & (population.times < 4.0)
     expected = population.observed[inside] * np.median(pred[inside]) / pred[inside]
     np.testing.assert_allclose(check.outcomes[inside], expected)

@@ -11,7 +11,7 @@ from image_longitudinal.models.nlme.estimation import ebe_streaming as streaming
 from image_longitudinal.models.nlme.estimation.ebe_streaming import stream_ebes
 from image_longitudinal.models.nlme.estimation.ebes import empirical_bayes
 from image_longitudinal.models.nlme.simulation.simulate import observe, simulate
-from tests.models.nlme.test_observations import long_table
+from tests.models.nlme.data.test_nmtran_reader import long_table
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_the_stream_gives_what_memory_gives_whatever_parts_and_workers(original,
     got = np.stack([table[name].to_numpy() for name in original.random_effect_names], axis=1)
     np.testing.assert_array_equal(got, expected.eta)
     np.testing.assert_array_equal(table["joint"].to_numpy(), expected.joint)
-    two = stream_ebes(original, files, tmp_path / "two.parquet", part_size=7, workers=2)
+    two = stream_ebes(original, files, tmp_path / "two.parquet", part_size=7, n_threads=2)
     assert two.path.read_bytes() == one.path.read_bytes()
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["one.parquet", "two.parquet"]
 

@@ -28,7 +28,7 @@ def test_several_starts_find_what_one_misses(original, population):
 def test_chunks_and_workers_change_no_bit(original, population):
     _, observed = population
     whole = empirical_bayes(original, observed[:60])
-    parts = [empirical_bayes(original, observed[a:b], workers=3).eta for a, b in ((0, 7), (7, 50), (50, 60))]
+    parts = [empirical_bayes(original, observed[a:b], n_threads=3).eta for a, b in ((0, 7), (7, 50), (50, 60))]
     assert np.concatenate(parts).tobytes() == whole.eta.tobytes()
 
 

@@ -12,7 +12,8 @@ from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.fit import fit, starting_points
 from image_longitudinal.models.nlme.estimation.importance_sampling import maximum_likelihood
 from image_longitudinal.models.nlme.estimation.minimise import minimise
-from image_longitudinal.models.nlme.estimation.objective import Objective, Values
+from image_longitudinal.models.nlme.estimation.objective import Objective
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.model import symbolic as s
 from image_longitudinal.models.nlme.model.population import Design, Parameter, PopulationModel
 from image_longitudinal.models.nlme.model.residual_error import ResidualError
@@ -48,7 +49,9 @@ def theophylline_data(reference_data):
 @pytest.mark.parametrize(("method", "expected"), [("FO", 141.30755264), ("FOCEI", 192.65025556)])
 def test_theophylline_objective_at_the_initial_values(theophylline_data, method, expected):
     objective = Objective(THEOPHYLLINE, theophylline_data, method)
-    assert objective.evaluate(Values.of(THEOPHYLLINE)).sum() == pytest.approx(expected, abs=1e-6)  # NONMEM 7.4.1
+    assert objective.evaluate(PopulationParameters.of(THEOPHYLLINE)).sum() == pytest.approx(
+        expected, abs=1e-6
+    )  # NONMEM 7.4.1
 
 
 def test_theophylline_fit_is_nonmems(theophylline_data):
@@ -72,7 +75,7 @@ def test_without_interaction_the_gradient_is_a_difference_and_the_fit_a_minimum(
     result = fit(start, theophylline_data, "FOCE", covariance="none")
     assert result.converged, result.message
     objective = Objective(result.model, theophylline_data, "FOCE")
-    values = Values.of(result.model)
+    values = PopulationParameters.of(result.model)
     assert objective.evaluate(values).sum() == pytest.approx(result.objective, abs=1e-4)
     for j in range(3):
         for sign in (-0.02, 0.02):
@@ -90,7 +93,7 @@ def simulated(original, n, seed):
 
 def far_start(original):
     """The start values of the original analysis: imax 1.1, ic50 0.6, Ω = 0.2 I, σ = 0.1."""
-    values = Values.of(original)
+    values = PopulationParameters.of(original)
     return replace(values, mu=np.log([1.0, 1.1, 0.6]), omega=0.2 * np.eye(3), error=np.array([0.1, 0.0, 1.0])).into(
         original
     )

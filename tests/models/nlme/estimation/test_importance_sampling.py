@@ -10,26 +10,27 @@ from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
 from image_longitudinal.models.nlme.estimation.fit import fit
 from image_longitudinal.models.nlme.estimation.importance_sampling import (
     ImportanceSearch,
-    draw,
+    draw_from_proposal,
     even_normals,
-    linearised_spread,
+    linearised_covariance,
     log_normal,
     maximum_likelihood,
 )
-from image_longitudinal.models.nlme.estimation.objective import Objective, Values
+from image_longitudinal.models.nlme.estimation.objective import Objective
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.simulation.simulate import simulate
-from tests.models.nlme.test_estimation import simulated
+from tests.models.nlme.estimation.test_fit import simulated
 
 
 def search_of(model, data, draws, fixed=(), seed=1):
     objective = Objective(model, data, tolerance=1e-9)
     coordinates = Coordinates(model, "full", fixed)
     search = ImportanceSearch(objective, coordinates, None)
-    values = Values.of(model)
+    values = PopulationParameters.of(model)
     objective.find_modes(values, np.zeros((1, model.n_random_effects)))
     center = objective.typical_phi(values)[:, objective.random]
-    spread = linearised_spread(objective, values, objective.eta)
-    search.use(draw(data.ids, center, objective.eta, spread, values.omega, draws, seed))
+    spread = linearised_covariance(objective, values, objective.eta)
+    search.use(draw_from_proposal(data.ids, center, objective.eta, spread, values.omega, draws, seed))
     return search, coordinates.pack(values)
 
 
@@ -40,7 +41,7 @@ def test_the_likelihood_is_the_integral_over_the_random_effect(original):
     model = replace(original, parameters=parameters, omega=((1.0,),))
     _, data = simulated(original, 3, seed=2)
     search, psi = search_of(model, data, 4000)
-    shares = search.shares(psi)[0]
+    shares = search.individual_objectives(psi)[0]
     for i in range(3):
         y = data.observed[21 * i : 21 * (i + 1)]
         mode = search.moments()[0][i, 0]
@@ -77,14 +78,14 @@ def test_draws_have_the_density_they_claim_and_depend_on_the_subject_alone():
     spread, omega = np.array([[[0.3, 0.1], [0.1, 0.2]]] * 2), np.array([[1.0, -0.4], [-0.4, 2.0]])
     mean = np.array([[0.5, 0.0], [0.0, 1.0]])
     ids, center = np.array([7, 3]), np.array([[1.0, 2.0], [1.0, 2.0]])
-    many = draw(ids, center, mean, spread, omega, 20_000, 5)
+    many = draw_from_proposal(ids, center, mean, spread, omega, 20_000, 5)
     # ∫ q = 1: the mean of p / q over the draws is the integral of p, here of N(0, Ω)
     eta = many.phi - center[:, None]
     ratio = np.exp(log_normal(eta, omega) - many.log_q)
     np.testing.assert_allclose(ratio.mean(axis=1), 1.0, atol=0.03)
     np.testing.assert_allclose(log_normal(eta[0, :5], omega), multivariate_normal([0, 0], omega).logpdf(eta[0, :5]))
-    alone = draw(ids[1:], center[1:], mean[1:], spread[1:], omega, 100, 5)
-    whole = draw(ids, center, mean, spread, omega, 100, 5)
+    alone = draw_from_proposal(ids[1:], center[1:], mean[1:], spread[1:], omega, 100, 5)
+    whole = draw_from_proposal(ids, center, mean, spread, omega, 100, 5)
     np.testing.assert_array_equal(alone.phi[0], whole.phi[1])
 
 
@@ -104,7 +105,7 @@ def test_workers_change_nothing_and_unusable_starts_are_refused(original):
     _, data = simulated(original, 20, seed=6)
     start = fit(original, data, "FOCE", omega="diagonal", covariance="none")
     one, two = (
-        maximum_likelihood(start, data, omega="diagonal", draws=60, rounds=2, workers=workers) for workers in (1, 2)
+        maximum_likelihood(start, data, omega="diagonal", draws=60, rounds=2, n_threads=workers) for workers in (1, 2)
     )
     assert one.objective == two.objective
     np.testing.assert_array_equal(one.estimates, two.estimates)

@@ -7,7 +7,8 @@ import pytest
 
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.estimation.objective import Objective, Values
+from image_longitudinal.models.nlme.estimation.objective import Objective
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.model import symbolic as s
 from image_longitudinal.models.nlme.model.population import Design, Parameter, PopulationModel
 from image_longitudinal.models.nlme.model.residual_error import ResidualError
@@ -42,7 +43,7 @@ def wang_data(reference_data):
 @pytest.mark.parametrize(("residual", "method"), WANG)
 def test_the_nine_values_of_wang_2007(wang_data, residual, method):
     model = wang_model(residual)
-    total = Objective(model, wang_data, method).evaluate(Values.of(model)).sum()
+    total = Objective(model, wang_data, method).evaluate(PopulationParameters.of(model)).sum()
     assert total == pytest.approx(WANG[residual, method], abs=1e-3)
 
 
@@ -59,8 +60,8 @@ def test_laplace_equals_the_integral_where_the_posterior_is_narrow(wang_data):
             return np.exp(-0.5 * (((y - f) ** 2 / 0.1 + np.log(0.1)).sum() + eta**2 / 0.04 + np.log(2 * np.pi * 0.04)))
 
         quadrature -= 2 * np.log(quad(density, -1.5, 1.5, epsabs=0, epsrel=1e-10, points=(-0.3, 0.0, 0.3))[0])
-    laplace = Objective(model, wang_data, "Laplace").evaluate(Values.of(model)).sum()
-    foce = Objective(model, wang_data, "FOCE").evaluate(Values.of(model)).sum()
+    laplace = Objective(model, wang_data, "Laplace").evaluate(PopulationParameters.of(model)).sum()
+    foce = Objective(model, wang_data, "FOCE").evaluate(PopulationParameters.of(model)).sum()
     assert abs(laplace - quadrature) < 0.1
     assert abs(laplace - quadrature) < abs(foce - quadrature)
 
@@ -77,7 +78,7 @@ def small(original):
 
 def test_the_analytic_gradient_is_the_derivative_of_the_objective(small):
     model, data = small
-    objective, values = Objective(model, data, tolerance=1e-10), Values.of(model)
+    objective, values = Objective(model, data, tolerance=1e-10), PopulationParameters.of(model)
     gradient = objective.gradient(values)
 
     def slope(**moves):
@@ -105,8 +106,8 @@ def test_the_analytic_gradient_is_the_derivative_of_the_objective(small):
 
 def test_the_number_of_workers_changes_no_bit(small):
     model, data = small
-    one, many = Objective(model, data), Objective(model, data, workers=3)
-    first, second = one.gradient(Values.of(model)), many.gradient(Values.of(model))
+    one, many = Objective(model, data), Objective(model, data, n_threads=3)
+    first, second = one.gradient(PopulationParameters.of(model)), many.gradient(PopulationParameters.of(model))
     assert one.eta.tobytes() == many.eta.tobytes()
     assert first.objective.tobytes() == second.objective.tobytes()
     assert first.by_mu.tobytes() == second.by_mu.tobytes()
@@ -114,7 +115,7 @@ def test_the_number_of_workers_changes_no_bit(small):
 
 def test_more_starts_never_give_a_worse_mode(small):
     model, data = small
-    objective, values = Objective(model, data), Values.of(model)
+    objective, values = Objective(model, data), PopulationParameters.of(model)
     single = objective.find_modes(values)[0]
     many, good = objective.find_modes(values, 1.5 * np.array(np.meshgrid(*[[-1.0, 1.0]] * 3)).reshape(3, -1).T)
     assert good.all()
@@ -123,7 +124,7 @@ def test_more_starts_never_give_a_worse_mode(small):
 
 def test_a_mode_is_a_minimum_of_the_joint_density(small):
     model, data = small
-    objective, values = Objective(model, data), Values.of(model)
+    objective, values = Objective(model, data), PopulationParameters.of(model)
     joint = objective.find_modes(values)[0]
     rng = np.random.default_rng(0)
     modes = objective.eta.copy()

@@ -7,9 +7,15 @@ import pytest
 
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.estimation.fit import Fit, fit
-from image_longitudinal.models.nlme.estimation.results import concerns, inference_data, load, load_fit, save_fit
+from image_longitudinal.models.nlme.estimation.results import (
+    fit_warnings,
+    inference_data,
+    load_fit,
+    load_results,
+    save_fit,
+)
 from image_longitudinal.models.nlme.library import get_model
-from tests.models.nlme.test_estimation import simulated
+from tests.models.nlme.estimation.test_fit import simulated
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +42,7 @@ def test_every_field_comes_back_exactly(fitted, tmp_path):
 
 def test_the_file_holds_data_and_predictions_beside_the_estimates(fitted, tmp_path):
     result, data = fitted
-    content = load(save_fit(result, tmp_path / "fit.nc", data, {"pred": np.arange(252.0)}))
+    content = load_results(save_fit(result, tmp_path / "fit.nc", data, {"pred": np.arange(252.0)}))
     np.testing.assert_array_equal(content["observed_data"]["outcome"], data.observed)
     np.testing.assert_array_equal(content["constant_data"]["subject_of"], np.repeat(data.ids, 21))
     np.testing.assert_array_equal(content["predictions"]["pred"], np.arange(252.0))
@@ -74,7 +80,7 @@ def test_unusable_places_and_models_are_refused_by_name(fitted, tmp_path):
 def test_what_is_wrong_with_a_fit_is_said(fitted):
     result, _ = fitted
     assert not result.converged
-    said = concerns(
+    said = fit_warnings(
         replace(
             result, searches_converged=np.arange(12) > 1, condition_number=2e4, shrinkage=np.array([0.1, 0.45, 0.2])
         )
@@ -85,5 +91,5 @@ def test_what_is_wrong_with_a_fit_is_said(fitted):
     assert any("Shrinkage of eta_imax is 45%" in sentence for sentence in said)
     fine = replace(result, converged=True, shrinkage=np.zeros(3), searches_converged=np.ones(12, dtype=bool))
     fine = replace(fine, standard_errors=np.ones(7), condition_number=5.0)
-    assert concerns(fine) == []
-    assert "no standard errors" in " ".join(concerns(replace(fine, standard_errors=np.full(7, np.nan))))
+    assert fit_warnings(fine) == []
+    assert "no standard error" in " ".join(fit_warnings(replace(fine, standard_errors=np.full(7, np.nan))))

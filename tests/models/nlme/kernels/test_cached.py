@@ -9,7 +9,7 @@ from tests.paths import ROOT
 
 
 def answer(folder: Path) -> str:
-    """What a process of its own computes, and how many kernels it found on disk."""
+    """Result of a new process, and its number of cache hits."""
     code = "from package.entrance import run; print(run(2.0), sum(run.stats.cache_hits.values()))"
     environment = os.environ | {
         "XDG_CACHE_HOME": str(folder / "cache"),

@@ -5,12 +5,14 @@ import pytest
 from numba import njit
 from numba.core.errors import TypingError
 
-from image_longitudinal.models.nlme.data.dosing import Dose
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.estimation.objective import Objective, Values
-from image_longitudinal.models.nlme.kernels import course, individual
+from image_longitudinal.models.nlme.estimation.objective import Objective
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
+from image_longitudinal.models.nlme.kernels import event_integration, individual
 from image_longitudinal.models.nlme.kernels.calls import call_rhs
+from image_longitudinal.models.nlme.kernels.modes import modes
 from image_longitudinal.models.nlme.model import symbolic as s
+from image_longitudinal.models.nlme.model.dosing import Dose
 from image_longitudinal.models.nlme.model.population import Design, Parameter, PopulationModel
 from image_longitudinal.models.nlme.model.residual_error import ResidualError
 from image_longitudinal.models.nlme.model.structural import StructuralModel
@@ -50,17 +52,17 @@ def check(model: PopulationModel) -> None:
     eta = np.linspace(-0.3, 0.4, 3 * k).reshape(3, k)
     want = np.stack([TRUTH[model.name](row) for row in eta])
     objective = Objective(model, PopulationData.of_design(model.structural, want, TIMES, doses))
-    got, slopes = objective.predict(Values.of(model), eta)
+    got, slopes = objective.predict(PopulationParameters.of(model), eta)
     np.testing.assert_allclose(got, want.ravel(), atol=1e-6)  # the solver's 1e-8 per step
     step = 1e-5
     for j in range(k):
         moved = [np.concatenate([TRUTH[model.name](row) for row in eta + h * np.eye(k)[j]]) for h in (step, -step)]
         np.testing.assert_allclose(slopes[:, j], (moved[0] - moved[1]) / (2 * step), atol=1e-6)
-    objective.gradient(Values.of(model))
+    objective.gradient(PopulationParameters.of(model))
 
 
 def test_what_serves_every_model_is_compiled_for_the_first_and_predicts_each() -> None:
-    shared = (individual.predictions, individual.modes, individual.contributions, course.solve)
+    shared = (individual.predictions, modes, individual.objectives, event_integration.solve_events)
     check(DECAY)
     before = [kernel.signatures for kernel in shared]
     assert all(before)
@@ -73,7 +75,7 @@ def test_read_only_outcomes_are_taken() -> None:
     data = PopulationData.of_design(DECAY.structural, np.ones((2, 4)), TIMES, [Dose(0.0, 1.0)])
     for array in (data.times, data.observed, data.row_start):
         array.flags.writeable = False
-    assert np.isfinite(Objective(DECAY, data).evaluate(Values.of(DECAY))).all()
+    assert np.isfinite(Objective(DECAY, data).evaluate(PopulationParameters.of(DECAY))).all()
 
 
 def test_arguments_of_another_type_are_refused_when_compiled() -> None:

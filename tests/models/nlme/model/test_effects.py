@@ -8,18 +8,19 @@ from scipy.optimize import minimize
 from scipy.stats import norm
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.models.nlme.data.event_expansion import population_data
+from image_longitudinal.models.nlme.data.event_expansion import expand_events
 from image_longitudinal.models.nlme.data.events import event_table
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
 from image_longitudinal.models.nlme.estimation.fit import fit
-from image_longitudinal.models.nlme.estimation.objective import Objective, Values
+from image_longitudinal.models.nlme.estimation.objective import Objective
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.model import symbolic as s
 from image_longitudinal.models.nlme.model.effects import with_covariate, with_occasions
 from image_longitudinal.models.nlme.model.population import Design, Parameter, PopulationModel
 from image_longitudinal.models.nlme.model.residual_error import ResidualError
 from image_longitudinal.models.nlme.model.structural import StructuralModel
-from image_longitudinal.models.nlme.simulation.simulate import observe_table, simulate_table
+from image_longitudinal.models.nlme.simulation.simulate import observe_table, predict_table
 
 # two endpoints in closed form; size depends on a weight that changes, and on the occasion
 PLAIN = PopulationModel(
@@ -58,7 +59,7 @@ def seen():
         columns["OCC"] += (1 + (times > 4)).tolist()
     table = event_table(columns, MODEL.structural)
     eta = rng.standard_normal((SUBJECTS, 4)) @ np.linalg.cholesky(np.array(MODEL.omega)).T
-    return observe_table(MODEL, simulate_table(MODEL, eta, table), table, key=8, limits={"level": LIMIT}), eta
+    return observe_table(MODEL, predict_table(MODEL, eta, table), table, key=8, limits={"level": LIMIT}), eta
 
 
 def direct(eta, rows):
@@ -101,14 +102,14 @@ def by_subject(table):
 def test_predictions_equal_a_direct_computation(seen):
     table, eta = seen
     want = np.concatenate([direct(row, rows) for row, rows in zip(eta, by_subject(table), strict=True)])
-    np.testing.assert_allclose(simulate_table(MODEL, eta, table), want, rtol=1e-12)
+    np.testing.assert_allclose(predict_table(MODEL, eta, table), want, rtol=1e-12)
     assert (table["CENS"] == 1).sum() >= 3
     assert {1, 2} == set(table["DVID"][table["CENS"] == 0])
 
 
 def test_the_laplace_objective_equals_a_direct_computation(seen):
     table, _ = seen
-    got = Objective(MODEL, population_data(table, MODEL.structural), "Laplace").evaluate(Values.of(MODEL))
+    got = Objective(MODEL, expand_events(table, MODEL.structural), "Laplace").evaluate(PopulationParameters.of(MODEL))
     log_omega = np.linalg.slogdet(np.array(MODEL.omega))[1]
     for value, rows in zip(got, by_subject(table), strict=True):
         found = minimize(minus_log_density, np.zeros(4), (rows,), method="BFGS", options={"gtol": 1e-8})
@@ -120,7 +121,7 @@ def test_the_laplace_objective_equals_a_direct_computation(seen):
 def test_the_focei_objective_equals_a_direct_computation(seen):
     # H = Ω⁻¹ + Σ weights · G Gᵀ with the weights of Wang 2007, and h (h + z) / σ² for a censored row
     table, _ = seen
-    got = Objective(MODEL, population_data(table, MODEL.structural), "FOCEI").evaluate(Values.of(MODEL))
+    got = Objective(MODEL, expand_events(table, MODEL.structural), "FOCEI").evaluate(PopulationParameters.of(MODEL))
     log_omega = np.linalg.slogdet(np.array(MODEL.omega))[1]
     for value, rows in zip(got, by_subject(table), strict=True):
         eta = minimize(minus_log_density, np.zeros(4), (rows,), method="BFGS", options={"gtol": 1e-8}).x
@@ -139,8 +140,8 @@ def test_the_focei_objective_equals_a_direct_computation(seen):
 
 def test_the_gradient_of_the_objective_holds_for_all_of_it(seen):
     table, _ = seen
-    objective = Objective(MODEL, population_data(table, MODEL.structural), tolerance=1e-10)
-    values = Values.of(MODEL)
+    objective = Objective(MODEL, expand_events(table, MODEL.structural), tolerance=1e-10)
+    values = PopulationParameters.of(MODEL)
     gradient = objective.gradient(values)
 
     def slope(**moves):
@@ -160,10 +161,10 @@ def test_the_gradient_of_the_objective_holds_for_all_of_it(seen):
 def test_the_pymc_model_has_the_same_density(seen):
     import pymc as pm
 
-    from image_longitudinal.models.nlme.bayes.pymc_model import population_model
+    from image_longitudinal.models.nlme.bayes.pymc_model import bayesian_model
 
     table, eta = seen
-    population = population_model(MODEL, population_data(table, MODEL.structural))
+    population = bayesian_model(MODEL, expand_events(table, MODEL.structural))
     z = eta @ np.linalg.cholesky(np.linalg.inv(MODEL.omega))  # models.nlme.bayes.whitening, data that say nothing
     with population:
         got = float(pm.compile(population.value_vars, population.logp(vars=population.observed_RVs),
@@ -186,15 +187,18 @@ def test_occasions_share_one_variance_and_have_no_typical_value(seen):
     assert omega[2, 2] == omega[3, 3] > 0
     assert not omega[:2, 2:].any()
     assert omega[2, 3] == 0.0
-    found = fit(MODEL, population_data(table, MODEL.structural), covariance="none", max_iterations=3, fixed=["rate"])
-    assert found.objective < Objective(MODEL, population_data(table, MODEL.structural)).evaluate(Values.of(MODEL)).sum()
+    found = fit(MODEL, expand_events(table, MODEL.structural), covariance="none", max_iterations=3, fixed=["rate"])
+    assert (
+        found.objective
+        < Objective(MODEL, expand_events(table, MODEL.structural)).evaluate(PopulationParameters.of(MODEL)).sum()
+    )
     assert found.model.omega[2][2] == found.model.omega[3][3]
     assert found.model.typical_values["kappa_size_1"] == 0.0
 
 
 def test_fo_refuses_censored_observations(seen):
     with pytest.raises(ConfigError, match="FO cannot use censored"):
-        Objective(MODEL, population_data(seen[0], MODEL.structural), "FO")
+        Objective(MODEL, expand_events(seen[0], MODEL.structural), "FO")
 
 
 def test_a_design_takes_constant_covariates_and_refuses_missing_ones():

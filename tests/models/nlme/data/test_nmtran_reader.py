@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.models.nlme.data.observations import open_observations, population_data, subject_tables
+from image_longitudinal.models.nlme.data.nmtran_reader import open_observations, population_data, subject_tables
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.simulation.simulate import Dose
+from image_longitudinal.models.nlme.model.dosing import Dose
 
 
 def long_table(ids, times, observed, doses):

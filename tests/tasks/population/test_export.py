@@ -1,4 +1,4 @@
-"""The NM-TRAN export: every dose and observation, exactly, in the order that NONMEM needs."""
+"""The export of outcomes: every dose and observation, exactly, in the order that NONMEM needs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,22 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from image_longitudinal.core.errors import StorageError
-from image_longitudinal.storage.dataset.nmtran import EXPORTED_COLUMNS, export_nmtran
 from image_longitudinal.storage.dataset.reader import open_dataset
+from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
+from image_longitudinal.tasks.population.export import COLUMNS, export_nmtran
+from tests.storage.conftest import write_dataset
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Root:
+    root = open_root(tmp_path / "data")
+    write_dataset(root)
+    return root
 
 
 @pytest.mark.parametrize("split", [None, "validation"])
@@ -22,7 +32,7 @@ def test_rows_are_the_observations_number_for_number(published: Root, tmp_path: 
         read = list(csv.DictReader(file))
     expected = dataset.observations(0.0526, split).to_pylist()
     assert len(read) == rows == len(expected)
-    assert tuple(read[0]) == EXPORTED_COLUMNS
+    assert tuple(read[0]) == COLUMNS
     for line, row in zip(read, expected, strict=True):
         assert (int(line["ID"]), float(line["TIME"])) == (row["id"], row["time"])
         assert (line["EVID"], float(line["AMT"]), line["CMT"]) == (str(row["evid"]), row["amt"], str(row["cmt"]))
@@ -44,3 +54,11 @@ def test_a_file_that_is_there_is_left_alone(published: Root, tmp_path: Path) -> 
         export_nmtran(open_dataset(published), tmp_path / "other.csv", level=0.3)
     with pytest.raises(StorageError, match="cannot write a file"):
         export_nmtran(open_dataset(published), tmp_path / "nowhere/other.csv", level=1.0)
+
+
+def test_other_programs_get_their_dialect(published: Root, tmp_path: Path) -> None:
+    dataset = open_dataset(published)
+    export_nmtran(dataset, tmp_path / "monolix.csv", level=1.0, dialect="monolix")
+    assert (tmp_path / "monolix.csv").read_text().splitlines()[0] == "ID,TIME,EVID,AMT,ADM,DV,MDV"
+    export_nmtran(dataset, tmp_path / "pumas.parquet", level=1.0, dialect="pumas")
+    assert pq.read_schema(tmp_path / "pumas.parquet").names == [name.lower() for name in COLUMNS]

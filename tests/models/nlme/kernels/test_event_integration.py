@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from image_longitudinal.core.errors import ConfigError, SimulationError
-from image_longitudinal.models.nlme.data.dosing import Dose
-from image_longitudinal.models.nlme.data.event_expansion import population_data
+from image_longitudinal.models.nlme.data.event_expansion import expand_events
 from image_longitudinal.models.nlme.data.events import event_table
 from image_longitudinal.models.nlme.kernels.codegen import generated_kernel
-from image_longitudinal.models.nlme.kernels.linear import DosingParameters, linear_course
 from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.models.nlme.model.dosing import Dose
 from image_longitudinal.models.nlme.model.structural import StructuralModel
-from image_longitudinal.models.nlme.simulation.simulate import predict, simulate, simulate_table
+from image_longitudinal.models.nlme.simulation.simulate import predict, predict_table, simulate
+from tests.models.nlme.matrix_exponentials import DosingParameters, linear_predictions
 
 # the control stream of nmtest_half.csv: everything about doses into the central compartment is a parameter
 MODELLED = StructuralModel(
@@ -46,7 +46,7 @@ def printed_precision(values):
 
 def test_the_27_dosing_scenarios_of_nonmem_as_differential_equations(scenarios):
     table, parameters, nonmem = scenarios
-    data = population_data(table, MODELLED, every_row=True)
+    data = expand_events(table, MODELLED, every_row=True)
     got = 1000 * predict(MODELLED, parameters, data, tolerance=1e-10)
     observed = table["EVID"] == 0
     assert observed.sum() == 27 * 131
@@ -54,7 +54,7 @@ def test_the_27_dosing_scenarios_of_nonmem_as_differential_equations(scenarios):
     assert not wrong.any(), np.unique(table["ID"][wrong])
     # and to the integrator's own accuracy: 1e-6 of the largest concentration (about 50 mg/L)
     loose = predict(MODELLED, parameters, data)
-    exact = linear_course(MODELLED, parameters, table)
+    exact = linear_predictions(MODELLED, parameters, table)
     np.testing.assert_allclose(loose[observed], exact[observed], atol=5e-5)
 
 
@@ -62,7 +62,7 @@ def test_sensitivities_follow_through_doses_lags_and_steady_states(scenarios):
     # against central differences of the exact solution, at parameters where no event falls on an observation
     table, parameters, _ = scenarios
     parameters = parameters * np.array([1, 1, 1, 1.0137, 1.0123, 1.013, 1.017])
-    data = population_data(table, MODELLED, every_row=True)
+    data = expand_events(table, MODELLED, every_row=True)
     out, gradient = np.empty(len(table)), np.empty((len(table), 7))
     assert generated_kernel(MODELLED).run(parameters, data.arrays, 0, False, 1e-10, out, gradient)[0] == -1
     for j, name in enumerate(MODELLED.parameters):
@@ -73,7 +73,9 @@ def test_sensitivities_follow_through_doses_lags_and_steady_states(scenarios):
         down[:, j] -= step
         width = np.repeat(2 * step, np.diff(data.row_start))
         moved = (width > 0) & (table["EVID"] == 0)
-        difference = (linear_course(MODELLED, up, table) - linear_course(MODELLED, down, table))[moved] / width[moved]
+        difference = (linear_predictions(MODELLED, up, table) - linear_predictions(MODELLED, down, table))[
+            moved
+        ] / width[moved]
         scale = 1e-5 * np.abs(gradient[moved, j]).max()  # the differences' own error
         np.testing.assert_allclose(gradient[moved, j], difference, atol=scale + 1e-7, err_msg=name)
 
@@ -89,7 +91,7 @@ ETA = np.zeros((1, 4))  # ka 1, vmax 10, km 2, v 20
 
 
 def course(**table):
-    return simulate_table(MM, ETA, event_table(table, MM.structural))
+    return predict_table(MM, ETA, event_table(table, MM.structural))
 
 
 def test_steady_state_of_a_saturable_model_is_what_many_doses_lead_to():
@@ -150,11 +152,11 @@ def test_a_modelled_duration_needs_a_model_that_says_it():
 def test_the_exact_course_refuses_a_model_that_is_not_linear(original):
     table = event_table(rows((0, 1, 1), (1, 0, 0)), original.structural)
     with pytest.raises(ConfigError, match="depot-central-mm"):
-        linear_course(original.structural, [1.0, 2.1, 0.4], table)
+        linear_predictions(original.structural, [1.0, 2.1, 0.4], table)
 
 
 def test_dosing_parameters_can_also_be_given_by_subject():
     table = event_table(rows((0, 1, 100), (5, 0, 0), CMT=[2, 1]), MODELLED)
-    own = linear_course(MODELLED, [1.5, 1.1, 20.0, 2.0, 0.5, 10.0, 2.0], table)
-    given = linear_course(MODELLED, [1.5, 1.1, 20.0, 0, 1, 1, 1], table, DosingParameters({2: 2.0}, {2: 0.5}))
+    own = linear_predictions(MODELLED, [1.5, 1.1, 20.0, 2.0, 0.5, 10.0, 2.0], table)
+    given = linear_predictions(MODELLED, [1.5, 1.1, 20.0, 0, 1, 1, 1], table, DosingParameters({2: 2.0}, {2: 0.5}))
     np.testing.assert_allclose(own, given, rtol=1e-12)

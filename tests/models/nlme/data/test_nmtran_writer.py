@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.models.nlme.data.event_expansion import population_data
+from image_longitudinal.models.nlme.data.event_expansion import expand_events
 from image_longitudinal.models.nlme.data.events import event_table
-from image_longitudinal.models.nlme.data.tables import DIALECTS, read_events, write_events
+from image_longitudinal.models.nlme.data.nmtran_reader import read_events
+from image_longitudinal.models.nlme.data.nmtran_writer import DIALECTS, write_events
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.nlme.model.structural import StructuralModel
-from image_longitudinal.models.nlme.simulation.simulate import observe_table, predict, simulate_table
+from image_longitudinal.models.nlme.simulation.simulate import observe_table, predict, predict_table
 
 # the area under a covariate: what it is between the rows is all that counts
 AREA = StructuralModel(
@@ -41,8 +42,8 @@ def test_a_written_table_is_read_back_exactly(tmp_path, dialect, suffix):
 def test_each_program_gets_the_names_and_missing_values_it_knows(tmp_path):
     table = event_table(TABLE, AREA)
     lines = {name: write_events(table, tmp_path / f"{name}.csv", name).read_text().splitlines() for name in DIALECTS}
-    assert lines["nonmem"][0] == "ID,TIME,EVID,AMT,RATE,CMT,ADDL,II,SS,DV,MDV,DVID,CENS,WEIGHT"
-    assert lines["nonmem"][1] == "1,0.0,1,100.0,0.0,1,0,0.0,0,.,1,1,0,70.0"
+    assert lines["nonmem"][0] == "ID,TIME,EVID,AMT,RATE,CMT,ADDL,II,SS,DV,MDV,DVID,CENS,weight"
+    assert lines["nonmem"][1] == "1,0,1,100,0,1,0,0,0,.,1,1,0,70"
     assert lines["nlmixr2"][1].split(",")[9] == "NA"
     assert "ADM" in lines["monolix"][0]
     assert lines["pumas"][0].startswith("id,time,evid,amt")
@@ -69,14 +70,14 @@ def test_a_covariate_missing_for_a_subject_is_refused_by_name_and_rows():
 def test_an_observation_without_a_value_is_refused_by_row():
     table = event_table(TABLE | {"DV": [np.nan, 0.1, np.nan, 1, 2, 3]}, AREA)
     with pytest.raises(ConfigError, match=r"missing DV.*row 3, ID 1"):
-        population_data(table, AREA)
-    assert len(population_data(table, AREA, every_row=True).times) == 6
+        expand_events(table, AREA)
+    assert len(expand_events(table, AREA, every_row=True).times) == 6
 
 
 def test_missed_visits_and_subjects_without_any_stay_in_the_population():
     columns = {name: np.array(values, dtype=float) for name, values in TABLE.items() if name != "WEIGHT"}
     columns["MDV"] = np.array([1, 0, 1, 0, 1, 1])
-    data = population_data(event_table(columns, ONE), ONE)
+    data = expand_events(event_table(columns, ONE), ONE)
     assert data.ids.tolist() == [1, 2]
     assert data.row_start.tolist() == [0, 2, 2]
     assert data.times.tolist() == [0.1, 2.0]
@@ -87,10 +88,10 @@ def test_additional_doses_end_with_the_subject_or_at_a_reset():
         "ID": [1, 1, 1, 1], "TIME": [0, 5, 10, 30], "EVID": [1, 3, 0, 0], "AMT": [9, 0, 0, 0],
         "ADDL": [9, 0, 0, 0], "II": [2, 0, 0, 0], "DV": [np.nan, np.nan, 1, 1],
     }  # fmt: skip
-    data = population_data(event_table(columns, ONE), ONE)
+    data = expand_events(event_table(columns, ONE), ONE)
     assert data.when.tolist() == [0, 2, 4, 5]
     columns["EVID"] = [1, 2, 0, 0]
-    assert population_data(event_table(columns, ONE), ONE).when.tolist() == [0, *range(2, 19, 2)]
+    assert expand_events(event_table(columns, ONE), ONE).when.tolist() == [0, *range(2, 19, 2)]
 
 
 KNOTS = np.array([0.0, 1.0, 4.0, 6.0])
@@ -107,13 +108,13 @@ VALUES = np.array([2.0, 5.0, np.nan, 1.0])  # the third visit did not record it
 )
 def test_covariates_between_their_rows(interpolation, areas):
     columns = {"ID": np.ones(4), "TIME": KNOTS, "EVID": np.zeros(4), "WEIGHT": VALUES}
-    data = population_data(event_table(columns, AREA, interpolation=interpolation), AREA, every_row=True)
+    data = expand_events(event_table(columns, AREA, interpolation=interpolation), AREA, every_row=True)
     np.testing.assert_allclose(predict(AREA, [[1.0]], data), areas, rtol=1e-9)
 
 
 def test_two_subjects_keep_their_own_covariates_doses_and_visits():
     both = event_table(TABLE, AREA)
-    together = predict(AREA, [[1.0], [2.0]], population_data(both, AREA, every_row=True))
+    together = predict(AREA, [[1.0], [2.0]], expand_events(both, AREA, every_row=True))
     np.testing.assert_allclose(together[-2:], [0.0, 2 * 60 * 5], rtol=1e-9)
     np.testing.assert_allclose(together[3], 100 + 70 / 3 + 71.3 * 5 / 3, rtol=1e-9)
 
@@ -125,7 +126,7 @@ def test_simulated_tables_are_noisy_reproducible_and_censored():
     table = event_table(
         {"ID": np.repeat([4, 9, 2], 5), "TIME": times, "EVID": first, "AMT": 100.0 * first}, model.structural
     )
-    prediction = simulate_table(model, np.zeros((3, 3)), table)
+    prediction = predict_table(model, np.zeros((3, 3)), table)
     seen = observe_table(model, prediction, table, key=3, limits={"outcome": 0.5})
     assert np.isnan(seen["DV"][first]).all()
     assert ((seen["CENS"] == 1) == (seen["DV"] == 0.5)).all()

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.models.nlme.data.dosing import Dose
-from image_longitudinal.models.nlme.data.visits import Visits
 from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.models.nlme.model.dosing import Dose
 from image_longitudinal.models.nlme.simulation.simulate import simulate
+from image_longitudinal.models.nlme.simulation.visits import Visits
 
 TIMES = tuple(np.arange(0.0, 10.5, 0.5))
 IRREGULAR = Visits(TIMES, (0.0, 4.0), jitter=0.2, missed=0.1, dropout=0.3)
@@ -53,7 +53,7 @@ def test_each_subject_is_predicted_at_its_own_times(name):
     doses = [Dose(0.0, 1.0), Dose(4.0, 1.0, duration=0.7)]
     eta = np.random.default_rng(2).standard_normal((6, model.n_random_effects))
     times, _ = IRREGULAR.draw(3, np.arange(6))
-    together = simulate(model, eta, times, doses, workers=2)
+    together = simulate(model, eta, times, doses, n_threads=2)
     for row in range(6):
         assert np.array_equal(together[row], simulate(model, eta[row : row + 1], times[row], doses)[0])
 

@@ -1,8 +1,8 @@
-"""Where the integrator of a subject has to stop, and what happens there; shared by both ways of integrating.
+"""Breakpoints of the integration of a subject, and what happens there; used with and without sensitivities.
 
-A state is one float64 array that holds each quantity for ``LANES`` subjects side by side: quantity CENTRAL of lane i
-is ``state[CENTRAL + i]``. A stop is a row (time, quantity, amount): the amount is added to the quantity, or the central
-amount is observed. An infusion is two of them: its rate is added, and taken away again.
+A state is one float64 array with each quantity of ``LANES`` subjects side by side: quantity CENTRAL of lane i is
+``state[CENTRAL + i]``. A breakpoint is a row (time, quantity, amount): the amount is added to the quantity, or, if
+the quantity is OBSERVED, the central amount is observed. An infusion has two: its rate is added, later subtracted.
 """
 
 from __future__ import annotations
@@ -16,30 +16,31 @@ from image_longitudinal.models.nlme.kernels.cached import cached_kernel
 
 LANES = 8  # subjects integrated side by side: one AVX-512 register, two of AVX
 (
-    TIME, STOP, CENTRAL, DEPOT, STEP, KA, V, KM, DEPOT_RATE, CENTRAL_RATE, BOUND, ARRIVED,
+    TIME, BREAKPOINT, CENTRAL, DEPOT, STEP, KA, V, KM, DEPOT_RATE, CENTRAL_RATE, BOUND, ARRIVED,
 ) = range(0, 12 * LANES, LANES)  # fmt: skip
-NEXT, LAST, OUT = range(0, 3 * LANES, LANES)  # of a second array: the lane's next and last stop, and next observation
+NEXT, LAST, OUT = range(0, 3 * LANES, LANES)  # of a second array: next and last breakpoint, next observation
 OBSERVED = -1
 FIRST_STEP = 0.3  # after each dose, in units of the fastest time scale
 
 
 @cached_kernel
-def new_state() -> tuple[np.ndarray, np.ndarray]:
-    """Lanes at rest: an empty system that can be integrated for ever."""
+def new_lanes() -> tuple[np.ndarray, np.ndarray]:
+    """Idle lanes: an empty system that can be integrated without end."""
     state, position = np.zeros(12 * LANES), np.zeros(3 * LANES, dtype=np.int64)
-    for field in (STOP, STEP, KA, V, KM, BOUND):
+    for field in (BREAKPOINT, STEP, KA, V, KM, BOUND):
         for lane in range(LANES):
             state[field + lane] = 1.0
     return state, position
 
 
 @cached_kernel
-def stops_of(data: Any, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Stops (S, 3) of the subjects first..last of ``data``, their offsets (n + 1,) and largest doses (n,)."""
+def breakpoints_of(data: Any, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Breakpoints (S, 3) of the subjects first..last of ``data``, their offsets (n + 1,) and largest doses (n,)."""
     row_start, times, before, event_start = data.row_start, data.times, data.before, data.event_start
     when, amount, rate, compartment = data.when, data.amount, data.rate, data.compartment
     most = row_start[last] - row_start[first] + 2 * (event_start[last] - event_start[first])
-    stops, start, largest = np.empty((most, 3)), np.zeros(last - first + 1, dtype=np.int64), np.zeros(last - first)
+    breakpoints, largest = np.empty((most, 3)), np.zeros(last - first)
+    start = np.zeros(last - first + 1, dtype=np.int64)
     k = 0
     for subject in range(first, last):
         event, begin = event_start[subject], k
@@ -48,38 +49,38 @@ def stops_of(data: Any, first: int, last: int) -> tuple[np.ndarray, np.ndarray, 
                 infusion, into_depot = rate[event] > 0.0, compartment[event] == 0
                 field = (DEPOT_RATE if infusion else DEPOT) if into_depot else (CENTRAL_RATE if infusion else CENTRAL)
                 largest[subject - first] = max(largest[subject - first], amount[event])
-                k = _insert(stops, begin, k, when[event], field, rate[event] if infusion else amount[event])
+                k = _insert(breakpoints, begin, k, when[event], field, rate[event] if infusion else amount[event])
                 if infusion:
-                    k = _insert(stops, begin, k, when[event] + amount[event] / rate[event], field, -rate[event])
+                    k = _insert(breakpoints, begin, k, when[event] + amount[event] / rate[event], field, -rate[event])
                 event += 1
-            k = _insert(stops, begin, k, times[row], OBSERVED, 0.0)
-        while stops[k - 1, 1] != OBSERVED and k > begin:  # what comes after the last observation
+            k = _insert(breakpoints, begin, k, times[row], OBSERVED, 0.0)
+        while breakpoints[k - 1, 1] != OBSERVED and k > begin:  # (after the last observation)
             k -= 1
         start[subject - first + 1] = k
-    return stops[:k], start, largest
+    return breakpoints[:k], start, largest
 
 
 @cached_kernel
-def _insert(stops: np.ndarray, begin: int, k: int, time: float, field: int, amount: float) -> int:
-    """Put a stop among the rows begin..k, behind those that are not later; the new k."""
+def _insert(breakpoints: np.ndarray, begin: int, k: int, time: float, field: int, amount: float) -> int:
+    """Insert a breakpoint into the rows begin..k, sorted by time and behind equal times; the new k."""
     place = k
-    while place > begin and stops[place - 1, 0] > time:
+    while place > begin and breakpoints[place - 1, 0] > time:
         for column in range(3):
-            stops[place, column] = stops[place - 1, column]
+            breakpoints[place, column] = breakpoints[place - 1, column]
         place -= 1
-    stops[place, 0], stops[place, 1], stops[place, 2] = time, field, amount
+    breakpoints[place, 0], breakpoints[place, 1], breakpoints[place, 2] = time, field, amount
     return k + 1
 
 
 @njit(inline="always")
-def begin(
-    state: np.ndarray, position: np.ndarray, lane: int, p: np.ndarray, stops: np.ndarray, start_of: np.ndarray,
+def load_subject(
+    state: np.ndarray, position: np.ndarray, lane: int, p: np.ndarray, breakpoints: np.ndarray, start_of: np.ndarray,
     largest: np.ndarray, subject: int, out: int, tolerance: float,
 ) -> None:  # fmt: skip
-    """Put a subject with parameters p (3,) into a lane; its observations go to ``out`` on."""
+    """Load a subject with parameters p (3,) into a lane; ``out``: position of its first observation."""
     first, last = start_of[subject], start_of[subject + 1]
     position[NEXT + lane], position[LAST + lane], position[OUT + lane] = first, last, out
-    state[TIME + lane] = stops[first, 0] if last > first else 0.0
+    state[TIME + lane] = breakpoints[first, 0] if last > first else 0.0
     state[KA + lane], state[V + lane], state[KM + lane] = p[0], p[1], p[2]
     state[CENTRAL + lane] = state[DEPOT + lane] = state[DEPOT_RATE + lane] = state[CENTRAL_RATE + lane] = 0.0
     state[BOUND + lane] = tolerance * (largest[subject] if largest[subject] > 0.0 else 1.0)
@@ -92,20 +93,20 @@ def _first_step(state: np.ndarray, lane: int) -> None:
 
 
 @njit(inline="always")
-def settle(
-    state: np.ndarray, position: np.ndarray, lane: int, stops: np.ndarray,
+def apply_events(
+    state: np.ndarray, position: np.ndarray, lane: int, breakpoints: np.ndarray,
     out: np.ndarray, gradient: np.ndarray, sens: np.ndarray,
 ) -> bool:  # fmt: skip
-    """Let everything happen that is due at the lane's time and set its next stop; False if nothing is left.
+    """Apply the breakpoints at the lane's time and set its next one; False after the last.
 
-    Observations take the central amount into ``out`` and ``sens`` into the rows of ``gradient``, (N, m) for any m.
+    Observations write the central amount to ``out`` and ``sens`` to the rows of ``gradient``, (N, m) for any m.
     """
     k, more = position[NEXT + lane], False
     while k < position[LAST + lane]:
-        if stops[k, 0] > state[TIME + lane]:
-            state[STOP + lane], more = stops[k, 0], True
+        if breakpoints[k, 0] > state[TIME + lane]:
+            state[BREAKPOINT + lane], more = breakpoints[k, 0], True
             break
-        field = int(stops[k, 1])
+        field = int(breakpoints[k, 1])
         if field == OBSERVED:
             observation = position[OUT + lane]
             out[observation] = state[CENTRAL + lane]
@@ -113,7 +114,7 @@ def settle(
                 gradient[observation, i] = sens[i]
             position[OUT + lane] += 1
         else:
-            state[field + lane] += stops[k, 2]
+            state[field + lane] += breakpoints[k, 2]
             _first_step(state, lane)
         k += 1
     position[NEXT + lane] = k

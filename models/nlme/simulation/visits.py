@@ -1,4 +1,4 @@
-"""When subjects are seen: around planned times, not at every visit, and not to the end."""
+"""Visits of a trial: jitter around planned times, missed visits, dropout."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.random import stream_key, uniforms
-from image_longitudinal.models.nlme.data.dosing import observation_times
+from image_longitudinal.models.nlme.model.dosing import observation_times
 
 
 @dataclass(frozen=True)
 class Visits:
-    """A visit schedule and how subjects keep it.
+    """A visit schedule and how subjects deviate from it.
 
     ``times`` (T,) are planned, ascending. A visit takes place up to ``jitter`` earlier or later (uniform), except the
-    first, and those at ``fixed`` times (of doses): a sample taken with the dose stays with it. Each visit but the first
-    is ``missed`` with this probability, on its own. A subject drops out before the last visit with probability
+    first and those at ``fixed`` times (of doses): a sample taken with a dose stays with it. Each visit but the first is
+    ``missed`` with this probability, independently. A subject drops out before the last visit with probability
     ``dropout``, at a constant hazard from the first visit on, and misses all visits from then on.
 
     Raises:
-        ConfigError: a probability outside [0, 1), or a jitter that would let visits or doses change places.
+        ConfigError: a probability outside [0, 1), or a jitter that could change the order of visits or doses.
     """
 
     times: tuple[float, ...]
@@ -44,14 +44,14 @@ class Visits:
 
     @property
     def regular(self) -> bool:
-        """Whether every subject is seen at every planned time."""
+        """Whether every subject is observed at every planned time."""
         return not (self.jitter or self.missed or self.dropout)
 
     def draw(self, seed: int, ids: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Times (n, T) and whether each visit took place (n, T); a subject's depend on seed, id and schedule alone."""
         planned = observation_times(self.times)
         n, count = np.size(ids), len(planned)
-        # one stream for each thing: switching one on does not change another
+        # one stream each: switching one on does not change another
         moved, attended, stayed = (
             uniforms(stream_key(seed, "visits", what), ids, size)
             for what, size in (("jitter", count), ("missed", count), ("dropout", 1))

@@ -1,4 +1,4 @@
-"""Scatter by row: each endpoint has its own residual error, and a censored row has no residual."""
+"""Residual error by row: each endpoint has its own, and a censored row has no residual."""
 
 from dataclasses import replace
 
@@ -7,7 +7,6 @@ import pytest
 
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.diagnostics.residuals import npde, residuals
-from image_longitudinal.models.nlme.diagnostics.scatter import gaps, quantified, scattered, standard_deviations
 from image_longitudinal.models.nlme.diagnostics.vpc import predictive_check
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.nlme.model.residual_error import ResidualError
@@ -24,13 +23,13 @@ def two_endpoints(original):
     return model, data, np.array([0.11, 0.25, 0.31, 0.35, 0.5])
 
 
-def test_each_row_has_its_own_scatter(two_endpoints):
+def test_each_row_has_the_residual_error_of_its_endpoint(two_endpoints):
     model, data, f = two_endpoints
-    np.testing.assert_allclose(standard_deviations(model, data, f), [0.01, 0.3, 0.01, 0.3, 0.01])
-    np.testing.assert_allclose(gaps(model, data, f)[1], np.log(0.2 / 0.25))
+    np.testing.assert_allclose(model.standard_deviation(f, data.endpoint), [0.01, 0.3, 0.01, 0.3, 0.01])
+    assert model.logarithmic(data.endpoint).tolist() == [False, True, False, True, False]
     noise = np.array([1.0, -1.0, 0.0, 0.5, 2.0])
     np.testing.assert_allclose(
-        scattered(model, data, f, noise), [0.12, 0.25 * np.exp(-0.3), 0.31, 0.35 * np.exp(0.15), 0.52]
+        model.scatter(f, data.endpoint, noise), [0.12, 0.25 * np.exp(-0.3), 0.31, 0.35 * np.exp(0.15), 0.52]
     )
 
 
@@ -41,12 +40,12 @@ def test_censored_rows_have_no_residuals_and_the_others_keep_theirs():
     censored = replace(
         data, censored=np.arange(12) % 4 == 3, observed=np.where(np.arange(12) % 4 == 3, 0.05, data.observed)
     )
-    assert np.diff(quantified(censored).row_start).tolist() == [3, 3, 3]
+    assert np.diff(censored.without_censored().row_start).tolist() == [3, 3, 3]
     eta = np.zeros((3, 3))
     with_limit = residuals(model, censored, eta)
     assert np.isnan(with_limit.cwres).tolist() == censored.censored.tolist()
     np.testing.assert_allclose(
-        with_limit.cwres[~censored.censored], residuals(model, quantified(data_without_last(data)), eta).cwres
+        with_limit.cwres[~censored.censored], residuals(model, data_without_last(data).without_censored(), eta).cwres
     )
     assert np.isnan(npde(model, censored, n=20)).tolist() == censored.censored.tolist()
     check = predictive_check(model, censored, n=20)

@@ -1,4 +1,4 @@
-"""Exact courses of linear models: matrix exponentials from event to event, the yardstick of the integrators."""
+"""Exact predictions of linear models, by matrix exponentials from event to event: the reference of the integrators."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import expm
 
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.data.events import EventTable
+from image_longitudinal.models.nlme.kernels.codegen import generated_kernel
 from image_longitudinal.models.nlme.model.structural import MODIFIERS, StructuralModel
 
 FloatArray = NDArray[np.float64]
@@ -17,7 +19,7 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class DosingParameters:
-    """What the individual parameters say about doses, by 1-based compartment.
+    """How the individual parameters modify doses, by 1-based compartment.
 
     ``lag`` (time, default 0), ``bioavailability`` (default 1), and the ``rate`` (amount per time) or ``duration`` of
     doses with RATE -1 or -2.
@@ -29,7 +31,7 @@ class DosingParameters:
     duration: Mapping[int, float] = field(default_factory=dict)
 
 
-def linear_course(
+def linear_predictions(
     model: StructuralModel,
     parameters: ArrayLike,
     table: EventTable,
@@ -66,7 +68,7 @@ def linear_course(
 
 
 class LinearSubject:
-    """Exact course of one subject under a linear model: matrix exponentials from event to event.
+    """Exact integration of one subject under a linear model.
 
     Args:
         model: a structural model whose equations are linear in the states, without constant or time-varying terms.
@@ -78,8 +80,6 @@ class LinearSubject:
     """
 
     def __init__(self, model: StructuralModel, parameters: ArrayLike, dosing: DosingParameters | None = None) -> None:
-        from image_longitudinal.models.nlme.kernels.codegen import generated_kernel
-
         n = len(model.states)
         self.kernel = generated_kernel(model)
         self.parameters = np.append(np.asarray(parameters, dtype=np.float64), 0.0)  # (the last: see generate_source)
@@ -94,7 +94,7 @@ class LinearSubject:
         self.reset()
 
     def _own_dosing(self, n: int) -> DosingParameters:
-        """What the model itself says about doses."""
+        """The model's own dosing parameters."""
         if not self.kernel.MODELLED:
             return DosingParameters()
         values = np.empty(4 * n)
@@ -105,7 +105,7 @@ class LinearSubject:
         )
 
     def reset(self) -> None:
-        """Empty every compartment, stop infusions and forget doses still to come."""
+        """Empty every compartment, stop infusions and cancel pending doses."""
         n = len(self.matrix)
         self.x, self.rate = np.zeros(n), np.zeros(n)
         self.pending: list[tuple[float, FloatArray, FloatArray]] = []  # time, bolus, change of rate
@@ -138,10 +138,8 @@ class LinearSubject:
         self.now = time
 
     def _propagate(self, x: FloatArray, rate: FloatArray, duration: float) -> FloatArray:
-        """States after ``duration`` (negative: before) of a constant rate, within the compartments that matter."""
-        from scipy.linalg import expm
-
-        # compartments that nothing reaches stay empty; backwards in time their fast rates would swamp the others
+        """States after ``duration`` (negative: before) of a constant rate, within the compartments that are reached."""
+        # other compartments stay empty; backwards in time their fast rates would dominate
         used = self._reached((x != 0) | (rate != 0))
         if duration == 0 or not used.any():
             return x
@@ -181,14 +179,14 @@ class LinearSubject:
                 self.pending.append((at, amount * unit, nothing))
 
     def _limit(self, rate: FloatArray) -> FloatArray:
-        """What a constant rate leads to, within the compartments it reaches."""
+        """Limit under a constant rate, within the compartments it reaches."""
         used = self._reached(rate != 0)
         result = np.zeros_like(rate)
         result[used] = np.linalg.solve(self.matrix[np.ix_(used, used)], -rate[used])
         return result
 
     def _reached(self, used: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """The compartments ``used`` and what flows out of them reaches."""
+        """The compartments ``used`` and those reached from them."""
         for _ in used:
             used = used | (self.matrix[:, used] != 0).any(axis=1)
         return used
@@ -197,7 +195,7 @@ class LinearSubject:
         value = values.get(compartment, 0.0)
         if not value > 0:
             raise ConfigError(
-                f"a dose asks for a modelled {what} that is not there",
+                f"a dose has a modelled {what} that the model lacks",
                 where=f"compartment {compartment}",
                 expected="a positive value",
                 got=value,
@@ -207,11 +205,11 @@ class LinearSubject:
     def _steady_state(
         self, unit: FloatArray, amount: float, rate: float, duration: float, interval: float, arrival: float
     ) -> None:
-        """Add the state that doses every ``interval`` for ever, the next one at ``arrival``, have led to by now.
+        """Add the steady state of doses every ``interval``, the next one at ``arrival``, at the present time.
 
-        As NONMEM does, the state just before ``arrival`` is carried back over the lag time. No earlier dose arrives on
-        the way; before the last interval infusions stay as they are at its beginning. (With a lag longer than the
-        interval that can give negative amounts.)
+        As NONMEM does, the state just before ``arrival`` is carried back over the lag time. No earlier dose arrives
+        in between; before the last interval infusions stay as they are at its beginning. (With a lag time above
+        the interval amounts can be negative.)
         """
         nothing = np.zeros(len(unit))
         overlaps, rest = divmod(duration, interval)  # infusions longer than the interval overlap

@@ -1,0 +1,52 @@
+"""Outcomes of a published data set as a data file of NONMEM, nlmixr2, Monolix or Pumas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from image_longitudinal.core.errors import StorageError
+from image_longitudinal.models.nlme.data.nmtran_writer import Dialect, write_rows
+from image_longitudinal.storage.dataset.reader import Dataset
+
+COLUMNS = ("ID", "TIME", "EVID", "AMT", "CMT", "DV", "MDV")  # and RATE after AMT, if a dose is an infusion
+
+
+def export_nmtran(
+    dataset: Dataset, path: str | Path, *, level: float, split: str | None = None, dialect: Dialect = "nonmem"
+) -> int:
+    """Write doses and observations of one association level as CSV or Parquet, in constant memory.
+
+    One row per dose and observation, in the order of ``observations``: by id and time, a dose before observations at
+    its time. ``ID`` is the subject id of the data set, from 0; ``DV`` is missing on dose rows and at missed visits;
+    numbers read back as the same float64 and, for ``DV``, float32.
+
+    Args:
+        dataset: an open data set.
+        path: a new local file, Parquet if it ends in .parquet, else CSV; it appears whole or not at all.
+        level: association level.
+        split: one split, or all.
+        dialect: spelling of columns and missing values.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        ConfigError: an unknown dialect.
+        StorageError: the file exists or cannot be written, or the data set has no such level or split.
+    """
+    if Path(path).exists():
+        raise StorageError("the file exists already", where=path, do="name another, or remove it")
+    if not Path(path).parent.is_dir():
+        raise StorageError("cannot write a file", where=path, got="no such folder")
+    infusions = any(dose.rate for dose in dataset.manifest.doses)
+    names = (*COLUMNS[:4], "RATE", *COLUMNS[4:]) if infusions else COLUMNS
+    batches = dataset.scan("observations", level, split).to_batches(
+        columns=[name.lower() for name in names], batch_readahead=2, fragment_readahead=2
+    )
+    pieces = (pa.table({name: batch[name.lower()] for name in names}) for batch in batches)
+    try:
+        return write_rows(path, pieces, dialect)
+    except OSError as error:
+        raise StorageError("cannot write a file", where=path, got=error) from error

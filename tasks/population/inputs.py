@@ -1,0 +1,80 @@
+"""Models and tables that options name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.dataset as pads
+
+from image_longitudinal.core.digest import file_sha256
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.data.nmtran_reader import open_observations, population_data, subject_tables
+from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.library import get_model, load_models, model_content
+from image_longitudinal.models.nlme.model.population import PopulationModel
+from image_longitudinal.storage.dataset.reader import open_dataset
+from image_longitudinal.tasks.population.options import FitOptions, FitSettings, FitSpec
+
+
+class ObservationTable(NamedTuple):
+    """A table of observations, not yet read, and the digest of its content."""
+
+    rows: pads.Dataset
+    content: str
+
+
+def named_model(name: str, file: str | None, values: dict[str, float]) -> PopulationModel:
+    """A library model, or one of a user's file, with some values replaced; ConfigError for an unknown name."""
+    if file is not None:
+        load_models(file)
+    model = get_model(name)
+    known = {*model.parameter_names, "omega", "additive", "proportional"}
+    if unknown := sorted(set(values) - known):
+        raise ConfigError("unknown start value", expected=f"one of {', '.join(sorted(known))}", got=", ".join(unknown))
+    parameters = tuple(replace(p, typical=values.get(p.name, p.typical)) for p in model.parameters)
+    omega = model.omega
+    if "omega" in values:
+        k = model.n_random_effects
+        omega = tuple(tuple(values["omega"] if i == j else 0.0 for j in range(k)) for i in range(k))
+    for part, used in (("additive", model.residual.uses_additive), ("proportional", model.residual.uses_proportional)):
+        if part in values and not used:
+            raise ConfigError(f"the {model.residual.kind} residual error of model {model.name!r} has no {part} part")
+    errors: dict[str, Any] = {part: values[part] for part in ("additive", "proportional") if part in values}
+    return replace(model, parameters=parameters, omega=omega, residual=replace(model.residual, **errors))
+
+
+def observations_of(options: FitOptions) -> ObservationTable:
+    """The table to fit.
+
+    Raises:
+        ConfigError: an unknown or missing level, or a level of a file.
+        StorageError: an address without a data set.
+    """
+    if Path(options.table).suffix in (".csv", ".parquet"):
+        if options.level is not None or options.split is not None:
+            raise ConfigError("only published data sets have levels and splits", got=options.table)
+        return ObservationTable(open_observations(options.table), file_sha256(options.table))
+    dataset = open_dataset(options.table)
+    if options.level not in dataset.levels:
+        levels = ", ".join(map(str, dataset.levels))
+        raise ConfigError(
+            "the association level to fit is missing", expected=f"one of {levels}", got=options.level or "none"
+        )
+    return ObservationTable(dataset.scan("observations", options.level, options.split), dataset.manifest.identity)
+
+
+def spec_of(options: FitOptions, table: ObservationTable) -> FitSpec:
+    """The spec whose digest is the fit's cache key."""
+    name = f"{options.model_file}:{options.model}" if options.model_file else options.model
+    settings = options.model_dump(include=set(FitSettings.model_fields))
+    return FitSpec(table_content=table.content, model_content=model_content(name), **settings)
+
+
+def population_of(options: FitOptions, model: PopulationModel, table: ObservationTable) -> PopulationData:
+    """The subjects to fit, in memory."""
+    rows = next(subject_tables(table.rows, options.subjects or 1 << 60), None)
+    if rows is None:
+        raise ConfigError("a table of observations has no rows", where=options.table)
+    return population_data(model.structural, rows, interpolation=options.covariates)

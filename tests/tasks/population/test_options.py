@@ -1,0 +1,48 @@
+"""Options of fits and simulations: doses, errors, and what a fit's cache key depends on."""
+
+from __future__ import annotations
+
+import pytest
+
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.model.dosing import Dose
+from image_longitudinal.tasks.population.inputs import ObservationTable, spec_of
+from image_longitudinal.tasks.population.options import FitOptions, FitSettings, dose_of, options_of
+
+
+@pytest.mark.parametrize(
+    ("text", "dose"),
+    [
+        ("0:100", Dose(0.0, 100.0)),
+        ("1.5:20:central", Dose(1.5, 20.0, "central")),
+        ("0:5:2:0.5", Dose(0.0, 5.0, 2, 0.5)),
+    ],
+)
+def test_doses_are_read(text: str, dose: Dose) -> None:
+    assert dose_of(text) == dose
+
+
+@pytest.mark.parametrize("text", ["100", "0:x", "0:1:2:3:4", ""])
+def test_unreadable_doses_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="unreadable dose"):
+        dose_of(text)
+
+
+def test_unusable_options_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"method: .*'focei'.*got 'foci'.*draws: .*got 3"):
+        options_of(FitOptions, {"table": "trial.csv", "method": "foci", "draws": 3})
+
+
+def test_the_cache_key_depends_on_every_setting_and_the_content_but_not_on_the_path() -> None:
+    options, changed = FitOptions(table="a.csv"), {
+        "method": "foce", "level": 0.5, "split": "test", "covariates": "nocb", "subjects": 3, "omega": "diagonal",
+        "fixed": ("ka",), "covariance": "none", "start": {"ka": 2.0}, "draws": 60, "seed": 2,
+    }  # fmt: skip
+    assert set(changed) == set(FitSettings.model_fields)
+    key = spec_of(options, ObservationTable(None, "content")).digest
+    keys = {spec_of(options.model_copy(update={name: value}), ObservationTable(None, "content")).digest
+            for name, value in changed.items()}  # fmt: skip
+    keys |= {spec_of(options, ObservationTable(None, "other")).digest}
+    keys |= {spec_of(options.model_copy(update={"model": "emax"}), ObservationTable(None, "content")).digest}
+    assert len(keys | {key}) == len(changed) + 3
+    assert spec_of(options.model_copy(update={"table": "b.csv"}), ObservationTable(None, "content")).digest == key
