@@ -7,8 +7,6 @@ per subject by vmap on one core, for each solver, tolerance and batch size: afte
 The stiffest subject of a batch determines vmap's time, and small batches have more calls: the best size is in between.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

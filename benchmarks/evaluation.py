@@ -17,8 +17,6 @@ million subjects are straight lines through the two sizes, a calculation; ``--fu
 subjects is a test subject, as in the published data set.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -17,8 +17,6 @@ at 512 and 224; with --large also on a CPU, at 224. The work per image is counte
 "device busy" is measured while shards of images are generated and written as Zarr, the first shard excluded.
 """
 
-from __future__ import annotations
-
 import json
 from argparse import Namespace
 from dataclasses import replace

@@ -7,8 +7,6 @@ Each size runs in a separate process with its own Prefect home; the figure is th
 of the largest process, which makes images, outcomes and report.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -9,8 +9,6 @@ Then the empirical Bayes estimates of 50,000 subjects (1,000 with ``--quick``), 
 Parquet.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.metadata
 import json

@@ -10,8 +10,6 @@ second figure is the fastest run with errors below 1e-6: at tolerance 1e-6 error
 core: all are timed on one thread; the full population uses ``--workers`` threads.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.metadata
 import json

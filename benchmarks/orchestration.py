@@ -10,8 +10,6 @@ per shard does not depend on the size of a shard. So it is divided by the work o
 phantom images, the cheapest backend: with a network the work is longer and the overhead relatively smaller.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -14,8 +14,6 @@ start-up. CPU seconds are summed over all processes: they depend less on other l
 large data set with the first, in CPU seconds.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import itertools

@@ -1,7 +1,5 @@
 """What every benchmark shares: its command line, the description of the machine, and the RESULT line."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

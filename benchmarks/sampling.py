@@ -1,7 +1,5 @@
 """Timing of image generation: the published recipe, ours, the network alone, and a device that generates shards."""
 
-from __future__ import annotations
-
 import platform
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Stable Diffusion 1.5's networks with random weights: as fast as the real ones; their images are noise."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

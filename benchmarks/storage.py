@@ -10,8 +10,6 @@ opens its files again each time. Codecs are compared on phantoms, on images of t
 scans if available (in the folder SHARED_DATA, else ../shared/data).
 """
 
-from __future__ import annotations
-
 import io
 import os
 import tarfile

@@ -1,7 +1,5 @@
 """The configuration: frozen, validated at construction, no unknown keys. The Prefect UI shows it as a form."""
 
-from __future__ import annotations
-
 import datetime
 import itertools
 from typing import Annotated, Any, Literal, Self

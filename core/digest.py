@@ -1,7 +1,5 @@
 """Digests: the names by which configs, models and files are recognised across processes and machines."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

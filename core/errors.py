@@ -1,7 +1,5 @@
 """Errors that a person can act on: every one says what, where, what was expected, what came and what to do."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

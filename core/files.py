@@ -1,7 +1,5 @@
 """Local files and folders that appear whole under their name or not at all, also after a power cut."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import glob

@@ -1,7 +1,5 @@
 """The plan of a data set: which subjects belong to which shard and split. Pure arithmetic, no data."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

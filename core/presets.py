@@ -1,7 +1,5 @@
 """Build a validated :class:`core.config.Config` from a preset, a file and overrides."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path

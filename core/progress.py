@@ -1,7 +1,5 @@
 """How fast work goes and how long it will still take, for progress displays of any kind."""
 
-from __future__ import annotations
-
 import time
 
 

@@ -5,8 +5,6 @@ numbers. The generator is Philox4x32-10 (Salmon et al. 2011, *Parallel random nu
 needs only 32-bit multiplications and so can be repeated bit for bit on any device.
 """
 
-from __future__ import annotations
-
 import hashlib
 from typing import Any
 

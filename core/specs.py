@@ -1,7 +1,5 @@
 """Specs: each holds exactly what decides one product, and its digest is the product's cache key."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from image_longitudinal.core.config import Section

@@ -1,7 +1,5 @@
 """Durations and sizes as text for people."""
 
-from __future__ import annotations
-
 
 def duration(seconds: float) -> str:
     """Seconds in at most two units: 42 s, 3 min 5 s, 2 h 10 min, 3 d 4 h."""

@@ -3,8 +3,6 @@
 Applying it twice changes nothing; what an operator switched on or off in the UI stays as it was.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -6,8 +6,6 @@ action of an automation, or the server answers a request with 503. Here every tr
 SQLite waits for the lock (60 seconds in Prefect's settings). PostgreSQL does not need this.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager

@@ -1,7 +1,5 @@
 """distill-model: a registered model → the same with a few-step student and a light decoder, compared and registered."""
 
-from __future__ import annotations
-
 from prefect import flow, get_run_logger
 
 from image_longitudinal.core.config import Config

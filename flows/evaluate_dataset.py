@@ -1,7 +1,5 @@
 """evaluate-dataset: design against truth, population fit, images → random effects, tables, figures and a report."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """fit-table: a population model fitted to a table or to one association level of a published data set."""
 
-from __future__ import annotations
-
 from prefect import flow
 
 from image_longitudinal.tasks.population.bayes import report_draws, sample_population

@@ -1,7 +1,5 @@
 """generate-dataset, the main job: latents → images and outcomes, shard by shard, then verify and publish."""
 
-from __future__ import annotations
-
 from contextlib import closing
 from dataclasses import replace
 

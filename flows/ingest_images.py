@@ -1,7 +1,5 @@
 """ingest-images: from a folder of scans to cleaned images of one geometry, split by patient."""
 
-from __future__ import annotations
-
 from prefect import flow
 
 from image_longitudinal.core.config import Config

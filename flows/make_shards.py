@@ -1,7 +1,5 @@
 """make-shards: a batch of a data set's shards, made by a worker of a pool for the run that submitted it."""
 
-from __future__ import annotations
-
 from contextlib import closing
 
 from prefect import flow

@@ -1,7 +1,5 @@
 """measure-model: a registered model → the same networks with the figures of another probe, registered."""
 
-from __future__ import annotations
-
 from prefect import flow
 
 from image_longitudinal.core.config import Config

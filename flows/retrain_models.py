@@ -1,7 +1,5 @@
 """retrain-models: scans added since the last run → a candidate model → production, if it is no worse."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from prefect import flow, get_run_logger

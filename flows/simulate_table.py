@@ -1,7 +1,5 @@
 """simulate-table: a trial simulated from a named model, as a table in NM-TRAN's columns."""
 
-from __future__ import annotations
-
 from prefect import flow
 
 from image_longitudinal.tasks.population.options import SimulateOptions

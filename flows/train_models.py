@@ -1,7 +1,5 @@
 """train-models: images → VAE → diffusion model → measured, registered version."""
 
-from __future__ import annotations
-
 from prefect import flow, get_run_logger
 
 from image_longitudinal.core.config import Config

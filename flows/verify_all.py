@@ -1,7 +1,5 @@
 """verify-all: every data set published in a folder, one after another, as run by a nightly schedule."""
 
-from __future__ import annotations
-
 from prefect import flow, get_run_logger
 
 from image_longitudinal.core.errors import StorageError

@@ -1,7 +1,5 @@
 """verify-dataset: hash and read a published data set again; name damaged files and, on request, regenerate them."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 

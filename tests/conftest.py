@@ -1,7 +1,5 @@
 """Shared by all tests: real scans, a tiny Stable Diffusion, one torch thread per process, and which tests are slow."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

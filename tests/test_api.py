@@ -1,7 +1,5 @@
 """The public functions that need no server; those that run flows are tested in tests/e2e."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

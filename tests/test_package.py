@@ -1,7 +1,5 @@
 """The package as a user installs it: its files, its base installation beside a user's own packages, its imports."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

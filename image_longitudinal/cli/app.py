@@ -1,7 +1,5 @@
 """The console script ``image-longitudinal``: its commands, and how their errors are printed."""
 
-from __future__ import annotations
-
 import sys
 
 import typer

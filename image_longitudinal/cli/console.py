@@ -1,7 +1,5 @@
 """How commands print their results."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import typer

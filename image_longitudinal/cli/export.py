@@ -1,7 +1,5 @@
 """The command ``export``: outcomes for programs that do not read Parquet."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, cast
 

@@ -1,7 +1,5 @@
 """Commands that look at a published data set: ``show`` and ``verify``."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated

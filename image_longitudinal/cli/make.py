@@ -1,7 +1,5 @@
 """Commands that make something: ``ingest``, ``train``, ``distill`` and ``generate``."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """Commands ``simulate`` and ``fit``: simulate a table from a population model, and fit a model to a table."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Prefect for one command: settings, the console's log, and a temporary server where no server is configured."""
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import logging

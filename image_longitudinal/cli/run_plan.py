@@ -1,7 +1,5 @@
 """The plan of a run before it starts: steps, shards, bytes, and an estimate of the time."""
 
-from __future__ import annotations
-
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.plan import ShardPlan
 from image_longitudinal.core.units import duration, human_bytes

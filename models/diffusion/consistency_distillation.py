@@ -5,8 +5,6 @@ itself one step of the teacher later, and with the teacher at the last step. It 
 has the same architecture.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The interface of a diffusion model to loss and sampler, whatever it is built from."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any

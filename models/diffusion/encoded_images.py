@@ -1,7 +1,5 @@
 """Training data of latent diffusion, encoded once before training: its steps run no autoencoder and no VAE."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Latent diffusion: a straight flow (or velocity prediction) in the space of an autoencoder, conditioned by AdaGN."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ The full decoder of Stable Diffusion costs three UNet evaluations: below ten sol
 This one is the decoder of TAESD (AutoencoderTiny in diffusers) with one grey channel, a twentieth of the work.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

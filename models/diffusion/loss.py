@@ -1,7 +1,5 @@
 """The diffusion training objective: add noise to a batch, predict, weigh by min-SNR."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

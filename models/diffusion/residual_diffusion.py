@@ -4,8 +4,6 @@ It models the *residual* x - decode(z), scaled by its standard deviation, so all
 4x4 pixels become channels: a 64x64 image is a 16x16 grid.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 

@@ -1,7 +1,5 @@
 """Sampling: from per-subject noise to images, one batch at a time, by any of :mod:`models.diffusion.solvers`."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray

@@ -7,8 +7,6 @@ subject its own noise. The tests compare each solver with diffusers' scheduler o
 Notation: see :mod:`models.diffusion.schedules`; λ = log(α/σ).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

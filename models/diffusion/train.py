@@ -1,7 +1,5 @@
 """Training of a diffusion model on posterior samples of a frozen VAE."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

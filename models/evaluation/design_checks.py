@@ -4,8 +4,6 @@ The checks are judged together: one of m fails when its p-value is below 0.01 / 
 data sets generated as designed one fails any check.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """Scores of predicted random effects, with bootstrap intervals over subjects."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import numpy as np

@@ -15,8 +15,6 @@ by the information of each subject's data on g, a matrix. An intercept of g is k
 the fitted typical values. After the last round Ω_r is always the maximum-likelihood one given cross-fitted g.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """All scores of one association level: random effects, outcomes, forecasts and calibration, with their intervals."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Per subject, how well random effects explain outcomes: squared errors, conditional likelihoods, forecasts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -5,8 +5,6 @@ latent dimensions are random effects. It is a second-order polynomial of the pri
 gathered in two passes over the images, so its memory does not depend on their number.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The sources of random effects that an evaluation compares: their names, how predictors are fitted, a null check."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The records of an evaluation, as ``evaluation.json`` holds them; an estimate is [value, low, high] there."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal, Self
 

@@ -5,8 +5,6 @@ image explains a few percent of the outcomes, the noise of single batches of est
 signal: in trials (docs/evaluation.md) the raw weights mostly predicted worse than the mean, their average did not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -4,8 +4,6 @@ The folds give, without another pass, the penalty by cross-validation and a pred
 seen it: such predictions do not carry a fit's own errors into what is learned from them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

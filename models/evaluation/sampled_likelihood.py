@@ -8,8 +8,6 @@ overshoots nor falls short. The likelihood of subjects that g has not seen measu
 random effects, whatever its cause.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Networks assembled from a registered version's configuration and weights, on the CPU, in evaluation mode."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from image_longitudinal.core.errors import ModelError

@@ -4,8 +4,6 @@ A custom backend is named ``package.module:factory``. Its factory has the signat
 returns anything with the members of :class:`models.imaging.interface.ImageModel`.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The device that networks run on: which one, how many images fit, and how busy it is."""
 
-from __future__ import annotations
-
 import time
 from threading import Lock
 

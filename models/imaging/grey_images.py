@@ -1,7 +1,5 @@
 """Grey images as arrays and tensors: uint8 grey levels on disk and in host memory, float32 in 0 to 1 for networks."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import numpy as np

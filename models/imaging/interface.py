@@ -1,7 +1,5 @@
 """The interface of every image model, and images of any number of latents from it."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import numpy as np

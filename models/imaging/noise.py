@@ -1,7 +1,5 @@
 """Per-subject noise on the device: :func:`core.random.seeded_normals` in torch, from the same random words."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

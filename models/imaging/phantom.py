@@ -8,8 +8,6 @@ Yung 1999, *Speckle in optical coherence tomography*).
 The frame is always 6 mm wide and 1.6 mm deep, whatever the number of pixels.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

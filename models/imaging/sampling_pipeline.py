@@ -1,7 +1,5 @@
 """From latents to images at the device's full rate: batches in flight, a bounded queue, smaller batches if needed."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

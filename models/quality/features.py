@@ -1,7 +1,5 @@
 """Feature spaces in which sets of images are compared."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

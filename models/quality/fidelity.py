@@ -4,8 +4,6 @@ Distances between sets are biased by the sets' size (Bińkowski et al. 2018), so
 floor then has the same bias as generated against real.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from image_longitudinal.models.quality.features import Matrix

@@ -1,7 +1,5 @@
 """Pictures of a finished model as arrays: latent traversals, denoising step by step, scans beside reconstructions."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -3,8 +3,6 @@
 Its R² is a lower bound of what the images hold.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray

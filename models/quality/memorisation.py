@@ -1,7 +1,5 @@
 """Whether generated images lie closer to training images than images of new patients do."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray

@@ -1,7 +1,5 @@
 """All that is measured of a finished image model: recoverability, fidelity, memorisation."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Recoverability: R² of each latent dimension read back from generated images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

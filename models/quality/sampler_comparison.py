@@ -1,7 +1,5 @@
 """What a faster sampler costs: figures of the same latents and noise seeds, sampled in different ways."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 

@@ -1,7 +1,5 @@
 """Export of registered models: unchanged, or in the layout that diffusers loads."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 from typing import Any

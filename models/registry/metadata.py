@@ -1,7 +1,5 @@
 """What a registered model records of itself, and how a model.json holds it; older formats are read by upgrades."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Promotion: a candidate becomes production if no named metric is worse on the same held-out images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -11,8 +11,6 @@ The root is a local folder. With a shared store of the same layout, versions reg
 registered elsewhere are fetched on first use, and the aliases are those of the store.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping

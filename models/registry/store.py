@@ -1,7 +1,5 @@
 """What the registry needs of a folder outside the workspace."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol

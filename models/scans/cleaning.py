@@ -3,8 +3,6 @@
 Every function is pure and works on one image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

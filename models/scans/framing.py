@@ -1,7 +1,5 @@
 """From a scan of any shape to squares of one geometry, by cropping, padding and resizing one image."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Checkpoints of a training: everything it needs to resume and end in the same bits, in one safetensors file."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ Every process generates the random numbers of the whole batch of a step and comp
 averages the gradients (NCCL on GPUs, gloo on CPUs).
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Randomness of training as a pure function of (seed, stage, step), so that a resumed run repeats every number."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

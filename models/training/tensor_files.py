@@ -1,7 +1,5 @@
 """Tensors on disk: safetensors only (no code runs on loading), written atomically."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Validation during training: when it is due, which weights were best, and when to stop waiting for better ones."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Training and evaluation views of images: mirror and vertical crop, as in the original."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

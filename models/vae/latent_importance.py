@@ -1,7 +1,5 @@
 """The influence of each latent dimension on the VAE's image, ranked in the original's two ways."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -5,8 +5,6 @@ Without the VGG16 weights, the two feature terms are replaced by ⅓·3·(1 - MS
 which needs no weights; the model's card names the loss that it was trained with.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

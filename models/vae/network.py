@@ -1,7 +1,5 @@
 """The variational autoencoder: ResNet18 encoder, convolutional decoder, and an affine map that standardises z."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate

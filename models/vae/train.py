@@ -1,7 +1,5 @@
 """Training of the VAE, and the figures that describe each latent dimension afterwards."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """The data card: README.md for people and the Hugging Face hub, with croissant.json for machines beside it."""
 
-from __future__ import annotations
-
 import json
 
 from image_longitudinal.core.plan import shard_ranges

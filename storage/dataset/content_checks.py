@@ -1,7 +1,5 @@
 """Checks of what the files of one shard hold: against the plan, the manifest and each other."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Rewriting a data set of layout version 1 in version 2: the same images and equal numbers, nothing is drawn."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from image_longitudinal.core.digest import digest_of

@@ -1,7 +1,5 @@
 """croissant.json: the data set described in Croissant 1.0 JSON-LD (http://mlcommons.org/croissant/1.0)."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

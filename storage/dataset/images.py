@@ -1,7 +1,5 @@
 """Writing images and latents as one Zarr v3 group: metadata once, then one shard object per shard and array."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any

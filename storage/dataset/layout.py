@@ -4,8 +4,6 @@ No folder is named ``key=value``, since tools disagree on whether to make a colu
 ``association`` and ``split`` columns instead. The folder ``truth/`` is reserved for what only a scorer may see.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType

@@ -5,8 +5,6 @@ effects had no ``association`` and ``split`` columns. Arrays and manifests are t
 :mod:`storage.dataset.conversion` rewrites such a data set.
 """
 
-from __future__ import annotations
-
 import pyarrow as pa
 
 from image_longitudinal.storage.dataset.layout import TABLES

@@ -8,8 +8,6 @@ For training, use :class:`SubjectLoader`::
             ...
 """
 
-from __future__ import annotations
-
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence

@@ -5,8 +5,6 @@ manifest, and :func:`write_root_manifest` writes ``dataset.json`` last. A shard 
 a root without ``dataset.json`` is not published.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar

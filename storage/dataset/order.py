@@ -6,8 +6,6 @@ streams fill the last batches. The order depends only on (seed, epoch) and the a
 the number of workers or ranks: any worker can make any batch, and an epoch can be resumed anywhere.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise

@@ -4,8 +4,6 @@ Columns ``id`` and ``association``, and either ``eta_1`` … ``eta_k`` (random e
 ``time`` and ``dv`` (outcomes, one row per subject, level and visit). Levels may be missing, but not parts of a level.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

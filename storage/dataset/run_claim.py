@@ -1,7 +1,5 @@
 """Which data set a folder belongs to: the claim that a run writes before any other file, and who may write there."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Reading the arrays of ``images.zarr``: rows at random or in runs, from any number of threads."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any

@@ -1,7 +1,5 @@
 """Parquet tables of one shard: subjects, random effects and observations, one file per split the shard touches."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple

@@ -5,8 +5,6 @@ The order is that of a run (:mod:`storage.dataset.manifest`): the claim of the d
 manifest, ``dataset.json`` last. An interrupted copy continues where it stopped, and is published only when complete.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Verification of a published data set: every byte against its record, and the records against each other."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace

@@ -7,8 +7,6 @@ writes, a holder that was suspended for minutes), both write the same bytes in w
 lease stops at its next shard (:meth:`Lease.check`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

@@ -2,8 +2,6 @@
 
 # ruff: noqa: D102 - the methods are documented in Root
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence

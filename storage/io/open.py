@@ -1,7 +1,5 @@
 """Opening a root by its address."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from image_longitudinal.storage.io.local import LocalRoot

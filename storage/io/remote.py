@@ -6,8 +6,6 @@ not stop a run of hours.
 
 # ruff: noqa: D102 - the methods are documented in Root
 
-from __future__ import annotations
-
 import contextlib
 import os
 import random

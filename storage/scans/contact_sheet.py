@@ -1,7 +1,5 @@
 """Contact sheets: some images of a set on one page, with their classes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

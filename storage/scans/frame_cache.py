@@ -1,7 +1,5 @@
 """Cleaned frames kept by the digest of their scan, so that each scan is cleaned once."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -4,8 +4,6 @@ Near-identical scans of one patient are expected. Across patients they mean that
 test images leak into training.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Writing a .npy file row by row, when the number of rows is known only at the end."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator

@@ -8,8 +8,6 @@
     before_after.png     of scans: some before and after cleaning, side by side
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Writing a prepared image set in one pass, in a temporary folder that is renamed when it is complete."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 from collections import Counter

@@ -3,8 +3,6 @@
 A bad file never stops a run: it becomes a :class:`SetAside` with its reason.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

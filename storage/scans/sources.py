@@ -4,8 +4,6 @@ An archive is not trusted: only image files are extracted, under checked names a
 links, devices and paths that leave the folder are skipped. The extracted folder appears whole or not at all.
 """
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 import tarfile

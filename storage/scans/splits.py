@@ -1,7 +1,5 @@
 """Dividing patients between splits."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

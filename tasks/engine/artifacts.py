@@ -1,7 +1,5 @@
 """Artifacts that are updated in place while work goes on: one row of Prefect's database each, however long it takes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast

@@ -4,8 +4,6 @@ Prefect's own policies are not used: INPUTS has no task identity, and tensors or
 A result found under a key is only a hint: its files are checked before use.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 

@@ -1,7 +1,5 @@
 """Stop work in other threads and processes: a cancelled run ends after the current batch, not after the shard."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

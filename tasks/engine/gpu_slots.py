@@ -5,8 +5,6 @@ The limit counts slots and does not choose a device: start one worker per GPU an
 slots taken asks again only after up to half a minute, and a device would be idle that long between shards.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable, Iterator

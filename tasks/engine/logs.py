@@ -1,7 +1,5 @@
 """Errors in a run's log: an error that people can act on is one line with its cause, without a traceback."""
 
-from __future__ import annotations
-
 import logging
 
 from image_longitudinal.core.errors import ImageLongitudinalError

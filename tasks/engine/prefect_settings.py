@@ -1,7 +1,5 @@
 """Prefect's settings for a process that runs flows itself, with or without a configured server."""
 
-from __future__ import annotations
-
 import os
 
 DEFAULTS = {

@@ -1,7 +1,5 @@
 """Task runners for shards: threads of this process, or processes of a Dask cluster. The choice changes no byte."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

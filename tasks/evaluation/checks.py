@@ -1,7 +1,5 @@
 """Stages that check: the data set before anything is computed, its design, and the predictors on shuffled images."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

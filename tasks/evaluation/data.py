@@ -1,7 +1,5 @@
 """The arrays that an evaluation works on, read from a data set; images are streamed."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path

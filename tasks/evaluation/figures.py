@@ -1,7 +1,5 @@
 """The pictures of an evaluation; each function gives a PNG."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Stages of the population: its parameters fitted at a level, and empirical Bayes estimates under them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Stages from images to predicted random effects, and their scores."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What an evaluation writes for people: tables in three formats, pictures, predictions, and one page with all of it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Scores of submitted predictions for the test subjects, in the evaluation's tables, with baselines."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The tables of an evaluation, written as markdown, LaTeX and CSV."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

@@ -1,7 +1,5 @@
 """Training images: scans from a folder, an archive or a URL, or phantoms."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """What decides prepared images: the digest of a spec is the cache key of the task that prepares them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar, Self
 

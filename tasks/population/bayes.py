@@ -1,7 +1,5 @@
 """Full Bayes on a table: draws by NUTS, and a report on them."""
 
-from __future__ import annotations
-
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Outcomes of a published data set as a data file of NONMEM, nlmixr2, Monolix or Pumas."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pyarrow as pa

@@ -1,7 +1,5 @@
 """Fits of population models to tables."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any

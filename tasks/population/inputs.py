@@ -1,7 +1,5 @@
 """Models and tables that options name."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple

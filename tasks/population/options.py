@@ -1,7 +1,5 @@
 """Options of the flows ``fit-table`` and ``simulate-table``, shared by flow, command line and task."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 

@@ -1,7 +1,5 @@
 """The report on a population fit: warnings, estimates, diagnostics."""
 
-from __future__ import annotations
-
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Simulation of trials from population models."""
 
-from __future__ import annotations
-
 from prefect import task
 
 from image_longitudinal.models.nlme.data.nmtran_reader import read_events

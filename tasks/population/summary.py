@@ -1,7 +1,5 @@
 """fit.json: the summary of a fit for programs."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The report's figures: each function returns a PNG."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """report.html: a self-contained page beside the data about the data set and its quality."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from importlib import resources
 from typing import Any

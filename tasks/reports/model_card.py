@@ -1,7 +1,5 @@
 """The card of a registered model, as markdown: what it is, what it was trained on, what was measured."""
 
-from __future__ import annotations
-
 from image_longitudinal.models.registry.metadata import Measurement, ModelMetadata
 from image_longitudinal.tasks.reports.model_figures import quality_rows
 

@@ -1,7 +1,5 @@
 """Pictures of a registered model, for the report and for Prefect's artifacts."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The data of single subjects from configuration, seed and id: to generate shards, and to check them later."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 

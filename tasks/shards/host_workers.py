@@ -5,8 +5,6 @@ dies (killed, out of memory, driver fault), only that executor is broken. It is 
 the next free process. A shard has a temporary name until it is complete, so there is nothing to undo.
 """
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import os

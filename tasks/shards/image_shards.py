@@ -1,7 +1,5 @@
 """The images of one shard, from latents to a file, in the process that renders them. Independent of Prefect."""
 
-from __future__ import annotations
-
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache

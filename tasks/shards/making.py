@@ -1,7 +1,5 @@
 """Generate shards in this run, several at a time, by tasks of a runner. A manifest marks a finished shard."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import nullcontext

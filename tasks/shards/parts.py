@@ -1,7 +1,5 @@
 """The two parts of a shard, images and outcomes: each a task that writes whole files and returns their records."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 
 from image_longitudinal.core.config import Section

@@ -1,7 +1,5 @@
 """The last stage: report, card, verification, and the root manifest that publishes the data set."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from importlib.metadata import version as package_version
 from typing import NamedTuple

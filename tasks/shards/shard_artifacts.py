@@ -1,7 +1,5 @@
 """What people see of a run's shards: images of the latest one, device use, and a table of all shards."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from prefect.artifacts import create_table_artifact

@@ -1,7 +1,5 @@
 """What decides a data set and its parts (specs), and how a run computes them (:class:`Execution`)."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self

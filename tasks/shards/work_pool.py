@@ -5,8 +5,6 @@ return nothing: the shard manifests record what is finished. A lost worker costs
 batch is submitted again.
 """
 
-from __future__ import annotations
-
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence

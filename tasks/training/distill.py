@@ -1,7 +1,5 @@
 """Distillation tasks: a few-step student and a light decoder of a registered model, compared and registered with it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

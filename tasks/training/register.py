@@ -1,7 +1,5 @@
 """Trained networks become a registered version: rotated to the most recoverable axes, measured, shown, registered."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

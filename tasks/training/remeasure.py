@@ -1,7 +1,5 @@
 """A registered version measured again by another probe: the same networks with other figures are another version."""
 
-from __future__ import annotations
-
 import torch
 from prefect import task
 

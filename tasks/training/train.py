@@ -1,7 +1,5 @@
 """Training tasks: each stores its network in the workspace under its spec's digest, and resumes from checkpoints."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict

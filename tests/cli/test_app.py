@@ -1,7 +1,5 @@
 """The console script in this process: plans, refused input and help."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The temporary Prefect server: started beside an import, stopped with its command or by the next command."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """A missing optional package is an error that names its extra; any other failed import stays what it is."""
 
-from __future__ import annotations
-
 import pytest
 
 from image_longitudinal.core.extras import MissingExtraError, naming_missing_extra

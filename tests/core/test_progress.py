@@ -1,7 +1,5 @@
 """Rate, time left and how often they are shown."""
 
-from __future__ import annotations
-
 import pytest
 
 from image_longitudinal.core import progress

@@ -1,7 +1,5 @@
 """The files for a server or a container engine: what they name exists, and nothing is open to the network."""
 
-from __future__ import annotations
-
 import importlib
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A real browser for the tests: headless Chromium, told what to do through its own debugging protocol."""
 
-from __future__ import annotations
-
 import base64
 import itertools
 import json

@@ -1,7 +1,5 @@
 """A Prefect server for in-process flows, the command line as a subprocess, and a configuration that takes seconds."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """A PostgreSQL server of the tests' own, from the system's package: fresh, on a free port, gone afterwards."""
 
-from __future__ import annotations
-
 import os
 import pwd
 import shutil

@@ -1,7 +1,5 @@
 """The service as an operator runs it: the Makefile's server, workers and deployments, with its own Prefect home."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import json

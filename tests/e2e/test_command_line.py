@@ -1,7 +1,5 @@
 """The console script as a process: flows that are refused, and what is left on disk."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

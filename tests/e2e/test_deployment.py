@@ -1,7 +1,5 @@
 """The deployments, and the main job through a worker, started by the commands of the Makefile."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

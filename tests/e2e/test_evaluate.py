@@ -1,7 +1,5 @@
 """A data set evaluated as a whole: tables, figures and report; nothing computed twice; submissions scored."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

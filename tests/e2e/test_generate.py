@@ -1,7 +1,5 @@
 """The main job in one process: what is made, what is made again, and what decides it."""
 
-from __future__ import annotations
-
 import os
 import random
 import shutil

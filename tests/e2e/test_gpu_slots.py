@@ -3,8 +3,6 @@
 No GPU is needed: what is named ``cuda`` here computes nothing.
 """
 
-from __future__ import annotations
-
 import signal
 import threading
 import time

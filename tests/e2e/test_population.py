@@ -1,7 +1,5 @@
 """simulate and fit: a table from a model, a fit from a table or a published level, and what is refused."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The whole job on real scans, smaller in steps than the demo."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

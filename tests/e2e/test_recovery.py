@@ -1,7 +1,5 @@
 """What can happen to a run, against a real server and real workers: nothing made is lost, nothing shows afterwards."""
 
-from __future__ import annotations
-
 import socket
 import subprocess
 import time

@@ -1,7 +1,5 @@
 """Retraining on a folder of scans that grows: what is new, who is held out, and when production changes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A new version of a published data set: other levels, splits and outcomes over the same images, and it says so."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The same data set by threads, and by a Dask cluster that loses a worker: bit for bit the same."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import threading

@@ -1,7 +1,5 @@
 """The original's model at tiny size through the flows: trained, distilled, and drawn with in every way there is."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from pathlib import Path

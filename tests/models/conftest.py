@@ -1,7 +1,5 @@
 """Tiny phantoms and one tiny trained model that several tests share; seconds to make, once per session."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

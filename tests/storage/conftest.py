@@ -1,7 +1,5 @@
 """A small data set made through the public functions alone, in the order a flow uses."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

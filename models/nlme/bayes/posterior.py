@@ -1,7 +1,5 @@
 """Full Bayes: draws from the posterior of a population model by NUTS, and warnings about their convergence."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

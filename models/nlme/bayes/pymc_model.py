@@ -1,7 +1,5 @@
 """The population model in PyMC, with the structural model's prediction as an operation that has a gradient."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """From event tables to events in order: additional doses are expanded, changes of covariates become events."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -4,8 +4,6 @@ One row per event, a subject's rows together and in the order of time. Column na
 and nothing are missing values in a CSV; Monolix' names are understood.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias

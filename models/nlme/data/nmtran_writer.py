@@ -5,8 +5,6 @@ letters (missing values are empty), Monolix with ADM for the compartment of a do
 reading them back exactly needs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path

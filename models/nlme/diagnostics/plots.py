@@ -1,7 +1,5 @@
 """The usual figures of a population fit; each function returns a matplotlib Figure."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

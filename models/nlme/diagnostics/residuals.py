@@ -3,8 +3,6 @@
 Results are arrays (N,) in the order of the data's observations; :mod:`models.nlme.diagnostics.plots` draws them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Visual predictive check: percentiles of the observations over time against those of simulated replicates."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

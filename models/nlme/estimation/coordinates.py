@@ -1,7 +1,5 @@
 """The free population parameters as an unconstrained vector."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Covariance of estimates, from the Hessian of the objective and the covariance of the subjects' gradients."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import numpy as np

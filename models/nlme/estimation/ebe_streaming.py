@@ -5,8 +5,6 @@ observations and the population model. So a stopped run resumes, and a run on ch
 parts. At the end the parts become one file.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Empirical Bayes estimates: each subject's most likely random effects given observations and population."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

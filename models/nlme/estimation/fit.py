@@ -1,7 +1,5 @@
 """Fitting a population model: the estimates that minimise the population objective, and their covariance."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product

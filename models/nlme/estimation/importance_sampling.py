@@ -6,8 +6,6 @@ fitted to the subject (NONMEM's IMP estimates the same quantity). Draws are fixe
 that it is a smooth function with an exact gradient; then proposals are fitted again, with new draws.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np

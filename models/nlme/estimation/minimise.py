@@ -1,7 +1,5 @@
 """A quasi-Newton minimiser for objectives that are minus twice a log-likelihood."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The population objective: minus twice the approximate marginal log-likelihood, subject by subject."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace

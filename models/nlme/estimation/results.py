@@ -4,8 +4,6 @@ A file ending in ``.nc`` is netCDF (HDF5), one ending in ``.zarr`` a Zarr group.
 model is stored by name and values, and its equations are looked up in the library when the file is read.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace

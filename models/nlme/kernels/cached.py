@@ -1,7 +1,5 @@
 """The cache of compiled kernels on disk."""
 
-from __future__ import annotations
-
 import inspect
 import os
 import tempfile

@@ -5,8 +5,6 @@ once, not once per model. A model is an int64 array: the addresses of its functi
 below.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any

@@ -1,7 +1,5 @@
 """Predictions of generated models in closed form: formulas in time, parameters and covariates."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

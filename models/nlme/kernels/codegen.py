@@ -6,8 +6,6 @@ equations are compiled into the integrator, which evaluates them millions of tim
 address (:mod:`models.nlme.kernels.calls`) and are compiled once for all models.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import sys

@@ -1,7 +1,5 @@
 """Compilation of functions that only other compiled functions call, and loops over small arrays."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeAlias
 

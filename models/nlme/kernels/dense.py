@@ -1,7 +1,5 @@
 """Small dense matrices in compiled functions, (k, k) float64: Cholesky factors, solves, secant updates."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

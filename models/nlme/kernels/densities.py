@@ -1,7 +1,5 @@
 """Log densities of observations at given predictions, subject by subject."""
 
-from __future__ import annotations
-
 import math
 
 from image_longitudinal.models.nlme.kernels.cached import cached_kernel

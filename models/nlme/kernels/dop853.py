@@ -4,8 +4,6 @@ Dormand and Prince's method with twelve stages; its error estimate mixes orders 
 accuracy limits its steps (step times norm of the Jacobian), the implicit integrator takes over.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -8,8 +8,6 @@ so they are the derivative of the computed solution at its step sizes, not a sep
 ``rhs``, ``jacobian``, ... are compiled functions written by :mod:`models.nlme.kernels.codegen`.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

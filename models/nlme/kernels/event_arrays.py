@@ -1,7 +1,5 @@
 """What compiled kernels read of a population's data, without numba: the data modules build these arrays."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -6,8 +6,6 @@ time. Sensitivities pass through all of it: where the time τ of a jump depends 
 state jumps by (x'(τ-) - x'(τ+)) dτ/dp.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Events of a subject that are still to come: doses after their lag times, and ends of infusions."""
 
-from __future__ import annotations
-
 from image_longitudinal.models.nlme.kernels.calls import call_rhs
 from image_longitudinal.models.nlme.kernels.compiled import assign, compiled
 

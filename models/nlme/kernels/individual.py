@@ -12,8 +12,6 @@ the movement of η̂ by the implicit function theorem (Almquist et al. 2015, J P
 derivatives are central differences of the analytic first ones.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

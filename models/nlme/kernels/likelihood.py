@@ -1,7 +1,5 @@
 """Likelihood of a subject's observations: data(φ) of :mod:`models.nlme.kernels.individual`, row by row."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Modes of the individual posteriors: minima of ℓ(η) of :mod:`models.nlme.kernels.individual`."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -4,8 +4,6 @@ Arrays of one subject: n states, m parameters (0 without sensitivities). A name 
 of the quantity with respect to the individual parameters, with m as its last dimension.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Steady states: dosing intervals are integrated until the states at their end no longer change."""
 
-from __future__ import annotations
-
 import math
 
 from image_longitudinal.models.nlme.kernels.calls import call_initial, call_rhs

@@ -26,8 +26,6 @@ Lag times and the like (``dosing``), covariates and several endpoints are furthe
 :mod:`models.nlme.model.effects` adds covariate effects and occasions to an existing model.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType

@@ -4,8 +4,6 @@ A bolus or an infusion is a dose into ``central``, an oral dose one into ``depot
 small molecule in an adult (L, h, mg); replace them with your own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """First-order absorption from a depot, Michaelis-Menten elimination from the central compartment."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import SimpleNamespace
 

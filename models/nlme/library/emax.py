@@ -1,7 +1,5 @@
 """Direct effects: a sigmoid Emax response to a concentration, which is a covariate or follows an oral dose."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import SimpleNamespace
 

@@ -4,8 +4,6 @@ A response is produced at rate kin = kout · base and lost at rate kout. The dru
 (III, IV) its production (I, III) or its loss (II, IV).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import SimpleNamespace
 

@@ -16,8 +16,6 @@ Values are those of the paper's table 2 and supplementary table S1 (correlations
 * σ is that of treated eyes, 5 letters (untreated 7). Acuity is not cut at 0 and 100 letters.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Doses and observation times of one design."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Covariate effects and inter-occasion variability added to a population model, without touching its equations."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace

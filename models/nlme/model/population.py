@@ -1,7 +1,5 @@
 """Population models: a structural model with typical values, random effects, residual error and a default design."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

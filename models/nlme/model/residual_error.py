@@ -1,7 +1,5 @@
 """Residual error: how an observation scatters around the individual prediction."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Structural models: states, parameters and a right-hand side written once, as symbolic expressions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace

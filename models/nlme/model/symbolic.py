@@ -1,7 +1,5 @@
 """Mathematical functions for structural models, and the symbolic form of a model (PyTensor, imported on first use)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace

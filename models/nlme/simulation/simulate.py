@@ -5,8 +5,6 @@ the stream's key), never on other rows. Any chunking and any number of threads g
 PyTensor is imported before a generated kernel is needed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 

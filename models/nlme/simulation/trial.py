@@ -1,7 +1,5 @@
 """Simulated trials as tables in NM-TRAN's columns, written in pieces of whole subjects."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any

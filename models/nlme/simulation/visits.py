@@ -1,7 +1,5 @@
 """Visits of a trial: jitter around planned times, missed visits, dropout."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """A tiny residual diffusion model."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

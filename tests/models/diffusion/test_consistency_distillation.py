@@ -1,7 +1,5 @@
 """The distilled student: its loss in cases with a known answer, its training, and its few-step samples."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 

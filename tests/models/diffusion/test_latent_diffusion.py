@@ -1,7 +1,5 @@
 """Latent diffusion at tiny size: autoencoder, encoding ahead, flow, and back from the registry."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The light decoder: replaces the full one, and learns to imitate it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

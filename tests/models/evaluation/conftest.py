@@ -1,7 +1,5 @@
 """A population with outcomes at one association level, and features of its images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 

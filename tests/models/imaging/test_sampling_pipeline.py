@@ -1,7 +1,5 @@
 """Batches in flight: in order, ahead by two, halved when the device is full, and never more than a few in memory."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

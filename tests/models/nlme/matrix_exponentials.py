@@ -1,7 +1,5 @@
 """Exact predictions of linear models, by matrix exponentials from event to event: the reference of the integrators."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Feature spaces: the VAE's encoder and DINOv2."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

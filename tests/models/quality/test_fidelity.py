@@ -1,7 +1,5 @@
 """Figures of sets of images, held against torchmetrics, closed forms and direct loops."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """The pictures of a model: made as a data set's images are made."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Distances of generated images to training images, held against a direct loop."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch.nn.functional import interpolate

@@ -1,7 +1,5 @@
 """What is measured of a finished model: drawn as a data set's images are, and the same again."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

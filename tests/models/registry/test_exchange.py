@@ -1,7 +1,5 @@
 """Export and import: the same version comes back, and diffusers loads what is written for it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The model that ships with the code: whole, small, with its licence, and at once of use."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Promotion: the first is taken, a worse one is not, and only what was measured alike is compared."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

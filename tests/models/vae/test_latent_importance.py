@@ -1,7 +1,5 @@
 """The two rankings, on a decoder and an encoder whose behaviour is known."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The data card says what the manifest says, and what it tells readers to type works."""
 
-from __future__ import annotations
-
 import json
 import re
 from fnmatch import fnmatch

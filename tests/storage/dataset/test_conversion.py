@@ -1,7 +1,5 @@
 """Layout version 1 is read and verified, and converted to version 2 with equal values."""
 
-from __future__ import annotations
-
 import tarfile
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Zarr shards: whole, deterministic, and what any Zarr reader expects."""
 
-from __future__ import annotations
-
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,7 +1,5 @@
 """PyTorch data sets: right samples, one order for any number of workers, exact resume, ranks that share an epoch."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import threading

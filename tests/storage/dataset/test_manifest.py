@@ -1,7 +1,5 @@
 """Manifests: what is done, what is published, and whose data set a folder holds."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

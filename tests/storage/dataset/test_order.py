@@ -1,7 +1,5 @@
 """The order of an epoch: every subject once, a function of seed and epoch alone."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Other programs read a data set with default options, and all get the table that the reader returns."""
 
-from __future__ import annotations
-
 import subprocess
 import warnings
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Predictions handed in: read in any order of rows, and refused by name, row and reason."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The order of writing as a whole: stopped anywhere, nothing half-made is taken as done, and a rerun ends the same."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The reader: what was written comes back, lazily, from any store; so do views of a split and level."""
 
-from __future__ import annotations
-
 import pickle
 import subprocess
 import sys

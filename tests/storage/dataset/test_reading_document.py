@@ -1,7 +1,5 @@
 """The code in docs/reading.md runs, on a data set as it is published, and gives what the reader gives."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

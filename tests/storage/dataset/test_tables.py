@@ -1,7 +1,5 @@
 """Parquet tables: the right rows in the right file, the same bytes every time, readable without our code."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

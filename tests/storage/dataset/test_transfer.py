@@ -1,7 +1,5 @@
 """Publishing and fetching: a copy is the same bytes or is not there, and a part is a data set in itself."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Verification names every damaged, missing and unexpected file, and the shards to regenerate."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping
 from pathlib import Path

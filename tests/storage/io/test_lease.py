@@ -1,7 +1,5 @@
 """One run at a time writes to an output; a killed one is recognised, a living one is named."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

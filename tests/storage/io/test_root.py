@@ -1,7 +1,5 @@
 """Files appear whole under their name or not at all, wherever it stops."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """The same code over HTTP against an S3 server in a process of its own: write, verify, read, damage, cut, disappear."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket

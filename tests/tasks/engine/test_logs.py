@@ -1,7 +1,5 @@
 """Errors of this project are one line in a run's log; any other error is a bug and keeps its traceback."""
 
-from __future__ import annotations
-
 import io
 import logging
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What a configuration names is looked up before anything is made."""
 
-from __future__ import annotations
-
 import pytest
 
 from image_longitudinal.core.config import Config

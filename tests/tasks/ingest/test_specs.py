@@ -1,7 +1,5 @@
 """The digests of the ingest specs change with every field of the configuration that decides images, and no other."""
 
-from __future__ import annotations
-
 import os
 import typing
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The report on draws, from artificial draws."""
 
-from __future__ import annotations
-
 import arviz as az
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """The export of outcomes: every dose and observation, exactly, in the order that NONMEM needs."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

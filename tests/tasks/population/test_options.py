@@ -1,7 +1,5 @@
 """Options of fits and simulations: doses, errors, and what a fit's cache key depends on."""
 
-from __future__ import annotations
-
 import pytest
 
 from image_longitudinal.core.errors import ConfigError

@@ -1,7 +1,5 @@
 """Pictures of a model, as people open them."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

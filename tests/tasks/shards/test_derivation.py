@@ -1,7 +1,5 @@
 """Regenerated subjects: correct files compare equal, incorrect ones are named."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

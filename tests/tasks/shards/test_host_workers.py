@@ -1,7 +1,5 @@
 """Several rendering processes on one machine, one of them killed while rendering: the data equal those of one."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

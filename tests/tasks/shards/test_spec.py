@@ -1,7 +1,5 @@
 """Specs of a data set: each value of the configuration changes exactly the digests of what it decides."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

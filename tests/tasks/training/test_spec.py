@@ -1,7 +1,5 @@
 """What decides each product of training: exactly the right digests change with a field of the configuration."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import typing

@@ -14,8 +14,6 @@ Why it exists: the generated kernel takes 54 times as long for predictions (42 a
 21 observations) and 13 times as long for modes and gradients of estimation; the two agree to 3e-7.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

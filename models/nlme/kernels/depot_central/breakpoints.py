@@ -5,8 +5,6 @@ A state is one float64 array with each quantity of ``LANES`` subjects side by si
 the quantity is OBSERVED, the central amount is observed. An infusion has two: its rate is added, later subtracted.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

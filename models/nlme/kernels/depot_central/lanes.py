@@ -7,8 +7,6 @@ subject loads the next one, so none waits for a stiffer neighbour. A step has no
 none whose rounding depends on the processor: a subject's bits do not depend on the subjects in the other lanes.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

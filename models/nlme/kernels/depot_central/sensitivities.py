@@ -4,8 +4,6 @@ The formula is the (2, 3) one, of order 5; the defect of the (2, 2) formula in i
 step's defect is differentiated, so the derivatives are those of the computed solution, at its step sizes.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Simulation-based calibration of posterior samplers (Talts et al. 2018, arXiv 1804.06788)."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
