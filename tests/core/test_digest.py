@@ -29,7 +29,8 @@ values = st.recursive(
 
 def test_a_digest_is_the_same_in_processes_that_hash_differently() -> None:
     program = (
-        "from image_longitudinal.core.config import Config; from image_longitudinal.core.digest import digest_of; from image_longitudinal.core.random import stream_key;"
+        "from image_longitudinal.core.config import Config; from image_longitudinal.core.digest import digest_of;"
+        "from image_longitudinal.core.random import stream_key;"
         "print(digest_of('task', 1, {'b': [1.0, 0.1], 'a': None}, Config()), stream_key(3, 'stage', 0.5))"
     )
     found = {

@@ -39,7 +39,7 @@ def test_regions_hold_what_they_should_where_g_overshoots_or_falls_short(slope: 
     mean = slope * np.sqrt(0.5) * people.linked
     formula = residual_omega(np.asarray(MODEL.omega), mean[FEW])
     found = likeliest_omega(MODEL, people.observed[FEW], mean[FEW], people.modes[FEW], np.asarray(MODEL.omega))
-    # a variance of 700 subjects errs by 5 %, by more where data carry little information on an effect: three times that allowed
+    # a variance of 700 subjects errs by 5 %, by more if data say little about an effect: three times that
     np.testing.assert_allclose(found, (0.5 + (slope - 1) ** 2 / 2) * np.eye(3), atol=0.16)
 
     def held(omega: np.ndarray) -> float:
