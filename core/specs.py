@@ -21,5 +21,5 @@ class Spec(Section):
 
         A spec in a field counts by its own digest, so that its code version matters too.
         """
-        fields = {name: value.digest if isinstance(value, Spec) else value for name, value in self}
+        fields = self.model_dump(mode="json") | {name: part.digest for name, part in self if isinstance(part, Spec)}
         return digest_of(self.product, self.code_version, fields)

@@ -118,7 +118,8 @@ def _manifest(root: Root, spec: DatasetSpec, shards: list[FileRecord], files: li
     model, claim = get_model(outcomes.outcomes.model), read_run_claim(root)
     return RootManifest(
         name=spec.name, date=spec.date, identity=claim.identity,
-        config=claim.config, config_digest=digest_of(claim.config), seed=images.seed, n_subjects=spec.plan.n_subjects, shard_size=spec.plan.shard_size,
+        config=claim.config, config_digest=digest_of(claim.config), seed=images.seed,
+        n_subjects=spec.plan.n_subjects, shard_size=spec.plan.shard_size,
         splits=spec.plan.split_counts, levels=outcomes.association, random_effects=model.random_effect_names,
         eta_latents=outcomes.eta_dims if is_identity(model.omega) else None,  # else each η mixes several dimensions
         parameters=model.parameter_names, times=outcomes.outcomes.times,
