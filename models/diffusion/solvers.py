@@ -1,4 +1,4 @@
-"""Solvers: from noise to a clean tensor in few network evaluations, as free functions over any noise schedule.
+"""Sampling: solvers, free functions over any noise schedule, and from per-subject noise to images by one of them.
 
 Every solver is a plain loop over numbers known beforehand. diffusers' schedulers look up timesteps on the device at
 every step, keep state between calls and take noise from one generator: the first stalls the device, the last gives no
@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.models.diffusion.schedules import SampleSchedule, X0Eps
+from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
+from image_longitudinal.models.diffusion.schedules import SampleSchedule, X0Eps, make_sample_schedule, to_x0_eps
+from image_longitudinal.models.imaging.grey_images import as_grey_levels
+from image_longitudinal.models.imaging.noise import subject_noise
 
 Denoise = Callable[[Tensor, int], X0Eps]  # (x, index in the schedule) → its parts
 StepNoise = Callable[[int], Tensor]  # new standard normal noise of one step
@@ -178,3 +181,33 @@ def get_solver(name: str) -> Solver:
 def evaluations(name: str, steps: int) -> int:
     """How often a solver evaluates the network."""
     return 2 * steps - 1 if name == "heun" else steps
+
+
+@torch.no_grad()
+def sample_on_device(model: DiffusionModel, latents: Tensor, seeds: Tensor, *, scheduler: str, steps: int) -> Tensor:
+    """Sample one image per latent vector, without waiting for the device.
+
+    Every random number of an image comes from its own seed, so neither the batch nor the number of devices changes it
+    (beyond the device's rounding). The network computes in the type of its weights, the solver in float32.
+
+    The model is in evaluation mode. Latents (B, D) float32, seeds (B,) int64 and the images (B, S, S) uint8 are on its
+    device. ``scheduler`` is a key of :data:`SOLVERS`.
+    """
+    solver = get_solver(scheduler)
+    schedule = make_sample_schedule(model.schedule, steps, uniform_flow_time=solver.uniform_flow_time)
+    prediction_type, shape = str(model.schedule["prediction_type"]), model.working_shape
+    dtype = next(iter(model.denoiser.parameters()), latents).dtype
+    exact = model.context(latents)
+    z, context = latents.to(dtype), exact.to(dtype)
+
+    def denoise(x: Tensor, i: int) -> X0Eps:
+        timesteps = torch.full((len(x),), schedule.timesteps[i], dtype=torch.int64, device=x.device)
+        noisy = x.to(dtype, memory_format=torch.channels_last)
+        predicted = model.denoise(model.denoiser, noisy, timesteps, z, context).float()
+        return to_x0_eps(predicted, x, schedule.alpha[i], schedule.sigma[i], prediction_type)
+
+    def step_noise(i: int) -> Tensor:
+        return subject_noise(seeds, f"image-noise after step {i}", shape)
+
+    working = solver.solve(subject_noise(seeds, "image-noise", shape), schedule, denoise, step_noise)
+    return as_grey_levels(model.to_images(working, exact))

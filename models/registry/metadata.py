@@ -45,7 +45,7 @@ class NetworkConfigs(Section):
 
 
 class VAETraining(Section):
-    """Training figures of the VAE; see :class:`models.vae.train.VAEFigures`."""
+    """Training figures of the VAE: ``kl`` in nats per raw dimension, descending; ``validation_mse`` of grey 0 to 1."""
 
     history: History
     kl: list[float]
@@ -55,7 +55,11 @@ class VAETraining(Section):
 
 
 class DiffusionTraining(Section):
-    """Training figures of the diffusion model; see :class:`models.diffusion.train.DiffusionFigures`."""
+    """Training figures of the diffusion model, measured on images of other patients.
+
+    ``validation_loss``: the training loss with fixed noise. ``pixel_mse``, ``working_mse``: errors of reconstructed
+    scans, see :func:`models.diffusion.train.reconstruction_errors`. ``codec``: the autoencoder of a latent model.
+    """
 
     history: History
     validation_loss: float
@@ -110,7 +114,11 @@ class MemorisationFigures(Section):
 
 
 class LatentImportance(Section):
-    """Per latent dimension, see :class:`models.vae.importance.Importance`."""
+    """Per dimension of the standardised latent; lists of length D.
+
+    ``change``: mean squared change of the decoded image (grey 0 to 1) when the dimension is resampled; more is more
+    important. ``reading_error``: mean squared error of encode(decode(z)) against z ~ N(0, I); less is more important.
+    """
 
     change: list[float]
     reading_error: list[float]

@@ -40,11 +40,8 @@ def training_processes(compute: ComputeConfig) -> int:
 def run_in_processes(function: Callable[..., None], arguments: tuple[Any, ...], n: int, report: Reporter) -> None:
     """Run ``function(*arguments, report)`` in ``n`` new processes of one group, or in this process if ``n`` is 1.
 
-    Args:
-        function: of a module's top level; its results go to disk, written by the main process alone (:func:`rank` 0).
-        arguments: picklable.
-        n: number of processes.
-        report: receives in this process what the main process reports.
+    The function belongs to a module's top level, its arguments are picklable, and the main process alone (:func:`rank`
+    0) writes its results to disk. ``report`` receives in this process what the main process reports.
 
     Raises:
         ImageLongitudinalError: raised by one of the processes; the others are killed.

@@ -14,7 +14,8 @@ from image_longitudinal.models.diffusion.schedules import (
     prediction_target,
     to_x0_eps,
 )
-from tests.models.diffusion.test_solvers import COSINE, FLOW, STABLE
+from tests.models.diffusion.conftest import COSINE, FLOW
+from tests.models.diffusion.test_solvers import STABLE
 from tests.models.diffusion.test_solvers import noise as normal
 
 
