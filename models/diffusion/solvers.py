@@ -10,6 +10,7 @@ Notation: see :mod:`models.diffusion.schedules`; λ = log(α/σ).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -46,20 +47,12 @@ def ddpm(x: Tensor, schedule: SampleSchedule, denoise: Denoise, step_noise: Step
     return x
 
 
-def dpm_solver(x: Tensor, schedule: SampleSchedule, denoise: Denoise, step_noise: StepNoise) -> Tensor:
-    """DPM-Solver++(2M), Lu et al. 2022: second order, one evaluation per step; first order at both ends."""
-    return _dpm_solver(x, schedule, denoise, None)
+def dpm_2m(x: Tensor, schedule: SampleSchedule, denoise: Denoise, step_noise: StepNoise, sde: bool = False) -> Tensor:
+    """DPM-Solver++(2M), Lu et al. 2022: second order, one evaluation per step; first order at both ends.
 
-
-def sde_dpm_solver(x: Tensor, schedule: SampleSchedule, denoise: Denoise, step_noise: StepNoise) -> Tensor:
-    """SDE-DPM-Solver++(2M), Lu et al. 2022: the same for the reverse *stochastic* equation, noise at every step.
-
-    New noise replaces errors of earlier steps, as in :func:`ddpm`, whose few-step form this is.
+    With ``sde``, SDE-DPM-Solver++(2M): the same for the reverse *stochastic* equation. Noise of every step replaces
+    errors of earlier steps, as in :func:`ddpm`, whose few-step form this is.
     """
-    return _dpm_solver(x, schedule, denoise, step_noise)
-
-
-def _dpm_solver(x: Tensor, schedule: SampleSchedule, denoise: Denoise, step_noise: StepNoise | None) -> Tensor:
     previous: Tensor | None = None
     for i in range(schedule.steps):
         x0 = denoise(x, i).x0
@@ -70,18 +63,18 @@ def _dpm_solver(x: Tensor, schedule: SampleSchedule, denoise: Denoise, step_nois
         if previous is not None:
             direction = x0 + (x0 - previous) * (h / (_lambda(schedule, i) - _lambda(schedule, i - 1)) / 2)
         alpha, sigma = schedule.alpha[i + 1], schedule.sigma[i + 1]
-        if step_noise is None:
-            x = sigma / schedule.sigma[i] * x - alpha * math.expm1(-h) * direction
-        else:
+        if sde:
             variance = -math.expm1(-2 * h)  # fraction of σ² that is new noise
             decayed = sigma / schedule.sigma[i] * math.exp(-h) * x
             x = decayed + alpha * variance * direction + sigma * variance**0.5 * step_noise(i)
+        else:
+            x = sigma / schedule.sigma[i] * x - alpha * math.expm1(-h) * direction
         previous = x0
     return x
 
 
 def unipc(x: Tensor, schedule: SampleSchedule, denoise: Denoise, step_noise: StepNoise) -> Tensor:
-    """UniPC-2 (bh2), Zhao et al. 2023: a predictor like :func:`dpm_solver`'s and a corrector without extra evaluations.
+    """UniPC-2 (bh2), Zhao et al. 2023: a predictor like :func:`dpm_2m`'s and a corrector without extra evaluations.
 
     The corrector improves x by the network's answer at the predicted x, before the next step starts there.
     """
@@ -158,8 +151,8 @@ class Solver:
 SOLVERS: dict[str, Solver] = {
     "ddim": Solver(ddim),
     "ddpm": Solver(ddpm),
-    "dpm++": Solver(dpm_solver),
-    "sde-dpm++": Solver(sde_dpm_solver),
+    "dpm++": Solver(dpm_2m),
+    "sde-dpm++": Solver(partial(dpm_2m, sde=True)),
     "unipc": Solver(unipc),
     "euler": Solver(ddim, uniform_flow_time=True),  # the flow's Euler method, see ddim
     "heun": Solver(heun, uniform_flow_time=True),

@@ -47,21 +47,19 @@ class StableDiffusion(DiffusionModel):
             scheduler = DDPMScheduler.from_pretrained(pretrained, subfolder="scheduler")
         except (OSError, ValueError) as error:
             raise ModelError(
-                "cannot load the pretrained diffusion model",
-                where=f"{pretrained}{f', {unet}' if unet else ''}",
+                "cannot load the pretrained diffusion model", where=f"{pretrained}{f', {unet}' if unet else ''}",
                 expected="a folder or hub name with unet, vae and scheduler as safetensors",
                 got=str(error).splitlines()[0],
                 do="set diffusion.pretrained to a local copy, or use diffusion.kind=residual",
-            ) from error
+            ) from error  # fmt: skip
         self.autoencoder.eval().requires_grad_(False)
         self.constants: CrossAttentionConstants | None = None
         self.light: nn.Module | None = None  # used instead of the autoencoder's decoder
         self.denoiser = network
         self.context_width = int(network.config.cross_attention_dim)
         if latent_dim > self.context_width:
-            raise ModelError(
-                "the latent vector is longer than the UNet's tokens", expected=f"≤ {self.context_width}", got=latent_dim
-            )
+            expected = f"≤ {self.context_width}"
+            raise ModelError("the latent vector is longer than the UNet's tokens", expected=expected, got=latent_dim)
         factor = 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
         self.image_size, self.latent_dim = image_size, latent_dim
         side = image_size // factor

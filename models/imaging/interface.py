@@ -121,9 +121,8 @@ class BatchSize:
             ModelError: not even one image fits.
         """
         if self.size == 1:
-            raise ModelError(
-                "the device has no room for one image", do="free its memory, or set generator.precision=bfloat16"
-            ) from error
+            advice = "free its memory, or set generator.precision=bfloat16"
+            raise ModelError("the device has no room for one image", do=advice) from error
         logger.warning("out of device memory at %d images per batch: continuing with %d", self.size, self.size // 2)
         self.size //= 2
 

@@ -197,27 +197,24 @@ def _accelerator(name: str, settings: LoopSettings) -> Accelerator:
         torch.cuda.set_device(settings.device)  # accelerate takes the current one
     AcceleratorState._reset_state()  # accelerate keeps the precision of a process's first training for all others
     accelerator = Accelerator(
-        cpu=settings.device == "cpu",
-        mixed_precision=settings.mixed_precision,
+        cpu=settings.device == "cpu", mixed_precision=settings.mixed_precision,
         gradient_accumulation_steps=settings.gradient_accumulation,
-    )
+    )  # fmt: skip
     if settings.mixed_precision == "fp16" and accelerator.scaler is None:  # accelerate would silently go on
         raise ModelError(
-            f"training {name} in fp16 needs an accelerator",
-            got=accelerator.device.type,
+            f"training {name} in fp16 needs an accelerator", got=accelerator.device.type,
             do=f"set {name}.mixed_precision to no, or to bf16",
-        )
+        )  # fmt: skip
     return accelerator
 
 
 def _moving_average(decay: float, warmup: bool) -> Callable[[Any, Any, Any], None]:
     """Update rule of averaged weights for :class:`AveragedModel`; the warm-up is that of diffusers' ``EMAModel``."""
-    if not warmup:
-        return get_ema_multi_avg_fn(decay)
 
     def update(averaged: Any, current: Any, updates: Any) -> None:
         n = int(updates)
-        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, updates)
+        rate = min(decay, (1 + n) / (10 + n)) if warmup else decay
+        get_ema_multi_avg_fn(rate)(averaged, current, updates)
 
     return update
 
@@ -253,10 +250,9 @@ def _take_step(
         if not out_of_memory(error):
             raise
         raise ModelError(
-            f"training {name} ran out of device memory",
-            where=f"step {step}",
+            f"training {name} ran out of device memory", where=f"step {step}",
             do=f"lower {name}.batch_size, or raise {name}.gradient_accumulation to keep the effective batch",
-        ) from error
+        ) from error  # fmt: skip
     return figures
 
 
@@ -264,9 +260,6 @@ def _check_finite(name: str, step: int, what: str, value: Tensor, checkpoint: Pa
     if not bool(torch.isfinite(value.detach())):
         kept = f"the last good state is kept in {checkpoint.name}" if checkpoint.exists() else "no state was saved yet"
         raise ModelError(
-            f"training {name} diverged: {kept}",
-            where=f"step {step}",
-            expected=f"a finite {what}",
-            got=float(value.detach()),
-            do=f"lower {name}.learning_rate",
-        )
+            f"training {name} diverged: {kept}", where=f"step {step}", expected=f"a finite {what}",
+            got=float(value.detach()), do=f"lower {name}.learning_rate",
+        )  # fmt: skip

@@ -55,9 +55,12 @@ def run_in_processes(function: Callable[..., None], arguments: tuple[Any, ...], 
         rendezvous = f"file://{Path(folder) / 'rendezvous'}"
         context = spawn(_run, (n, rendezvous, queue, function, arguments), nprocs=n, join=False)
         try:
-            finished = False
+            finished, lost = False, None
             while not finished:
-                finished, lost = _wait(context)
+                try:
+                    finished = bool(context.join(timeout=0.2))
+                except Exception as error:  # of a process that failed
+                    finished, lost = True, error
                 _relay(queue, report)  # raises the error of a process: it says more than the exit status
                 if lost is not None:
                     raise ModelError("a training process was lost", got=str(lost).strip().splitlines()[-1]) from lost
@@ -138,14 +141,6 @@ def _run(
     except Exception as error:
         queue.put(ModelError("a training process failed", where=f"process {index} of {n}", got=repr(error)))
         raise
-
-
-def _wait(context: Any) -> tuple[bool, Exception | None]:
-    """Wait a moment; returns whether all processes have ended, and the error of one that failed."""
-    try:
-        return bool(context.join(timeout=0.2)), None
-    except Exception as error:
-        return True, error
 
 
 def _relay(queue: SimpleQueue[Any], report: Reporter) -> None:

@@ -45,6 +45,23 @@ def images_of(model: DiffusionModel, z: np.ndarray, seeds: np.ndarray, scheduler
     ).numpy()
 
 
+def assert_rotation_keeps_predictions(model: DiffusionModel, vae: VAE | None) -> None:
+    """z in new axes, given to the rotated networks, is z in the old ones: equal up to float32 rounding."""
+    axes = torch.linalg.qr(torch.randn(5, 5)).Q
+    noisy, times, z = torch.randn(2, *model.working_shape), torch.tensor([3, 700]), torch.randn(2, 5)
+
+    def predict(latents: Tensor) -> Tensor:
+        with torch.no_grad():
+            return model.denoise(model.denoiser, noisy, times, latents, model.context(latents))
+
+    before, not_rotated = predict(z), predict(z @ axes)
+    if vae is not None:
+        vae.rotate(axes)
+    model.rotate(axes)
+    torch.testing.assert_close(predict(z @ axes), before, atol=1e-4, rtol=1e-4)
+    assert (not_rotated - before).abs().max() > 1e-3
+
+
 @pytest.fixture
 def tiny_vae() -> VAE:
     torch.manual_seed(0)

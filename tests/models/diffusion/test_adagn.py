@@ -6,6 +6,7 @@ from torch.nn.functional import interpolate
 
 from image_longitudinal.models.diffusion.adagn import ResidualDiffusion
 from image_longitudinal.models.vae.network import VAE
+from tests.models.diffusion.conftest import assert_rotation_keeps_predictions
 
 
 @pytest.mark.parametrize("size", [32, 64, 96])
@@ -16,6 +17,8 @@ def test_working_tensors_and_images_invert_each_other(tiny_vae: VAE, size: int) 
     working = model.to_working(images, z)
     assert working.shape == (3, *model.working_shape) == (3, 16, size // 4, size // 4)
     torch.testing.assert_close(model.to_images(working, model.context(z)), images, atol=1e-6, rtol=0)
+    extreme = model.to_images(100 * working, model.context(z))
+    assert (extreme.min(), extreme.max()) == (0, 1)
     back = model.to_working(model.to_images(0.1 * working, model.context(z)), z)
     torch.testing.assert_close(back, 0.1 * working, atol=1e-4, rtol=0)
 
@@ -25,12 +28,6 @@ def test_the_working_tensor_is_the_residual_in_units_of_its_scale(tiny_vae: VAE)
     z = torch.randn(2, 5)
     brighter = tiny_vae.decode(z) + 0.1
     torch.testing.assert_close(model.to_working(brighter, z), torch.ones(2, 16, 8, 8), atol=1e-5, rtol=0)
-
-
-def test_images_stay_within_the_grey_scale(tiny_vae: VAE) -> None:
-    model = ResidualDiffusion(tiny_vae, 32, (16,))
-    images = model.to_images(10 * torch.randn(2, 16, 8, 8), model.context(torch.randn(2, 5)))
-    assert (images.min(), images.max()) == (0, 1)
 
 
 def test_the_prediction_depends_on_noise_time_latents_and_outline(residual: ResidualDiffusion) -> None:
@@ -51,32 +48,15 @@ def test_a_larger_model_sees_the_vaes_image_enlarged(tiny_vae: VAE) -> None:
     torch.testing.assert_close(outline, interpolate(tiny_vae.decode(z), (64, 64), mode="bilinear", antialias=True))
 
 
-def test_only_the_denoiser_can_be_trained(residual: ResidualDiffusion) -> None:
-    assert not any(parameter.requires_grad for parameter in residual.vae.parameters())
-    assert all(parameter.requires_grad for parameter in residual.denoiser.parameters())
-
-
 @pytest.mark.parametrize("channels", [(16,), (32, 48), (16, 32, 48)])
 def test_an_untrained_network_of_any_levels_predicts_nothing(tiny_vae: VAE, channels: tuple[int, ...]) -> None:
     model = ResidualDiffusion(tiny_vae, 32, channels).eval()
     z = torch.randn(2, 5)
     predicted = model.denoise(model.denoiser, torch.randn(2, 16, 8, 8), torch.tensor([3, 999]), z, model.context(z))
     assert torch.equal(predicted, torch.zeros(2, 16, 8, 8))
+    assert not any(parameter.requires_grad for parameter in model.vae.parameters())
+    assert all(parameter.requires_grad for parameter in model.denoiser.parameters())
 
 
 def test_rotating_the_axes_of_z_changes_no_prediction(residual: ResidualDiffusion) -> None:
-    """z in new axes, given to the rotated networks, is z in the old ones: equal up to float32 rounding."""
-    axes = torch.linalg.qr(torch.randn(5, 5)).Q
-    noisy, times, z = torch.randn(2, 16, 8, 8), torch.tensor([3, 700]), torch.randn(2, 5)
-
-    def predict(latents: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            return residual.denoise(residual.denoiser, noisy, times, latents, residual.context(latents))
-
-    before, not_rotated = predict(z), predict(z @ axes)
-    residual.vae.rotate(axes)
-    residual.rotate(axes)
-    torch.testing.assert_close(predict(z @ axes), before, atol=1e-4, rtol=1e-4)
-    assert (not_rotated - before).abs().max() > 1e-2
-    images = torch.rand(2, 1, 32, 32)
-    assert residual.vae.encode(images).shape == (2, 5)
+    assert_rotation_keeps_predictions(residual, residual.vae)

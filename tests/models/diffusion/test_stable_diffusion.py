@@ -11,7 +11,6 @@ from diffusers import UNet2DConditionModel, UNet2DModel
 
 from image_longitudinal.core.config import DiffusionConfig, VAEConfig
 from image_longitudinal.core.errors import ModelError
-from image_longitudinal.models.diffusion.solvers import SOLVERS
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion, collapse_cross_attention
 from image_longitudinal.models.diffusion.train import build_diffusion, train_diffusion
 from image_longitudinal.models.imaging.assembly import assemble_diffusion, diffusion_weights
@@ -19,7 +18,7 @@ from image_longitudinal.models.registry.metadata import NetworkConfigs
 from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors, tensors_digest
 from image_longitudinal.models.vae.network import VAE
 from tests.models.conftest import draws
-from tests.models.diffusion.conftest import images_of
+from tests.models.diffusion.conftest import assert_rotation_keeps_predictions, images_of
 
 
 @pytest.fixture(scope="module")
@@ -74,22 +73,6 @@ def test_many_large_images_are_decoded_in_parts(model: StableDiffusion, monkeypa
     torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)  # float32 rounding
 
 
-@pytest.mark.parametrize("scheduler", SOLVERS)
-def test_every_scheduler_samples(model: StableDiffusion, scheduler: str) -> None:
-    z, seeds = draws(2, 5)
-    images = images_of(model, z, seeds, scheduler, 3)
-    assert images.shape == (2, 32, 32)
-    assert np.ptp(images) > 0
-
-
-def test_only_the_denoiser_is_ever_trained(pretrained: Path) -> None:
-    model = StableDiffusion(str(pretrained), 5, 32)
-    model.train()
-    assert model.denoiser.training
-    assert not model.autoencoder.training
-    assert not any(parameter.requires_grad for parameter in model.autoencoder.parameters())
-
-
 def test_a_step_of_training_changes_the_unet_only(
     tiny_vae: VAE, tiny_images: np.ndarray, pretrained: Path, tmp_path: Path
 ) -> None:
@@ -104,6 +87,9 @@ def test_a_step_of_training_changes_the_unet_only(
     for key, value in before.autoencoder.state_dict().items():
         assert torch.equal(model.autoencoder.state_dict()[key], value)
     assert not torch.equal(model.denoiser.conv_in.weight, before.denoiser.conv_in.weight)
+    before.train()
+    assert (before.denoiser.training, before.autoencoder.training) == (True, False)
+    assert not any(parameter.requires_grad for parameter in before.autoencoder.parameters())
     assert len(figures.history) == 1
     assert np.isfinite(figures.validation_loss)
 
@@ -122,25 +108,8 @@ def test_an_incomplete_or_damaged_folder_is_refused_in_one_line(pretrained: Path
     assert "\n" not in str(caught.value)
 
 
-def test_a_latent_vector_longer_than_a_token_is_refused(pretrained: Path) -> None:
-    with pytest.raises(ModelError, match="expected ≤ 24; got 25"):
-        StableDiffusion(str(pretrained), 25, 32)
-
-
 def test_rotating_the_axes_of_z_changes_no_prediction(pretrained: Path) -> None:
-    """As for the residual model; z enters through keys and values here."""
-    model = StableDiffusion(str(pretrained), 5, 32).eval()
-    axes = torch.linalg.qr(torch.randn(5, 5)).Q
-    noisy, times, z = torch.randn(2, *model.working_shape), torch.tensor([3, 700]), torch.randn(2, 5)
-
-    def predict(latents: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            return model.denoise(model.denoiser, noisy, times, latents, model.context(latents))
-
-    before = predict(z)
-    model.rotate(axes)
-    torch.testing.assert_close(predict(z @ axes), before, atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(predict(z), before, atol=1e-3)
+    assert_rotation_keeps_predictions(StableDiffusion(str(pretrained), 5, 32).eval(), None)
 
 
 @pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1), (torch.bfloat16, 20)])
@@ -164,6 +133,8 @@ def test_a_published_unet_is_loaded_from_its_own_folder(pretrained: Path, tmp_pa
     assert all(torch.equal(a, b) for a, b in zip(own.denoiser.parameters(), other.denoiser.parameters(), strict=True))
     with pytest.raises(ModelError, match=r"cannot load the pretrained diffusion model .*none"):
         StableDiffusion(str(pretrained), 5, 32, unet=str(tmp_path / "none"))
+    with pytest.raises(ModelError, match="expected ≤ 24; got 25"):  # z longer than a token
+        StableDiffusion(str(pretrained), 25, 32)
 
 
 def test_another_autoencoder_in_its_place_is_refused(tiny_vae: VAE, pretrained: Path, tmp_path: Path) -> None:

@@ -23,9 +23,6 @@ def wedge(height, width, left, right, top=True):
     return rows < line if top else rows >= height - line
 
 
-# to_grey
-
-
 def test_grey_stays_as_it_is():
     image = np.arange(256, dtype=np.uint8).reshape(16, 16)
     np.testing.assert_array_equal(to_grey(image), image)
@@ -72,9 +69,6 @@ def test_fractions_of_full_scale_and_black_and_white():
 def test_what_is_no_image_is_refused(image):
     with pytest.raises(IngestError):
         to_grey(image)
-
-
-# replace_fill
 
 
 @pytest.mark.parametrize(
@@ -134,9 +128,6 @@ def test_an_empty_scan_is_refused(grey):
         clean_frame(np.full((200, 200), grey, np.uint8))
 
 
-# frames
-
-
 def disc(height, width, centre_x, radius_y, radius_x):
     y, x = np.mgrid[:height, :width]
     inside = ((y - height / 2) / radius_y) ** 2 + ((x - centre_x) / radius_x) ** 2 < 1
@@ -182,9 +173,6 @@ def test_every_size_is_made_and_brightness_is_kept():
     assert {size: square.shape for size, square in squares.items()} == {s: (s, s) for s in (512, 224, 64)}
     for square in squares.values():
         assert abs(square.mean() - image[:, 8:-8].mean()) < 1
-
-
-# real scans
 
 
 @pytest.fixture(scope="module")

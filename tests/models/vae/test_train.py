@@ -56,18 +56,6 @@ def test_the_most_informative_axes_come_first(trained_vae: Trained, tiny_images:
     torch.testing.assert_close(between, torch.diag(variances), atol=1e-4, rtol=0)
 
 
-def test_samples_of_the_posterior_have_the_distribution_that_generation_draws_from(
-    trained_vae: Trained, tiny_images: np.ndarray
-) -> None:
-    """20 samples for each of 96 images: a variance of about 96 independent draws would be 1 ± 0.15."""
-    vae, _ = trained_vae
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        view = centre_view(to_unit(tiny_images, "cpu"))
-        drawn = torch.cat([vae.encode(view, torch.randn(96, 5, generator=generator)) for _ in range(20)])
-    torch.testing.assert_close(torch.cov(drawn.T), torch.eye(5), atol=0.15, rtol=0)
-
-
 def test_standardising_twice_changes_nothing_and_images_stay(trained_vae: Trained, tiny_images: np.ndarray) -> None:
     vae = build_vae(VAE_CONFIG, 1)
     vae.load_state_dict(trained_vae[0].state_dict())
@@ -95,15 +83,13 @@ def test_the_figures_say_what_was_left(trained_vae: Trained, tiny_images: np.nda
     assert figures.history[-1]["mse"] < 0.7 * figures.history[0]["mse"]
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_others(
-    trained_vae: Trained, tiny_images: np.ndarray, tmp_path: Path
-) -> None:
-    same, figures = train_vae(tiny_images, phantoms(9, 32, 1), VAE_CONFIG, 1, tmp_path / "same", "cpu")
+def test_the_same_seed_gives_the_same_bits_and_another_others(tiny_images: np.ndarray, tmp_path: Path) -> None:
     short = VAE_CONFIG.model_copy(update={"steps": 1})
-    other = train_vae(tiny_images, tiny_images[:0], short, 2, tmp_path / "other", "cpu")[0]
-    first = train_vae(tiny_images, tiny_images[:0], short, 1, tmp_path / "first", "cpu")[0]
-    assert figures == trained_vae[1]
-    assert_same_weights(same, trained_vae[0])
+    first, same, other = (
+        train_vae(tiny_images, tiny_images[:0], short, seed, tmp_path / name, "cpu")[0]
+        for seed, name in ((1, "first"), (1, "same"), (2, "other"))
+    )
+    assert_same_weights(first, same)
     assert not torch.equal(other.transform, first.transform)
 
 
