@@ -164,7 +164,7 @@ def get_solver(name: str) -> Solver:
     """The solver of that name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no solver has that name.
     """
     if name not in SOLVERS:
         raise ConfigError("generator.scheduler is unknown", expected=f"one of {', '.join(SOLVERS)}", got=name)

@@ -200,7 +200,7 @@ def _accelerator(name: str, settings: LoopSettings) -> Accelerator:
         cpu=settings.device == "cpu", mixed_precision=settings.mixed_precision,
         gradient_accumulation_steps=settings.gradient_accumulation,
     )  # fmt: skip
-    if settings.mixed_precision == "fp16" and accelerator.scaler is None:  # accelerate would silently go on
+    if settings.mixed_precision == "fp16" and accelerator.scaler is None:  # accelerate would ignore it silently
         raise ModelError(
             f"training {name} in fp16 needs an accelerator", got=accelerator.device.type,
             do=f"set {name}.mixed_precision to no, or to bf16",

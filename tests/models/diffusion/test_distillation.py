@@ -107,9 +107,9 @@ def test_a_student_learns_the_ends_of_its_teachers_trajectories() -> None:
     student = nn.Sequential(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
     optimizer = torch.optim.Adam(student.parameters(), 3e-3)
     for step in range(800):
-        draws = step_generator(1, "two points", step)
-        working = torch.randint(0, 2, (256, 1, 1, 1), generator=draws) - 0.5
-        loss = consistency_loss(model, student, model.denoiser, schedule, working, torch.zeros(256, 1), draws)
+        generator = step_generator(1, "two points", step)
+        working = torch.randint(0, 2, (256, 1, 1, 1), generator=generator) - 0.5
+        loss = consistency_loss(model, student, model.denoiser, schedule, working, torch.zeros(256, 1), generator)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -57,10 +57,8 @@ def test_training_brings_the_loss_down(trained_vae: Trained, tiny_images: np.nda
     losses = []
     for steps in (1, 60):
         config = DIFFUSION_CONFIG.model_copy(update={"steps": steps, "learning_rate": 2e-3, "batch_size": 8})
-        _, figures = train_diffusion(
-            trained_vae[0], tiny_images, phantoms(16, 32, 2), config, 1, tmp_path / str(steps), "cpu"
-        )
-        losses.append(figures.validation_loss)
+        arguments = (tiny_images, phantoms(16, 32, 2), config, 1, tmp_path / str(steps), "cpu")
+        losses.append(train_diffusion(trained_vae[0], *arguments)[1].validation_loss)
     assert losses[1] < 0.95 * losses[0]
 
 

@@ -87,10 +87,8 @@ def test_a_batch_that_does_not_fit_is_halved_permanently(caplog: pytest.LogCaptu
     np.testing.assert_array_equal(made[:, 0, 0], np.arange(19) * 3)
     assert batch.size == 4
     assert set(device.sizes) == {4}
-    messages = [record.getMessage() for record in caplog.records]
-    assert messages == [
-        "out of device memory at 16 images per batch: continuing with 8",
-        "out of device memory at 8 images per batch: continuing with 4",
+    assert [record.getMessage() for record in caplog.records] == [
+        f"out of device memory at {size} images per batch: continuing with {size // 2}" for size in (16, 8)
     ]
 
 
@@ -149,13 +147,9 @@ def test_a_background_thread_stays_so_far_ahead_and_ends_when_closed() -> None:
 
 
 def test_an_error_in_the_background_is_raised_where_the_items_are_taken() -> None:
-    def fail() -> Generator[int]:
-        yield 1
-        raise ModelError("no")
-
-    numbers = prefetch(fail(), 3)
+    numbers = prefetch((10 // divisor for divisor in (10, 0)), 3)
     assert next(numbers) == 1
-    with pytest.raises(ModelError, match="no"):
+    with pytest.raises(ZeroDivisionError):
         next(numbers)
 
 

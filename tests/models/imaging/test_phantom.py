@@ -18,13 +18,13 @@ from image_longitudinal.models.imaging.phantom import (
 SIZES = (32, 64, 128, 224, 512)
 
 
-def draws(n, d=12, seed=0):
+def latents_and_seeds(n, d=12, seed=0):
     return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32), np.arange(n) * 7919 + seed
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_an_image_is_a_bright_retina_under_a_dark_vitreous_with_the_boundaries_of_layer_depths(size):
-    z, seeds = draws(6)
+    z, seeds = latents_and_seeds(6)
     z[:, LATENT_NAMES.index("luminance")] = 0
     images = render(z, seeds, size)
     assert images.shape == (6, size, size)
@@ -45,14 +45,14 @@ def test_an_image_is_a_bright_retina_under_a_dark_vitreous_with_the_boundaries_o
 
 @pytest.mark.parametrize(("size", "n"), [(32, 150), (64, 9), (224, 9)])  # 64 images of 32 pixels are a chunk
 def test_an_image_does_not_depend_on_its_batch(size, n):
-    z, seeds = draws(n)
+    z, seeds = latents_and_seeds(n)
     whole = render(z, seeds, size)
     for batch in ([4], [8, 4, 0], [4, 4], range(3, 9), range(n - 2, n)):
         np.testing.assert_array_equal(render(z[list(batch)], seeds[list(batch)], size), whole[list(batch)])
 
 
 def test_the_seed_changes_speckle_and_texture_only():
-    z, _ = draws(1)
+    z, _ = latents_and_seeds(1)
     first, again, other = render(np.repeat(z, 3, axis=0), np.array([5, 5, 6]), 64).astype(float)
     np.testing.assert_array_equal(first, again)
     assert (first != other).mean() > 0.3
@@ -60,7 +60,7 @@ def test_the_seed_changes_speckle_and_texture_only():
 
 
 def test_entries_beyond_the_named_ones_do_nothing_and_missing_ones_are_zero():
-    z, seeds = draws(3, 128)
+    z, seeds = latents_and_seeds(3, 128)
     named = z[:, : len(LATENT_NAMES)]
     np.testing.assert_array_equal(render(z, seeds, 32), render(named, seeds, 32))
     short = named.copy()
@@ -111,7 +111,7 @@ def test_every_entry_can_be_read_from_an_image(size):
     least = []
     step = 0.4 * np.eye(len(LATENT_EFFECTS), dtype=np.float32)
     for subject in range(6):
-        z, _ = draws(1, seed=subject)
+        z, _ = latents_and_seeds(1, seed=subject)
         images = render(np.concatenate([z + step, z - step]), np.full(2 * len(step), subject), size).astype(float)
         slope = ((images[: len(step)] - images[len(step) :]) / 0.8).reshape(len(step), -1)
         least.append(np.diag(np.linalg.inv(np.eye(len(step)) + slope @ slope.T / 36)))

@@ -57,6 +57,12 @@ def state(model: nn.Module) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in model.state_dict().items()}
 
 
+@pytest.fixture(autouse=True)
+def _checkpoint_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a kill at any step can be resumed exactly there."""
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", -1)
+
+
 VARIANTS = {
     "plain": SETTINGS,
     "averaged": replace(SETTINGS, ema_decay=0.9),

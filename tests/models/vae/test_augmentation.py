@@ -1,4 +1,4 @@
-"""Augmentation: mirrored halves and vertical windows, drawn from the generator alone."""
+"""Augmentation: mirrored halves and vertical windows, decided by the generator alone."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def test_half_of_the_images_are_mirrored() -> None:
-    """400 draws of a fair coin: 200 ± 10, within four standard errors. Columns survive a vertical crop untouched."""
+    """400 tosses of a fair coin: 200 ± 10, within four standard errors. Columns survive a vertical crop untouched."""
     ramp = torch.linspace(0, 1, 16).expand(400, 1, 16, 16)
     mirrored = augment(ramp, generator())[:, 0, 8, 0] > 0.5
     assert 160 <= int(mirrored.sum()) <= 240

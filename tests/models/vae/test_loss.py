@@ -28,11 +28,19 @@ from image_longitudinal.models.vae.loss import (
 from tests.models.conftest import phantoms
 
 
-def test_kl_is_the_closed_form_per_entry() -> None:
+def test_kl_is_the_closed_form_per_dimension_and_free_bits_are_its_least() -> None:
     mean, log_variance = torch.randn(50, 4), torch.randn(50, 4)
     expected = kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(0.0, 1.0)).mean(0)
     torch.testing.assert_close(kl_per_dimension(mean, log_variance), expected)
     assert torch.equal(kl_per_dimension(torch.zeros(2, 3), torch.zeros(2, 3)), torch.zeros(3))
+    # Free bits: each dimension counts as at least so much, and has no gradient below that.
+    kl = torch.tensor([0.01, 0.05, 0.3], requires_grad=True)
+    counted = kl_with_free_bits(kl, 0.1)
+    counted.backward()
+    assert counted.item() == pytest.approx(0.1 + 0.1 + 0.3)
+    assert kl.grad is not None
+    assert kl.grad.tolist() == [0, 0, 1]
+    assert kl_with_free_bits(kl, 0).item() == pytest.approx(0.36)
 
 
 @given(st.integers(0, 200), st.integers(0, 100), st.floats(0, 10))
@@ -158,13 +166,3 @@ def test_other_weights_are_refused(vgg: tuple[Path, dict[str, Tensor]], tmp_path
     with pytest.raises(ModelError, match=r"none\.safetensors"):
         make_perception(tmp_path / "none.safetensors")
     assert make_perception(None) is structural_distance, "without weights"
-
-
-def test_free_bits_charge_at_least_so_much_and_push_no_entry_below() -> None:
-    kl = torch.tensor([0.01, 0.05, 0.3], requires_grad=True)
-    charged = kl_with_free_bits(kl, 0.1)
-    charged.backward()
-    assert charged.item() == pytest.approx(0.1 + 0.1 + 0.3)
-    assert kl.grad is not None
-    assert kl.grad.tolist() == [0, 0, 1]
-    assert kl_with_free_bits(kl, 0).item() == pytest.approx(0.36)

@@ -1,4 +1,4 @@
-"""Training of the VAE: the latent space it leaves is the one that data sets draw from."""
+"""Training of the VAE: its latent space is the one that data sets sample."""
 
 from pathlib import Path
 
@@ -163,7 +163,7 @@ def test_initial_weights_depend_on_the_seed_alone() -> None:
     assert torch.equal(torch.rand(1), after), "building a network must not use up the caller's random numbers"
 
 
-def test_one_latent_entry_is_enough(tiny_images: np.ndarray, tmp_path: Path) -> None:
+def test_one_latent_dimension_is_enough(tiny_images: np.ndarray, tmp_path: Path) -> None:
     config = VAEConfig.model_validate(VAE_CONFIG.model_dump() | {"latent_dim": 1, "steps": 2})
     vae, figures = train_vae(tiny_images, tiny_images[:0], config, 1, tmp_path / "checkpoint", "cpu")
     between, within = standardised_posterior(vae, tiny_images)
