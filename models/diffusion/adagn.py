@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
 PATCH = 4  # the residual model's blocks of pixels that become channels
-GAIN = 4  # scales grey values around 0.5 to a standard deviation near 1
+GREY_GAIN = 4  # scales grey values around 0.5 to a standard deviation near 1
 STORED = "codec."  # begins the names of the autoencoder's weights in stored models
 SCHEDULES: dict[str, dict[str, Any]] = {
     "flow": {"num_train_timesteps": 1000, "prediction_type": "flow_prediction"},  # Lipman et al. 2023
@@ -85,7 +85,7 @@ class ResidualDiffusion(AdaGNDiffusion):
 
     def context(self, latents: Tensor) -> Tensor:
         """The VAE's image, centred on 0 and folded, (B, 16, h, w): an input of the denoiser at every step."""
-        return pixel_unshuffle(self.vae_image(latents) - 0.5, PATCH) * GAIN
+        return pixel_unshuffle(self.vae_image(latents) - 0.5, PATCH) * GREY_GAIN
 
     def to_working(self, images: Tensor, latents: Tensor) -> Tensor:
         """Training target (B, 16, h, w): the scaled residual of images (B, 1, S, S), values 0 to 1."""
@@ -93,7 +93,7 @@ class ResidualDiffusion(AdaGNDiffusion):
 
     def to_images(self, working: Tensor, context: Tensor) -> Tensor:
         """Inverse of :meth:`to_working`, clamped to 0 to 1; the context holds the VAE's image."""
-        return pixel_shuffle(context / GAIN + 0.5 + working * self.residual_scale, PATCH).clamp(0, 1)
+        return pixel_shuffle(context / GREY_GAIN + 0.5 + working * self.residual_scale, PATCH).clamp(0, 1)
 
 
 class LatentDiffusion(AdaGNDiffusion):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LATENT_CHANNELS = 4
 SIZE_PENALTY = 1e-3  # on squared latents: keeps their scale finite; they are standardised afterwards
-EVALUATION_BATCH = 64
+MEASURED_BATCH = 64
 
 
 class ImageAutoencoder(nn.Module):
@@ -122,7 +122,7 @@ def train_autoencoder(
 
 @torch.no_grad()
 def _error(autoencoder: ImageAutoencoder, images: ImageRows) -> float:
-    views = centre_views(images, next(autoencoder.parameters()).device, EVALUATION_BATCH)
+    views = centre_views(images, next(autoencoder.parameters()).device, MEASURED_BATCH)
     errors = [(autoencoder(view)[0] - view).square().mean((1, 2, 3)) for view in views]
     return float(torch.cat(errors).mean()) if errors else float("nan")
 

@@ -3,9 +3,9 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from image_longitudinal.core.config import DiffusionConfig, DistillationConfig, ProbeConfig, Section, VAEConfig
 from image_longitudinal.core.digest import digest_of
@@ -44,13 +44,18 @@ class NetworkConfigs(Section):
         return (self.diffusion or self.vae).image_size
 
 
+ValidationFigure = Annotated[float, Field(allow_inf_nan=True)]  # NaN if there are no validation images
+
+
 class VAETraining(Section):
     """Training figures of the VAE: ``kl`` in nats per raw dimension, descending; ``validation_mse`` of grey 0 to 1."""
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")
 
     history: History
     kl: list[float]
     active_units: int
-    validation_mse: float
+    validation_mse: ValidationFigure
     perception: str
 
 
@@ -61,12 +66,14 @@ class DiffusionTraining(Section):
     scans, see :func:`models.diffusion.train.reconstruction_errors`. ``codec``: the autoencoder of a latent model.
     """
 
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+
     history: History
-    validation_loss: float
+    validation_loss: ValidationFigure
     pixel_mse: float | None = None
     working_mse: float | None = None
     codec_history: History | None = None
-    codec_mse: float | None = None
+    codec_mse: ValidationFigure | None = None
 
 
 class TrainingFigures(Section):

@@ -280,7 +280,7 @@ def test_other_tensors_are_no_checkpoint(tmp_path: Path, key: str) -> None:
 
 def test_trainings_of_other_precision_can_follow_each_other(tmp_path: Path) -> None:
     """Accelerate keeps one precision per process; the paper's preset trains the VAE in "no", the UNet in "fp16"."""
-    found = []
+    found: list[nn.Module] = []
     for precision in ("no", "bf16", "no"):
         settings = replace(SETTINGS, mixed_precision=precision)
         trained, _ = train("tiny", network(), loss, settings, tmp_path / f"{len(found)}")
