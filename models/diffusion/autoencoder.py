@@ -92,7 +92,7 @@ def train_autoencoder(
     checkpoint: Path,
     device: str,
     report: Callable[[TrainingProgress], None] | None = None,
-) -> tuple[ImageAutoencoder, History, float]:
+) -> tuple[ImageAutoencoder, History, float | None]:
     """Train an autoencoder; returns it, its history and its mean squared error on ``validation`` (grey 0 to 1).
 
     Its loss is the VAE's reconstruction loss (pixels and structure), without a KL term: the diffusion model learns the
@@ -121,10 +121,10 @@ def train_autoencoder(
 
 
 @torch.no_grad()
-def _error(autoencoder: ImageAutoencoder, images: ImageRows) -> float:
+def _error(autoencoder: ImageAutoencoder, images: ImageRows) -> float | None:
     views = centre_views(images, next(autoencoder.parameters()).device, MEASURED_BATCH)
     errors = [(autoencoder(view)[0] - view).square().mean((1, 2, 3)) for view in views]
-    return float(torch.cat(errors).mean()) if errors else float("nan")
+    return float(torch.cat(errors).mean()) if errors else None
 
 
 def _pretrained(source: str) -> AutoencoderTiny | AutoencoderKL:

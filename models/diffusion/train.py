@@ -123,7 +123,7 @@ def train_diffusion(
                 working, latents = condition(centre_view(to_unit(part, where)), generator)
                 figures = objective(denoiser=denoiser, working=working, latents=latents, generator=generator)
                 losses.append(figures["loss"])
-        return float(torch.stack(losses).mean()) if losses else float("nan")
+        return float(torch.stack(losses).mean())
 
     settings = LoopSettings.of(config, device, cosine_decay=config.learning_rate_decay == "cosine")
     validate = validation_loss if len(validation) else None
@@ -131,8 +131,8 @@ def train_diffusion(
     held_out = evenly_spaced(validation, RECONSTRUCTED_IMAGES)
     pixel_mse, working_mse = reconstruction_errors(model, vae, held_out, where)
     return model, DiffusionTraining(
-        history=history, validation_loss=validation_loss(model.denoiser), pixel_mse=pixel_mse, working_mse=working_mse,
-        codec_history=autoencoder_history, codec_mse=autoencoder_mse,
+        history=history, validation_loss=validate(model.denoiser) if validate else None, pixel_mse=pixel_mse,
+        working_mse=working_mse, codec_history=autoencoder_history, codec_mse=autoencoder_mse,
     )  # fmt: skip
 
 

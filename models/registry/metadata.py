@@ -3,9 +3,9 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from image_longitudinal.core.config import DiffusionConfig, DistillationConfig, ProbeConfig, Section, VAEConfig
 from image_longitudinal.core.digest import digest_of
@@ -44,36 +44,32 @@ class NetworkConfigs(Section):
         return (self.diffusion or self.vae).image_size
 
 
-ValidationFigure = Annotated[float, Field(allow_inf_nan=True)]  # NaN if there are no validation images
-
-
 class VAETraining(Section):
-    """Training figures of the VAE: ``kl`` in nats per raw dimension, descending; ``validation_mse`` of grey 0 to 1."""
+    """Training figures of the VAE: ``kl`` in nats per raw dimension, descending; ``validation_mse`` of grey 0 to 1.
 
-    model_config = ConfigDict(ser_json_inf_nan="constants")
+    Without validation images ``validation_mse`` is None.
+    """
 
     history: History
     kl: list[float]
     active_units: int
-    validation_mse: ValidationFigure
+    validation_mse: float | None
     perception: str
 
 
 class DiffusionTraining(Section):
-    """Training figures of the diffusion model, measured on images of other patients.
+    """Training figures of the diffusion model, measured on images of other patients; None without such images.
 
     ``validation_loss``: the training loss with fixed noise. ``pixel_mse``, ``working_mse``: errors of reconstructed
     scans, see :func:`models.diffusion.train.reconstruction_errors`. ``codec``: the autoencoder of a latent model.
     """
 
-    model_config = ConfigDict(ser_json_inf_nan="constants")
-
     history: History
-    validation_loss: ValidationFigure
+    validation_loss: float | None
     pixel_mse: float | None = None
     working_mse: float | None = None
     codec_history: History | None = None
-    codec_mse: ValidationFigure | None = None
+    codec_mse: float | None = None
 
 
 class TrainingFigures(Section):
@@ -198,10 +194,9 @@ class ModelMetadata(Section):
         """The figures that versions are compared by; keys of :data:`models.registry.promotion.DIRECTION`."""
         measured = self.measured
         dimension = measured.latent_order[min(RANDOM_EFFECTS, len(measured.latent_order)) - 1]
-        found = {
-            "recoverability": measured.recoverability[dimension],
-            "validation_mse": self.training.vae.validation_mse,
-        }
+        found = {"recoverability": measured.recoverability[dimension]}
+        if self.training.vae.validation_mse is not None:
+            found["validation_mse"] = self.training.vae.validation_mse
         if encoder := measured.fidelity.get("encoder"):
             found |= encoder.generated.model_dump()
         if measured.memorisation:

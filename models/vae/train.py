@@ -86,7 +86,7 @@ def train_vae(
     kl = standardise(trained, images)
     return trained, VAETraining(
         history=history, kl=sorted(kl.tolist(), reverse=True), active_units=int((kl > ACTIVE_NATS).sum()),
-        validation_mse=reconstruction_error(trained, validation),
+        validation_mse=reconstruction_error(trained, validation) if len(validation) else None,
         perception="vgg16" if config.vgg_weights else "ms-ssim",
     )  # fmt: skip
 
