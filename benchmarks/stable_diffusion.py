@@ -13,7 +13,7 @@ from benchmarks.sampling import IMAGES, TOKENS, Recipe, device_busy, generator, 
 from image_longitudinal.core.config import GeneratorConfig
 from image_longitudinal.core.presets import load_config
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
-from image_longitudinal.models.diffusion.light_decoder import build_light_decoder
+from image_longitudinal.models.diffusion.distillation import build_light_decoder
 from image_longitudinal.models.diffusion.solvers import evaluations
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
 from image_longitudinal.models.imaging.backends import NetworkImages, diffusion_images

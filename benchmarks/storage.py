@@ -41,8 +41,7 @@ from image_longitudinal.models.design.association import draw_latents
 from image_longitudinal.models.imaging.backends import load_image_model
 from image_longitudinal.models.imaging.phantom import render
 from image_longitudinal.models.pretrained import PRETRAINED
-from image_longitudinal.models.scans.cleaning import clean_frame
-from image_longitudinal.models.scans.framing import resize
+from image_longitudinal.models.scans.cleaning import clean_frame, resize
 from image_longitudinal.storage.dataset.images import create_image_arrays, write_image_shard
 from image_longitudinal.storage.dataset.loaders import SubjectLoader
 from image_longitudinal.storage.dataset.manifest import (

@@ -14,7 +14,7 @@ from image_longitudinal.core.config import DiffusionConfig
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.diffusion.diffusion_model import in_chunks
 from image_longitudinal.models.imaging.grey_images import ImageRows
-from image_longitudinal.models.training.checkpoints import History
+from image_longitudinal.models.registry.metadata import History
 from image_longitudinal.models.training.loop import LoopSettings, TrainingProgress, train
 from image_longitudinal.models.training.processes import process_rows
 from image_longitudinal.models.training.step_random import seeded_weights
@@ -26,15 +26,11 @@ if TYPE_CHECKING:
 
 LATENT_CHANNELS = 4
 SIZE_PENALTY = 1e-3  # on squared latents: keeps their scale finite; they are standardised afterwards
-EVALUATION_BATCH = 64
+MEASURED_BATCH = 64
 
 
 class ImageAutoencoder(nn.Module):
-    """Deterministic map between grey images (B, 1, S, S), values 0 to 1, and latents (B, C, S/f, S/f).
-
-    Args:
-        network: of diffusers, an ``AutoencoderTiny`` or ``AutoencoderKL``.
-    """
+    """Deterministic map between grey images (B, 1, S, S), values 0 to 1, and latents (B, C, S/f, S/f)."""
 
     def __init__(self, network: AutoencoderTiny | AutoencoderKL) -> None:
         super().__init__()
@@ -81,14 +77,10 @@ def build_autoencoder(config: DiffusionConfig, seed: int) -> ImageAutoencoder:
     levels = config.autoencoder_levels
     with seeded_weights(seed, "autoencoder-weights"):
         network = AutoencoderTiny(
-            in_channels=1,
-            out_channels=1,
-            encoder_block_out_channels=(config.autoencoder_width,) * levels,
-            decoder_block_out_channels=(config.autoencoder_width,) * levels,
-            num_encoder_blocks=(1,) * levels,
-            num_decoder_blocks=(1,) * levels,
-            latent_channels=LATENT_CHANNELS,
-        )
+            in_channels=1, out_channels=1, latent_channels=LATENT_CHANNELS,
+            encoder_block_out_channels=(config.autoencoder_width,) * levels, num_encoder_blocks=(1,) * levels,
+            decoder_block_out_channels=(config.autoencoder_width,) * levels, num_decoder_blocks=(1,) * levels,
+        )  # fmt: skip
     return ImageAutoencoder(network)
 
 
@@ -100,7 +92,7 @@ def train_autoencoder(
     checkpoint: Path,
     device: str,
     report: Callable[[TrainingProgress], None] | None = None,
-) -> tuple[ImageAutoencoder, History, float]:
+) -> tuple[ImageAutoencoder, History, float | None]:
     """Train an autoencoder; returns it, its history and its mean squared error on ``validation`` (grey 0 to 1).
 
     Its loss is the VAE's reconstruction loss (pixels and structure), without a KL term: the diffusion model learns the
@@ -123,18 +115,16 @@ def train_autoencoder(
             steps=config.autoencoder_steps, learning_rate=config.autoencoder_learning_rate,
             mixed_precision=config.mixed_precision, cosine_decay=True, device=device,
         )  # fmt: skip
-        trained, history = train("diffusion", autoencoder, loss, settings, checkpoint, report)
-        assert isinstance(trained, ImageAutoencoder)
-        autoencoder = trained
+        autoencoder, history = train("diffusion", autoencoder, loss, settings, checkpoint, report)
     autoencoder.eval().requires_grad_(False)
     return autoencoder, history, _error(autoencoder, validation)
 
 
 @torch.no_grad()
-def _error(autoencoder: ImageAutoencoder, images: ImageRows) -> float:
-    views = centre_views(images, next(autoencoder.parameters()).device, EVALUATION_BATCH)
+def _error(autoencoder: ImageAutoencoder, images: ImageRows) -> float | None:
+    views = centre_views(images, next(autoencoder.parameters()).device, MEASURED_BATCH)
     errors = [(autoencoder(view)[0] - view).square().mean((1, 2, 3)) for view in views]
-    return float(torch.cat(errors).mean()) if errors else float("nan")
+    return float(torch.cat(errors).mean()) if errors else None
 
 
 def _pretrained(source: str) -> AutoencoderTiny | AutoencoderKL:
@@ -148,9 +138,8 @@ def _pretrained(source: str) -> AutoencoderTiny | AutoencoderKL:
         except (OSError, ValueError) as error:
             problem = error
     raise ModelError(
-        "cannot load the pretrained autoencoder",
-        where=source,
+        "cannot load the pretrained autoencoder", where=source,
         expected="a folder or hub name of an AutoencoderTiny or AutoencoderKL as safetensors",
         got=str(problem).splitlines()[0] if problem else "another class",
         do="set diffusion.autoencoder to a local copy, or remove it to train a small one",
-    )
+    )  # fmt: skip

@@ -40,9 +40,7 @@ class DiffusionModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def denoise(
-        self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, latents: Tensor, context: Tensor
-    ) -> Tensor:
+    def denoise(self, network: nn.Module, noisy: Tensor, timesteps: Tensor, z: Tensor, context: Tensor) -> Tensor:
         """The prediction of the schedule's type, (B, *working_shape), at integer timesteps (B,)."""
 
     def frozen_state(self) -> dict[str, Tensor]:
@@ -59,9 +57,8 @@ class DiffusionModel(nn.Module, ABC):
     def for_sampling(self, dtype: torch.dtype, compiled: bool = False) -> None:
         """Prepare the model for sampling; it cannot be trained afterwards.
 
-        Args:
-            dtype: of the network's weights and arithmetic; its convolutions use channels-last memory.
-            compiled: let torch.compile generate kernels for the first batch's shape (a minute or two).
+        The network then computes in ``dtype``, with channels-last memory. If ``compiled``, torch.compile generates
+        kernels for the first batch's shape (a minute or two).
         """
         self.eval().requires_grad_(False)
         prepare_network(self.denoiser, dtype, compiled)
@@ -82,10 +79,8 @@ def in_chunks(function: Callable[[Tensor], Tensor], batch: Tensor, image_size: i
     At once, 64 images at 512x512 would take tens of GB at full resolution. Also, beyond 2**31 elements in channels
     last, nearest-neighbour upsampling silently returns zeros on CUDA (pytorch issue 141831).
 
-    Args:
-        function: (b, ...) → (b, ...); each row of its result depends on the same row alone.
-        batch: its argument.
-        image_size: side in pixels of the images that are encoded or decoded.
+    Each row of the function's result must depend on the same row alone. ``image_size`` is the side in pixels of the
+    images that are encoded or decoded.
     """
     most = max(CHUNK_PIXELS // image_size**2, 1)
     count = next(size for size in range(max(min(most, len(batch)), 1), 0, -1) if len(batch) % size == 0)

@@ -34,13 +34,7 @@ def min_snr_weight(snr: Tensor, prediction_type: str, gamma: float | None) -> Te
     A flow weighs all timesteps alike. The analogous min(snr, γ)/(1 + √snr)² would train it too little at the noisiest
     timesteps, where an image gets its shape: z was then read back at R² .84 instead of .89.
 
-    Args:
-        snr: signal-to-noise ratios, (B,).
-        prediction_type: ``epsilon``, ``v_prediction`` or ``flow_prediction``.
-        gamma: the cap (original: 5); None weighs all timesteps alike.
-
-    Returns:
-        (B,).
+    Signal-to-noise ratios (B,) → weights (B,). ``gamma`` is the cap (original: 5); None weighs all timesteps alike.
     """
     if gamma is None or prediction_type == "flow_prediction":
         return torch.ones_like(snr)
@@ -67,8 +61,7 @@ def diffusion_loss(
         model: gives context and the call convention.
         denoiser: the network in training (possibly wrapped by accelerate).
         schedule: the noise schedule of training.
-        working: clean working tensors, (B, C, h, w).
-        latents: conditioning vectors, (B, D).
+        working, latents: clean working tensors, (B, C, h, w), and conditioning vectors, (B, D).
         generator: on the CPU; source of timesteps and noise.
         min_snr_gamma: see :func:`min_snr_weight`.
         noise_offset: standard deviation of noise that is constant over the pixels of a channel (original: 0.1).

@@ -70,12 +70,9 @@ def alphas_and_sigmas(schedule: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]
 
 
 def make_sample_schedule(schedule: dict[str, Any], steps: int, *, uniform_flow_time: bool = False) -> SampleSchedule:
-    """The schedule of ``steps`` timesteps, the noisiest first.
+    """The schedule of ``steps`` timesteps, the noisiest first; ``schedule`` as in :func:`alphas_and_sigmas`.
 
-    Args:
-        schedule: see :func:`alphas_and_sigmas`.
-        steps: at most the number of training timesteps.
-        uniform_flow_time: space the timesteps evenly in σ/(α + σ), the time of a straight flow, instead of evenly in t.
+    With ``uniform_flow_time`` they are evenly spaced in σ/(α + σ), the time of a straight flow, instead of in t.
 
     Raises:
         ConfigError: there are fewer training timesteps.
@@ -113,11 +110,8 @@ def to_x0_eps(
         return X0Eps(alpha * x - sigma * prediction, sigma * x + alpha * prediction)
     if prediction_type == "flow_prediction":
         return X0Eps(x - sigma * prediction, x + alpha * prediction)
-    raise ConfigError(
-        "the model's prediction type is unknown",
-        expected="epsilon, v_prediction or flow_prediction",
-        got=prediction_type,
-    )
+    expected = "epsilon, v_prediction or flow_prediction"
+    raise ConfigError("the model's prediction type is unknown", expected=expected, got=prediction_type)
 
 
 def prediction_target(

@@ -1,4 +1,4 @@
-"""Solvers: from noise to a clean tensor in few network evaluations, as free functions over any noise schedule.
+"""Sampling: solvers, free functions over any noise schedule, and from per-subject noise to images by one of them.
 
 Every solver is a plain loop over numbers known beforehand. diffusers' schedulers look up timesteps on the device at
 every step, keep state between calls and take noise from one generator: the first stalls the device, the last gives no
@@ -10,13 +10,17 @@ Notation: see :mod:`models.diffusion.schedules`; λ = log(α/σ).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.models.diffusion.schedules import SampleSchedule, X0Eps
+from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
+from image_longitudinal.models.diffusion.schedules import SampleSchedule, X0Eps, make_sample_schedule, to_x0_eps
+from image_longitudinal.models.imaging.grey_images import as_grey_levels
+from image_longitudinal.models.imaging.noise import subject_noise
 
 Denoise = Callable[[Tensor, int], X0Eps]  # (x, index in the schedule) → its parts
 StepNoise = Callable[[int], Tensor]  # new standard normal noise of one step
@@ -43,20 +47,12 @@ def ddpm(x: Tensor, schedule: SampleSchedule, denoise: Denoise, step_noise: Step
     return x
 
 
-def dpm_solver(x: Tensor, schedule: SampleSchedule, denoise: Denoise, step_noise: StepNoise) -> Tensor:
-    """DPM-Solver++(2M), Lu et al. 2022: second order, one evaluation per step; first order at both ends."""
-    return _dpm_solver(x, schedule, denoise, None)
+def dpm_2m(x: Tensor, schedule: SampleSchedule, denoise: Denoise, step_noise: StepNoise, sde: bool = False) -> Tensor:
+    """DPM-Solver++(2M), Lu et al. 2022: second order, one evaluation per step; first order at both ends.
 
-
-def sde_dpm_solver(x: Tensor, schedule: SampleSchedule, denoise: Denoise, step_noise: StepNoise) -> Tensor:
-    """SDE-DPM-Solver++(2M), Lu et al. 2022: the same for the reverse *stochastic* equation, noise at every step.
-
-    New noise replaces errors of earlier steps, as in :func:`ddpm`, whose few-step form this is.
+    With ``sde``, SDE-DPM-Solver++(2M): the same for the reverse *stochastic* equation. Noise of every step replaces
+    errors of earlier steps, as in :func:`ddpm`, whose few-step form this is.
     """
-    return _dpm_solver(x, schedule, denoise, step_noise)
-
-
-def _dpm_solver(x: Tensor, schedule: SampleSchedule, denoise: Denoise, step_noise: StepNoise | None) -> Tensor:
     previous: Tensor | None = None
     for i in range(schedule.steps):
         x0 = denoise(x, i).x0
@@ -67,18 +63,18 @@ def _dpm_solver(x: Tensor, schedule: SampleSchedule, denoise: Denoise, step_nois
         if previous is not None:
             direction = x0 + (x0 - previous) * (h / (_lambda(schedule, i) - _lambda(schedule, i - 1)) / 2)
         alpha, sigma = schedule.alpha[i + 1], schedule.sigma[i + 1]
-        if step_noise is None:
-            x = sigma / schedule.sigma[i] * x - alpha * math.expm1(-h) * direction
-        else:
+        if sde:
             variance = -math.expm1(-2 * h)  # fraction of σ² that is new noise
             decayed = sigma / schedule.sigma[i] * math.exp(-h) * x
             x = decayed + alpha * variance * direction + sigma * variance**0.5 * step_noise(i)
+        else:
+            x = sigma / schedule.sigma[i] * x - alpha * math.expm1(-h) * direction
         previous = x0
     return x
 
 
 def unipc(x: Tensor, schedule: SampleSchedule, denoise: Denoise, step_noise: StepNoise) -> Tensor:
-    """UniPC-2 (bh2), Zhao et al. 2023: a predictor like :func:`dpm_solver`'s and a corrector without extra evaluations.
+    """UniPC-2 (bh2), Zhao et al. 2023: a predictor like :func:`dpm_2m`'s and a corrector without extra evaluations.
 
     The corrector improves x by the network's answer at the predicted x, before the next step starts there.
     """
@@ -155,8 +151,8 @@ class Solver:
 SOLVERS: dict[str, Solver] = {
     "ddim": Solver(ddim),
     "ddpm": Solver(ddpm),
-    "dpm++": Solver(dpm_solver),
-    "sde-dpm++": Solver(sde_dpm_solver),
+    "dpm++": Solver(dpm_2m),
+    "sde-dpm++": Solver(partial(dpm_2m, sde=True)),
     "unipc": Solver(unipc),
     "euler": Solver(ddim, uniform_flow_time=True),  # the flow's Euler method, see ddim
     "heun": Solver(heun, uniform_flow_time=True),
@@ -168,7 +164,7 @@ def get_solver(name: str) -> Solver:
     """The solver of that name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no solver has that name.
     """
     if name not in SOLVERS:
         raise ConfigError("generator.scheduler is unknown", expected=f"one of {', '.join(SOLVERS)}", got=name)
@@ -178,3 +174,33 @@ def get_solver(name: str) -> Solver:
 def evaluations(name: str, steps: int) -> int:
     """How often a solver evaluates the network."""
     return 2 * steps - 1 if name == "heun" else steps
+
+
+@torch.no_grad()
+def sample_on_device(model: DiffusionModel, latents: Tensor, seeds: Tensor, *, scheduler: str, steps: int) -> Tensor:
+    """Sample one image per latent vector, without waiting for the device.
+
+    Every random number of an image comes from its own seed, so neither the batch nor the number of devices changes it
+    (beyond the device's rounding). The network computes in the type of its weights, the solver in float32.
+
+    The model is in evaluation mode. Latents (B, D) float32, seeds (B,) int64 and the images (B, S, S) uint8 are on its
+    device. ``scheduler`` is a key of :data:`SOLVERS`.
+    """
+    solver = get_solver(scheduler)
+    schedule = make_sample_schedule(model.schedule, steps, uniform_flow_time=solver.uniform_flow_time)
+    prediction_type, shape = str(model.schedule["prediction_type"]), model.working_shape
+    dtype = next(iter(model.denoiser.parameters()), latents).dtype
+    exact = model.context(latents)
+    z, context = latents.to(dtype), exact.to(dtype)
+
+    def denoise(x: Tensor, i: int) -> X0Eps:
+        timesteps = torch.full((len(x),), schedule.timesteps[i], dtype=torch.int64, device=x.device)
+        noisy = x.to(dtype, memory_format=torch.channels_last)
+        predicted = model.denoise(model.denoiser, noisy, timesteps, z, context).float()
+        return to_x0_eps(predicted, x, schedule.alpha[i], schedule.sigma[i], prediction_type)
+
+    def step_noise(i: int) -> Tensor:
+        return subject_noise(seeds, f"image-noise after step {i}", shape)
+
+    working = solver.solve(subject_noise(seeds, "image-noise", shape), schedule, denoise, step_noise)
+    return as_grey_levels(model.to_images(working, exact))

@@ -6,6 +6,7 @@ averages equal values, so one token gives the same output; this code passes one.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from image_longitudinal.core.errors import ModelError
-from image_longitudinal.models.diffusion.cross_attention import CrossAttentionConstants, collapse_cross_attention
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel, in_chunks, prepare_network
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
+    from diffusers.models.attention_processor import Attention
 
 
 class StableDiffusion(DiffusionModel):
@@ -46,21 +47,19 @@ class StableDiffusion(DiffusionModel):
             scheduler = DDPMScheduler.from_pretrained(pretrained, subfolder="scheduler")
         except (OSError, ValueError) as error:
             raise ModelError(
-                "cannot load the pretrained diffusion model",
-                where=f"{pretrained}{f', {unet}' if unet else ''}",
+                "cannot load the pretrained diffusion model", where=f"{pretrained}{f', {unet}' if unet else ''}",
                 expected="a folder or hub name with unet, vae and scheduler as safetensors",
                 got=str(error).splitlines()[0],
                 do="set diffusion.pretrained to a local copy, or use diffusion.kind=residual",
-            ) from error
+            ) from error  # fmt: skip
         self.autoencoder.eval().requires_grad_(False)
         self.constants: CrossAttentionConstants | None = None
         self.light: nn.Module | None = None  # used instead of the autoencoder's decoder
         self.denoiser = network
         self.context_width = int(network.config.cross_attention_dim)
         if latent_dim > self.context_width:
-            raise ModelError(
-                "the latent vector is longer than the UNet's tokens", expected=f"≤ {self.context_width}", got=latent_dim
-            )
+            expected = f"≤ {self.context_width}"
+            raise ModelError("the latent vector is longer than the UNet's tokens", expected=expected, got=latent_dim)
         factor = 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
         self.image_size, self.latent_dim = image_size, latent_dim
         side = image_size // factor
@@ -116,11 +115,9 @@ class StableDiffusion(DiffusionModel):
             if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")):
                 weight[:, : self.latent_dim] = weight[:, : self.latent_dim] @ axes.to(weight)
 
-    def denoise(
-        self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, latents: Tensor, context: Tensor
-    ) -> Tensor:
+    def denoise(self, network: nn.Module, noisy: Tensor, timesteps: Tensor, z: Tensor, context: Tensor) -> Tensor:
         """Predicted noise (B, 4, h, w) at integer timesteps (B,)."""
-        return denoiser(noisy, timesteps, context, return_dict=False)[0]
+        return network(noisy, timesteps, context, return_dict=False)[0]
 
     def train(self, mode: bool = True) -> StableDiffusion:
         """Switch the denoiser alone: the autoencoder is never trained."""
@@ -140,3 +137,63 @@ def _load_unet(source: str) -> UNet2DConditionModel:
             return UNet2DConditionModel.from_pretrained(source, use_safetensors=True)
         except (OSError, ValueError):
             raise error from None
+
+
+@dataclass(frozen=True)
+class ConstantAttention:
+    """Attention processor whose "tokens" are the constants of all layers; returns those of this layer."""
+
+    start: int
+    stop: int
+
+    def __call__(self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, **_: object) -> Tensor:
+        """(B, pixels, C) and constants (B, 1, all C) → (B, 1, C), which broadcasts over the pixels when added."""
+        return encoder_hidden_states[..., self.start : self.stop]
+
+
+class CrossAttentionConstants(nn.Module):
+    """Tokens (B, 1, width) → the outputs of every cross-attention layer, side by side: (B, 1, sum of C)."""
+
+    def __init__(self, layers: list[tuple[nn.Module, nn.Module]]) -> None:
+        super().__init__()
+        self.values = nn.ModuleList(value for value, _ in layers)
+        self.outputs = nn.ModuleList(output for _, output in layers)
+
+    def forward(self, token: Tensor) -> Tensor:
+        """See the class."""
+        pairs = zip(self.values, self.outputs, strict=True)
+        return torch.cat([output(value(token)) for value, output in pairs], dim=-1)
+
+
+def collapse_cross_attention(unet: UNet2DConditionModel) -> CrossAttentionConstants:
+    """Change ``unet`` in place to take constants instead of its token; returns the module that computes them.
+
+    Attention over identical tokens gives every query the same value whatever its weights, to_out(to_v(token)), which
+    depends on neither pixel nor timestep: it is computed once per image. Call the UNet with
+    ``encoder_hidden_states=constants(token)``. Its keys and queries are dropped: it can no longer be trained or saved.
+
+    Raises:
+        ModelError: a cross-attention layer does more than plain attention (a norm, a residual, a group).
+    """
+    from diffusers.models.attention_processor import Attention  # here: diffusers takes seconds to import
+
+    layers: list[tuple[nn.Module, nn.Module]] = []
+    start = 0
+    for name, block in unet.named_modules():
+        attention = getattr(block, "attn2", None)
+        if not isinstance(attention, Attention):
+            continue
+        plain = attention.spatial_norm is None and attention.group_norm is None and not attention.residual_connection
+        if not plain or attention.rescale_output_factor != 1 or attention.norm_cross is not None:
+            raise ModelError("this UNet's cross-attention is not plain attention", where=f"{name}.attn2")
+        output = attention.to_out[0]
+        stop = start + output.out_features
+        layers.append((attention.to_v, output))
+        attention.set_processor(ConstantAttention(start, stop))
+        attention.to_q = attention.to_k = attention.to_v = nn.Identity()
+        attention.to_out = nn.ModuleList()
+        block.norm2 = nn.Identity()  # normalises queries, which are dropped
+        start = stop
+    if not layers:
+        raise ModelError("this UNet has no cross-attention to collapse")
+    return CrossAttentionConstants(layers)

@@ -1,6 +1,7 @@
 """Training of a diffusion model on posterior samples of a frozen VAE."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,44 +13,29 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from image_longitudinal.core.config import DiffusionConfig
+from image_longitudinal.core.files import replacing
+from image_longitudinal.models.diffusion.adagn import LatentDiffusion, ResidualDiffusion
 from image_longitudinal.models.diffusion.autoencoder import ImageAutoencoder, build_autoencoder, train_autoencoder
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
-from image_longitudinal.models.diffusion.encoded_images import encode_images
-from image_longitudinal.models.diffusion.latent_diffusion import LatentDiffusion
 from image_longitudinal.models.diffusion.loss import EncoderLoss, diffusion_loss
-from image_longitudinal.models.diffusion.residual_diffusion import ResidualDiffusion
-from image_longitudinal.models.diffusion.sampler import sample
 from image_longitudinal.models.diffusion.schedules import NoiseSchedule
+from image_longitudinal.models.diffusion.solvers import sample_on_device
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
 from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.models.imaging.grey_images import ImageRows, evenly_spaced, to_unit
-from image_longitudinal.models.training.checkpoints import History, load_initial_weights
+from image_longitudinal.models.registry.metadata import DiffusionTraining
+from image_longitudinal.models.training.checkpoints import load_initial_weights
 from image_longitudinal.models.training.loop import LoopSettings, TrainingProgress, train
 from image_longitudinal.models.training.processes import check_divisible, main_process_first, process_rows
 from image_longitudinal.models.training.step_random import batch_indices, seeded_weights, step_generator
-from image_longitudinal.models.vae.augmentation import augmented_batch, centre_view
-from image_longitudinal.models.vae.latent_importance import latent_importance
+from image_longitudinal.models.vae.augmentation import augment, augmented_batch, centre_view
 from image_longitudinal.models.vae.network import VAE
+from image_longitudinal.models.vae.train import latent_importance
 
 SCALE_IMAGES = 512  # images that the scale of working tensors is measured on
 VALIDATION_IMAGES = 256
+ENCODING_BATCH = 64
 RECONSTRUCTED_IMAGES, RECONSTRUCTION_STEPS = 16, 10  # held-out scans reconstructed, and solver steps for each
-
-
-@dataclass(frozen=True)
-class DiffusionFigures:
-    """Result of a training, measured on images of other patients.
-
-    ``validation_loss``: the training loss with fixed noise. ``pixel_mse``, ``working_mse``: errors of reconstructed
-    scans, see :func:`reconstruction_errors`. ``autoencoder_mse``: reconstruction by the autoencoder of a latent model.
-    """
-
-    history: History
-    validation_loss: float
-    pixel_mse: float | None
-    working_mse: float | None
-    autoencoder_history: History | None = None
-    autoencoder_mse: float | None = None
 
 
 def train_diffusion(
@@ -62,7 +48,7 @@ def train_diffusion(
     device: str = "auto",
     report: Callable[[TrainingProgress], None] | None = None,
     initial: dict[str, Tensor] | None = None,
-) -> tuple[DiffusionModel, DiffusionFigures]:
+) -> tuple[DiffusionModel, DiffusionTraining]:
     """Train the configured diffusion model on uint8 images (n, S, S), each conditioned on a sample of its posterior.
 
     The original conditioned on posterior *means*, which shrink towards 0 in uninformative dimensions, and then sampled
@@ -80,8 +66,7 @@ def train_diffusion(
         initial: weights to start from, of a denoiser of this architecture; random (or pretrained) ones if not given.
 
     Raises:
-        ModelError: see :func:`models.training.loop.train`,
-            :func:`models.training.checkpoints.load_initial_weights` and the models' own.
+        ModelError: see :func:`models.training.loop.train` and the models' own; also if ``initial`` does not fit.
     """
     check_divisible("diffusion", config.batch_size)
     where = default_device(device)
@@ -105,14 +90,14 @@ def train_diffusion(
         with main_process_first():
             path = checkpoint.with_name(f"{checkpoint.name}.encoded")
             encoded = encode_images(model, vae, images, config.encoded_variants, seed, path)
+    encoder_loss = None
+    if config.encoder_weight:  # each dimension counts as far as the encoder can read it from the VAE's own image
+        error = torch.tensor(latent_importance(vae, seed).reading_error, device=where)
+        encoder_loss = EncoderLoss(vae, (1 - error).clamp(min=0), config.encoder_weight)
     objective = partial(
-        diffusion_loss,
-        model,
-        schedule=NoiseSchedule.of(model.schedule),
-        min_snr_gamma=config.min_snr_gamma,
-        noise_offset=config.noise_offset,
-        encoder_loss=_encoder_loss(vae, config.encoder_weight, seed) if config.encoder_weight else None,
-    )
+        diffusion_loss, model, schedule=NoiseSchedule.of(model.schedule), min_snr_gamma=config.min_snr_gamma,
+        noise_offset=config.noise_offset, encoder_loss=encoder_loss,
+    )  # fmt: skip
 
     def condition(view: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         latents = sample_latents(vae, view, generator)
@@ -138,40 +123,35 @@ def train_diffusion(
                 working, latents = condition(centre_view(to_unit(part, where)), generator)
                 figures = objective(denoiser=denoiser, working=working, latents=latents, generator=generator)
                 losses.append(figures["loss"])
-        return float(torch.stack(losses).mean()) if losses else float("nan")
+        return float(torch.stack(losses).mean())
 
     settings = LoopSettings.of(config, device, cosine_decay=config.learning_rate_decay == "cosine")
     validate = validation_loss if len(validation) else None
     model.denoiser, history = train("diffusion", model.denoiser, loss, settings, checkpoint, report, validate)
     held_out = evenly_spaced(validation, RECONSTRUCTED_IMAGES)
     pixel_mse, working_mse = reconstruction_errors(model, vae, held_out, where)
-    figures = DiffusionFigures(
-        history, validation_loss(model.denoiser), pixel_mse, working_mse, autoencoder_history, autoencoder_mse
-    )
-    return model, figures
+    return model, DiffusionTraining(
+        history=history, validation_loss=validate(model.denoiser) if validate else None, pixel_mse=pixel_mse,
+        working_mse=working_mse, codec_history=autoencoder_history, codec_mse=autoencoder_mse,
+    )  # fmt: skip
 
 
 @torch.no_grad()
 def reconstruction_errors(
     model: DiffusionModel, vae: VAE, images: NDArray[np.uint8], device: torch.device
 ) -> tuple[float | None, float | None]:
-    """Mean squared errors of scans that are encoded by the VAE and generated again from the posterior mean.
+    """Mean squared errors of scans (n, S, S) uint8, encoded by the VAE and generated again from the posterior mean.
 
-    Args:
-        model, vae: trained.
-        images: uint8 (n, S, S).
-        device: of both.
-
-    Returns:
-        Error of pixels (grey 0 to 1) and of working tensors; None for no images.
+    Returns the error of pixels (grey 0 to 1) and of working tensors; None for no images.
     """
     if not len(images):
         return None, None
     view = centre_view(to_unit(images, device))
     mean, _ = vae.posterior(view)
     latents = vae.standardised(mean)
-    sampled = sample(model, latents, np.arange(len(images)), scheduler="ddim", steps=RECONSTRUCTION_STEPS)
-    generated = to_unit(sampled, device)
+    seeds = torch.arange(len(images), device=device)
+    sampled = sample_on_device(model, latents, seeds, scheduler="ddim", steps=RECONSTRUCTION_STEPS)
+    generated = sampled[:, None].float() / 255
     difference = model.to_working(generated, latents) - model.to_working(view, latents)
     return float((generated - view).square().mean()), float(difference.square().mean())
 
@@ -181,11 +161,7 @@ def build_diffusion(
 ) -> DiffusionModel:
     """The configured model around a VAE, with initial weights that depend on the seed alone (or pretrained ones).
 
-    Args:
-        vae: conditions the model.
-        config: kind and size.
-        seed: of the weights.
-        autoencoder: of a latent model; if not given, an untrained one of the right shape, to load weights into.
+    A latent model without a given autoencoder gets an untrained one of the right shape, to load weights into.
     """
     if config.kind == "stable-diffusion":
         return StableDiffusion(config.pretrained, vae.latent_dim, config.image_size, config.unet)
@@ -195,12 +171,6 @@ def build_diffusion(
         if autoencoder is not None:
             return LatentDiffusion(vae, autoencoder, config.image_size, config.channels, config.objective)
         return ResidualDiffusion(vae, config.image_size, config.channels)
-
-
-def _encoder_loss(vae: VAE, weight: float, seed: int) -> EncoderLoss:
-    """Each dimension counts as far as the encoder can read it from the VAE's own image."""
-    error = torch.tensor(latent_importance(vae, seed).reading_error, device=vae.shift.device)
-    return EncoderLoss(vae, (1 - error).clamp(min=0), weight)
 
 
 def sample_latents(vae: VAE, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -215,3 +185,52 @@ def measure_residual_scale(vae: VAE, images: ImageRows, image_size: int, seed: i
     decoded = vae.decode(sample_latents(vae, view, step_generator(seed, "residual-scale", 0)))
     decoded = interpolate(decoded, (image_size, image_size), mode="bilinear", antialias=True)
     return float((view - decoded).std())
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """Working tensors and the posterior of z, encoded once: the steps of training run no autoencoder and no VAE.
+
+    ``working`` float16 (n, C, h, w), ``posterior`` float32 (n, 2, D): mean and log-variance in raw coordinates. Both
+    are memory-mapped.
+    """
+
+    working: NDArray[np.float16]
+    posterior: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.working)
+
+    def batch(
+        self, rows: NDArray[np.int64], vae: VAE, generator: torch.Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Working tensors (B, C, h, w) float32, and samples of z (B, D) from the posteriors, standardised."""
+        mean, log_variance = torch.from_numpy(self.posterior[rows]).unbind(1)
+        raw = mean + torch.randn(mean.shape, generator=generator) * (0.5 * log_variance).exp()
+        return torch.from_numpy(self.working[rows]).float().to(device), vae.standardised(raw.to(device))
+
+
+@torch.no_grad()
+def encode_images(
+    model: DiffusionModel, vae: VAE, images: ImageRows, variants: int, seed: int, path: Path
+) -> EncodedImages:
+    """Encode ``variants`` augmented views of every image (n, S, S) uint8, or open the files if they exist.
+
+    The model's working tensors must not depend on z (``can_encode_ahead``). The files are ``<path>.working.npy`` and
+    ``<path>.posterior.npy``; the seed is that of the augmentation.
+    """
+    paths = [path.with_name(f"{path.name}.{name}.npy") for name in ("working", "posterior")]
+    if not all(file.exists() for file in paths):
+        device, n = next(vae.parameters()).device, len(images) * variants
+        with ExitStack() as stack:
+            new = [stack.enter_context(replacing(file)) for file in paths]
+            working = np.lib.format.open_memmap(new[0], "w+", np.float16, (n, *model.working_shape))
+            posterior = np.lib.format.open_memmap(new[1], "w+", np.float32, (n, 2, vae.latent_dim))
+            for start in range(0, n, ENCODING_BATCH):
+                rows = np.arange(start, min(start + ENCODING_BATCH, n))
+                batch = augment(to_unit(images[rows % len(images)], device), step_generator(seed, "encoded", start))
+                working[rows] = model.to_working(batch, batch.new_zeros(len(batch), vae.latent_dim)).cpu().numpy()
+                posterior[rows] = torch.stack(vae.posterior(batch), 1).cpu().numpy()
+            working.flush()
+            posterior.flush()
+    return EncodedImages(*(np.load(file, mmap_mode="r", allow_pickle=False) for file in paths))

@@ -3,9 +3,9 @@
 from torch import Tensor
 
 from image_longitudinal.core.errors import ModelError
+from image_longitudinal.models.diffusion.adagn import ResidualDiffusion
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
-from image_longitudinal.models.diffusion.light_decoder import build_light_decoder
-from image_longitudinal.models.diffusion.residual_diffusion import ResidualDiffusion
+from image_longitudinal.models.diffusion.distillation import build_light_decoder
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
 from image_longitudinal.models.diffusion.train import build_diffusion
 from image_longitudinal.models.registry.metadata import NetworkConfigs
@@ -38,10 +38,9 @@ def require_networks(version: ModelVersion, student: bool = False, light: bool =
     for network, wanted, setting in ((STUDENT, student, "scheduler"), (LIGHT_DECODER, light, "decoder")):
         if wanted and network not in distilled:
             raise ModelError(
-                f"the model has no {network}",
-                where=version.version,
+                f"the model has no {network}", where=version.version,
                 do=f"make one with: image-longitudinal distill {version.version}; or change generator.{setting}",
-            )
+            )  # fmt: skip
 
 
 def load_diffusion(version: ModelVersion, student: bool = False, light: bool = False) -> DiffusionModel:
@@ -79,12 +78,9 @@ def assemble_diffusion(networks: NetworkConfigs, vae: VAE, weights: dict[str, Te
     found, expected = tensors_digest(model.borrowed_state()), networks.borrowed
     if expected not in (None, found):
         raise ModelError(
-            "the pretrained autoencoder is not the one that this model was trained with",
-            where=config.pretrained,
-            expected=f"sha256 {expected} over its tensors",
-            got=found,
-            do="restore it there, or train again",
-        )
+            "the pretrained autoencoder is not the one that this model was trained with", where=config.pretrained,
+            expected=f"sha256 {expected} over its tensors", got=found, do="restore it there, or train again",
+        )  # fmt: skip
     frozen = {key: value for key, value in weights.items() if key.startswith(FROZEN)}
     model.denoiser.load_state_dict({key: value for key, value in weights.items() if key not in frozen})
     model.load_frozen_state({key.removeprefix(FROZEN): value for key, value in frozen.items()})

@@ -20,13 +20,12 @@ from image_longitudinal.core.config import GeneratorConfig, ProbeConfig
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import ConfigError, ModelError
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
-from image_longitudinal.models.diffusion.sampler import sample_on_device
+from image_longitudinal.models.diffusion.solvers import sample_on_device
 from image_longitudinal.models.imaging import phantom
 from image_longitudinal.models.imaging.assembly import load_diffusion, load_vae, require_networks
 from image_longitudinal.models.imaging.device import auto_batch_size, default_device
 from image_longitudinal.models.imaging.grey_images import as_grey_levels
-from image_longitudinal.models.imaging.interface import ImageModel
-from image_longitudinal.models.imaging.sampling_pipeline import BatchInFlight, start_batch
+from image_longitudinal.models.imaging.interface import BatchInFlight, ImageModel, start_batch
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.models.vae.network import VAE
 
@@ -106,11 +105,8 @@ def diffusion_images(
 def describe(config: GeneratorConfig, version: ModelVersion | None) -> GeneratorDescription:
     """A generator's digest, image size and latent length from configuration and metadata, without loading a network.
 
-    A custom backend is loaded on the CPU to be asked: only its factory knows them.
-
-    Args:
-        config: names the backend, and decides how it samples.
-        version: the registered model, with or without its weights on this machine; None for the phantom.
+    A custom backend is loaded on the CPU, because only its factory knows them. A registered model needs no weights on
+    this machine; the phantom needs none (None).
 
     Raises:
         ConfigError: no backend has that name.
@@ -205,11 +201,8 @@ def find_backend(name: str) -> Callable[[GeneratorConfig, ModelVersion | None, t
         return BACKENDS[name]
     module, colon, attribute = name.partition(":")
     if not colon:
-        raise ConfigError(
-            "generator.backend is unknown",
-            expected=f"one of {', '.join(BACKENDS)}, or package.module:factory",
-            got=name,
-        )
+        expected = f"one of {', '.join(BACKENDS)}, or package.module:factory"
+        raise ConfigError("generator.backend is unknown", expected=expected, got=name)
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:

@@ -19,11 +19,8 @@ def default_device(device: str = "auto") -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, ImportError) as error:  # torch raises any of the three
-        raise ConfigError(
-            "compute.device cannot be used",
-            expected="auto, cpu, or an accelerator of this machine, such as cuda or cuda:1",
-            got=device,
-        ) from error
+        expected = "auto, cpu, or an accelerator of this machine, such as cuda or cuda:1"
+        raise ConfigError("compute.device cannot be used", expected=expected, got=device) from error
 
 
 def auto_batch_size(device: torch.device, image_size: int) -> int:

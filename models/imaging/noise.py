@@ -16,13 +16,7 @@ def subject_noise(seeds: Tensor, stage: str, shape: tuple[int, ...]) -> Tensor:
     Their uniforms are those of :func:`core.random.seeded_normals` bit for bit on every device; the normals agree to
     float32's last digit, because each device has its own quantile function.
 
-    Args:
-        seeds: one per row, int64 (B,), not negative; the result is on their device.
-        stage: names the stream, as in :func:`core.random.seeded_normals`.
-        shape: of one row.
-
-    Returns:
-        float32, shape (B, *shape).
+    Seeds are int64 (B,), not negative; the result is float32 (B, *shape) on their device.
     """
     count = int(np.prod(shape))
     if seeds.device.type == "mps":  # has no float64, which the 52 bits of a uniform need

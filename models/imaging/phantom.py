@@ -84,9 +84,7 @@ _CHUNK_PIXELS = 1 << 16  # pixels worked on at once: float32 fields of this size
 
 
 def render(latents: ArrayLike, seeds: ArrayLike, size: int) -> NDArray[np.uint8]:
-    """Render one B-scan per row.
-
-    An image depends on its own latents and seed alone, bit for bit, whatever its batch.
+    """Render one B-scan per row; it depends on its own latents and seed alone, bit for bit, whatever its batch.
 
     Args:
         latents: (B, D) floats, meant as samples of N(0, 1); dimension i controls ``LATENT_NAMES[i]``, further ones have
@@ -95,7 +93,7 @@ def render(latents: ArrayLike, seeds: ArrayLike, size: int) -> NDArray[np.uint8]
         size: pixels per side, at least 16.
 
     Returns:
-        (B, size, size) uint8, 0-255, row 0 at the top (the vitreous).
+        (B, size, size) uint8, row 0 at the top (the vitreous).
 
     Raises:
         ModelError: for other shapes, for latents that are not finite, or for a size below 16.
@@ -104,10 +102,9 @@ def render(latents: ArrayLike, seeds: ArrayLike, size: int) -> NDArray[np.uint8]
     seeds = np.asarray(seeds)
     if latents.ndim != 2 or seeds.shape != latents.shape[:1]:
         raise ModelError(
-            "the phantom cannot pair latents with seeds",
-            expected="latents of shape (B, D) and seeds of shape (B,)",
+            "the phantom cannot pair latents with seeds", expected="latents of shape (B, D) and seeds of shape (B,)",
             got=f"{latents.shape} and {seeds.shape}",
-        )
+        )  # fmt: skip
     if not np.isfinite(latents).all():
         raise ModelError("the phantom's latents are not finite", expected="samples of N(0, 1)")
     if size < 16:
@@ -137,14 +134,10 @@ def anatomy(latents: ArrayLike) -> dict[str, Field]:
 
 
 def layer_depths(latents: ArrayLike, seeds: ArrayLike, size: int) -> Field:
-    """The layer boundaries in the images of :func:`render`: the exact ground truth of their geometry.
+    """The layer boundaries in the images that :func:`render` makes of the same arguments: their exact geometry.
 
-    Args:
-        latents, seeds, size: as given to :func:`render`.
-
-    Returns:
-        float32 (len(LAYERS) + 1, B, size), in pixels from the top edge of the image at the middle of each column: the
-        inner limiting membrane first, the lower edge of the pigment epithelium last.
+    float32 (len(LAYERS) + 1, B, size), in pixels from the top edge of the image at the middle of each column: the inner
+    limiting membrane first, the lower edge of the pigment epithelium last.
     """
     x = _columns(np.arange(size, dtype=np.float32), size)
     return _surfaces(anatomy(latents), x, _nasal(_texture(np.asarray(seeds)))) * np.float32(size)
@@ -261,9 +254,7 @@ def _scan(brightness: Field, seeds: NDArray, size: int) -> NDArray[np.uint8]:
     looks = 24 if size < 128 else 8
     blur = 0.25 * min(1.0, (size / 512) ** 2) if size >= 128 else 0.0
     noise = seeded_normals(seeds, "phantom-speckle", size * size).astype(np.float32).reshape(-1, size, size)
-    tiled = np.tile(noise, (1, 2, 2))
-    tiled = np.concatenate([tiled, tiled[:, :2]], axis=1)
-    tiled = np.concatenate([tiled, tiled[:, :, :2]], axis=2)
+    tiled = np.pad(noise, ((0, 0), (0, size + 2), (0, size + 2)), mode="wrap")
     amplitude = np.exp(np.float32(LOG_RANGE / 2) * brightness)
     inside = slice(1, size + 1)
     power = np.zeros_like(noise)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
-from image_longitudinal.models.diffusion.sampler import sample_on_device
+from image_longitudinal.models.diffusion.solvers import sample_on_device
 from image_longitudinal.models.imaging.grey_images import to_grey_levels, to_unit
 from image_longitudinal.models.imaging.interface import ImageModel, generate_in_batches
 from image_longitudinal.models.quality.recoverability import probe_latents

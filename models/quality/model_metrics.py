@@ -1,6 +1,5 @@
 """All that is measured of a finished image model: recoverability, fidelity, memorisation."""
 
-from dataclasses import asdict
 from typing import NamedTuple
 
 import numpy as np
@@ -21,9 +20,9 @@ from image_longitudinal.models.quality.recoverability import (
     probe_latents,
     r_squared,
 )
-from image_longitudinal.models.registry.metadata import LatentImportance, Measurement
-from image_longitudinal.models.vae.latent_importance import latent_importance
+from image_longitudinal.models.registry.metadata import Measurement
 from image_longitudinal.models.vae.network import VAE
+from image_longitudinal.models.vae.train import latent_importance
 
 MAX_REAL = 2048  # training images whose features are compared; more change no visible digit
 MIN_HELD_OUT = 8  # images; with fewer, only recoverability is measured
@@ -75,7 +74,7 @@ def measure_model(
         read_by=probe.reader,
         noise_spread=noise_spread,
         latent_order=most_recoverable(recoverability),
-        importance=LatentImportance(**asdict(latent_importance(vae, seed))),
+        importance=latent_importance(vae, seed),
         fidelity=fidelity,
         memorisation=memorisation,
     )

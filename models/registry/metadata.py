@@ -45,20 +45,27 @@ class NetworkConfigs(Section):
 
 
 class VAETraining(Section):
-    """Training figures of the VAE; see :class:`models.vae.train.VAEFigures`."""
+    """Training figures of the VAE: ``kl`` in nats per raw dimension, descending; ``validation_mse`` of grey 0 to 1.
+
+    Without validation images ``validation_mse`` is None.
+    """
 
     history: History
     kl: list[float]
     active_units: int
-    validation_mse: float
+    validation_mse: float | None
     perception: str
 
 
 class DiffusionTraining(Section):
-    """Training figures of the diffusion model; see :class:`models.diffusion.train.DiffusionFigures`."""
+    """Training figures of the diffusion model, measured on images of other patients; None without such images.
+
+    ``validation_loss``: the training loss with fixed noise. ``pixel_mse``, ``working_mse``: errors of reconstructed
+    scans, see :func:`models.diffusion.train.reconstruction_errors`. ``codec``: the autoencoder of a latent model.
+    """
 
     history: History
-    validation_loss: float
+    validation_loss: float | None
     pixel_mse: float | None = None
     working_mse: float | None = None
     autoencoder_history: History | None = None
@@ -110,7 +117,11 @@ class MemorisationFigures(Section):
 
 
 class LatentImportance(Section):
-    """Per latent dimension, see :class:`models.vae.importance.Importance`."""
+    """Per dimension of the standardised latent; lists of length D.
+
+    ``change``: mean squared change of the decoded image (grey 0 to 1) when the dimension is resampled; more is more
+    important. ``reading_error``: mean squared error of encode(decode(z)) against z ~ N(0, I); less is more important.
+    """
 
     change: list[float]
     reading_error: list[float]
@@ -183,10 +194,9 @@ class ModelMetadata(Section):
         """The figures that versions are compared by; keys of :data:`models.registry.promotion.DIRECTION`."""
         measured = self.measured
         dimension = measured.latent_order[min(RANDOM_EFFECTS, len(measured.latent_order)) - 1]
-        found = {
-            "recoverability": measured.recoverability[dimension],
-            "validation_mse": self.training.vae.validation_mse,
-        }
+        found = {"recoverability": measured.recoverability[dimension]}
+        if self.training.vae.validation_mse is not None:
+            found["validation_mse"] = self.training.vae.validation_mse
         if encoder := measured.fidelity.get("encoder"):
             found |= encoder.generated.model_dump()
         if measured.memorisation:

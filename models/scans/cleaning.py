@@ -1,17 +1,16 @@
-"""From a decoded scan to a clean frame: grey, without the white fill of registration, denoised.
+"""From one decoded scan to clean squares: grey, without the white fill of registration, framed, denoised, resized."""
 
-Every function is pure and works on one image.
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
 from image_longitudinal.core.errors import ConfigError, IngestError
-from image_longitudinal.models.scans.framing import Grey, frame
+
+Grey = NDArray[np.uint8]
 
 PREPARATION_VERSION = 2  # goes into cache keys and manifests: raise it whenever a pixel changes
 
@@ -28,14 +27,9 @@ BM3D_SIGMA = 0.13  # the original's, of the scan's own range of grey
 
 
 def clean_frame(image: NDArray[Any], denoiser: str = "nlm") -> Grey:
-    """A scan as a clean frame at its own resolution: grey, without fill, framed, denoised.
+    """A scan as :func:`to_grey` takes it → a clean :func:`frame` at its own resolution, uint8 (H, H) or (H, 2 H).
 
-    Args:
-        image: see :func:`to_grey`.
-        denoiser: a key of :data:`DENOISERS`.
-
-    Returns:
-        uint8 (H, H) or (H, 2 H), see :func:`models.scans.framing.frame`.
+    It is grey, without fill and denoised by a key of :data:`DENOISERS`.
 
     Raises:
         IngestError: see :func:`to_grey`; also for a scan without contrast (one grey level all over, fill aside).
@@ -43,27 +37,23 @@ def clean_frame(image: NDArray[Any], denoiser: str = "nlm") -> Grey:
     """
     grey = replace_fill(to_grey(image))
     if int(np.ptp(grey)) < 8:
-        raise IngestError(
-            "the scan shows nothing", expected="an image with contrast", got=f"all grey near {grey[0, 0]}"
-        )
+        got = f"all grey near {grey[0, 0]}"
+        raise IngestError("the scan shows nothing", expected="an image with contrast", got=got)
     if denoiser not in DENOISERS:
         raise ConfigError("images.denoise is unknown", expected=f"one of {', '.join(DENOISERS)}", got=denoiser)
     return DENOISERS[denoiser](frame(grey))
 
 
 def to_grey(image: NDArray[Any]) -> Grey:
-    """Grey levels 0-255 of a decoded image.
+    """Grey levels 0 to 255 of a decoded image.
 
     Colour becomes luma (ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B); transparency becomes black. Values of more than
     8 bits are divided by the smallest full scale 2ᵏ - 1, k = 8 … 16, that holds the image's maximum. So 10-, 12- and
     16-bit scans give the same image, black stays black, and relative brightness is kept. Floats within [0, 1] are
     fractions of full scale, larger ones are counts under the same rule.
 
-    Args:
-        image: (H, W), or (H, W, C) with C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA; bool, integer or float.
-
-    Returns:
-        uint8 (H, W).
+    The image is (H, W), or (H, W, C) with C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA; bool, integer or float. The result
+    is uint8 (H, W).
 
     Raises:
         IngestError: for other shapes, negative or non-finite values, or values beyond 16 bits.
@@ -129,6 +119,45 @@ def fill_mask(grey: Grey) -> NDArray[np.bool_]:
     open_above = np.logical_and.accumulate(fill, axis=0)
     open_below = np.logical_and.accumulate(fill[::-1], axis=0)[::-1]
     return np.asarray(ndimage.binary_dilation(open_above | open_below, np.ones((3, 3)), iterations=FILL_RIM))
+
+
+def frame(grey: Grey) -> Grey:
+    """The middle of a scan at full depth, as wide as deep on the tissue.
+
+    One rule for all scans, so that the frame does not reveal the source of a scan:
+
+    - A scan at least twice as wide as deep (1024x496, 1536x496) comes from a mode that samples its width twice as
+      densely (Heidelberg Spectralis, high resolution): two of its columns count as one.
+    - The width is then cropped around the middle to the depth; a narrower scan is padded with black.
+
+    So 384x496, 512x496, 768x496, 1024x496, 1536x496 and 512x512 scans all show the same depth at the same scale, and
+    (512x512 to 3 %) the same width per pixel. A 768-column scan may show a narrow or a wide field: its file does not
+    record which. uint8 (H, W) → uint8 (H, H), or (H, 2 H) for wide scans.
+    """
+    height, width = grey.shape
+    target = height * (2 if width >= 2 * height else 1)
+    if width >= target:
+        left = (width - target) // 2
+        return grey[:, left : left + target]
+    left = (target - width) // 2
+    return np.pad(grey, ((0, 0), (left, target - width - left)))
+
+
+def resize(framed: Grey, size: int) -> Grey:
+    """A frame, uint8 (H, H) or (H, 2 H) → a square, uint8 (size, size), by an antialiased Lanczos filter."""
+    if framed.shape == (size, size):
+        return framed.copy()
+    return np.asarray(Image.fromarray(np.ascontiguousarray(framed)).resize((size, size), Image.Resampling.LANCZOS))
+
+
+def to_sizes(framed: Grey, sizes: Iterable[int]) -> dict[int, Grey]:
+    """A frame as squares of several sizes, each resized from the frame itself, not from another size."""
+    return {size: resize(framed, size) for size in sizes}
+
+
+def to_square(grey: Grey, size: int) -> Grey:
+    """The middle of a scan (H, W) as a square (size, size), anatomy undistorted: :func:`frame`, then :func:`resize`."""
+    return resize(frame(grey), size)
 
 
 def noise_level(grey: Grey) -> float:

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: everything it needs to resume and end in the same bits, in one safetensors file."""
+"""Checkpoints of a training, all it needs to resume and end in the same bits, and validation for the best weights."""
 
 import json
 from dataclasses import dataclass
@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from image_longitudinal.core.errors import ModelError
+from image_longitudinal.models.registry.metadata import History
 from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
-
-History = list[dict[str, float]]  # figures of logged steps and validations; each row has its ``step``
 
 
 @dataclass(frozen=True)
@@ -84,3 +83,39 @@ def load_initial_weights(name: str, model: nn.Module, weights: dict[str, Tensor]
             got=str(error).splitlines()[-1],
             do="train from random weights (start=afresh), or configure the architecture of the production model",
         ) from error
+
+
+def best_weights_path(checkpoint: Path) -> Path:
+    """Where the weights with the least validation error are kept; the checkpoint holds the last ones."""
+    return checkpoint.with_name(f"{checkpoint.name}.best")
+
+
+@dataclass(frozen=True)
+class ValidationTracker:
+    """Keeps the best weights and decides when to stop early. Its only state is the training's history."""
+
+    path: Path  # of the best weights
+    every: int  # steps between validations; 0 for none
+    patience: int  # validations without a new best after which training stops; 0 for never
+    history: History  # rows with ``validation`` are read
+
+    @property
+    def errors(self) -> list[float]:
+        """All validation errors so far."""
+        return [row["validation"] for row in self.history if "validation" in row]
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the last ``patience`` validations brought no new best."""
+        errors = self.errors
+        return bool(self.patience and errors and len(errors) - 1 - errors.index(min(errors)) >= self.patience)
+
+    def is_due(self, step: int, last: bool) -> bool:
+        """Whether to validate after ``step``; always after the last one."""
+        return bool(self.every) and ((step + 1) % self.every == 0 or last)
+
+    def record(self, step: int, error: float, network: nn.Module, write: bool) -> dict[str, float]:
+        """The history row of a validation; saves the weights if they are the best and ``write`` is set."""
+        if write and (not self.errors or error < min(self.errors)):
+            save_tensors(self.path, network.state_dict(), {"step": str(step + 1), "validation": repr(error)})
+        return {"step": step, "validation": error}

@@ -6,12 +6,13 @@ No random state is carried from step to step: batch, augmentation and noise of a
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,16 +22,17 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from image_longitudinal.core.config import DiffusionConfig, DistillationConfig, VAEConfig
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.imaging.device import out_of_memory
-from image_longitudinal.models.training.checkpoints import History, TrainingState
-from image_longitudinal.models.training.logs import add_row, log_folder, open_log
+from image_longitudinal.models.registry.metadata import History
+from image_longitudinal.models.training.checkpoints import TrainingState, ValidationTracker, best_weights_path
 from image_longitudinal.models.training.processes import mean_over_processes
 from image_longitudinal.models.training.tensor_files import load_tensors
-from image_longitudinal.models.training.validation import ValidationTracker, best_weights_path
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch.utils.tensorboard import SummaryWriter
 
 CHECKPOINT_SECONDS = 20.0  # the most that a kill costs; a checkpoint of the demo's networks takes 50 ms
+Network = TypeVar("Network", bound=nn.Module)
 LossFunction = Callable[[nn.Module, int, torch.device], dict[str, Tensor]]
 
 
@@ -79,18 +81,18 @@ class LoopSettings:
 
 def train(
     name: str,
-    model: nn.Module,
+    model: Network,
     loss: LossFunction,
     settings: LoopSettings,
     checkpoint: Path,
     report: Callable[[TrainingProgress], None] | None = None,
-    validate: Callable[[nn.Module], float] | None = None,
-) -> tuple[nn.Module, History]:
+    validate: Callable[[Network], float] | None = None,
+) -> tuple[Network, History]:
     """Train ``model``; returns the network to use afterwards (its averaged weights if configured) and the history.
 
-    With ``validate`` and ``settings.validate_every``, the weights with the least validation error are saved beside the
-    checkpoint (:func:`models.training.validation.best_weights_path`) and returned instead of the last ones. The history
-    also goes to TensorBoard's event files (:func:`models.training.logs.log_folder`).
+    With ``validate`` and ``settings.validate_every``, the weights with the least validation error are saved in
+    :func:`models.training.checkpoints.best_weights_path` and returned instead of the last ones. The history also goes
+    to TensorBoard's event files in :func:`log_folder`.
 
     Args:
         name: what is trained, for messages.
@@ -116,7 +118,7 @@ def train(
         averaged.to(accelerator.device)
     model, optimizer = accelerator.prepare(model, optimizer)
     plain = accelerator.unwrap_model(model)
-    trained = averaged.module if averaged is not None else plain
+    trained: Any = averaged.module if averaged is not None else plain
     state = TrainingState(plain, averaged, optimizer, accelerator.scaler)
     start, history = state.restore(checkpoint, name)
     best_path = best_weights_path(checkpoint)
@@ -126,14 +128,12 @@ def train(
     saved_at = reported_at = time.monotonic()
     n_reported = 0
     with ExitStack() as stack:
-        log = None
-        if accelerator.is_main_process:
-            log = stack.enter_context(open_log(log_folder(checkpoint), history))
+        log = stack.enter_context(_open_log(checkpoint, history)) if accelerator.is_main_process else None
 
         def record(row: dict[str, float]) -> None:
             history.append(row)
             if log is not None:
-                add_row(log, row)
+                _log_row(log, row)
 
         for step in range(start, settings.steps):
             if tracker.should_stop:
@@ -164,6 +164,31 @@ def train(
     return trained.eval(), history
 
 
+def log_folder(checkpoint: Path) -> Path:
+    """The folder of TensorBoard's event files of a training with this checkpoint."""
+    return checkpoint.with_name(f"{checkpoint.name}.tensorboard")
+
+
+def _open_log(checkpoint: Path, history: History) -> SummaryWriter:
+    """New event files that start with the checkpoint's history: a resumed training shows as one curve."""
+    from torch.utils.tensorboard import SummaryWriter  # here: it takes a second to import
+
+    folder = log_folder(checkpoint)
+    shutil.rmtree(folder, ignore_errors=True)
+    log = SummaryWriter(str(folder))
+    for row in history:
+        _log_row(log, row)
+    return log
+
+
+def _log_row(log: SummaryWriter, row: dict[str, float]) -> None:
+    """Write the figures of one step and flush: they must survive a training that ends in an error."""
+    for name, value in row.items():
+        if name != "step":
+            log.add_scalar(name, value, int(row["step"]))
+    log.flush()
+
+
 def _accelerator(name: str, settings: LoopSettings) -> Accelerator:
     from accelerate import Accelerator  # here: it takes a second to import, and most processes train nothing
     from accelerate.state import AcceleratorState
@@ -172,27 +197,24 @@ def _accelerator(name: str, settings: LoopSettings) -> Accelerator:
         torch.cuda.set_device(settings.device)  # accelerate takes the current one
     AcceleratorState._reset_state()  # accelerate keeps the precision of a process's first training for all others
     accelerator = Accelerator(
-        cpu=settings.device == "cpu",
-        mixed_precision=settings.mixed_precision,
+        cpu=settings.device == "cpu", mixed_precision=settings.mixed_precision,
         gradient_accumulation_steps=settings.gradient_accumulation,
-    )
-    if settings.mixed_precision == "fp16" and accelerator.scaler is None:  # accelerate would silently go on
+    )  # fmt: skip
+    if settings.mixed_precision == "fp16" and accelerator.scaler is None:  # accelerate would ignore it silently
         raise ModelError(
-            f"training {name} in fp16 needs an accelerator",
-            got=accelerator.device.type,
+            f"training {name} in fp16 needs an accelerator", got=accelerator.device.type,
             do=f"set {name}.mixed_precision to no, or to bf16",
-        )
+        )  # fmt: skip
     return accelerator
 
 
 def _moving_average(decay: float, warmup: bool) -> Callable[[Any, Any, Any], None]:
     """Update rule of averaged weights for :class:`AveragedModel`; the warm-up is that of diffusers' ``EMAModel``."""
-    if not warmup:
-        return get_ema_multi_avg_fn(decay)
 
     def update(averaged: Any, current: Any, updates: Any) -> None:
         n = int(updates)
-        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, updates)
+        rate = min(decay, (1 + n) / (10 + n)) if warmup else decay
+        get_ema_multi_avg_fn(rate)(averaged, current, updates)
 
     return update
 
@@ -228,10 +250,9 @@ def _take_step(
         if not out_of_memory(error):
             raise
         raise ModelError(
-            f"training {name} ran out of device memory",
-            where=f"step {step}",
+            f"training {name} ran out of device memory", where=f"step {step}",
             do=f"lower {name}.batch_size, or raise {name}.gradient_accumulation to keep the effective batch",
-        ) from error
+        ) from error  # fmt: skip
     return figures
 
 
@@ -239,9 +260,6 @@ def _check_finite(name: str, step: int, what: str, value: Tensor, checkpoint: Pa
     if not bool(torch.isfinite(value.detach())):
         kept = f"the last good state is kept in {checkpoint.name}" if checkpoint.exists() else "no state was saved yet"
         raise ModelError(
-            f"training {name} diverged: {kept}",
-            where=f"step {step}",
-            expected=f"a finite {what}",
-            got=float(value.detach()),
-            do=f"lower {name}.learning_rate",
-        )
+            f"training {name} diverged: {kept}", where=f"step {step}", expected=f"a finite {what}",
+            got=float(value.detach()), do=f"lower {name}.learning_rate",
+        )  # fmt: skip

@@ -40,11 +40,8 @@ def training_processes(compute: ComputeConfig) -> int:
 def run_in_processes(function: Callable[..., None], arguments: tuple[Any, ...], n: int, report: Reporter) -> None:
     """Run ``function(*arguments, report)`` in ``n`` new processes of one group, or in this process if ``n`` is 1.
 
-    Args:
-        function: of a module's top level; its results go to disk, written by the main process alone (:func:`rank` 0).
-        arguments: picklable.
-        n: number of processes.
-        report: receives in this process what the main process reports.
+    The function belongs to a module's top level, its arguments are picklable, and the main process alone (:func:`rank`
+    0) writes its results to disk. ``report`` receives in this process what the main process reports.
 
     Raises:
         ImageLongitudinalError: raised by one of the processes; the others are killed.
@@ -58,9 +55,12 @@ def run_in_processes(function: Callable[..., None], arguments: tuple[Any, ...], 
         rendezvous = f"file://{Path(folder) / 'rendezvous'}"
         context = spawn(_run, (n, rendezvous, queue, function, arguments), nprocs=n, join=False)
         try:
-            finished = False
+            finished, lost = False, None
             while not finished:
-                finished, lost = _wait(context)
+                try:
+                    finished = bool(context.join(timeout=0.2))
+                except Exception as error:  # of a process that failed
+                    finished, lost = True, error
                 _relay(queue, report)  # raises the error of a process: it says more than the exit status
                 if lost is not None:
                     raise ModelError("a training process was lost", got=str(lost).strip().splitlines()[-1]) from lost
@@ -141,14 +141,6 @@ def _run(
     except Exception as error:
         queue.put(ModelError("a training process failed", where=f"process {index} of {n}", got=repr(error)))
         raise
-
-
-def _wait(context: Any) -> tuple[bool, Exception | None]:
-    """Wait a moment; returns whether all processes have ended, and the error of one that failed."""
-    try:
-        return bool(context.join(timeout=0.2)), None
-    except Exception as error:
-        return True, error
 
 
 def _relay(queue: SimpleQueue[Any], report: Reporter) -> None:

@@ -22,9 +22,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         with replacing(path) as temporary:
             save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, metadata)
     except (OSError, SafetensorError) as error:
-        raise ModelError(
-            "cannot write tensors", where=path, got=error, do="free space or choose another place"
-        ) from error
+        advice = "free space or choose another place"
+        raise ModelError("cannot write tensors", where=path, got=error, do=advice) from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -13,14 +13,10 @@ CROP = 190 / 224  # rows kept by the vertical crop
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror half of the images left-right and crop each at a random height.
+    """Mirror half of the images (B, 1, S, S), values 0 to 1, left-right, and crop each at a random height.
 
-    Args:
-        images: (B, 1, S, S), values 0 to 1, on any device.
-        generator: on the CPU; two random numbers per image.
-
-    Returns:
-        (B, 1, S, S): random windows of 190/224 of the rows, resized to S rows (bilinear, antialiased).
+    The result shows windows of 190/224 of the rows, resized to S rows (bilinear, antialiased). The generator is on the
+    CPU and gives two random numbers per image.
     """
     size = images.shape[-2]
     rows = round(size * CROP)
@@ -35,18 +31,9 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 def augmented_batch(
     images: ImageRows, batch_size: int, seed: int, stage: str, step: int, device: torch.device
 ) -> tuple[Tensor, torch.Generator]:
-    """The augmented training batch of one step, and the step's generator, from which the loss takes further numbers.
+    """The augmented batch of a step, and the step's generator (on the CPU), from which the loss takes further numbers.
 
-    Args:
-        images: training images, uint8 (n, S, S).
-        batch_size: B.
-        seed: of order and augmentation.
-        stage: names the stream, see :func:`models.training.step_random.step_generator`.
-        step: of the training.
-        device: of the batch.
-
-    Returns:
-        (B, 1, S, S) float32, values 0 to 1, and a generator on the CPU.
+    Images are uint8 (n, S, S), the batch float32 (B, 1, S, S), values 0 to 1; ``stage`` names the random stream.
     """
     generator = step_generator(seed, stage, step)
     rows = batch_indices(len(images), batch_size, seed, stage, step)

@@ -84,9 +84,8 @@ def _ssim_terms(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 class VGGDistance(nn.Module):
     """The original's perceptual terms: squared distance of VGG16 features after conv1_2 and conv3_3.
 
-    Args:
-        weights: safetensors file with torchvision's names (``features.0.weight``, ...); only the first seven
-            convolutions are read.
+    ``weights`` is a safetensors file with torchvision's names (``features.0.weight``, ...), of which only the first
+    seven convolutions are read.
     """
 
     def __init__(self, weights: Path) -> None:
@@ -104,12 +103,8 @@ class VGGDistance(nn.Module):
         try:
             features.load_state_dict({key: tensors[f"features.{key}"] for key in features.state_dict()})
         except (KeyError, RuntimeError) as error:
-            raise ModelError(
-                "not VGG16 weights",
-                where=weights,
-                expected="torchvision's names and shapes (features.0.weight, ...)",
-                got=error,
-            ) from error
+            expected = "torchvision's names and shapes (features.0.weight, ...)"
+            raise ModelError("not VGG16 weights", where=weights, expected=expected, got=error) from error
         self.shallow, self.deep = features[:4], features[4:]
         self.requires_grad_(False)
 

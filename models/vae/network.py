@@ -22,14 +22,10 @@ class Encoder(nn.Module):
         channels = [_scaled(c, width) for c in (64, 128, 256, 512)]
         self.features = ResNetModel(
             ResNetConfig(
-                num_channels=1,
-                embedding_size=channels[0],
-                hidden_sizes=channels,
-                depths=[2, 2, 2, 2],
-                layer_type="basic",
-                hidden_act="relu",
+                num_channels=1, embedding_size=channels[0], hidden_sizes=channels, depths=[2, 2, 2, 2],
+                layer_type="basic", hidden_act="relu",
             )
-        )
+        )  # fmt: skip
         self.mean = nn.Linear(channels[-1], latent_dim)
         self.log_variance = nn.Linear(channels[-1], latent_dim)
 
@@ -67,10 +63,8 @@ class VAE(nn.Module):
     ``raw = shift + z @ transform.T`` is fitted after training so that the latents of real images have mean zero and
     identity covariance, like samples of N(0, I).
 
-    Args:
-        image_size: side of the square images in pixels, a multiple of 32.
-        latent_dim: length of z (original: 128).
-        width: multiplies every channel count (original: 1).
+    ``image_size`` is the side of the square images in pixels, a multiple of 32; ``latent_dim`` the length of z
+    (original: 128); ``width`` multiplies every channel count (original: 1).
     """
 
     shift: Tensor
@@ -87,14 +81,9 @@ class VAE(nn.Module):
         self.register_buffer("transform", torch.eye(latent_dim))
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One training pass in raw coordinates.
+        """One training pass in raw coordinates, of images (B, 1, H, W), values 0 to 1, and normal noise (B, D).
 
-        Args:
-            images: (B, 1, H, W), values 0 to 1.
-            noise: (B, D) standard normal, for the reparametrisation.
-
-        Returns:
-            Reconstruction (B, 1, H, W), posterior mean (B, D), posterior log-variance (B, D).
+        Returns the reconstruction (B, 1, H, W) and the posterior's mean and log-variance, (B, D) each.
         """
         mean, log_variance = self.encoder(images)
         return self.decoder(mean + noise * (0.5 * log_variance).exp()), mean, log_variance

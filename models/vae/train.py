@@ -1,7 +1,6 @@
 """Training of the VAE, and the figures that describe each latent dimension afterwards."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +11,11 @@ from torch.nn.functional import mse_loss
 from image_longitudinal.core.config import VAEConfig
 from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.models.imaging.grey_images import ImageRows, evenly_spaced
-from image_longitudinal.models.training.checkpoints import History, load_initial_weights
+from image_longitudinal.models.registry.metadata import LatentImportance, VAETraining
+from image_longitudinal.models.training.checkpoints import load_initial_weights
 from image_longitudinal.models.training.loop import LoopSettings, TrainingProgress, train
 from image_longitudinal.models.training.processes import check_divisible, process_rows
-from image_longitudinal.models.training.step_random import seeded_weights
+from image_longitudinal.models.training.step_random import seeded_weights, step_generator
 from image_longitudinal.models.vae.augmentation import augmented_batch, centre_views
 from image_longitudinal.models.vae.loss import (
     Perception,
@@ -29,18 +29,8 @@ from image_longitudinal.models.vae.network import VAE
 
 ACTIVE_NATS = 0.1  # KL above which a dimension counts as active: below, it carries under a tenth of its variance
 EVALUATION_BATCH = 256
+DECODED_IMAGES = 1024  # for the change by each dimension: with fewer dimensions, more latents
 STANDARDISATION_IMAGES = 4096  # enough for a covariance of 128 dimensions; more makes no visible difference
-
-
-@dataclass(frozen=True)
-class VAEFigures:
-    """Result of a training: ``kl`` in nats per raw dimension, descending; errors are mean squared grey (0 to 1)."""
-
-    history: History
-    kl: list[float]
-    active_units: int
-    validation_mse: float
-    perception: str
 
 
 def train_vae(
@@ -52,7 +42,7 @@ def train_vae(
     device: str = "auto",
     report: Callable[[TrainingProgress], None] | None = None,
     initial: dict[str, Tensor] | None = None,
-) -> tuple[VAE, VAEFigures]:
+) -> tuple[VAE, VAETraining]:
     """Train a VAE on uint8 images (n, S, S) and standardise its latent space.
 
     Args:
@@ -60,14 +50,11 @@ def train_vae(
         validation: images of other patients, for the reconstruction error.
         config: architecture, loss weights and length.
         seed: of initial weights, order, augmentation and noise.
-        checkpoint: file to resume from and save to.
-        device: ``cpu`` avoids an accelerator.
-        report: receives the progress.
+        checkpoint, device, report: see :func:`models.training.loop.train`; ``cpu`` avoids an accelerator.
         initial: weights to start from, of a VAE of this architecture; random ones if not given.
 
     Raises:
-        ModelError: see :func:`models.training.loop.train` and
-            :func:`models.training.checkpoints.load_initial_weights`.
+        ModelError: see :func:`models.training.loop.train`; also if ``initial`` is of another architecture.
     """
     check_divisible("vae", config.batch_size)
     vae = build_vae(config, seed)
@@ -93,21 +80,15 @@ def train_vae(
 
     settings = LoopSettings.of(config, device, cosine_decay=config.cycle_weight > 0)  # the original's rate is constant
 
-    def error(network: nn.Module) -> float:
-        assert isinstance(network, VAE)
-        return reconstruction_error(network, validation, partial(reconstruction_loss, perception=perception))
-
-    trained, history = train("vae", vae, loss, settings, checkpoint, report, error if len(validation) else None)
-    assert isinstance(trained, VAE)
+    distance = partial(reconstruction_loss, perception=perception)
+    error = partial(reconstruction_error, images=validation, distance=distance) if len(validation) else None
+    trained, history = train("vae", vae, loss, settings, checkpoint, report, error)
     kl = standardise(trained, images)
-    figures = VAEFigures(
-        history=history,
-        kl=sorted(kl.tolist(), reverse=True),
-        active_units=int((kl > ACTIVE_NATS).sum()),
-        validation_mse=reconstruction_error(trained, validation),
+    return trained, VAETraining(
+        history=history, kl=sorted(kl.tolist(), reverse=True), active_units=int((kl > ACTIVE_NATS).sum()),
+        validation_mse=reconstruction_error(trained, validation) if len(validation) else None,
         perception="vgg16" if config.vgg_weights else "ms-ssim",
-    )
-    return trained, figures
+    )  # fmt: skip
 
 
 def build_vae(config: VAEConfig, seed: int) -> VAE:
@@ -164,3 +145,20 @@ def reconstruction_error(vae: VAE, images: ImageRows, distance: Perception = mse
         errors.append(float(distance(vae.decode(vae.encode(view)), view)) * len(view))
         counts.append(len(view))
     return sum(errors) / sum(counts) if counts else float("nan")
+
+
+@torch.no_grad()
+def latent_importance(vae: VAE, seed: int) -> LatentImportance:
+    """The figures of the original's two rankings of a VAE's dimensions, for latents sampled from N(0, I)."""
+    device, dim = vae.shift.device, vae.latent_dim
+    generator = step_generator(seed, "importance", 0)
+    n = max(16, DECODED_IMAGES // dim)
+    latents, resampled = (torch.randn(n, dim, generator=generator).to(device) for _ in range(2))
+    images = vae.decode(latents)
+    change = []
+    for index in range(dim):
+        changed = latents.clone()
+        changed[:, index] = resampled[:, index]
+        change.append(float((vae.decode(changed) - images).square().mean()))
+    reading_error = (vae.encode(images) - latents).square().mean(0)
+    return LatentImportance(change=change, reading_error=reading_error.tolist())

@@ -17,8 +17,7 @@ from image_longitudinal.core.config import Config, Section
 from image_longitudinal.core.errors import IngestError, StorageError
 from image_longitudinal.core.random import normals, stream_key, subject_seeds
 from image_longitudinal.models.imaging.phantom import LATENT_NAMES, render
-from image_longitudinal.models.scans.cleaning import clean_frame, to_grey
-from image_longitudinal.models.scans.framing import to_sizes, to_square
+from image_longitudinal.models.scans.cleaning import clean_frame, to_grey, to_sizes, to_square
 from image_longitudinal.storage.scans.contact_sheet import before_and_after, evenly
 from image_longitudinal.storage.scans.frame_cache import FrameCache
 from image_longitudinal.storage.scans.prepared import BEFORE_AFTER, CONTACT_SHEET, PreparedImages, open_prepared

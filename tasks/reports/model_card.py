@@ -16,13 +16,14 @@ def model_card(metadata: ModelMetadata) -> str:
         f"| {dimension} | {measured.recoverability[dimension]:.3f} | {measured.noise_spread[dimension]:.3f} |"
         for dimension in measured.latent_order
     )
+    error = "not measured" if vae.validation_mse is None else f"{vae.validation_mse:.5f}"
     return f"""# Image model of image-longitudinal
 
 A {networks} trained on {images.images} {source}
 ({images.by_split}; splits share no patient). For making synthetic benchmark data; not for diagnosis.
 
 - Perceptual term of the VAE's loss: {vae.perception}. Validation error (mean squared, grey 0 to 1):
-  {vae.validation_mse:.5f}. Active dimensions before standardisation: {vae.active_units}.
+  {error}. Active dimensions before standardisation: {vae.active_units}.
 - Latents are standardised (over training images they have mean 0 and covariance I) and rotated to the axes that are
   most recoverable from finished images.
 

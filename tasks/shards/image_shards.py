@@ -12,8 +12,7 @@ from image_longitudinal.core.random import subject_seeds
 from image_longitudinal.models.design.association import draw_latents
 from image_longitudinal.models.imaging.backends import first_batch_size, load_image_model
 from image_longitudinal.models.imaging.device import DeviceUse
-from image_longitudinal.models.imaging.interface import ImageModel
-from image_longitudinal.models.imaging.sampling_pipeline import BatchSize, prefetch, render_batches
+from image_longitudinal.models.imaging.interface import BatchSize, ImageModel, prefetch, render_batches
 from image_longitudinal.storage.dataset.images import write_image_shard
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import FileRecord

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from image_longitudinal.core.config import ComputeConfig, Config
 from image_longitudinal.core.errors import ModelError
-from image_longitudinal.models.diffusion.consistency_distillation import train_student
-from image_longitudinal.models.diffusion.light_decoder import train_light_decoder
+from image_longitudinal.models.diffusion.distillation import train_light_decoder, train_student
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
 from image_longitudinal.models.imaging.assembly import LIGHT_DECODER, STUDENT, load_diffusion, load_vae
 from image_longitudinal.models.imaging.device import default_device

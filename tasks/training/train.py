@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,12 +12,12 @@ from image_longitudinal.core.config import ComputeConfig, Config, Section
 from image_longitudinal.core.digest import file_sha256
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.core.files import write_atomically
-from image_longitudinal.models.diffusion.residual_diffusion import ResidualDiffusion
+from image_longitudinal.models.diffusion.adagn import ResidualDiffusion
 from image_longitudinal.models.diffusion.train import train_diffusion
 from image_longitudinal.models.imaging.assembly import assemble_vae, diffusion_weights
 from image_longitudinal.models.imaging.backends import needs_diffusion
 from image_longitudinal.models.imaging.grey_images import ImageRows
-from image_longitudinal.models.registry.metadata import DiffusionTraining, NetworkConfigs, VAETraining
+from image_longitudinal.models.registry.metadata import NetworkConfigs
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.models.training.processes import Reporter, rank, run_in_processes, training_processes
 from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
@@ -134,7 +133,7 @@ def _train_vae(spec: VAETrainingSpec, path: Path, inputs: TrainingInputs, device
         *inputs.images(spec.vae.image_size), spec.vae, spec.seed, path.with_suffix(".checkpoint"), device, report,
         initial=inputs.weights("vae"),
     )  # fmt: skip
-    _save(path, vae.state_dict(), VAETraining(**asdict(figures)))
+    _save(path, vae.state_dict(), figures)
 
 
 def _train_diffusion(
@@ -148,8 +147,7 @@ def _train_diffusion(
         device, report, initial=inputs.weights("diffusion"),
     )  # fmt: skip
     scale = model.residual_scale if isinstance(model, ResidualDiffusion) else None
-    training = DiffusionTraining(**asdict(figures))
-    _save(path, diffusion_weights(model), TrainedDiffusion(training=training, residual_scale=scale))
+    _save(path, diffusion_weights(model), TrainedDiffusion(training=figures, residual_scale=scale))
 
 
 def _save(path: Path, weights: dict[str, Tensor], figures: Section) -> None:

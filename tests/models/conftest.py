@@ -8,7 +8,7 @@ import torch
 
 from image_longitudinal.core.config import DiffusionConfig, ProbeConfig, VAEConfig
 from image_longitudinal.core.random import normals, stream_key
-from image_longitudinal.models.diffusion.residual_diffusion import ResidualDiffusion
+from image_longitudinal.models.diffusion.adagn import ResidualDiffusion
 from image_longitudinal.models.diffusion.train import train_diffusion
 from image_longitudinal.models.imaging.phantom import render
 from image_longitudinal.models.registry.metadata import (
@@ -26,7 +26,7 @@ from image_longitudinal.models.registry.metadata import (
 )
 from image_longitudinal.models.registry.registry import ModelVersion, Registry
 from image_longitudinal.models.vae.network import VAE
-from image_longitudinal.models.vae.train import VAEFigures, train_vae
+from image_longitudinal.models.vae.train import train_vae
 
 VAE_CONFIG = VAEConfig(
     image_size=32, latent_dim=5, width=1 / 64, steps=60, batch_size=8, learning_rate=3e-3, kl_weight=0.02,
@@ -95,14 +95,14 @@ def tiny_images() -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def trained_vae(tiny_images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> tuple[VAE, VAEFigures]:
+def trained_vae(tiny_images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> tuple[VAE, VAETraining]:
     folder = tmp_path_factory.mktemp("vae")
     return train_vae(tiny_images, phantoms(9, 32, 1), VAE_CONFIG, 1, folder / "checkpoint", "cpu")
 
 
 @pytest.fixture(scope="session")
 def tiny_version(
-    trained_vae: tuple[VAE, VAEFigures], tiny_images: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+    trained_vae: tuple[VAE, VAETraining], tiny_images: np.ndarray, tmp_path_factory: pytest.TempPathFactory
 ) -> ModelVersion:
     """A registered VAE and residual diffusion model, with what the pipeline records of them."""
     folder: Path = tmp_path_factory.mktemp("models")
@@ -112,6 +112,13 @@ def tiny_version(
     metadata = model_metadata(residual_scale=diffusion.residual_scale)
     weights = {"vae": vae.state_dict(), "diffusion": diffusion.denoiser.state_dict()}
     return Registry(folder / "registry").register(weights, metadata, "# Tiny")
+
+
+def assert_same_weights(one: torch.nn.Module, other: torch.nn.Module) -> None:
+    """Bit for bit."""
+    assert one.state_dict().keys() == other.state_dict().keys()
+    for key, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[key]), key
 
 
 def draws(n: int, latent_dim: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

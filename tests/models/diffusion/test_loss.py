@@ -1,54 +1,48 @@
 """The objective: min-SNR weights as published, and a loss that a perfect prediction brings to zero."""
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
-from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.diffusion.loss import EncoderLoss, diffusion_loss, min_snr_weight
 from image_longitudinal.models.diffusion.schedules import NoiseSchedule, prediction_target
 from image_longitudinal.models.vae.network import VAE
+from tests.models.diffusion.conftest import COSINE, KnownModel
 
 KINDS = ["epsilon", "v_prediction", "flow_prediction"]
 
 
 def noise_schedule(kind: str = "v_prediction") -> NoiseSchedule:
-    schedule = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": kind}
-    return NoiseSchedule.of(schedule)
+    return NoiseSchedule.of({**COSINE, "prediction_type": kind})
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-class Oracle(DiffusionModel):
+class Oracle(KnownModel):
     """Knows the clean working tensor, hence the noise; its prediction is off by ``error`` everywhere."""
 
     def __init__(self, kind: str, working: Tensor, error: float) -> None:
-        super().__init__()
+        super().__init__({**COSINE, "prediction_type": kind}, nn.Identity())
         self.noise_schedule, self.clean, self.error = noise_schedule(kind), working, error
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def context(self, latents: Tensor) -> Tensor:
         return latents + 1
 
-    def rotate(self, axes: torch.Tensor) -> None:
-        raise AssertionError("nothing here rotates axes")
-
-    def denoise(
-        self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, latents: Tensor, context: Tensor
-    ) -> Tensor:
-        assert torch.equal(context, latents + 1)
+    def denoise(self, network: nn.Module, noisy: Tensor, timesteps: Tensor, z: Tensor, context: Tensor) -> Tensor:
+        assert torch.equal(context, z + 1)
         self.seen.append((noisy, timesteps))
         own = self.noise_schedule
-        alpha, sigma = (
-            values[timesteps].reshape(-1, 1, 1, 1) for values in (self.noise_schedule.alpha, self.noise_schedule.sigma)
-        )
+        alpha, sigma = (values[timesteps].reshape(-1, 1, 1, 1) for values in (own.alpha, own.sigma))
         noise = (noisy - alpha * self.clean) / sigma
         return prediction_target(self.clean, noise, alpha, sigma, own.prediction_type) + self.error
 
-    to_working = to_images = None  # type: ignore[assignment]
+    def loss(self, latents: Tensor, seed: int = 0, **options: Any) -> dict[str, Tensor]:
+        """The figures of one step whose timesteps and noise are those of ``seed``."""
+        generator = torch.Generator().manual_seed(seed)
+        options.setdefault("min_snr_gamma", None)
+        return diffusion_loss(self, self.denoiser, self.noise_schedule, self.clean, latents, generator, **options)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
@@ -69,14 +63,14 @@ def test_a_flow_goes_straight() -> None:
     assert torch.equal(prediction_target(clean, noise, 0.3, 0.7, "flow_prediction"), noise - clean)
 
 
-def test_weights_of_noise_predictions_are_capped_at_gamma() -> None:
+@pytest.mark.parametrize(
+    ("kind", "gamma", "expected"),
+    [("epsilon", 5.0, [1, 1, 1, 0.5, 0.05]), ("v_prediction", 4.0, [0.01 / 1.01, 0.5, 4 / 6, 4 / 11, 4 / 101])],
+)
+def test_weights_are_capped_at_gamma(kind: str, gamma: float, expected: list[float]) -> None:
+    """Those of velocity predictions have one more in the denominator."""
     snr = torch.tensor([0.01, 1.0, 5.0, 10.0, 100.0])
-    torch.testing.assert_close(min_snr_weight(snr, "epsilon", 5.0), torch.tensor([1, 1, 1, 0.5, 0.05]))
-
-
-def test_weights_of_velocity_predictions_have_one_more_in_the_denominator() -> None:
-    snr = torch.tensor([0.25, 1.0, 4.0, 9.0])
-    torch.testing.assert_close(min_snr_weight(snr, "v_prediction", 4.0), torch.tensor([0.2, 0.5, 0.8, 0.4]))
+    torch.testing.assert_close(min_snr_weight(snr, kind, gamma), torch.tensor(expected))
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
@@ -101,27 +95,20 @@ def test_without_gamma_and_in_a_flow_all_timesteps_weigh_alike(kind: str, gamma:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("gamma", [None, 5.0])
 def test_the_loss_of_a_prediction_is_its_weighted_squared_error(kind: str, gamma: float | None) -> None:
-    """0.5 off everywhere: 0.25 times the mean weight of the timesteps drawn; float32, and noise solved for."""
+    """0.5 off everywhere: 0.25 times the mean weight of the sampled timesteps; float32, and noise solved for."""
     working, latents = torch.randn(64, 2, 4, 4), torch.randn(64, 3)
-    oracle = Oracle(kind, working, 0.5)
-    options = {"min_snr_gamma": gamma, "noise_offset": 0.1}
-    loss = diffusion_loss(oracle, nn.Identity(), oracle.noise_schedule, working, latents, generator(), **options)  # type: ignore[arg-type]
+    oracle, perfect = Oracle(kind, working, 0.5), Oracle(kind, working, 0.0)
+    loss, zero = (model.loss(latents, min_snr_gamma=gamma, noise_offset=0.1)["loss"] for model in (oracle, perfect))
     timesteps = oracle.seen[0][1]
     snr = (oracle.noise_schedule.alpha / oracle.noise_schedule.sigma)[timesteps].square()
-    weight = min_snr_weight(snr, kind, gamma)
-    assert loss["loss"].item() == pytest.approx(0.25 * weight.mean().item(), rel=1e-3)
-    perfect = Oracle(kind, working, 0.0)
-    zero = diffusion_loss(perfect, nn.Identity(), perfect.noise_schedule, working, latents, generator(), **options)  # type: ignore[arg-type]
-    assert zero["loss"].item() == pytest.approx(0, abs=1e-6)
+    assert loss.item() == pytest.approx(0.25 * min_snr_weight(snr, kind, gamma).mean().item(), rel=1e-3)
+    assert zero.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_timesteps_cover_the_schedule_and_noise_has_the_asked_for_offset() -> None:
     """Of nothing but noise: variance 1 + 0.5² per pixel, 1/16 + 0.5² of a channel's mean; 8,000 channels, ± 0.02."""
     oracle = Oracle("epsilon", torch.zeros(4000, 2, 4, 4), 0.0)
-    diffusion_loss(
-        oracle, nn.Identity(), oracle.noise_schedule, oracle.clean, torch.zeros(4000, 1), generator(),
-        min_snr_gamma=None, noise_offset=0.5,
-    )  # fmt: skip
+    oracle.loss(torch.zeros(4000, 1), noise_offset=0.5)
     noisy, timesteps = oracle.seen[0]
     assert timesteps.min() < 10
     assert timesteps.max() > 989
@@ -132,20 +119,9 @@ def test_timesteps_cover_the_schedule_and_noise_has_the_asked_for_offset() -> No
 
 def test_the_generator_decides() -> None:
     oracle = Oracle("epsilon", torch.randn(4, 2, 4, 4), 0.5)
-    losses = [
-        diffusion_loss(oracle, nn.Identity(), oracle.noise_schedule, oracle.clean, torch.zeros(4, 1), generator(seed),
-                       min_snr_gamma=5.0)["loss"].item()
-        for seed in (1, 1, 2)
-    ]  # fmt: skip
+    losses = [oracle.loss(torch.zeros(4, 1), seed, min_snr_gamma=5.0)["loss"].item() for seed in (1, 1, 2)]
     assert losses[0] == losses[1]
     assert not torch.equal(oracle.seen[0][0], oracle.seen[2][0])
-
-
-class Mirror(Oracle):
-    """Whose clean tensor is the image, and whose predictions are right up to ``error``."""
-
-    def to_images(self, working: Tensor, latents: Tensor) -> Tensor:
-        return working
 
 
 def test_the_encoders_loss_reads_z_from_the_clean_image_that_was_predicted() -> None:
@@ -157,10 +133,8 @@ def test_the_encoders_loss_reads_z_from_the_clean_image_that_was_predicted() -> 
     off = read + torch.tensor([0.0, 1.0, 7.0])  # the third cannot be read and does not count
     torch.testing.assert_close(reading.squared_error(images, off), torch.full((6,), 0.5 / 1.5))
     for kind in KINDS:
-        perfect = Mirror(kind, images, 0.0)
-        options = {"min_snr_gamma": None, "encoder_loss": reading}
-        right = diffusion_loss(perfect, nn.Identity(), perfect.noise_schedule, images, read, generator(3), **options)  # type: ignore[arg-type]
-        wrong = diffusion_loss(perfect, nn.Identity(), perfect.noise_schedule, images, off, generator(3), **options)  # type: ignore[arg-type]
+        perfect = Oracle(kind, images, 0.0)
+        right, wrong = (perfect.loss(latents, 3, encoder_loss=reading) for latents in (read, off))
         kept = perfect.noise_schedule.alpha[perfect.seen[0][1]].square().mean()
         assert right["reading"].item() == pytest.approx(0, abs=1e-4)
         assert wrong["reading"].item() == pytest.approx((kept * 0.5 / 1.5).item(), rel=0.02)

@@ -14,7 +14,8 @@ from image_longitudinal.models.diffusion.schedules import (
     prediction_target,
     to_x0_eps,
 )
-from tests.models.diffusion.test_solvers import COSINE, FLOW, STABLE
+from tests.models.diffusion.conftest import COSINE, FLOW
+from tests.models.diffusion.test_solvers import STABLE
 from tests.models.diffusion.test_solvers import noise as normal
 
 
@@ -44,12 +45,9 @@ def test_the_exact_prediction_gives_back_x0_and_eps(schedule: dict[str, Any]) ->
     torch.testing.assert_close(parts.eps, noise, atol=1e-5, rtol=0)
 
 
-def test_more_steps_than_training_timesteps_are_refused() -> None:
+def test_more_steps_than_training_timesteps_and_unknown_predictions_are_refused() -> None:
     with pytest.raises(ConfigError, match="expected at most 1000; got 1001"):
         make_sample_schedule(COSINE, 1001)
-
-
-def test_an_unknown_prediction_type_is_refused() -> None:
     with pytest.raises(ConfigError, match="expected epsilon, v_prediction or flow_prediction; got score"):
         to_x0_eps(normal(0), normal(1), 0.5, 0.5, "score")
 

@@ -1,23 +1,24 @@
 """The original's model at tiny size: one token for 77, parts from a folder, and one clear line when it is not there."""
 
+import copy
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel, UNet2DModel
 
 from image_longitudinal.core.config import DiffusionConfig, VAEConfig
 from image_longitudinal.core.errors import ModelError
-from image_longitudinal.models.diffusion.sampler import sample
-from image_longitudinal.models.diffusion.solvers import SOLVERS
-from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
+from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion, collapse_cross_attention
 from image_longitudinal.models.diffusion.train import build_diffusion, train_diffusion
 from image_longitudinal.models.imaging.assembly import assemble_diffusion, diffusion_weights
 from image_longitudinal.models.registry.metadata import NetworkConfigs
 from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors, tensors_digest
 from image_longitudinal.models.vae.network import VAE
 from tests.models.conftest import draws
+from tests.models.diffusion.conftest import assert_rotation_keeps_predictions, images_of
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +26,10 @@ def model(pretrained: Path) -> StableDiffusion:
     return StableDiffusion(str(pretrained), 5, 32).eval()
 
 
-def test_the_parts_fit_together(model: StableDiffusion) -> None:
+def test_the_parts_fit_together_and_the_token_is_z_and_zeros(model: StableDiffusion) -> None:
     assert (model.image_size, model.latent_dim, model.working_shape) == (32, 5, (4, 8, 8))
     assert model.schedule["beta_schedule"] == "scaled_linear"
     assert model.schedule["prediction_type"] == "epsilon"
-
-
-def test_the_token_is_z_and_zeros(model: StableDiffusion) -> None:
     z = torch.randn(3, 5)
     token = model.context(z)
     assert token.shape == (3, 1, 24)
@@ -75,22 +73,6 @@ def test_many_large_images_are_decoded_in_parts(model: StableDiffusion, monkeypa
     torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)  # float32 rounding
 
 
-@pytest.mark.parametrize("scheduler", SOLVERS)
-def test_every_scheduler_samples(model: StableDiffusion, scheduler: str) -> None:
-    z, seeds = draws(2, 5)
-    images = sample(model, torch.from_numpy(z), seeds, scheduler=scheduler, steps=3)
-    assert images.shape == (2, 32, 32)
-    assert np.ptp(images) > 0
-
-
-def test_only_the_denoiser_is_ever_trained(pretrained: Path) -> None:
-    model = StableDiffusion(str(pretrained), 5, 32)
-    model.train()
-    assert model.denoiser.training
-    assert not model.autoencoder.training
-    assert not any(parameter.requires_grad for parameter in model.autoencoder.parameters())
-
-
 def test_a_step_of_training_changes_the_unet_only(
     tiny_vae: VAE, tiny_images: np.ndarray, pretrained: Path, tmp_path: Path
 ) -> None:
@@ -105,47 +87,29 @@ def test_a_step_of_training_changes_the_unet_only(
     for key, value in before.autoencoder.state_dict().items():
         assert torch.equal(model.autoencoder.state_dict()[key], value)
     assert not torch.equal(model.denoiser.conv_in.weight, before.denoiser.conv_in.weight)
+    before.train()
+    assert (before.denoiser.training, before.autoencoder.training) == (True, False)
+    assert not any(parameter.requires_grad for parameter in before.autoencoder.parameters())
     assert len(figures.history) == 1
-    assert np.isfinite(figures.validation_loss)
+    assert figures.validation_loss is not None
 
 
-@pytest.mark.parametrize("lost", ["unet", "vae", "scheduler", "all"])
-def test_a_folder_that_lacks_a_part_is_refused_in_one_line(pretrained: Path, tmp_path: Path, lost: str) -> None:
+@pytest.mark.parametrize("lost", ["unet", "vae", "scheduler", "all", "damaged"])
+def test_an_incomplete_or_damaged_folder_is_refused_in_one_line(pretrained: Path, tmp_path: Path, lost: str) -> None:
     folder = tmp_path / "copy"
     if lost != "all":
         shutil.copytree(pretrained, folder)
-        shutil.rmtree(folder / lost)
+        if lost == "damaged":
+            (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"half")
+        else:
+            shutil.rmtree(folder / lost)
     with pytest.raises(ModelError, match=r"cannot load the pretrained .*copy.*diffusion\.pretrained") as caught:
         StableDiffusion(str(folder), 5, 32)
     assert "\n" not in str(caught.value)
 
 
-def test_damaged_weights_are_refused(pretrained: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(pretrained, tmp_path / "copy")
-    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"half")
-    with pytest.raises(ModelError, match="cannot load the pretrained"):
-        StableDiffusion(str(folder), 5, 32)
-
-
-def test_a_latent_vector_longer_than_a_token_is_refused(pretrained: Path) -> None:
-    with pytest.raises(ModelError, match="expected ≤ 24; got 25"):
-        StableDiffusion(str(pretrained), 25, 32)
-
-
 def test_rotating_the_axes_of_z_changes_no_prediction(pretrained: Path) -> None:
-    """As for the residual model; z enters through keys and values here."""
-    model = StableDiffusion(str(pretrained), 5, 32).eval()
-    axes = torch.linalg.qr(torch.randn(5, 5)).Q
-    noisy, times, z = torch.randn(2, *model.working_shape), torch.tensor([3, 700]), torch.randn(2, 5)
-
-    def predict(latents: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            return model.denoise(model.denoiser, noisy, times, latents, model.context(latents))
-
-    before = predict(z)
-    model.rotate(axes)
-    torch.testing.assert_close(predict(z @ axes), before, atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(predict(z), before, atol=1e-3)
+    assert_rotation_keeps_predictions(StableDiffusion(str(pretrained), 5, 32).eval(), None)
 
 
 @pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1), (torch.bfloat16, 20)])
@@ -153,10 +117,10 @@ def test_prepared_for_sampling_it_samples_the_same_images(pretrained: Path, dtyp
     """Constants for cross-attention change no grey level by more than one; bfloat16 has 8 bits, over three steps."""
     z, seeds = draws(2, 5)
     model = StableDiffusion(str(pretrained), 5, 32).eval()
-    before = sample(model, torch.from_numpy(z), seeds, scheduler="ddim", steps=3).astype(int)
+    before = images_of(model, z, seeds, steps=3).astype(int)
     model.for_sampling(dtype)
     assert next(model.denoiser.parameters()).dtype == dtype
-    after = sample(model, torch.from_numpy(z), seeds, scheduler="ddim", steps=3).astype(int)
+    after = images_of(model, z, seeds, steps=3).astype(int)
     assert np.abs(after - before).max() <= apart
     assert np.ptp(before) > 2 * apart
 
@@ -169,6 +133,8 @@ def test_a_published_unet_is_loaded_from_its_own_folder(pretrained: Path, tmp_pa
     assert all(torch.equal(a, b) for a, b in zip(own.denoiser.parameters(), other.denoiser.parameters(), strict=True))
     with pytest.raises(ModelError, match=r"cannot load the pretrained diffusion model .*none"):
         StableDiffusion(str(pretrained), 5, 32, unet=str(tmp_path / "none"))
+    with pytest.raises(ModelError, match="expected ≤ 24; got 25"):  # z longer than a token
+        StableDiffusion(str(pretrained), 25, 32)
 
 
 def test_another_autoencoder_in_its_place_is_refused(tiny_vae: VAE, pretrained: Path, tmp_path: Path) -> None:
@@ -184,3 +150,38 @@ def test_another_autoencoder_in_its_place_is_refused(tiny_vae: VAE, pretrained: 
     save_tensors(path, tensors, stored)
     with pytest.raises(ModelError, match=r"autoencoder is not the one .*copy.*[Rr]estore it there"):
         assemble_diffusion(networks, tiny_vae, diffusion_weights(model))
+
+
+def make_unet() -> UNet2DConditionModel:
+    torch.manual_seed(3)
+    return UNet2DConditionModel(
+        sample_size=8, block_out_channels=(16, 32, 32), layers_per_block=1, norm_num_groups=8, cross_attention_dim=24,
+        attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    ).eval()  # fmt: skip
+
+
+@torch.no_grad()
+def test_the_collapsed_unet_predicts_what_diffusers_does_from_77_tokens() -> None:
+    """1e-5 is float32 rounding; the token matters far more than that."""
+    unet = make_unet()
+    collapsed = copy.deepcopy(unet)
+    constants = collapse_cross_attention(collapsed)
+    x, t, token = torch.randn(3, 4, 8, 8), torch.tensor([3, 500, 999]), torch.randn(3, 1, 24)
+    expected = unet(x, t, token.repeat(1, 77, 1)).sample
+    computed = constants(token)
+    assert computed.shape == (3, 1, 16 * 3 + 32 * 3 + 32)  # two layers down, the middle, four up
+    torch.testing.assert_close(collapsed(x, t, computed).sample, expected, atol=1e-5, rtol=0)
+    assert (unet(x, t, token + 1).sample - expected).abs().max() > 1e-2
+    kept = sum(p.numel() for p in (*collapsed.parameters(), *constants.parameters()))
+    assert kept < sum(p.numel() for p in unet.parameters())
+    assert not any("attn2" in name for name, _ in collapsed.named_parameters()), "keys and queries are gone"
+
+
+def test_a_network_without_cross_attention_is_refused() -> None:
+    plain = UNet2DModel(
+        sample_size=8, block_out_channels=(16,), norm_num_groups=8, layers_per_block=1,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+    )  # fmt: skip
+    with pytest.raises(ModelError, match="no cross-attention"):
+        collapse_cross_attention(plain)

@@ -7,15 +7,12 @@ from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.imaging.device import auto_batch_size, default_device
 
 
-def test_devices_by_name() -> None:
-    assert default_device("cpu") == torch.device("cpu")
-    assert default_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-
-
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "hpu", ""])
 def test_a_device_that_is_not_there_is_a_configuration_error(name: str) -> None:
     with pytest.raises(ConfigError, match=r"compute\.device cannot be used"):
         default_device(name)
+    assert default_device("cpu") == torch.device("cpu")
+    assert default_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.mark.parametrize(

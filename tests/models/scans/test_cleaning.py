@@ -4,7 +4,7 @@ from PIL import Image
 
 from image_longitudinal.core.errors import IngestError
 from image_longitudinal.models.imaging.phantom import render
-from image_longitudinal.models.scans.cleaning import clean_frame, fill_mask, replace_fill, to_grey
+from image_longitudinal.models.scans.cleaning import clean_frame, fill_mask, replace_fill, to_grey, to_sizes, to_square
 from tests.paths import SHARED_DATA
 
 SCANS = SHARED_DATA / "kermany_sample"
@@ -21,9 +21,6 @@ def wedge(height, width, left, right, top=True):
     line = np.linspace(left, right, width)
     rows = np.arange(height)[:, None]
     return rows < line if top else rows >= height - line
-
-
-# to_grey
 
 
 def test_grey_stays_as_it_is():
@@ -48,54 +45,31 @@ def test_deep_images_are_scaled_by_the_bits_they_use(bits, dtype):
     full = 2**bits - 1
     image = np.array([[0, full * 0.25, full * 0.6, full * 0.9]]).astype(dtype)
     np.testing.assert_allclose(to_grey(image), [[0, 63.75, 153, 229.5]], atol=1)
+    np.testing.assert_array_equal(to_grey(np.array([[0, 3, 100]], dtype)), [[0, 3, 100]])  # eight bits at least
 
 
-def test_dim_deep_images_are_not_stretched_below_eight_bits():
-    np.testing.assert_array_equal(to_grey(np.array([[0, 3, 100]], np.uint16)), [[0, 3, 100]])
-
-
-def test_shares_of_full_scale_and_black_and_white():
+def test_fractions_of_full_scale_and_black_and_white():
     np.testing.assert_array_equal(to_grey(np.array([[0.0, 0.2, 1.0]])), [[0, 51, 255]])
     np.testing.assert_array_equal(to_grey(np.array([[False, True]])), [[0, 255]])
 
 
 @pytest.mark.parametrize(
-    "image",
-    [
-        np.zeros(5),
-        np.zeros((4, 4, 5)),
-        np.zeros((0, 4)),
-        np.full((4, 4), -1),
-        np.full((4, 4), np.nan),
-        np.full((4, 4), 70000),
-        np.full((4, 4), "a"),
-    ],
-    ids=["line", "5 channels", "empty", "negative", "nan", "17 bits", "text"],
+    "image", [*map(np.zeros, (5, (4, 4, 5), (0, 4))), *(np.full((4, 4), value) for value in (-1, np.nan, 70000, "a"))]
 )
 def test_what_is_no_image_is_refused(image):
     with pytest.raises(IngestError):
         to_grey(image)
 
 
-# replace_fill
-
-
 @pytest.mark.parametrize(
     "fills",
-    [
-        [(0, 90, True)],
-        [(60, 60, True)],
-        [(120, 0, True), (0, 40, False)],
-        [(0, 35, False)],
-        [(3, 3, False)],
-    ],
+    [[(0, 90, True)], [(60, 60, True)], [(120, 0, True), (0, 40, False)], [(0, 35, False)], [(3, 3, False)]],
     ids=["wedge", "band", "two wedges", "below", "thin"],
 )
 def test_wedges_are_replaced_by_background_and_nothing_else_is(fills):
     clean = phantom()
     white = np.any([wedge(*clean.shape, left, right, top) for left, right, top in fills], axis=0)
     image = np.where(white, np.uint8(255), clean)
-    image = np.asarray(Image.fromarray(image).copy())
     replaced = replace_fill(image)
     assert replaced[white].max() < 60
     assert len(np.unique(replaced[white])) == 1
@@ -129,16 +103,12 @@ def test_bright_retina_that_touches_a_wedge_is_kept():
     assert replaced[:140, :5].max() < 60
 
 
-def test_bright_tissue_in_a_corner_is_no_fill():
+def test_a_scan_without_fill_is_untouched_even_with_bright_tissue_in_a_corner():
     image = phantom().copy()
     speckle = np.random.default_rng(0).integers(150, 245, (60, 80))
     image[-60:, :80] = speckle
-    np.testing.assert_array_equal(replace_fill(image), image)
-
-
-def test_a_scan_without_fill_is_untouched():
-    image = phantom(seed=4)
-    np.testing.assert_array_equal(replace_fill(image), image)
+    for scan in (image, phantom(seed=4)):
+        np.testing.assert_array_equal(replace_fill(scan), scan)
 
 
 @pytest.mark.parametrize("grey", [0, 90, 255])
@@ -147,7 +117,51 @@ def test_an_empty_scan_is_refused(grey):
         clean_frame(np.full((200, 200), grey, np.uint8))
 
 
-# real scans
+def disc(height, width, centre_x, radius_y, radius_x):
+    y, x = np.mgrid[:height, :width]
+    inside = ((y - height / 2) / radius_y) ** 2 + ((x - centre_x) / radius_x) ** 2 < 1
+    return (inside * 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "across"),
+    [(496, 384, 1), (496, 512, 1), (512, 512, 1), (496, 768, 1), (496, 1024, 2), (496, 1536, 2), (300, 299, 1)],
+)
+@pytest.mark.parametrize("size", [64, 224, 512])
+def test_a_structure_has_one_size_whatever_the_frame(height, width, across, size):
+    """A disc a quarter of the depth in radius stays one: the frame is cropped or padded, the anatomy not squeezed."""
+    square = to_square(disc(height, width, width / 2, height / 4, across * height / 4), size)
+    assert square.shape == (size, size)
+    assert square.dtype == np.uint8
+    fine = 8 * size
+    expected = disc(fine, fine, fine / 2, fine / 4, fine / 4).reshape(size, 8, size, 8).mean(axis=(1, 3))
+    assert np.abs(square - expected).mean() < 255 * 1.2 / size  # the rim is a little sharper or softer
+    assert abs(square.mean() / expected.mean() - 1) < 0.01
+
+
+def test_a_narrow_scan_is_padded_with_black_on_both_sides():
+    square = to_square(np.full((400, 200), 99, np.uint8), 400)
+    np.testing.assert_array_equal(square, np.repeat([[0, 99, 0]], [100, 200, 100], axis=1).repeat(400, axis=0))
+
+
+def test_reduction_is_antialiased():
+    stripes = np.tile(np.array([0, 255], np.uint8), (512, 256))
+    assert np.abs(to_square(stripes, 64).astype(int) - 127).max() <= 8
+
+
+def test_a_square_of_the_right_size_is_untouched_and_not_shared():
+    image = phantom(224, 224)
+    square = to_square(image, 224)
+    np.testing.assert_array_equal(square, image)
+    assert not np.shares_memory(square, image)
+
+
+def test_every_size_is_made_and_brightness_is_kept():
+    image = phantom()
+    squares = to_sizes(clean_frame(image), [512, 224, 64])
+    assert {size: square.shape for size, square in squares.items()} == {s: (s, s) for s in (512, 224, 64)}
+    for square in squares.values():
+        assert abs(square.mean() - image[:, 8:-8].mean()) < 1
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,11 @@ from torch.nn.functional import mse_loss
 
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.training import loop as module
-from image_longitudinal.models.training.logs import log_folder
-from image_longitudinal.models.training.loop import LoopSettings, TrainingProgress, train
+from image_longitudinal.models.training.checkpoints import best_weights_path
+from image_longitudinal.models.training.loop import LoopSettings, TrainingProgress, log_folder, train
 from image_longitudinal.models.training.step_random import step_generator
 from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
+from tests.models.conftest import assert_same_weights
 
 STEPS = 24
 SETTINGS = LoopSettings(STEPS, 1e-2, device="cpu", log_every=5)
@@ -56,10 +57,10 @@ def state(model: nn.Module) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in model.state_dict().items()}
 
 
-def assert_same(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
-    assert one.keys() == two.keys()
-    for key, value in one.items():
-        assert torch.equal(value, two[key]), key
+@pytest.fixture(autouse=True)
+def _checkpoint_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a kill at any step can be resumed exactly there."""
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", -1)
 
 
 VARIANTS = {
@@ -94,12 +95,12 @@ def test_a_killed_and_resumed_training_ends_in_the_same_bits(
         with pytest.raises(Killed):
             train("tiny", network(), stopping(stop), settings, tmp_path / "killed")
     resumed, resumed_history = train("tiny", network(), loss, settings, tmp_path / "killed")
-    assert_same(state(resumed), state(whole))
+    assert_same_weights(resumed, whole)
     assert resumed_history == history
     assert not whole.training
 
 
-def test_a_resumed_training_does_not_repeat_what_is_done(tmp_path: Path) -> None:
+def test_a_resumed_training_does_not_repeat_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
     def counting(model: nn.Module, step: int, device: torch.device) -> dict[str, Tensor]:
@@ -112,26 +113,17 @@ def test_a_resumed_training_does_not_repeat_what_is_done(tmp_path: Path) -> None
     assert seen == list(range(10, STEPS))
     train("tiny", network(), counting, SETTINGS, tmp_path / "checkpoint")
     assert len(seen) == STEPS - 10, "a finished training is only loaded"
-
-
-def test_without_time_for_a_checkpoint_the_training_starts_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 3600)
     with pytest.raises(Killed):
-        train("tiny", network(), stopping(10), SETTINGS, tmp_path / "checkpoint")
-    assert not (tmp_path / "checkpoint").exists()
+        train("tiny", network(), stopping(10), SETTINGS, tmp_path / "new")
+    assert not (tmp_path / "new").exists(), "without time for a checkpoint the training starts again"
 
 
-def test_training_learns(tmp_path: Path) -> None:
-    _, history = train("tiny", network(), loss, replace(SETTINGS, steps=200), tmp_path / "checkpoint")
-    assert history[-1]["loss"] < 0.3 * history[0]["loss"]
-
-
-def test_the_history_has_every_figure_at_the_promised_steps(tmp_path: Path) -> None:
-    _, history = train("tiny", network(), loss, SETTINGS, tmp_path / "checkpoint")
-    assert [entry["step"] for entry in history] == [0, 5, 10, 15, 20, STEPS - 1]
+def test_training_learns_and_the_history_has_every_figure_at_the_logged_steps(tmp_path: Path) -> None:
+    _, history = train("tiny", network(), loss, replace(SETTINGS, steps=200, log_every=50), tmp_path / "checkpoint")
+    assert [entry["step"] for entry in history] == [0, 50, 100, 150, 199]
     assert all(entry["twice"] == 2 * entry["loss"] for entry in history)
+    assert history[-1]["loss"] < 0.3 * history[0]["loss"]
 
 
 @pytest.mark.parametrize("warmup", [False, True])
@@ -200,7 +192,7 @@ def test_the_scaler_of_fp16_goes_on_where_it_was(tmp_path: Path) -> None:
     assert (scaler["scale"], scaler["_growth_tracker"]) == (1024 * 2**3, 2)
     resumed, resumed_history = train("tiny", network(), loss, FP16, tmp_path / "killed")
     assert load_tensors(tmp_path / "killed")[1] == load_tensors(tmp_path / "whole")[1]
-    assert_same(state(resumed), state(whole))
+    assert_same_weights(resumed, whole)
     assert resumed_history == history
 
 
@@ -239,7 +231,7 @@ def test_a_training_that_diverges_stops_and_keeps_the_last_good_state(tmp_path: 
     assert all(value.isfinite().all() for value in tensors.values())
     resumed, _ = train("tiny", network(), loss, SETTINGS, checkpoint)
     whole, _ = train("tiny", network(), loss, SETTINGS, tmp_path / "whole")
-    assert_same(state(resumed), state(whole))
+    assert_same_weights(resumed, whole)
 
 
 def test_a_training_that_diverges_at_once_says_that_nothing_was_saved(tmp_path: Path) -> None:
@@ -281,9 +273,6 @@ def test_other_tensors_are_no_checkpoint(tmp_path: Path, key: str) -> None:
     save_tensors(tmp_path / "checkpoint", {key: torch.zeros(2)})
     with pytest.raises(ModelError, match="does not fit the tiny network"):
         train("tiny", network(), loss, SETTINGS, tmp_path / "checkpoint")
-
-
-def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "checkpoint").write_bytes(b"half")
     with pytest.raises(ModelError, match="damaged"):
         train("tiny", network(), loss, SETTINGS, tmp_path / "checkpoint")
@@ -291,20 +280,13 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 
 def test_trainings_of_other_precision_can_follow_each_other(tmp_path: Path) -> None:
     """Accelerate keeps one precision per process; the paper's preset trains the VAE in "no", the UNet in "fp16"."""
-    found = []
+    found: list[nn.Module] = []
     for precision in ("no", "bf16", "no"):
         settings = replace(SETTINGS, mixed_precision=precision)
         trained, _ = train("tiny", network(), loss, settings, tmp_path / f"{len(found)}")
-        found.append(state(trained))
-    assert_same(found[0], found[2])
-    assert not torch.equal(found[0]["0.weight"], found[1]["0.weight"])
-
-
-def test_the_last_report_is_of_the_last_step(tmp_path: Path) -> None:
-    reports: list[TrainingProgress] = []
-    train("tiny", network(), loss, SETTINGS, tmp_path / "checkpoint", reports.append)
-    assert (reports[-1].first_step, reports[-1].step, reports[-1].steps) == (0, STEPS, STEPS)
-    assert reports[-1].figures["step"] == STEPS - 1
+        found.append(trained)
+    assert_same_weights(found[0], found[2])
+    assert not torch.equal(state(found[0])["0.weight"], state(found[1])["0.weight"])
 
 
 def test_reports_hold_all_figures_also_of_fast_steps_and_of_those_before_a_restart(tmp_path: Path) -> None:
@@ -313,6 +295,8 @@ def test_reports_hold_all_figures_also_of_fast_steps_and_of_those_before_a_resta
     _, history = train("tiny", network(), loss, SETTINGS, tmp_path / "checkpoint", reports.append)
     assert [row for progress in reports for row in progress.new_figures] == history
     assert history[0]["step"] == 0
+    assert (reports[-1].first_step, reports[-1].step, reports[-1].steps) == (STEPS // 2, STEPS, STEPS)
+    assert reports[-1].figures["step"] == STEPS - 1
 
 
 def test_the_average_counts_whole_steps_under_accumulation(tmp_path: Path) -> None:
@@ -329,3 +313,49 @@ def test_the_average_counts_whole_steps_under_accumulation(tmp_path: Path) -> No
     first = seen[3]  # after the first whole step; AveragedModel's first update copies
     last = load_tensors(tmp_path / "a")[0]["model/0.weight"]
     torch.testing.assert_close(trained[0].weight, decay * first + (1 - decay) * last)  # type: ignore[index]
+
+
+def error_at(best: int) -> Callable[[nn.Module], float]:
+    """An error that is least at the ``best``-th validation, counted from 0."""
+    calls: list[int] = []
+
+    def error(model: nn.Module) -> float:
+        assert not model.training
+        calls.append(1)
+        return abs(len(calls) - 1 - best) + 1.0
+
+    return error
+
+
+def test_the_best_weights_are_returned_and_the_last_ones_kept_too(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, validate_every=4)
+    short, _ = train("tiny", network(), loss, replace(SETTINGS, steps=8), tmp_path / "short")
+    best, history = train("tiny", network(), loss, settings, tmp_path / "a", validate=error_at(1))
+    assert_same_weights(best, short)  # after 8 of the 24 steps
+    assert [row["validation"] for row in history if "validation" in row] == [2, 1, 2, 3, 4, 5]
+    whole, _ = train("tiny", network(), loss, SETTINGS, tmp_path / "whole")
+    last = load_tensors(tmp_path / "a")[0]
+    assert all(torch.equal(last[f"model/{key}"], value) for key, value in whole.state_dict().items())
+    assert load_tensors(best_weights_path(tmp_path / "a"))[1] == {"step": "8", "validation": "1.0"}
+
+
+def test_training_stops_when_nothing_better_comes_and_stays_stopped(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, validate_every=4, patience=2)
+    stopped, history = train("tiny", network(), loss, settings, tmp_path / "a", validate=error_at(1))
+    assert max(row["step"] for row in history) == 15  # the fourth validation is the second without a new best
+    again, same = train("tiny", network(), loss, settings, tmp_path / "a", validate=error_at(1))
+    assert same == history
+    assert_same_weights(again, stopped)
+
+
+def test_a_killed_training_knows_its_best(tmp_path: Path) -> None:
+    def distance(model: nn.Module) -> float:
+        return abs(float(next(model.parameters()).detach().sum()))
+
+    settings = replace(SETTINGS, validate_every=3, ema_decay=0.9)
+    whole, history = train("tiny", network(), loss, settings, tmp_path / "whole", validate=distance)
+    with pytest.raises(Killed):
+        train("tiny", network(), stopping(14), settings, tmp_path / "a", validate=distance)
+    resumed, same = train("tiny", network(), loss, settings, tmp_path / "a", validate=distance)
+    assert same == history
+    assert_same_weights(resumed, whole)

@@ -14,8 +14,7 @@ from PIL import Image
 
 from image_longitudinal.core.errors import IngestError, StorageError
 from image_longitudinal.models.imaging.phantom import render
-from image_longitudinal.models.scans.cleaning import clean_frame
-from image_longitudinal.models.scans.framing import to_sizes
+from image_longitudinal.models.scans.cleaning import clean_frame, to_sizes
 from image_longitudinal.storage.scans.contact_sheet import contact_sheet
 from image_longitudinal.storage.scans.npy_writer import npy_writer
 from image_longitudinal.storage.scans.prepared import open_prepared
