@@ -132,7 +132,7 @@ def train_diffusion(
     pixel_mse, working_mse = reconstruction_errors(model, vae, held_out, where)
     return model, DiffusionTraining(
         history=history, validation_loss=validate(model.denoiser) if validate else None, pixel_mse=pixel_mse,
-        working_mse=working_mse, codec_history=autoencoder_history, codec_mse=autoencoder_mse,
+        working_mse=working_mse, autoencoder_history=autoencoder_history, autoencoder_mse=autoencoder_mse,
     )  # fmt: skip
 
 

@@ -124,9 +124,9 @@ def latent(trained_vae: Trained, tiny_images: np.ndarray, tmp_path_factory: pyte
 def test_training_a_latent_model_leaves_every_figure(latent: LatentTrained) -> None:
     model, figures, _ = latent
     assert model.working_shape == (4, 8, 8)
-    assert figures.codec_history is not None
-    assert figures.codec_history[-1]["mse"] < 0.5 * figures.codec_history[0]["mse"]
-    for value in (figures.validation_loss, figures.pixel_mse, figures.working_mse, figures.codec_mse):
+    assert figures.autoencoder_history is not None
+    assert figures.autoencoder_history[-1]["mse"] < 0.5 * figures.autoencoder_history[0]["mse"]
+    for value in (figures.validation_loss, figures.pixel_mse, figures.working_mse, figures.autoencoder_mse):
         assert value is not None
         assert np.isfinite(value)
 
@@ -139,7 +139,7 @@ def test_its_working_tensors_are_standardised_and_decode_again(latent: LatentTra
         again = model.to_images(working, z)
     torch.testing.assert_close(working.mean((0, 2, 3)), torch.zeros(4), atol=0.3, rtol=0)  # fitted to cropped views
     torch.testing.assert_close(working.std((0, 2, 3)), torch.ones(4), atol=0.3, rtol=0)
-    assert float((again - images).square().mean()) < 3 * float(figures.codec_mse or 0)
+    assert float((again - images).square().mean()) < 3 * float(figures.autoencoder_mse or 0)
 
 
 def test_images_encoded_ahead_are_what_a_step_would_encode(latent: LatentTrained, tiny_images: np.ndarray) -> None:
