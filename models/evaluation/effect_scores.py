@@ -1,15 +1,14 @@
 """Scores of predicted random effects, with bootstrap intervals over subjects."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from image_longitudinal.models.evaluation.bootstrap import Estimate, Resampling, estimate
+from image_longitudinal.models.evaluation.bootstrap import Estimate, Figure, Resampling
 from image_longitudinal.models.evaluation.records import EffectScores
 
 FloatArray = NDArray[np.float64]
-Figure = Callable[[FloatArray], FloatArray]  # means (..., M) → (...,)
 
 
 def squares(truth: FloatArray, predicted: FloatArray) -> FloatArray:
@@ -19,45 +18,26 @@ def squares(truth: FloatArray, predicted: FloatArray) -> FloatArray:
 
 def mse(means: FloatArray) -> FloatArray:
     """Mean squared error over effects, of means (..., 3k) of :func:`squares`."""
-    return np.asarray(_thirds(means)[0].mean(-1))
+    return np.asarray(np.split(means, 3, axis=-1)[0].mean(-1))
 
 
 def pooled_r2(means: FloatArray) -> FloatArray:
     """1 - Σ squared error / Σ squared distance from the mean, summed over effects, of means (..., 3k)."""
-    error, truth, square = _thirds(means)
+    error, truth, square = np.split(means, 3, axis=-1)
     return np.asarray(1 - error.sum(-1) / np.maximum((square - truth**2).sum(-1), 1e-300))
 
 
-def r2_of(effect: int) -> Figure:
-    """R² of one effect."""
-
-    def figure(means: FloatArray) -> FloatArray:
-        error, truth, square = (part[..., effect] for part in _thirds(means))
-        return np.asarray(1 - error / np.maximum(square - truth**2, 1e-300))
-
-    return figure
-
-
-def ratio(first: Figure, second: Figure) -> Figure:
-    """``first`` of the first half of the columns over ``second`` of the second half."""
-
-    def figure(means: FloatArray) -> FloatArray:
-        half = means.shape[-1] // 2
-        below = second(means[..., half:])
-        return np.asarray(first(means[..., :half]) / np.where(np.abs(below) < 1e-12, np.nan, below))
-
-    return figure
+def _r2_ratio(means: FloatArray) -> FloatArray:
+    """Pooled R² of the first half of the columns over that of the second half."""
+    first, second = np.split(means, 2, axis=-1)
+    below = pooled_r2(second)
+    return np.asarray(pooled_r2(first) / np.where(np.abs(below) < 1e-12, np.nan, below))
 
 
 def score_effects(
-    sources: Mapping[str, FloatArray],
-    *,
-    truth: FloatArray,
-    modes: FloatArray,
-    ceiling: FloatArray,
-    nominal: float,
+    sources: Mapping[str, FloatArray], *, truth: FloatArray, modes: FloatArray, ceiling: FloatArray, nominal: float,
     resampling: Resampling,
-) -> tuple[Estimate, dict[str, EffectScores]]:
+) -> tuple[Estimate, dict[str, EffectScores]]:  # fmt: skip
     """The realised ceiling, and the scores of each source's η (n, k) on the test subjects.
 
     Args:
@@ -72,30 +52,24 @@ def score_effects(
     blocks = [squares(truth, ceiling)]
     for eta in sources.values():
         blocks += [squares(truth, eta), squares(modes, eta)]
-    columns = np.concatenate(blocks, axis=1)
-    resampled = resampling.means(columns)
+    resampled = resampling.of(np.concatenate(blocks, axis=1))
+    block = np.arange(3 * k)
     starts = {name: 3 * k * (1 + 2 * i) for i, name in enumerate(sources)}
 
     def of(figure: Figure, *begins: int) -> Estimate:
-        chosen = np.concatenate([np.arange(begin, begin + 3 * k) for begin in begins])
-        return estimate(figure, columns[:, chosen], resampled[:, chosen])
+        return resampled.estimate(figure, np.concatenate([begin + block for begin in begins]))
 
     scores = {
         name: EffectScores(
             mse=of(mse, start),
             r2=of(pooled_r2, start),
-            r2_each=tuple(of(r2_of(effect), start) for effect in range(k)),
+            r2_each=tuple(resampled.estimate(pooled_r2, start + block[i::k]) for i in range(k)),
             mse_to_modes=of(mse, start + 3 * k),
             r2_to_modes=of(pooled_r2, start + 3 * k),
             of_nominal=of(pooled_r2, start).scaled(1 / nominal),
-            of_realised=of(ratio(pooled_r2, pooled_r2), start, 0),
-            of_oracle=of(ratio(pooled_r2, pooled_r2), start, starts["oracle"]) if "oracle" in starts else None,
+            of_realised=of(_r2_ratio, start, 0),
+            of_oracle=of(_r2_ratio, start, starts["oracle"]) if "oracle" in starts else None,
         )
         for name, start in starts.items()
     }
     return of(pooled_r2, 0), scores
-
-
-def _thirds(means: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    k = means.shape[-1] // 3
-    return means[..., :k], means[..., k : 2 * k], means[..., 2 * k :]
