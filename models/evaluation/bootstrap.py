@@ -1,7 +1,5 @@
 """The bootstrap over subjects: intervals of any figure that is a function of means over subjects."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,7 +21,7 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
-    def scaled(self, factor: float) -> Estimate:
+    def scaled(self, factor: float) -> "Estimate":
         """The figure and its interval times ``factor`` > 0."""
         return Estimate(*(factor * one for one in self))
 

@@ -1,4 +1,4 @@
-"""The likelihood of outcomes given a prior mean per subject, η ~ N(g(x), Ω_r): modes, posterior means, and the best Ω_r.
+"""The likelihood of outcomes under a prior mean per subject, η ~ N(g(x), Ω_r): modes, posterior means, best Ω_r.
 
 Integrals over a subject's random effects are weighted means over draws from a proposal fitted to the subject, as in
 :mod:`models.nlme.estimation.importance_sampling`. Where the image explains nearly all variance, modes are no
@@ -8,9 +8,8 @@ overshoots nor falls short. The likelihood of subjects that g has not seen measu
 random effects, whatever its cause.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +53,7 @@ class OffsetObjective(Objective):
     def of(
         cls, model: PopulationModel, observed: NDArray[np.floating], offsets: FloatArray, *,
         columns: NDArray[np.int64] | None = None, workers: int = 1,
-    ) -> OffsetObjective:  # fmt: skip
+    ) -> Self:  # fmt: skip
         """For subjects with outcomes (n, T) and offsets (n, k), at the visits ``columns`` (all if None)."""
         seen, times = np.asarray(observed, np.float64), np.asarray(model.design.times)
         if columns is not None:

@@ -1,15 +1,12 @@
 """The arrays that an evaluation works on, read from a data set; images are streamed."""
 
-import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import StorageError
-from image_longitudinal.core.files import replacing
 from image_longitudinal.models.evaluation.level_scores import HeldOutSubjects
 from image_longitudinal.models.evaluation.pca_regressor import Chunk
 from image_longitudinal.storage.dataset.layout import eta_columns
@@ -23,8 +20,8 @@ Array = NDArray[np.float64]
 
 def split_ids(dataset: Dataset, split: str) -> NDArray[np.int64]:
     """Ids of a split's subjects, ascending, int64 (n,)."""
-    ranges = [np.arange(start, stop) for start, stop in _ranges(dataset, split, len(dataset))]
-    return np.concatenate(ranges) if ranges else np.empty(0, np.int64)
+    ranges = (np.arange(start, stop) for start, stop in _ranges(dataset, split, len(dataset)))
+    return np.concatenate([np.empty(0, np.int64), *ranges])
 
 
 def image_chunks(dataset: Dataset, split: str) -> Iterator[Chunk]:
@@ -59,14 +56,13 @@ class SplitImages:
         return np.concatenate([self.dataset.images(i, i + 1) for i in self.ids[rows].tolist()])
 
 
-def read_linked_effects(dataset: Dataset, split: str) -> Array:
-    """Random effects linked to the image, (n, k)."""
-    return _effects(dataset, "subjects", None, split)
-
-
-def read_true_effects(dataset: Dataset, level: float, split: str) -> Array:
-    """Random effects behind the outcomes of a level, (n, k)."""
-    return _effects(dataset, "random_effects", level, split)
+def read_effects(dataset: Dataset, split: str, level: float | None = None) -> Array:
+    """Random effects behind the outcomes of a level, (n, k); those linked to the image if it is None."""
+    names, table = eta_columns(len(dataset.manifest.random_effects)), "random_effects" if level else "subjects"
+    rows = dataset.scan(table, level, split).to_table(columns=["id", *names])
+    if not np.array_equal(rows["id"].to_numpy(), split_ids(dataset, split)):
+        raise StorageError("subjects are not in order", where=f"{table} of split {split}", do="verify the data set")
+    return np.stack([rows[name].to_numpy() for name in names], axis=1)
 
 
 def outcomes(dataset: Dataset, level: float, split: str) -> NDArray[np.float32]:
@@ -78,8 +74,7 @@ def outcomes(dataset: Dataset, level: float, split: str) -> NDArray[np.float32]:
     ids, times = split_ids(dataset, split), len(dataset.manifest.times)
     out = np.empty((len(ids), times), np.float32)
     flat, done = out.reshape(-1), 0
-    scan = dataset.scan("observations", level, split)
-    for batch in scan.to_batches(columns=["id", "evid", "dv"], use_threads=False):
+    for batch in dataset.scan("observations", level, split).to_batches(columns=["id", "evid", "dv"], use_threads=False):
         seen = batch["evid"].to_numpy() == 0
         values, owners = batch["dv"].to_numpy(zero_copy_only=False)[seen], batch["id"].to_numpy()[seen]
         expected = ids[np.minimum(np.arange(done, done + len(values)) // times, len(ids) - 1)]
@@ -98,22 +93,13 @@ def outcomes(dataset: Dataset, level: float, split: str) -> NDArray[np.float32]:
     return out
 
 
-@contextlib.contextmanager
-def new_array(path: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
-    """A new .npy file, float32, to be filled; it appears under its name when the body ends."""
-    with replacing(path) as temporary:
-        out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-        yield out
-        out.flush()
-
-
 def held_out_subjects(dataset: Dataset, level: float, observed: NDArray[Any], modes: Array) -> HeldOutSubjects:
     """The test subjects of a level, with their outcomes (n, T) and empirical Bayes estimates (n, k)."""
     return HeldOutSubjects(
         level=level,
         ids=split_ids(dataset, "test"),
-        eta=read_true_effects(dataset, level, "test"),
-        linked=read_linked_effects(dataset, "test"),
+        eta=read_effects(dataset, "test", level),
+        linked=read_effects(dataset, "test"),
         observed=np.asarray(observed, np.float64),
         modes=modes,
         seed=dataset.manifest.seed,
@@ -127,11 +113,3 @@ def _ranges(dataset: Dataset, split: str, rows: int) -> Iterator[tuple[int, int]
             if part.split == split:
                 for start in range(part.start, part.stop, rows):
                     yield start, min(start + rows, part.stop)
-
-
-def _effects(dataset: Dataset, table: str, level: float | None, split: str) -> Array:
-    names = eta_columns(len(dataset.manifest.random_effects))
-    rows = dataset.scan(table, level, split).to_table(columns=["id", *names])
-    if not np.array_equal(rows["id"].to_numpy(), split_ids(dataset, split)):
-        raise StorageError("subjects are not in order", where=f"{table} of split {split}", do="verify the data set")
-    return np.stack([rows[name].to_numpy() for name in names], axis=1)

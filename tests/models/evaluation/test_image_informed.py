@@ -12,8 +12,8 @@ from image_longitudinal.models.evaluation.image_informed import (
     one_step_correction,
     residual_omega,
 )
-from image_longitudinal.models.evaluation.offset_objective import informed_modes
 from image_longitudinal.models.evaluation.predictors import fit_predictors, r2_of_shuffled_images
+from image_longitudinal.models.evaluation.subject_likelihood import informed_modes
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.ebes import empirical_bayes
 from image_longitudinal.models.nlme.estimation.fit import fit

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from image_longitudinal.models.evaluation.image_informed import residual_omega
-from image_longitudinal.models.evaluation.sampled_likelihood import likeliest_omega, posterior_means, with_omega
+from image_longitudinal.models.evaluation.subject_likelihood import likeliest_omega, posterior_means, with_omega
 from image_longitudinal.models.nlme.simulation.simulate import simulate
 from tests.models.evaluation.conftest import MODEL, TRAIN, population
 
