@@ -8,9 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from image_longitudinal.core.random import normals, stream_key, uniforms
 from image_longitudinal.models.evaluation.bootstrap import Estimate, Resampling
-from image_longitudinal.models.evaluation.effect_scores import pooled_r2, squares
 from image_longitudinal.models.evaluation.image_informed import ImageInformedModel, TrainingSubjects, fit_image_informed
-from image_longitudinal.models.evaluation.level_scores import HeldOutSubjects
+from image_longitudinal.models.evaluation.level_scores import HeldOutSubjects, pooled_r2, squares
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]

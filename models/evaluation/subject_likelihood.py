@@ -142,10 +142,12 @@ def likeliest_omega(
     rows = np.unique(np.linspace(0, len(offsets) - 1, min(SUBJECTS, len(offsets))).astype(int))
     search, mean, covariance = _prepared(model, observed[rows], offsets[rows], start[rows], workers)
     psi = search.coordinates.pack(search.coordinates.start)
-    steps = STEP * np.eye(len(psi))
+    steps, whitening = STEP * np.eye(len(psi)), np.linalg.inv(np.linalg.cholesky(total))
 
     def prior(psi: FloatArray) -> float:
-        return _log_fraction_penalty(search.coordinates.unpack(psi).omega, total)
+        """Minus twice the log density, without constants, of the fractions of ``total`` left in its directions."""
+        logs = np.log(np.linalg.eigvalsh(whitening @ search.coordinates.unpack(psi).omega @ whitening.T))
+        return float(np.square(logs - logs.mean()).sum()) / PRIOR_SD**2
 
     def function(psi: FloatArray) -> tuple[float, FloatArray]:
         value, gradient = search.total(psi)
@@ -158,19 +160,12 @@ def likeliest_omega(
         curvature = 0.5 * gradients.T @ gradients + 1e-9 * np.eye(len(psi))
         psi, _, _ = minimise(function, psi, curvature, limit=50, tolerance=1e-6 * np.sqrt(len(rows)))
         search.individual_objectives(psi)
-        posterior_mean, posterior_covariance, effective = search.moments()
-        better = effective > ENOUGH
+        better_mean, better_covariance, effective = search.moments()
         ridge = 1e-6 * np.diag(np.diag(search.coordinates.unpack(psi).omega))
-        mean = np.where(better[:, None], posterior_mean, mean)
-        covariance = np.where(better[:, None, None], posterior_covariance + ridge, covariance)
+        enough = effective > ENOUGH
+        mean = np.where(enough[:, None], better_mean, mean)
+        covariance = np.where(enough[:, None, None], better_covariance + ridge, covariance)
     return search.coordinates.unpack(psi).omega
-
-
-def _log_fraction_penalty(omega: FloatArray, total: FloatArray) -> float:
-    """Minus twice the log prior density, without constants, of the fractions of ``total`` left in its directions."""
-    inverse = np.linalg.inv(np.linalg.cholesky(total))
-    logs = np.log(np.linalg.eigvalsh(inverse @ omega @ inverse.T))
-    return float(np.square(logs - logs.mean()).sum()) / PRIOR_SD**2
 
 
 def _prepared(

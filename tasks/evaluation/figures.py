@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from image_longitudinal.models.evaluation.design_checks import FAMILY, Check
 from image_longitudinal.models.evaluation.level_scores import HeldOutSubjects, Predictions
@@ -112,9 +112,8 @@ def scatter_figure(
     for row, (truth, predicted) in enumerate(zip(truths, predictions, strict=True)):
         some = np.unique(np.linspace(0, len(truth.ids) - 1, POINTS).astype(int))
         eta = predicted.sources["informed"]
-        for column, name in enumerate(names):
-            axis = axes[row, column]
-            size = 3 if len(some) > 300 else 9
+        size = 3 if len(some) > 300 else 9
+        for column, (axis, name) in enumerate(zip(axes[row], names, strict=True)):
             axis.scatter(truth.eta[some, column], eta[some, column], s=size, color=ACCENT, alpha=0.35, lw=0)
             axis.axline((0, 0), slope=1, color=INK, lw=0.7, ls=":")
             axis.axline((0, 0), slope=truth.level, color=SOFT, lw=0.7)
@@ -163,10 +162,8 @@ def extremes_figure(dataset: Dataset, truth: HeldOutSubjects, predictions: Predi
 def fit_figures(model: PopulationModel, truth: HeldOutSubjects) -> dict[str, bytes]:
     """Diagnostics of the fitted population on evenly spaced test subjects: visual predictive check, residuals."""
     some = np.unique(np.linspace(0, len(truth.ids) - 1, DIAGNOSED).astype(int))
-    design = model.design
-    people = PopulationData.of_design(
-        model.structural, truth.observed[some], design.times, design.doses, ids=truth.ids[some]
-    )
+    times, doses = model.design.times, model.design.doses
+    people = PopulationData.of_design(model.structural, truth.observed[some], times, doses, ids=truth.ids[some])
     check = predictive_check(model, people, n=REPLICATES, seed=truth.seed)
     found = residuals(model, people, truth.modes[some])
     return {"vpc": rendered(predictive_check_figure(check)), "residuals": rendered(goodness_of_fit(people, found))}
@@ -178,10 +175,9 @@ def design_figure(checks: Sequence[Check]) -> bytes:
     left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
     associations = [check for check in checks if check.group == "association" and check.expected < 1]
     for x, check in enumerate(associations):
-        value, low, high = (bound / check.expected for bound in (check.value, check.low, check.high))
         colour = INK if check.passed else ACCENT
-        left.vlines(x, low, high, color=colour, lw=1.4)
-        left.plot(x, value, "o", ms=4.5, color=colour)
+        left.vlines(x, check.low / check.expected, check.high / check.expected, color=colour, lw=1.4)
+        left.plot(x, check.value / check.expected, "o", ms=4.5, color=colour)
     left.axhline(1, color=SOFT, lw=0.8, ls=":")
     left.set_xticks(range(len(associations)), [f"{check.expected:g}" for check in associations], fontsize=7)
     left.set(xlabel="designed ρ², one mark per random effect", ylabel="achieved / designed (95 %)")
@@ -191,6 +187,16 @@ def design_figure(checks: Sequence[Check]) -> bytes:
     right.plot(rank, p, ".", ms=4, color=INK)
     right.axhline(FAMILY / len(p), color=ACCENT, lw=1)
     right.set(yscale="log", ylim=(min(p[0], FAMILY / len(p)) / 3, 1.5), xlabel="rank of the check", ylabel="p-value")
+    return _without_frame(figure)
+
+
+def reading_figure(r2: Sequence[float], eta_dims: Sequence[int]) -> bytes:
+    """How well each latent dimension is read from test images; those that are random effects are marked."""
+    figure = Figure(figsize=(max(4.0, 0.22 * len(r2)), 2.6), layout="constrained")
+    axis = figure.subplots()
+    axis.bar(range(len(r2)), np.clip(r2, 0, 1), color=[ACCENT if i in eta_dims else SOFT for i in range(len(r2))])
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set(xlabel="latent dimension", ylabel="R² read from test images", ylim=(0, 1))
     return _without_frame(figure)
 
 

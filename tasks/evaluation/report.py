@@ -24,7 +24,6 @@ from image_longitudinal.tasks.evaluation import figures, tables
 from image_longitudinal.tasks.evaluation.population import fitted_model
 from image_longitudinal.tasks.evaluation.predictions import load_predictions
 from image_longitudinal.tasks.evaluation.run import EvaluationRun, LevelFiles, StageFiles
-from image_longitudinal.tasks.reports.dataset_figures import recoverability_figure
 from image_longitudinal.tasks.reports.pictures import data_url, picture
 
 PAGE = "evaluation.html"
@@ -77,7 +76,7 @@ def write_evaluation(
         "trajectories": figures.trajectories_figure(model, run.model, truth, predictions),
         "forecasts": figures.forecast_figure(scored),
         "calibration": figures.calibration_figure(scored),
-        "reading": recoverability_figure(evaluation.latent_reading.r2, manifest.eta_latents or ()),
+        "reading": figures.reading_figure(evaluation.latent_reading.r2, manifest.eta_latents or ()),
         "design": figures.design_figure(evaluation.checks),
         "extremes": figures.extremes_figure(dataset, truth, predictions, names),
         "scatter": figures.scatter_figure([one for one, _ in loaded], [two for _, two in loaded], names),

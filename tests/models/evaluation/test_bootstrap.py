@@ -5,7 +5,7 @@ import pytest
 
 from image_longitudinal.models.evaluation import bootstrap
 from image_longitudinal.models.evaluation.bootstrap import Resampling
-from image_longitudinal.models.evaluation.effect_scores import mse, pooled_r2, squares
+from image_longitudinal.models.evaluation.level_scores import mse, pooled_r2, squares
 
 
 def test_resamples_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from image_longitudinal.models.evaluation.bootstrap import Resampling
-from image_longitudinal.models.evaluation.effect_scores import score_effects
 from image_longitudinal.models.evaluation.image_informed import (
     TrainingSubjects,
     fit_image_informed,
     one_step_correction,
     residual_omega,
 )
+from image_longitudinal.models.evaluation.level_scores import score_effects
 from image_longitudinal.models.evaluation.predictors import fit_predictors, r2_of_shuffled_images
 from image_longitudinal.models.evaluation.subject_likelihood import informed_modes
 from image_longitudinal.models.nlme.data.population_data import PopulationData

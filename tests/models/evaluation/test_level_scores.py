@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from image_longitudinal.models.evaluation.bootstrap import Resampling
-from image_longitudinal.models.evaluation.effect_scores import score_effects
+from image_longitudinal.models.evaluation.level_scores import score_effects
 from tests.models.evaluation.conftest import r2
 
 
