@@ -113,8 +113,7 @@ def score_effects(
 
     Args:
         sources: predicted random effects by name.
-        truth: the true ones, (n, k).
-        modes: the empirical Bayes estimates, (n, k).
+        truth: the true ones, (n, k); ``modes`` are the empirical Bayes estimates.
         ceiling: E[η | z], (n, k), whose R² on these very subjects is the realised ceiling.
         nominal: the association level: the ceiling in an infinite population.
         resampling: the bootstrap.
@@ -216,14 +215,10 @@ def _score_forecasts(
             effects_with_image=next(means),
             outcomes_without=next(means),
             effects_without=next(means),
-            gain=resampled.estimate(_relative_gain, [4 * i, 4 * i + 2]),
+            gain=resampled.estimate(lambda of: 1 - of[..., 0] / np.maximum(of[..., 1], 1e-300), [4 * i, 4 * i + 2]),
         )
         for i, count in enumerate(visits)
     )
-
-
-def _relative_gain(means: FloatArray) -> FloatArray:
-    return np.asarray(1 - means[..., 0] / np.maximum(means[..., 1], 1e-300))
 
 
 def _calibration(distance: FloatArray, omega: FloatArray, resampling: Resampling) -> tuple[Coverage, ...]:

@@ -15,8 +15,7 @@ from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.tasks.engine.cache_keys import cached_task
 from image_longitudinal.tasks.engine.progress import Progress
 from image_longitudinal.tasks.evaluation import data
-from image_longitudinal.tasks.evaluation.population import fitted_model
-from image_longitudinal.tasks.evaluation.predictions import training_subjects
+from image_longitudinal.tasks.evaluation.predictions import training_data
 from image_longitudinal.tasks.evaluation.run import EvaluationRun, StageFiles
 from image_longitudinal.tasks.evaluation.specs import DesignCheckSpec, NullCheckSpec
 
@@ -69,7 +68,8 @@ def check_design(key: str, folder: Path, run: EvaluationRun, spec: DesignCheckSp
     dataset, model = run.dataset, run.model
     names, splits = dataset.manifest.random_effects, dataset.manifest.present_splits
     linked = {split: data.read_effects(dataset, split) for split in splits}
-    checks = design_checks.latent_checks(z for split in splits for z in data.latent_chunks(dataset, split))
+    ranges = (part for split in splits for part in data.id_ranges(dataset, split, 20 * data.ROWS))
+    checks = design_checks.latent_checks(dataset.latents(start, stop) for start, stop in ranges)
     checks += design_checks.balance_checks(linked, names)
     omega, rows = np.asarray(model.omega), slice(0, spec.residual_subjects)
     for level in spec.levels:
@@ -91,15 +91,9 @@ def check_null(
     """Fit and score the predictors with images assigned to subjects at random: they must find nothing."""
     dataset = run.dataset
     r2 = r2_of_shuffled_images(
-        fitted_model(run, population),
-        training_subjects(run, spec.folds, reading, population, estimates),
-        data.read_effects(dataset, "train", level),
-        reading.array("test"),
-        data.read_effects(dataset, "test", level),
-        seed=dataset.manifest.seed,
-        rounds=spec.rounds,
-        replicates=spec.bootstrap,
-        workers=run.workers,
-    )
+        *training_data(run, level, spec.folds, reading, population, estimates), reading.array("test"),
+        data.read_effects(dataset, "test", level), seed=dataset.manifest.seed, rounds=spec.rounds,
+        replicates=spec.bootstrap, workers=run.workers,
+    )  # fmt: skip
     NullCheck(level=level, r2=r2).write(folder / "null.json")
     return StageFiles.of(folder, "null.json")

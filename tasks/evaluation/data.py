@@ -18,22 +18,25 @@ ROWS = 2_000  # images at a time: 8 MB at 64x64, 0.5 GB at 512x512
 Array = NDArray[np.float64]
 
 
+def id_ranges(dataset: Dataset, split: str, rows: int) -> Iterator[tuple[int, int]]:
+    """Ranges of a split's ids, at most ``rows`` long."""
+    for shard in dataset.plan:
+        for part in shard.splits:
+            if part.split == split:
+                for start in range(part.start, part.stop, rows):
+                    yield start, min(start + rows, part.stop)
+
+
 def split_ids(dataset: Dataset, split: str) -> NDArray[np.int64]:
     """Ids of a split's subjects, ascending, int64 (n,)."""
-    ranges = (np.arange(start, stop) for start, stop in _ranges(dataset, split, len(dataset)))
+    ranges = (np.arange(start, stop) for start, stop in id_ranges(dataset, split, len(dataset)))
     return np.concatenate([np.empty(0, np.int64), *ranges])
 
 
 def image_chunks(dataset: Dataset, split: str) -> Iterator[Chunk]:
     """Ids (m,), images (m, S, S) and latents (m, D) of a split, some at a time."""
-    for start, stop in _ranges(dataset, split, ROWS):
+    for start, stop in id_ranges(dataset, split, ROWS):
         yield np.arange(start, stop), dataset.images(start, stop), dataset.latents(start, stop)
-
-
-def latent_chunks(dataset: Dataset, split: str) -> Iterator[NDArray[np.float32]]:
-    """Latents (m, D) of a split, some at a time."""
-    for start, stop in _ranges(dataset, split, 20 * ROWS):
-        yield dataset.latents(start, stop)
 
 
 class SplitImages:
@@ -104,12 +107,3 @@ def held_out_subjects(dataset: Dataset, level: float, observed: NDArray[Any], mo
         modes=modes,
         seed=dataset.manifest.seed,
     )
-
-
-def _ranges(dataset: Dataset, split: str, rows: int) -> Iterator[tuple[int, int]]:
-    """Ranges of a split's ids, at most ``rows`` long."""
-    for shard in dataset.plan:
-        for part in shard.splits:
-            if part.split == split:
-                for start in range(part.start, part.stop, rows):
-                    yield start, min(start + rows, part.stop)

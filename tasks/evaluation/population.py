@@ -29,8 +29,7 @@ def fit_level(key: str, folder: Path, run: EvaluationRun, spec: PopulationFitSpe
     """Outcomes of the level as arrays, and the population fitted to training subjects evenly spaced among all."""
     for split in ("train", "test"):
         np.save(folder / f"{split}.npy", data.outcomes(run.dataset, level, split))
-    fitted = _fitted(run, spec, np.load(folder / "train.npy", mmap_mode="r"))
-    fitted.write(folder / "population.json")
+    _fitted(run, spec, np.load(folder / "train.npy", mmap_mode="r")).write(folder / "population.json")
     return StageFiles.of(folder, "train.npy", "test.npy", "population.json")
 
 

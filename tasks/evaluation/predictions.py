@@ -13,6 +13,7 @@ from image_longitudinal.models.evaluation.records import InformedFit, LatentRead
 from image_longitudinal.models.evaluation.resnet import train_resnet
 from image_longitudinal.models.imaging.assembly import load_vae
 from image_longitudinal.models.imaging.device import default_device
+from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.models.quality.recoverability import encoder_reader
 from image_longitudinal.tasks.engine.cache_keys import cached_task
 from image_longitudinal.tasks.engine.gpu_slots import gpu_slots
@@ -64,13 +65,8 @@ def predict_effects(
     population: StageFiles, estimates: StageFiles,
 ) -> StageFiles:  # fmt: skip
     """Fit the predictors to training subjects and predict the test subjects' random effects."""
-    predictors, informed = fit_predictors(
-        fitted_model(run, population),
-        training_subjects(run, spec.folds, reading, population, estimates),
-        data.read_effects(run.dataset, "train", level),
-        rounds=spec.rounds,
-        workers=run.workers,
-    )
+    training = training_data(run, level, spec.folds, reading, population, estimates)
+    predictors, informed = fit_predictors(*training, rounds=spec.rounds, workers=run.workers)
     features = reading.array("test")
     for name, predictor in predictors.items():
         np.save(folder / f"{name}.npy", predictor(features))
@@ -86,14 +82,10 @@ def predict_by_resnet(
     dataset = run.dataset
     with gpu_slots(run.compute):
         predictor = train_resnet(
-            data.SplitImages(dataset, "train"),
-            np.load(estimates.path("train.npy")),
-            spec.network,
-            seed=dataset.manifest.seed,
-            device=run.device,
-            checkpoint=folder / "resnet.checkpoint",
+            data.SplitImages(dataset, "train"), np.load(estimates.path("train.npy")), spec.network,
+            seed=dataset.manifest.seed, device=run.device, checkpoint=folder / "resnet.checkpoint",
             report=Progress(f"train resnet at {level:g}", spec.network.steps, "steps").of_training,
-        )
+        )  # fmt: skip
         parts = [predictor(images) for _, images, _ in data.image_chunks(dataset, "test")]
     np.save(folder / "resnet.npy", np.concatenate(parts))
     return StageFiles.of(folder, "resnet.npy")
@@ -106,14 +98,9 @@ def score_predictors(
 ) -> StageFiles:  # fmt: skip
     """All scores of one level."""
     truth, predicted = load_predictions(run, level, population, estimates, predictions, resnet)
+    resampling, model = Resampling(len(truth.ids), truth.seed, spec.bootstrap), fitted_model(run, population)
     scores = score_level(
-        fitted_model(run, population),
-        truth,
-        predicted,
-        resampling=Resampling(len(truth.ids), truth.seed, spec.bootstrap),
-        visits=spec.visits,
-        known=run.model,
-        workers=run.workers,
+        model, truth, predicted, resampling=resampling, visits=spec.visits, known=run.model, workers=run.workers
     )
     fitted = PopulationEstimate.read(population.path("population.json"))
     objectives = InformedFit.read(predictions.path("informed.json")).objectives
@@ -121,17 +108,18 @@ def score_predictors(
     return StageFiles.of(folder, "scores.json")
 
 
-def training_subjects(
-    run: EvaluationRun, folds: int, reading: StageFiles, population: StageFiles, estimates: StageFiles
-) -> TrainingSubjects:
-    """The training subjects of a level; features and outcomes stay in their files."""
-    return TrainingSubjects(
-        ids=data.split_ids(run.dataset, "train"),
-        features=reading.array("train"),
-        observed=population.array("train"),
-        modes=np.load(estimates.path("train.npy")),
-        folds=folds,
-    )
+def training_data(
+    run: EvaluationRun, level: float, folds: int, reading: StageFiles, population: StageFiles, estimates: StageFiles
+) -> tuple[PopulationModel, TrainingSubjects, data.Array]:
+    """The fitted population model, the training subjects of a level, and their true random effects (n, k).
+
+    Features and outcomes stay in their files.
+    """
+    subjects = TrainingSubjects(
+        ids=data.split_ids(run.dataset, "train"), features=reading.array("train"), observed=population.array("train"),
+        modes=np.load(estimates.path("train.npy")), folds=folds,
+    )  # fmt: skip
+    return fitted_model(run, population), subjects, data.read_effects(run.dataset, "train", level)
 
 
 def load_predictions(
