@@ -41,8 +41,8 @@ def test_it_reads_what_images_hold_in_chunks_of_any_size() -> None:
     np.testing.assert_allclose(fitted(images, z, 7)(images[160:]), fitted(images, z, 160)(images[160:]), atol=1e-6)
 
 
-def test_it_knows_no_subject_by_heart() -> None:
-    """Noise of 160 subjects is fitted well and means nothing: out of fold, R² is 0 up to 3 standard errors of it."""
+def test_noise_of_training_subjects_is_not_learned() -> None:
+    """Noise of 160 subjects is fitted well; out of fold, R² is 0 up to 3 standard errors of it."""
     rng = np.random.default_rng(1)
     z = rng.normal(size=(len(IDS), 2)).astype(np.float32)
     images = stripes(np.zeros_like(z), rng)
