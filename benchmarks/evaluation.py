@@ -3,23 +3,19 @@
     python -m benchmarks.evaluation              50,000 training and 5,000 test subjects, phantoms at 64x64
     python -m benchmarks.evaluation --quick      4,000 and 1,000
     python -m benchmarks.evaluation --data URL   an existing data set; --workspace holds the model of its images
-    ... --known                                  also with the true population, which must give the same table
-    ... --foce                                   with the estimates of FOCE, without maximum likelihood
-    ... --resnet 20000                           also the published ResNet18, at most so many steps a level
-    ... --levels 0.02                            some levels of the data set
     python -m benchmarks.evaluation --cost       cost at 10,000 and 100,000 subjects (--quick: 2,000 and 10,000),
                                                  phantoms at 32x32, five levels, and what that gives for 1.1 million
     python -m benchmarks.evaluation --cost --full    1.1 million subjects measured, at the level 0.5 alone
 
-Generates a phantom data set by the command line, evaluates it by the command line, and reads what that wrote.
-Percentages are of the realised ceiling: R² of E[η | z] on the same test subjects. The figures of ``--cost`` for 1.1
-million subjects are straight lines through the two sizes, a calculation; ``--full`` measures. There one in eleven
-subjects is a test subject, as in the published data set.
+Generates and evaluates a phantom data set by the command line. Percentages are of the realised ceiling: R² of E[η | z]
+on the same test subjects. The figures of ``--cost`` for 1.1 million subjects are extrapolated linearly from the two
+sizes; ``--full`` measures. There one in eleven subjects is a test subject, as in the published data set.
 """
 
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -49,15 +45,12 @@ SUBJECTS = 1_100_000  # of the published data set
 
 def command(folder: str, *arguments: str, settings: Sequence[str] = ()) -> tuple[float, float]:
     """Seconds and peak memory in GB of one command of the console script, with a separate Prefect home."""
-    environment = {**os.environ, "PREFECT_HOME": f"{folder}/prefect"}
-    began = time.perf_counter()
+    environment, began = {**os.environ, "PREFECT_HOME": f"{folder}/prefect"}, time.perf_counter()
     changes = [argument for setting in settings for argument in ("--set", setting)]
+    line = [sys.executable, "-m", "image_longitudinal.cli.app", *arguments, *changes]
     with open(f"{folder}/log", "wb") as log:
-        process = os.posix_spawn(
-            sys.executable, [sys.executable, "-m", "image_longitudinal.cli.app", *arguments, *changes], environment,
-            file_actions=[(os.POSIX_SPAWN_DUP2, log.fileno(), 1), (os.POSIX_SPAWN_DUP2, log.fileno(), 2)],
-        )  # fmt: skip
-        _, status, usage = os.wait4(process, 0)
+        process = subprocess.Popen(line, env=environment, stdout=log, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(Path(folder, "log").read_text()[-3000:])
     return time.perf_counter() - began, usage.ru_maxrss / 1e6
@@ -90,11 +83,10 @@ def differences(fitted: Sequence[LevelScores], known: Sequence[LevelScores]) -> 
     """The sources whose R² lies outside the 95 % interval that the other population gives."""
     found = []
     for one, other in zip(fitted, known, strict=True):
-        for name in other.effects:
-            a, b = one.effects[name].r2, other.effects[name].r2
+        for name, scores in other.effects.items():
+            a, b = one.effects[name].r2, scores.r2
             if not (b.low <= a.value <= b.high and a.low <= b.value <= a.high):
-                interval = f"{a.value:.4f} [{a.low:.4f}, {a.high:.4f}]"
-                found.append(f"{name} at {one.level:g}: {interval} fitted, {b.value:.4f} known")
+                found.append(f"{name} at {one.level:g}: {a.value:.4f} [{a.low:.4f}, {a.high:.4f}], known {b.value:.4f}")
     return found
 
 
@@ -149,9 +141,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         print("with the true population")
         print_percentages(known.levels, backend)
         of = sum(len(level.effects) for level in known.levels)
-        print(f"R² inside each other's 95 % interval: {of - len(outside)} of {of}")
-        for line in outside:
-            print(f"  outside: {line}")
+        print(f"R² inside each other's 95 % interval: {of - len(outside)} of {of}", *outside, sep="\n  outside: ")
     for name, value in stages.items():
         print(f"{name:<28}{value:8.1f} s")
     print(f"{'evaluation in all':<28}{seconds:8.1f} s, peak {memory:.2f} GB; the data set took {generated:.0f} s")
@@ -224,7 +214,7 @@ def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--data", help="an existing data set instead of phantoms")
     parser.add_argument("--workspace", help="folder of the model of its images, and of finished stages")
-    parser.add_argument("--known", action="store_true", help="evaluate with the true population too")
+    parser.add_argument("--known", action="store_true", help="also with the true population, as a check")
     parser.add_argument("--foce", action="store_true", help="use the estimates of FOCE")
     parser.add_argument("--resnet", type=int, default=0, metavar="STEPS", help="train the published ResNet18 too")
     parser.add_argument("--levels", type=float, nargs="+", help="some levels of the data set; all by default")

@@ -66,9 +66,8 @@ def evaluate_dataset(
     evaluated = [evaluate_level(run, spec, level, reading) for level in levels]
     checks = run_stage(check_design, run, spec.design)
     best = max(evaluated, key=lambda files: files.level)
-    null = run_stage(
-        check_null, run, spec.null, best.level, reading=reading, population=best.population, estimates=best.estimates
-    )
+    fitted = {"population": best.population, "estimates": best.estimates}
+    null = run_stage(check_null, run, spec.null, best.level, reading=reading, **fitted)
     folder = Path(output or default_output(opened.manifest))
     evaluation = write_evaluation(folder, run, settings, reading, evaluated, checks, null)
     get_run_logger().info(f"evaluated {run.url}: {folder / PAGE}")

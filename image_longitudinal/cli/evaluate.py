@@ -23,9 +23,8 @@ def evaluate(
 ) -> None:
     """Measure how well images predict outcomes, compared with the design; write tables, figures and a report."""
     settings = load_config(preset, config, overrides or ())
-    typer.echo(
-        f"evaluate {dataset}: {settings.evaluation.population} population, {settings.evaluation.bootstrap} resamples"
-    )
+    chosen = settings.evaluation
+    typer.echo(f"evaluate {dataset}: {chosen.population} population, {chosen.bootstrap} resamples")
     with starting_prefect():
         from image_longitudinal.flows.evaluate_dataset import evaluate_dataset
     from image_longitudinal.tasks.evaluation.report import PAGE
@@ -48,9 +47,7 @@ def evaluate(
 def score(
     dataset: Dataset,
     predictions: Annotated[Path, typer.Argument(help="Parquet file; docs/scoring.md describes its columns.")],
-    baselines: Annotated[
-        Path | None, typer.Option(help="Folder predictions/ of an evaluation; its predictors are scored too.")
-    ] = None,
+    baselines: Annotated[Path | None, typer.Option(help="Folder predictions/ of an evaluation, scored too.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the tables as markdown, LaTeX and CSV.")] = None,
     bootstrap: Annotated[int, typer.Option(min=100, help="Resamples behind each interval.")] = 1000,
     workers: Threads = 2,
@@ -59,10 +56,8 @@ def score(
     from image_longitudinal.api import score as score_predictions
 
     typer.echo(f"score {predictions} on the test subjects of {dataset}{f', beside {baselines}' if baselines else ''}")
-    tables = score_predictions(dataset, predictions, baselines, bootstrap=bootstrap, workers=workers)
-    for table in tables:
+    for table in score_predictions(dataset, predictions, baselines, bootstrap=bootstrap, workers=workers):
         typer.echo(f"\n{table.title}\n{aligned([table.columns, *table.rows], left=2)}")
-    if output is not None:
-        for table in tables:
+        if output is not None:
             table.write(output)
     print_result(output or predictions, f"image-longitudinal show {dataset}")

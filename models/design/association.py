@@ -4,11 +4,10 @@ The original writes η_v = (η + √v·r)/√(1 + v) with r ~ N(0, I), so the im
 ρ² = 1/(1 + v) of Var(η_v). In terms of ρ²: η_v = ρ·η + √(1 - ρ²)·r.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import add
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,13 +43,13 @@ def associate(linked: FloatArray, level: float, *, omega: ArrayLike, seed: int, 
 
     Args:
         linked: η ~ N(0, Ω), (n, k).
-        level: ρ², 0 < ρ² ≤ 1. Each level draws its own noise, so adding a level changes no other.
+        level: ρ², 0 < ρ² ≤ 1. Each level has its own noise, so adding a level changes no other.
         omega: Ω, (k, k).
         seed: the data set's seed.
         ids: subject ids, (n,).
 
     Returns:
-        float64, (n, k), again N(0, Ω) over subjects.
+        float64, (n, k), N(0, Ω) over subjects.
 
     Raises:
         ConfigError: a level outside (0, 1].
@@ -89,13 +88,13 @@ class AssociationSums:
     sums: tuple[float, ...]  # Σx, Σy, Σx², Σy², Σxy
 
     @classmethod
-    def of(cls, linked: FloatArray, used: FloatArray) -> AssociationSums:
+    def of(cls, linked: FloatArray, used: FloatArray) -> Self:
         """Sums over subjects: linked and used effects, (n,) each."""
         x, y = np.asarray(linked, np.float64), np.asarray(used, np.float64)
         return cls(len(x), (x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()))
 
-    def __add__(self, other: AssociationSums) -> AssociationSums:
-        return AssociationSums(self.n + other.n, tuple(map(add, self.sums, other.sums)))
+    def __add__(self, other: Self) -> Self:
+        return type(self)(self.n + other.n, tuple(map(add, self.sums, other.sums)))
 
     def r_squared(self) -> tuple[float, float, float]:
         """R² with its 95 % interval by Fisher's z-transform (all NaN for fewer than 4 subjects)."""

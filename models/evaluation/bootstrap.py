@@ -1,7 +1,5 @@
 """The bootstrap over subjects: intervals of any figure that is a function of means over subjects."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from image_longitudinal.core.random import stream_key, uniforms
 
 FloatArray = NDArray[np.float64]
+Figure = Callable[[FloatArray], FloatArray]  # means (..., M) → (...,)
 
 BLOCK = 1 << 22  # draws in memory at a time: 32 MB of weights
 
@@ -22,9 +21,26 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
-    def scaled(self, factor: float) -> Estimate:
+    def scaled(self, factor: float) -> "Estimate":
         """The figure and its interval times ``factor`` > 0."""
         return Estimate(*(factor * one for one in self))
+
+
+class ResampledColumns(NamedTuple):
+    """Columns (n, M) of subjects and the means of their resamples, (replicates, M)."""
+
+    columns: FloatArray
+    means: FloatArray
+
+    def estimate(self, figure: Figure, chosen: ArrayLike | None = None, coverage: float = 0.95) -> Estimate:
+        """A figure of the means of the ``chosen`` columns (all if None); its interval encloses ``coverage``."""
+        columns, means = self if chosen is None else (part[:, np.asarray(chosen)] for part in self)
+        low, high = np.quantile(figure(means), [(1 - coverage) / 2, (1 + coverage) / 2])
+        return Estimate(float(figure(columns.mean(0)[None])[0]), float(low), float(high))
+
+    def mean_estimates(self) -> list[Estimate]:
+        """The mean over subjects of each column, with its interval."""
+        return [self.estimate(lambda means: means[..., 0], [i]) for i in range(self.columns.shape[1])]
 
 
 class Resampling:
@@ -42,8 +58,8 @@ class Resampling:
     def __init__(self, n: int, seed: int, replicates: int = 1000) -> None:
         self.n, self.replicates, self.key = n, replicates, stream_key(seed, "bootstrap")
 
-    def means(self, columns: ArrayLike) -> FloatArray:
-        """Means over each resample: (n, M) → (replicates, M)."""
+    def of(self, columns: ArrayLike) -> ResampledColumns:
+        """Resample columns (n, M)."""
         values = np.ascontiguousarray(columns, dtype=np.float64)
         out = np.empty((self.replicates, values.shape[1]))
         step = max(1, BLOCK // max(self.n, 1))
@@ -53,26 +69,4 @@ class Resampling:
             drawn += np.arange(len(rows))[:, None] * self.n
             counts = np.bincount(drawn.ravel(), minlength=len(rows) * self.n).reshape(len(rows), self.n)
             out[rows] = counts.astype(np.float64) @ values / self.n
-        return out
-
-
-def estimate(
-    figure: Callable[[FloatArray], FloatArray], columns: ArrayLike, resampled: FloatArray, coverage: float = 0.95
-) -> Estimate:
-    """A figure of the subjects' means with its interval.
-
-    Args:
-        figure: means (..., M) → (...,).
-        columns: per subject, (n, M).
-        resampled: means of the resamples, (replicates, M), of :meth:`Resampling.means`.
-        coverage: fraction of the bootstrap distribution that the interval encloses.
-    """
-    value = figure(np.asarray(columns, np.float64).mean(0)[None])[0]
-    low, high = np.quantile(figure(resampled), [(1 - coverage) / 2, (1 + coverage) / 2])
-    return Estimate(float(value), float(low), float(high))
-
-
-def mean_estimates(columns: FloatArray, resampling: Resampling) -> list[Estimate]:
-    """The mean over subjects of each column (n, M), with its interval."""
-    resampled = resampling.means(columns)
-    return [estimate(lambda means: means[..., 0], columns[:, [i]], resampled[:, [i]]) for i in range(columns.shape[1])]
+        return ResampledColumns(values, out)

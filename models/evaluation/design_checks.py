@@ -1,7 +1,6 @@
-"""Checks of a data set against its design: each has an estimate, a 95 % interval and a p-value.
+"""Checks of a data set against its design, judged together: one of m fails when its p-value is below 0.01 / m.
 
-The checks are judged together: one of m fails when its p-value is below 0.01 / m (Bonferroni), so that of a hundred
-data sets generated as designed one fails any check.
+So of a hundred data sets generated as designed at most one fails any check (Bonferroni).
 """
 
 from collections.abc import Iterable, Sequence
@@ -82,8 +81,8 @@ def residual_checks(
     """Residuals of outcomes (n, T) at effects (n, k), in standard deviations: N(0, 1) and uncorrelated."""
     prediction = simulate(model, eta, n_threads=workers)
     observed, sd = np.asarray(observed, np.float64), np.maximum(model.residual.standard_deviation(prediction), 1e-12)
-    log = model.residual.kind == "log-normal"
-    scaled = (np.log(observed / prediction) if log else observed - prediction) / sd
+    log_normal = model.residual.kind == "log-normal"
+    scaled = (np.log(observed / prediction) if log_normal else observed - prediction) / sd
     checks = _standard_normal("residuals", ("mean", "variance", "normal"), level, scaled.ravel())
     if scaled.shape[1] > 1:
         before, after = scaled[:, :-1].ravel(), scaled[:, 1:].ravel()
@@ -109,35 +108,29 @@ def balance_checks(groups: dict[str, FloatArray], names: Sequence[str]) -> list[
 
 def latent_checks(chunks: Iterable[NDArray[np.floating]]) -> list[Check]:
     """Latent dimensions, in chunks (m, D), are N(0, 1) and uncorrelated; the worst of each kind is judged."""
-    n, total, gram, first = 0, np.zeros(0), np.zeros((0, 0)), []
+    n, total, gram, first = 0, np.zeros(()), np.zeros(()), []
     for chunk in chunks:
         z = np.asarray(chunk, np.float64)
-        if n == 0:
-            total, gram = np.zeros(z.shape[1]), np.zeros((z.shape[1],) * 2)
         if n < SAMPLE:
             first.append(z[: SAMPLE - n])
         n, total, gram = n + len(z), total + z.sum(0), gram + z.T @ z
     mean = total / n
     covariance = (gram - n * np.outer(mean, mean)) / max(n - 1, 1)
-    d = len(mean)
-    variance, sample = np.atleast_1d(np.diag(covariance)), np.concatenate(first)
-    shapes = [float(stats.kstest(column, "norm").pvalue) for column in sample.T]
-    off = _correlations(covariance)
-    worst_mean, worst_variance = int(np.abs(mean).argmax()), int(np.abs(np.log(variance)).argmax())
+    d, variance = len(mean), np.diag(covariance)
+    smallest = min(float(stats.kstest(column, "norm").pvalue) for column in np.concatenate(first).T)
+    i, j = int(np.abs(mean).argmax()), int(np.abs(np.log(variance)).argmax())
     checks = [
-        _check(_mean(mean[worst_mean], 1.0, n), "latents", f"worst mean, of dimension {worst_mean}", None, 0.0, d),
+        _check(_mean(mean[i], 1.0, n), "latents", f"worst mean, of dimension {i}", None, 0.0, d),
+        _check(_variance(variance[j], n), "latents", f"worst variance, of dimension {j}", None, 1.0, d),
         _check(
-            _variance(variance[worst_variance], n),
-            "latents", f"worst variance, of dimension {worst_variance}", None, 1.0, d,
+            (smallest, 0.0, 1.0, smallest), "latents", "smallest p-value of normality over dimensions", None, 0.5, d
         ),
-        Check("latents", "smallest p-value of normality over dimensions", None, min(shapes), 0.0, 1.0, 0.5,
-              min(1.0, d * min(shapes))),
-    ]  # fmt: skip
-    if len(off):
-        r = float(off[np.abs(off).argmax()])
-        checks.append(
-            _check(_correlation(r, n), "latents", "largest correlation of two dimensions", None, 0.0, len(off))
-        )
+    ]
+    if d > 1:
+        sd = np.sqrt(variance)
+        off = (covariance / np.outer(sd, sd))[np.triu_indices(d, 1)]
+        found = _correlation(off[np.abs(off).argmax()], n)
+        checks.append(_check(found, "latents", "largest correlation of two dimensions", None, 0.0, len(off)))
     return checks
 
 
@@ -175,8 +168,3 @@ def _variance(variance: float, n: int) -> Found:
 def _correlation(r: float, n: int) -> Found:
     z, error = np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12)), 1 / np.sqrt(max(n - 3, 1))
     return r, np.tanh(z - 1.96 * error), np.tanh(z + 1.96 * error), 2 * stats.norm.sf(abs(z) / error)
-
-
-def _correlations(covariance: FloatArray) -> FloatArray:
-    sd = np.sqrt(np.diag(covariance))
-    return np.asarray((covariance / np.outer(sd, sd))[np.triu_indices(len(sd), 1)])

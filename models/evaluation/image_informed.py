@@ -1,18 +1,15 @@
 """The image-informed mixed-effects model: the image sets the mean of a subject's random effects, η ~ N(g(x), Ω_r).
 
-It alternates two steps: modes of η under the current N(g(x), Ω_r), then their regression on the image's features x. A
-mode is shrunk towards g where a subject's data carry little information, so its distance from g is first divided by its
-shrinkage (exact where everything is linear and normal). The first round, from g = 0, is the one-step correction.
-
-Three things keep it from diverging at weak association, where modes are not means: g is centred; Ω_r is the
-population's Ω less the covariance of *cross-fitted* g (predictions of training subjects by fits that have not seen
-them), with a floor; and the rounds end when the marginal likelihood of training subjects under cross-fitted g stops
-improving.
+It alternates modes of η under the current N(g(x), Ω_r) with their regression on the image's features x, after their
+shrinkage towards g is undone (exact where everything is linear and normal). The first round, from g = 0, is the
+one-step correction. Three things keep it from diverging at weak association, where modes are not means: g is centred;
+Ω_r is the population's Ω less the covariance of *cross-fitted* g (predictions of training subjects by fits that have
+not seen them), with a floor; and the rounds end when the marginal likelihood under cross-fitted g stops improving.
 
 Where the image explains nearly all variance, both steps are too far from linear. There Ω_r is the maximum of that
-likelihood, and the means of the individual posteriors, not their modes, give its gradient with respect to g, weighted
-by the information of each subject's data on g, a matrix. An intercept of g is kept until the end: it absorbs errors of
-the fitted typical values. After the last round Ω_r is always the maximum-likelihood one given cross-fitted g.
+likelihood, and posterior means, not modes, give its gradient with respect to g, weighted by each subject's information
+matrix on g. An intercept of g is kept until the end: it absorbs errors of the fitted typical values. The final Ω_r is
+always the maximum-likelihood one given cross-fitted g.
 """
 
 from dataclasses import dataclass
@@ -20,9 +17,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from image_longitudinal.models.evaluation.offset_objective import OffsetObjective, informed_modes
-from image_longitudinal.models.evaluation.ridge import CHUNK, CrossFitted, Linear, NormalEquations, cross_fit, fold_of
-from image_longitudinal.models.evaluation.sampled_likelihood import likeliest_omega, posterior_means, with_omega
+from image_longitudinal.models.evaluation.ridge import (
+    CrossFitted,
+    Linear,
+    NormalEquations,
+    cross_fit,
+    fold_of,
+    row_chunks,
+)
+from image_longitudinal.models.evaluation.subject_likelihood import (
+    OffsetObjective,
+    informed_modes,
+    likeliest_omega,
+    posterior_means,
+    with_omega,
+)
 from image_longitudinal.models.nlme.estimation.importance_sampling import linearised_covariance
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.model.population import PopulationModel
@@ -63,15 +72,13 @@ class TrainingSubjects:
 class ImageInformedModel:
     """η ~ N(g(x), Ω_r) given the features x.
 
-    ``head`` is g, ``one_step`` the g of the one-step correction, ``omega`` Ω_r (k, k), ``modes`` (n, k) those of the
-    training subjects after the last round kept, and ``objectives`` the mean objective per subject of each round,
-    cross-validated; the round with the smallest is kept.
+    ``head`` is g, ``one_step`` the g of the one-step correction, ``omega`` Ω_r (k, k), and ``objectives`` the mean
+    objective per subject of each round, cross-validated; the round with the smallest is kept.
     """
 
     head: Linear
     one_step: Linear
     omega: FloatArray
-    modes: FloatArray
     objectives: tuple[float, ...]
 
 
@@ -95,28 +102,22 @@ def fit_image_informed(
         rounds: most rounds after the one-step correction.
         workers: threads; the result does not depend on it.
     """
-    total, fold, features, observed = (
-        np.asarray(model.omega, np.float64),
-        subjects.fold,
-        subjects.features,
-        subjects.observed,
-    )
-    modes = subjects.modes
+    total, observed, modes = np.asarray(model.omega, np.float64), subjects.observed, subjects.modes
     first = head = one_step_correction(model, subjects, workers)
     best: tuple[CrossFitted, FloatArray, FloatArray] | None = None  # g, Ω_r and modes
     objectives: list[float] = []
     nearly_all = False
     for index in range(rounds + 1):
-        mean = head.out_of_fold(features, fold)
+        mean = head.out_of_fold(subjects.features, subjects.fold)
         omega = residual_omega(total, mean)
         nearly_all = nearly_all or _explains_nearly_all(omega, total)
         if nearly_all:
             begin = with_omega(model, omega if best is None else best[1])
             omega = likeliest_omega(begin, observed, mean, modes, total, workers=workers)
-        informed = with_omega(model, omega)
-        if nearly_all:
+            informed = with_omega(model, omega)
             found, center = posterior_means(informed, observed, mean, modes, workers=workers)
         else:
+            informed = with_omega(model, omega)
             found = informed_modes(informed, observed, mean, modes, workers=workers)
         objectives.append(float(found.objective.mean()))
         if best is not None and objectives[-1] > min(objectives[:-1]) - GAIN:
@@ -130,9 +131,9 @@ def fit_image_informed(
     assert best is not None
     head, omega, modes = best
     if not nearly_all:
-        mean = head.out_of_fold(features, fold)
+        mean = head.out_of_fold(subjects.features, subjects.fold)
         omega = likeliest_omega(with_omega(model, omega), observed, mean, modes, total, workers=workers)
-    return ImageInformedModel(_centred(head, features).whole, first.whole, omega, modes, tuple(objectives))
+    return ImageInformedModel(_centred(head, subjects.features).whole, first.whole, omega, tuple(objectives))
 
 
 def residual_omega(total: FloatArray, mean: FloatArray) -> FloatArray:
@@ -155,17 +156,13 @@ def _unshrunk_regression(
 ) -> CrossFitted:
     """Centred regression on features of modes whose shrinkage towards their prior mean (n, k) under Ω is undone."""
     distance = modes - mean
-    targets = mean + distance @ _unshrinking(omega, distance).T
-    return _centred(subjects.regression(targets), subjects.features)
-
-
-def _unshrinking(omega: FloatArray, distance: FloatArray) -> FloatArray:
-    """Ω · Cov(distances)⁻¹ with bounded eigenvalues, (k, k): undoes the shrinkage of modes on average."""
+    # Ω · Cov(distances)⁻¹ with bounded eigenvalues, (k, k), undoes the shrinkage on average
     factor = np.linalg.cholesky(omega)
     inverse = np.linalg.inv(factor)
     variances, axes = np.linalg.eigh(inverse @ np.atleast_2d(np.cov(distance.T, bias=True)) @ inverse.T)
     factors = np.clip(1.0 / np.maximum(variances, 1e-12), 1.0, MOST_UNSHRINKING)
-    return np.asarray(factor @ (axes * factors) @ axes.T @ inverse)
+    unshrinking = factor @ (axes * factors) @ axes.T @ inverse
+    return _centred(subjects.regression(mean + distance @ unshrinking.T), subjects.features)
 
 
 def _scoring_step(
@@ -183,8 +180,7 @@ def _scoring_step(
     values, fold = PopulationParameters.of(model), subjects.fold
     precision = np.linalg.inv(values.omega)
     equations = NormalEquations(subjects.features.shape[1], modes.shape[1], subjects.folds, informed=True)
-    for begin in range(0, len(modes), CHUNK):
-        rows = slice(begin, min(begin + CHUNK, len(modes)))
+    for rows in row_chunks(len(modes)):
         objective = OffsetObjective.of(model, subjects.observed[rows], mean[rows], workers=workers)
         posterior = linearised_covariance(objective, values, modes[rows] - mean[rows])
         information = precision - precision @ posterior @ precision
@@ -195,10 +191,9 @@ def _scoring_step(
 
 def _centred(head: CrossFitted, features: NDArray[np.floating]) -> CrossFitted:
     """Every fit shifted so that its mean over all training subjects is 0."""
-    mean = np.zeros(features.shape[1])
-    for begin in range(0, len(features), CHUNK):
-        mean += np.asarray(features[begin : begin + CHUNK], np.float64).sum(0)
-    mean /= len(features)
+    chunks = row_chunks(len(features))
+    mean = sum((np.asarray(features[rows], np.float64).sum(0) for rows in chunks), np.zeros(features.shape[1]))
+    mean = mean / len(features)
 
     def centre(fit: Linear) -> Linear:
         return Linear(-mean @ fit.weights, fit.weights)

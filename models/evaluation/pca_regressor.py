@@ -1,8 +1,7 @@
 """Regression of latents on the principal components of images, the features of every later step of an evaluation.
 
-It learns from the latents of training subjects and from nothing else: no outcome, no random effect, and not which
-latent dimensions are random effects. It is a second-order polynomial of the principal components, solved from sums
-gathered in two passes over the images, so its memory does not depend on their number.
+It learns from the latents of training subjects alone: from no outcome, and not which dimensions are random effects.
+It is solved from sums gathered in two passes over the images, so its memory does not depend on their number.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ FOLDS = 5
 
 @dataclass(frozen=True, eq=False)
 class PCARegressor:
-    """Images → estimates of z.
+    """Images → estimates of z: a second-order polynomial of their principal components.
 
     ``centre`` (P,) is the mean image, ``axes`` (P, K) are the whitened principal axes; the first ``products``
     components also enter by their squares and products; ``fits`` map these terms to z.
@@ -61,14 +60,10 @@ def fit_pca_regressor(
             of the subjects, unless the penalty is fixed.
         penalty: a fixed ridge penalty, without fits for :meth:`PCARegressor.out_of_fold`; by cross-validation if None.
     """
-    n, total, gram = 0, np.zeros(0), np.zeros((0, 0))
+    n, total, gram, targets = 0, np.zeros(()), np.zeros(()), 0
     for _, images, latents in chunks():
-        flat = averaged_down(images)
-        if n == 0:
-            total, gram, targets = np.zeros(flat.shape[1]), np.zeros((flat.shape[1],) * 2), latents.shape[1]
-        n += len(flat)
-        total += flat.sum(0)
-        gram += flat.T @ flat
+        flat, targets = averaged_down(images), latents.shape[1]
+        n, total, gram = n + len(flat), total + flat.sum(0), gram + flat.T @ flat
     centre = total / n
     variances, axes = np.linalg.eigh(gram / n - np.outer(centre, centre))
     order = np.argsort(-variances)[: max(2, min(components, n // 8))]
@@ -76,16 +71,12 @@ def fit_pca_regressor(
     while penalty is None and products > 1 and products * (products + 1) / 2 > n / 3:
         products -= 1
     products = min(products, axes.shape[1])
-    equations: NormalEquations | None = None
+    equations = NormalEquations(axes.shape[1] + products * (products + 1) // 2, targets, FOLDS)
     for ids, images, latents in chunks():
         terms = polynomial((averaged_down(images) - centre) @ axes, products)
-        equations = equations or NormalEquations(terms.shape[1], targets, FOLDS)
         equations.add(terms, latents, fold_of(ids, FOLDS))
-    assert equations is not None
-    if penalty is None:
-        return PCARegressor(centre, axes, products, equations.solve())
-    fit = equations.solve_fixed(penalty)
-    return PCARegressor(centre, axes, products, CrossFitted(fit, (), np.full(targets, penalty)))
+    fits = equations.solve() if penalty is None else equations.solve_fixed(penalty)
+    return PCARegressor(centre, axes, products, fits)
 
 
 def polynomial(scores: FloatArray, products: int) -> FloatArray:

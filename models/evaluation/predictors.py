@@ -7,14 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from image_longitudinal.core.random import normals, stream_key, uniforms
-from image_longitudinal.models.evaluation.bootstrap import Estimate, Resampling, estimate
-from image_longitudinal.models.evaluation.effect_scores import pooled_r2, squares
-from image_longitudinal.models.evaluation.image_informed import (
-    ImageInformedModel,
-    TrainingSubjects,
-    fit_image_informed,
-)
-from image_longitudinal.models.evaluation.level_scores import HeldOutSubjects
+from image_longitudinal.models.evaluation.bootstrap import Estimate, Resampling
+from image_longitudinal.models.evaluation.image_informed import ImageInformedModel, TrainingSubjects, fit_image_informed
+from image_longitudinal.models.evaluation.level_scores import HeldOutSubjects, pooled_r2, squares
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
@@ -43,12 +38,8 @@ def fit_predictors(
 ) -> tuple[dict[str, Predictor], ImageInformedModel]:
     """Every predictor from image features, by name, and the image-informed model behind two of them.
 
-    Args:
-        model: the population model.
-        subjects: the training subjects.
-        eta: their true random effects (n, k), which only the oracle uses.
-        rounds: most rounds of the image-informed model.
-        workers: threads.
+    Only the oracle uses ``eta`` (n, k), the true random effects. See :func:`fit_image_informed` for the other
+    arguments.
     """
     informed = fit_image_informed(model, subjects, rounds=rounds, workers=workers)
     return {
@@ -79,17 +70,16 @@ def r2_of_shuffled_images(
     far the larger and stay in their file.
 
     Args:
-        model: the population model.
-        subjects: the training subjects.
-        eta: their true random effects, (n, k).
+        model: as ``subjects``, ``eta``, ``rounds`` and ``workers`` in :func:`fit_predictors`.
         test_features: features of the test images, (m, F).
         test_eta: true random effects of the test subjects, (m, k).
         seed: of the data set; decides the permutation.
-        rounds: most rounds of the image-informed model.
         replicates: of the bootstrap.
-        workers: threads.
     """
-    train, test = _permutation(len(eta), seed, "train"), _permutation(len(test_eta), seed, "test")
+    train, test = (
+        np.argsort(uniforms(stream_key(seed, "evaluation-shuffle", split), [0], n)[0], kind="stable")
+        for split, n in (("train", len(eta)), ("test", len(test_eta)))
+    )
     permuted = replace(
         subjects, ids=subjects.ids[train], observed=np.asarray(subjects.observed)[train], modes=subjects.modes[train]
     )
@@ -97,10 +87,6 @@ def r2_of_shuffled_images(
     resampling = Resampling(len(test_eta), seed, replicates)
     found = {}
     for name, predictor in predictors.items():
-        columns = squares(test_eta[test], predictor(test_features))
-        found[name] = estimate(pooled_r2, columns, resampling.means(columns), NULL_COVERAGE)
+        columns = resampling.of(squares(test_eta[test], predictor(test_features)))
+        found[name] = columns.estimate(pooled_r2, coverage=NULL_COVERAGE)
     return found
-
-
-def _permutation(n: int, seed: int, split: str) -> NDArray[np.int64]:
-    return np.argsort(uniforms(stream_key(seed, "evaluation-shuffle", split), [0], n)[0], kind="stable")

@@ -18,7 +18,7 @@ class EvaluationRecord(BaseModel):
 
     def write(self, path: Path) -> None:
         """Write it as JSON, the whole file or none."""
-        write_atomically(path, (self.model_dump_json(indent=1) + "\n").encode())
+        write_atomically(path, self.model_dump_json(indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -1,8 +1,7 @@
 """The published predictor: a ResNet18 that regresses empirical Bayes estimates on images, end to end.
 
-Two things are added to the published recipe: the learning rate decays to 0, and the weights are averaged. Where the
-image explains a few percent of the outcomes, the noise of single batches of estimates in the weights is larger than the
-signal: in trials (docs/evaluation.md) the raw weights mostly predicted worse than the mean, their average did not.
+Added to the published recipe: the learning rate decays to 0, and the weights are averaged. Where the image explains a
+few percent of the outcomes, raw weights hold more noise of single batches than signal (docs/evaluation.md).
 """
 
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from torch.nn.functional import mse_loss
 
 from image_longitudinal.core.config import ResNetConfig
 from image_longitudinal.core.random import stream_key
+from image_longitudinal.models.evaluation.ridge import row_chunks
 from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.models.imaging.grey_images import ImageRows, to_unit
 from image_longitudinal.models.training.loop import LoopSettings, TrainingProgress, train
@@ -56,7 +56,7 @@ def train_resnet(
         network: its size and training, which stops early when the validation error no longer falls.
         seed: of weights and order.
         device: as in ``compute.device``.
-        checkpoint: safetensors file from which training resumes.
+        checkpoint: safetensors file.
         report: receives progress.
 
     Returns:
@@ -78,16 +78,10 @@ def train_resnet(
         return float(np.square(_predict(model, images, validating) - values[validating].numpy()).mean())
 
     settings = LoopSettings(
-        steps=network.steps,
-        learning_rate=LEARNING_RATE,
-        ema_decay=AVERAGE,
-        ema_warmup=True,
-        cosine_decay=True,
-        mixed_precision=network.mixed_precision,
-        device=device,
-        validate_every=max(1, network.steps // VALIDATIONS),
-        patience=PATIENCE,
-    )
+        steps=network.steps, learning_rate=LEARNING_RATE, cosine_decay=True, ema_decay=AVERAGE, ema_warmup=True,
+        validate_every=max(1, network.steps // VALIDATIONS), patience=PATIENCE,
+        mixed_precision=network.mixed_precision, device=device,
+    )  # fmt: skip
     trained, _ = train("resnet", regressor, loss, settings, checkpoint, report, validate if len(validating) else None)
     trained.to(default_device(device))
     return lambda new: _predict(trained, new, np.arange(len(new)))
@@ -95,7 +89,6 @@ def train_resnet(
 
 @torch.no_grad()
 def _predict(model: nn.Module, images: ImageRows, rows: NDArray[np.int64]) -> FloatArray:
-    device, parts = next(model.parameters()).device, []
-    for start in range(0, len(rows), BLOCK):
-        parts.append(model(to_unit(images[rows[start : start + BLOCK]], device)).float().cpu().numpy())
-    return np.concatenate(parts).astype(np.float64)
+    device = next(model.parameters()).device
+    parts = (model(to_unit(images[rows[part]], device)).float().cpu() for part in row_chunks(len(rows), BLOCK))
+    return torch.cat(list(parts)).double().numpy()

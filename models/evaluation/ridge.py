@@ -4,6 +4,7 @@ The folds give, without another pass, the penalty by cross-validation and a pred
 seen it: such predictions do not carry a fit's own errors into what is learned from them.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +13,14 @@ from scipy.linalg import cho_factor, cho_solve
 
 FloatArray = NDArray[np.float64]
 
-CHUNK = 20_000  # rows in memory at a time
 PENALTIES = tuple(10.0**power for power in range(-6, 3))  # of standardised features, per row; then infinite: no slope
 CONSTANT = 1e-12  # of the largest variance: a feature that varies less gets no slope
 JITTER = 1e-10  # added to every penalty: collinear features stay solvable
+
+
+def row_chunks(n: int, size: int = 20_000) -> Iterator[slice]:
+    """Slices of ``n`` rows, at most ``size`` each: what is in memory at a time."""
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +34,9 @@ class Linear:
         """Predictions (n, T) of features (n, F), an array or a view of a file, which is read in chunks."""
         rows = np.asarray(features)
         out = np.empty((len(rows), len(self.intercept)))
-        for begin in range(0, len(rows), CHUNK):
-            out[begin : begin + CHUNK] = rows[begin : begin + CHUNK].astype(np.float64) @ self.weights
-        out += self.intercept
-        return out
+        for part in row_chunks(len(rows)):
+            out[part] = rows[part].astype(np.float64) @ self.weights
+        return np.add(out, self.intercept, out=out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +51,10 @@ class CrossFitted:
         """Prediction (n, T) of each row by the fit that has not seen its fold, (n,)."""
         rows = np.asarray(features)
         out = np.empty((len(rows), len(self.penalties)))
-        for begin in range(0, len(rows), CHUNK):
-            part, fold_of_part = rows[begin : begin + CHUNK], folds[begin : begin + CHUNK]
+        for part in row_chunks(len(rows)):
             for fold, fit in enumerate(self.without):
-                chosen = np.flatnonzero(fold_of_part == fold)
-                out[begin + chosen] = fit(part[chosen])
+                chosen = np.flatnonzero(folds[part] == fold)
+                out[part.start + chosen] = fit(rows[part][chosen])
         return out
 
 
@@ -76,12 +79,9 @@ class NormalEquations:
         self.right = np.zeros((folds, 1 + features, coupled, targets // coupled))
 
     def add(
-        self,
-        features: ArrayLike,
-        score: ArrayLike,
-        folds: NDArray[np.int64],
+        self, features: ArrayLike, score: ArrayLike, folds: NDArray[np.int64],
         information: NDArray[np.floating] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Add rows: features (n, F), scores (n, T), the fold (n,) of each row, and the information (n, T, T).
 
         Without information the scores are the targets themselves.
@@ -115,11 +115,11 @@ class NormalEquations:
         whole, *without = (system.solve_each(best) for system in (_Centred(left, right), *systems))
         return CrossFitted(whole, tuple(without), np.repeat(best, right.shape[1]))
 
-    def solve_fixed(self, penalty: float) -> Linear:
-        """The fit of all rows with a penalty on every coefficient, the intercept included, of features as they are."""
+    def solve_fixed(self, penalty: float) -> CrossFitted:
+        """The fit of all rows, and none without a fold, with a penalty on every coefficient of features as they are."""
         left, right = self.left.sum(0)[:, 0, :, 0], self.right.sum(0)[:, 0]
         fit = np.linalg.solve(left + penalty * np.eye(len(left)), right)
-        return Linear(fit[0], fit[1:])
+        return CrossFitted(Linear(fit[0], fit[1:]), (), np.full(right.shape[1], penalty))
 
 
 class _Centred:
@@ -169,7 +169,6 @@ def cross_fit(features: NDArray[np.floating], targets: FloatArray, ids: ArrayLik
     Features may be a view of a file: they are read in chunks.
     """
     equations, fold = NormalEquations(features.shape[1], targets.shape[1], folds), fold_of(ids, folds)
-    for begin in range(0, len(features), CHUNK):
-        rows = slice(begin, begin + CHUNK)
+    for rows in row_chunks(len(features)):
         equations.add(features[rows], targets[rows], fold[rows])
     return equations.solve()

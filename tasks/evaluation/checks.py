@@ -1,30 +1,21 @@
 """Stages that check: the data set before anything is computed, its design, and the predictors on shuffled images."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from prefect import task
 
 from image_longitudinal.core.config import EvaluationConfig
 from image_longitudinal.core.errors import StorageError
-from image_longitudinal.models.evaluation.design_checks import (
-    association_checks,
-    balance_checks,
-    effect_checks,
-    judged,
-    latent_checks,
-    residual_checks,
-)
+from image_longitudinal.models.evaluation import design_checks
 from image_longitudinal.models.evaluation.predictors import r2_of_shuffled_images
 from image_longitudinal.models.evaluation.records import DesignChecks, NullCheck
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.dataset.verify import verify_dataset
-from image_longitudinal.tasks.engine.cache_keys import CACHED
+from image_longitudinal.tasks.engine.cache_keys import cached_task
 from image_longitudinal.tasks.engine.progress import Progress
 from image_longitudinal.tasks.evaluation import data
-from image_longitudinal.tasks.evaluation.population import fitted_model
-from image_longitudinal.tasks.evaluation.predictions import training_subjects
+from image_longitudinal.tasks.evaluation.predictions import training_data
 from image_longitudinal.tasks.evaluation.run import EvaluationRun, StageFiles
 from image_longitudinal.tasks.evaluation.specs import DesignCheckSpec, NullCheckSpec
 
@@ -50,14 +41,10 @@ def check_is_evaluable(dataset: Dataset, settings: EvaluationConfig) -> None:
         count = dataset.manifest.splits.get(split, 0)
         if count < fewest:
             raise StorageError(
-                f"too few {split} subjects to evaluate",
-                where=dataset.root.url,
-                expected=f"at least {fewest}",
-                got=count,
-                do="generate a data set with a larger dataset.n_subjects or dataset.test_fraction",
-            )
-    missing = [level for level in settings.levels or () if level not in dataset.levels]
-    if missing:
+                f"too few {split} subjects to evaluate", where=dataset.root.url, expected=f"at least {fewest}",
+                got=count, do="generate a data set with a larger dataset.n_subjects or dataset.test_fraction",
+            )  # fmt: skip
+    if missing := [level for level in settings.levels or () if level not in dataset.levels]:
         known = ", ".join(map(str, dataset.levels))
         raise StorageError("no such association level in this data set", expected=f"some of {known}", got=missing)
 
@@ -75,43 +62,38 @@ def check_input(run: EvaluationRun) -> None:
         )  # fmt: skip
 
 
-@task(name="check-design", task_run_name="design against truth", **CACHED)
-def check_design(key: str, folder: Path, run: EvaluationRun, spec: DesignCheckSpec) -> dict[str, Any]:
+@cached_task(name="check-design", task_run_name="design against truth")
+def check_design(key: str, folder: Path, run: EvaluationRun, spec: DesignCheckSpec) -> StageFiles:
     """Test every statement of the design."""
     dataset, model = run.dataset, run.model
     names, splits = dataset.manifest.random_effects, dataset.manifest.present_splits
-    linked = {split: data.read_linked_effects(dataset, split) for split in splits}
-    checks = latent_checks(z for split in splits for z in data.latent_chunks(dataset, split))
-    checks += balance_checks(linked, names)
+    linked = {split: data.read_effects(dataset, split) for split in splits}
+    ranges = (part for split in splits for part in data.id_ranges(dataset, split, 20 * data.ROWS))
+    checks = design_checks.latent_checks(dataset.latents(start, stop) for start, stop in ranges)
+    checks += design_checks.balance_checks(linked, names)
     omega, rows = np.asarray(model.omega), slice(0, spec.residual_subjects)
     for level in spec.levels:
-        used = {split: data.read_true_effects(dataset, level, split) for split in splits}
-        together = np.concatenate([linked[split] for split in splits]), np.concatenate(list(used.values()))
-        checks += association_checks(level, *together, names)
-        checks += effect_checks(level, *together, omega, names)
+        used = {split: data.read_effects(dataset, split, level) for split in splits}
+        together = np.concatenate(list(linked.values())), np.concatenate(list(used.values()))
+        checks += design_checks.association_checks(level, *together, names)
+        checks += design_checks.effect_checks(level, *together, omega, names)
         observed = data.outcomes(dataset, level, "train")[rows]
-        checks += residual_checks(model, level, observed, used["train"][rows], run.workers)
-    DesignChecks(checks=judged(checks)).write(folder / "checks.json")
-    return StageFiles.of(folder, "checks.json").model_dump()
+        checks += design_checks.residual_checks(model, level, observed, used["train"][rows], run.workers)
+    DesignChecks(checks=design_checks.judged(checks)).write(folder / "checks.json")
+    return StageFiles.of(folder, "checks.json")
 
 
-@task(name="check-null", task_run_name="images assigned at random", **CACHED)
+@cached_task(name="check-null", task_run_name="images assigned at random")
 def check_null(
     key: str, folder: Path, run: EvaluationRun, spec: NullCheckSpec, level: float, reading: StageFiles,
     population: StageFiles, estimates: StageFiles,
-) -> dict[str, Any]:  # fmt: skip
+) -> StageFiles:  # fmt: skip
     """Fit and score the predictors with images assigned to subjects at random: they must find nothing."""
     dataset = run.dataset
     r2 = r2_of_shuffled_images(
-        fitted_model(run, population),
-        training_subjects(run, spec.folds, reading, population, estimates),
-        data.read_true_effects(dataset, level, "train"),
-        reading.array("test"),
-        data.read_true_effects(dataset, level, "test"),
-        seed=dataset.manifest.seed,
-        rounds=spec.rounds,
-        replicates=spec.bootstrap,
-        workers=run.workers,
-    )
+        *training_data(run, level, spec.folds, reading, population, estimates), reading.array("test"),
+        data.read_effects(dataset, "test", level), seed=dataset.manifest.seed, rounds=spec.rounds,
+        replicates=spec.bootstrap, workers=run.workers,
+    )  # fmt: skip
     NullCheck(level=level, r2=r2).write(folder / "null.json")
-    return StageFiles.of(folder, "null.json").model_dump()
+    return StageFiles.of(folder, "null.json")

@@ -1,15 +1,12 @@
 """The arrays that an evaluation works on, read from a data set; images are streamed."""
 
-import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import StorageError
-from image_longitudinal.core.files import replacing
 from image_longitudinal.models.evaluation.level_scores import HeldOutSubjects
 from image_longitudinal.models.evaluation.pca_regressor import Chunk
 from image_longitudinal.storage.dataset.layout import eta_columns
@@ -21,22 +18,25 @@ ROWS = 2_000  # images at a time: 8 MB at 64x64, 0.5 GB at 512x512
 Array = NDArray[np.float64]
 
 
+def id_ranges(dataset: Dataset, split: str, rows: int) -> Iterator[tuple[int, int]]:
+    """Ranges of a split's ids, at most ``rows`` long."""
+    for shard in dataset.plan:
+        for part in shard.splits:
+            if part.split == split:
+                for start in range(part.start, part.stop, rows):
+                    yield start, min(start + rows, part.stop)
+
+
 def split_ids(dataset: Dataset, split: str) -> NDArray[np.int64]:
     """Ids of a split's subjects, ascending, int64 (n,)."""
-    ranges = [np.arange(start, stop) for start, stop in _ranges(dataset, split, len(dataset))]
-    return np.concatenate(ranges) if ranges else np.empty(0, np.int64)
+    ranges = (np.arange(start, stop) for start, stop in id_ranges(dataset, split, len(dataset)))
+    return np.concatenate([np.empty(0, np.int64), *ranges])
 
 
 def image_chunks(dataset: Dataset, split: str) -> Iterator[Chunk]:
     """Ids (m,), images (m, S, S) and latents (m, D) of a split, some at a time."""
-    for start, stop in _ranges(dataset, split, ROWS):
+    for start, stop in id_ranges(dataset, split, ROWS):
         yield np.arange(start, stop), dataset.images(start, stop), dataset.latents(start, stop)
-
-
-def latent_chunks(dataset: Dataset, split: str) -> Iterator[NDArray[np.float32]]:
-    """Latents (m, D) of a split, some at a time."""
-    for start, stop in _ranges(dataset, split, 20 * ROWS):
-        yield dataset.latents(start, stop)
 
 
 class SplitImages:
@@ -59,14 +59,13 @@ class SplitImages:
         return np.concatenate([self.dataset.images(i, i + 1) for i in self.ids[rows].tolist()])
 
 
-def read_linked_effects(dataset: Dataset, split: str) -> Array:
-    """Random effects linked to the image, (n, k)."""
-    return _effects(dataset, "subjects", None, split)
-
-
-def read_true_effects(dataset: Dataset, level: float, split: str) -> Array:
-    """Random effects behind the outcomes of a level, (n, k)."""
-    return _effects(dataset, "random_effects", level, split)
+def read_effects(dataset: Dataset, split: str, level: float | None = None) -> Array:
+    """Random effects behind the outcomes of a level, (n, k); those linked to the image if it is None."""
+    names, table = eta_columns(len(dataset.manifest.random_effects)), "random_effects" if level else "subjects"
+    rows = dataset.scan(table, level, split).to_table(columns=["id", *names])
+    if not np.array_equal(rows["id"].to_numpy(), split_ids(dataset, split)):
+        raise StorageError("subjects are not in order", where=f"{table} of split {split}", do="verify the data set")
+    return np.stack([rows[name].to_numpy() for name in names], axis=1)
 
 
 def outcomes(dataset: Dataset, level: float, split: str) -> NDArray[np.float32]:
@@ -78,8 +77,7 @@ def outcomes(dataset: Dataset, level: float, split: str) -> NDArray[np.float32]:
     ids, times = split_ids(dataset, split), len(dataset.manifest.times)
     out = np.empty((len(ids), times), np.float32)
     flat, done = out.reshape(-1), 0
-    scan = dataset.scan("observations", level, split)
-    for batch in scan.to_batches(columns=["id", "evid", "dv"], use_threads=False):
+    for batch in dataset.scan("observations", level, split).to_batches(columns=["id", "evid", "dv"], use_threads=False):
         seen = batch["evid"].to_numpy() == 0
         values, owners = batch["dv"].to_numpy(zero_copy_only=False)[seen], batch["id"].to_numpy()[seen]
         expected = ids[np.minimum(np.arange(done, done + len(values)) // times, len(ids) - 1)]
@@ -98,40 +96,14 @@ def outcomes(dataset: Dataset, level: float, split: str) -> NDArray[np.float32]:
     return out
 
 
-@contextlib.contextmanager
-def new_array(path: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
-    """A new .npy file, float32, to be filled; it appears under its name when the body ends."""
-    with replacing(path) as temporary:
-        out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-        yield out
-        out.flush()
-
-
 def held_out_subjects(dataset: Dataset, level: float, observed: NDArray[Any], modes: Array) -> HeldOutSubjects:
     """The test subjects of a level, with their outcomes (n, T) and empirical Bayes estimates (n, k)."""
     return HeldOutSubjects(
         level=level,
         ids=split_ids(dataset, "test"),
-        eta=read_true_effects(dataset, level, "test"),
-        linked=read_linked_effects(dataset, "test"),
+        eta=read_effects(dataset, "test", level),
+        linked=read_effects(dataset, "test"),
         observed=np.asarray(observed, np.float64),
         modes=modes,
         seed=dataset.manifest.seed,
     )
-
-
-def _ranges(dataset: Dataset, split: str, rows: int) -> Iterator[tuple[int, int]]:
-    """Ranges of a split's ids, at most ``rows`` long."""
-    for shard in dataset.plan:
-        for part in shard.splits:
-            if part.split == split:
-                for start in range(part.start, part.stop, rows):
-                    yield start, min(start + rows, part.stop)
-
-
-def _effects(dataset: Dataset, table: str, level: float | None, split: str) -> Array:
-    names = eta_columns(len(dataset.manifest.random_effects))
-    rows = dataset.scan(table, level, split).to_table(columns=["id", *names])
-    if not np.array_equal(rows["id"].to_numpy(), split_ids(dataset, split)):
-        raise StorageError("subjects are not in order", where=f"{table} of split {split}", do="verify the data set")
-    return np.stack([rows[name].to_numpy() for name in names], axis=1)

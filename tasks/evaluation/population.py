@@ -1,12 +1,10 @@
 """Stages of the population: its parameters fitted at a level, and empirical Bayes estimates under them."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from prefect import task
 
 from image_longitudinal.models.evaluation.records import PopulationEstimate
 from image_longitudinal.models.nlme.data.population_data import PopulationData
@@ -16,7 +14,7 @@ from image_longitudinal.models.nlme.estimation.fit import fit
 from image_longitudinal.models.nlme.estimation.importance_sampling import maximum_likelihood
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.model.population import PopulationModel
-from image_longitudinal.tasks.engine.cache_keys import CACHED
+from image_longitudinal.tasks.engine.cache_keys import cached_task
 from image_longitudinal.tasks.engine.progress import Progress
 from image_longitudinal.tasks.evaluation import data
 from image_longitudinal.tasks.evaluation.run import EvaluationRun, StageFiles
@@ -26,20 +24,19 @@ from image_longitudinal.tasks.evaluation.specs import EstimateSpec, PopulationFi
 STARTS = {"depot-central-mm": PopulationParameters(np.log([1.0, 1.1, 0.6]), 0.2 * np.eye(3), np.array([0.1, 0.0, 1.0]))}
 
 
-@task(name="fit-population", task_run_name="fit population at {level}", **CACHED)
-def fit_level(key: str, folder: Path, run: EvaluationRun, spec: PopulationFitSpec, level: float) -> dict[str, Any]:
+@cached_task(name="fit-population", task_run_name="fit population at {level}")
+def fit_level(key: str, folder: Path, run: EvaluationRun, spec: PopulationFitSpec, level: float) -> StageFiles:
     """Outcomes of the level as arrays, and the population fitted to training subjects evenly spaced among all."""
     for split in ("train", "test"):
         np.save(folder / f"{split}.npy", data.outcomes(run.dataset, level, split))
-    fitted = _fitted(run, spec, np.load(folder / "train.npy", mmap_mode="r"))
-    fitted.write(folder / "population.json")
-    return StageFiles.of(folder, "train.npy", "test.npy", "population.json").model_dump()
+    _fitted(run, spec, np.load(folder / "train.npy", mmap_mode="r")).write(folder / "population.json")
+    return StageFiles.of(folder, "train.npy", "test.npy", "population.json")
 
 
-@task(name="estimate-effects", task_run_name="empirical Bayes estimates at {level}", **CACHED)
+@cached_task(name="estimate-effects", task_run_name="empirical Bayes estimates at {level}")
 def estimate_effects(
     key: str, folder: Path, run: EvaluationRun, spec: EstimateSpec, level: float, population: StageFiles
-) -> dict[str, Any]:
+) -> StageFiles:
     """Empirical Bayes estimates of training and test subjects under the population; a stopped run continues."""
     dataset, model = run.dataset, fitted_model(run, population)
     for split in ("train", "test"):
@@ -50,7 +47,7 @@ def estimate_effects(
         )  # fmt: skip
         modes = pq.read_table(file.path, columns=list(model.random_effect_names))
         np.save(folder / f"{split}.npy", np.stack([column.to_numpy() for column in modes.columns], axis=1))
-    return StageFiles.of(folder, "train.npy", "test.npy").model_dump()
+    return StageFiles.of(folder, "train.npy", "test.npy")
 
 
 def fitted_model(run: EvaluationRun, population: StageFiles) -> PopulationModel:
@@ -68,11 +65,15 @@ def start_of(model: PopulationModel) -> PopulationModel:
 
 def _fitted(run: EvaluationRun, spec: PopulationFitSpec, observed: NDArray[np.float32]) -> PopulationEstimate:
     """The population of training subjects with outcomes (n, T)."""
-    model = run.model
+    model, values = run.model, PopulationParameters.of(run.model)
+    coordinates = Coordinates(model, "full", ())
+    natural = coordinates.natural(coordinates.pack(values)).tolist()
+    known = PopulationEstimate(
+        method="known", converged=True, message="true values", true=dict(zip(coordinates.names, natural, strict=True)),
+        mu=values.mu.tolist(), omega=values.omega.tolist(), error=values.error.tolist(),
+    )  # fmt: skip
     if spec.fit_subjects is None:
-        return PopulationEstimate(
-            method="known", converged=True, message="true values", true=_natural(model), **_arrays(model)
-        )
+        return known
     chosen = np.unique(np.linspace(0, len(observed) - 1, min(spec.fit_subjects, len(observed))).astype(int))
     sample = PopulationData.of_design(
         model.structural, np.asarray(observed[chosen], np.float64), model.design.times, model.design.doses
@@ -80,27 +81,11 @@ def _fitted(run: EvaluationRun, spec: PopulationFitSpec, observed: NDArray[np.fl
     found = foce = fit(start_of(model), sample, "FOCE", covariance="gradient", n_threads=run.workers)
     if spec.method == "likelihood":
         found = maximum_likelihood(foce, sample, seed=run.dataset.manifest.seed, n_threads=run.workers)
+    values = PopulationParameters.of(found.model)
     return PopulationEstimate(
-        method=found.method,
-        converged=found.converged,
-        message=found.message,
-        true=_natural(model),
-        estimates=found.table,
-        foce={name: value for name, (value, _) in foce.table.items()},
+        method=found.method, converged=found.converged, message=found.message, true=known.true,
+        mu=values.mu.tolist(), omega=values.omega.tolist(), error=values.error.tolist(),
+        estimates=found.table, foce={name: value for name, (value, _) in foce.table.items()},
         shrinkage=dict(zip(model.random_effect_names, found.shrinkage.tolist(), strict=True)),
-        objective=found.objective,
-        subjects=len(chosen),
-        **_arrays(found.model),
-    )
-
-
-def _arrays(model: PopulationModel) -> dict[str, Any]:
-    values = PopulationParameters.of(model)
-    return {"mu": values.mu.tolist(), "omega": values.omega.tolist(), "error": values.error.tolist()}
-
-
-def _natural(model: PopulationModel) -> dict[str, float]:
-    """The values of a model under the names of a fit's table."""
-    coordinates = Coordinates(model, "full", ())
-    values = coordinates.natural(coordinates.pack(PopulationParameters.of(model)))
-    return dict(zip(coordinates.names, values.tolist(), strict=True))
+        objective=found.objective, subjects=len(chosen),
+    )  # fmt: skip

@@ -1,9 +1,8 @@
-"""What an evaluation writes for people: tables in three formats, pictures, predictions, and one page with all of it."""
+"""What an evaluation writes for people: tables in three formats, figures, predictions, and one page with all of it."""
 
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
@@ -35,7 +34,7 @@ def write_evaluation(
     folder: Path, run: EvaluationRun, settings: EvaluationConfig, reading: StageFiles, levels: Sequence[LevelFiles],
     checks: StageFiles, null: StageFiles,
 ) -> Evaluation:  # fmt: skip
-    """Write every table, picture and prediction into a local folder; files of an earlier evaluation are replaced."""
+    """Write every table, figure and prediction into a local folder; files of an earlier evaluation are replaced."""
     dataset = run.dataset
     manifest, names = dataset.manifest, dataset.manifest.random_effects
     evaluation = Evaluation(
@@ -77,7 +76,7 @@ def write_evaluation(
         "trajectories": figures.trajectories_figure(model, run.model, truth, predictions),
         "forecasts": figures.forecast_figure(scored),
         "calibration": figures.calibration_figure(scored),
-        "reading": figures.reading_figure(evaluation.latent_reading.r2, manifest.eta_latents),
+        "reading": figures.reading_figure(evaluation.latent_reading.r2, manifest.eta_latents or ()),
         "design": figures.design_figure(evaluation.checks),
         "extremes": figures.extremes_figure(dataset, truth, predictions, names),
         "scatter": figures.scatter_figure([one for one, _ in loaded], [two for _, two in loaded], names),
@@ -85,24 +84,16 @@ def write_evaluation(
     }
     for name, png in pictures.items():
         write_atomically(folder / "figures" / f"{name}.png", png)
-    page = _template().render(
-        manifest=manifest,
-        evaluation=evaluation,
+    text = resources.files("image_longitudinal.tasks.reports").joinpath("templates", PAGE).read_text()
+    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(text).render(
+        manifest=manifest, evaluation=evaluation, headline=tables.headline_table(scored), strongest=truth.level,
         pictures={name: data_url(png) for name, png in pictures.items()},
         tables={table.name: table for table in written},
-        headline=tables.headline_table(scored),
-        strongest=truth.level,
-    )
-    write_atomically(folder / PAGE, page.encode())
+    )  # fmt: skip
+    write_atomically(folder / PAGE, page)
     create_markdown_artifact(
         f"# Evaluation of {manifest.name}\n\n{picture(pictures['r2'], 'R² against designed level')}\n\n"
         f"{picture(pictures['trajectories'], 'trajectories')}",
-        key="evaluation",
-        description=f"Evaluation of {manifest.name}, report in {folder / PAGE}",
-    )
+        key="evaluation", description=f"Evaluation of {manifest.name}, report in {folder / PAGE}",
+    )  # fmt: skip
     return evaluation
-
-
-def _template() -> Any:
-    text = resources.files("image_longitudinal.tasks.reports").joinpath("templates", PAGE).read_text()
-    return Environment(autoescape=True, undefined=StrictUndefined).from_string(text)

@@ -1,10 +1,8 @@
-"""How the stages of an evaluation run: where, on what, and how a stage's files are found and checked again."""
-
-from __future__ import annotations
+"""How the stages of an evaluation run: where, on what, and how the files of a finished stage are found."""
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +67,7 @@ class StageFiles(Section):
     files: dict[str, str]
 
     @classmethod
-    def of(cls, folder: Path, *names: str) -> StageFiles:
+    def of(cls, folder: Path, *names: str) -> Self:
         """Files of a folder, hashed."""
         return cls(folder=str(folder), files={name: file_sha256(folder / name) for name in names})
 
@@ -78,12 +76,10 @@ class StageFiles(Section):
         """Changes with any file's name or content."""
         return digest_of(self.files)
 
-    @property
     def intact(self) -> bool:
         """Whether every file exists with its digest."""
-        return all(
-            self.path(name).exists() and file_sha256(self.path(name)) == digest for name, digest in self.files.items()
-        )
+        paths = {self.path(name): digest for name, digest in self.files.items()}
+        return all(path.exists() and file_sha256(path) == digest for path, digest in paths.items())
 
     def path(self, name: str) -> Path:
         """Where a file is."""
@@ -106,7 +102,11 @@ class LevelFiles(Section):
 
 
 def run_stage(
-    stage: Task[Any, Any], run: EvaluationRun, spec: Spec, level: float | None = None, **inputs: StageFiles | None
+    stage: Task[Any, StageFiles],
+    run: EvaluationRun,
+    spec: Spec,
+    level: float | None = None,
+    **inputs: StageFiles | None,
 ) -> StageFiles:
     """Run a stage, or take its files from the cache if they are unchanged.
 
@@ -116,12 +116,7 @@ def run_stage(
     folder = Workspace.at(run.workspace).evaluation(key)
     folder.mkdir(parents=True, exist_ok=True)
     parameters: dict[str, Any] = inputs if level is None else {**inputs, "level": level}
-
-    def intact(result: dict[str, Any]) -> bool:
-        return StageFiles.model_validate(result).intact
-
-    result = cached_or_fresh(stage, intact, key=key, folder=folder, run=run, spec=spec, **parameters)
-    return StageFiles.model_validate(result)
+    return cached_or_fresh(stage, StageFiles.intact, key=key, folder=folder, run=run, spec=spec, **parameters)
 
 
 def true_model(manifest: RootManifest) -> PopulationModel:

@@ -1,8 +1,6 @@
 """The spec of each stage: the settings that decide its product. Its input files enter by their own digests."""
 
-from __future__ import annotations
-
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from image_longitudinal.core.config import EvaluationConfig, ResNetConfig, Section
 from image_longitudinal.core.specs import Spec
@@ -90,27 +88,21 @@ class EvaluationSpec(Section):
     null: NullCheckSpec
 
     @classmethod
-    def of(
-        cls, dataset: str, settings: EvaluationConfig, levels: tuple[float, ...], encoder: str | None
-    ) -> EvaluationSpec:
-        """Specs of the evaluation of ``levels`` of a data set.
+    def of(cls, dataset: str, settings: EvaluationConfig, levels: tuple[float, ...], encoder: str | None) -> Self:
+        """Specs of the evaluation of ``levels`` of the data set with identity ``dataset``.
 
-        Args:
-            dataset: identity of the data set.
-            settings: how it is evaluated.
-            levels: the association levels evaluated.
-            encoder: digest of the registered model whose encoder reads the images; None for the PCA regressor.
+        ``encoder`` is the digest of the registered model whose encoder reads the images; None for the PCA regressor.
         """
         size = (settings.components, settings.products) if encoder is None else (None, None)
         fit_subjects = None if settings.population == "known" else settings.fit_subjects
-        heads = {"dataset": dataset, "rounds": settings.rounds, "folds": settings.folds}
+        rounds, folds, bootstrap = settings.rounds, settings.folds, settings.bootstrap
         return cls(
             reading=ReadingSpec(dataset=dataset, encoder=encoder, components=size[0], products=size[1]),
             population=PopulationFitSpec(dataset=dataset, method=settings.population, fit_subjects=fit_subjects),
             estimates=EstimateSpec(dataset=dataset),
-            predictors=PredictorSpec.model_validate(heads),
+            predictors=PredictorSpec(dataset=dataset, rounds=rounds, folds=folds),
             resnet=ResNetSpec(dataset=dataset, network=settings.resnet) if settings.resnet.steps else None,
-            scores=ScoreSpec(dataset=dataset, bootstrap=settings.bootstrap, visits=settings.visits),
+            scores=ScoreSpec(dataset=dataset, bootstrap=bootstrap, visits=settings.visits),
             design=DesignCheckSpec(dataset=dataset, levels=levels, residual_subjects=settings.residual_subjects),
-            null=NullCheckSpec.model_validate({**heads, "bootstrap": settings.bootstrap}),
+            null=NullCheckSpec(dataset=dataset, rounds=rounds, folds=folds, bootstrap=bootstrap),
         )

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from image_longitudinal.core.config import EvaluationConfig
 from image_longitudinal.core.errors import StorageError
-from image_longitudinal.models.evaluation.bootstrap import Resampling, mean_estimates
+from image_longitudinal.models.evaluation.bootstrap import Resampling
 from image_longitudinal.models.evaluation.level_scores import Predictions, score_level
 from image_longitudinal.models.evaluation.predictors import IMAGE_PREDICTORS, with_references
 from image_longitudinal.models.evaluation.records import OutcomeScores
@@ -26,14 +26,7 @@ def score_predictions(
     """Tables of a submission: of random effects and outcomes, or of outcomes alone if it predicts those.
 
     Outcomes and empirical Bayes estimates are those of the true population. Average, random and empirical Bayes
-    subjects are always in the tables, the predictors of an evaluation if its folder is given.
-
-    Args:
-        dataset: a published data set.
-        path: the submitted file; docs/scoring.md describes its columns.
-        baselines: folder ``predictions`` of an evaluation of this data set.
-        replicates: of the bootstrap.
-        workers: threads.
+    subjects are always in the tables. See :func:`image_longitudinal.score` for the arguments.
 
     Raises:
         StorageError: the file is malformed, or the data set has no test subjects.
@@ -45,9 +38,8 @@ def score_predictions(
     scored = []
     for level, values in submission.levels.items():
         observed = data.outcomes(dataset, level, "test")
-        truth = data.held_out_subjects(
-            dataset, level, observed, empirical_bayes(model, observed, n_threads=workers).eta
-        )
+        modes = empirical_bayes(model, observed, n_threads=workers).eta
+        truth = data.held_out_subjects(dataset, level, observed, modes)
         sources = _baselines(dataset, baselines, level)
         if submission.kind == "effects":
             sources = {"submission": values, **sources}
@@ -57,24 +49,18 @@ def score_predictions(
         )
         if submission.kind == "outcomes":
             error = np.square(truth.observed - values).mean(1, keepdims=True)
-            outcomes = {"submission": OutcomeScores(mse=mean_estimates(error, resampling)[0]), **scores.outcomes}
-            scores = scores.model_copy(update={"outcomes": outcomes})
+            submitted = OutcomeScores(mse=resampling.of(error).mean_estimates()[0])
+            scores = scores.model_copy(update={"outcomes": {"submission": submitted, **scores.outcomes}})
         scored.append(scores)
+    outcomes = [tables.outcome_table(scored)]
     if submission.kind == "outcomes":
-        return [tables.outcome_table(scored)]
-    effects = tables.effect_table(scored), tables.each_effect_table(scored, manifest.random_effects)
-    return [*effects, tables.outcome_table(scored)]
+        return outcomes
+    return [tables.effect_table(scored), tables.each_effect_table(scored, manifest.random_effects), *outcomes]
 
 
 def _read(dataset: Dataset, path: Path) -> Submission:
-    manifest = dataset.manifest
-    return read_predictions(
-        path,
-        ids=data.split_ids(dataset, "test"),
-        levels=dataset.levels,
-        n_eta=len(manifest.random_effects),
-        times=manifest.times,
-    )
+    ids, n_eta = data.split_ids(dataset, "test"), len(dataset.manifest.random_effects)
+    return read_predictions(path, ids=ids, levels=dataset.levels, n_eta=n_eta, times=dataset.manifest.times)
 
 
 def _baselines(dataset: Dataset, folder: Path | None, level: float) -> Mapping[str, NDArray[np.float64]]:

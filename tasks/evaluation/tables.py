@@ -29,7 +29,7 @@ class Table(NamedTuple):
 
     def markdown(self) -> str:
         """As a markdown table under its title."""
-        lines = [self.columns, tuple("---" for _ in self.columns), *self.rows]
+        lines = [self.columns, ("---",) * len(self.columns), *self.rows]
         body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
         return f"**{self.title}**\n\n{body}\n"
 
@@ -47,7 +47,7 @@ class Table(NamedTuple):
     def write(self, folder: Path) -> None:
         """Write it in the three formats, each file whole or not at all."""
         for suffix, text in (("md", self.markdown()), ("tex", self.latex()), ("csv", self.csv())):
-            write_atomically(folder / f"{self.name}.{suffix}", text.encode())
+            write_atomically(folder / f"{self.name}.{suffix}", text)
 
     def csv(self) -> str:
         """As CSV."""
@@ -123,13 +123,13 @@ def forecast_table(levels: Sequence[LevelScores]) -> Table:
     return Table("forecasts", "Forecasts of the visits after the last that any forecast sees", columns, rows)
 
 
-def calibration_table(levels: Sequence[LevelScores], nominal: Sequence[float] = (0.5, 0.8, 0.9, 0.95)) -> Table:
+def calibration_table(levels: Sequence[LevelScores]) -> Table:
     """Coverage of some regions of the image-informed model's N(g(x), Ω_r)."""
     rows = [
         (f"{level.level:g}", f"{100 * one.nominal:g} %", *map(_percent, one.each), _percent(one.joint))
         for level in levels
         for one in level.calibration
-        if one.nominal in nominal
+        if one.nominal in (0.5, 0.8, 0.9, 0.95)
     ]
     width = max((len(row) for row in rows), default=3) - 3
     columns = ("ρ²", "nominal", *(f"% inside, η{i + 1}" for i in range(width)), "% inside, jointly")
@@ -139,11 +139,9 @@ def calibration_table(levels: Sequence[LevelScores], nominal: Sequence[float] = 
 def population_table(levels: Sequence[LevelScores]) -> Table:
     """Population parameters per level: true, by FOCE, and those used with their standard errors; shrinkage."""
     rows = []
-    for level, found in ((level.level, level.population) for level in levels):
-        if found is None:
-            continue
+    for level, found in ((level.level, level.population) for level in levels if level.population):
         for name, true in found.true.items():
-            value, error = found.estimates.get(name, (true, float("nan")))
+            value, error = found.estimates.get(name, (true, math.nan))
             foce = f"{found.foce[name]:.5g}" if found.foce else ""
             distance = f"{(value - true) / error:+.1f}" if error > 0 else ""
             error_text = "" if math.isnan(error) else f"{error:.2g}"
@@ -180,14 +178,12 @@ def null_table(null: NullCheck) -> Table:
 
 def headline_table(levels: Sequence[LevelScores]) -> Table:
     """Percent of the realised ceiling per predictor and level; a dash if the ceiling does not differ from 0."""
-    rows = []
-    for source in IMAGE_PREDICTORS:
-        if all(source in level.effects for level in levels):
-            of_ceiling = (
-                f"{100 * level.effects[source].of_realised.value:.1f}" if level.ceiling.low > 0 else "–"
-                for level in levels
-            )
-            rows.append((LABELS[source], *of_ceiling))
+
+    def cell(level: LevelScores, source: str) -> str:
+        return f"{100 * level.effects[source].of_realised.value:.1f}" if level.ceiling.low > 0 else "–"
+
+    sources = [source for source in IMAGE_PREDICTORS if all(source in level.effects for level in levels)]
+    rows = [(LABELS[source], *(cell(level, source) for level in levels)) for source in sources]
     columns = ("% of the realised ceiling at ρ² =", *(f"{level.level:g}" for level in levels))
     return Table("headline", "Percent of the realised ceiling", columns, rows)
 

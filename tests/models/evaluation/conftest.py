@@ -5,6 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from image_longitudinal.core.random import normals, stream_key
 from image_longitudinal.models.design.association import associate
@@ -26,6 +27,17 @@ class Population:
     eta: NDArray[np.float64]
     observed: NDArray[np.float64]
     modes: NDArray[np.float64]
+
+
+def r2(truth: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
+    """Pooled R² of predicted effects (n, k)."""
+    return float(1 - np.square(truth - predicted).sum() / np.square(truth - truth.mean(0)).sum())
+
+
+def coverage(distance: NDArray[np.float64], omega: NDArray[np.float64]) -> float:
+    """Fraction of distances (n, 3) inside the central 90 % region of N(0, Ω)."""
+    inside = np.einsum("ni,ij,nj->n", distance, np.linalg.inv(omega), distance) < stats.chi2.ppf(0.9, 3)
+    return float(inside.mean())
 
 
 @lru_cache

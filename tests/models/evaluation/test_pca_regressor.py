@@ -30,28 +30,22 @@ def stripes(latents: NDArray[np.float32], rng: np.random.Generator) -> NDArray[n
     return np.clip(images, 0, 255).astype(np.uint8)
 
 
-def test_it_reads_what_is_there() -> None:
+def test_it_reads_what_images_hold_in_chunks_of_any_size() -> None:
     rng = np.random.default_rng(0)
     z = rng.normal(size=(len(IDS), 2)).astype(np.float32)
     images = stripes(z, rng)
     read = fitted(images, z)
     assert r_squared(z[160:], read(images[160:])).min() > 0.9
     assert r_squared(z[TRAIN], read.out_of_fold(images[TRAIN], IDS[TRAIN])).min() > 0.85
+    # sums in another order: rounding, times the condition of the polynomial's terms
+    np.testing.assert_allclose(fitted(images, z, 7)(images[160:]), fitted(images, z, 160)(images[160:]), atol=1e-6)
 
 
-def test_it_knows_no_subject_by_heart() -> None:
-    """Noise of 160 subjects is fitted well and means nothing: out of fold, R² is 0 up to 3 standard errors of it."""
+def test_noise_of_training_subjects_is_not_learned() -> None:
+    """Noise of 160 subjects is fitted well; out of fold, R² is 0 up to 3 standard errors of it."""
     rng = np.random.default_rng(1)
     z = rng.normal(size=(len(IDS), 2)).astype(np.float32)
     images = stripes(np.zeros_like(z), rng)
     images[TRAIN, 10:14] = (120 + 20 * rng.normal(size=(160, 4, 32))).astype(np.uint8)
     read = fitted(images, z)
     assert r_squared(z[TRAIN], read.out_of_fold(images[TRAIN], IDS[TRAIN])).max() < 0.05
-
-
-def test_chunks_do_not_matter() -> None:
-    rng = np.random.default_rng(2)
-    z = rng.normal(size=(len(IDS), 2)).astype(np.float32)
-    images = stripes(z, rng)
-    # sums in another order: rounding, times the condition of the polynomial's terms
-    np.testing.assert_allclose(fitted(images, z, 7)(images[160:]), fitted(images, z, 160)(images[160:]), atol=1e-6)

@@ -6,9 +6,8 @@ from image_longitudinal.models.evaluation.ridge import NormalEquations, cross_fi
 
 RNG = np.random.default_rng
 NOISE = RNG(5)
-N = 400
+N, FOLD = 400, np.arange(400) % 5
 X = NOISE.normal(2.0, 3.0, (N, 3))
-FOLD = np.arange(N) % 5
 
 
 def test_without_noise_it_is_least_squares() -> None:
@@ -31,14 +30,12 @@ def test_chunks_change_nothing_and_each_fold_is_fitted_without_its_rows() -> Non
         parts.add(x[rows], y[rows], fold_of(ids[rows], 3))
     np.testing.assert_allclose(parts.solve().whole.weights, whole.whole.weights, atol=1e-12)
     fold = fold_of(ids, 3)
-    for j in range(3):
-        kept = fold != j
-        centred = x[kept] - x[kept].mean(0)
-        scale = centred.std(0)
-        for t in range(2):
-            gram = (centred / scale).T @ (centred / scale) / kept.sum() + (whole.penalties[t] + 1e-10) * np.eye(4)
-            slope = np.linalg.solve(gram, (centred / scale).T @ (y[kept, t] - y[kept, t].mean()) / kept.sum()) / scale
-            np.testing.assert_allclose(whole.without[j].weights[:, t], slope, rtol=1e-9)
+    for j, t in np.ndindex(3, 2):
+        kept, scale = fold != j, x[fold != j].std(0)
+        scaled, target = (x[kept] - x[kept].mean(0)) / scale, y[kept, t] - y[kept, t].mean()
+        gram = scaled.T @ scaled / kept.sum() + (whole.penalties[t] + 1e-10) * np.eye(4)
+        slope = np.linalg.solve(gram, scaled.T @ target / kept.sum()) / scale
+        np.testing.assert_allclose(whole.without[j].weights[:, t], slope, rtol=1e-9)
     predicted = whole.out_of_fold(x, fold)
     np.testing.assert_allclose(predicted[fold == 1], whole.without[1](x[fold == 1]))
 
@@ -76,9 +73,9 @@ def test_without_noise_any_information_finds_the_map() -> None:
 
 def test_with_equal_information_it_is_the_plain_regression() -> None:
     y = X @ NOISE.normal(size=(3, 2)) + NOISE.normal(size=(N, 2))
-    equations = NormalEquations(3, 2, 5, informed=True)
-    equations.add(X[:150], 4 * y[:150], FOLD[:150], np.tile(4 * np.eye(2), (150, 1, 1)))
-    equations.add(X[150:], 4 * y[150:], FOLD[150:], np.tile(4 * np.eye(2), (250, 1, 1)))
+    equations, information = NormalEquations(3, 2, 5, informed=True), np.tile(4 * np.eye(2), (N, 1, 1))
+    for rows in (slice(0, 150), slice(150, N)):
+        equations.add(X[rows], 4 * y[rows], FOLD[rows], information[rows])
     found = equations.solve((1e-3,))
     plain = NormalEquations(3, 2, 5)
     plain.add(X, y, FOLD)

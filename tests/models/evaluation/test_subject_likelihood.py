@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from image_longitudinal.models.evaluation.image_informed import residual_omega
-from image_longitudinal.models.evaluation.sampled_likelihood import likeliest_omega, posterior_means, with_omega
+from image_longitudinal.models.evaluation.subject_likelihood import likeliest_omega, posterior_means, with_omega
 from image_longitudinal.models.nlme.simulation.simulate import simulate
-from tests.models.evaluation.conftest import MODEL, TRAIN, population
+from tests.models.evaluation.conftest import MODEL, TRAIN, coverage, population
 
 FEW, MANY = slice(0, 700), slice(TRAIN, None)
 
@@ -42,13 +41,9 @@ def test_regions_hold_what_they_should_where_g_overshoots_or_falls_short(slope: 
     # a variance of 700 subjects errs by 5 %, by more if data say little about an effect: three times that
     np.testing.assert_allclose(found, (0.5 + (slope - 1) ** 2 / 2) * np.eye(3), atol=0.16)
 
-    def held(omega: np.ndarray) -> float:
-        distance = people.eta[MANY] - mean[MANY]
-        inside = np.einsum("ni,ij,nj->n", distance, np.linalg.inv(omega), distance) < stats.chi2.ppf(0.9, 3)
-        return float(inside.mean())
-
-    assert held(found) == pytest.approx(0.9, abs=0.03)  # three standard errors of 1,500 test subjects: 2.3 %
-    assert held(formula) < 0.5 or held(formula) > 0.94
+    distance = people.eta[MANY] - mean[MANY]
+    assert coverage(distance, found) == pytest.approx(0.9, abs=0.03)  # three standard errors of 1,500 subjects: 2.3 %
+    assert not 0.5 <= coverage(distance, formula) <= 0.94
 
 
 def test_where_few_data_say_nothing_the_directions_are_taken_to_be_alike() -> None:

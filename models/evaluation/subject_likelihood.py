@@ -1,4 +1,4 @@
-"""The likelihood of outcomes under N(g(x), Ω_r) without linearisation: posterior means of η, and the best Ω_r.
+"""The likelihood of outcomes under a prior mean per subject, η ~ N(g(x), Ω_r): modes, posterior means, best Ω_r.
 
 Integrals over a subject's random effects are weighted means over draws from a proposal fitted to the subject, as in
 :mod:`models.nlme.estimation.importance_sampling`. Where the image explains nearly all variance, modes are no
@@ -8,14 +8,17 @@ overshoots nor falls short. The likelihood of subjects that g has not seen measu
 random effects, whatever its cause.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from image_longitudinal.core.random import stream_key
-from image_longitudinal.models.evaluation.offset_objective import Modes, OffsetObjective
+from image_longitudinal.models.evaluation.ridge import row_chunks
+from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
+from image_longitudinal.models.nlme.estimation.fit import starting_points
 from image_longitudinal.models.nlme.estimation.importance_sampling import (
     ENOUGH,
     ImportanceSearch,
@@ -23,6 +26,7 @@ from image_longitudinal.models.nlme.estimation.importance_sampling import (
     linearised_covariance,
 )
 from image_longitudinal.models.nlme.estimation.minimise import minimise
+from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
@@ -33,8 +37,44 @@ PRIOR_SD = 0.5  # of the log fractions of Ω left in its directions, around thei
 STEP = 1e-5  # of the central differences of that prior
 DRAWS = 200  # per subject for Ω_r
 FEW_DRAWS = 60  # for a posterior mean, of which many are averaged
-CHUNK = 2_000  # subjects at a time: draws x visits of each are in memory
+DRAWN_TOGETHER = 2_000  # subjects: draws x visits of each are in memory
 KEY = stream_key(1, "evaluation-draws")  # the draws are a quadrature rule: the same for every data set
+
+
+class OffsetObjective(Objective):
+    """The population objective with a prior mean for each subject's random effects, η = offset + δ.
+
+    ``eta`` of the base class holds δ; ``offsets`` (n, k). Subjects are numbered 0..n-1.
+    """
+
+    offsets: FloatArray
+
+    @classmethod
+    def of(
+        cls, model: PopulationModel, observed: NDArray[np.floating], offsets: FloatArray, *,
+        columns: NDArray[np.int64] | None = None, workers: int = 1,
+    ) -> Self:  # fmt: skip
+        """For subjects with outcomes (n, T) and offsets (n, k), at the visits ``columns`` (all if None)."""
+        seen, times = np.asarray(observed, np.float64), np.asarray(model.design.times)
+        if columns is not None:
+            seen, times = seen[:, columns], times[columns]
+        data = PopulationData.of_design(model.structural, seen, times, model.design.doses)
+        objective = cls(model, data, n_threads=workers)
+        objective.offsets = offsets
+        return objective
+
+    def _mu(self, values: PopulationParameters, data: PopulationData) -> FloatArray:
+        mu = super()._mu(values, data)
+        mu[:, self.random] += self.offsets[data.ids]
+        return mu
+
+
+@dataclass(frozen=True, eq=False)
+class Modes:
+    """Modes ``eta`` (n, k) of the random effects, and minus twice the marginal log-likelihood of each subject, (n,)."""
+
+    eta: FloatArray
+    objective: FloatArray
 
 
 def with_omega(model: PopulationModel, omega: FloatArray) -> PopulationModel:
@@ -42,25 +82,42 @@ def with_omega(model: PopulationModel, omega: FloatArray) -> PopulationModel:
     return replace(model, omega=tuple(map(tuple, omega.tolist())))
 
 
+def informed_modes(
+    model: PopulationModel, observed: NDArray[np.floating], offsets: FloatArray, start: FloatArray | None = None, *,
+    columns: NDArray[np.int64] | None = None, workers: int = 1,
+) -> Modes:  # fmt: skip
+    """Modes of η under N(offset, Ω), Ω that of ``model``, computed chunk by chunk.
+
+    Args:
+        model: population model with its design.
+        observed: outcomes (n, T), an array or a view of a file.
+        offsets: means of the random effects, (n, k).
+        start: η to start from, (n, k), offset included; several starts across the prior if None.
+        columns: visits to use, positions in the design's times; all of them if None.
+        workers: threads; the result does not depend on it.
+    """
+    values = PopulationParameters.of(model)
+    eta, twice_nll = np.empty(offsets.shape), np.empty(len(offsets))
+    starts = starting_points(values.omega) if start is None else np.zeros((1, offsets.shape[1]))
+    for rows in row_chunks(len(offsets)):
+        objective = OffsetObjective.of(model, observed[rows], offsets[rows], columns=columns, workers=workers)
+        if start is not None:
+            objective.eta[:] = start[rows] - offsets[rows]
+        twice_nll[rows] = objective.evaluate(values, starts)
+        eta[rows] = offsets[rows] + objective.eta
+    return Modes(eta, twice_nll)
+
+
 def posterior_means(
     model: PopulationModel, observed: NDArray[np.floating], offsets: FloatArray, start: FloatArray, *,
     workers: int = 1,
 ) -> tuple[Modes, FloatArray]:  # fmt: skip
-    """Modes of η under N(offset, Ω) and posterior means (n, k); the objective is that of the sampled likelihood.
-
-    Args:
-        model: population model with its design and Ω.
-        observed: outcomes (n, T), an array or a view of a file.
-        offsets: means of the random effects, (n, k).
-        start: η to start the search of modes from, (n, k), offset included.
-        workers: threads; the result does not depend on it.
-    """
+    """As :func:`informed_modes`, with posterior means (n, k); the objective is that of the sampled likelihood."""
     modes, means, objective = np.empty(offsets.shape), np.empty(offsets.shape), np.empty(len(offsets))
-    for begin in range(0, len(offsets), CHUNK):
-        rows = slice(begin, min(begin + CHUNK, len(offsets)))
+    for rows in row_chunks(len(offsets), DRAWN_TOGETHER):
         search, delta, covariance = _prepared(model, observed[rows], offsets[rows], start[rows], workers)
         psi = search.coordinates.pack(search.coordinates.start)
-        _draw(search, psi, delta, covariance, FEW_DRAWS, begin)
+        _draw(search, psi, delta, covariance, FEW_DRAWS, rows.start)
         objective[rows] = search.individual_objectives(psi)[0]
         modes[rows], means[rows] = offsets[rows] + delta, offsets[rows] + search.moments()[0]
     return Modes(modes, objective), means
@@ -79,19 +136,18 @@ def likeliest_omega(
 
     Args:
         model: population model with its design; its Ω is where the search begins.
-        observed: outcomes (n, T), an array or a view of a file.
-        offsets: means of the random effects, (n, k).
-        start: η to start the search of modes from, (n, k), offset included.
+        observed: as ``offsets``, ``start`` and ``workers`` in :func:`informed_modes`.
         total: Ω of the population, (k, k).
-        workers: threads; the result does not depend on it.
     """
     rows = np.unique(np.linspace(0, len(offsets) - 1, min(SUBJECTS, len(offsets))).astype(int))
     search, mean, covariance = _prepared(model, observed[rows], offsets[rows], start[rows], workers)
     psi = search.coordinates.pack(search.coordinates.start)
-    steps = STEP * np.eye(len(psi))
+    steps, whitening = STEP * np.eye(len(psi)), np.linalg.inv(np.linalg.cholesky(total))
 
     def prior(psi: FloatArray) -> float:
-        return _log_fraction_penalty(search.coordinates.unpack(psi).omega, total)
+        """Minus twice the log density, without constants, of the fractions of ``total`` left in its directions."""
+        logs = np.log(np.linalg.eigvalsh(whitening @ search.coordinates.unpack(psi).omega @ whitening.T))
+        return float(np.square(logs - logs.mean()).sum()) / PRIOR_SD**2
 
     def function(psi: FloatArray) -> tuple[float, FloatArray]:
         value, gradient = search.total(psi)
@@ -104,19 +160,12 @@ def likeliest_omega(
         curvature = 0.5 * gradients.T @ gradients + 1e-9 * np.eye(len(psi))
         psi, _, _ = minimise(function, psi, curvature, limit=50, tolerance=1e-6 * np.sqrt(len(rows)))
         search.individual_objectives(psi)
-        posterior_mean, posterior_covariance, effective = search.moments()
-        better = effective > ENOUGH
+        better_mean, better_covariance, effective = search.moments()
         ridge = 1e-6 * np.diag(np.diag(search.coordinates.unpack(psi).omega))
-        mean = np.where(better[:, None], posterior_mean, mean)
-        covariance = np.where(better[:, None, None], posterior_covariance + ridge, covariance)
+        enough = effective > ENOUGH
+        mean = np.where(enough[:, None], better_mean, mean)
+        covariance = np.where(enough[:, None, None], better_covariance + ridge, covariance)
     return search.coordinates.unpack(psi).omega
-
-
-def _log_fraction_penalty(omega: FloatArray, total: FloatArray) -> float:
-    """Minus twice the log prior density, without constants, of the fractions of ``total`` left in its directions."""
-    inverse = np.linalg.inv(np.linalg.cholesky(total))
-    logs = np.log(np.linalg.eigvalsh(inverse @ omega @ inverse.T))
-    return float(np.square(logs - logs.mean()).sum()) / PRIOR_SD**2
 
 
 def _prepared(

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from image_longitudinal.models.evaluation.bootstrap import Resampling
-from image_longitudinal.models.evaluation.effect_scores import score_effects
+from image_longitudinal.models.evaluation.level_scores import score_effects
+from tests.models.evaluation.conftest import r2
 
 
 def test_scores_are_those_of_the_formulas() -> None:
@@ -16,9 +17,6 @@ def test_scores_are_those_of_the_formulas() -> None:
         {"mine": predicted, "oracle": np.sqrt(0.5) * linked}, truth=truth, modes=modes, ceiling=np.sqrt(0.5) * linked,
         nominal=0.5, resampling=Resampling(300, 1, 200),
     )  # fmt: skip
-
-    def r2(t: np.ndarray, p: np.ndarray) -> float:
-        return float(1 - np.square(t - p).sum() / np.square(t - t.mean(0)).sum())
 
     mine, ceiling = found["mine"], r2(truth, np.sqrt(0.5) * linked)
     assert realised.value == pytest.approx(ceiling)
