@@ -17,9 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="orchestration-")  # read when Prefect is imported
-os.environ["PREFECT_LOGGING_LEVEL"] = "WARNING"
-os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"  # as for commands
+from image_longitudinal.tasks.engine.prefect_settings import DEFAULTS
+
+os.environ.update(DEFAULTS, PREFECT_HOME=tempfile.mkdtemp(prefix="orchestration-"), PREFECT_LOGGING_LEVEL="WARNING")
 
 import psutil
 from prefect import flow
