@@ -100,24 +100,19 @@ def random_backend(config: GeneratorConfig, version: ModelVersion | None, device
 
 
 @torch.no_grad()
-def original_image(model: DiffusionModel, z: Tensor, generator: torch.Generator) -> Tensor:
+def original_image(model: DiffusionModel, device: torch.device) -> Tensor:
     """One image by the published recipe, where only the token is shared between steps: (1, S, S) uint8."""
+    z, generator = torch.randn(1, model.latent_dim, device=device), torch.Generator().manual_seed(1)
     scheduler = DDPMScheduler.from_config({**model.schedule, "clip_sample": False, "timestep_spacing": "trailing"})
     scheduler.set_timesteps(ORIGINAL.steps)
     token = model.context(z)
     context = token.repeat(1, TOKENS, 1) if token.ndim == 3 else token
-    x = torch.randn((1, *model.working_shape), generator=generator).to(z.device)
-    with torch.autocast(z.device.type, torch.float16, enabled=z.device.type == "cuda"):
+    x = torch.randn((1, *model.working_shape), generator=generator).to(device)
+    with torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
         for timestep in scheduler.timesteps:
-            predicted = model.denoise(model.denoiser, x, timestep.long().expand(1).to(z.device), z, context)
+            predicted = model.denoise(model.denoiser, x, timestep.long().expand(1).to(device), z, context)
             x = scheduler.step(predicted.float(), timestep, x, generator=generator, return_dict=False)[0]
-        return as_grey_levels(model.to_images(x, token))
-
-
-def original_rate(model: DiffusionModel, device: torch.device, least: float) -> float:
-    """Images per second of the published recipe."""
-    z, generator = torch.randn(1, model.latent_dim, device=device), torch.Generator().manual_seed(1)
-    return 1 / shortest(lambda: original_image(model, z, generator).cpu(), least)
+        return as_grey_levels(model.to_images(x, token)).cpu()
 
 
 @torch.no_grad()
@@ -152,10 +147,10 @@ def measure(
     quality: Callable[[NetworkImages], SamplerFigures] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Print and return one table: the published recipe, then ours; speed-ups are relative to the first row."""
-    print(f"\n{title}, on {device_name(device)}")
+    print(f"\n{title}")
     print(f"{'solver':10}{'steps':>5}{'batch':>7}  {'dtype':<9} {'decoder':<16}{'images/s':>9}{'ratio':>7}", end="")
     print(f"{'h/1.1M':>10}{'R²':>8}{'FD':>8}")
-    base = original_rate(build(recipes[0]).to(device).eval(), device, least)
+    base = 1 / shortest(partial(original_image, build(recipes[0]).to(device).eval(), device), least)
     rows: list[dict[str, Any]] = []
     for recipe in [ORIGINAL, *recipes]:
         original, batch, images = recipe is ORIGINAL, int(recipe.batch_size), image_model(build, recipe, device)
@@ -177,12 +172,6 @@ def measure(
         print(f"{recipe.scheduler:10}{recipe.steps:>5}{batch:>7}  {precision:<9} {decoder:<16}", end="")
         print(f"{rate:>9.4g}{rate / base:>7.1f}{row['hours_of_1.1M']:>10.1f}{figures}", flush=True)
     return {"original": rows[0], "rows": rows[1:]}
-
-
-def device_name(device: torch.device) -> str:
-    """Name of the device, for people."""
-    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
 
 
 def device_busy(recipe: GeneratorConfig, trained: ModelVersion | None, workspace: Path, device: torch.device) -> float:
@@ -295,6 +284,9 @@ def main() -> None:
     options = parser.parse_args()
     device, least = default_device(options.device), 0.5 if options.quick else 2.0
     cuda = device.type == "cuda"
+    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    device_name = torch.cuda.get_device_name(device) if cuda else cpu
+    print(device_name)
     small = small_table(options, device, least)
     work = None if options.quick else work_table()
     sizes = (512, 224) if cuda and not options.quick else (224,) if options.large else ()
@@ -306,13 +298,11 @@ def main() -> None:
         f"{name}_loss_percent": loss_percent(original[name], best[name], more_is_better=better) if measured else None
         for name, better in (("recoverability", True), ("fd", False))
     }
-    missing = "needs the training images of the model in the workspace; not with --quick"
-    why = {} if measured else dict.fromkeys(losses, missing)
+    why = {} if measured else dict.fromkeys(losses, "needs the model's training images in the workspace; not --quick")
     if not large:
         why["stable_diffusion"] = "no GPU, or --quick: python -m benchmarks.generation on a machine with one"
     result: dict[str, Any] = {
-        "benchmark": "generation",
-        "device": device_name(device),
+        "device": device_name,
         "speedup_vs_original": headline["rows"][0]["speedup"],
         **{name: headline["rows"][0][name] for name in ("images_per_second", "hours_of_1.1M")},
         **{name: headline[name] for name in ("fraction_of_matmul_peak", "device_busy")},

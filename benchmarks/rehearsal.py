@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -125,15 +125,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to write the data sets (default: the temporary folder)")
     options = parser.parse_args()
     n = options.subjects or (QUICK if options.quick else FULL)
-    monitor = ResourceMonitor()
-    with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=options.folder) as name:
+    monitor, sizes = ResourceMonitor(), [*[SMALL] * REPEATS, n]
+    with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=options.folder, ignore_cleanup_errors=True) as name:
         if (free := shutil.disk_usage(name).free) < n * BYTES_PER_SUBJECT:
             raise SystemExit(f"{name}: {n * BYTES_PER_SUBJECT / 1e9:.1f} GB are needed, {free / 1e9:.1f} are free")
         os.environ["PREFECT_HOME"] = f"{name}/prefect"
         monitor.start()
         with starting_prefect():
             from image_longitudinal.flows import generate_dataset  # noqa: F401
-        sizes = [SMALL] * REPEATS + [n]
         runs = [rehearse(Path(name, f"data{i}"), size, seed=1 + i) for i, size in enumerate(sizes)]
     large, began, ended = runs[-1], runs[-1].moments[0], runs[-1].moments[-1]
     seconds = np.array([(np.diff(run.moments), monitor.cpu_seconds(run.moments)) for run in runs])  # run, kind, stage
@@ -148,19 +147,14 @@ def main() -> None:
         print(f"{stage:<18} {elapsed:>8.1f} {n / max(elapsed, 1e-9):>11,.0f} {used:>12.1f} {before:>10.1f}")
     print(f"{'all':<18} {total:>8.1f} {n / total:>11,.0f} {cpu.sum() / n * 1e6:>12.1f}")
     figures = {
-        "seconds_total": total,
-        "peak_memory_gb": peak,
-        "cost_growth_percent": cpu_growth,
-        "time_growth_percent": time_growth,
-        "drift_percent": drift,
-        "bytes": large.bytes,
-        "files": large.files,
-    }
+        "seconds_total": total, "peak_memory_gb": peak, "cost_growth_percent": cpu_growth,
+        "time_growth_percent": time_growth, "drift_percent": drift, "bytes": large.bytes, "files": large.files,
+    }  # fmt: skip
     for label, value in figures.items():
         print(f"{label:<20} {value:>15,.2f}")
-    stages = {"seconds": clock.round(1).tolist(), "cpu_seconds": cpu.round(1).tolist()}
-    result = {"subjects": n, **{label: round(float(value), 3) for label, value in figures.items()}}
-    result |= {kind: dict(zip(STAGES, values, strict=True)) for kind, values in stages.items()}
+    result: dict[str, Any] = {"subjects": n, **{label: round(value, 3) for label, value in figures.items()}}
+    for kind, stages in (("seconds", clock), ("cpu_seconds", cpu)):
+        result[kind] = dict(zip(STAGES, stages.round(1).tolist(), strict=True))
     print_result(("prefect", "pyarrow", "numpy", "zarr"), result)
 
 
