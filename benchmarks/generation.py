@@ -254,7 +254,7 @@ def stable_diffusion_table(size: int, device: torch.device, least: float) -> dic
 def work_table() -> dict[str, float]:
     """Print and return the work per image of each recipe in TFLOP, counted by torch without running it."""
     print("\nStable Diffusion 1.5's networks at 512x512: work per image, counted, not measured")
-    print(f"{'':26}{'TFLOP':>8}{f'TFLOP/s for 1.1M in {HOURS:g} GPU-hours':>34}")
+    print(f"{'':28}{'TFLOP':>8}{f'TFLOP/s for 1.1M in {HOURS:g} GPU-hours':>34}")
     with torch.device("meta"):
         model = RandomStableDiffusion(GeneratorConfig(image_size=512, decoder="light"))
         x, t = torch.empty(1, *model.working_shape), torch.empty(1)
@@ -269,7 +269,7 @@ def work_table() -> dict[str, float]:
         for name, steps in solvers:
             table[f"{name} {steps}, {decoder} decoder"] = (evaluations(name, steps) * ours + work) / 1e12
     for recipe, tflop in table.items():
-        print(f"{recipe:26}{tflop:>8.2f}{tflop * IMAGES / HOURS / 3600:>34.0f}")
+        print(f"{recipe:28}{tflop:>8.2f}{tflop * IMAGES / HOURS / 3600:>34.0f}")
     return table
 
 
