@@ -166,11 +166,7 @@ def _check_target(target: Root, manifest: RootManifest) -> None:
 
 
 def _copy_shards(
-    source: Dataset,
-    manifest: RootManifest,
-    target: Root,
-    workers: int,
-    progress: Callable[[Copied], None] | None,
+    source: Dataset, manifest: RootManifest, target: Root, workers: int, progress: Callable[[Copied], None] | None
 ) -> list[FileRecord]:
     """Copy every shard of the part; the records of their manifests at the target, in order."""
     listed = {file.path: file for file in source.manifest.shards}

@@ -155,40 +155,16 @@ def test_temporaries_of_killed_runs_are_no_problem(published: Root) -> None:
 @pytest.mark.parametrize(
     ("path", "change", "what"),
     [
-        (
-            SUBJECTS,
-            {"id": [*range(1, 9)]},
-            "column id is wrong in 8 rows, first in row 0",
-        ),
-        (
-            SUBJECTS,
-            {"image_index": [0, 1, 2, 3, 4, 5, 7, 6]},
-            "column image_index is wrong",
-        ),
-        (
-            SUBJECTS,
-            {"split": ["train"] * 7 + ["test"]},
-            "column split is wrong in 1 rows",
-        ),
+        (SUBJECTS, {"id": [*range(1, 9)]}, "column id is wrong in 8 rows, first in row 0"),
+        (SUBJECTS, {"image_index": [0, 1, 2, 3, 4, 5, 7, 6]}, "column image_index is wrong"),
+        (SUBJECTS, {"split": ["train"] * 7 + ["test"]}, "column split is wrong in 1 rows"),
         (SUBJECTS, {"eta_2": [0.0] * 8}, "random effects are not the image's"),
         (EFFECTS, {"eta_1": [0.0] * 8}, "differ from the image's"),
         (EFFECTS, {"association": [0.5] * 8}, "column association is wrong in 8 rows"),
-        (
-            WEAK_EFFECTS,
-            {"Ka": [np.inf] * 8},
-            "Ka holds numbers that are not finite",
-        ),
-        (
-            OBSERVATIONS,
-            {"association": [0.5] * 40},
-            "column association is wrong",
-        ),
+        (WEAK_EFFECTS, {"Ka": [np.inf] * 8}, "Ka holds numbers that are not finite"),
+        (OBSERVATIONS, {"association": [0.5] * 40}, "column association is wrong"),
         (OBSERVATIONS, {"time": [0.0] * 40}, "column time is wrong"),
-        (
-            OBSERVATIONS,
-            {"dv": [1.0] * 40},
-            "dv is not a finite number on exactly",
-        ),
+        (OBSERVATIONS, {"dv": [1.0] * 40}, "dv is not a finite number on exactly"),
     ],
 )
 def test_wrong_content_under_right_hashes_is_found(
