@@ -4,32 +4,29 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from image_longitudinal.core.digest import canonical_json
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.files import is_temporary
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.manifest import (
     Digest,
+    Document,
     Origin,
-    damaged,
     is_published,
     read_json,
     read_root_manifest,
+    validate_document,
 )
 from image_longitudinal.storage.io.root import Root
 
 RunState = Literal["new", "unfinished", "published"]
 
 
-class RunClaim(BaseModel):
+class RunClaim(Document):
     """The content of ``.run.json``: what the run in this folder makes.
 
     ``derived_from`` is the data set whose files are reused: any run that completes the data set reads it here.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     layout_version: Literal[1, 2] = 2
     identity: Digest
@@ -145,7 +142,4 @@ def read_run_claim(root: Root) -> RunClaim:
         StorageError: the claim is missing or damaged.
     """
     content = read_json(root, layout.RUN_FILE, root.read_bytes(layout.RUN_FILE))
-    try:
-        return RunClaim.model_validate(content)
-    except ValidationError as error:
-        raise damaged(root, layout.RUN_FILE, "a claim without identity or configuration") from error
+    return validate_document(root, layout.RUN_FILE, RunClaim, content)

@@ -58,7 +58,7 @@ def write_subjects(
     _check(shard, "eta", eta, 2)
     ids = np.arange(shard.start, shard.stop, dtype=np.int64)
     columns = {"id": ids, "image_index": ids, "seed": seeds, **_eta_columns(eta)}
-    schema = layout.subjects_schema(eta.shape[1], licence=licence)
+    schema = layout.table_columns("subjects", eta.shape[1], licence=licence)
     return _write_splits(root, shard, "subjects", None, schema, partial(_cut, columns))
 
 
@@ -90,7 +90,7 @@ def write_random_effects(
         _check(shard, f"parameter {name}", values, 1)
     ids = np.arange(shard.start, shard.stop, dtype=np.int64)
     columns = {"id": ids, **_eta_columns(eta), **parameters}
-    schema = layout.random_effects_schema(eta.shape[1], parameters, units, licence=licence)
+    schema = layout.table_columns("random_effects", eta.shape[1], parameters, units, licence=licence)
     return _write_splits(root, shard, "random_effects", level, schema, partial(_cut, columns))
 
 
@@ -130,7 +130,7 @@ def write_observations(
     if dv.shape[1] != len(times):
         raise StorageError("outcomes do not fit their times", expected=f"{len(times)} columns", got=dv.shape[1])
     pattern = observation_pattern(times, doses, observed_compartment)
-    schema = layout.observations_schema(units, licence=licence, infusions="rate" in pattern)
+    schema = layout.table_columns("observations", 0, (), units, licence=licence, infusions="rate" in pattern)
     width, in_order = len(pattern["time"]), np.argsort(times, kind="stable")
 
     def columns(rows: slice) -> dict[str, Any]:
