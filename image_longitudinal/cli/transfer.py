@@ -52,7 +52,7 @@ def convert(
     target: Annotated[str, typer.Argument(metavar="NEW", help="An empty folder or URL.")],
 ) -> None:
     """Rewrite a data set of layout version 1 in version 2: the same images and numbers, nothing is generated."""
-    from image_longitudinal.storage.dataset.conversion import convert_dataset
+    from image_longitudinal.storage.dataset.transfer import convert_dataset
     from image_longitudinal.storage.io.open import open_root
 
     typer.echo(f"convert {source} to {target}")

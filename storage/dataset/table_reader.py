@@ -123,9 +123,8 @@ def read_table(root: Root, path: str, columns: Sequence[str] | None = None) -> p
         raise storage_error("cannot read a table", root.join(path), error) from error
 
 
-def check_is_one_of(what: str, value: object, known: Sequence[object]) -> None:
-    """StorageError unless a data set has this table, split or level."""
+def check_is_one_of(what: str, value: object, known: Sequence[object], shown: str = "") -> None:
+    """StorageError unless a data set has this table, split, level or shard; ``shown`` lists those it has."""
     if value not in known:
-        raise StorageError(
-            f"no such {what} in this data set", expected="one of " + ", ".join(map(str, known)), got=value
-        )
+        expected = f"one of {shown or ', '.join(map(str, known))}"
+        raise StorageError(f"no such {what} in this data set", expected=expected, got=value)

@@ -9,11 +9,10 @@ from typer.testing import CliRunner
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.storage.dataset import layout
-from image_longitudinal.storage.dataset.conversion import convert_dataset
 from image_longitudinal.storage.dataset.manifest import is_published, read_root_manifest, read_shard_manifest
 from image_longitudinal.storage.dataset.reader import open_dataset
 from image_longitudinal.storage.dataset.run_claim import begin_run
-from image_longitudinal.storage.dataset.transfer import Selection, copy_dataset
+from image_longitudinal.storage.dataset.transfer import Selection, convert_dataset, copy_dataset
 from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io.local import LocalRoot
 from image_longitudinal.storage.io.open import open_root
