@@ -2,10 +2,11 @@
 
 import contextlib
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +18,17 @@ from image_longitudinal.core.files import move_into_place, temporary_folder, wri
 from image_longitudinal.storage.io.root import storage_errors
 from image_longitudinal.storage.scans.contact_sheet import contact_sheet
 from image_longitudinal.storage.scans.near_duplicates import near_duplicates, perceptual_hash
-from image_longitudinal.storage.scans.npy_writer import npy_writer
 from image_longitudinal.storage.scans.prepared import (
     CONTACT_SHEET,
     MANIFEST,
-    PreparedImages,
-    images_file,
-    open_prepared,
-)
-from image_longitudinal.storage.scans.prepared_manifest import (
     DuplicatePair,
     ImagesFile,
     ImageSource,
     PreparedImage,
+    PreparedImages,
     PreparedManifest,
+    images_file,
+    open_prepared,
 )
 from image_longitudinal.storage.scans.scan_files import ReadScan, ScanFile, SetAside
 from image_longitudinal.storage.scans.splits import SplitRule
@@ -114,11 +112,42 @@ def _write_images(
             elif scan.sha256 in kept:
                 aside.append(SetAside(scan.file.name, f"same bytes as {kept[scan.sha256].file.name}"))
             else:
-                for size, array in arrays.items():
-                    array.append(scan.content[size])
+                for size, append in arrays.items():
+                    append(scan.content[size])
                 hashed = perceptual_hash(scan.content[max(sizes)]) if compare else np.empty(0, np.uint8)
                 kept[scan.sha256] = ReadScan(scan.file, scan.sha256, scan.width, scan.height, hashed)
     return list(kept.values()), aside
+
+
+@contextlib.contextmanager
+def npy_writer(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[NDArray[np.uint8]], None]]:
+    """A function that appends one uint8 row to a new .npy file, whose header gets the number of rows at the end.
+
+    It raises StorageError if the row has another shape or type.
+    """
+    count = 0
+
+    def append(row: NDArray[np.uint8]) -> None:
+        nonlocal count
+        if row.shape != shape or row.dtype != np.uint8:
+            got = f"{row.dtype} {row.shape}"
+            raise StorageError("a row has the wrong shape or type", expected=f"uint8 {shape}", got=got)
+        file.write(np.ascontiguousarray(row).data)
+        count += 1
+
+    with open(path, "wb") as file:
+        _write_header(file, (0, *shape))
+        start = file.tell()
+        yield append
+        file.seek(0)
+        _write_header(file, (count, *shape))  # numpy reserves space in the header for the final count
+        assert file.tell() == start, "the final header must be as long as the first"
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
 def drawn_image(name: str, squares: Squares, label: str) -> ReadScan[Squares]:
@@ -167,12 +196,9 @@ def _refuse_foreign(target: Path) -> None:
     with storage_errors("cannot look at the folder for prepared images", str(target)):
         taken = target.exists() and not (target / MANIFEST).exists() and (target.is_file() or any(target.iterdir()))
     if taken:
-        raise StorageError(
-            "the folder for prepared images holds something else",
-            where=target,
-            expected="no folder, an empty one or prepared images",
-            do="choose another folder",
-        )
+        expected, do = "no folder, an empty one or prepared images", "choose another folder"
+        problem = "the folder for prepared images holds something else"
+        raise StorageError(problem, where=target, expected=expected, do=do)
 
 
 def _publish(new: PreparedImages, target: Path) -> PreparedImages:
@@ -180,13 +206,9 @@ def _publish(new: PreparedImages, target: Path) -> PreparedImages:
     if (target / MANIFEST).exists():
         existing = open_prepared(target)
         if existing.digest != new.digest:
-            raise StorageError(
-                "other prepared images are here already",
-                where=target,
-                expected=f"digest {new.digest}",
-                got=existing.digest,
-                do="choose another folder, or delete this one",
-            )
+            expected, do = f"digest {new.digest}", "choose another folder, or delete this one"
+            problem = "other prepared images are here already"
+            raise StorageError(problem, where=target, expected=expected, got=existing.digest, do=do)
         return existing
     move_into_place(new.folder, target)
     return PreparedImages(target, new.manifest)

@@ -20,12 +20,17 @@ from image_longitudinal.models.imaging.phantom import LATENT_NAMES, render
 from image_longitudinal.models.scans.cleaning import clean_frame, to_grey
 from image_longitudinal.models.scans.framing import to_sizes, to_square
 from image_longitudinal.storage.scans.contact_sheet import before_and_after, evenly
-from image_longitudinal.storage.scans.frame_cache import FrameCache
-from image_longitudinal.storage.scans.prepared import BEFORE_AFTER, CONTACT_SHEET, PreparedImages, open_prepared
-from image_longitudinal.storage.scans.prepared_manifest import ImageSource
+from image_longitudinal.storage.scans.prepared import (
+    BEFORE_AFTER,
+    CONTACT_SHEET,
+    ImageSource,
+    PreparedImages,
+    open_prepared,
+)
 from image_longitudinal.storage.scans.prepared_writer import drawn_image, write_prepared
 from image_longitudinal.storage.scans.scan_files import (
     FoundScans,
+    FrameCache,
     ReadScan,
     SetAside,
     find_scans,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_longitudinal.storage.dataset import layout, layout_v1
+from image_longitudinal.storage.dataset import layout
 
 levels = st.floats(0, 1, exclude_min=True)
 
@@ -22,12 +22,12 @@ def test_paths_are_those_of_the_contract() -> None:
 
 
 def test_version_1_is_another_name_of_the_same_files() -> None:
-    assert layout_v1.stored_path("subjects/train/00000.parquet") == "subjects/split=train/part-00000.parquet"
+    assert layout.path_in_version_1("subjects/train/00000.parquet") == "subjects/split=train/part-00000.parquet"
     assert (
-        layout_v1.stored_path("observations/rho2-0.5/test/00012.parquet")
+        layout.path_in_version_1("observations/rho2-0.5/test/00012.parquet")
         == "observations/association=0.5/split=test/part-00012.parquet"
     )
-    assert layout_v1.stored_path(layout.image_shard_path(3)) == layout.image_shard_path(3)
+    assert layout.path_in_version_1(layout.image_shard_path(3)) == layout.image_shard_path(3)
 
 
 @pytest.mark.parametrize("text", ["1.0", "0.5", "0.1", "0.0526", "0.02"])
@@ -44,7 +44,7 @@ def test_different_levels_and_shards_never_share_a_file(a: float, b: float, i: i
 
 
 def test_columns_are_those_of_the_contract() -> None:
-    assert [(f.name, f.type) for f in layout.subjects_schema(2)] == [
+    assert [(f.name, f.type) for f in layout.table_columns("subjects", 2)] == [
         ("id", pa.int64()),
         ("image_index", pa.int64()),
         ("split", pa.string()),
@@ -53,10 +53,10 @@ def test_columns_are_those_of_the_contract() -> None:
         ("eta_1", pa.float64()),
         ("eta_2", pa.float64()),
     ]
-    assert layout.random_effects_schema(2, ["Ka", "IC50"]).names == [
+    assert layout.table_columns("random_effects", 2, ["Ka", "IC50"]).names == [
         "id", "association", "split", "eta_1", "eta_2", "Ka", "IC50"
     ]  # fmt: skip
-    assert [(f.name, f.type) for f in layout.observations_schema()] == [
+    assert [(f.name, f.type) for f in layout.table_columns("observations", 2)] == [
         ("id", pa.int64()),
         ("time", pa.float64()),
         ("evid", pa.int8()),
@@ -71,9 +71,9 @@ def test_columns_are_those_of_the_contract() -> None:
 
 def test_every_column_says_its_unit_and_every_table_its_layout() -> None:
     schemas = (
-        layout.subjects_schema(3, licence="CC0-1.0"),
-        layout.random_effects_schema(1, ["V"], {"V": "L"}, licence="CC0-1.0"),
-        layout.observations_schema({"time": "day"}, licence="CC0-1.0"),
+        layout.table_columns("subjects", 3, licence="CC0-1.0"),
+        layout.table_columns("random_effects", 1, ["V"], {"V": "L"}, licence="CC0-1.0"),
+        layout.table_columns("observations", 3, (), {"time": "day"}, licence="CC0-1.0"),
     )
     for schema in schemas:
         assert schema.metadata[b"layout_version"] == b"2"

@@ -80,7 +80,7 @@ def changed(name: str, row: int, value: float) -> Callable[[], dict[str, np.ndar
             "1 predictions are missing.*association 1.*none for id 14",
             id="missing id",
         ),
-        pytest.param(lambda: {**effects(), "extra": np.ones(12)}, "unknown columns.*eta_1, eta_2.*extra", id="columns"),
+        pytest.param(lambda: {**effects(), "extra": np.ones(12)}, "other columns.*eta_1, eta_2.*extra", id="columns"),
         pytest.param(lambda: {**effects(), "id": np.ones(12)}, "another type.*column id.*integers", id="type"),
         pytest.param(
             lambda: {**outcomes(), "time": outcomes()["time"] + 0.1}, "no such visit.*row 0.*one of 0, 0.5", id="time"
@@ -90,7 +90,7 @@ def changed(name: str, row: int, value: float) -> Callable[[], dict[str, np.ndar
             "none for id 12, time 0.5",
             id="missing visit",
         ),
-        pytest.param(lambda: {name: values[:0] for name, values in effects().items()}, "has no rows", id="empty"),
+        pytest.param(lambda: {name: values[:0] for name, values in effects().items()}, "without rows", id="empty"),
     ],
 )
 def test_what_is_wrong_is_named(make: Callable[[], dict[str, np.ndarray]], message: str, tmp_path: Path) -> None:

@@ -130,9 +130,9 @@ def test_statistics_let_a_filter_skip_files_and_pages_carry_checksums(root: Root
 def test_the_written_schema_is_the_layouts(root: Root) -> None:
     write_all(root)
     for path, schema in (
-        (layout.table_path("subjects", 0, "train"), layout.subjects_schema(2)),
-        (layout.table_path("random_effects", 0, "train", 0.5), layout.random_effects_schema(2, ["Ka"])),
-        (layout.table_path("observations", 0, "train", 0.5), layout.observations_schema()),
+        (layout.table_path("subjects", 0, "train"), layout.table_columns("subjects", 2)),
+        (layout.table_path("random_effects", 0, "train", 0.5), layout.table_columns("random_effects", 2, ["Ka"])),
+        (layout.table_path("observations", 0, "train", 0.5), layout.table_columns("observations", 2)),
     ):
         assert pq.read_schema(f"{root.url}/{path}").equals(schema, check_metadata=True)
 

@@ -17,10 +17,8 @@ from image_longitudinal.models.imaging.phantom import render
 from image_longitudinal.models.scans.cleaning import clean_frame
 from image_longitudinal.models.scans.framing import to_sizes
 from image_longitudinal.storage.scans.contact_sheet import contact_sheet
-from image_longitudinal.storage.scans.npy_writer import npy_writer
-from image_longitudinal.storage.scans.prepared import open_prepared
-from image_longitudinal.storage.scans.prepared_manifest import ImageSource
-from image_longitudinal.storage.scans.prepared_writer import drawn_image, write_prepared
+from image_longitudinal.storage.scans.prepared import ImageSource, open_prepared
+from image_longitudinal.storage.scans.prepared_writer import drawn_image, npy_writer, write_prepared
 from image_longitudinal.storage.scans.scan_files import SetAside, find_scans, prepare_scan
 from image_longitudinal.storage.scans.splits import SplitRule
 from tests.paths import SHARED_DATA
@@ -184,7 +182,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path, monkeypatch
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("image_longitudinal.storage.scans.npy_writer.NpyWriter.append", full)
+    monkeypatch.setattr("image_longitudinal.storage.scans.prepared_writer.file_sha256", full)
     with pytest.raises(StorageError, match=r"cannot write the prepared images .*No space left.*[Ff]ree some space"):
         write_prepared(tmp_path / "set", drawings(), **OPTIONS)
     assert os.listdir(tmp_path) == []
@@ -309,9 +307,9 @@ def test_a_pickle_in_place_of_the_images_is_not_loaded(written, tmp_path):
 @pytest.mark.parametrize("n", [0, 1, 9, 10, 1000])
 def test_a_growing_file_is_a_plain_npy(tmp_path, n):
     rows = np.random.default_rng(0).integers(0, 256, (n, 3, 5)).astype(np.uint8)
-    with npy_writer(tmp_path / "a.npy", (3, 5)) as file:
+    with npy_writer(tmp_path / "a.npy", (3, 5)) as append:
         for row in rows:
-            file.append(row)
+            append(row)
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), rows)
 
 

@@ -8,8 +8,14 @@ from PIL import Image
 
 from image_longitudinal.core.errors import IngestError
 from image_longitudinal.storage.scans import scan_files
-from image_longitudinal.storage.scans.frame_cache import FrameCache
-from image_longitudinal.storage.scans.scan_files import SetAside, find_scans, prepare_scan, read_scan, scan_file
+from image_longitudinal.storage.scans.scan_files import (
+    FrameCache,
+    SetAside,
+    find_scans,
+    prepare_scan,
+    read_scan,
+    scan_file,
+)
 
 
 def picture(path, size=(80, 70), mode="L", **options):
