@@ -62,12 +62,9 @@ def create_image_arrays(
     records = []
     for path, content in _metadata(n, height, width, latent_dim, shard_size, licence).items():
         if root.exists(path) and root.read_bytes(path) != content:
-            raise StorageError(
-                "the output already holds images of another data set",
-                where=root.join(path),
-                expected=f"{n} images of {height} x {width}, {latent_dim} latent dimensions, shards of {shard_size}",
-                do="choose another output",
-            )
+            problem, do = "the output already holds images of another data set", "choose another output"
+            expected = f"{n} images of {height} x {width}, {latent_dim} latent dimensions, shards of {shard_size}"
+            raise StorageError(problem, where=root.join(path), expected=expected, do=do)
         records.append(root.write_bytes(path, content))
     return tuple(records)
 

@@ -174,9 +174,8 @@ def read_shard_manifest(root: Root, index: int) -> ShardManifest | None:
         return None
     manifest = _read(root, path, ShardManifest)
     if manifest.index != index:
-        raise StorageError(
-            "a shard manifest is in the wrong place", where=root.join(path), expected=index, got=manifest.index
-        )
+        problem = "a shard manifest is in the wrong place"
+        raise StorageError(problem, where=root.join(path), expected=index, got=manifest.index)
     return manifest
 
 
@@ -226,12 +225,9 @@ def read_root_manifest(root: Root) -> RootManifest:
         StorageError: nothing is published here, its layout version is unknown, or ``dataset.json`` is damaged.
     """
     if not is_published(root):
-        raise StorageError(
-            "no published data set here",
-            where=root.url,
-            expected=f"a {layout.ROOT_MANIFEST}, which is written when a data set is complete",
-            do="check the address, or finish the run with the command that started it",
-        )
+        expected = f"a {layout.ROOT_MANIFEST}, which is written when a data set is complete"
+        do = "check the address, or finish the run with the command that started it"
+        raise StorageError("no published data set here", where=root.url, expected=expected, do=do)
     return _read(root, layout.ROOT_MANIFEST, RootManifest)
 
 
@@ -275,13 +271,9 @@ def _read(root: Root, path: str, kind: type[DocumentT]) -> DocumentT:
     content = read_json(root, path, data)
     version = content.get("layout_version")
     if isinstance(version, int) and not 1 <= version <= layout.LAYOUT_VERSION:
-        raise StorageError(
-            "the layout of this data set is unknown",
-            where=root.join(path),
-            expected=f"layout version 1 to {layout.LAYOUT_VERSION}",
-            got=version,
-            do="read it with the version of image-longitudinal that made it, or generate it again",
-        )
+        problem, expected = "the layout of this data set is unknown", f"layout version 1 to {layout.LAYOUT_VERSION}"
+        do = "read it with the version of image-longitudinal that made it, or generate it again"
+        raise StorageError(problem, where=root.join(path), expected=expected, got=version, do=do)
     content.pop("content_sha256", None)
     document = validate_document(root, path, kind, content)
     if _text(content) != data:  # the stored content: the document may have fields that were added since

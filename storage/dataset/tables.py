@@ -229,12 +229,9 @@ def _eta_columns(eta: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
 
 def _check(shard: Shard, what: str, array: NDArray[Any], ndim: int) -> None:
     if array.ndim != ndim or len(array) != len(shard):
-        raise StorageError(
-            f"{what} does not fit its shard",
-            where=f"shard {shard.index}",
-            expected=f"{len(shard)} rows in {ndim} dimension{'s' if ndim > 1 else ''}",
-            got=array.shape,
-        )
+        expected = f"{len(shard)} rows in {ndim} dimension{'s' if ndim > 1 else ''}"
+        where = f"shard {shard.index}"
+        raise StorageError(f"{what} does not fit its shard", where=where, expected=expected, got=array.shape)
     if not np.isfinite(array).all():
         bad = shard.start + int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0])
         raise StorageError(f"{what} holds numbers that are not finite", where=f"shard {shard.index}, first at id {bad}")

@@ -156,13 +156,10 @@ def _check_target(target: Root, manifest: RootManifest) -> None:
     published = read_root_manifest(target)
     ignored = {"shards", "files"} if manifest.part_of else set()  # those of a part are known only after copying
     if published.model_dump(exclude=ignored) != manifest.model_dump(exclude=ignored):
-        raise StorageError(
-            "the target holds another version of this data set",
-            where=target.url,
-            expected=f"manifest {content_digest(manifest)[:12]}",
-            got=content_digest(published)[:12],
-            do="choose another target, or remove that version first",
-        )
+        expected, got = f"manifest {content_digest(manifest)[:12]}", content_digest(published)[:12]
+        problem = "the target holds another version of this data set"
+        do = "choose another target, or remove that version first"
+        raise StorageError(problem, where=target.url, expected=expected, got=got, do=do)
 
 
 def _copy_shards(

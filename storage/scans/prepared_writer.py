@@ -176,13 +176,9 @@ def _assign(
     if len(kept) < max(1, minimum) or len(patients) < n_splits:
         reasons = Counter(item.reason.split(":")[0] for item in aside).most_common(3)
         listed = ", ".join(f"{count} x {reason}" for reason, count in reasons) or "nothing"
-        raise IngestError(
-            "too few usable scans",
-            where=source.folder,
-            expected=f"at least {max(1, minimum)} images of {n_splits} patients",
-            got=f"{len(kept)} of {len(patients)}; set aside: {listed}",
-            do="add scans, or see the reasons",
-        )
+        expected = f"at least {max(1, minimum)} images of {n_splits} patients"
+        got, do = f"{len(kept)} of {len(patients)}; set aside: {listed}", "add scans, or see the reasons"
+        raise IngestError("too few usable scans", where=source.folder, expected=expected, got=got, do=do)
     return split.assign(patients)
 
 

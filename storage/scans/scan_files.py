@@ -93,9 +93,8 @@ def find_scans(folder: str | Path) -> FoundScans:
 
     def unlistable(error: OSError) -> None:
         if Path(error.filename) == root:
-            raise IngestError(
-                "cannot list the folder of scans", where=root, got=error.strerror, do="check its permissions"
-            ) from error
+            problem, do = "cannot list the folder of scans", "check its permissions"
+            raise IngestError(problem, where=root, got=error.strerror, do=do) from error
         aside.append(SetAside(_name(Path(error.filename), root), f"folder cannot be listed: {error.strerror}"))
 
     for parent, folders, files in os.walk(root, onerror=unlistable):
@@ -112,13 +111,10 @@ def find_scans(folder: str | Path) -> FoundScans:
             else:
                 scans.append(scan_file(path, root))
     if not scans:
-        raise IngestError(
-            "no scans found",
-            where=root,
-            expected=f"files ending in {', '.join(sorted(EXTENSIONS))}",
-            got=f"{len(aside)} other files" if aside else "an empty folder",
-            do="point at the folder that holds the images or their class folders",
-        )
+        expected = f"files ending in {', '.join(sorted(EXTENSIONS))}"
+        got = f"{len(aside)} other files" if aside else "an empty folder"
+        do = "point at the folder that holds the images or their class folders"
+        raise IngestError("no scans found", where=root, expected=expected, got=got, do=do)
     return FoundScans(sorted(scans, key=lambda s: s.name), sorted(aside, key=lambda s: s.file), ignored)
 
 
