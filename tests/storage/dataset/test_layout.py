@@ -44,29 +44,15 @@ def test_different_levels_and_shards_never_share_a_file(a: float, b: float, i: i
 
 
 def test_columns_are_those_of_the_contract() -> None:
-    assert [(f.name, f.type) for f in layout.table_columns("subjects", 2)] == [
-        ("id", pa.int64()),
-        ("image_index", pa.int64()),
-        ("split", pa.string()),
-        ("shard", pa.int32()),
-        ("seed", pa.int64()),
-        ("eta_1", pa.float64()),
-        ("eta_2", pa.float64()),
-    ]
-    assert layout.table_columns("random_effects", 2, ["Ka", "IC50"]).names == [
-        "id", "association", "split", "eta_1", "eta_2", "Ka", "IC50"
-    ]  # fmt: skip
-    assert [(f.name, f.type) for f in layout.table_columns("observations", 2)] == [
-        ("id", pa.int64()),
-        ("time", pa.float64()),
-        ("evid", pa.int8()),
-        ("amt", pa.float64()),
-        ("cmt", pa.int8()),
-        ("dv", pa.float32()),
-        ("mdv", pa.int8()),
-        ("association", pa.float64()),
-        ("split", pa.string()),
-    ]
+    i8, i32, i64, f32, f64, text = pa.int8(), pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.string()
+    subjects = layout.table_columns("subjects", 2)
+    assert subjects.names == ["id", "image_index", "split", "shard", "seed", "eta_1", "eta_2"]
+    assert subjects.types == [i64, i64, text, i32, i64, f64, f64]
+    effects = layout.table_columns("random_effects", 2, ["Ka", "IC50"])
+    assert effects.names == ["id", "association", "split", "eta_1", "eta_2", "Ka", "IC50"]
+    observations = layout.table_columns("observations", 2)
+    names = ["id", "time", "evid", "amt", "cmt", "dv", "mdv", "association", "split"]
+    assert (observations.names, observations.types) == (names, [i64, f64, i8, f64, i8, f32, i8, f64, text])
 
 
 def test_every_column_says_its_unit_and_every_table_its_layout() -> None:

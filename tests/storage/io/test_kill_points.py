@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import random
 import shutil
@@ -33,7 +34,7 @@ from image_longitudinal.storage.dataset.manifest import is_published, part_is_in
 from image_longitudinal.storage.dataset.run_claim import check_same_dataset
 from image_longitudinal.storage.io.local import LocalRoot
 from image_longitudinal.storage.io.root import Root
-from tests.storage.conftest import IDENTITY, Arrays, arrays, resume
+from tests.storage.conftest import IDENTITY, Arrays, arrays, digests, exit_status, in_child, resume
 
 PLAN = ShardPlan(n_subjects=5, shard_size=2, test_fraction=0.2)
 KILLED = 9
@@ -62,10 +63,6 @@ def reference(tmp_path_factory: pytest.TempPathFactory, data: Arrays) -> dict[st
     return digests(root)
 
 
-def digests(root: Root) -> dict[str, str]:
-    return {path: root.sha256(path) for path in root.files()}
-
-
 def check_and_finish(root: Root, data: Arrays, reference: dict[str, str], plan: ShardPlan = PLAN) -> None:
     """Whatever is there is whole, what says that it is done is done, and the same run ends as if never stopped."""
     there = digests(root)
@@ -80,24 +77,6 @@ def check_and_finish(root: Root, data: Arrays, reference: dict[str, str], plan: 
     made = resume(root, data, plan)
     assert made == [shard.index for shard in plan if shard.index not in done]
     assert digests(root) == reference
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Fork; the child's process id. It exits with 0 after ``work``, with 1 if that raises a StorageError."""
-    if (child := os.fork()) == 0:
-        status = 2
-        try:
-            work()
-            status = 0
-        except StorageError:
-            status = 1
-        finally:
-            os._exit(status)
-    return child
-
-
-def exit_status(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def traced(work: Callable[[], object], at: Callable[[int], None]) -> None:
@@ -222,6 +201,26 @@ def test_out_of_disk_after_any_number_of_bytes(
                 resume(root, data, PLAN)
         assert not any(is_temporary(path) for path in root.files())
         assert LEASE not in root.files()
+        check_and_finish(root, data, reference)
+
+
+def test_a_disk_that_fills_at_any_system_call(
+    folders: Callable[[], LocalRoot], data: Arrays, reference: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls_of = {"replace": len(reference), "fsync": 2 * len(reference)}  # fsync: of the file and of its folder
+    for step, fatal in [(step, fatal) for step, count in calls_of.items() for fatal in range(0, count, 3)]:
+        root, calls, real = folders(), itertools.count(), getattr(os, step)
+
+        def fail(*arguments: object, fatal: int = fatal, calls: Iterator[int] = calls, real: Any = real) -> None:
+            if next(calls) == fatal:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, step, fail)
+            with pytest.raises(StorageError, match="Free some space"):
+                resume(root, data, PLAN)
+        assert not any(is_temporary(path) for path in root.files())
         check_and_finish(root, data, reference)
 
 

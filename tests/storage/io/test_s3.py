@@ -26,8 +26,8 @@ from image_longitudinal.storage.io import lease, remote
 from image_longitudinal.storage.io.lease import hold_lease
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
-from tests.storage.conftest import Arrays, arrays, resume, write_dataset
-from tests.storage.io.test_kill_points import KILLED, check_and_finish, digests, exit_status, in_child
+from tests.storage.conftest import Arrays, arrays, digests, exit_status, in_child, resume, write_dataset
+from tests.storage.io.test_kill_points import KILLED, check_and_finish
 
 s3fs = pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")

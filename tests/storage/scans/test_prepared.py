@@ -60,12 +60,8 @@ def test_what_is_written_is_read(written, tmp_path):
         np.testing.assert_array_equal(images, [squares(i)[size] for i in range(12)])
     assert again.labels == ["phantom"] * 12
     assert sorted(os.listdir(tmp_path)) == ["set"]
-    assert sorted(os.listdir(tmp_path / "set")) == [
-        "contact_sheet.png",
-        "images-16.npy",
-        "images-32.npy",
-        "manifest.json",
-    ]
+    files = ["contact_sheet.png", "images-16.npy", "images-32.npy", "manifest.json"]
+    assert sorted(os.listdir(tmp_path / "set")) == files
 
 
 def test_splits_cover_all_images_once(written):
@@ -75,7 +71,7 @@ def test_splits_cover_all_images_once(written):
     assert written.split("nobody").size == 0
 
 
-def test_the_manifest_tells_what_came_of_every_file(tmp_path):
+def test_the_manifest_lists_every_file(tmp_path):
     twin = drawn_image("twin", squares(3), "phantom")
     scans = [*drawings(5), SetAside("b.png", "empty file"), twin]
     made = write_prepared(
@@ -108,12 +104,8 @@ def test_the_digest_names_the_content_not_the_place(written, tmp_path):
     (tmp_path / "set").rename(tmp_path / "moved")
     assert open_prepared(tmp_path / "moved").digest == written.digest
     assert write_prepared(tmp_path / "less", drawings(11), **OPTIONS).digest != written.digest
-    assert (
-        write_prepared(
-            tmp_path / "resplit", drawings(), **{**OPTIONS, "split": replace(OPTIONS["split"], seed=1)}
-        ).digest
-        != written.digest
-    )
+    options = {**OPTIONS, "split": replace(OPTIONS["split"], seed=1)}
+    assert write_prepared(tmp_path / "resplit", drawings(), **options).digest != written.digest
 
 
 def test_writing_the_same_again_keeps_what_is_there(written, tmp_path):
@@ -135,11 +127,6 @@ def test_other_content_is_not_overwritten(written, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["set", "thesis"]
 
 
-def test_an_empty_folder_is_a_place_to_write(tmp_path):
-    (tmp_path / "set").mkdir()
-    assert len(write_prepared(tmp_path / "set", drawings(), **OPTIONS)) == 12
-
-
 @pytest.mark.parametrize(
     ("scans", "minimum", "got"),
     [
@@ -156,7 +143,8 @@ def test_too_few_images_are_refused_and_leave_nothing(tmp_path, scans, minimum, 
 
 
 def test_images_are_taken_one_at_a_time(tmp_path):
-    """The rows of image i are on their way to disk before image i + 1 is asked for."""
+    """The rows of image i are on their way to disk before image i + 1 is requested; an empty folder is a target."""
+    (tmp_path / "set").mkdir()
     held = []
 
     def lazily():
@@ -168,30 +156,31 @@ def test_images_are_taken_one_at_a_time(tmp_path):
     assert len(write_prepared(tmp_path / "set", lazily(), **OPTIONS)) == 40
 
 
-def test_an_error_while_reading_leaves_nothing(tmp_path):
-    def failing():
+WRONG = drawn_image("wrong", {32: np.zeros((32, 31), np.uint8), 16: np.zeros((16, 16), np.uint8)}, "phantom")
+
+
+@pytest.mark.parametrize(
+    ("last", "error", "message"),
+    [
+        (RuntimeError("a worker died"), RuntimeError, "a worker died"),
+        (
+            OSError(errno.ENOSPC, "No space left"),
+            StorageError,
+            r"cannot write the prepared .*No space.*Free some",
+        ),
+        (WRONG, StorageError, "wrong shape or type"),
+    ],
+)
+def test_an_error_while_writing_leaves_nothing(tmp_path, last, error, message):
+    def scans():
         yield from drawings()
-        raise RuntimeError("a worker died")
+        if isinstance(last, Exception):
+            raise last
+        yield last
 
-    with pytest.raises(RuntimeError):
-        write_prepared(tmp_path / "set", failing(), **OPTIONS)
+    with pytest.raises(error, match=message):
+        write_prepared(tmp_path / "set", scans(), **OPTIONS)
     assert os.listdir(tmp_path) == []
-
-
-def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path, monkeypatch):
-    def full(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("image_longitudinal.storage.scans.prepared_writer.file_sha256", full)
-    with pytest.raises(StorageError, match=r"cannot write the prepared images .*No space left.*[Ff]ree some space"):
-        write_prepared(tmp_path / "set", drawings(), **OPTIONS)
-    assert os.listdir(tmp_path) == []
-
-
-def test_an_image_of_another_size_is_refused(tmp_path):
-    wrong = drawn_image("wrong", {32: np.zeros((32, 31), np.uint8), 16: np.zeros((16, 16), np.uint8)}, "phantom")
-    with pytest.raises(StorageError, match="wrong shape or type"):
-        write_prepared(tmp_path / "set", [*drawings(), wrong], **OPTIONS)
 
 
 def write_for_ever(folder, started):
@@ -233,54 +222,31 @@ def test_a_size_that_is_not_there(written):
         written.images(64)
 
 
-def damage_nothing_known(folder):
-    (folder / "manifest.json").write_text("[1, 2]")
+def edited(change):
+    """Damage of the manifest: ``change`` of its text."""
 
+    def damage(folder):
+        path = folder / "manifest.json"
+        path.write_text(change(path.read_text()))
 
-def damage_json(folder):
-    with open(folder / "manifest.json", "r+b") as file:
-        file.truncate(200)
-
-
-def damage_version(folder):
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "version": 2}))
-
-
-def damage_a_split(folder):
-    text = (folder / "manifest.json").read_text()
-    (folder / "manifest.json").write_text(text.replace('"split": "test"', '"split": "train"', 1))
-
-
-def damage_a_key(folder):
-    manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["files"]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-
-
-def damage_length(folder):
-    os.truncate(folder / "images-32.npy", 5000)
-
-
-def damage_presence(folder):
-    (folder / "images-16.npy").unlink()
+    return damage
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
-        (damage_nothing_known, "not prepared images of this version"),
-        (damage_json, "damaged .*manifest.json"),
-        (damage_version, "expected prepared-images 1; got prepared-images 2"),
-        (damage_a_split, "expected digest"),
-        (damage_a_key, "complete manifest"),
-        (damage_length, "images-32.npy.*got 5000 bytes"),
-        (damage_presence, "images-16.npy.*got no file"),
+        (edited(lambda text: "[1, 2]"), "not prepared images of this version"),
+        (edited(lambda text: text[:200]), "damaged .*manifest.json"),
+        (edited(lambda text: text.replace('"version": 1', '"version": 2', 1)), "images 1; got prepared-images 2"),
+        (edited(lambda text: text.replace('"split": "test"', '"split": "train"', 1)), "expected digest"),
+        (edited(lambda text: text.replace('"files": {', '"fils": {')), "complete manifest"),
+        (lambda folder: os.truncate(folder / "images-32.npy", 5000), "images-32.npy.*got 5000 bytes"),
+        (lambda folder: (folder / "images-16.npy").unlink(), "images-16.npy.*got no file"),
     ],
 )
-def test_damage_is_found_on_opening(written, tmp_path, damage, told):
+def test_damage_is_found_on_opening(written, tmp_path, damage, message):
     damage(tmp_path / "set")
-    with pytest.raises(StorageError, match=told):
+    with pytest.raises(StorageError, match=message):
         open_prepared(tmp_path / "set")
 
 
@@ -362,12 +328,8 @@ def test_real_scans_become_a_set(tmp_path):
             tmp_path / "set", pool.map(job, found.scans), **{**OPTIONS, "sizes": (512, 64)}, set_aside=found.set_aside
         )
     assert len(made) == len(usable)
-    assert [item.file for item in made.manifest.set_aside] == [
-        "CNV/CNV-1-1.jpeg",
-        "CNV/a copy.jpeg",
-        "CNV/notes.txt",
-        "blank.png",
-    ]
+    unused = ["CNV/CNV-1-1.jpeg", "CNV/a copy.jpeg", "CNV/notes.txt", "blank.png"]
+    assert [item.file for item in made.manifest.set_aside] == unused
     assert set(made.labels) == {"CNV", "DME", "DRUSEN", "NORMAL"}
     assert made.images(512).shape == (len(usable), 512, 512)
     splits = {}
