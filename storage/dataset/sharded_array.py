@@ -122,7 +122,7 @@ class ShardedArray:
         """Offset and length of every chunk of a shard, uint64 (chunks, 2)."""
         path, n_chunks = self.spec.shard_path(shard), self.spec.shard_rows // self.spec.chunk_rows
         size = 16 * n_chunks + CRC_BYTES
-        data = self.root.read_range(path, -size)
+        data = self.root.read_tail(path, size)
         if len(data) != size or checksum(data[:-CRC_BYTES]) != data[-CRC_BYTES:]:
             expected = f"an index of {n_chunks} chunks with a matching checksum at its end"
             raise _damaged("a Zarr shard", self.root.join(path), expected=expected)

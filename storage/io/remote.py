@@ -92,9 +92,9 @@ class RemoteRoot(Root):
                     raise OSError(f"the file ended early, {start + len(block)} of {size} bytes")
                 yield block
 
-    def read_range(self, path: str, start: int, stop: int | None = None) -> bytes:
+    def read_tail(self, path: str, size: int) -> bytes:
         with self._errors("cannot read a file", path):
-            return self._range(path, start, stop)
+            return self._range(path, -size, None)
 
     def _range(self, path: str, start: int, stop: int | None) -> bytes:
         return bytes(with_retries(lambda: self.fs.cat_file(self.key(path), start=start, end=stop)))

@@ -30,8 +30,8 @@ def test_a_file_is_written_read_listed_and_removed(any_root: Root) -> None:
     assert any_root.read_bytes(record.path) == b"0123456789"
     assert any_root.sha256(record.path) == record.sha256
     assert any_root.size(record.path) == 10
-    assert any_root.read_range(record.path, 2, 5) == b"234"
-    assert any_root.read_range(record.path, -3) == b"789"
+    assert any_root.read_ranges(record.path, [(2, 5), (9, 10)]) == [b"234", b"9"]
+    assert any_root.read_tail(record.path, 3) == b"789"
     assert not any_root.exists("a")
     assert any_root.files() == any_root.files("a") == [record.path]
     assert any_root.entries() == ["a"]
@@ -188,7 +188,7 @@ def test_a_failure_that_passes_is_tried_again_and_one_that_will_not_is_not(
         monkeypatch.setattr(kind, name, flaky(getattr(kind, name)))
     root.write_bytes("x", b"data" * 10)
     assert root.read_bytes("x") == b"data" * 10
-    assert root.read_range("x", -4) == b"data"
+    assert root.read_tail("x", 4) == b"data"
     assert root.files() == ["x"]
     root.remove("x")
     assert len(calls) % 3 == 0

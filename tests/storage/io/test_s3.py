@@ -244,7 +244,7 @@ def test_a_large_object_cut_between_its_parts_is_not_there(line: Line, monkeypat
     assert root.read_bytes("large") == b"old"
     record = root.write_bytes("large", data)
     assert root.sha256("large") == record.sha256
-    assert root.read_range("large", part - 2, part + 2) == data[part - 2 : part + 2]
+    assert root.read_ranges("large", [(part - 2, part + 2)]) == [data[part - 2 : part + 2]]
 
 
 def cut_at(line: Line, monkeypatch: pytest.MonkeyPatch, number: int, mend: bool) -> None:
