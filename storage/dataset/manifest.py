@@ -180,15 +180,9 @@ def read_shard_manifest(root: Root, index: int) -> ShardManifest | None:
 
 
 def finished_shard(root: Root, index: int, keys: Mapping[str, Digest]) -> FileRecord | str:
-    """The record of the manifest of a finished shard: its parts have these keys, its files exist with their sizes.
+    """The record of the manifest of a finished shard, or the reason, a short text, why it is not finished.
 
-    Args:
-        root: where the data set is.
-        index: the shard.
-        keys: the expected key of each part, by the part's name.
-
-    Returns:
-        If the shard is not finished: the reason, a short text.
+    In a finished shard the parts have these ``keys``, by the part's name, and all files exist with their sizes.
     """
     try:
         manifest = read_shard_manifest(root, index)

@@ -1,7 +1,6 @@
 """Reading a published data set: arrays by slice, tables lazily, one subject at a time, views of a split and level.
 
-For PyTorch see :mod:`storage.dataset.loaders`. pandas, polars and xarray are imported by the methods that return their
-objects.
+For PyTorch see :mod:`storage.dataset.loaders`.
 """
 
 from __future__ import annotations
@@ -174,8 +173,8 @@ class Dataset:
 
     def subject(self, subject_id: int) -> Subject:
         """Everything about one subject. IndexError for an id outside the data set."""
-        row = self._tables.subject_rows("subjects", None, subject_id)
         rows = self._tables.subject_rows
+        row = rows("subjects", None, subject_id)
         return Subject(
             id=subject_id,
             split=self.plan.split_of(subject_id),

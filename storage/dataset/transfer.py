@@ -1,8 +1,7 @@
 """Copying a published data set, or a part of it, to another place, shard by shard; and rewriting layout version 1.
 
 Every byte is checked against its record while it is copied: a file with other bytes never appears under its name.
-The order is that of a run (:mod:`storage.dataset.manifest`): the claim of the data set, each shard's files and then its
-manifest, ``dataset.json`` last. An interrupted copy continues where it stopped, and is published only when complete.
+The order is that of a run (:mod:`storage.dataset.manifest`); an interrupted copy continues where it stopped.
 """
 
 import hashlib
@@ -92,12 +91,13 @@ def copy_dataset(
     manifest = _part(whole, selection)
     _check_target(target, manifest)
     with hold_lease(target) if not target.url.startswith(HUB) else nullcontext():
-        for claim in [file for file in whole.files if manifest is whole and file.path == layout.RUN_FILE]:
-            _copy(source, claim, target)  # first, because it claims the target
-        begin_run(target, manifest.identity, manifest.config, layout_version=manifest.layout_version)
-        clean_temporaries(target)
         arrays = layout.zarr_metadata_paths()  # the other files describe the whole data set: a part gets its own card
         outside = [file for file in whole.files if manifest is whole or file.path in arrays]
+        for file in outside:
+            if file.path == layout.RUN_FILE:  # first, because it claims the target
+                _copy(source, file, target)
+        begin_run(target, manifest.identity, manifest.config, layout_version=manifest.layout_version)
+        clean_temporaries(target)
         for file in outside:
             _copy(source, file, target)
         shards = _copy_shards(Dataset(source, whole), manifest, target, workers, progress)
