@@ -1,8 +1,7 @@
-"""A run killed, cut off or out of disk at any point: nothing half-made is taken as done, a rerun makes what is missing.
+"""A run killed or out of disk at any point: nothing incomplete counts as done, and a rerun makes what is missing.
 
 The run is the storage side of the flow (``resume`` in conftest). It is killed at 200 lines of code chosen at random
-among all that it executes in ``storage/`` and ``core/files.py``, by the clock as well, and out of disk after random
-numbers of bytes.
+among all that it executes in ``storage/`` and ``core/files.py``, by the clock as well, and the disk fills at any step.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory, data: Arrays) -> dict[st
 
 
 def check_and_finish(root: Root, data: Arrays, reference: dict[str, str], plan: ShardPlan = PLAN) -> None:
-    """Whatever is there is whole, what says that it is done is done, and the same run ends as if never stopped."""
+    """Every file is whole, what counts as done is done, and the same run ends as if it had never stopped."""
     there = digests(root)
     for path, digest in there.items():
         assert path == LEASE or is_temporary(path) or digest == reference[path], f"{path} is torn"
@@ -147,69 +146,13 @@ def test_killed_by_the_clock_and_again(
         check_and_finish(root, data, reference)
 
 
-class FullDisk:
-    """``open`` of a disk on which ``left`` more bytes fit: like the system's, the write that fills it is cut short."""
-
-    def __init__(self, left: int) -> None:
-        self.left = left
-
-    def __call__(self, path: Path, mode: str = "r", **options: Any) -> Any:
-        file = open(path, mode, **options)  # noqa: SIM115
-        if "x" in mode:
-            real = file.write
-
-            def write(piece: bytes) -> int:
-                fits = min(len(piece), self.left)
-                self.left -= fits
-                real(bytes(piece)[:fits])
-                if fits < len(piece):
-                    file.flush()
-                    raise OSError(errno.ENOSPC, "No space left on device")
-                return fits
-
-            file = _With(file, write)
-        return file
-
-
-class _With:
-    """A file with another ``write``."""
-
-    def __init__(self, file: Any, write: Callable[[bytes], int]) -> None:
-        self.file, self.write = file, write
-
-    def __enter__(self) -> _With:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.file, name)
-
-
-def test_out_of_disk_after_any_number_of_bytes(
+def test_a_disk_that_fills_at_any_system_call_or_piece(
     folders: Callable[[], LocalRoot], data: Arrays, reference: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = folders()
-    resume(whole, data, PLAN)
-    total = sum(whole.size(path) or 0 for path in whole.files())
-    for left in random.Random(11).sample(range(total), 25):
-        root = folders()
-        with monkeypatch.context() as patch:
-            patch.setattr(files, "open", FullDisk(left), raising=False)
-            with pytest.raises(StorageError, match=r"cannot write a file.*No space left.*Free some space"):
-                resume(root, data, PLAN)
-        assert not any(is_temporary(path) for path in root.files())
-        assert LEASE not in root.files()
-        check_and_finish(root, data, reference)
-
-
-def test_a_disk_that_fills_at_any_system_call(
-    folders: Callable[[], LocalRoot], data: Arrays, reference: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls_of = {"replace": len(reference), "fsync": 2 * len(reference)}  # fsync: of the file and of its folder
-    for step, fatal in [(step, fatal) for step, count in calls_of.items() for fatal in range(0, count, 3)]:
-        root, calls, real = folders(), itertools.count(), getattr(os, step)
+    n = len(reference)
+    steps = [(os, "replace", n), (os, "fsync", 2 * n), (files, "_start_writeback", n)]  # fsync: of file and folder
+    for module, step, fatal in [(module, step, i) for module, step, count in steps for i in range(0, count, 3)]:
+        root, calls, real = folders(), itertools.count(), getattr(module, step)
 
         def fail(*arguments: object, fatal: int = fatal, calls: Iterator[int] = calls, real: Any = real) -> None:
             if next(calls) == fatal:
@@ -217,10 +160,11 @@ def test_a_disk_that_fills_at_any_system_call(
             real(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(os, step, fail)
-            with pytest.raises(StorageError, match="Free some space"):
+            patch.setattr(module, step, fail)
+            with pytest.raises(StorageError, match=r"cannot write a file.*No space left.*Free some space"):
                 resume(root, data, PLAN)
         assert not any(is_temporary(path) for path in root.files())
+        assert LEASE not in root.files()
         check_and_finish(root, data, reference)
 
 
