@@ -208,46 +208,38 @@ def _check_content(dataset: Dataset, shard: Shard, manifest: ShardManifest) -> I
         if dims is not None and not np.array_equal(eta.astype(np.float32), latents[ids - shard.start][:, list(dims)]):
             yield Problem(path, "random effects are not the image's", expected=f"latent dimensions {list(dims)}")
         for level in dataset.levels:
-            yield from _check_random_effects(dataset, shard, level, part.split, ids, rows, eta)
-            yield from _check_observations(dataset, shard, level, part.split, ids, rows)
+            path = dataset.manifest.table_path("random_effects", shard.index, part.split, level)
+            table = _read_table(dataset, "random_effects", path, rows[path], len(ids))
+            if isinstance(table, Problem):
+                yield table
+            else:
+                yield from _check_effects(path, table, ids, eta, association=level, split=part.split)
+            path = dataset.manifest.table_path("observations", shard.index, part.split, level)
+            width = len(dataset.manifest.times) + len(dataset.manifest.doses)
+            table = _read_table(dataset, "observations", path, rows[path], len(ids) * width)
+            if isinstance(table, Problem):
+                yield table
+            else:
+                yield from _check_observations(dataset, path, table, ids, association=level, split=part.split)
 
 
-def _check_random_effects(
-    dataset: Dataset,
-    shard: Shard,
-    level: float,
-    split: str,
-    ids: NDArray[Any],
-    rows: dict[str, int | None],
-    linked: NDArray[Any],
+def _check_effects(
+    path: str, table: pa.Table, ids: NDArray[Any], linked: NDArray[Any], **constants: Any
 ) -> Iterator[Problem]:
-    path = dataset.manifest.table_path("random_effects", shard.index, split, level)
-    table = _read_table(dataset, "random_effects", path, rows[path], len(ids))
-    if isinstance(table, Problem):
-        yield table
-        return
-    constants = {"association": level, "split": split}
-    yield from _check_columns(
-        path, table, id=ids, **{name: value for name, value in constants.items() if name in table.column_names}
-    )
+    present = {name: value for name, value in constants.items() if name in table.column_names}  # not in version 1
+    yield from _check_columns(path, table, id=ids, **present)
     for name in table.column_names:
         if name != "split" and not np.isfinite(_numpy(table, name)).all():
             yield Problem(path, f"{name} holds numbers that are not finite")
-    if level == 1.0 and not np.array_equal(_eta(table, linked.shape[1]), linked):
+    if constants["association"] == 1.0 and not np.array_equal(_eta(table, linked.shape[1]), linked):
         yield Problem(path, "random effects differ from the image's at full association")
 
 
 def _check_observations(
-    dataset: Dataset, shard: Shard, level: float, split: str, ids: NDArray[Any], rows: dict[str, int | None]
+    dataset: Dataset, path: str, table: pa.Table, ids: NDArray[Any], **constants: Any
 ) -> Iterator[Problem]:
     pattern = observation_pattern(dataset.manifest.times, dataset.manifest.doses)
     pattern.pop("cmt")  # the outcome model chooses it on observation rows
-    width = len(pattern["time"])
-    path = dataset.manifest.table_path("observations", shard.index, split, level)
-    table = _read_table(dataset, "observations", path, rows[path], len(ids) * width)
-    if isinstance(table, Problem):
-        yield table
-        return
     tiled = {name: np.tile(column, len(ids)) for name, column in pattern.items()}
     dosed, dv = tiled["evid"] == 1, table["dv"].combine_chunks()
     visits = dataset.manifest.config.get("outcomes", {})
@@ -258,9 +250,8 @@ def _check_observations(
         planned, times = tiled.pop("time"), _numpy(table, "time")
         if (np.abs(times - planned) > np.where(dosed, 0.0, jitter * (1 + 1e-9))).any():
             yield Problem(path, "a visit is not near its time", expected=f"within {jitter:g}")
-    yield from _check_columns(
-        path, table, id=np.repeat(ids, width), **tiled, mdv=expected.astype(np.int8), association=level, split=split
-    )
+    columns = {"id": np.repeat(ids, len(pattern["evid"])), **tiled, "mdv": expected.astype(np.int8)}
+    yield from _check_columns(path, table, **columns, **constants)
     if not np.array_equal(missing, expected) or not np.isfinite(np.asarray(dv)[~expected]).all():
         yield Problem(path, "dv is not a finite number on exactly the observation rows")
 

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from image_longitudinal.core.errors import IngestError, StorageError
-from image_longitudinal.models.imaging.phantom import render
 from image_longitudinal.models.scans.cleaning import clean_frame
 from image_longitudinal.models.scans.framing import to_sizes
 from image_longitudinal.storage.scans.contact_sheet import contact_sheet
@@ -21,10 +20,7 @@ from image_longitudinal.storage.scans.prepared import ImageSource, open_prepared
 from image_longitudinal.storage.scans.prepared_writer import drawn_image, npy_writer, write_prepared
 from image_longitudinal.storage.scans.scan_files import SetAside, find_scans, prepare_scan
 from image_longitudinal.storage.scans.splits import SplitRule
-from tests.paths import SHARED_DATA
 
-SCANS = SHARED_DATA / "kermany_sample"
-needs_scans = pytest.mark.skipif(not SCANS.is_dir(), reason="no real scans: ../shared/data/kermany_sample is absent")
 SIZES = (32, 16)
 OPTIONS = {
     "sizes": SIZES,
@@ -74,9 +70,8 @@ def test_splits_cover_all_images_once(written):
 def test_the_manifest_lists_every_file(tmp_path):
     twin = drawn_image("twin", squares(3), "phantom")
     scans = [*drawings(5), SetAside("b.png", "empty file"), twin]
-    made = write_prepared(
-        tmp_path / "set", scans, **OPTIONS, set_aside=[SetAside("a.txt", "not an image file")], ignored=4
-    )
+    aside = [SetAside("a.txt", "not an image file")]
+    made = write_prepared(tmp_path / "set", scans, **OPTIONS, set_aside=aside, ignored=4)
     assert made.manifest.set_aside == (
         SetAside("a.txt", "not an image file"),
         SetAside("b.png", "empty file"),
@@ -212,12 +207,9 @@ def test_a_killed_run_leaves_nothing_half_made_and_the_next_one_clears_up(tmp_pa
 # opening what is damaged
 
 
-def test_no_prepared_images(tmp_path):
+def test_what_is_missing_is_named(written, tmp_path):
     with pytest.raises(StorageError, match="no prepared images here"):
         open_prepared(tmp_path)
-
-
-def test_a_size_that_is_not_there(written):
     with pytest.raises(StorageError, match=r"expected one of \[32, 16\]; got 64"):
         written.images(64)
 
@@ -250,21 +242,16 @@ def test_damage_is_found_on_opening(written, tmp_path, damage, message):
         open_prepared(tmp_path / "set")
 
 
-def test_a_changed_pixel_is_found_by_verifying(written, tmp_path):
+def test_a_changed_pixel_is_found_by_verifying_and_a_pickle_is_not_loaded(written, tmp_path):
     path = tmp_path / "set" / "images-32.npy"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    opened = open_prepared(tmp_path / "set")
     with pytest.raises(StorageError, match=r"images-32\.npy"):
-        opened.verify()
-
-
-def test_a_pickle_in_place_of_the_images_is_not_loaded(written, tmp_path):
-    path = tmp_path / "set" / "images-16.npy"
+        open_prepared(tmp_path / "set").verify()
     np.save(path, np.array([{}], object), allow_pickle=True)
     with pytest.raises(StorageError, match="damaged"):
-        written.images(16)
+        written.images(32)
 
 
 # the parts
@@ -299,20 +286,11 @@ def test_a_contact_sheet_shows_every_class_alike(labels, expected, monkeypatch):
     assert (np.asarray(sheet) == 99).sum() == len(shown) * 32 * 32
 
 
-def test_phantoms_make_a_set(tmp_path):
-    images = render(np.random.default_rng(0).standard_normal((30, 12)), np.arange(30), 32)
-    drawn = (drawn_image(f"phantom-{i}", {32: image}, "phantom") for i, image in enumerate(images))
-    made = write_prepared(tmp_path / "set", drawn, **{**OPTIONS, "sizes": [32]})
-    np.testing.assert_array_equal(made.images(32), images)
-    assert made.manifest.counts.patients == 30
-
-
-@needs_scans
-def test_real_scans_become_a_set(tmp_path):
+def test_real_scans_become_a_set(kermany_sample, tmp_path):
     """Some real scans with bad company: what can be used is used, what cannot is listed, patients stay together."""
     folder = tmp_path / "scans"
-    for file in sorted(SCANS.glob("*/*.jpeg"))[::6]:
-        target = folder / file.relative_to(SCANS)
+    for file in sorted(kermany_sample.glob("*/*.jpeg"))[::6]:
+        target = folder / file.relative_to(kermany_sample)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(file.read_bytes())
     usable = sorted(folder.rglob("*.jpeg"))
