@@ -78,7 +78,7 @@ def write_prepared(
         kept, unused = _write_images(temporary, scans, sizes, compare)
         aside = sorted([*set_aside, *unused], key=lambda item: item.file)
         splits = _assign(kept, aside, split, minimum, source)
-        images = tuple(_record(scan, splits[scan.file.patient]) for scan in kept)
+        images = tuple(_record(scan, splits) for scan in kept)
         manifest = PreparedManifest(
             sizes=tuple(sizes),
             fractions=split.fractions,
@@ -91,7 +91,8 @@ def write_prepared(
             ignored=ignored,
         )
         new = PreparedImages(temporary, manifest)
-        contact_sheet(new.images(_near(sizes, TILE)), new.labels, tile=TILE).save(temporary / CONTACT_SHEET)
+        shown = min((size for size in sizes if size >= TILE), default=max(sizes))
+        contact_sheet(new.images(shown), new.labels, tile=TILE).save(temporary / CONTACT_SHEET)
         for name, image in (pictures(new) if pictures else {}).items():
             image.save(temporary / name)
         write_atomically(temporary / MANIFEST, manifest.to_json())
@@ -150,20 +151,15 @@ def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def drawn_image(name: str, squares: Squares, label: str) -> ReadScan[Squares]:
+def phantom_scan(name: str, squares: Squares, label: str) -> ReadScan[Squares]:
     """A phantom image in the form that :func:`write_prepared` expects; its own patient."""
     largest = np.ascontiguousarray(squares[max(squares)])
     digest = hashlib.sha256(largest.tobytes()).hexdigest()
     return ReadScan(ScanFile(Path(name), name, name, label), digest, largest.shape[1], largest.shape[0], squares)
 
 
-def _near(sizes: Sequence[int], tile: int) -> int:
-    """The smallest size that fills a tile, else the largest."""
-    return min((size for size in sizes if size >= tile), default=max(sizes))
-
-
-def _record(scan: ReadScan[Any], split: str) -> PreparedImage:
-    file = scan.file
+def _record(scan: ReadScan[Any], splits: Mapping[str, str]) -> PreparedImage:
+    file, split = scan.file, splits[scan.file.patient]
     return PreparedImage(file.name, scan.sha256, file.patient, file.label, scan.width, scan.height, split)
 
 

@@ -27,7 +27,7 @@ from image_longitudinal.storage.scans.prepared import (
     PreparedImages,
     open_prepared,
 )
-from image_longitudinal.storage.scans.prepared_writer import drawn_image, write_prepared
+from image_longitudinal.storage.scans.prepared_writer import phantom_scan, write_prepared
 from image_longitudinal.storage.scans.scan_files import (
     FoundScans,
     FrameCache,
@@ -164,7 +164,7 @@ def _phantoms(spec: PhantomSpec) -> Iterator[ReadScan[Any]]:
         seeds = subject_seeds(stream >> 1, ids)
         drawn = {size: render(latents, seeds, size) for size in spec.sizes}
         for row, index in enumerate(ids):
-            yield drawn_image(f"phantom-{index:06d}", {size: drawn[size][row] for size in spec.sizes}, "phantom")
+            yield phantom_scan(f"phantom-{index:06d}", {size: drawn[size][row] for size in spec.sizes}, "phantom")
 
 
 def _without_late_scans(found: FoundScans, held_out: Mapping[str, str]) -> tuple[FoundScans, dict[str, str] | None]:

@@ -17,7 +17,7 @@ from image_longitudinal.models.scans.cleaning import clean_frame
 from image_longitudinal.models.scans.framing import to_sizes
 from image_longitudinal.storage.scans.contact_sheet import contact_sheet
 from image_longitudinal.storage.scans.prepared import ImageSource, open_prepared
-from image_longitudinal.storage.scans.prepared_writer import drawn_image, npy_writer, write_prepared
+from image_longitudinal.storage.scans.prepared_writer import npy_writer, phantom_scan, write_prepared
 from image_longitudinal.storage.scans.scan_files import SetAside, find_scans, prepare_scan
 from image_longitudinal.storage.scans.splits import SplitRule
 
@@ -34,13 +34,13 @@ def squares(seed):
     return {size: rng.integers(0, 256, (size, size)).astype(np.uint8) for size in SIZES}
 
 
-def drawings(n=12):
-    return [drawn_image(f"phantom-{i:03d}", squares(i), "phantom") for i in range(n)]
+def phantoms(n=12):
+    return [phantom_scan(f"phantom-{i:03d}", squares(i), "phantom") for i in range(n)]
 
 
 @pytest.fixture
 def written(tmp_path):
-    return write_prepared(tmp_path / "set", drawings(), **OPTIONS)
+    return write_prepared(tmp_path / "set", phantoms(), **OPTIONS)
 
 
 def test_what_is_written_is_read(written, tmp_path):
@@ -68,8 +68,8 @@ def test_splits_cover_all_images_once(written):
 
 
 def test_the_manifest_lists_every_file(tmp_path):
-    twin = drawn_image("twin", squares(3), "phantom")
-    scans = [*drawings(5), SetAside("b.png", "empty file"), twin]
+    twin = phantom_scan("twin", squares(3), "phantom")
+    scans = [*phantoms(5), SetAside("b.png", "empty file"), twin]
     aside = [SetAside("a.txt", "not an image file")]
     made = write_prepared(tmp_path / "set", scans, **OPTIONS, set_aside=aside, ignored=4)
     assert made.manifest.set_aside == (
@@ -94,31 +94,31 @@ def test_the_manifest_lists_every_file(tmp_path):
 
 
 def test_the_digest_names_the_content_not_the_place(written, tmp_path):
-    elsewhere = write_prepared(tmp_path / "other", drawings(), **{**OPTIONS, "source": ImageSource("phantom", 1)})
+    elsewhere = write_prepared(tmp_path / "other", phantoms(), **{**OPTIONS, "source": ImageSource("phantom", 1)})
     assert elsewhere.digest == written.digest
     (tmp_path / "set").rename(tmp_path / "moved")
     assert open_prepared(tmp_path / "moved").digest == written.digest
-    assert write_prepared(tmp_path / "less", drawings(11), **OPTIONS).digest != written.digest
+    assert write_prepared(tmp_path / "less", phantoms(11), **OPTIONS).digest != written.digest
     options = {**OPTIONS, "split": replace(OPTIONS["split"], seed=1)}
-    assert write_prepared(tmp_path / "resplit", drawings(), **options).digest != written.digest
+    assert write_prepared(tmp_path / "resplit", phantoms(), **options).digest != written.digest
 
 
 def test_writing_the_same_again_keeps_what_is_there(written, tmp_path):
     before = (tmp_path / "set" / "images-32.npy").stat().st_ino
-    assert write_prepared(tmp_path / "set", drawings(), **OPTIONS).digest == written.digest
+    assert write_prepared(tmp_path / "set", phantoms(), **OPTIONS).digest == written.digest
     assert (tmp_path / "set" / "images-32.npy").stat().st_ino == before
 
 
 def test_other_content_is_not_overwritten(written, tmp_path):
     with pytest.raises(StorageError, match="other prepared images are here already"):
-        write_prepared(tmp_path / "set", drawings(5), **OPTIONS)
+        write_prepared(tmp_path / "set", phantoms(5), **OPTIONS)
     assert open_prepared(tmp_path / "set").digest == written.digest
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("x")
     with pytest.raises(StorageError, match="holds something else"):
-        write_prepared(tmp_path / "thesis", drawings(), **OPTIONS)
+        write_prepared(tmp_path / "thesis", phantoms(), **OPTIONS)
     with pytest.raises(StorageError, match="holds something else"):
-        write_prepared(tmp_path / "thesis" / "chapter1.tex", drawings(), **OPTIONS)
+        write_prepared(tmp_path / "thesis" / "chapter1.tex", phantoms(), **OPTIONS)
     assert sorted(os.listdir(tmp_path)) == ["set", "thesis"]
 
 
@@ -126,9 +126,9 @@ def test_other_content_is_not_overwritten(written, tmp_path):
     ("scans", "minimum", "got"),
     [
         ([], 1, "got 0 of 0"),
-        (drawings(4), 5, "got 4 of 4"),
-        (drawings(2), 1, "got 2 of 2"),
-        ([*drawings(2), SetAside("a", "empty file"), SetAside("b", "empty file")], 3, "set aside: 2 x empty file"),
+        (phantoms(4), 5, "got 4 of 4"),
+        (phantoms(2), 1, "got 2 of 2"),
+        ([*phantoms(2), SetAside("a", "empty file"), SetAside("b", "empty file")], 3, "set aside: 2 x empty file"),
     ],
 )
 def test_too_few_images_are_refused_and_leave_nothing(tmp_path, scans, minimum, got):
@@ -145,13 +145,13 @@ def test_images_are_taken_one_at_a_time(tmp_path):
     def lazily():
         for i in range(40):
             held.append(i)
-            yield drawn_image(f"{i}", squares(i), "phantom")
+            yield phantom_scan(f"{i}", squares(i), "phantom")
             assert held.pop() == i
 
     assert len(write_prepared(tmp_path / "set", lazily(), **OPTIONS)) == 40
 
 
-WRONG = drawn_image("wrong", {32: np.zeros((32, 31), np.uint8), 16: np.zeros((16, 16), np.uint8)}, "phantom")
+WRONG = phantom_scan("wrong", {32: np.zeros((32, 31), np.uint8), 16: np.zeros((16, 16), np.uint8)}, "phantom")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ WRONG = drawn_image("wrong", {32: np.zeros((32, 31), np.uint8), 16: np.zeros((16
 )
 def test_an_error_while_writing_leaves_nothing(tmp_path, last, error, message):
     def scans():
-        yield from drawings()
+        yield from phantoms()
         if isinstance(last, Exception):
             raise last
         yield last
@@ -180,7 +180,7 @@ def test_an_error_while_writing_leaves_nothing(tmp_path, last, error, message):
 
 def write_for_ever(folder, started):
     def endless():
-        yield from drawings()
+        yield from phantoms()
         started.set()
         time.sleep(60)
 
@@ -195,12 +195,12 @@ def test_a_killed_run_leaves_nothing_half_made_and_the_next_one_clears_up(tmp_pa
     assert started.wait(20)
     (running,) = os.listdir(tmp_path)
     assert running.startswith(".set.")
-    write_prepared(tmp_path / "set", drawings(3), **OPTIONS)  # while the other still writes: its folder is let alone
+    write_prepared(tmp_path / "set", phantoms(3), **OPTIONS)  # while the other still writes: its folder stays
     assert running in os.listdir(tmp_path)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert len(open_prepared(tmp_path / "set")) == 3
-    write_prepared(tmp_path / "set", drawings(3), **OPTIONS)
+    write_prepared(tmp_path / "set", phantoms(3), **OPTIONS)
     assert os.listdir(tmp_path) == ["set"]
 
 
