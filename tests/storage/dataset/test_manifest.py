@@ -29,40 +29,27 @@ from tests.storage.conftest import IDENTITY, write_dataset
 OTHER = digest_of("another data set")
 
 
-def test_a_shard_manifest_is_read_back_and_absent_is_none(published: Root) -> None:
+def test_a_shard_manifest_is_read_back_and_written_with_the_same_bytes(published: Root) -> None:
     manifest = read_shard_manifest(published, 1)
     assert manifest is not None
     assert (manifest.index, manifest.start, manifest.stop) == (1, 8, 16)
     assert set(manifest.parts) == {"image", "outcomes"}
     assert all(published.size(file.path) == file.bytes for file in manifest.files)
     assert read_shard_manifest(published, 99) is None
-
-
-def test_writing_the_same_shard_manifest_again_gives_the_same_bytes(published: Root) -> None:
     before = published.read_bytes("shards/00001.json")
-    manifest = read_shard_manifest(published, 1)
-    assert manifest is not None
     write_shard_manifest(published, manifest)
     assert published.read_bytes("shards/00001.json") == before
 
 
-def test_a_flipped_bit_anywhere_in_a_manifest_is_found(published: Root) -> None:
-    path = "shards/00001.json"
-    good = published.read_bytes(path)
-    for position in range(0, len(good), 7):
-        bad = bytearray(good)
-        bad[position] ^= 1 << position % 8
-        Path(published.join(path)).write_bytes(bad)
-        with pytest.raises(StorageError, match=r"00001\.json"):
-            read_shard_manifest(published, 1)
-
-
-@pytest.mark.parametrize("keep", [0, 1, 200])
-def test_a_truncated_manifest_is_damaged(published: Root, keep: int) -> None:
+def test_a_truncated_or_changed_manifest_is_damaged(published: Root) -> None:
     for path in ("shards/00000.json", "dataset.json"):
-        published.write_bytes(path, published.read_bytes(path)[:keep])
-        with pytest.raises(StorageError, match=rf"a manifest is damaged \(.*{path}\)"):
-            read_root_manifest(published) if path == "dataset.json" else read_shard_manifest(published, 0)
+        good, file = published.read_bytes(path), Path(published.join(path))
+        flipped = [good[:i] + bytes([good[i] ^ 1 << i % 8]) + good[i + 1 :] for i in range(0, len(good), 9)]
+        for bad in (b"", good[:1], good[:200], *flipped):
+            file.write_bytes(bad)
+            with pytest.raises(StorageError, match=path):
+                read_root_manifest(published) if path == "dataset.json" else read_shard_manifest(published, 0)
+        file.write_bytes(good)
 
 
 def test_a_manifest_under_another_shards_name_is_refused(published: Root) -> None:

@@ -105,9 +105,7 @@ def test_a_data_set_pickles_as_its_address_and_serves_threads(published: Root) -
     assert [s.id for s in subjects] == [*range(22)] * 2
 
 
-def test_a_million_subjects_open_with_one_read(
-    published: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_million_subjects_open_at_once(published: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = ShardPlan(1_100_000, 1024, test_fraction=1 / 11)
     manifest = read_root_manifest(published)
     shards = tuple(FileRecord(path=f"shards/{s.name}.json", sha256="0" * 64, bytes=9999) for s in plan)

@@ -53,9 +53,7 @@ def test_files_lost_from_a_copy_are_brought_back(published: Root, target: Root) 
     assert steps[-1].bytes == published.size(layout.latent_shard_path(1))
 
 
-def test_stopped_at_any_file_it_goes_on_and_is_published_only_when_whole(
-    published: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_copy_stopped_at_any_file_continues(published: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, put = digests(published), LocalRoot._write
     for survived in range(0, len(whole), 4):
         target, left = open_root(tmp_path / f"copy{survived}"), iter(range(survived))

@@ -35,6 +35,8 @@ from image_longitudinal.storage.io.local import LocalRoot
 from image_longitudinal.storage.io.root import Root
 from tests.storage.conftest import IDENTITY, Arrays, arrays, digests, exit_status, in_child, resume
 
+Folders = Callable[[], LocalRoot]
+Reference = dict[str, str]
 PLAN = ShardPlan(n_subjects=5, shard_size=2, test_fraction=0.2)
 KILLED = 9
 TRACED = (str(Path(storage.__path__[0])), files.__file__)  # whose lines a run is killed at
@@ -46,7 +48,7 @@ def data() -> Arrays:
 
 
 @pytest.fixture
-def folders() -> Iterator[Callable[[], LocalRoot]]:
+def folders() -> Iterator[Folders]:
     """Fresh roots; in memory where there is such a folder, since a kill, unlike a power cut, does not ask for fsync."""
     base = tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
     numbers = iter(range(10**6))
@@ -55,14 +57,14 @@ def folders() -> Iterator[Callable[[], LocalRoot]]:
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory, data: Arrays) -> dict[str, str]:
+def reference(tmp_path_factory: pytest.TempPathFactory, data: Arrays) -> Reference:
     """Digests of an uninterrupted run."""
     root = LocalRoot(tmp_path_factory.mktemp("reference"))
     assert resume(root, data, PLAN) == [0, 1, 2]
     return digests(root)
 
 
-def check_and_finish(root: Root, data: Arrays, reference: dict[str, str], plan: ShardPlan = PLAN) -> None:
+def check_and_finish(root: Root, data: Arrays, reference: Reference, plan: ShardPlan = PLAN) -> None:
     """Every file is whole, what counts as done is done, and the same run ends as if it had never stopped."""
     there = digests(root)
     for path, digest in there.items():
@@ -99,7 +101,7 @@ def traced(work: Callable[[], object], at: Callable[[int], None]) -> None:
         sys.settrace(None)
 
 
-def test_killed_at_200_random_lines(folders: Callable[[], LocalRoot], data: Arrays, reference: dict[str, str]) -> None:
+def test_killed_at_200_random_lines(folders: Folders, data: Arrays, reference: Reference) -> None:
     lines = 0
 
     def count(number: int) -> None:
@@ -124,9 +126,7 @@ def test_killed_at_200_random_lines(folders: Callable[[], LocalRoot], data: Arra
     assert published_early < 20  # else the kills would hardly test anything
 
 
-def test_killed_by_the_clock_and_again(
-    folders: Callable[[], LocalRoot], data: Arrays, reference: dict[str, str]
-) -> None:
+def test_killed_by_the_clock_and_again(folders: Folders, data: Arrays, reference: Reference) -> None:
     """SIGKILL at any instant, in system calls and libraries too; reruns are killed as well, until one gets through."""
     moments, began = random.Random(5), time.monotonic()
     exit_status(in_child(lambda: resume(folders(), data, PLAN)))
@@ -147,7 +147,7 @@ def test_killed_by_the_clock_and_again(
 
 
 def test_a_disk_that_fills_at_any_system_call_or_piece(
-    folders: Callable[[], LocalRoot], data: Arrays, reference: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    folders: Folders, data: Arrays, reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     n = len(reference)
     steps = [(os, "replace", n), (os, "fsync", 2 * n), (files, "_start_writeback", n)]  # fsync: of file and folder
@@ -168,9 +168,7 @@ def test_a_disk_that_fills_at_any_system_call_or_piece(
         check_and_finish(root, data, reference)
 
 
-def test_a_file_that_vanished_or_shrank_is_made_again(
-    folders: Callable[[], LocalRoot], data: Arrays, reference: dict[str, str]
-) -> None:
+def test_a_file_that_vanished_or_shrank_is_made_again(folders: Folders, data: Arrays, reference: Reference) -> None:
     root = folders()
     resume(root, data, PLAN)
     for path in sorted(reference):
@@ -185,9 +183,7 @@ def test_a_file_that_vanished_or_shrank_is_made_again(
             assert digests(root) == reference
 
 
-def test_two_runs_at_once_leave_one_data_set(
-    folders: Callable[[], LocalRoot], data: Arrays, reference: dict[str, str]
-) -> None:
+def test_two_runs_at_once_leave_one_data_set(folders: Folders, data: Arrays, reference: Reference) -> None:
     ended = set()
     for _ in range(5):
         root = folders()

@@ -151,11 +151,11 @@ def test_a_removed_lock_is_noticed(tmp_path: Path) -> None:
             held.check()
 
 
-def test_an_output_that_cannot_be_locked_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_that_cannot_be_locked_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("a file")
     with (
         pytest.raises(StorageError, match="Choose an output that is a folder"),
-        hold_lease(open_root(tmp_path / "file")),
+        hold_lease(LocalRoot(tmp_path / "file")),
     ):
         pass
     if Path("/proc/self").exists():  # a folder where nobody can make another: Linux's /proc

@@ -148,9 +148,7 @@ def test_a_missing_file_is_named_when_it_is_read_or_linked(any_root: Root) -> No
     assert any_root.files() == []
 
 
-def test_a_failure_that_passes_is_tried_again_and_one_that_will_not_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_a_failure_that_may_pass_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, calls = open_root(f"memory://{tmp_path.name}/data"), []
     monkeypatch.setattr(remote, "PAUSES", (0.0, 0.0))
     kind = type(root.fs)  # type: ignore[attr-defined]

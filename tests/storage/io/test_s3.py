@@ -189,9 +189,7 @@ STEPS = {
 PROMISES = [STEPS["the lease"], STEPS["a shard manifest"], STEPS["the root manifest"]]
 
 
-def test_killed_before_every_kind_of_write_and_after_those_that_promise(
-    line: Line, small: Arrays, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_around_every_kind_of_write(line: Line, small: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (("RENEWAL", 0.2), ("EXPIRY", 0.5), ("SETTLE", 0.1)):  # the killed run's lease must expire
         monkeypatch.setattr(lease, name, seconds)
     whole = fresh()
@@ -262,9 +260,7 @@ def cut_at(line: Line, monkeypatch: pytest.MonkeyPatch, number: int, mend: bool)
     monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", call)
 
 
-def test_a_store_that_vanishes_in_mid_run_stops_it_and_nothing_is_lost(
-    line: Line, small: Arrays, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_vanishes_loses_nothing(line: Line, small: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "EXPIRY", 1.0)  # the lease that could not be given back is waited for
     monkeypatch.setattr(lease, "RENEWAL", 0.4)
     whole = fresh()
@@ -280,9 +276,7 @@ def test_a_store_that_vanishes_in_mid_run_stops_it_and_nothing_is_lost(
         check_and_finish(root, small, reference, SMALL)
 
 
-def test_a_store_that_is_away_for_a_moment_stops_nothing(
-    line: Line, small: Arrays, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_short_outage_stops_nothing(line: Line, small: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
     root = fresh()
     with monkeypatch.context() as patch:
         cut_at(line, patch, 40, mend=True)
