@@ -87,7 +87,8 @@ class SubjectDataset(TorchDataset[Batch]):
         if positions.size and not 0 <= positions.min() <= positions.max() < len(self):
             raise IndexError(f"samples {positions.min()} to {positions.max()} of {len(self)}")
         ids = self.ids[positions]
-        arrays = {name: values[positions] for name, values in self._columns.items()} | {"id": ids}
+        arrays: dict[str, NDArray[Any]] = {"id": ids}
+        arrays |= {name: values[positions] for name, values in self._columns.items()}
         if "image" in self.fields:
             arrays["image"] = self.dataset.take_images(ids)[:, None]
         if "latent" in self.fields:

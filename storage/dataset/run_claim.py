@@ -63,7 +63,7 @@ def check_same_dataset(root: Root, identity: Digest, layout_version: int = layou
         raise StorageError(problem, where=root.url, expected=expected, got=found.identity[:12], do=do)
     if found.layout_version != layout_version:
         problem = f"the output already holds this data set in another layout ({state})"
-        expected, got = f"layout version {layout_version}", found.layout_version
+        expected, got = f"layout version {layout_version}", str(found.layout_version)
         do = f"choose another output; image-longitudinal convert {root.url} NEW rewrites a published version 1"
         raise StorageError(problem, where=root.url, expected=expected, got=got, do=do)
     return state
