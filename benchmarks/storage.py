@@ -120,13 +120,11 @@ def measure(
 
 def writing(folder: Path, images: NDArray[np.uint8], latents: NDArray[np.float32], rounds: int) -> dict[str, float]:
     """Seconds to write all images, lossless."""
-
     plan = ShardPlan(len(images), len(images))
 
     def ours(round_number: int) -> None:
-        write_image_shard(
-            open_root(folder / f"shard{round_number}"), plan.shard(0), images, latents, shard_size=len(images)
-        )
+        root = open_root(folder / f"shard{round_number}")
+        write_image_shard(root, plan.shard(0), images, latents, shard_size=len(images))
 
     def npy(round_number: int) -> None:
         with open(folder / f"{round_number}.npy", "wb") as file:
@@ -156,9 +154,7 @@ def writing(folder: Path, images: NDArray[np.uint8], latents: NDArray[np.float32
         os.sync()
 
     def tar(round_number: int) -> None:
-        with tarfile.open(folder / f"npy{round_number}.tar", "w") as file:
-            for index, image in enumerate(images):
-                add(file, f"{index:06d}.image.npy", packed(image, "npy"))
+        write_tar(folder / f"npy{round_number}.tar", "npy", images)
         to_disk(folder / f"npy{round_number}.tar")
 
     jobs = {"ours": ours, "np.save": npy, "PNG folder": png, "HDF5, gzip 1": hdf5, "Zarr without sharding": plain_zarr,
@@ -176,11 +172,17 @@ def packed(array: NDArray[Any], form: str) -> bytes:
     return buffer.getvalue()
 
 
-def add(file: tarfile.TarFile, name: str, data: bytes) -> None:
-    """One member of a tar file."""
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    file.addfile(member, io.BytesIO(data))
+def write_tar(path: Path, form: str, images: NDArray[np.uint8], eta: NDArray[np.float32] | None = None) -> None:
+    """A WebDataset tar file of the images, and of their random effects if given."""
+    with tarfile.open(path, "w") as file:
+        for index, image in enumerate(images):
+            members = {f"image.{form}": packed(image, form)}
+            if eta is not None:
+                members["eta.npy"] = packed(eta[index], "npy")
+            for name, data in members.items():
+                member = tarfile.TarInfo(f"{index:06d}.{name}")
+                member.size = len(data)
+                file.addfile(member, io.BytesIO(data))
 
 
 def to_disk(path: Path) -> None:
@@ -222,10 +224,7 @@ def loading(folder: Path, dataset: Dataset, images: NDArray[np.uint8], rounds: i
     """A shuffled epoch of images with three random effects, in batches, in one process; the peer in its best form."""
     eta = dataset.eta(0, len(images)).astype(np.float32)
     for form in ("npy", "png"):
-        with tarfile.open(folder / f"{form}.tar", "w") as file:
-            for index, image in enumerate(images):
-                add(file, f"{index:06d}.image.{form}", packed(image, form))
-                add(file, f"{index:06d}.eta.npy", packed(eta[index], "npy"))
+        write_tar(folder / f"{form}.tar", form, images, eta)
 
     def ours(round_number: int) -> int:
         loader = SubjectLoader(dataset, split=None, fields=("image", "eta"), batch_size=BATCH, seed=round_number)
@@ -264,13 +263,9 @@ def scanning(folder: Path, n: int, rounds: int) -> dict[str, float]:
         "one plain Parquet file": lambda round_number: pads.dataset(folder / "plain.parquet").to_table(),
         "our files, pyarrow alone": lambda round_number: pads.dataset(folder / "tables").to_table(),
     }
-    print(f"\nbytes of the table: ours {size_of(root):,}, plain {(folder / 'plain.parquet').stat().st_size:,}")
+    ours, plain = sum(root.size(path) or 0 for path in root.files()), (folder / "plain.parquet").stat().st_size
+    print(f"\nbytes of the table: ours {ours:,}, plain {plain:,}")
     return measure(f"scan {table.num_rows:,} rows", "rows/s", table.num_rows, jobs, rounds)
-
-
-def size_of(root: Root) -> int:
-    """Bytes of all files."""
-    return sum(root.size(path) or 0 for path in root.files())
 
 
 def compressing(phantoms: NDArray[np.uint8]) -> dict[str, dict[str, float]]:
@@ -283,40 +278,29 @@ def compressing(phantoms: NDArray[np.uint8]) -> dict[str, dict[str, float]]:
         **{f"blosc-zstd {level} bitshuffle": numcodecs.Blosc("zstd", level, shuffle) for level in (1, 5)},
         **{f"blosc-lz4 {level} bitshuffle": numcodecs.Blosc("lz4", level, shuffle) for level in (1, 5, 9)},
         "gzip 1": numcodecs.GZip(1),
-        "PNG": Png(),
     }
+    coders = {name: (codec.encode, codec.decode) for name, codec in codecs.items()}
+    coders["PNG"] = (lambda image: packed(image, "png"), lambda data: Image.open(io.BytesIO(data)).tobytes())
     print(f"\n{'lossless codec':<28}" + "".join(f"{name + ': ratio, ms in, out':>36}" for name in samples))
     out: dict[str, dict[str, float]] = {}
-    for name, codec in codecs.items():
+    for name, (encode, decode) in coders.items():
         cells = []
         for sample, images in samples.items():
             if not len(images):
                 cells.append(f"{'no scans':>36}")
                 continue
             began = time.perf_counter()
-            packed = [codec.encode(np.ascontiguousarray(image)) for image in images]
+            pieces = [encode(np.ascontiguousarray(image)) for image in images]
             middle = time.perf_counter()
-            unpacked = [codec.decode(piece) for piece in packed]
+            unpacked = [decode(piece) for piece in pieces]
             ended = time.perf_counter()
             assert b"".join(map(bytes, unpacked)) == images.tobytes(), f"{name} is not lossless"
-            ratio = images.nbytes / sum(map(len, packed))
+            share = images.nbytes / sum(map(len, pieces))
             each_in, each_out = ((b - a) / len(images) * 1e3 for a, b in ((began, middle), (middle, ended)))
-            cells.append(f"{ratio:>18.2f}{each_in:>9.3f}{each_out:>9.3f}")
-            out.setdefault(name, {})[sample] = round(ratio, 3)
+            cells.append(f"{share:>18.2f}{each_in:>9.3f}{each_out:>9.3f}")
+            out.setdefault(name, {})[sample] = round(share, 3)
         print(f"  {name:<26}" + "".join(cells), flush=True)
     return out
-
-
-class Png:
-    """PNG as a codec."""
-
-    def encode(self, image: NDArray[np.uint8]) -> bytes:
-        """One image."""
-        return packed(image, "png")
-
-    def decode(self, data: bytes) -> bytes:
-        """Its pixels, row by row."""
-        return Image.open(io.BytesIO(data)).tobytes()
 
 
 def diffusion_images(count: int) -> NDArray[np.uint8]:
@@ -340,14 +324,13 @@ def write_dataset(root: Root, images: NDArray[np.uint8], latents: NDArray[np.flo
     """A published data set of these images, with tables of one level."""
     plan, rng = ShardPlan(len(images), 512), np.random.default_rng(0)
     begin_run(root, DIGEST, {})
-    arrays = create_image_arrays(
-        root, n=len(images), height=SIDE, width=SIDE, latent_dim=LATENT, shard_size=plan.shard_size
-    )
+    size = plan.shard_size
+    arrays = create_image_arrays(root, n=len(images), height=SIDE, width=SIDE, latent_dim=LATENT, shard_size=size)
     shards = []
     for shard in plan:
         rows = slice(shard.start, shard.stop)
         eta = latents[rows, :3].astype(float)
-        files = write_image_shard(root, shard, images[rows], latents[rows], shard_size=plan.shard_size)
+        files = write_image_shard(root, shard, images[rows], latents[rows], shard_size=size)
         tables = write_subjects(root, shard, seeds=subject_seeds(1, np.arange(shard.start, shard.stop)), eta=eta)
         tables += write_random_effects(root, shard, LEVEL, eta=eta, parameters={"ka": np.exp(eta[:, 0])})
         dv = rng.lognormal(size=(len(shard), len(TIMES)))

@@ -52,7 +52,7 @@ def convert(
     target: Annotated[str, typer.Argument(metavar="NEW", help="An empty folder or URL.")],
 ) -> None:
     """Rewrite a data set of layout version 1 in version 2: the same images and numbers, nothing is generated."""
-    from image_longitudinal.storage.dataset.conversion import convert_dataset
+    from image_longitudinal.storage.dataset.transfer import convert_dataset
     from image_longitudinal.storage.io.open import open_root
 
     typer.echo(f"convert {source} to {target}")
@@ -65,30 +65,23 @@ def _copy(source: str, target: str, workers: int, selection: Selection) -> None:
     from image_longitudinal.storage.dataset.transfer import copy_dataset
     from image_longitudinal.storage.io.open import open_root
 
-    typer.echo(f"copy {source} to {target}")
-    progress = CopyProgress()
-    manifest = copy_dataset(open_root(source), open_root(target), selection, workers=workers, progress=progress)
-    of = f", part of {manifest.part_of.n_subjects:,}" if manifest.part_of else ""
-    typer.echo(f"{manifest.n_subjects:,} subjects{of}, the SHA-256 of every file was checked")
-    print_result(target, f"image-longitudinal show {target}")
+    pace, throttle = Pace(0), Throttle(REPORT_SECONDS)
 
-
-class CopyProgress:
-    """Prints the progress of a copy, with rate and time left, every few seconds and at the end."""
-
-    def __init__(self) -> None:
-        self._pace = Pace(0)
-        self._throttle = Throttle(REPORT_SECONDS)
-
-    def __call__(self, copied: Copied) -> None:
-        """Report the state after a shard."""
-        if not self._throttle.ready(always=copied.shards >= copied.of):
+    def report(copied: Copied) -> None:
+        """Print the progress, with rate and time left, every few seconds and at the end."""
+        if not throttle.ready(always=copied.shards >= copied.of):
             return
-        self._pace.total, self._pace.first = copied.of, copied.kept  # shards already there do not count for the rate
-        left = self._pace.seconds_left(copied.shards)
+        pace.total, pace.first = copied.of, copied.kept  # shards already there do not count for the rate
+        left = pace.seconds_left(copied.shards)
         typer.echo(
             f"{copied.shards:,} of {copied.of:,} shards, {human_bytes(copied.bytes)} copied, "
-            f"{human_bytes(copied.bytes / self._pace.elapsed)}/s"
+            f"{human_bytes(copied.bytes / pace.elapsed)}/s"
             + (f", {copied.kept:,} were already there" if copied.kept else "")
             + (f", about {duration(left)} left" if 1 <= left < float("inf") else "")
         )
+
+    typer.echo(f"copy {source} to {target}")
+    manifest = copy_dataset(open_root(source), open_root(target), selection, workers=workers, progress=report)
+    of = f", part of {manifest.part_of.n_subjects:,}" if manifest.part_of else ""
+    typer.echo(f"{manifest.n_subjects:,} subjects{of}, the SHA-256 of every file was checked")
+    print_result(target, f"image-longitudinal show {target}")

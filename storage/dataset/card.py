@@ -1,14 +1,17 @@
 """The data card: README.md for people and the Hugging Face hub, with croissant.json for machines beside it."""
 
 import json
+from typing import Any
+
+import pyarrow as pa
 
 from image_longitudinal.core.plan import shard_ranges
 from image_longitudinal.storage.dataset import layout
-from image_longitudinal.storage.dataset.croissant import PAPER_URL, render_croissant
 from image_longitudinal.storage.dataset.manifest import RootManifest
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.io.root import FileRecord, Root
 
+PAPER_URL = "https://arxiv.org/abs/2410.16177"
 HUB_DEFAULT = "observations"  # the table that Hugging Face loads and shows unless another is named
 CITATION = """@article{image_longitudinal_2024,
   title  = {A Framework for Evaluating Predictive Models Using Synthetic Image Covariates and Longitudinal Data},
@@ -51,6 +54,7 @@ def render_card(dataset: Dataset, *, picture: bool = False) -> str:
     split = manifest.present_splits[0]
     tables = "\n\n".join(_table_section(dataset, table) for table in layout.TABLES)
     counts = "\n".join(f"| {name} | {manifest.splits[name]:,} |" for name in manifest.present_splits)
+    unit = manifest.units.get("time", "1")
     shown = f"![Some images above the outcomes they are paired with]({layout.CARD_PICTURE})" if picture else ""
     lineage = "".join(f"\n{line}\n" for line in (_part_of(manifest), _derived_from(manifest), shown) if line)
     effects = ", ".join(f"`eta_{k}` ({name})" for k, name in enumerate(manifest.random_effects, 1))
@@ -70,7 +74,7 @@ the image explains exactly the share ρ² of the variance of the random effects.
 | images | {image.height} x {image.width}, grey, 8 bit, made by `{image.backend}` ({image.model} {image.version}) |
 | latent vector | {image.latent_dim} dimensions, standard normal |
 | association levels | {levels} |
-| times | {len(manifest.times)}, from {min(manifest.times):g} to {max(manifest.times):g} {_unit(manifest, "time")} |
+| times | {len(manifest.times)}, from {min(manifest.times):g} to {max(manifest.times):g} {"" if unit == "1" else unit} |
 {_visits(manifest)}| shards | {manifest.plan.n_shards} of {manifest.shard_size:,} subjects |
 | licence | {manifest.licence} |
 
@@ -191,11 +195,6 @@ def _table_section(dataset: Dataset, table: str) -> str:
     )
 
 
-def _unit(manifest: RootManifest, name: str) -> str:
-    unit = manifest.units.get(name, "1")
-    return "" if unit == "1" else unit
-
-
 _SIZES = [
     (1_000, "n<1K"),
     (10_000, "1K<n<10K"),
@@ -216,3 +215,89 @@ def _visits(manifest: RootManifest) -> str:
     visits = manifest.config.get("outcomes", {})
     parts = [text.format(visits[name]) for name, text in names.items() if visits.get(name)]
     return f"| visits | {', '.join(parts)}; a missed one keeps its row, with MDV 1 and no DV |\n" if parts else ""
+
+
+def render_croissant(dataset: Dataset) -> str:
+    """The text of croissant.json (Croissant 1.0 JSON-LD): file sets of the images and tables, and record sets."""
+    manifest = dataset.manifest
+    content = {
+        "@context": _CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "name": manifest.name,
+        "description": f"{manifest.n_subjects} synthetic medical images paired with longitudinal outcomes whose "
+        f"association with the image is set by design ({', '.join(map(layout.level_name, manifest.levels))}).",
+        "license": f"https://spdx.org/licenses/{manifest.licence}.html",
+        "url": PAPER_URL,
+        "citeAs": manifest.citation.strip(),
+        "creator": {"@type": "sc:Organization", "name": "image-longitudinal"},
+        **({"datePublished": manifest.date} if manifest.date else {}),
+        "version": f"{manifest.layout_version}.0.0",
+        "isLiveDataset": False,
+        "distribution": [
+            _file_set("images", "application/octet-stream", f"{layout.IMAGES}/**", "Zarr v3 group: image and latent"),
+            *(
+                _file_set(t, "application/x-parquet", f"{t}/**/*.parquet", layout.TABLE_DESCRIPTIONS[t])
+                for t in layout.TABLES
+            ),
+        ],
+        "recordSet": [_record_set(table, dataset.schema(table)) for table in layout.TABLES],
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _file_set(name: str, encoding: str, pattern: str, description: str) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileSet",
+        "@id": f"{name}-files",
+        "name": f"{name}-files",
+        "description": description,
+        "encodingFormat": encoding,
+        "includes": pattern,
+    }
+
+
+def _record_set(table: str, schema: pa.Schema) -> dict[str, Any]:
+    return {
+        "@type": "cr:RecordSet",
+        "@id": table,
+        "name": table,
+        "description": layout.TABLE_DESCRIPTIONS[table],
+        "field": [
+            {
+                "@type": "cr:Field",
+                "@id": f"{table}/{field.name}",
+                "name": field.name,
+                "description": f"{layout.description_of(field)} (unit: {layout.unit_of(field)})",
+                "dataType": _croissant_type(field.type),
+                "source": {"fileSet": {"@id": f"{table}-files"}, "extract": {"column": field.name}},
+            }
+            for field in schema
+        ],
+    }
+
+
+def _croissant_type(kind: pa.DataType) -> str:
+    if pa.types.is_integer(kind):
+        return "sc:Integer"
+    return "sc:Float" if pa.types.is_floating(kind) else "sc:Text"
+
+
+_TERMS = (
+    "citeAs column dataBiases dataCollection equivalentProperty extract field fileObject fileProperty fileSet format "
+    "includes isLiveDataset jsonPath key md5 parentField path personalSensitiveInformation recordSet references regex "
+    "repeated replace samplingRate separator source subField transform"
+)
+_CONTEXT: dict[str, Any] = {  # the context that the Croissant 1.0 specification requires
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "conformsTo": "dct:conformsTo",
+    "cr": "http://mlcommons.org/croissant/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "sc": "https://schema.org/",
+    **{term: f"cr:{term}" for term in _TERMS.split()},
+}

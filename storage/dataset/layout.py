@@ -81,77 +81,69 @@ def _field(name: str, kind: pa.DataType, unit: str, description: str) -> pa.Fiel
     return pa.field(name, kind, nullable=name == "dv", metadata={"unit": unit, "description": description})
 
 
-SPLIT = _field("split", pa.string(), "1", "train, validation or test")
-ASSOCIATION = _field("association", pa.float64(), "1", "share of the random effects' variance explained by the image")
-
-
 def eta_columns(count: int) -> tuple[str, ...]:
     """Names of the random effect columns: eta_1, …, eta_count."""
     return tuple(f"eta_{k}" for k in range(1, count + 1))
 
 
-def subjects_schema(n_eta: int, *, licence: str = "") -> pa.Schema:
-    """One row per subject; ``n_eta`` random effects are linked to the image."""
-    return _schema(
-        "subjects",
-        [
+def table_columns(
+    table: str,
+    n_eta: int,
+    parameters: Iterable[str] = (),
+    units: Mapping[str, str] = DEFAULT_UNITS,
+    *,
+    licence: str = "",
+    infusions: bool = False,
+) -> pa.Schema:
+    """The columns of one of :data:`TABLES`. Observations are sorted by id and time, doses before observations.
+
+    Args:
+        table: its name.
+        n_eta: number of random effects.
+        parameters: names of the individual parameters.
+        units: of ``time``, ``amt`` and ``dv``; may name a parameter's unit; "1" otherwise.
+        licence: SPDX identifier, repeated in the metadata of each file unless empty.
+        infusions: whether observations have the column ``rate``.
+    """
+    time, amount, outcome = (units.get(name, "1") for name in ("time", "amt", "dv"))
+    identity = _field("id", pa.int64(), "1", "subject identity")
+    split = _field("split", pa.string(), "1", "train, validation or test")
+    variance = "share of the random effects' variance explained by the image"
+    association = _field("association", pa.float64(), "1", variance)
+    if table == "subjects":
+        fields = [
             _field("id", pa.int64(), "1", "subject identity: equal to image_index"),
             _field("image_index", pa.int64(), "1", "index of the subject's image and latent in images.zarr"),
-            SPLIT,
+            split,
             _field("shard", pa.int32(), "1", "shard that holds the subject"),
             _field("seed", pa.int64(), "1", "the subject's own seed, given to the image model"),
             *(_field(name, pa.float64(), "1", "random effect linked to the image") for name in eta_columns(n_eta)),
-        ],
-        licence,
-    )
-
-
-def random_effects_schema(
-    n_eta: int, parameters: Iterable[str], units: Mapping[str, str] = DEFAULT_UNITS, *, licence: str = ""
-) -> pa.Schema:
-    """One row per subject at one association level: the random effects used and the individual parameters.
-
-    Args:
-        n_eta: number of random effects.
-        parameters: names of the individual parameters.
-        units: may name a parameter's unit; "1" otherwise.
-        licence: SPDX identifier, repeated in the metadata of each file unless empty.
-    """
-    return _schema(
-        "random_effects",
-        [
-            _field("id", pa.int64(), "1", "subject identity"),
-            ASSOCIATION,
-            SPLIT,
+        ]
+    elif table == "random_effects":
+        fields = [
+            identity,
+            association,
+            split,
             *(_field(name, pa.float64(), "1", "random effect used for the outcomes") for name in eta_columns(n_eta)),
             *(_field(name, pa.float64(), units.get(name, "1"), "individual parameter") for name in parameters),
-        ],
-        licence,
-    )
-
-
-def observations_schema(
-    units: Mapping[str, str] = DEFAULT_UNITS, *, licence: str = "", infusions: bool = False
-) -> pa.Schema:
-    """Long format, one row per dose and per observation, sorted by id and time, doses before observations."""
-    amount, time = units.get("amt", "1"), units.get("time", "1")
-    rate = _field("rate", pa.float64(), f"{amount}/{time}", "rate of an infusion, 0 for a bolus")
-    return _schema(
-        "observations",
-        [
-            _field("id", pa.int64(), "1", "subject identity"),
-            _field("time", pa.float64(), units.get("time", "1"), "time since the start"),
+        ]
+    else:
+        rate = _field("rate", pa.float64(), f"{amount}/{time}", "rate of an infusion, 0 for a bolus")
+        fields = [
+            identity,
+            _field("time", pa.float64(), time, "time since the start"),
             _field("evid", pa.int8(), "1", "0 observation, 1 dose"),
-            _field("amt", pa.float64(), units.get("amt", "1"), "amount of the dose, 0 on observation rows"),
+            _field("amt", pa.float64(), amount, "amount of the dose, 0 on observation rows"),
             *([rate] if infusions else []),
             _field("cmt", pa.int8(), "1", "compartment dosed or observed, from 1"),
-            _field("dv", pa.float32(), units.get("dv", "1"), "observed outcome, null on dose rows and missed visits"),
+            _field("dv", pa.float32(), outcome, "observed outcome, null on dose rows and missed visits"),
             _field("mdv", pa.int8(), "1", "1 if dv is missing, else 0"),
-            ASSOCIATION,
-            SPLIT,
-        ],
-        licence,
-    )
+            association,
+            split,
+        ]
+    of_columns = json.dumps({field.name: unit_of(field) for field in fields}, sort_keys=True)
+    metadata = {"table": table, "layout_version": str(LAYOUT_VERSION), "units": of_columns}
+    return pa.schema(fields, metadata=metadata | ({"licence": licence} if licence else {}))
 
 
 def unit_of(field: pa.Field) -> str:
@@ -164,9 +156,20 @@ def description_of(field: pa.Field) -> str:
     return str(field.metadata[b"description"].decode())
 
 
-def _schema(table: str, fields: list[pa.Field], licence: str) -> pa.Schema:
-    units = {field.name: unit_of(field) for field in fields}
-    metadata = {"table": table, "layout_version": str(LAYOUT_VERSION), "units": json.dumps(units, sort_keys=True)}
-    if licence:
-        metadata["licence"] = licence
-    return pa.schema(fields, metadata=metadata)
+def path_in_version_1(path: str) -> str:
+    """Where layout version 1 keeps the file that version 2 keeps at ``path``.
+
+    Version 1, which is still read, named its folders ``split=train`` and ``association=0.5`` and its files
+    ``part-00000.parquet``. Arrays and manifests are those of version 2.
+    """
+    if not path.startswith(tuple(f"{table}/" for table in TABLES)):
+        return path
+    table, *level, split, name = path.split("/")
+    folders = [f"association={folder.removeprefix('rho2-')}" for folder in level]
+    return "/".join([table, *folders, f"split={split}", f"part-{name}"])
+
+
+def columns_in_version_1(table: str, schema: pa.Schema) -> pa.Schema:
+    """The columns that version 1 has of a version 2 table: its random effects lack ``association`` and ``split``."""
+    missing = ("association", "split") if table == "random_effects" else ()
+    return pa.schema([field for field in schema if field.name not in missing], schema.metadata)

@@ -70,10 +70,8 @@ class SubjectDataset(TorchDataset[Batch]):
         view = self.dataset.view(split, level)
         self.ids = view.ids
         readers: dict[str, Callable[[], NDArray[Any]]] = {
-            "eta": view.eta,
-            "effects": view.effects,
-            "outcomes": view.outcomes,
-        }
+            "eta": view.eta, "effects": view.effects, "outcomes": view.outcomes
+        }  # fmt: skip
         self._columns = {name: readers[name]().astype(np.float32) for name in self.fields if name in readers}
 
     def __len__(self) -> int:
@@ -88,8 +86,13 @@ class SubjectDataset(TorchDataset[Batch]):
         positions = np.asarray(indices, np.int64)
         if positions.size and not 0 <= positions.min() <= positions.max() < len(self):
             raise IndexError(f"samples {positions.min()} to {positions.max()} of {len(self)}")
-        arrays = {name: values[positions] for name, values in self._columns.items()}
-        arrays |= _read(self.dataset, self.ids[positions], self.fields)
+        ids = self.ids[positions]
+        arrays: dict[str, NDArray[Any]] = {"id": ids}
+        arrays |= {name: values[positions] for name, values in self._columns.items()}
+        if "image" in self.fields:
+            arrays["image"] = self.dataset.take_images(ids)[:, None]
+        if "latent" in self.fields:
+            arrays["latent"] = self.dataset.take_latents(ids)
         batch = {name: torch.from_numpy(arrays[name]) for name in self.fields}
         samples = [{name: values[row] for name, values in batch.items()} for row in range(len(positions))]
         return [self.transform(sample) for sample in samples] if self.transform else samples
@@ -134,15 +137,16 @@ class SubjectStream(IterableDataset[Batch]):
         self.fields, self.level, self.transform = _check_fields(fields, level), level, transform
         self.dataset.view(split, level)  # raises for an unknown split or level
         self.runs = self.dataset.runs(split)
-        own_rank, ranks = _rank_and_world_size()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            own_rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        else:
+            own_rank, ranks = 0, 1
         self.rank = own_rank if rank is None else rank
         self.world_size = ranks if world_size is None else world_size
         if not 0 <= self.rank < self.world_size or batch_size < 1:
-            raise StorageError(
-                "impossible rank or batch size",
-                expected=f"a rank below {self.world_size}, at least one subject per batch",
-                got=f"rank {self.rank}, {batch_size} subjects",
-            )
+            expected = f"a rank below {self.world_size}, at least one subject per batch"
+            got = f"rank {self.rank}, {batch_size} subjects"
+            raise StorageError("impossible rank or batch size", expected=expected, got=got)
         self.drop_last = drop_last
         self._order_arguments = {
             "batch_size": batch_size, "seed": seed, "shuffle": shuffle, "drop_last": drop_last, "streams": streams,
@@ -180,8 +184,9 @@ class SubjectStream(IterableDataset[Batch]):
         return each if self.drop_last else each + (self.rank < rest)
 
     def _read(self, ids: NDArray[np.int64]) -> Batch:
-        arrays = _read(self.dataset, ids, [name for name in self.fields if name in ("id", "image")])
-        arrays |= self._columns.take(ids)
+        arrays: dict[str, NDArray[Any]] = {"id": ids, **self._columns.take(ids)}
+        if "image" in self.fields:
+            arrays["image"] = self.dataset.take_images(ids)[:, None]
         return {name: torch.from_numpy(arrays[name]) for name in self.fields}
 
 
@@ -234,13 +239,11 @@ class SubjectLoader:
         """
         stream, consumed = self.stream, int(state["batches"])
         if state["fingerprint"] != stream.fingerprint() or consumed % stream.world_size:
-            raise StorageError(
-                "the state of a loader does not fit this one",
-                expected="the same data set, split, batch size, seed, shuffling, streams and mix; ranks that divide "
-                "the batches consumed",
-                got=f"{consumed} batches for {stream.world_size} ranks, fingerprint {state['fingerprint'][:12]}",
-                do="build the loader with the same arguments as before, or start the epoch again",
-            )
+            same = "data set, split, batch size, seed, shuffling, streams and mix"
+            expected = f"the same {same}; ranks that divide the batches consumed"
+            got = f"{consumed} batches for {stream.world_size} ranks, fingerprint {state['fingerprint'][:12]}"
+            do = "build the loader with the same arguments as before, or start the epoch again"
+            raise StorageError("the state of a loader does not fit this one", expected=expected, got=got, do=do)
         stream.epoch, stream.start = int(state["epoch"]), consumed // stream.world_size
 
 
@@ -298,17 +301,6 @@ def _clear_inherited_exit_calls() -> None:
     getattr(threading, "_threading_atexits", []).clear()
 
 
-def _read(dataset: Dataset, ids: NDArray[np.int64], fields: Sequence[str]) -> dict[str, NDArray[Any]]:
-    arrays: dict[str, NDArray[Any]] = {}
-    if "id" in fields:
-        arrays["id"] = ids
-    if "image" in fields:
-        arrays["image"] = dataset.take_images(ids)[:, None]
-    if "latent" in fields:
-        arrays["latent"] = dataset.take_latents(ids)
-    return arrays
-
-
 def _check_fields(fields: Sequence[str], level: float | None) -> tuple[str, ...]:
     unknown = [name for name in fields if name not in FIELDS]
     if unknown or not fields:
@@ -316,9 +308,3 @@ def _check_fields(fields: Sequence[str], level: float | None) -> tuple[str, ...]
     if level is None and {"effects", "outcomes"}.intersection(fields):
         raise StorageError("effects and outcomes need an association level", do="give one: level=0.5")
     return tuple(fields)
-
-
-def _rank_and_world_size() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.plan import SPLITS, Shard, ShardPlan
-from image_longitudinal.storage.dataset import layout, layout_v1
+from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.tables import PlannedDose
 from image_longitudinal.storage.io.root import FileRecord, Root, file_record
 
@@ -23,21 +23,23 @@ Digest = str  # 64 hex digits
 _OMITTED_IF_NONE = ("derived_from", "part_of")
 
 
-class _Document(BaseModel):
+class Document(BaseModel):
+    """A JSON document of a data set."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-DocumentT = TypeVar("DocumentT", bound=_Document)
+DocumentT = TypeVar("DocumentT", bound=Document)
 
 
-class Part(_Document):
+class Part(Document):
     """Files of one shard that are made together; ``key`` is the digest of everything that decides their content."""
 
     key: Digest
     files: tuple[FileRecord, ...]
 
 
-class ShardManifest(_Document):
+class ShardManifest(Document):
     """The truth about one shard: subjects ``start <= id < stop``, and the files of each part (image, outcomes)."""
 
     layout_version: Literal[1, 2] = 2
@@ -53,7 +55,7 @@ class ShardManifest(_Document):
         return tuple(file for part in self.parts.values() for file in part.files)
 
 
-class ImageInfo(_Document):
+class ImageInfo(Document):
     """The images and the model that made them."""
 
     height: int = Field(gt=0)
@@ -65,7 +67,7 @@ class ImageInfo(_Document):
     digest: Digest
 
 
-class Origin(_Document):
+class Origin(Document):
     """The data set that another one was derived from, identified by its content and not by its address."""
 
     name: str
@@ -74,7 +76,7 @@ class Origin(_Document):
     reused: dict[str, int]  # by part (image, outcomes): the number of shards whose files are shared
 
 
-class PartOf(_Document):
+class PartOf(Document):
     """The whole data set that this one is a part of; ids, image indices and shards stay those of the whole."""
 
     identity: Digest
@@ -85,7 +87,7 @@ class PartOf(_Document):
     shards: tuple[int, ...]  # those in the part
 
 
-class RootManifest(_Document):
+class RootManifest(Document):
     """What a published data set is. ``files`` are those outside the shards: Zarr metadata, card, reports.
 
     In a part of a data set the counts are those of the part, and ``part_of`` describes the whole.
@@ -142,31 +144,23 @@ class RootManifest(_Document):
 
     def table_schema(self, table: str) -> pa.Schema:
         """The columns of a table in this data set's layout version; ``table`` is one of ``layout.TABLES``."""
-        n_eta = len(self.random_effects)
-        schema = layout.subjects_schema(n_eta, licence=self.licence)
-        if table == "random_effects":
-            schema = layout.random_effects_schema(n_eta, self.parameters, self.units, licence=self.licence)
-        elif table == "observations":
-            infusions = any(dose.rate for dose in self.doses)
-            schema = layout.observations_schema(self.units, licence=self.licence, infusions=infusions)
-        return layout_v1.stored_schema(table, schema) if self.layout_version == 1 else schema
+        n_eta, infusions = len(self.random_effects), any(dose.rate for dose in self.doses)
+        schema = layout.table_columns(
+            table, n_eta, self.parameters, self.units, licence=self.licence, infusions=infusions
+        )
+        return layout.columns_in_version_1(table, schema) if self.layout_version == 1 else schema
 
     def shard_files(self, shard: Shard) -> set[str]:
         """Paths of all data files of a shard in this data set's layout version."""
         return {self._stored(path) for path in layout.shard_files(shard, self.levels)}
 
     def _stored(self, path: str) -> str:
-        return layout_v1.stored_path(path) if self.layout_version == 1 else path
-
-
-def render_shard_manifest(manifest: ShardManifest) -> bytes:
-    """The text of a shard's manifest."""
-    return _render(manifest)
+        return layout.path_in_version_1(path) if self.layout_version == 1 else path
 
 
 def write_shard_manifest(root: Root, manifest: ShardManifest) -> FileRecord:
     """Write a shard's manifest: after all its files, because it marks the shard as finished."""
-    return root.write_bytes(layout.shard_manifest_path(manifest.index), _render(manifest))
+    return root.write_bytes(layout.shard_manifest_path(manifest.index), render_manifest(manifest))
 
 
 def read_shard_manifest(root: Root, index: int) -> ShardManifest | None:
@@ -180,22 +174,15 @@ def read_shard_manifest(root: Root, index: int) -> ShardManifest | None:
         return None
     manifest = _read(root, path, ShardManifest)
     if manifest.index != index:
-        raise StorageError(
-            "a shard manifest is in the wrong place", where=root.join(path), expected=index, got=manifest.index
-        )
+        problem = "a shard manifest is in the wrong place"
+        raise StorageError(problem, where=root.join(path), expected=index, got=manifest.index)
     return manifest
 
 
 def finished_shard(root: Root, index: int, keys: Mapping[str, Digest]) -> FileRecord | str:
-    """The record of the manifest of a finished shard: its parts have these keys, its files exist with their sizes.
+    """The record of the manifest of a finished shard, or the reason, a short text, why it is not finished.
 
-    Args:
-        root: where the data set is.
-        index: the shard.
-        keys: the expected key of each part, by the part's name.
-
-    Returns:
-        If the shard is not finished: the reason, a short text.
+    In a finished shard the parts have these ``keys``, by the part's name, and all files exist with their sizes.
     """
     try:
         manifest = read_shard_manifest(root, index)
@@ -217,7 +204,7 @@ def write_root_manifest(root: Root, manifest: RootManifest) -> FileRecord:
 
     The claim of the run stays: if ``dataset.json`` is lost, the same command recognises the files and completes them.
     """
-    return root.write_bytes(layout.ROOT_MANIFEST, _render(manifest))
+    return root.write_bytes(layout.ROOT_MANIFEST, render_manifest(manifest))
 
 
 def is_published(root: Root) -> bool:
@@ -232,12 +219,9 @@ def read_root_manifest(root: Root) -> RootManifest:
         StorageError: nothing is published here, its layout version is unknown, or ``dataset.json`` is damaged.
     """
     if not is_published(root):
-        raise StorageError(
-            "no published data set here",
-            where=root.url,
-            expected=f"a {layout.ROOT_MANIFEST}, which is written when a data set is complete",
-            do="check the address, or finish the run with the command that started it",
-        )
+        expected = f"a {layout.ROOT_MANIFEST}, which is written when a data set is complete"
+        do = "check the address, or finish the run with the command that started it"
+        raise StorageError("no published data set here", where=root.url, expected=expected, do=do)
     return _read(root, layout.ROOT_MANIFEST, RootManifest)
 
 
@@ -255,18 +239,19 @@ def part_is_intact(root: Root, part: Part, *, rehash: bool) -> bool:
     return all(file_is_intact(root, file, rehash=rehash) for file in part.files)
 
 
-def content_digest(document: _Document) -> Digest:
+def content_digest(manifest: RootManifest | ShardManifest) -> Digest:
     """The ``content_sha256`` of a manifest."""
-    return digest_of(_content(document))
+    return digest_of(_content(manifest))
 
 
-def _content(document: _Document) -> dict[str, Any]:
-    content = document.model_dump(mode="json")
+def render_manifest(manifest: RootManifest | ShardManifest) -> bytes:
+    """The text of a manifest."""
+    return _text(_content(manifest))
+
+
+def _content(manifest: RootManifest | ShardManifest) -> dict[str, Any]:
+    content = manifest.model_dump(mode="json")
     return {key: value for key, value in content.items() if value is not None or key not in _OMITTED_IF_NONE}
-
-
-def _render(document: _Document) -> bytes:
-    return _text(_content(document))
 
 
 def _text(content: Mapping[str, Any]) -> bytes:
@@ -280,21 +265,13 @@ def _read(root: Root, path: str, kind: type[DocumentT]) -> DocumentT:
     content = read_json(root, path, data)
     version = content.get("layout_version")
     if isinstance(version, int) and not 1 <= version <= layout.LAYOUT_VERSION:
-        raise StorageError(
-            "the layout of this data set is unknown",
-            where=root.join(path),
-            expected=f"layout version 1 to {layout.LAYOUT_VERSION}",
-            got=version,
-            do="read it with the version of image-longitudinal that made it, or generate it again",
-        )
+        problem, expected = "the layout of this data set is unknown", f"layout version 1 to {layout.LAYOUT_VERSION}"
+        do = "read it with the version of image-longitudinal that made it, or generate it again"
+        raise StorageError(problem, where=root.join(path), expected=expected, got=version, do=do)
     content.pop("content_sha256", None)
-    try:
-        document = kind.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise damaged(root, path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    document = validate_document(root, path, kind, content)
     if _text(content) != data:  # the stored content: the document may have fields that were added since
-        raise damaged(root, path, "content that does not match its digest")
+        raise _damaged(root, path, "content that does not match its digest")
     return document
 
 
@@ -303,13 +280,22 @@ def read_json(root: Root, path: str, data: bytes) -> dict[str, Any]:
     try:
         content = json.loads(data)
     except ValueError as error:  # neither UTF-8 nor JSON
-        raise damaged(root, path, error) from error
+        raise _damaged(root, path, error) from error
     if not isinstance(content, dict):
-        raise damaged(root, path, type(content).__name__)
+        raise _damaged(root, path, type(content).__name__)
     return content
 
 
-def damaged(root: Root, path: str, got: object) -> StorageError:
+def validate_document(root: Root, path: str, kind: type[DocumentT], content: Mapping[str, Any]) -> DocumentT:
+    """The document in the JSON object of ``path``; StorageError if a field is missing, unknown or wrong."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _damaged(root, path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def _damaged(root: Root, path: str, got: object) -> StorageError:
     """The error for a manifest that is not as it was written."""
     do = "verify the data set with --repair, or remove this file and repeat the command that made it"
     return StorageError(

@@ -1,9 +1,8 @@
 """The order in which an epoch visits a data set: shards shuffled, then subjects within them; pure arithmetic.
 
-The shards are distributed over a fixed number of *streams*. Each stream shuffles the subjects of a few shards at a time
-and cuts them into batches; the epoch takes one batch from each stream in rotation. The subjects left at the ends of the
-streams fill the last batches. The order depends only on (seed, epoch) and the arguments of :class:`EpochOrder`, not on
-the number of workers or ranks: any worker can make any batch, and an epoch can be resumed anywhere.
+The shards are distributed over *streams*. Each stream shuffles the subjects of a few shards at a time and cuts them
+into batches; the epoch takes one batch from each stream in rotation, and the rest of each fills the last batches. Any
+worker can make any batch, and an epoch can be resumed anywhere.
 """
 
 from collections import OrderedDict
@@ -19,7 +18,7 @@ Ids = NDArray[np.int64]
 
 
 class EpochOrder:
-    """Batches of subject ids of one epoch.
+    """Batches of subject ids of one epoch, decided by the arguments alone.
 
     Args:
         runs: the subjects to visit, ``start <= id < stop``, one run for each shard (see ``Dataset.runs``).

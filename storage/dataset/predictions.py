@@ -64,7 +64,9 @@ def read_predictions(
         expected = " or ".join(f"the columns {', '.join(columns)}" for columns in kinds.values())
         raise StorageError("predictions have other columns", where=path, expected=expected, got=table.column_names)
     columns = {name: _numbers(table, name, path) for name in kinds[kind]}
-    position = _positions(columns["id"], ids, path)
+    position = np.minimum(np.searchsorted(ids, columns["id"]), len(ids) - 1)
+    expected = f"an id of the test split, {ids[0]} to {ids[-1]}"
+    _refuse(ids[position] != columns["id"], "not a test subject", path, columns["id"], expected=expected)
     known = np.asarray(levels, np.float64)
     level = _places(columns["association"], known, "no such association level in the data set", path)
     slot = np.zeros(len(position), np.int64)
@@ -72,7 +74,11 @@ def read_predictions(
         slot = _places(columns["time"], np.asarray(times, np.float64), "no such visit in the data set", path)
     width = len(times) if kind == "outcomes" else 1
     cell = (level * len(ids) + position) * width + slot
-    _refuse_duplicates(cell, columns["id"], path)
+    order = np.argsort(cell, kind="stable")
+    repeated = np.zeros(len(cell), bool)
+    repeated[order[1:]] = cell[order][1:] == cell[order][:-1]
+    expected, again = "one row for each subject, level and visit", [f"id {one} again" for one in columns["id"]]
+    _refuse(repeated, "a subject is predicted twice", path, again, expected=expected)
     values = np.stack([columns[name] for name in (("dv",) if kind == "outcomes" else effects)], axis=1)
     found = {}
     for index in np.unique(level).tolist():
@@ -115,27 +121,12 @@ def _numbers(table: pa.Table, name: str, path: str | Path) -> NDArray:
     return values.astype(np.int64 if name == "id" else np.float64)
 
 
-def _positions(given: NDArray[np.int64], ids: NDArray[np.int64], path: str | Path) -> NDArray[np.int64]:
-    position = np.minimum(np.searchsorted(ids, given), len(ids) - 1)
-    expected = f"an id of the test split, {ids[0]} to {ids[-1]}"
-    _refuse(ids[position] != given, "not a test subject", path, given, expected=expected)
-    return position
-
-
 def _places(given: Array, known: Array, problem: str, path: str | Path) -> NDArray[np.int64]:
     """The index among ``known`` of each given number, equal up to the rounding of float32."""
     place = np.abs(given[:, None] - known).argmin(1)
     wrong = np.abs(given - known[place]) > 1e-6 * np.maximum(1e-3, np.abs(given))
     _refuse(wrong, problem, path, given, expected="one of " + ", ".join(f"{value:g}" for value in known))
     return place
-
-
-def _refuse_duplicates(cell: NDArray[np.int64], ids: NDArray[np.int64], path: str | Path) -> None:
-    order = np.argsort(cell, kind="stable")
-    again = np.zeros(len(cell), bool)
-    again[order[1:]] = cell[order][1:] == cell[order][:-1]
-    expected = "one row for each subject, level and visit"
-    _refuse(again, "a subject is predicted twice", path, [f"id {one} again" for one in ids], expected=expected)
 
 
 def _refuse(

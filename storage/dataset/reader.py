@@ -1,7 +1,6 @@
 """Reading a published data set: arrays by slice, tables lazily, one subject at a time, views of a split and level.
 
-For PyTorch see :mod:`storage.dataset.loaders`. pandas, polars and xarray are imported by the methods that return their
-objects.
+For PyTorch see :mod:`storage.dataset.loaders`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from image_longitudinal.core.plan import shard_ranges
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.manifest import RootManifest, read_root_manifest
 from image_longitudinal.storage.dataset.sharded_array import ShardedArray, image_spec, latent_spec
-from image_longitudinal.storage.dataset.table_reader import TableReader, check_is_one_of
+from image_longitudinal.storage.dataset.table_reader import TableReader, check_is_one_of, chosen_splits
 from image_longitudinal.storage.dataset.tables import observation_pattern
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
@@ -125,16 +124,14 @@ class Dataset:
         Raises:
             StorageError: the data set has no such split or level.
         """
-        if split is not None:
-            check_is_one_of("split", split, self.manifest.present_splits)
+        chosen_splits(self.manifest, split)
         if level is not None:
             check_is_one_of("association level", level, self.levels)
         return View(self, split, level)
 
     def runs(self, split: str | None = None) -> list[tuple[int, int]]:
         """The ids of one split, or of all subjects, as runs ``start <= id < stop`` within one shard, ascending."""
-        splits = self.manifest.present_splits if split is None else (split,)
-        check_is_one_of("split", splits[0], self.manifest.present_splits)
+        splits = chosen_splits(self.manifest, split)
         runs: list[tuple[int, int]] = []
         for shard in self.plan:
             for part in shard.splits:
@@ -176,8 +173,8 @@ class Dataset:
 
     def subject(self, subject_id: int) -> Subject:
         """Everything about one subject. IndexError for an id outside the data set."""
-        row = self._tables.subject_rows("subjects", None, subject_id)
         rows = self._tables.subject_rows
+        row = rows("subjects", None, subject_id)
         return Subject(
             id=subject_id,
             split=self.plan.split_of(subject_id),
@@ -201,9 +198,8 @@ class Dataset:
         absent = np.setdiff1d(np.asarray(ids, np.int64) // self.plan.shard_size, present)
         if absent.size:
             expected = f"images of shards {shard_ranges(present)}, {self.plan.shard_size} each"
-            raise StorageError(
-                "this part of the data set has no such images", expected=expected, got=f"shard {absent[0]}"
-            )
+            problem = "this part of the data set has no such images"
+            raise StorageError(problem, expected=expected, got=f"shard {absent[0]}")
 
 
 @dataclass(frozen=True)
@@ -281,11 +277,8 @@ class View:
     @property
     def _level(self) -> float:
         if self.level is None:
-            raise StorageError(
-                "this view has no association level",
-                expected="one of " + ", ".join(map(str, self.dataset.levels)),
-                do="give one: dataset.view(split, level)",
-            )
+            expected, do = "one of " + ", ".join(map(str, self.dataset.levels)), "give one: dataset.view(split, level)"
+            raise StorageError("this view has no association level", expected=expected, do=do)
         return self.level
 
     def _level_of(self, table: str) -> float | None:

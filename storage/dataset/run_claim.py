@@ -4,32 +4,29 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from image_longitudinal.core.digest import canonical_json
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.files import is_temporary
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.manifest import (
     Digest,
+    Document,
     Origin,
-    damaged,
     is_published,
     read_json,
     read_root_manifest,
+    validate_document,
 )
 from image_longitudinal.storage.io.root import Root
 
 RunState = Literal["new", "unfinished", "published"]
 
 
-class RunClaim(BaseModel):
+class RunClaim(Document):
     """The content of ``.run.json``: what the run in this folder makes.
 
     ``derived_from`` is the data set whose files are reused: any run that completes the data set reads it here.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     layout_version: Literal[1, 2] = 2
     identity: Digest
@@ -53,31 +50,22 @@ def check_same_dataset(root: Root, identity: Digest, layout_version: int = layou
         unrelated = [path for path in root.entries() if path not in known and not is_temporary(path)]
         if unrelated:
             more = f" and {len(unrelated) - 3} more" if len(unrelated) > 3 else ""
+            expected, got = "an empty folder or a run of this data set", ", ".join(unrelated[:3]) + more
+            do = "choose another output, or move these files away"
             raise StorageError(
-                "the output already holds other files",
-                where=root.url,
-                expected="an empty folder or a run of this data set",
-                got=", ".join(unrelated[:3]) + more,
-                do="choose another output, or move these files away",
+                "the output already holds other files", where=root.url, expected=expected, got=got, do=do
             )
         return "new"
     state: RunState = "published" if is_published(root) else "unfinished"
     if found.identity != identity:
-        raise StorageError(
-            f"the output already holds a different data set ({state})",
-            where=root.url,
-            expected=f"identity {identity[:12]}",
-            got=found.identity[:12],
-            do="choose another output, or the configuration that made this one",
-        )
+        problem, expected = f"the output already holds a different data set ({state})", f"identity {identity[:12]}"
+        do = "choose another output, or the configuration that made this one"
+        raise StorageError(problem, where=root.url, expected=expected, got=found.identity[:12], do=do)
     if found.layout_version != layout_version:
-        raise StorageError(
-            f"the output already holds this data set in another layout ({state})",
-            where=root.url,
-            expected=f"layout version {layout_version}",
-            got=found.layout_version,
-            do=f"choose another output; image-longitudinal convert {root.url} NEW rewrites a published version 1",
-        )
+        problem = f"the output already holds this data set in another layout ({state})"
+        expected, got = f"layout version {layout_version}", str(found.layout_version)
+        do = f"choose another output; image-longitudinal convert {root.url} NEW rewrites a published version 1"
+        raise StorageError(problem, where=root.url, expected=expected, got=got, do=do)
     return state
 
 
@@ -92,13 +80,11 @@ def check_configuration(root: Root, config: Mapping[str, Any]) -> None:
     elif canonical_json(found.config) != canonical_json(config):
         wanted, held = _leaves(config), _leaves(found.config)
         changed = sorted(key for key in wanted | held if wanted.get(key) != held.get(key))
-        raise StorageError(
-            "the output already holds a different data set",
-            where=root.url,
-            expected="the same configuration, or an empty folder",
-            got=f"other values of {', '.join(changed[:4])}" + (" and more" if len(changed) > 4 else ""),
-            do="choose another output (what both have in common is reused), or the old configuration",
-        )
+        problem = "the output already holds a different data set"
+        expected = "the same configuration, or an empty folder"
+        got = f"other values of {', '.join(changed[:4])}" + (" and more" if len(changed) > 4 else "")
+        do = "choose another output (what both have in common is reused), or the old configuration"
+        raise StorageError(problem, where=root.url, expected=expected, got=got, do=do)
 
 
 def _published_or_claimed(root: Root) -> RunClaim | None:
@@ -145,7 +131,4 @@ def read_run_claim(root: Root) -> RunClaim:
         StorageError: the claim is missing or damaged.
     """
     content = read_json(root, layout.RUN_FILE, root.read_bytes(layout.RUN_FILE))
-    try:
-        return RunClaim.model_validate(content)
-    except ValidationError as error:
-        raise damaged(root, layout.RUN_FILE, "a claim without identity or configuration") from error
+    return validate_document(root, layout.RUN_FILE, RunClaim, content)

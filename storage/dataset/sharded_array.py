@@ -1,16 +1,26 @@
-"""Reading the arrays of ``images.zarr``: rows at random or in runs, from any number of threads."""
+"""Reading the arrays of ``images.zarr``, Zarr v3 shards: rows at random or in runs, from any number of threads.
 
+Specification: https://zarr-specs.readthedocs.io, sharding-indexed. :mod:`storage.dataset.images` says why zarr-python
+is not used.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import google_crc32c
 import numpy as np
+from numcodecs import blosc, zstd
 from numpy.typing import ArrayLike, NDArray
 
-from image_longitudinal.storage.dataset import sharding
+from image_longitudinal.core.errors import StorageError
 from image_longitudinal.storage.dataset.layout import image_shard_path, latent_shard_path
 from image_longitudinal.storage.io.root import Root
 
+ZSTD = b"\x28\xb5\x2f\xfd"  # first bytes of a zstd frame: older data sets have such chunks
+MISSING_CHUNK = np.uint64(2**64 - 1)  # offset and length of a chunk that is not stored
+CRC_BYTES = 4
 LATENT_CHUNK = 256  # rows at most: 128 KiB for 128 dimensions, so that single latents and whole shards both read fast
 
 
@@ -58,13 +68,14 @@ class ShardedArray:
         """Rows ``start <= i < stop``, shape (stop - start, ...); 0 ≤ start ≤ stop ≤ n, else IndexError."""
         if not 0 <= start <= stop <= self.n:
             raise IndexError(f"rows {start} to {stop} of {self.n}")
-        out = np.empty((stop - start, *self.spec.row), self.spec.dtype)
-        while start < stop:
-            shard, first = divmod(start, self.spec.shard_rows)
-            last = min(first + stop - start, self.spec.shard_rows)
-            position = len(out) - (stop - start)
-            self._read_from(shard, first, last, out[position : position + last - first])
-            start += last - first
+        out, size = np.empty((stop - start, *self.spec.row), self.spec.dtype), self.spec.chunk_rows
+        for shard in range(start // self.spec.shard_rows, -(-stop // self.spec.shard_rows)):
+            begin = shard * self.spec.shard_rows
+            low, high = max(start, begin), min(stop, begin + self.spec.shard_rows)
+            chunks = np.arange((low - begin) // size, -(-(high - begin) // size))
+            for first, rows in zip((begin + chunks * size).tolist(), self._chunks(shard, chunks), strict=True):
+                left, right = max(low, first), min(high, first + size)
+                out[left - start : right - start] = rows[left - first : right - first]
         return out
 
     def take(self, ids: ArrayLike) -> NDArray[Any]:
@@ -80,47 +91,62 @@ class ShardedArray:
         shards = wanted[order] // self.spec.shard_rows
         for group in np.split(order, np.flatnonzero(np.diff(shards)) + 1):
             if len(group):
-                self._take_from(int(wanted[group[0]] // self.spec.shard_rows), wanted[group], group, out)
+                shard, rows = int(wanted[group[0]] // self.spec.shard_rows), wanted[group] % self.spec.shard_rows
+                chunks, which = np.unique(rows // self.spec.chunk_rows, return_inverse=True)
+                decoded = list(self._chunks(shard, chunks))
+                for place, row, chunk in zip(group, rows % self.spec.chunk_rows, which, strict=True):
+                    out[place] = decoded[chunk][row]
         return out
 
-    def _take_from(self, shard: int, ids: NDArray[np.int64], places: NDArray[np.int64], out: NDArray[Any]) -> None:
-        """Rows ``ids``, ascending and all of one shard, into ``out[places]``."""
-        path, size = self.spec.shard_path(shard), self.spec.chunk_rows
-        rows = ids - shard * self.spec.shard_rows
-        chunks, which = np.unique(rows // size, return_inverse=True)
-        stored = self._index(shard)[chunks]
-        present = stored[:, 0] != sharding.MISSING_CHUNK
-        pieces = self.root.read_ranges(path, [(int(o), int(o + n)) for o, n in stored[present]])
-        fill = np.zeros((size, *self.spec.row), self.spec.dtype)  # the content of chunks that are not stored
-        decoded = [fill] * len(chunks)
-        where = self.root.join(path)
-        for position, piece in zip(np.flatnonzero(present), pieces, strict=True):
-            decoded[position] = sharding.decode_chunk(memoryview(piece), fill.shape, self.spec.dtype, where)
-        for place, row, position in zip(places, rows % size, which, strict=True):
-            out[place] = decoded[position][row]
+    def _chunks(self, shard: int, numbers: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
+        """Chunks of one shard, ascending; those that are neighbours in the file are read as one range."""
+        path, shape = self.spec.shard_path(shard), (self.spec.chunk_rows, *self.spec.row)
+        places = self._index(shard)[numbers]
+        present = places[:, 0] != MISSING_CHUNK
+        starts, stops = places[present, 0].astype(np.int64), places[present].sum(axis=1).astype(np.int64)
+        first = np.concatenate([[True], starts[1:] != stops[:-1]])[: len(starts)]  # of its range
+        last = np.concatenate([first[1:], [True]])[: len(starts)]
+        ranges = list(zip(starts[first].tolist(), stops[last].tolist(), strict=True))
+        pieces = self.root.read_ranges(path, ranges) if ranges else []
+        which, stored = np.cumsum(first) - 1, 0
+        for here in present:
+            if not here:
+                yield np.zeros(shape, self.spec.dtype)  # the fill value
+                continue
+            begin, piece = ranges[which[stored]][0], memoryview(pieces[which[stored]])
+            chunk = piece[int(starts[stored]) - begin : int(stops[stored]) - begin]
+            yield _decode(chunk, shape, self.spec.dtype, self.root.join(path))
+            stored += 1
 
     def _read_index(self, shard: int) -> NDArray[np.uint64]:
-        path = self.spec.shard_path(shard)
-        n_chunks = self.spec.shard_rows // self.spec.chunk_rows
-        tail = self.root.read_range(path, -sharding.index_bytes(n_chunks))
-        return sharding.decode_index(tail, n_chunks, self.root.join(path))
+        """Offset and length of every chunk of a shard, uint64 (chunks, 2)."""
+        path, n_chunks = self.spec.shard_path(shard), self.spec.shard_rows // self.spec.chunk_rows
+        size = 16 * n_chunks + CRC_BYTES
+        data = self.root.read_tail(path, size)
+        if len(data) != size or checksum(data[:-CRC_BYTES]) != data[-CRC_BYTES:]:
+            expected = f"an index of {n_chunks} chunks with a matching checksum at its end"
+            raise _damaged("a Zarr shard", self.root.join(path), expected=expected)
+        return np.frombuffer(data[:-CRC_BYTES], "<u8").reshape(n_chunks, 2).astype(np.uint64)
 
-    def _read_from(self, shard: int, first: int, last: int, out: NDArray[Any]) -> None:
-        """Fill ``out`` with rows ``first <= i < last`` of one shard, in one read from the store."""
-        path, size = self.spec.shard_path(shard), self.spec.chunk_rows
-        where = self.root.join(path)
-        chunks = range(first // size, (last - 1) // size + 1)
-        places = self._index(shard)[chunks.start : chunks.stop]
-        stored = places[places[:, 0] != sharding.MISSING_CHUNK].astype(int)
-        begin = int(stored[:, 0].min(initial=0 if not len(stored) else stored[0, 0]))
-        end = int(stored.sum(axis=1).max(initial=begin))
-        data = memoryview(self.root.read_range(path, begin, end))
-        for chunk, (offset, length) in zip(chunks, places, strict=True):
-            low, high = max(first, chunk * size), min(last, (chunk + 1) * size)
-            target = out[low - first : high - first]
-            if offset == sharding.MISSING_CHUNK:
-                target[...] = 0  # a chunk that is not stored is fill value
-                continue
-            piece = data[int(offset) - begin : int(offset) + int(length) - begin]
-            rows = sharding.decode_chunk(piece, (size, *self.spec.row), self.spec.dtype, where)
-            target[...] = rows[low - chunk * size : high - chunk * size]
+
+def checksum(data: bytes) -> bytes:
+    """The 4 bytes that Zarr's codec ``crc32c`` appends."""
+    return google_crc32c.value(data).to_bytes(CRC_BYTES, "little")
+
+
+def _decode(data: memoryview, shape: tuple[int, ...], dtype: str, where: str) -> NDArray[np.generic]:
+    """One chunk from its compressed bytes; StorageError if they do not match their checksum."""
+    try:
+        if data[: len(ZSTD)] == ZSTD:
+            return np.frombuffer(zstd.decompress(data), dtype).reshape(shape)
+        packed = bytes(data[:-CRC_BYTES])
+        if checksum(packed) != data[-CRC_BYTES:]:
+            raise ValueError("its checksum does not match")
+        return np.frombuffer(blosc.decompress(packed), dtype).reshape(shape)
+    except (RuntimeError, ValueError) as error:
+        raise _damaged("a chunk of a Zarr shard", where, got=error) from error
+
+
+def _damaged(what: str, where: str, **details: object) -> StorageError:
+    do = "verify the data set and regenerate this shard"
+    return StorageError(f"{what} is damaged", where=where, do=do, **details)

@@ -28,8 +28,7 @@ class TableReader:
 
     def scan(self, table: str, level: float | None, split: str | None) -> pads.Dataset:
         """A table as a lazy pyarrow dataset; see :meth:`storage.dataset.reader.Dataset.scan`."""
-        splits = self.manifest.present_splits if split is None else (split,)
-        check_is_one_of("split", splits[0], self.manifest.present_splits)
+        splits = chosen_splits(self.manifest, split)
         ranges = [(part.split, shard.index) for shard in self.plan for part in shard.splits if part.split in splits]
         return self._files(table, [self._path(table, level, index, name) for name, index in ranges])
 
@@ -64,13 +63,9 @@ class TableReader:
                 path = self._path(table, level, index, part.split)
                 values = self._read_columns(path, names)
                 if len(values) != rows * (part.stop - part.start):
-                    raise StorageError(
-                        "the number of rows of a table does not match its subjects",
-                        where=self.root.join(path),
-                        expected=rows * (part.stop - part.start),
-                        got=len(values),
-                        do="verify the data set",
-                    )
+                    problem, where = "the number of rows of a table does not match its subjects", self.root.join(path)
+                    expected, do = rows * (part.stop - part.start), "verify the data set"
+                    raise StorageError(problem, where=where, expected=expected, got=len(values), do=do)
                 target = slice((low - start) * rows, (high - start) * rows)
                 out[target] = values[(low - part.start) * rows : (high - part.start) * rows]
                 filled += high - low
@@ -123,9 +118,16 @@ def read_table(root: Root, path: str, columns: Sequence[str] | None = None) -> p
         raise storage_error("cannot read a table", root.join(path), error) from error
 
 
-def check_is_one_of(what: str, value: object, known: Sequence[object]) -> None:
-    """StorageError unless a data set has this table, split or level."""
+def chosen_splits(manifest: RootManifest, split: str | None) -> tuple[str, ...]:
+    """One split of a data set, or all (None); StorageError if it has no such split."""
+    if split is None:
+        return manifest.present_splits
+    check_is_one_of("split", split, manifest.present_splits)
+    return (split,)
+
+
+def check_is_one_of(what: str, value: object, known: Sequence[object], shown: str = "") -> None:
+    """StorageError unless a data set has this table, split, level or shard; ``shown`` lists those it has."""
     if value not in known:
-        raise StorageError(
-            f"no such {what} in this data set", expected="one of " + ", ".join(map(str, known)), got=value
-        )
+        expected = f"one of {shown or ', '.join(map(str, known))}"
+        raise StorageError(f"no such {what} in this data set", expected=expected, got=value)

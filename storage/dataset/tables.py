@@ -19,7 +19,7 @@ OBSERVED_COMPARTMENT = 2  # Central, after Depot
 
 # Encodings before zstd compresses; all other columns are plain, because zstd finds the times and doses that repeat from
 # subject to subject. Smaller and faster to read than pyarrow's default, dictionaries for all columns. LZ4 reads a fifth
-# faster and takes 5 % more space; BYTE_STREAM_SPLIT for drawn numbers saves 5 %, but few versions of Spark read it
+# faster and takes 5 % more space; BYTE_STREAM_SPLIT for random numbers saves 5 %, but few versions of Spark read it
 CONSTANT_COLUMNS = ("split", "shard", "association")  # one value per file: dictionaries
 ASCENDING_COLUMNS = ("id", "image_index")  # differences
 
@@ -55,10 +55,9 @@ def write_subjects(
         StorageError: the arrays do not fit the shard or are not finite, or a file cannot be written.
     """
     _check(shard, "seeds", seeds, 1)
-    _check(shard, "eta", eta, 2)
     ids = np.arange(shard.start, shard.stop, dtype=np.int64)
-    columns = {"id": ids, "image_index": ids, "seed": seeds, **_eta_columns(eta)}
-    schema = layout.subjects_schema(eta.shape[1], licence=licence)
+    columns = {"id": ids, "image_index": ids, "seed": seeds, **_eta_columns(shard, eta)}
+    schema = layout.table_columns("subjects", eta.shape[1], licence=licence)
     return _write_splits(root, shard, "subjects", None, schema, partial(_cut, columns))
 
 
@@ -75,22 +74,17 @@ def write_random_effects(
     """Write the random effects used at one association level, and each subject's individual parameters.
 
     Args:
-        root: where the data set is.
-        shard: the subjects.
+        root, shard, licence: as for :func:`write_subjects`, as are result and errors.
         level: the association level, as written in the configuration.
         eta: float64, shape (len(shard), k), in id order.
         parameters: individual parameters by name, each float64, shape (len(shard),).
         units: may name a parameter's unit.
-        licence: SPDX identifier, for the metadata of the files.
-
-    Returns, raises: as :func:`write_subjects`.
     """
-    _check(shard, "eta", eta, 2)
     for name, values in parameters.items():
         _check(shard, f"parameter {name}", values, 1)
     ids = np.arange(shard.start, shard.stop, dtype=np.int64)
-    columns = {"id": ids, **_eta_columns(eta), **parameters}
-    schema = layout.random_effects_schema(eta.shape[1], parameters, units, licence=licence)
+    columns = {"id": ids, **_eta_columns(shard, eta), **parameters}
+    schema = layout.table_columns("random_effects", eta.shape[1], parameters, units, licence=licence)
     return _write_splits(root, shard, "random_effects", level, schema, partial(_cut, columns))
 
 
@@ -107,11 +101,10 @@ def write_observations(
     observed_compartment: int = OBSERVED_COMPARTMENT,
     licence: str = "",
 ) -> tuple[FileRecord, ...]:
-    """Write the outcomes of one association level in long format.
+    """Write the outcomes of one association level in long format, sorted by id and time, doses before observations.
 
     Args:
-        root: where the data set is.
-        shard: the subjects.
+        root, shard, licence: as for :func:`write_subjects`, as are result and errors.
         level: the association level, as written in the configuration.
         times: shape (T,), the observation times of every subject.
         doses: (time, amt, cmt, rate) of every dose, the same for every subject (:class:`PlannedDose`).
@@ -120,9 +113,6 @@ def write_observations(
             (len(shard), T). A missed visit keeps its row, without DV and with MDV 1.
         units: of ``time``, ``amt`` and ``dv``.
         observed_compartment: ``cmt`` of the observation rows.
-        licence: SPDX identifier, for the metadata of the files.
-
-    Returns, raises: as :func:`write_subjects`. Rows are sorted by id and time, doses before observations.
     """
     with np.errstate(over="ignore"):
         dv = np.asarray(dv, np.float32)  # values beyond its range become infinite and fail the check below
@@ -130,7 +120,7 @@ def write_observations(
     if dv.shape[1] != len(times):
         raise StorageError("outcomes do not fit their times", expected=f"{len(times)} columns", got=dv.shape[1])
     pattern = observation_pattern(times, doses, observed_compartment)
-    schema = layout.observations_schema(units, licence=licence, infusions="rate" in pattern)
+    schema = layout.table_columns("observations", 0, (), units, licence=licence, infusions="rate" in pattern)
     width, in_order = len(pattern["time"]), np.argsort(times, kind="stable")
 
     def columns(rows: slice) -> dict[str, Any]:
@@ -157,15 +147,12 @@ def observation_pattern(
     observed_compartment: int = OBSERVED_COMPARTMENT,
 ) -> dict[str, NDArray[Any]]:
     """Columns time, evid, amt, rate (with infusions only) and cmt of one subject's rows, the same for all subjects."""
-    dosed = [PlannedDose(*dose) for dose in doses]
-    time = np.array([dose.time for dose in dosed] + list(times), np.float64)
-    evid = np.repeat(np.array([1, 0], np.int8), [len(dosed), len(times)])
-    amt = np.array([dose.amt for dose in dosed] + [0.0] * len(times), np.float64)
-    cmt = np.array([dose.cmt for dose in dosed] + [observed_compartment] * len(times), np.int8)
+    rows = [PlannedDose(*dose) for dose in doses] + [PlannedDose(time, 0.0, observed_compartment) for time in times]
+    time, amt, cmt, rate = np.array(rows, np.float64).reshape(-1, 4).T
+    evid = np.repeat(np.array([1, 0], np.int8), [len(doses), len(times)])
     order = np.lexsort((evid == 0, time))
-    rate = np.array([dose.rate for dose in dosed] + [0.0] * len(times), np.float64)
     infused = {"rate": rate[order]} if rate.any() else {}
-    return {"time": time[order], "evid": evid[order], "amt": amt[order], **infused, "cmt": cmt[order]}
+    return {"time": time[order], "evid": evid[order], "amt": amt[order], **infused, "cmt": cmt.astype(np.int8)[order]}
 
 
 def write_table(root: Root, path: str, table: pa.Table) -> FileRecord:
@@ -223,18 +210,16 @@ def _cut(columns: Mapping[str, NDArray[Any]], rows: slice) -> dict[str, NDArray[
     return {name: column[rows] for name, column in columns.items()}
 
 
-def _eta_columns(eta: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def _eta_columns(shard: Shard, eta: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    _check(shard, "eta", eta, 2)
     return dict(zip(layout.eta_columns(eta.shape[1]), np.ascontiguousarray(eta.T), strict=True))
 
 
 def _check(shard: Shard, what: str, array: NDArray[Any], ndim: int) -> None:
     if array.ndim != ndim or len(array) != len(shard):
-        raise StorageError(
-            f"{what} does not fit its shard",
-            where=f"shard {shard.index}",
-            expected=f"{len(shard)} rows in {ndim} dimension{'s' if ndim > 1 else ''}",
-            got=array.shape,
-        )
+        expected = f"{len(shard)} rows in {ndim} dimension{'s' if ndim > 1 else ''}"
+        where = f"shard {shard.index}"
+        raise StorageError(f"{what} does not fit its shard", where=where, expected=expected, got=array.shape)
     if not np.isfinite(array).all():
         bad = shard.start + int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0])
         raise StorageError(f"{what} holds numbers that are not finite", where=f"shard {shard.index}, first at id {bad}")

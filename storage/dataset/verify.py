@@ -1,17 +1,45 @@
 """Verification of a published data set: every byte against its record, and the records against each other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.files import is_temporary
 from image_longitudinal.core.plan import Shard
 from image_longitudinal.storage.dataset import layout
-from image_longitudinal.storage.dataset.content_checks import Problem, check_content
-from image_longitudinal.storage.dataset.manifest import RootManifest, read_root_manifest, read_shard_manifest
+from image_longitudinal.storage.dataset.manifest import (
+    RootManifest,
+    ShardManifest,
+    read_root_manifest,
+    read_shard_manifest,
+)
 from image_longitudinal.storage.dataset.reader import Dataset
+from image_longitudinal.storage.dataset.table_reader import read_table
+from image_longitudinal.storage.dataset.tables import observation_pattern
 from image_longitudinal.storage.io.root import FileRecord, Root
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One file that is not as it should be. ``shard`` is None for files outside the shards."""
+
+    path: str
+    what: str
+    shard: int | None = None
+    expected: str = ""
+    got: str = ""
+
+    def __str__(self) -> str:
+        place = self.path if self.shard is None else f"{self.path} (shard {self.shard})"
+        details = (("expected", self.expected), ("got", self.got))
+        return f"{place}: {self.what}" + "".join(f"; {name} {value}" for name, value in details if value)
 
 
 @dataclass(frozen=True)
@@ -23,7 +51,7 @@ class VerificationReport:
     files: int
     bytes: int
     problems: tuple[Problem, ...]
-    bad_shards: tuple[int, ...] = field(default=())  # regenerating these repairs every problem inside shards
+    bad_shards: tuple[int, ...] = ()  # regenerating these repairs every problem inside shards
     regenerated: tuple[int, ...] = ()  # ids of subjects that were generated again and compared
     not_checked: str | None = None  # what could not be checked, and why
 
@@ -41,6 +69,9 @@ class VerificationReport:
         if self.ok:
             return f"{seen}: all as recorded"
         return "\n".join([f"{seen}: {len(self.problems)} problems", *(f"  {problem}" for problem in self.problems)])
+
+
+_Checked = tuple[tuple[FileRecord, ...], list[Problem]]
 
 
 def verify_dataset(
@@ -96,9 +127,7 @@ def verify_dataset(
     )
 
 
-def _check_shard(
-    dataset: Dataset, shard: Shard, listed: dict[str, FileRecord]
-) -> tuple[tuple[FileRecord, ...], list[Problem]]:
+def _check_shard(dataset: Dataset, shard: Shard, listed: dict[str, FileRecord]) -> _Checked:
     """The files that a shard's manifest lists, and all problems of the shard."""
     root, path = dataset.root, layout.shard_manifest_path(shard.index)
     recorded = listed.get(path)
@@ -118,7 +147,7 @@ def _check_shard(
     for file in manifest.files:
         problems += _check_file(root, file, shard.index)
     if not problems:
-        problems = [replace(problem, shard=shard.index) for problem in check_content(dataset, shard, manifest)]
+        problems = [replace(problem, shard=shard.index) for problem in _check_content(dataset, shard, manifest)]
     return manifest.files, problems
 
 
@@ -145,3 +174,123 @@ def _shard_of(path: str) -> int | None:
         parts = path.split("/")
         digits = parts[3] if len(parts) > 3 and parts[2] == "c" else ""
     return int(digits) if digits.isdigit() else None
+
+
+def _check_content(dataset: Dataset, shard: Shard, manifest: ShardManifest) -> Iterator[Problem]:
+    """Read the files of a shard, whose hashes match, and yield everything that is wrong in them."""
+    if (manifest.start, manifest.stop) != (shard.start, shard.stop):
+        expected, got = f"ids {shard.start} to {shard.stop}", f"{manifest.start} to {manifest.stop}"
+        yield Problem(layout.shard_manifest_path(shard.index), "holds other subjects", expected=expected, got=got)
+        return
+    rows = {file.path: file.rows for file in manifest.files}
+    try:
+        dataset.images(shard.start, shard.start + 1)
+        dataset.images(shard.stop - 1, shard.stop)
+    except StorageError as error:
+        yield Problem(layout.image_shard_path(shard.index), str(error))
+    try:
+        latents = dataset.latents(shard.start, shard.stop)
+    except StorageError as error:
+        yield Problem(layout.latent_shard_path(shard.index), str(error))
+        return
+    if not np.isfinite(latents).all():
+        yield Problem(layout.latent_shard_path(shard.index), "latents that are not finite")
+    for part in shard.splits:
+        ids = np.arange(part.start, part.stop)
+        path = dataset.manifest.table_path("subjects", shard.index, part.split)
+        subjects = _read_table(dataset, "subjects", path, rows[path], len(ids))
+        if isinstance(subjects, Problem):
+            yield subjects
+            continue
+        yield from _check_columns(path, subjects, id=ids, image_index=ids, shard=shard.index, split=part.split)
+        eta = _eta(subjects, len(dataset.manifest.random_effects))
+        dims = dataset.manifest.eta_latents
+        if dims is not None and not np.array_equal(eta.astype(np.float32), latents[ids - shard.start][:, list(dims)]):
+            yield Problem(path, "random effects are not the image's", expected=f"latent dimensions {list(dims)}")
+        for level in dataset.levels:
+            path = dataset.manifest.table_path("random_effects", shard.index, part.split, level)
+            table = _read_table(dataset, "random_effects", path, rows[path], len(ids))
+            if isinstance(table, Problem):
+                yield table
+            else:
+                yield from _check_effects(path, table, ids, eta, association=level, split=part.split)
+            path = dataset.manifest.table_path("observations", shard.index, part.split, level)
+            width = len(dataset.manifest.times) + len(dataset.manifest.doses)
+            table = _read_table(dataset, "observations", path, rows[path], len(ids) * width)
+            if isinstance(table, Problem):
+                yield table
+            else:
+                yield from _check_observations(dataset, path, table, ids, association=level, split=part.split)
+
+
+def _check_effects(
+    path: str, table: pa.Table, ids: NDArray[Any], linked: NDArray[Any], **constants: Any
+) -> Iterator[Problem]:
+    present = {name: value for name, value in constants.items() if name in table.column_names}  # not in version 1
+    yield from _check_columns(path, table, id=ids, **present)
+    for name in table.column_names:
+        if name != "split" and not np.isfinite(_numpy(table, name)).all():
+            yield Problem(path, f"{name} holds numbers that are not finite")
+    if constants["association"] == 1.0 and not np.array_equal(_eta(table, linked.shape[1]), linked):
+        yield Problem(path, "random effects differ from the image's at full association")
+
+
+def _check_observations(
+    dataset: Dataset, path: str, table: pa.Table, ids: NDArray[Any], **constants: Any
+) -> Iterator[Problem]:
+    pattern = observation_pattern(dataset.manifest.times, dataset.manifest.doses)
+    pattern.pop("cmt")  # the outcome model chooses it on observation rows
+    tiled = {name: np.tile(column, len(ids)) for name, column in pattern.items()}
+    dosed, dv = tiled["evid"] == 1, table["dv"].combine_chunks()
+    visits = dataset.manifest.config.get("outcomes", {})
+    jitter, irregular = visits.get("jitter", 0.0), visits.get("missed", 0.0) or visits.get("dropout", 0.0)
+    missing = np.asarray(dv.is_null())
+    expected = missing | dosed if irregular else dosed
+    if jitter:
+        planned, times = tiled.pop("time"), _numpy(table, "time")
+        if (np.abs(times - planned) > np.where(dosed, 0.0, jitter * (1 + 1e-9))).any():
+            yield Problem(path, "a visit is not near its time", expected=f"within {jitter:g}")
+    columns = {"id": np.repeat(ids, len(pattern["evid"])), **tiled, "mdv": expected.astype(np.int8)}
+    yield from _check_columns(path, table, **columns, **constants)
+    if not np.array_equal(missing, expected) or not np.isfinite(np.asarray(dv)[~expected]).all():
+        yield Problem(path, "dv is not a finite number on exactly the observation rows")
+
+
+def _read_table(dataset: Dataset, name: str, path: str, recorded: int | None, expected: int) -> pa.Table | Problem:
+    try:
+        table = read_table(dataset.root, path)
+    except StorageError as error:
+        return Problem(path, "cannot be read as Parquet", got=str(error))
+    schema, found = dataset.schema(name), table.schema
+    if not found.equals(schema) or _units(found) != _units(schema):  # descriptions may differ
+        return Problem(path, "wrong columns", None, ", ".join(map(str, schema)), ", ".join(map(str, found)))
+    if not expected == table.num_rows == recorded:
+        return Problem(path, "wrong number of rows", None, f"{expected}, recorded {recorded}", str(table.num_rows))
+    return table
+
+
+def _units(schema: pa.Schema) -> list[bytes | None]:
+    return [(field.metadata or {}).get(b"unit") for field in schema]
+
+
+def _check_columns(path: str, table: pa.Table, **expected: Any) -> Iterator[Problem]:
+    """Columns against an array of the same length or one value for all rows."""
+    for name, values in expected.items():
+        if isinstance(values, str):
+            wrong = np.flatnonzero(np.asarray(pc.not_equal(table[name], values)))
+        else:
+            wrong = np.flatnonzero(_numpy(table, name) != values)
+        if not wrong.size:
+            continue
+        row = int(wrong[0])
+        should = values if np.ndim(values) == 0 else values[row]
+        what = f"column {name} is wrong in {wrong.size} rows, first in row {row}"
+        yield Problem(path, what, expected=str(should), got=str(table[name][row]))
+
+
+def _numpy(table: pa.Table, name: str) -> NDArray[Any]:
+    return np.asarray(table[name].combine_chunks())
+
+
+def _eta(table: pa.Table, n: int) -> NDArray[Any]:
+    return np.stack([_numpy(table, name) for name in layout.eta_columns(n)], axis=1)

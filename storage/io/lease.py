@@ -1,10 +1,10 @@
 """The lease on an output: one run at a time writes to a root, and a killed run does not block the next for long.
 
 On a local folder it is a file lock (``flock``), which the kernel releases with the process. In an object store it is an
-object that is created only if absent and renewed every few seconds; a lease that is not renewed expires and is taken
-over. The run holds the lease for all its workers. If two runs write in spite of it (a store that ignores conditional
-writes, a holder that was suspended for minutes), both write the same bytes in whole files, and the run that lost the
-lease stops at its next shard (:meth:`Lease.check`).
+object that is created only if absent and renewed every few seconds; one that is not renewed expires and is taken over.
+The run holds the lease for all its workers. If two runs write in spite of it (a store that ignores conditional writes,
+a holder that was suspended for minutes), both write the same bytes in whole files, and the run that lost the lease
+stops at its next shard (:meth:`Lease.check`).
 """
 
 import contextlib
@@ -60,17 +60,10 @@ def hold_lease(root: Root, report: Callable[[str], None] = lambda _: None) -> It
     if isinstance(root, RemoteRoot):
         with _renewed_object(root, report) as lease:
             yield lease
-    else:
-        assert isinstance(root, LocalRoot)
-        with _locked_file(root) as lease:
-            yield lease
-
-
-@contextlib.contextmanager
-def _locked_file(root: LocalRoot) -> Iterator[Lease]:
-    """A local lock. Forked children share it: a worker that outlives its run keeps the output locked."""
+        return
+    assert isinstance(root, LocalRoot)
     path, created_folder = root.folder / LEASE, not root.folder.exists()
-    file = _lock(root, path)
+    file = _lock(root, path)  # forked children share it: a worker that outlives its run keeps the output locked
     try:
         yield Lease(root, lambda: "" if _is_open_at(path, file) else "its lock file was removed")
     finally:
@@ -137,7 +130,7 @@ def _renewed_object(root: RemoteRoot, report: Callable[[str], None]) -> Iterator
     thread = threading.Thread(target=renew, name="lease", daemon=True)
     thread.start()
     try:
-        yield Lease(root, lambda: losses[0] if losses else "")
+        yield Lease(root, lambda: "".join(losses))
     finally:
         stop.set()
         thread.join()
@@ -148,13 +141,12 @@ def _renewed_object(root: RemoteRoot, report: Callable[[str], None]) -> Iterator
 
 def _await_expiry(root: RemoteRoot, report: Callable[[str], None]) -> None:
     """Return when the holder has not renewed for long enough by our own clock; StorageError if it renews."""
-    seen, start = _read(root), time.monotonic()
+    seen, end = _read(root), time.monotonic() + EXPIRY
     if seen:
         report(f"{root.url} may be in use by {_holder(seen)}: waiting {EXPIRY:.0f} s for a sign of life")
-    while seen and time.monotonic() - start < EXPIRY:
+    while seen and time.monotonic() < end:
         time.sleep(RENEWAL / 4)
-        now = _read(root)
-        if now and now != seen:
+        if (now := _read(root)) not in (b"", seen):
             raise _busy(root, now)
         seen = now
 

@@ -33,20 +33,12 @@ class LocalRoot(Root):
     def blocks(self, path: str) -> Iterator[bytes]:
         return local_blocks(self.folder / path)
 
-    def read_range(self, path: str, start: int, stop: int | None = None) -> bytes:
-        with (
-            storage_errors("cannot read a file", self.join(path)),
-            open(self.folder / path, "rb", buffering=0) as file,
-        ):
-            size = os.fstat(file.fileno()).st_size
-            start = max(start + size, 0) if start < 0 else start
-            return os.pread(file.fileno(), max((size if stop is None else stop) - start, 0), start)
+    def read_tail(self, path: str, size: int) -> bytes:
+        with storage_errors("cannot read a file", self.join(path)), open(self.folder / path, "rb", buffering=0) as file:
+            return os.pread(file.fileno(), size, max(os.fstat(file.fileno()).st_size - size, 0))
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        with (
-            storage_errors("cannot read a file", self.join(path)),
-            open(self.folder / path, "rb", buffering=0) as file,
-        ):
+        with storage_errors("cannot read a file", self.join(path)), open(self.folder / path, "rb", buffering=0) as file:
             return [os.pread(file.fileno(), stop - start, start) for start, stop in ranges]
 
     def remove(self, path: str) -> None:

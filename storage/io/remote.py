@@ -92,9 +92,9 @@ class RemoteRoot(Root):
                     raise OSError(f"the file ended early, {start + len(block)} of {size} bytes")
                 yield block
 
-    def read_range(self, path: str, start: int, stop: int | None = None) -> bytes:
+    def read_tail(self, path: str, size: int) -> bytes:
         with self._errors("cannot read a file", path):
-            return self._range(path, start, stop)
+            return self._range(path, -size, None)
 
     def _range(self, path: str, start: int, stop: int | None) -> bytes:
         return bytes(with_retries(lambda: self.fs.cat_file(self.key(path), start=start, end=stop)))
@@ -102,7 +102,8 @@ class RemoteRoot(Root):
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
         with self._errors("cannot read a file", path):
-            found = self.fs.cat_ranges([self.key(path)] * len(starts), starts, stops, on_error="raise")
+            keys = [self.key(path)] * len(ranges)
+            found = with_retries(lambda: self.fs.cat_ranges(keys, starts, stops, on_error="raise"))
             return [bytes(piece) for piece in found]
 
     def create(self, path: str, data: bytes) -> bool:

@@ -127,8 +127,8 @@ class Root(ABC):
         """The bytes of ``path`` in pieces of a few MiB at most."""
 
     @abstractmethod
-    def read_range(self, path: str, start: int, stop: int | None = None) -> bytes:
-        """Bytes ``start <= i < stop`` of ``path`` (to its end without a stop); a negative start counts from the end."""
+    def read_tail(self, path: str, size: int) -> bytes:
+        """The last ``size`` > 0 bytes of ``path``, or all of a shorter file."""
 
     @abstractmethod
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:

@@ -3,24 +3,191 @@
 ::
 
     images-<size>.npy    uint8 (n, size, size), one file per size, rows in the order of the manifest
-    manifest.json        see storage.scans.prepared_manifest
+    manifest.json        what the set holds, where each image came from, and which files were set aside
     contact_sheet.png    up to 48 of the images with their classes
     before_after.png     of scans: some before and after cleaning, side by side
 """
 
+from __future__ import annotations
+
 import json
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from image_longitudinal.core.digest import file_sha256
+from image_longitudinal.core.digest import digest_of, file_sha256
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.storage.io.root import storage_error
-from image_longitudinal.storage.scans.prepared_manifest import FORMAT, VERSION, PreparedManifest
+from image_longitudinal.storage.scans.scan_files import SetAside
 
+FORMAT, VERSION = "prepared-images", 1
 MANIFEST, CONTACT_SHEET, BEFORE_AFTER = "manifest.json", "contact_sheet.png", "before_after.png"
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """One image: file and digest it came from, patient, class, size in pixels before preparation, split."""
+
+    file: str
+    sha256: str
+    patient: str
+    label: str
+    width: int
+    height: int
+    split: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; the label is called ``class``."""
+        return {"class" if name == "label" else name: value for name, value in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """What the images are: phantoms or scans, and the code version of the phantom or of the scans' preparation."""
+
+    kind: Literal["phantom", "scans"]
+    version: int
+    folder: str | None = None  # name of the scans' folder
+    denoise: str | None = None  # how scans were denoised
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, as in a manifest and in a model's metadata."""
+        if self.kind == "phantom":
+            return {"kind": self.kind, "version": self.version}
+        preparation = {"version": self.version, "denoise": self.denoise}
+        return {"kind": self.kind, "folder": self.folder, "preparation": preparation}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ImageSource:
+        """The record of :meth:`to_dict`'s values."""
+        if values["kind"] == "phantom":
+            return cls("phantom", values["version"])
+        return cls("scans", folder=values["folder"], **values["preparation"])
+
+
+@dataclass(frozen=True)
+class DuplicatePair:
+    """Two files of different patients that look alike, and the number of hash bits in which they differ."""
+
+    files: tuple[str, str]
+    patients: tuple[str, str]
+    bits: int
+
+
+@dataclass(frozen=True)
+class ImagesFile:
+    """Digest and length of one file of images."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    """Numbers of images, patients, files set aside and files ignored; images by split and by class."""
+
+    images: int
+    patients: int
+    set_aside: int
+    ignored: int
+    by_split: dict[str, int]
+    by_class: dict[str, int]
+
+
+@dataclass(frozen=True)
+class ImageStatistics:
+    """Images by size before preparation (``WxH``), patients by class and by their number of images."""
+
+    by_size: dict[str, int]
+    patients_by_class: dict[str, int]
+    patients_by_number_of_images: dict[str, int]
+
+
+@dataclass(frozen=True)
+class PreparedManifest:
+    """Everything about a prepared set but the pixels; ``images`` in the order of the rows."""
+
+    sizes: tuple[int, ...]  # pixels a side
+    fractions: Mapping[str, float]  # of the patients, by split
+    seed: int
+    near_duplicates: tuple[DuplicatePair, ...]
+    source: ImageSource
+    files: Mapping[str, ImagesFile]
+    images: tuple[PreparedImage, ...]
+    set_aside: tuple[SetAside, ...]
+    ignored: int
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the content (images, splits, classes), independent of the folder: 64 hex digits."""
+        files = {name: asdict(file) for name, file in self.files.items()}
+        return digest_of(FORMAT, VERSION, self.sizes, files, [image.to_dict() for image in self.images])
+
+    @property
+    def counts(self) -> ImageCounts:
+        """Counts of images, patients and files."""
+        return ImageCounts(
+            images=len(self.images),
+            patients=len({image.patient for image in self.images}),
+            set_aside=len(self.set_aside),
+            ignored=self.ignored,
+            by_split=dict(Counter(image.split for image in self.images)),
+            by_class=dict(Counter(image.label for image in self.images)),
+        )
+
+    @property
+    def statistics(self) -> ImageStatistics:
+        """Sizes of the scans, and how many each patient has."""
+        by_size = Counter(f"{image.width}x{image.height}" for image in self.images)
+        by_number = Counter(Counter(image.patient for image in self.images).values())
+        by_class = Counter(label for label, _ in {(image.label, image.patient) for image in self.images})
+        return ImageStatistics(
+            by_size=dict(by_size.most_common()),
+            patients_by_class=dict(sorted(by_class.items())),
+            patients_by_number_of_images={str(number): count for number, count in sorted(by_number.items())},
+        )
+
+    def to_json(self) -> str:
+        """The text of ``manifest.json``."""
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "sizes": self.sizes,
+            "counts": asdict(self.counts),
+            "split": {"fractions": dict(self.fractions), "seed": self.seed},
+            "statistics": asdict(self.statistics),
+            "near_duplicates": [asdict(pair) for pair in self.near_duplicates],
+            "source": self.source.to_dict(),
+            "files": {name: asdict(file) for name, file in self.files.items()},
+            "images": [image.to_dict() for image in self.images],
+            "set_aside": [asdict(item) for item in self.set_aside],
+            "digest": self.digest,
+        }
+        return json.dumps(content, indent=1)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> PreparedManifest:
+        """The manifest of :meth:`to_json`'s values, used up; KeyError or TypeError if some are missing or unknown."""
+        return cls(
+            sizes=tuple(content["sizes"]),
+            fractions=content["split"]["fractions"],
+            seed=content["split"]["seed"],
+            near_duplicates=tuple(
+                DuplicatePair(tuple(pair["files"]), tuple(pair["patients"]), pair["bits"])
+                for pair in content["near_duplicates"]
+            ),
+            source=ImageSource.from_dict(content["source"]),
+            files={name: ImagesFile(**file) for name, file in content["files"].items()},
+            images=tuple(PreparedImage(label=image.pop("class"), **image) for image in content["images"]),
+            set_aside=tuple(SetAside(**item) for item in content["set_aside"]),
+            ignored=content["counts"]["ignored"],
+        )
 
 
 @dataclass(frozen=True)
@@ -69,20 +236,16 @@ class PreparedImages:
             StorageError: for a size the set does not have, or a file that is not what the manifest says.
         """
         if size not in self.sizes:
-            raise StorageError(
-                "the prepared images have no such size",
-                where=self.folder,
-                expected=f"one of {self.sizes}",
-                got=size,
-                do="ingest the images again with this size",
-            )
-        path = self.folder / images_file(size)
+            expected, do = f"one of {self.sizes}", "ingest the images again with this size"
+            problem = "the prepared images have no such size"
+            raise StorageError(problem, where=self.folder, expected=expected, got=size, do=do)
+        path, expected = self.folder / images_file(size), f"uint8 {(len(self), size, size)}"
         try:
             images = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise _damaged(path, f"uint8 {(len(self), size, size)}", error) from error
-        if images.dtype != np.uint8 or images.shape != (len(self), size, size):
-            raise _damaged(path, f"uint8 {(len(self), size, size)}", f"{images.dtype} {images.shape}")
+            raise _damaged(path, expected, error) from error
+        if (found := f"{images.dtype} {images.shape}") != expected:
+            raise _damaged(path, expected, found)
         return images
 
     def rows(self, size: int, split: str) -> ImageView:
@@ -124,13 +287,8 @@ def open_prepared(folder: str | Path) -> PreparedImages:
         raise _damaged(path, "JSON", error) from error
     if not isinstance(content, dict) or (content.get("format"), content.get("version")) != (FORMAT, VERSION):
         got = f"{content.get('format')} {content.get('version')}" if isinstance(content, dict) else "another file"
-        raise StorageError(
-            "not prepared images of this version",
-            where=path,
-            expected=f"{FORMAT} {VERSION}",
-            got=got,
-            do="ingest the images again",
-        )
+        problem, do = "not prepared images of this version", "ingest the images again"
+        raise StorageError(problem, where=path, expected=f"{FORMAT} {VERSION}", got=got, do=do)
     try:
         manifest, digest = PreparedManifest.from_dict(content), content["digest"]
     except (KeyError, TypeError, AttributeError) as error:
@@ -151,10 +309,5 @@ def images_file(size: int) -> str:
 
 
 def _damaged(path: Path, expected: object, got: object) -> StorageError:
-    return StorageError(
-        "the prepared images are damaged",
-        where=path,
-        expected=expected,
-        got=got,
-        do="delete the folder and ingest again",
-    )
+    do = "delete the folder and ingest again"
+    return StorageError("the prepared images are damaged", where=path, expected=expected, got=got, do=do)

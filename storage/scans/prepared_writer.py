@@ -2,10 +2,11 @@
 
 import contextlib
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +18,17 @@ from image_longitudinal.core.files import move_into_place, temporary_folder, wri
 from image_longitudinal.storage.io.root import storage_errors
 from image_longitudinal.storage.scans.contact_sheet import contact_sheet
 from image_longitudinal.storage.scans.near_duplicates import near_duplicates, perceptual_hash
-from image_longitudinal.storage.scans.npy_writer import npy_writer
 from image_longitudinal.storage.scans.prepared import (
     CONTACT_SHEET,
     MANIFEST,
-    PreparedImages,
-    images_file,
-    open_prepared,
-)
-from image_longitudinal.storage.scans.prepared_manifest import (
     DuplicatePair,
     ImagesFile,
     ImageSource,
     PreparedImage,
+    PreparedImages,
     PreparedManifest,
+    images_file,
+    open_prepared,
 )
 from image_longitudinal.storage.scans.scan_files import ReadScan, ScanFile, SetAside
 from image_longitudinal.storage.scans.splits import SplitRule
@@ -80,7 +78,7 @@ def write_prepared(
         kept, unused = _write_images(temporary, scans, sizes, compare)
         aside = sorted([*set_aside, *unused], key=lambda item: item.file)
         splits = _assign(kept, aside, split, minimum, source)
-        images = tuple(_record(scan, splits[scan.file.patient]) for scan in kept)
+        images = tuple(_record(scan, splits) for scan in kept)
         manifest = PreparedManifest(
             sizes=tuple(sizes),
             fractions=split.fractions,
@@ -93,7 +91,8 @@ def write_prepared(
             ignored=ignored,
         )
         new = PreparedImages(temporary, manifest)
-        contact_sheet(new.images(_near(sizes, TILE)), new.labels, tile=TILE).save(temporary / CONTACT_SHEET)
+        shown = min((size for size in sizes if size >= TILE), default=max(sizes))
+        contact_sheet(new.images(shown), new.labels, tile=TILE).save(temporary / CONTACT_SHEET)
         for name, image in (pictures(new) if pictures else {}).items():
             image.save(temporary / name)
         write_atomically(temporary / MANIFEST, manifest.to_json())
@@ -114,27 +113,53 @@ def _write_images(
             elif scan.sha256 in kept:
                 aside.append(SetAside(scan.file.name, f"same bytes as {kept[scan.sha256].file.name}"))
             else:
-                for size, array in arrays.items():
-                    array.append(scan.content[size])
+                for size, append in arrays.items():
+                    append(scan.content[size])
                 hashed = perceptual_hash(scan.content[max(sizes)]) if compare else np.empty(0, np.uint8)
                 kept[scan.sha256] = ReadScan(scan.file, scan.sha256, scan.width, scan.height, hashed)
     return list(kept.values()), aside
 
 
-def drawn_image(name: str, squares: Squares, label: str) -> ReadScan[Squares]:
+@contextlib.contextmanager
+def npy_writer(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[NDArray[np.uint8]], None]]:
+    """A function that appends one uint8 row to a new .npy file, whose header gets the number of rows at the end.
+
+    It raises StorageError if the row has another shape or type.
+    """
+    count = 0
+
+    def append(row: NDArray[np.uint8]) -> None:
+        nonlocal count
+        if row.shape != shape or row.dtype != np.uint8:
+            got = f"{row.dtype} {row.shape}"
+            raise StorageError("a row has the wrong shape or type", expected=f"uint8 {shape}", got=got)
+        file.write(np.ascontiguousarray(row).data)
+        count += 1
+
+    with open(path, "wb") as file:
+        _write_header(file, (0, *shape))
+        start = file.tell()
+        yield append
+        file.seek(0)
+        _write_header(file, (count, *shape))  # numpy reserves space in the header for the final count
+        assert file.tell() == start, "the final header must be as long as the first"
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+
+def phantom_scan(name: str, squares: Squares, label: str) -> ReadScan[Squares]:
     """A phantom image in the form that :func:`write_prepared` expects; its own patient."""
     largest = np.ascontiguousarray(squares[max(squares)])
     digest = hashlib.sha256(largest.tobytes()).hexdigest()
     return ReadScan(ScanFile(Path(name), name, name, label), digest, largest.shape[1], largest.shape[0], squares)
 
 
-def _near(sizes: Sequence[int], tile: int) -> int:
-    """The smallest size that fills a tile, else the largest."""
-    return min((size for size in sizes if size >= tile), default=max(sizes))
-
-
-def _record(scan: ReadScan[Any], split: str) -> PreparedImage:
-    file = scan.file
+def _record(scan: ReadScan[Any], splits: Mapping[str, str]) -> PreparedImage:
+    file, split = scan.file, splits[scan.file.patient]
     return PreparedImage(file.name, scan.sha256, file.patient, file.label, scan.width, scan.height, split)
 
 
@@ -147,13 +172,9 @@ def _assign(
     if len(kept) < max(1, minimum) or len(patients) < n_splits:
         reasons = Counter(item.reason.split(":")[0] for item in aside).most_common(3)
         listed = ", ".join(f"{count} x {reason}" for reason, count in reasons) or "nothing"
-        raise IngestError(
-            "too few usable scans",
-            where=source.folder,
-            expected=f"at least {max(1, minimum)} images of {n_splits} patients",
-            got=f"{len(kept)} of {len(patients)}; set aside: {listed}",
-            do="add scans, or see the reasons",
-        )
+        expected = f"at least {max(1, minimum)} images of {n_splits} patients"
+        got, do = f"{len(kept)} of {len(patients)}; set aside: {listed}", "add scans, or see the reasons"
+        raise IngestError("too few usable scans", where=source.folder, expected=expected, got=got, do=do)
     return split.assign(patients)
 
 
@@ -167,12 +188,9 @@ def _refuse_foreign(target: Path) -> None:
     with storage_errors("cannot look at the folder for prepared images", str(target)):
         taken = target.exists() and not (target / MANIFEST).exists() and (target.is_file() or any(target.iterdir()))
     if taken:
-        raise StorageError(
-            "the folder for prepared images holds something else",
-            where=target,
-            expected="no folder, an empty one or prepared images",
-            do="choose another folder",
-        )
+        expected, do = "no folder, an empty one or prepared images", "choose another folder"
+        problem = "the folder for prepared images holds something else"
+        raise StorageError(problem, where=target, expected=expected, do=do)
 
 
 def _publish(new: PreparedImages, target: Path) -> PreparedImages:
@@ -180,13 +198,9 @@ def _publish(new: PreparedImages, target: Path) -> PreparedImages:
     if (target / MANIFEST).exists():
         existing = open_prepared(target)
         if existing.digest != new.digest:
-            raise StorageError(
-                "other prepared images are here already",
-                where=target,
-                expected=f"digest {new.digest}",
-                got=existing.digest,
-                do="choose another folder, or delete this one",
-            )
+            expected, do = f"digest {new.digest}", "choose another folder, or delete this one"
+            problem = "other prepared images are here already"
+            raise StorageError(problem, where=target, expected=expected, got=existing.digest, do=do)
         return existing
     move_into_place(new.folder, target)
     return PreparedImages(target, new.manifest)

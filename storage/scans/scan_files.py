@@ -1,4 +1,4 @@
-"""Scan files: finding them in a folder and reading them safely.
+"""Scan files: finding them in a folder, reading them safely, and keeping cleaned frames.
 
 A bad file never stops a run: it becomes a :class:`SetAside` with its reason.
 """
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from image_longitudinal.core.errors import IngestError
-from image_longitudinal.storage.scans.frame_cache import FrameCache
+from image_longitudinal.core.files import replacing
+from image_longitudinal.storage.io.root import storage_errors
 
 EXTENSIONS = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 FORMATS = ("JPEG", "PNG", "TIFF")  # what the bytes may be, whatever the name says
@@ -92,9 +93,8 @@ def find_scans(folder: str | Path) -> FoundScans:
 
     def unlistable(error: OSError) -> None:
         if Path(error.filename) == root:
-            raise IngestError(
-                "cannot list the folder of scans", where=root, got=error.strerror, do="check its permissions"
-            ) from error
+            problem, do = "cannot list the folder of scans", "check its permissions"
+            raise IngestError(problem, where=root, got=error.strerror, do=do) from error
         aside.append(SetAside(_name(Path(error.filename), root), f"folder cannot be listed: {error.strerror}"))
 
     for parent, folders, files in os.walk(root, onerror=unlistable):
@@ -111,13 +111,10 @@ def find_scans(folder: str | Path) -> FoundScans:
             else:
                 scans.append(scan_file(path, root))
     if not scans:
-        raise IngestError(
-            "no scans found",
-            where=root,
-            expected=f"files ending in {', '.join(sorted(EXTENSIONS))}",
-            got=f"{len(aside)} other files" if aside else "an empty folder",
-            do="point at the folder that holds the images or their class folders",
-        )
+        expected = f"files ending in {', '.join(sorted(EXTENSIONS))}"
+        got = f"{len(aside)} other files" if aside else "an empty folder"
+        do = "point at the folder that holds the images or their class folders"
+        raise IngestError("no scans found", where=root, expected=expected, got=got, do=do)
     return FoundScans(sorted(scans, key=lambda s: s.name), sorted(aside, key=lambda s: s.file), ignored)
 
 
@@ -206,6 +203,34 @@ def _pixels(image: Image.Image) -> NDArray[Any]:
         upright = upright.convert("RGB")
     pixels = np.asarray(upright)
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+class FrameCache:
+    """Cleaned frames by the digest of their scan, so that each scan is cleaned once: PNG files that may be deleted.
+
+    Args:
+        folder: named by everything that decides a frame besides the scan itself.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, sha256: str) -> NDArray[np.uint8] | None:
+        """The frame (H, W) uint8 of a scan, or None if it is missing or unreadable."""
+        try:
+            with Image.open(self._path(sha256), formats=("PNG",)) as image:
+                return np.asarray(image) if image.mode == "L" else None
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # Pillow's errors for damaged files
+            return None
+
+    def put(self, sha256: str, frame: NDArray[np.uint8]) -> None:
+        """Keep a frame; StorageError if it cannot be written."""
+        path = self._path(sha256)
+        with storage_errors("cannot keep a cleaned scan", str(path)), replacing(path) as temporary:
+            Image.fromarray(frame).save(temporary, "PNG", compress_level=1)
+
+    def _path(self, sha256: str) -> Path:
+        return self.folder / sha256[:2] / f"{sha256}.png"
 
 
 def prepare_scan(

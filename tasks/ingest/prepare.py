@@ -19,12 +19,17 @@ from image_longitudinal.core.random import normals, stream_key, subject_seeds
 from image_longitudinal.models.imaging.phantom import LATENT_NAMES, render
 from image_longitudinal.models.scans.cleaning import clean_frame, to_grey, to_sizes, to_square
 from image_longitudinal.storage.scans.contact_sheet import before_and_after, evenly
-from image_longitudinal.storage.scans.frame_cache import FrameCache
-from image_longitudinal.storage.scans.prepared import BEFORE_AFTER, CONTACT_SHEET, PreparedImages, open_prepared
-from image_longitudinal.storage.scans.prepared_manifest import ImageSource
-from image_longitudinal.storage.scans.prepared_writer import drawn_image, write_prepared
+from image_longitudinal.storage.scans.prepared import (
+    BEFORE_AFTER,
+    CONTACT_SHEET,
+    ImageSource,
+    PreparedImages,
+    open_prepared,
+)
+from image_longitudinal.storage.scans.prepared_writer import phantom_scan, write_prepared
 from image_longitudinal.storage.scans.scan_files import (
     FoundScans,
+    FrameCache,
     ReadScan,
     SetAside,
     find_scans,
@@ -158,7 +163,7 @@ def _phantoms(spec: PhantomSpec) -> Iterator[ReadScan[Any]]:
         seeds = subject_seeds(stream >> 1, ids)
         drawn = {size: render(latents, seeds, size) for size in spec.sizes}
         for row, index in enumerate(ids):
-            yield drawn_image(f"phantom-{index:06d}", {size: drawn[size][row] for size in spec.sizes}, "phantom")
+            yield phantom_scan(f"phantom-{index:06d}", {size: drawn[size][row] for size in spec.sizes}, "phantom")
 
 
 def _without_late_scans(found: FoundScans, held_out: Mapping[str, str]) -> tuple[FoundScans, dict[str, str] | None]:

@@ -18,8 +18,8 @@ from image_longitudinal.models.nlme.model.dosing import Dose
 from image_longitudinal.models.nlme.simulation.simulate import individual_parameters, observe, simulate
 from image_longitudinal.models.nlme.simulation.visits import Visits
 from image_longitudinal.storage.dataset import layout
-from image_longitudinal.storage.dataset.content_checks import Problem
 from image_longitudinal.storage.dataset.reader import Dataset
+from image_longitudinal.storage.dataset.verify import Problem
 from image_longitudinal.tasks.shards.image_shards import image_model
 from image_longitudinal.tasks.shards.spec import Execution
 

@@ -19,9 +19,9 @@ from image_longitudinal.core.errors import ModelError, StorageError
 from image_longitudinal.flows.fit_table import fit_table
 from image_longitudinal.flows.generate_dataset import generate_dataset
 from image_longitudinal.flows.verify_dataset import verify
+from image_longitudinal.storage.dataset.images import encode_shard
 from image_longitudinal.storage.dataset.layout import image_shard_path, table_path
 from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
-from image_longitudinal.storage.dataset.sharding import encode_shard
 from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io.lease import hold_lease
 from image_longitudinal.storage.io.open import open_root
@@ -336,7 +336,7 @@ def test_what_was_made_wrong_under_right_hashes_is_found_by_making_it_again_and_
     eta = open_dataset(root).effects(0.5, 16, 32)[:, 1]
     rewrite(root, 1, table, {"eta_2": (eta + 0.01).tolist()})
     image, (height, width) = image_shard_path(2), open_dataset(root).images(0, 1).shape[1:]
-    pieces = encode_shard(np.zeros((16, height, width), np.uint8), chunk_rows=1, shard_rows=16)
+    pieces = encode_shard([np.zeros((16, height, width), np.uint8)], shard_rows=16)
     forge(root, 2, image, root.write(image, pieces, rows=16))
     assert verify_dataset(root).ok
     found, _ = rederive(open_dataset(root), ids, workspace)

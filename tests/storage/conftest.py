@@ -1,5 +1,6 @@
 """A small data set made through the public functions alone, in the order a flow uses."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from image_longitudinal.core.digest import digest_of
+from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.plan import Shard, ShardPlan
 from image_longitudinal.storage.dataset.card import CITATION, write_card
 from image_longitudinal.storage.dataset.images import create_image_arrays, write_image_shard
@@ -20,6 +22,7 @@ from image_longitudinal.storage.dataset.manifest import (
     write_root_manifest,
     write_shard_manifest,
 )
+from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
 from image_longitudinal.storage.dataset.run_claim import begin_run, check_same_dataset
 from image_longitudinal.storage.dataset.tables import (
     PlannedDose,
@@ -118,37 +121,17 @@ def resume(root: Root, data: Arrays, plan: ShardPlan) -> list[int]:
 
 
 def root_manifest(plan: ShardPlan, shards: tuple[FileRecord, ...], files: tuple[FileRecord, ...]) -> RootManifest:
+    image = ImageInfo(
+        height=SIDE, width=SIDE, latent_dim=LATENT_DIM, backend="phantom", model="phantom", version="1",
+        digest=digest_of("m"),
+    )  # fmt: skip
     return RootManifest(
-        name="tiny",
-        date="2026-01-02",
-        identity=IDENTITY,
-        config={"n_subjects": plan.n_subjects},
-        config_digest=digest_of("config"),
-        seed=7,
-        n_subjects=plan.n_subjects,
-        shard_size=plan.shard_size,
-        splits=plan.split_counts,
-        levels=LEVELS,
-        random_effects=("Ka", "Imax"),
-        eta_latents=(4, 0),
-        parameters=("Ka",),
-        times=TIMES,
-        doses=(PlannedDose(0, 1),),
-        image=ImageInfo(
-            height=SIDE,
-            width=SIDE,
-            latent_dim=LATENT_DIM,
-            backend="phantom",
-            model="phantom",
-            version="1",
-            digest=digest_of("m"),
-        ),
-        shards=shards,
-        files=files,
-        versions={"zarr": "3"},
-        licence=LICENCE,
-        citation=CITATION,
-    )
+        name="tiny", date="2026-01-02", identity=IDENTITY, config={"n_subjects": plan.n_subjects},
+        config_digest=digest_of("config"), seed=7, n_subjects=plan.n_subjects, shard_size=plan.shard_size,
+        splits=plan.split_counts, levels=LEVELS, random_effects=("Ka", "Imax"), eta_latents=(4, 0), parameters=("Ka",),
+        times=TIMES, doses=(PlannedDose(0, 1),), image=image, shards=shards, files=files, versions={"zarr": "3"},
+        licence=LICENCE, citation=CITATION,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -162,6 +145,32 @@ def published(root: Root) -> Root:
     return root
 
 
-@pytest.fixture
-def snapshot() -> Callable[[Root], dict[str, str]]:
-    return lambda root: {path: root.sha256(path) for path in root.files()}
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """A published data set that the tests of a module only read."""
+    root = open_root(tmp_path_factory.mktemp("tiny") / "data")
+    write_dataset(root)
+    return open_dataset(root)
+
+
+def digests(root: Root) -> dict[str, str]:
+    """SHA-256 of every file."""
+    return {path: root.sha256(path) for path in root.files()}
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Fork; the child's process id. It exits with 0 after ``work``, with 1 if that raises a StorageError."""
+    if (child := os.fork()) == 0:
+        status = 2
+        try:
+            work()
+            status = 0
+        except StorageError:
+            status = 1
+        finally:
+            os._exit(status)
+    return child
+
+
+def exit_status(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

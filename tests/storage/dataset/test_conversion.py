@@ -9,16 +9,15 @@ from typer.testing import CliRunner
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.storage.dataset import layout
-from image_longitudinal.storage.dataset.conversion import convert_dataset
 from image_longitudinal.storage.dataset.manifest import is_published, read_root_manifest, read_shard_manifest
 from image_longitudinal.storage.dataset.reader import open_dataset
 from image_longitudinal.storage.dataset.run_claim import begin_run
-from image_longitudinal.storage.dataset.transfer import Selection, copy_dataset
+from image_longitudinal.storage.dataset.transfer import Selection, convert_dataset, copy_dataset
 from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io.local import LocalRoot
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
-from tests.storage.conftest import IDENTITY, LEVELS, PLAN, arrays, write_dataset
+from tests.storage.conftest import IDENTITY, LEVELS, PLAN, arrays, digests, write_dataset
 
 WRITTEN_BY_0_1_0 = Path(__file__).parent / "layout_v1.tar.xz"  # write_dataset of the tests of that version
 
@@ -54,7 +53,7 @@ def test_version_1_is_read_and_verified(old: Root) -> None:
 
 
 def test_a_converted_data_set_holds_the_files_that_version_2_writes(old: Root, target: Root, tmp_path: Path) -> None:
-    before = {path: old.sha256(path) for path in old.files()}
+    before = digests(old)
     seen: list[tuple[int, int]] = []
     manifest = convert_dataset(old, target, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
@@ -73,10 +72,10 @@ def test_a_converted_data_set_holds_the_files_that_version_2_writes(old: Root, t
         assert original is not None
         assert converted.parts["image"] == original.parts["image"], "its images can be reused"
         assert converted.parts["outcomes"].key != original.parts["outcomes"].key
-    again = {path: target.sha256(path) for path in target.files()}
+    again = digests(target)
     convert_dataset(old, target)
-    assert {path: target.sha256(path) for path in target.files()} == again
-    assert {path: old.sha256(path) for path in old.files()} == before
+    assert digests(target) == again
+    assert digests(old) == before
 
 
 def test_an_interrupted_conversion_continues(old: Root, target: Root) -> None:
@@ -116,7 +115,7 @@ def test_version_1_is_copied_whole_but_not_in_part(old: Root, target: Root) -> N
         copy_dataset(old, target, Selection(splits=("test",)))
     copy_dataset(old, target)
     assert verify_dataset(target).ok
-    assert {path: target.sha256(path) for path in target.files()} == {path: old.sha256(path) for path in old.files()}
+    assert digests(target) == digests(old)
 
 
 def test_the_command_converts(old: Root, target: Root) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_longitudinal.storage.dataset import layout, layout_v1
+from image_longitudinal.storage.dataset import layout
 
 levels = st.floats(0, 1, exclude_min=True)
 
@@ -22,12 +22,12 @@ def test_paths_are_those_of_the_contract() -> None:
 
 
 def test_version_1_is_another_name_of_the_same_files() -> None:
-    assert layout_v1.stored_path("subjects/train/00000.parquet") == "subjects/split=train/part-00000.parquet"
+    assert layout.path_in_version_1("subjects/train/00000.parquet") == "subjects/split=train/part-00000.parquet"
     assert (
-        layout_v1.stored_path("observations/rho2-0.5/test/00012.parquet")
+        layout.path_in_version_1("observations/rho2-0.5/test/00012.parquet")
         == "observations/association=0.5/split=test/part-00012.parquet"
     )
-    assert layout_v1.stored_path(layout.image_shard_path(3)) == layout.image_shard_path(3)
+    assert layout.path_in_version_1(layout.image_shard_path(3)) == layout.image_shard_path(3)
 
 
 @pytest.mark.parametrize("text", ["1.0", "0.5", "0.1", "0.0526", "0.02"])
@@ -44,36 +44,22 @@ def test_different_levels_and_shards_never_share_a_file(a: float, b: float, i: i
 
 
 def test_columns_are_those_of_the_contract() -> None:
-    assert [(f.name, f.type) for f in layout.subjects_schema(2)] == [
-        ("id", pa.int64()),
-        ("image_index", pa.int64()),
-        ("split", pa.string()),
-        ("shard", pa.int32()),
-        ("seed", pa.int64()),
-        ("eta_1", pa.float64()),
-        ("eta_2", pa.float64()),
-    ]
-    assert layout.random_effects_schema(2, ["Ka", "IC50"]).names == [
-        "id", "association", "split", "eta_1", "eta_2", "Ka", "IC50"
-    ]  # fmt: skip
-    assert [(f.name, f.type) for f in layout.observations_schema()] == [
-        ("id", pa.int64()),
-        ("time", pa.float64()),
-        ("evid", pa.int8()),
-        ("amt", pa.float64()),
-        ("cmt", pa.int8()),
-        ("dv", pa.float32()),
-        ("mdv", pa.int8()),
-        ("association", pa.float64()),
-        ("split", pa.string()),
-    ]
+    i8, i32, i64, f32, f64, text = pa.int8(), pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.string()
+    subjects = layout.table_columns("subjects", 2)
+    assert subjects.names == ["id", "image_index", "split", "shard", "seed", "eta_1", "eta_2"]
+    assert subjects.types == [i64, i64, text, i32, i64, f64, f64]
+    effects = layout.table_columns("random_effects", 2, ["Ka", "IC50"])
+    assert effects.names == ["id", "association", "split", "eta_1", "eta_2", "Ka", "IC50"]
+    observations = layout.table_columns("observations", 2)
+    names = ["id", "time", "evid", "amt", "cmt", "dv", "mdv", "association", "split"]
+    assert (observations.names, observations.types) == (names, [i64, f64, i8, f64, i8, f32, i8, f64, text])
 
 
 def test_every_column_says_its_unit_and_every_table_its_layout() -> None:
     schemas = (
-        layout.subjects_schema(3, licence="CC0-1.0"),
-        layout.random_effects_schema(1, ["V"], {"V": "L"}, licence="CC0-1.0"),
-        layout.observations_schema({"time": "day"}, licence="CC0-1.0"),
+        layout.table_columns("subjects", 3, licence="CC0-1.0"),
+        layout.table_columns("random_effects", 1, ["V"], {"V": "L"}, licence="CC0-1.0"),
+        layout.table_columns("observations", 3, (), {"time": "day"}, licence="CC0-1.0"),
     )
     for schema in schemas:
         assert schema.metadata[b"layout_version"] == b"2"

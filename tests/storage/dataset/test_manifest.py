@@ -1,7 +1,6 @@
 """Manifests: what is done, what is published, and whose data set a folder holds."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -24,49 +23,33 @@ from image_longitudinal.storage.dataset.manifest import (
 )
 from image_longitudinal.storage.dataset.run_claim import begin_run, check_same_dataset
 from image_longitudinal.storage.io.local import LocalRoot
-from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
 from tests.storage.conftest import IDENTITY, write_dataset
 
 OTHER = digest_of("another data set")
 
 
-def test_a_shard_manifest_is_read_back_and_absent_is_none(published: Root) -> None:
+def test_a_shard_manifest_is_read_back_and_written_with_the_same_bytes(published: Root) -> None:
     manifest = read_shard_manifest(published, 1)
     assert manifest is not None
     assert (manifest.index, manifest.start, manifest.stop) == (1, 8, 16)
     assert set(manifest.parts) == {"image", "outcomes"}
     assert all(published.size(file.path) == file.bytes for file in manifest.files)
     assert read_shard_manifest(published, 99) is None
-
-
-def test_writing_the_same_shard_manifest_again_gives_the_same_bytes(published: Root) -> None:
     before = published.read_bytes("shards/00001.json")
-    manifest = read_shard_manifest(published, 1)
-    assert manifest is not None
     write_shard_manifest(published, manifest)
     assert published.read_bytes("shards/00001.json") == before
 
 
-def test_a_flipped_bit_anywhere_in_a_manifest_is_found(published: Root) -> None:
-    path = "shards/00001.json"
-    good = published.read_bytes(path)
-    for position in range(0, len(good), 7):
-        bad = bytearray(good)
-        bad[position] ^= 1 << position % 8
-        Path(published.join(path)).write_bytes(bad)
-        with pytest.raises(StorageError, match=r"00001\.json"):
-            read_shard_manifest(published, 1)
-
-
-@pytest.mark.parametrize("keep", [0, 1, 200])
-def test_a_truncated_manifest_is_damaged(published: Root, keep: int) -> None:
+def test_a_truncated_or_changed_manifest_is_damaged(published: Root) -> None:
     for path in ("shards/00000.json", "dataset.json"):
-        published.write_bytes(path, published.read_bytes(path)[:keep])
-    with pytest.raises(StorageError, match=r"a manifest is damaged \(.*shards/00000\.json\)"):
-        read_shard_manifest(published, 0)
-    with pytest.raises(StorageError, match=r"a manifest is damaged \(.*dataset\.json\)"):
-        read_root_manifest(published)
+        good, file = published.read_bytes(path), Path(published.join(path))
+        flipped = [good[:i] + bytes([good[i] ^ 1 << i % 8]) + good[i + 1 :] for i in range(0, len(good), 9)]
+        for bad in (b"", good[:1], good[:200], *flipped):
+            file.write_bytes(bad)
+            with pytest.raises(StorageError, match=path):
+                read_root_manifest(published) if path == "dataset.json" else read_shard_manifest(published, 0)
+        file.write_bytes(good)
 
 
 def test_a_manifest_under_another_shards_name_is_refused(published: Root) -> None:
@@ -92,24 +75,6 @@ def test_publishing_is_the_last_step(root: Root, monkeypatch: pytest.MonkeyPatch
     assert written[-1] == "dataset.json"
     assert read_root_manifest(root) == manifest
     assert root.exists(".run.json")
-
-
-def test_a_disk_that_fills_while_publishing_leaves_it_unpublished(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    replace = os.replace
-
-    def full(source: object, target: object) -> None:
-        if str(target).endswith("dataset.json"):
-            raise OSError(28, "No space left on device")
-        replace(source, target)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(StorageError, match=r"dataset\.json"):
-        write_dataset(root)
-    monkeypatch.undo()
-    assert not is_published(root)
-    assert check_same_dataset(root, IDENTITY) == "unfinished"
-    write_dataset(root)
-    assert is_published(root)
 
 
 def test_another_layout_version_is_refused_clearly(published: Root) -> None:
@@ -169,9 +134,3 @@ def test_the_plan_is_recovered_from_the_counts(n: int, size: int, validation: fl
     if plan.split_counts["train"]:
         manifest = RootManifest.model_construct(n_subjects=n, shard_size=size, splits=plan.split_counts)
         assert manifest.plan.split_counts == plan.split_counts
-
-
-def test_manifests_work_in_any_store() -> None:
-    root = open_root("memory://manifests")
-    write_dataset(root)
-    assert read_root_manifest(root).identity == IDENTITY

@@ -19,9 +19,8 @@ import xarray
 import zarr
 
 from image_longitudinal.storage.dataset.layout import TABLES
-from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
-from image_longitudinal.storage.io.open import open_root
-from tests.storage.conftest import LEVELS, write_dataset
+from image_longitudinal.storage.dataset.reader import Dataset
+from tests.storage.conftest import LEVELS
 
 READERS: dict[str, Callable[[str], pa.Table]] = {
     "pandas": lambda folder: pa.Table.from_pandas(pd.read_parquet(folder)),
@@ -36,13 +35,6 @@ READERS: dict[str, Callable[[str], pa.Table]] = {
         f"SELECT * FROM read_parquet('{folder}/**/*.parquet', hive_partitioning = true)"
     ).to_arrow_table(),
 }
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    root = open_root(tmp_path_factory.mktemp("tools") / "data")
-    write_dataset(root)
-    return open_dataset(root)
 
 
 def expected(dataset: Dataset, table: str) -> pa.Table:

@@ -65,7 +65,7 @@ def test_tables_by_split_level_and_column(dataset: Dataset) -> None:
     assert dataset.schema("observations").field("time").metadata[b"unit"] == b"h"
 
 
-def test_asking_for_what_is_not_there_says_what_is(dataset: Dataset) -> None:
+def test_a_request_for_something_missing_names_what_exists(dataset: Dataset) -> None:
     with pytest.raises(StorageError, match=r"no such association level.*one of 1\.0, 0\.0526; got 0\.5"):
         dataset.observations(0.5)
     with pytest.raises(StorageError, match=r"no such split.*one of train, validation, test; got dev"):
@@ -74,8 +74,15 @@ def test_asking_for_what_is_not_there_says_what_is(dataset: Dataset) -> None:
         dataset.scan("outcomes")
     with pytest.raises(IndexError, match="subject 22 of 22"):
         dataset.subject(22)
-    with pytest.raises(IndexError, match="of 22"):
-        dataset.images(20, 23)
+    for start, stop in ((20, 23), (-1, 2), (3, 2)):
+        with pytest.raises(IndexError, match="of 22"):
+            dataset.images(start, stop)
+    with pytest.raises(StorageError, match="no such split"):
+        dataset.view("dev")
+    with pytest.raises(StorageError, match="no such association level"):
+        dataset.view("test", 0.3)
+    with pytest.raises(StorageError, match=rf"no association level.*one of {LEVELS[0]}.*dataset.view\(split, level\)"):
+        dataset.view("test").outcomes()
 
 
 def test_unpublished_data_is_refused(root: Root) -> None:
@@ -98,9 +105,7 @@ def test_a_data_set_pickles_as_its_address_and_serves_threads(published: Root) -
     assert [s.id for s in subjects] == [*range(22)] * 2
 
 
-def test_a_million_subjects_open_with_one_read(
-    published: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_million_subjects_open_at_once(published: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = ShardPlan(1_100_000, 1024, test_fraction=1 / 11)
     manifest = read_root_manifest(published)
     shards = tuple(FileRecord(path=f"shards/{s.name}.json", sha256="0" * 64, bytes=9999) for s in plan)
@@ -164,15 +169,6 @@ def test_xarray_is_lazy_and_knows_the_ids(dataset: Dataset) -> None:
     assert not arrays_.image.variable._in_memory
     np.testing.assert_array_equal(arrays_.sel(subject=13).image, arrays().images[13])
     np.testing.assert_array_equal(arrays_.latent[1:], arrays().latents[13:15])
-
-
-def test_a_view_names_what_the_data_set_has_not(dataset: Dataset) -> None:
-    with pytest.raises(StorageError, match="no such split"):
-        dataset.view("dev")
-    with pytest.raises(StorageError, match="no such association level"):
-        dataset.view("test", 0.3)
-    with pytest.raises(StorageError, match=rf"no association level.*one of {LEVELS[0]}.*dataset.view\(split, level\)"):
-        dataset.view("test").outcomes()
 
 
 def test_reading_imports_nothing_of_the_pipeline() -> None:

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
-from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.dataset.reader import Dataset
 from tests.paths import ROOT
-from tests.storage.conftest import write_dataset
 
 DOCUMENT = (ROOT / "docs/reading.md").read_text()
 
@@ -21,13 +19,6 @@ def snippets(language: str) -> list[str]:
     blocks = re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)
     assert blocks
     return [block.replace("0.5", "0.0526") for block in blocks]
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    root = open_root(tmp_path_factory.mktemp("reading") / "data")
-    write_dataset(root)
-    return open_dataset(root)
 
 
 @pytest.fixture(autouse=True)

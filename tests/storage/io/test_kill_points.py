@@ -1,14 +1,14 @@
-"""A run killed, cut off or out of disk at any point: nothing half-made is taken as done, a rerun makes what is missing.
+"""A run killed or out of disk at any point: nothing incomplete counts as done, and a rerun makes what is missing.
 
 The run is the storage side of the flow (``resume`` in conftest). It is killed at 200 lines of code chosen at random
-among all that it executes in ``storage/`` and ``core/files.py``, by the clock as well, and out of disk after random
-numbers of bytes.
+among all that it executes in ``storage/`` and ``core/files.py``, by the clock as well, and the disk fills at any step.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import random
 import shutil
@@ -33,8 +33,10 @@ from image_longitudinal.storage.dataset.manifest import is_published, part_is_in
 from image_longitudinal.storage.dataset.run_claim import check_same_dataset
 from image_longitudinal.storage.io.local import LocalRoot
 from image_longitudinal.storage.io.root import Root
-from tests.storage.conftest import IDENTITY, Arrays, arrays, resume
+from tests.storage.conftest import IDENTITY, Arrays, arrays, digests, exit_status, in_child, resume
 
+Folders = Callable[[], LocalRoot]
+Reference = dict[str, str]
 PLAN = ShardPlan(n_subjects=5, shard_size=2, test_fraction=0.2)
 KILLED = 9
 TRACED = (str(Path(storage.__path__[0])), files.__file__)  # whose lines a run is killed at
@@ -46,7 +48,7 @@ def data() -> Arrays:
 
 
 @pytest.fixture
-def folders() -> Iterator[Callable[[], LocalRoot]]:
+def folders() -> Iterator[Folders]:
     """Fresh roots; in memory where there is such a folder, since a kill, unlike a power cut, does not ask for fsync."""
     base = tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
     numbers = iter(range(10**6))
@@ -55,19 +57,15 @@ def folders() -> Iterator[Callable[[], LocalRoot]]:
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory, data: Arrays) -> dict[str, str]:
+def reference(tmp_path_factory: pytest.TempPathFactory, data: Arrays) -> Reference:
     """Digests of an uninterrupted run."""
     root = LocalRoot(tmp_path_factory.mktemp("reference"))
     assert resume(root, data, PLAN) == [0, 1, 2]
     return digests(root)
 
 
-def digests(root: Root) -> dict[str, str]:
-    return {path: root.sha256(path) for path in root.files()}
-
-
-def check_and_finish(root: Root, data: Arrays, reference: dict[str, str], plan: ShardPlan = PLAN) -> None:
-    """Whatever is there is whole, what says that it is done is done, and the same run ends as if never stopped."""
+def check_and_finish(root: Root, data: Arrays, reference: Reference, plan: ShardPlan = PLAN) -> None:
+    """Every file is whole, what counts as done is done, and the same run ends as if it had never stopped."""
     there = digests(root)
     for path, digest in there.items():
         assert path == LEASE or is_temporary(path) or digest == reference[path], f"{path} is torn"
@@ -80,24 +78,6 @@ def check_and_finish(root: Root, data: Arrays, reference: dict[str, str], plan: 
     made = resume(root, data, plan)
     assert made == [shard.index for shard in plan if shard.index not in done]
     assert digests(root) == reference
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Fork; the child's process id. It exits with 0 after ``work``, with 1 if that raises a StorageError."""
-    if (child := os.fork()) == 0:
-        status = 2
-        try:
-            work()
-            status = 0
-        except StorageError:
-            status = 1
-        finally:
-            os._exit(status)
-    return child
-
-
-def exit_status(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def traced(work: Callable[[], object], at: Callable[[int], None]) -> None:
@@ -121,7 +101,7 @@ def traced(work: Callable[[], object], at: Callable[[int], None]) -> None:
         sys.settrace(None)
 
 
-def test_killed_at_200_random_lines(folders: Callable[[], LocalRoot], data: Arrays, reference: dict[str, str]) -> None:
+def test_killed_at_200_random_lines(folders: Folders, data: Arrays, reference: Reference) -> None:
     lines = 0
 
     def count(number: int) -> None:
@@ -146,9 +126,7 @@ def test_killed_at_200_random_lines(folders: Callable[[], LocalRoot], data: Arra
     assert published_early < 20  # else the kills would hardly test anything
 
 
-def test_killed_by_the_clock_and_again(
-    folders: Callable[[], LocalRoot], data: Arrays, reference: dict[str, str]
-) -> None:
+def test_killed_by_the_clock_and_again(folders: Folders, data: Arrays, reference: Reference) -> None:
     """SIGKILL at any instant, in system calls and libraries too; reruns are killed as well, until one gets through."""
     moments, began = random.Random(5), time.monotonic()
     exit_status(in_child(lambda: resume(folders(), data, PLAN)))
@@ -168,56 +146,21 @@ def test_killed_by_the_clock_and_again(
         check_and_finish(root, data, reference)
 
 
-class FullDisk:
-    """``open`` of a disk on which ``left`` more bytes fit: like the system's, the write that fills it is cut short."""
-
-    def __init__(self, left: int) -> None:
-        self.left = left
-
-    def __call__(self, path: Path, mode: str = "r", **options: Any) -> Any:
-        file = open(path, mode, **options)  # noqa: SIM115
-        if "x" in mode:
-            real = file.write
-
-            def write(piece: bytes) -> int:
-                fits = min(len(piece), self.left)
-                self.left -= fits
-                real(bytes(piece)[:fits])
-                if fits < len(piece):
-                    file.flush()
-                    raise OSError(errno.ENOSPC, "No space left on device")
-                return fits
-
-            file = _With(file, write)
-        return file
-
-
-class _With:
-    """A file with another ``write``."""
-
-    def __init__(self, file: Any, write: Callable[[bytes], int]) -> None:
-        self.file, self.write = file, write
-
-    def __enter__(self) -> _With:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.file, name)
-
-
-def test_out_of_disk_after_any_number_of_bytes(
-    folders: Callable[[], LocalRoot], data: Arrays, reference: dict[str, str], monkeypatch: pytest.MonkeyPatch
+def test_a_disk_that_fills_at_any_system_call_or_piece(
+    folders: Folders, data: Arrays, reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = folders()
-    resume(whole, data, PLAN)
-    total = sum(whole.size(path) or 0 for path in whole.files())
-    for left in random.Random(11).sample(range(total), 25):
-        root = folders()
+    n = len(reference)
+    steps = [(os, "replace", n), (os, "fsync", 2 * n), (files, "_start_writeback", n)]  # fsync: of file and folder
+    for module, step, fatal in [(module, step, i) for module, step, count in steps for i in range(0, count, 3)]:
+        root, calls, real = folders(), itertools.count(), getattr(module, step)
+
+        def fail(*arguments: object, fatal: int = fatal, calls: Iterator[int] = calls, real: Any = real) -> None:
+            if next(calls) == fatal:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(*arguments)
+
         with monkeypatch.context() as patch:
-            patch.setattr(files, "open", FullDisk(left), raising=False)
+            patch.setattr(module, step, fail)
             with pytest.raises(StorageError, match=r"cannot write a file.*No space left.*Free some space"):
                 resume(root, data, PLAN)
         assert not any(is_temporary(path) for path in root.files())
@@ -225,9 +168,7 @@ def test_out_of_disk_after_any_number_of_bytes(
         check_and_finish(root, data, reference)
 
 
-def test_a_file_that_vanished_or_shrank_is_made_again(
-    folders: Callable[[], LocalRoot], data: Arrays, reference: dict[str, str]
-) -> None:
+def test_a_file_that_vanished_or_shrank_is_made_again(folders: Folders, data: Arrays, reference: Reference) -> None:
     root = folders()
     resume(root, data, PLAN)
     for path in sorted(reference):
@@ -242,9 +183,7 @@ def test_a_file_that_vanished_or_shrank_is_made_again(
             assert digests(root) == reference
 
 
-def test_two_runs_at_once_leave_one_data_set(
-    folders: Callable[[], LocalRoot], data: Arrays, reference: dict[str, str]
-) -> None:
+def test_two_runs_at_once_leave_one_data_set(folders: Folders, data: Arrays, reference: Reference) -> None:
     ended = set()
     for _ in range(5):
         root = folders()

@@ -26,13 +26,14 @@ from image_longitudinal.storage.io import lease, remote
 from image_longitudinal.storage.io.lease import hold_lease
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
-from tests.storage.conftest import Arrays, arrays, resume, write_dataset
-from tests.storage.io.test_kill_points import KILLED, check_and_finish, digests, exit_status, in_child
+from tests.storage.conftest import arrays, digests, exit_status, in_child, resume, write_dataset
+from tests.storage.io.test_kill_points import KILLED, check_and_finish
 
 s3fs = pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")
 
 SMALL = ShardPlan(n_subjects=2, shard_size=1)
+DATA = arrays(SMALL)
 
 
 class Line:
@@ -114,16 +115,18 @@ def line(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-@pytest.fixture
-def small() -> Arrays:
-    return arrays(SMALL)
-
-
 NUMBERS = count()
 
 
 def fresh() -> Root:
     return open_root(f"s3://bucket/{next(NUMBERS)}/data")
+
+
+def whole_run() -> dict[str, str]:
+    """Digests of an uninterrupted run."""
+    root = fresh()
+    resume(root, DATA, SMALL)
+    return digests(root)
 
 
 def test_a_data_set_lives_on_s3(line: Line) -> None:
@@ -189,24 +192,20 @@ STEPS = {
 PROMISES = [STEPS["the lease"], STEPS["a shard manifest"], STEPS["the root manifest"]]
 
 
-def test_killed_before_every_kind_of_write_and_after_those_that_promise(
-    line: Line, small: Arrays, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_around_every_kind_of_write(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (("RENEWAL", 0.2), ("EXPIRY", 0.5), ("SETTLE", 0.1)):  # the killed run's lease must expire
         monkeypatch.setattr(lease, name, seconds)
-    whole = fresh()
-    resume(whole, small, SMALL)
-    reference = digests(whole)
+    reference = whole_run()
     for path, arrived in [*((path, False) for path in STEPS.values()), *((path, True) for path in PROMISES)]:
         root = fresh()
-        status = exit_status(in_child(lambda root=root, p=path, a=arrived: die_at(root, p, a, small)))
+        status = exit_status(in_child(lambda root=root, p=path, a=arrived: die_at(root, p, a)))
         assert status == KILLED
         assert root.exists(path) is arrived
         assert is_published(root) is (arrived and path == layout.ROOT_MANIFEST)
-        check_and_finish(root, small, reference, SMALL)
+        check_and_finish(root, DATA, reference, SMALL)
 
 
-def die_at(root: Root, path: str, arrived: bool, data: Arrays) -> None:
+def die_at(root: Root, path: str, arrived: bool) -> None:
     """Run until ``path`` is put, and die before the request is sent or after it was answered."""
     real = s3fs.S3FileSystem._call_s3
 
@@ -220,7 +219,7 @@ def die_at(root: Root, path: str, arrived: bool, data: Arrays) -> None:
         return answer
 
     s3fs.S3FileSystem._call_s3 = call
-    resume(root, data, SMALL)
+    resume(root, DATA, SMALL)
 
 
 def test_a_large_object_cut_between_its_parts_is_not_there(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +243,7 @@ def test_a_large_object_cut_between_its_parts_is_not_there(line: Line, monkeypat
     assert root.read_bytes("large") == b"old"
     record = root.write_bytes("large", data)
     assert root.sha256("large") == record.sha256
-    assert root.read_range("large", part - 2, part + 2) == data[part - 2 : part + 2]
+    assert root.read_ranges("large", [(part - 2, part + 2)]) == [data[part - 2 : part + 2]]
 
 
 def cut_at(line: Line, monkeypatch: pytest.MonkeyPatch, number: int, mend: bool) -> None:
@@ -262,32 +261,26 @@ def cut_at(line: Line, monkeypatch: pytest.MonkeyPatch, number: int, mend: bool)
     monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", call)
 
 
-def test_a_store_that_vanishes_in_mid_run_stops_it_and_nothing_is_lost(
-    line: Line, small: Arrays, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_vanishes_loses_nothing(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "EXPIRY", 1.0)  # the lease that could not be given back is waited for
     monkeypatch.setattr(lease, "RENEWAL", 0.4)
-    whole = fresh()
-    resume(whole, small, SMALL)
-    reference = digests(whole)
+    reference = whole_run()
     for number in (3, 45):
         root = fresh()
         with monkeypatch.context() as patch:
             cut_at(line, patch, number, mend=False)
             with pytest.raises(StorageError, match="Check that the store can be reached, then run the same command"):
-                resume(root, small, SMALL)
+                resume(root, DATA, SMALL)
         line.open = True
-        check_and_finish(root, small, reference, SMALL)
+        check_and_finish(root, DATA, reference, SMALL)
 
 
-def test_a_store_that_is_away_for_a_moment_stops_nothing(
-    line: Line, small: Arrays, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_short_outage_stops_nothing(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     root = fresh()
     with monkeypatch.context() as patch:
         cut_at(line, patch, 40, mend=True)
-        assert resume(root, small, SMALL) == [0, 1]
-    assert resume(root, small, SMALL) == []
+        assert resume(root, DATA, SMALL) == [0, 1]
+    assert resume(root, DATA, SMALL) == []
 
 
 def test_a_missing_bucket_and_missing_credentials_are_clear_errors(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Near-duplicates: a scan saved anew, resized or brightened is found; other scans are not."""
+"""Near-duplicates: a scan saved again, resized or brightened is found; other scans are not."""
 
 import io
 import itertools

@@ -13,19 +13,13 @@ import pytest
 from PIL import Image
 
 from image_longitudinal.core.errors import IngestError, StorageError
-from image_longitudinal.models.imaging.phantom import render
 from image_longitudinal.models.scans.cleaning import clean_frame, to_sizes
 from image_longitudinal.storage.scans.contact_sheet import contact_sheet
-from image_longitudinal.storage.scans.npy_writer import npy_writer
-from image_longitudinal.storage.scans.prepared import open_prepared
-from image_longitudinal.storage.scans.prepared_manifest import ImageSource
-from image_longitudinal.storage.scans.prepared_writer import drawn_image, write_prepared
+from image_longitudinal.storage.scans.prepared import ImageSource, open_prepared
+from image_longitudinal.storage.scans.prepared_writer import npy_writer, phantom_scan, write_prepared
 from image_longitudinal.storage.scans.scan_files import SetAside, find_scans, prepare_scan
 from image_longitudinal.storage.scans.splits import SplitRule
-from tests.paths import SHARED_DATA
 
-SCANS = SHARED_DATA / "kermany_sample"
-needs_scans = pytest.mark.skipif(not SCANS.is_dir(), reason="no real scans: ../shared/data/kermany_sample is absent")
 SIZES = (32, 16)
 OPTIONS = {
     "sizes": SIZES,
@@ -39,13 +33,13 @@ def squares(seed):
     return {size: rng.integers(0, 256, (size, size)).astype(np.uint8) for size in SIZES}
 
 
-def drawings(n=12):
-    return [drawn_image(f"phantom-{i:03d}", squares(i), "phantom") for i in range(n)]
+def phantoms(n=12):
+    return [phantom_scan(f"phantom-{i:03d}", squares(i), "phantom") for i in range(n)]
 
 
 @pytest.fixture
 def written(tmp_path):
-    return write_prepared(tmp_path / "set", drawings(), **OPTIONS)
+    return write_prepared(tmp_path / "set", phantoms(), **OPTIONS)
 
 
 def test_what_is_written_is_read(written, tmp_path):
@@ -61,12 +55,8 @@ def test_what_is_written_is_read(written, tmp_path):
         np.testing.assert_array_equal(images, [squares(i)[size] for i in range(12)])
     assert again.labels == ["phantom"] * 12
     assert sorted(os.listdir(tmp_path)) == ["set"]
-    assert sorted(os.listdir(tmp_path / "set")) == [
-        "contact_sheet.png",
-        "images-16.npy",
-        "images-32.npy",
-        "manifest.json",
-    ]
+    files = ["contact_sheet.png", "images-16.npy", "images-32.npy", "manifest.json"]
+    assert sorted(os.listdir(tmp_path / "set")) == files
 
 
 def test_splits_cover_all_images_once(written):
@@ -76,12 +66,11 @@ def test_splits_cover_all_images_once(written):
     assert written.split("nobody").size == 0
 
 
-def test_the_manifest_tells_what_came_of_every_file(tmp_path):
-    twin = drawn_image("twin", squares(3), "phantom")
-    scans = [*drawings(5), SetAside("b.png", "empty file"), twin]
-    made = write_prepared(
-        tmp_path / "set", scans, **OPTIONS, set_aside=[SetAside("a.txt", "not an image file")], ignored=4
-    )
+def test_the_manifest_lists_every_file(tmp_path):
+    twin = phantom_scan("twin", squares(3), "phantom")
+    scans = [*phantoms(5), SetAside("b.png", "empty file"), twin]
+    aside = [SetAside("a.txt", "not an image file")]
+    made = write_prepared(tmp_path / "set", scans, **OPTIONS, set_aside=aside, ignored=4)
     assert made.manifest.set_aside == (
         SetAside("a.txt", "not an image file"),
         SetAside("b.png", "empty file"),
@@ -104,50 +93,41 @@ def test_the_manifest_tells_what_came_of_every_file(tmp_path):
 
 
 def test_the_digest_names_the_content_not_the_place(written, tmp_path):
-    elsewhere = write_prepared(tmp_path / "other", drawings(), **{**OPTIONS, "source": ImageSource("phantom", 1)})
+    elsewhere = write_prepared(tmp_path / "other", phantoms(), **{**OPTIONS, "source": ImageSource("phantom", 1)})
     assert elsewhere.digest == written.digest
     (tmp_path / "set").rename(tmp_path / "moved")
     assert open_prepared(tmp_path / "moved").digest == written.digest
-    assert write_prepared(tmp_path / "less", drawings(11), **OPTIONS).digest != written.digest
-    assert (
-        write_prepared(
-            tmp_path / "resplit", drawings(), **{**OPTIONS, "split": replace(OPTIONS["split"], seed=1)}
-        ).digest
-        != written.digest
-    )
+    assert write_prepared(tmp_path / "less", phantoms(11), **OPTIONS).digest != written.digest
+    options = {**OPTIONS, "split": replace(OPTIONS["split"], seed=1)}
+    assert write_prepared(tmp_path / "resplit", phantoms(), **options).digest != written.digest
 
 
 def test_writing_the_same_again_keeps_what_is_there(written, tmp_path):
     before = (tmp_path / "set" / "images-32.npy").stat().st_ino
-    assert write_prepared(tmp_path / "set", drawings(), **OPTIONS).digest == written.digest
+    assert write_prepared(tmp_path / "set", phantoms(), **OPTIONS).digest == written.digest
     assert (tmp_path / "set" / "images-32.npy").stat().st_ino == before
 
 
 def test_other_content_is_not_overwritten(written, tmp_path):
     with pytest.raises(StorageError, match="other prepared images are here already"):
-        write_prepared(tmp_path / "set", drawings(5), **OPTIONS)
+        write_prepared(tmp_path / "set", phantoms(5), **OPTIONS)
     assert open_prepared(tmp_path / "set").digest == written.digest
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("x")
     with pytest.raises(StorageError, match="holds something else"):
-        write_prepared(tmp_path / "thesis", drawings(), **OPTIONS)
+        write_prepared(tmp_path / "thesis", phantoms(), **OPTIONS)
     with pytest.raises(StorageError, match="holds something else"):
-        write_prepared(tmp_path / "thesis" / "chapter1.tex", drawings(), **OPTIONS)
+        write_prepared(tmp_path / "thesis" / "chapter1.tex", phantoms(), **OPTIONS)
     assert sorted(os.listdir(tmp_path)) == ["set", "thesis"]
-
-
-def test_an_empty_folder_is_a_place_to_write(tmp_path):
-    (tmp_path / "set").mkdir()
-    assert len(write_prepared(tmp_path / "set", drawings(), **OPTIONS)) == 12
 
 
 @pytest.mark.parametrize(
     ("scans", "minimum", "got"),
     [
         ([], 1, "got 0 of 0"),
-        (drawings(4), 5, "got 4 of 4"),
-        (drawings(2), 1, "got 2 of 2"),
-        ([*drawings(2), SetAside("a", "empty file"), SetAside("b", "empty file")], 3, "set aside: 2 x empty file"),
+        (phantoms(4), 5, "got 4 of 4"),
+        (phantoms(2), 1, "got 2 of 2"),
+        ([*phantoms(2), SetAside("a", "empty file"), SetAside("b", "empty file")], 3, "set aside: 2 x empty file"),
     ],
 )
 def test_too_few_images_are_refused_and_leave_nothing(tmp_path, scans, minimum, got):
@@ -157,47 +137,49 @@ def test_too_few_images_are_refused_and_leave_nothing(tmp_path, scans, minimum, 
 
 
 def test_images_are_taken_one_at_a_time(tmp_path):
-    """The rows of image i are on their way to disk before image i + 1 is asked for."""
+    """The rows of image i are on their way to disk before image i + 1 is requested; an empty folder is a target."""
+    (tmp_path / "set").mkdir()
     held = []
 
     def lazily():
         for i in range(40):
             held.append(i)
-            yield drawn_image(f"{i}", squares(i), "phantom")
+            yield phantom_scan(f"{i}", squares(i), "phantom")
             assert held.pop() == i
 
     assert len(write_prepared(tmp_path / "set", lazily(), **OPTIONS)) == 40
 
 
-def test_an_error_while_reading_leaves_nothing(tmp_path):
-    def failing():
-        yield from drawings()
-        raise RuntimeError("a worker died")
+WRONG = phantom_scan("wrong", {32: np.zeros((32, 31), np.uint8), 16: np.zeros((16, 16), np.uint8)}, "phantom")
 
-    with pytest.raises(RuntimeError):
-        write_prepared(tmp_path / "set", failing(), **OPTIONS)
+
+@pytest.mark.parametrize(
+    ("last", "error", "message"),
+    [
+        (RuntimeError("a worker died"), RuntimeError, "a worker died"),
+        (
+            OSError(errno.ENOSPC, "No space left"),
+            StorageError,
+            r"cannot write the prepared .*No space.*Free some",
+        ),
+        (WRONG, StorageError, "wrong shape or type"),
+    ],
+)
+def test_an_error_while_writing_leaves_nothing(tmp_path, last, error, message):
+    def scans():
+        yield from phantoms()
+        if isinstance(last, Exception):
+            raise last
+        yield last
+
+    with pytest.raises(error, match=message):
+        write_prepared(tmp_path / "set", scans(), **OPTIONS)
     assert os.listdir(tmp_path) == []
-
-
-def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path, monkeypatch):
-    def full(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("image_longitudinal.storage.scans.npy_writer.NpyWriter.append", full)
-    with pytest.raises(StorageError, match=r"cannot write the prepared images .*No space left.*[Ff]ree some space"):
-        write_prepared(tmp_path / "set", drawings(), **OPTIONS)
-    assert os.listdir(tmp_path) == []
-
-
-def test_an_image_of_another_size_is_refused(tmp_path):
-    wrong = drawn_image("wrong", {32: np.zeros((32, 31), np.uint8), 16: np.zeros((16, 16), np.uint8)}, "phantom")
-    with pytest.raises(StorageError, match="wrong shape or type"):
-        write_prepared(tmp_path / "set", [*drawings(), wrong], **OPTIONS)
 
 
 def write_for_ever(folder, started):
     def endless():
-        yield from drawings()
+        yield from phantoms()
         started.set()
         time.sleep(60)
 
@@ -212,94 +194,63 @@ def test_a_killed_run_leaves_nothing_half_made_and_the_next_one_clears_up(tmp_pa
     assert started.wait(20)
     (running,) = os.listdir(tmp_path)
     assert running.startswith(".set.")
-    write_prepared(tmp_path / "set", drawings(3), **OPTIONS)  # while the other still writes: its folder is let alone
+    write_prepared(tmp_path / "set", phantoms(3), **OPTIONS)  # while the other still writes: its folder stays
     assert running in os.listdir(tmp_path)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert len(open_prepared(tmp_path / "set")) == 3
-    write_prepared(tmp_path / "set", drawings(3), **OPTIONS)
+    write_prepared(tmp_path / "set", phantoms(3), **OPTIONS)
     assert os.listdir(tmp_path) == ["set"]
 
 
 # opening what is damaged
 
 
-def test_no_prepared_images(tmp_path):
+def test_what_is_missing_is_named(written, tmp_path):
     with pytest.raises(StorageError, match="no prepared images here"):
         open_prepared(tmp_path)
-
-
-def test_a_size_that_is_not_there(written):
     with pytest.raises(StorageError, match=r"expected one of \[32, 16\]; got 64"):
         written.images(64)
 
 
-def damage_nothing_known(folder):
-    (folder / "manifest.json").write_text("[1, 2]")
+def edited(change):
+    """Damage of the manifest: ``change`` of its text."""
 
+    def damage(folder):
+        path = folder / "manifest.json"
+        path.write_text(change(path.read_text()))
 
-def damage_json(folder):
-    with open(folder / "manifest.json", "r+b") as file:
-        file.truncate(200)
-
-
-def damage_version(folder):
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "version": 2}))
-
-
-def damage_a_split(folder):
-    text = (folder / "manifest.json").read_text()
-    (folder / "manifest.json").write_text(text.replace('"split": "test"', '"split": "train"', 1))
-
-
-def damage_a_key(folder):
-    manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["files"]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-
-
-def damage_length(folder):
-    os.truncate(folder / "images-32.npy", 5000)
-
-
-def damage_presence(folder):
-    (folder / "images-16.npy").unlink()
+    return damage
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
-        (damage_nothing_known, "not prepared images of this version"),
-        (damage_json, "damaged .*manifest.json"),
-        (damage_version, "expected prepared-images 1; got prepared-images 2"),
-        (damage_a_split, "expected digest"),
-        (damage_a_key, "complete manifest"),
-        (damage_length, "images-32.npy.*got 5000 bytes"),
-        (damage_presence, "images-16.npy.*got no file"),
+        (edited(lambda text: "[1, 2]"), "not prepared images of this version"),
+        (edited(lambda text: text[:200]), "damaged .*manifest.json"),
+        (edited(lambda text: text.replace('"version": 1', '"version": 2', 1)), "images 1; got prepared-images 2"),
+        (edited(lambda text: text.replace('"split": "test"', '"split": "train"', 1)), "expected digest"),
+        (edited(lambda text: text.replace('"files": {', '"fils": {')), "complete manifest"),
+        (lambda folder: os.truncate(folder / "images-32.npy", 5000), "images-32.npy.*got 5000 bytes"),
+        (lambda folder: (folder / "images-16.npy").unlink(), "images-16.npy.*got no file"),
     ],
 )
-def test_damage_is_found_on_opening(written, tmp_path, damage, told):
+def test_damage_is_found_on_opening(written, tmp_path, damage, message):
     damage(tmp_path / "set")
-    with pytest.raises(StorageError, match=told):
+    with pytest.raises(StorageError, match=message):
         open_prepared(tmp_path / "set")
 
 
-def test_a_changed_pixel_is_found_by_verifying(written, tmp_path):
+def test_a_changed_pixel_is_found_by_verifying_and_a_pickle_is_not_loaded(written, tmp_path):
     path = tmp_path / "set" / "images-32.npy"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    opened = open_prepared(tmp_path / "set")
     with pytest.raises(StorageError, match=r"images-32\.npy"):
-        opened.verify()
-
-
-def test_a_pickle_in_place_of_the_images_is_not_loaded(written, tmp_path):
-    path = tmp_path / "set" / "images-16.npy"
+        open_prepared(tmp_path / "set").verify()
     np.save(path, np.array([{}], object), allow_pickle=True)
     with pytest.raises(StorageError, match="damaged"):
-        written.images(16)
+        written.images(32)
 
 
 # the parts
@@ -308,9 +259,9 @@ def test_a_pickle_in_place_of_the_images_is_not_loaded(written, tmp_path):
 @pytest.mark.parametrize("n", [0, 1, 9, 10, 1000])
 def test_a_growing_file_is_a_plain_npy(tmp_path, n):
     rows = np.random.default_rng(0).integers(0, 256, (n, 3, 5)).astype(np.uint8)
-    with npy_writer(tmp_path / "a.npy", (3, 5)) as file:
+    with npy_writer(tmp_path / "a.npy", (3, 5)) as append:
         for row in rows:
-            file.append(row)
+            append(row)
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), rows)
 
 
@@ -334,20 +285,11 @@ def test_a_contact_sheet_shows_every_class_alike(labels, expected, monkeypatch):
     assert (np.asarray(sheet) == 99).sum() == len(shown) * 32 * 32
 
 
-def test_phantoms_make_a_set(tmp_path):
-    images = render(np.random.default_rng(0).standard_normal((30, 12)), np.arange(30), 32)
-    drawn = (drawn_image(f"phantom-{i}", {32: image}, "phantom") for i, image in enumerate(images))
-    made = write_prepared(tmp_path / "set", drawn, **{**OPTIONS, "sizes": [32]})
-    np.testing.assert_array_equal(made.images(32), images)
-    assert made.manifest.counts.patients == 30
-
-
-@needs_scans
-def test_real_scans_become_a_set(tmp_path):
+def test_real_scans_become_a_set(kermany_sample, tmp_path):
     """Some real scans with bad company: what can be used is used, what cannot is listed, patients stay together."""
     folder = tmp_path / "scans"
-    for file in sorted(SCANS.glob("*/*.jpeg"))[::6]:
-        target = folder / file.relative_to(SCANS)
+    for file in sorted(kermany_sample.glob("*/*.jpeg"))[::6]:
+        target = folder / file.relative_to(kermany_sample)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(file.read_bytes())
     usable = sorted(folder.rglob("*.jpeg"))
@@ -363,12 +305,8 @@ def test_real_scans_become_a_set(tmp_path):
             tmp_path / "set", pool.map(job, found.scans), **{**OPTIONS, "sizes": (512, 64)}, set_aside=found.set_aside
         )
     assert len(made) == len(usable)
-    assert [item.file for item in made.manifest.set_aside] == [
-        "CNV/CNV-1-1.jpeg",
-        "CNV/a copy.jpeg",
-        "CNV/notes.txt",
-        "blank.png",
-    ]
+    unused = ["CNV/CNV-1-1.jpeg", "CNV/a copy.jpeg", "CNV/notes.txt", "blank.png"]
+    assert [item.file for item in made.manifest.set_aside] == unused
     assert set(made.labels) == {"CNV", "DME", "DRUSEN", "NORMAL"}
     assert made.images(512).shape == (len(usable), 512, 512)
     splits = {}

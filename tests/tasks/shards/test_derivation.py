@@ -11,9 +11,9 @@ from image_longitudinal.core.presets import load_config
 from image_longitudinal.models.design.association import draw_latents
 from image_longitudinal.models.imaging.backends import describe
 from image_longitudinal.storage.dataset import layout
+from image_longitudinal.storage.dataset.images import encode_shard
 from image_longitudinal.storage.dataset.manifest import ImageInfo, RootManifest
 from image_longitudinal.storage.dataset.reader import Dataset
-from image_longitudinal.storage.dataset.sharding import encode_shard
 from image_longitudinal.storage.dataset.tables import (
     PlannedDose,
     write_observations,
@@ -85,7 +85,7 @@ def test_an_unavailable_image_model_is_reported(made: Dataset, config: Config, s
 
 def wrong_image(root: Root, spec: DatasetSpec) -> str:
     images = np.zeros((4, 32, 32), np.uint8)
-    return root.write(layout.image_shard_path(0), encode_shard(images, chunk_rows=1, shard_rows=4)).path
+    return root.write(layout.image_shard_path(0), encode_shard([images], shard_rows=4)).path
 
 
 def wrong_table(root: Root, spec: DatasetSpec, table: str) -> str:
