@@ -61,10 +61,7 @@ def compare(
         )
     return [
         Comparison(
-            name,
-            _figure(candidate, name),
-            _figure(production, name),
-            tolerance * abs(_figure(production, name)),
+            name, _figure(candidate, name), _figure(production, name), tolerance * abs(_figure(production, name))
         )
         for name in metrics
     ]

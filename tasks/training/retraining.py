@@ -113,11 +113,7 @@ def announce(version: ModelVersion, workspace: Workspace) -> None:
             "prefect.resource.id": f"image-longitudinal.model.{version.version}",
             "prefect.resource.name": f"model {version.version}",
         },
-        payload={
-            "version": version.version,
-            "workspace": str(workspace.root),
-            "metrics": version.metadata.metrics,
-        },
+        payload={"version": version.version, "workspace": str(workspace.root), "metrics": version.metadata.metrics},
     )
 
 
