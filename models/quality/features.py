@@ -48,12 +48,10 @@ def dinov2_features(folder: str) -> Features:
         network = Dinov2Model.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
     except (OSError, ValueError) as error:
         raise ModelError(
-            "cannot load the DINOv2 network",
-            where=folder,
-            expected="a local folder in transformers' layout, with safetensors",
-            got=str(error).splitlines()[0],
+            "cannot load the DINOv2 network", where=folder,
+            expected="a local folder in transformers' layout, with safetensors", got=str(error).splitlines()[0],
             do="correct or drop probe.dinov2",
-        ) from error
+        ) from error  # fmt: skip
     side = 16 * int(network.config.patch_size)  # 224 for the published networks: 16x16 patches of 14 pixels
     mean, sd = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # of ImageNet's channels
 

@@ -30,8 +30,7 @@ def train_latent_regressor(
         images: (n, S, S) uint8, S at least 32.
         latents: targets, (n, D), from N(0, I).
         steps: batches of 64; about seven epochs.
-        seed: of weights, order and dropout.
-        device: to train and read on.
+        seed, device: of weights, order and dropout; to train and read on.
 
     Returns:
         A function from images (m, S, S) to estimates of z, (m, D).

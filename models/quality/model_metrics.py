@@ -47,16 +47,14 @@ def measure_model(
         vae: its VAE, on the model's device: gives the feature space, and reads z back with ``probe.reader`` encoder.
         real: the images it was trained on, and held-out ones.
         probe: how many images, by which sampler, read back by what.
-        seed: of all latents and noise.
-        device: where a network reader is trained.
+        seed, device: of all latents and noise; where a network reader is trained.
     """
     latents, images = _generate(model, probe, seed, "measure", probe.n_images)
     reader = encoder_reader(vae)
     if probe.reader == "network":
         targets, others = _generate(model, probe, seed, "reader", probe.reader_images)
-        reader = train_latent_regressor(
-            others, targets, steps=probe.reader_steps, seed=seed, device=default_device(device)
-        )
+        where = default_device(device)
+        reader = train_latent_regressor(others, targets, steps=probe.reader_steps, seed=seed, device=where)
     recoverability = r_squared(latents, reader(images)).tolist()
     noise_spread = _noise_spread(model, reader, probe, seed)
     fidelity, memorisation = {}, None
@@ -69,16 +67,11 @@ def measure_model(
         fidelity = {name: fidelity_figures(of(known), of(new), of(images), seed) for name, of in spaces.items()}
         memorisation = memorisation_figures(images, new, real.train)
     return Measurement(
-        probe=probe,
-        held_out=real.digest,
-        recoverability=recoverability,
-        read_by=probe.reader,
-        noise_spread=noise_spread,
-        latent_order=most_recoverable(recoverability),
+        probe=probe, held_out=real.digest, recoverability=recoverability, read_by=probe.reader,
+        noise_spread=noise_spread, latent_order=most_recoverable(recoverability),
         importance=LatentImportance(**asdict(latent_importance(vae, seed))),
-        fidelity=fidelity,
-        memorisation=memorisation,
-    )
+        fidelity=fidelity, memorisation=memorisation,
+    )  # fmt: skip
 
 
 def _generate(

@@ -53,8 +53,7 @@ def measure_sampler(
         vae: reads z back and gives the features.
         latent_dims: dimensions whose R² is averaged.
         real: training images, uint8 (m, S, S).
-        n: images generated.
-        batch_size: images at a time.
+        n, batch_size: images generated, and images at a time.
         seed: of latents and noise.
     """
     latents, seeds = probe_latents(seed, n, model.latent_dim)
@@ -78,14 +77,12 @@ def compare_samplers(
     """Measure the reference sampler, the probe's, ``sampler`` and the student, the last three with each decoder.
 
     Args:
-        version: the distilled model.
-        weights: its own and the distilled ones, by name.
+        version, weights: the distilled model; its own and the distilled weights, by name.
         real: training images, uint8 (m, S, S).
         sampler: solver and steps that data sets are generated with.
         student_steps: steps of the student.
         probe: solver and steps that the version was measured with, and how many images to compare.
-        seed: of latents and noise.
-        device: to sample on.
+        seed, device: of latents and noise; to sample on.
     """
     samplers: list[tuple[str, int]] = [(probe.scheduler, probe.steps)]
     if sampler != samplers[0] and sampler[0] != STUDENT:
@@ -111,18 +108,17 @@ def compare_samplers(
             n=probe.n_images, batch_size=probe.batch_size, seed=seed,
         )  # fmt: skip
         reference = reference or figures
+        loss = loss_percent(reference.recoverability, figures.recoverability, more_is_better=True)
+        fd_loss = loss_percent(reference.fd, figures.fd, more_is_better=False)
         rows.append(
             SamplerComparison(
                 solver=scheduler,
                 steps=steps,
                 decoder=decoder,
-                recoverability=figures.recoverability,
-                fd=figures.fd,
-                recoverability_loss_percent=loss_percent(
-                    reference.recoverability, figures.recoverability, more_is_better=True
-                ),
-                fd_loss_percent=loss_percent(reference.fd, figures.fd, more_is_better=False),
-            )
+                **figures._asdict(),
+                recoverability_loss_percent=loss,
+                fd_loss_percent=fd_loss,
+            )  # fmt: skip
         )
     return tuple(rows)
 

@@ -7,8 +7,7 @@ from typing import Any
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
 from image_longitudinal.models.imaging.assembly import assemble_diffusion, load_vae
-from image_longitudinal.models.registry.registry import CARD, MODEL, ModelVersion
-from image_longitudinal.models.registry.store import ModelStore
+from image_longitudinal.models.registry.registry import CARD, MODEL, ModelStore, ModelVersion
 from image_longitudinal.models.training.tensor_files import save_tensors
 
 LAYOUTS = ("version", "diffusers")
@@ -34,17 +33,15 @@ def export_model(version: ModelVersion, target: ModelStore, layout: str = "versi
         raise ModelError("unknown layout", expected=f"one of {', '.join(LAYOUTS)}", got=layout)
     if target.exists(MODEL) or target.exists("unet/config.json"):
         raise ModelError("the target already holds a model", where=target.url, do="choose another folder")
-    if layout == "version":
-        names = [*version.files, CARD, MODEL]
-        for name in names:
-            target.put_file(version.folder / name, name)
-        return names
+    folder, names = version.folder, [*version.files, CARD, MODEL]
     with tempfile.TemporaryDirectory() as temporary:
-        _save_for_diffusers(version, Path(temporary))
-        files = sorted(path.relative_to(temporary).as_posix() for path in Path(temporary).rglob("*") if path.is_file())
-        for name in files:
-            target.put_file(Path(temporary) / name, name)
-        return files
+        if layout == "diffusers":
+            folder = Path(temporary)
+            _save_for_diffusers(version, folder)
+            names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        for name in names:
+            target.put_file(folder / name, name)
+    return names
 
 
 def _save_for_diffusers(version: ModelVersion, folder: Path) -> None:

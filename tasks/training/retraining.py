@@ -17,7 +17,7 @@ from prefect.events import emit_event
 
 from image_longitudinal.core.digest import SHORT, digest_of
 from image_longitudinal.core.errors import StorageError
-from image_longitudinal.models.registry.promotion import DIRECTION, Comparison, compare
+from image_longitudinal.models.registry.promotion import DIRECTION, compare
 from image_longitudinal.models.registry.registry import PRODUCTION, ModelVersion, Registry
 from image_longitudinal.storage.io.local import LocalRoot
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
@@ -77,20 +77,15 @@ def production_of(registry: Registry) -> ModelVersion | None:
     return registry.get(PRODUCTION) if PRODUCTION in registry.aliases() else None
 
 
-def comparison_rows(candidate: ModelVersion, production: ModelVersion) -> list[Comparison]:
-    """Every metric that both have; none if they were measured on different held-out images."""
-    if candidate.metadata.measured.held_out != production.metadata.measured.held_out:
-        return []
-    both = candidate.metadata.metrics.keys() & production.metadata.metrics.keys()
-    return compare(candidate, production, [name for name in DIRECTION if name in both])
-
-
 def show_comparison(candidate: ModelVersion, production: ModelVersion | None, promoted: bool) -> None:
     """Show the comparison in the UI, whatever its outcome."""
     verdict = f"{candidate.version} {'is production now' if promoted else 'stays a candidate'}"
     if production is None:
         table: list[dict[str, Any]] = [{"metric": "none compared", "why": "there was no production model"}]
+    elif candidate.metadata.measured.held_out != production.metadata.measured.held_out:
+        table = [{"metric": "none compared", "why": "measured on different held-out patients"}]
     else:
+        both = candidate.metadata.metrics.keys() & production.metadata.metrics.keys()
         table = [
             {
                 "metric": one.metric,
@@ -99,22 +94,19 @@ def show_comparison(candidate: ModelVersion, production: ModelVersion | None, pr
                 "better is": "higher" if DIRECTION[one.metric] > 0 else "lower",
                 "no worse": one.no_worse,
             }
-            for one in comparison_rows(candidate, production)
-        ] or [{"metric": "none compared", "why": "measured on different held-out patients"}]
+            for one in compare(candidate, production, [name for name in DIRECTION if name in both])
+        ]
+    if production is not None:
         verdict += f"; before, {production.version} was" if promoted else f"; production is {production.version}"
     create_table_artifact(table, key="model-comparison", description=verdict)
 
 
 def announce(version: ModelVersion, workspace: Workspace) -> None:
     """Emit the event of a promotion: automations can wait for it."""
-    emit_event(
-        PROMOTED,
-        resource={
-            "prefect.resource.id": f"image-longitudinal.model.{version.version}",
-            "prefect.resource.name": f"model {version.version}",
-        },
-        payload={"version": version.version, "workspace": str(workspace.root), "metrics": version.metadata.metrics},
-    )
+    name = version.version
+    resource = {"prefect.resource.id": f"image-longitudinal.model.{name}", "prefect.resource.name": f"model {name}"}
+    payload = {"version": name, "workspace": str(workspace.root), "metrics": version.metadata.metrics}
+    emit_event(PROMOTED, resource=resource, payload=payload)
 
 
 def _of_production(workspace: Workspace, folder: str) -> PreparedImages | None:

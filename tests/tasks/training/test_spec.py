@@ -37,10 +37,10 @@ def digests(config: Config, images: str = "images", start: ModelVersion | None =
     return {
         "vae": vae.digest,
         "diffusion": diffusion.digest,
-        "registration": RegistrationSpec.of(config, vae, diffusion).digest,
+        "registration": RegistrationSpec.from_config(config, vae=vae, diffusion=diffusion).digest,
         "distilled networks": distillation.networks.digest,
         "distillation": distillation.digest,
-        "remeasure": RemeasureSpec.of(config, MODEL, images).digest,
+        "remeasure": RemeasureSpec.from_config(config, model=MODEL.digest, images=images).digest,
     }
 
 
@@ -123,7 +123,8 @@ def test_images_and_start_decide_trainings() -> None:
 
 def test_a_vae_alone_does_not_depend_on_the_diffusion_configuration() -> None:
     one, other = load_config("demo"), load_config("demo", overrides=["diffusion.steps=1"])
-    alone = [RegistrationSpec.of(config, VAETrainingSpec.of(config, "images"), None).digest for config in (one, other)]
+    vaes = [(config, VAETrainingSpec.of(config, "images")) for config in (one, other)]
+    alone = [RegistrationSpec.from_config(config, vae=vae, diffusion=None).digest for config, vae in vaes]
     assert alone[0] == alone[1] != digests(one)["registration"]
 
 
