@@ -11,6 +11,7 @@ from torch.nn.functional import adaptive_avg_pool2d, mse_loss
 
 from image_longitudinal.core.random import stream_key
 from image_longitudinal.models.imaging.grey_images import to_unit
+from image_longitudinal.models.quality.features import in_batches
 from image_longitudinal.models.quality.recoverability import Reader
 from image_longitudinal.models.training.step_random import batch_indices
 
@@ -49,13 +50,7 @@ def train_latent_regressor(
             optimizer.step()
             schedule.step()
     network.eval()
-
-    def read(new: NDArray[np.uint8]) -> NDArray[np.float64]:
-        with torch.no_grad():
-            parts = [network(_pixels(new[i : i + BLOCK], device)).cpu() for i in range(0, len(new), BLOCK)]
-        return torch.cat(parts).double().numpy()
-
-    return read
+    return lambda new: in_batches(lambda batch: network(_pixels(batch, device)), new, BLOCK)
 
 
 def _network(latent_dim: int) -> nn.Sequential:

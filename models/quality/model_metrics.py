@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from image_longitudinal.core.config import ProbeConfig
 from image_longitudinal.models.imaging.device import default_device
-from image_longitudinal.models.imaging.grey_images import ImageRows
+from image_longitudinal.models.imaging.grey_images import ImageRows, evenly_spaced
 from image_longitudinal.models.imaging.interface import ImageModel, generate_in_batches
 from image_longitudinal.models.quality.features import dinov2_features, encoder_features
 from image_longitudinal.models.quality.fidelity import fidelity_figures
@@ -60,7 +60,7 @@ def measure_model(
     fidelity, memorisation = {}, None
     if min(len(real.held_out), len(real.train)) >= MIN_HELD_OUT:
         new = training_views(real.held_out[slice(None)], seed)
-        known = training_views(real.train[_evenly(len(real.train))], seed + 1)
+        known = training_views(evenly_spaced(real.train, MAX_REAL), seed + 1)
         spaces = {"encoder": encoder_features(vae)}
         if probe.dinov2:
             spaces["dinov2"] = dinov2_features(probe.dinov2)
@@ -90,7 +90,3 @@ def _noise_spread(model: ImageModel, reader: Reader, probe: ProbeConfig, seed: i
         _, seeds = probe_latents(seed, n, model.latent_dim, f"spread {repeat}")
         figures.append(r_squared(latents, reader(generate_in_batches(model, latents, seeds, probe.batch_size))))
     return [float(value) for value in np.std(figures, axis=0, ddof=1)]
-
-
-def _evenly(n: int) -> NDArray[np.int64]:
-    return np.unique(np.linspace(0, n - 1, min(n, MAX_REAL)).astype(np.int64))

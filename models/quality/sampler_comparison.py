@@ -93,9 +93,8 @@ def compare_samplers(
     compared = [(*REFERENCE, decoders[0]), *((*sampler, decoder) for decoder in decoders for sampler in samplers)]
     vae = load_vae(version).to(device)
     latent_dims = version.metadata.measured.latent_order[:RANDOM_EFFECTS]
-    rows: list[SamplerComparison] = []
-    reference: SamplerFigures | None = None
-    for scheduler, steps, decoder in compared:
+
+    def figures(scheduler: str, steps: int, decoder: str) -> SamplerFigures:
         network = weights["diffusion"]
         if scheduler == STUDENT:
             network = with_denoiser(network, weights[STUDENT])
@@ -103,24 +102,22 @@ def compare_samplers(
         if decoder == "light":
             use_light_decoder(model, weights[LIGHT_DECODER])
         model.to(device).for_sampling(torch.float32)
-        figures = measure_sampler(
+        return measure_sampler(
             diffusion_images(model, scheduler, steps, device, digest=""), vae, latent_dims, real,
             n=probe.n_images, batch_size=probe.batch_size, seed=seed,
         )  # fmt: skip
-        reference = reference or figures
-        loss = loss_percent(reference.recoverability, figures.recoverability, more_is_better=True)
-        fd_loss = loss_percent(reference.fd, figures.fd, more_is_better=False)
-        rows.append(
-            SamplerComparison(
-                solver=scheduler,
-                steps=steps,
-                decoder=decoder,
-                **figures._asdict(),
-                recoverability_loss_percent=loss,
-                fd_loss_percent=fd_loss,
-            )  # fmt: skip
+
+    measured = [figures(*one) for one in compared]
+    return tuple(
+        SamplerComparison(
+            solver=scheduler, steps=steps, decoder=decoder, recoverability=found.recoverability, fd=found.fd,
+            recoverability_loss_percent=loss_percent(
+                measured[0].recoverability, found.recoverability, more_is_better=True
+            ),
+            fd_loss_percent=loss_percent(measured[0].fd, found.fd, more_is_better=False),
         )
-    return tuple(rows)
+        for (scheduler, steps, decoder), found in zip(compared, measured, strict=True)
+    )  # fmt: skip
 
 
 def loss_percent(reference: float, value: float, *, more_is_better: bool) -> float:
