@@ -62,7 +62,7 @@ def distilled_model(
 @task(name="train_student-model", task_run_name="distil, measure and register", **CACHED)
 @holds_gpu_slots
 def register_distilled(
-    key: str, spec: DistillationSpec, folder: str, prepared: str, workspace: str, compute: ComputeConfig
+    spec: DistillationSpec, folder: str, prepared: str, workspace: str, compute: ComputeConfig
 ) -> str:
     """Train the networks asked for, compare samplers, and register all with the model's own networks; resumes."""
     registry, asked = Workspace.at(workspace).registry, spec.networks.distillation
@@ -86,7 +86,7 @@ def register_distilled(
         config=asked,
         samplers=samplers,
     )
-    metadata = base.metadata.model_copy(update={"training_key": key, "distillation": distillation})
+    metadata = base.metadata.model_copy(update={"training_key": spec.digest, "distillation": distillation})
     card = f"{base.card.partition(CARD_SECTION)[0].rstrip()}\n\n{_card_section(samplers)}\n"
     registered = registry.register(weights, metadata, card)
     caption = f"Model {registered.version}: what faster samplers cost"

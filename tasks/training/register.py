@@ -85,7 +85,7 @@ def registered_version(
     """The version that a task registers for ``spec``; runs the task unless the registry has it."""
     registry = workspace.registry
     name = cached_or_fresh(
-        register, lambda _: registry.find(spec.digest) is not None, refresh, key=spec.digest, spec=spec,
+        register, lambda _: registry.find(spec.digest) is not None, refresh, spec=spec,
         prepared=str(prepared.folder), workspace=str(workspace.root), compute=config.compute, **parameters,
     )  # fmt: skip
     return registry.get(name)
@@ -94,7 +94,6 @@ def registered_version(
 @task(name="register-model", task_run_name="measure and register", **CACHED)
 @holds_gpu_slots
 def register_model(
-    key: str,
     spec: RegistrationSpec,
     vae: TrainedNetwork,
     diffusion: TrainedNetwork | None,
@@ -104,7 +103,7 @@ def register_model(
 ) -> str:
     """Rotate the networks to the most recoverable axes, measure them, and register weights, figures and card.
 
-    ``key`` is the spec's digest, ``prepared`` the folder of the images trained on. Returns the version's name.
+    ``prepared`` is the folder of the images trained on. Returns the version's name.
     """
     images, probe, seed, device = open_prepared(prepared), spec.probe, spec.vae.seed, default_device(compute.device)
     networks = NetworkConfigs(vae=spec.vae.vae)
@@ -128,14 +127,9 @@ def register_model(
         weights["diffusion"] = diffusion_weights(generator)
     measured = measure_model(model, network, _real_images(images, model.image_size), probe, seed, compute.device)
     metadata = ModelMetadata(
-        training_key=key,
-        seed=seed,
-        images=_training_images(images),
-        networks=networks,
-        training=training,
-        measured=measured,
-        pretrained=spec.diffusion.pretrained if spec.diffusion else None,
-    )
+        training_key=spec.digest, seed=seed, images=_training_images(images), networks=networks, training=training,
+        measured=measured, pretrained=spec.diffusion.pretrained if spec.diffusion else None,
+    )  # fmt: skip
     examples = images.images(model.image_size)[images.split("test")[:EXAMPLES]].copy()
     weights["examples"] = {"images": torch.from_numpy(examples)}
     weights["gallery"] = _gallery(model, generator, network, examples, measured, seed)
@@ -168,7 +162,7 @@ def remeasured_model(
 
 @task(name="measure-model", task_run_name="measure and register", **CACHED)
 @holds_gpu_slots
-def register_remeasured(key: str, spec: RemeasureSpec, prepared: str, workspace: str, compute: ComputeConfig) -> str:
+def register_remeasured(spec: RemeasureSpec, prepared: str, workspace: str, compute: ComputeConfig) -> str:
     """Measure a version's networks, and register them with new figures, card and latent order."""
     registry, probe, device = Workspace.at(workspace).registry, spec.probe, default_device(compute.device)
     base, images = registry.get(spec.model), open_prepared(prepared)
@@ -176,11 +170,11 @@ def register_remeasured(key: str, spec: RemeasureSpec, prepared: str, workspace:
     generator = load_diffusion(base).to(device) if base.metadata.networks.diffusion else None
     model = probed_model(vae, generator, probe, device)
     measured = measure_model(model, vae, _real_images(images, model.image_size), probe, spec.seed, compute.device)
-    metadata = base.metadata.model_copy(update={"measured": measured, "training_key": key})
+    metadata = base.metadata.model_copy(update={"measured": measured, "training_key": spec.digest})
     weights = base.all_tensors()
     if "gallery" in weights:
-        traversed = traversal(model, measured.latent_order, probe.batch_size)
-        weights["gallery"]["traversal"] = torch.from_numpy(traversed)
+        shown = traversal(model, measured.latent_order, probe.batch_size)
+        weights["gallery"]["traversal"] = torch.from_numpy(shown)
     registered = registry.register(weights, metadata, model_card(metadata))
     _show(registered)
     return registered.version

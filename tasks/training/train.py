@@ -75,7 +75,7 @@ def trained_model(
         if refresh:
             shutil.rmtree(folder, ignore_errors=True)  # its checkpoints too
         parameters = {"spec": spec, "folder": str(folder), "inputs": inputs, "compute": config.compute}
-        return cached_or_fresh(fit, TrainedNetwork.is_intact, refresh, key=spec.digest, **parameters)
+        return cached_or_fresh(fit, TrainedNetwork.is_intact, refresh, **parameters)
 
     vae_spec = VAETrainingSpec.of(config, prepared.digest, start)
     vae = fitted(fit_vae, vae_spec, inputs)
@@ -89,9 +89,7 @@ def trained_model(
 
 @task(name="train-vae", task_run_name="train VAE", **CACHED)
 @holds_gpu_slots
-def fit_vae(
-    key: str, spec: VAETrainingSpec, folder: str, inputs: TrainingInputs, compute: ComputeConfig
-) -> TrainedNetwork:
+def fit_vae(spec: VAETrainingSpec, folder: str, inputs: TrainingInputs, compute: ComputeConfig) -> TrainedNetwork:
     """Train the VAE, or resume from its checkpoint."""
     return _fitted(_train_vae, "vae", spec.vae.steps, folder, (spec, inputs), compute)
 
@@ -99,7 +97,7 @@ def fit_vae(
 @task(name="train-diffusion", task_run_name="train diffusion model", **CACHED)
 @holds_gpu_slots
 def fit_diffusion(
-    key: str, spec: DiffusionTrainingSpec, folder: str, inputs: TrainingInputs, compute: ComputeConfig
+    spec: DiffusionTrainingSpec, folder: str, inputs: TrainingInputs, compute: ComputeConfig
 ) -> TrainedNetwork:
     """Train the diffusion model on posterior samples of the VAE, or resume from its checkpoint."""
     return _fitted(_train_diffusion, "diffusion", spec.diffusion.steps, folder, (spec, inputs), compute)
