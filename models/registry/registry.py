@@ -163,7 +163,7 @@ class Registry:
         found = [version for version in intact if version.digest.startswith(wanted) and len(wanted) >= 6]
         if len(found) != 1:
             names = [*self.aliases(), *(version.version for version in intact)]
-            expected = f"one of {', '.join(names)}" if names else "a registered model, and there is none"
+            expected = f"one of {', '.join(names)}" if names else "a registered model; this registry is empty"
             raise ModelError(
                 "no such model", where=self.shared.url if self.shared else self.root, expected=expected, got=name,
                 do="train one with: image-longitudinal train",
