@@ -37,7 +37,7 @@ class RealImages(NamedTuple):
     digest: str
 
 
-def measure_model(
+def measure_image_model(
     model: ImageModel, vae: VAE, real: RealImages, probe: ProbeConfig, seed: int, device: str
 ) -> Measurement:
     """Generate images of z ~ N(0, I), as a data set has them, and measure them.

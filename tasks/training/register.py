@@ -26,7 +26,7 @@ from image_longitudinal.models.imaging.backends import probed_model
 from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.models.imaging.interface import ImageModel
 from image_longitudinal.models.quality.gallery import noise_to_image, traversal, triptychs
-from image_longitudinal.models.quality.model_metrics import RealImages, measure_model
+from image_longitudinal.models.quality.model_metrics import RealImages, measure_image_model
 from image_longitudinal.models.quality.recoverability import find_recoverable_axes
 from image_longitudinal.models.registry.metadata import (
     DiffusionTraining,
@@ -125,7 +125,7 @@ def register_model(
     if generator is not None:
         generator.rotate(axes)
         weights["diffusion"] = diffusion_weights(generator)
-    measured = measure_model(model, network, _real_images(images, model.image_size), probe, seed, compute.device)
+    measured = measure_image_model(model, network, _real_images(images, model.image_size), probe, seed, compute.device)
     metadata = ModelMetadata(
         training_key=spec.digest, seed=seed, images=_training_images(images), networks=networks, training=training,
         measured=measured, pretrained=spec.diffusion.pretrained if spec.diffusion else None,
@@ -169,7 +169,7 @@ def register_remeasured(spec: RemeasureSpec, prepared: str, workspace: str, comp
     vae = load_vae(base).to(device)
     generator = load_diffusion(base).to(device) if base.metadata.networks.diffusion else None
     model = probed_model(vae, generator, probe, device)
-    measured = measure_model(model, vae, _real_images(images, model.image_size), probe, spec.seed, compute.device)
+    measured = measure_image_model(model, vae, _real_images(images, model.image_size), probe, spec.seed, compute.device)
     metadata = base.metadata.model_copy(update={"measured": measured, "training_key": spec.digest})
     weights = base.all_tensors()
     if "gallery" in weights:

@@ -7,7 +7,7 @@ import torch
 from image_longitudinal.core.config import ProbeConfig
 from image_longitudinal.models.imaging.assembly import load_vae
 from image_longitudinal.models.imaging.backends import vae_images
-from image_longitudinal.models.quality.model_metrics import RealImages, measure_model
+from image_longitudinal.models.quality.model_metrics import RealImages, measure_image_model
 from image_longitudinal.models.registry.metadata import Measurement
 from image_longitudinal.models.registry.registry import ModelVersion
 from tests.models.conftest import phantoms
@@ -21,7 +21,7 @@ def measured(tiny_version: ModelVersion) -> Measurement:
 def measure(version: ModelVersion, held_out: np.ndarray, **probe: object) -> Measurement:
     vae = load_vae(version)
     settings = ProbeConfig.model_validate({"n_images": 64, **probe})
-    return measure_model(vae_images(vae, ""), vae, RealImages(phantoms(96, 32), held_out, "h"), settings, 1, "cpu")
+    return measure_image_model(vae_images(vae, ""), vae, RealImages(phantoms(96, 32), held_out, "h"), settings, 1, "cpu")
 
 
 def test_every_figure_has_its_floor_and_is_repeatable(measured: Measurement, tiny_version: ModelVersion) -> None:
