@@ -27,14 +27,8 @@ def train_latent_regressor(
 ) -> Reader:
     """Train on pairs of generated images and latents, apart from those that figures are measured on.
 
-    Args:
-        images: (n, S, S) uint8, S at least 32.
-        latents: targets, (n, D), from N(0, I).
-        steps: batches of 64; about seven epochs.
-        seed, device: of weights, order and dropout; to train and read on.
-
-    Returns:
-        A function from images (m, S, S) to estimates of z, (m, D).
+    Images are uint8 (n, S, S), S at least 32, latents (n, D) from N(0, I); each step is a batch of 64. ``seed`` is that
+    of weights, order and dropout. Returns a function from images (m, S, S) to estimates of z, (m, D).
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(stream_key(seed, "reader-weights") >> 1)  # of weights and dropout

@@ -42,12 +42,8 @@ def measure_image_model(
 ) -> Measurement:
     """Generate images of z ~ N(0, I), as a data set has them, and measure them.
 
-    Args:
-        model: the finished model.
-        vae: its VAE, on the model's device: gives the feature space, and reads z back with ``probe.reader`` encoder.
-        real: the images it was trained on, and held-out ones.
-        probe: how many images, by which sampler, read back by what.
-        seed, device: of all latents and noise; where a network reader is trained.
+    The VAE, on the model's device, gives the feature space, and reads z back with ``probe.reader`` encoder; a network
+    reader is trained on ``device``. ``seed`` is that of all latents and noise.
     """
     latents, images = _generate(model, probe, seed, "measure", probe.n_images)
     reader = encoder_reader(vae)

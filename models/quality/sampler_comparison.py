@@ -48,13 +48,8 @@ def measure_sampler(
 ) -> SamplerFigures:
     """Figures of ``n`` images; comparable between samplers when all other arguments are equal.
 
-    Args:
-        model: network and sampler.
-        vae: reads z back and gives the features.
-        latent_dims: dimensions whose R² is averaged.
-        real: training images, uint8 (m, S, S).
-        n, batch_size: images generated, and images at a time.
-        seed: of latents and noise.
+    The VAE reads ``latent_dims`` back and gives the features. ``real``: training images, uint8 (m, S, S); ``seed``: of
+    latents and noise.
     """
     latents, seeds = probe_latents(seed, n, model.latent_dim)
     images = generate_in_batches(model, latents, seeds, batch_size)
@@ -80,9 +75,8 @@ def compare_samplers(
         version, weights: the distilled model; its own and the distilled weights, by name.
         real: training images, uint8 (m, S, S).
         sampler: solver and steps that data sets are generated with.
-        student_steps: steps of the student.
+        student_steps: solver steps of the student.
         probe: solver and steps that the version was measured with, and how many images to compare.
-        seed, device: of latents and noise; to sample on.
     """
     samplers: list[tuple[str, int]] = [(probe.scheduler, probe.steps)]
     if sampler != samplers[0] and sampler[0] != STUDENT:

@@ -53,12 +53,8 @@ def write_report(
 ) -> FileRecord:
     """Write the page of a data set about to be published; equal data sets and models give equal bytes.
 
-    Args:
-        root, manifest: the data set.
-        version: the model that generated the images; None for the phantom.
-        eta_dims: the latent dimensions that became η.
-        recoverability, read_by: R² per latent dimension, and what recovered z from the images.
-        achieved: see :func:`achieved_association`.
+    ``version`` generated the images (None: the phantom), ``eta_dims`` are the latent dimensions that became η,
+    ``read_by`` names what recovered z with R² ``recoverability``; ``achieved``: :func:`achieved_association`.
     """
     dataset = Dataset(root, manifest)
     subjects = np.unique(np.linspace(0, len(dataset) - 1, PAIRS).astype(int)).tolist()

@@ -50,19 +50,13 @@ class FolderRecord:
             images = _of_production(workspace, Path(source).name)
             return cls(path).after(images, ()) if images else cls(path)
         except (KeyError, TypeError, ValueError) as error:
-            raise StorageError(
-                "the record of a folder of scans is damaged", where=path, got=error, do="remove it"
-            ) from error
-
-    def new(self, scans: Iterable[ScanFile]) -> list[ScanFile]:
-        """Scans that were not in the folder at the last run, by name."""
-        return [scan for scan in scans if scan.name not in self.seen]
+            message = "the record of a folder of scans is damaged"
+            raise StorageError(message, where=path, got=error, do="remove it") from error
 
     def after(self, images: PreparedImages, scans: Iterable[ScanFile]) -> FolderRecord:
         """The record after a model was trained on ``images``, prepared from ``scans``."""
-        aside = {item.file for item in images.manifest.set_aside}
         records = images.manifest.images
-        names = {record.file for record in records} | {scan.name for scan in scans} | aside
+        names = {item.file for item in (*records, *images.manifest.set_aside)} | {scan.name for scan in scans}
         held_out = {record.file: record.split for record in records if record.split != "train"}
         return FolderRecord(self.path, self.seen | names, self.held_out or held_out)
 
@@ -114,8 +108,6 @@ def _of_production(workspace: Workspace, folder: str) -> PreparedImages | None:
     production = production_of(workspace.registry)
     if production is None or production.metadata.images.folder != folder:
         return None
-    for candidate in sorted((workspace.root / "images").glob("*/manifest.json")):
-        images = open_prepared(candidate.parent)
-        if images.digest == production.metadata.images.digest:
-            return images
-    return None
+    folders = sorted(path.parent for path in (workspace.root / "images").glob("*/manifest.json"))
+    digest = production.metadata.images.digest
+    return next((images for images in map(open_prepared, folders) if images.digest == digest), None)

@@ -21,7 +21,9 @@ def measured(tiny_version: ModelVersion) -> Measurement:
 def measure(version: ModelVersion, held_out: np.ndarray, **probe: object) -> Measurement:
     vae = load_vae(version)
     settings = ProbeConfig.model_validate({"n_images": 64, **probe})
-    return measure_image_model(vae_images(vae, ""), vae, RealImages(phantoms(96, 32), held_out, "h"), settings, 1, "cpu")
+    return measure_image_model(
+        vae_images(vae, ""), vae, RealImages(phantoms(96, 32), held_out, "h"), settings, 1, "cpu"
+    )
 
 
 def test_every_figure_has_its_floor_and_is_repeatable(measured: Measurement, tiny_version: ModelVersion) -> None:

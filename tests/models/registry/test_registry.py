@@ -1,4 +1,4 @@
-"""The registry: content names the version, altered content is refused, and half a registration is none."""
+"""The registry: content names the version, altered content is refused, and an unfinished registration is no version."""
 
 import json
 import os
@@ -55,24 +55,17 @@ def test_what_is_registered_comes_back(registry: Registry, version: ModelVersion
     assert not leftovers(registry)
 
 
-def test_equal_content_is_one_version_whoever_registers_it(registry: Registry, tmp_path: Path) -> None:
+def test_equal_content_is_one_version_and_other_content_another(registry: Registry, tmp_path: Path) -> None:
     first = registry.register(WEIGHTS, METADATA, "# Card")
     backwards = {name: dict(reversed(WEIGHTS[name].items())) for name in reversed(WEIGHTS)}
     assert registry.register(backwards, METADATA, "# Another card") == first
     assert Registry(tmp_path / "elsewhere").register(WEIGHTS, METADATA, "").digest == first.digest
-    assert [v.version for v in registry.versions()] == [first.version]
-    assert not leftovers(registry)
-
-
-def test_other_content_is_another_version(registry: Registry, version: ModelVersion) -> None:
+    assert registry.versions() == [first]
     changed = {"vae": {**WEIGHTS["vae"], "b": torch.tensor(2)}, "extra": WEIGHTS["extra"]}
-    others = [
-        registry.register(changed, METADATA, ""),
-        registry.register(WEIGHTS, OTHER, ""),
-        registry.register({"vae": WEIGHTS["vae"]}, METADATA, ""),
-    ]
-    assert len({version.digest, *(other.digest for other in others)}) == 4
-    assert len(registry.versions()) == 4
+    for weights, metadata in ((changed, METADATA), (WEIGHTS, OTHER), ({"vae": WEIGHTS["vae"]}, METADATA)):
+        registry.register(weights, metadata, "")
+    assert len({version.digest for version in registry.versions()}) == 4
+    assert not leftovers(registry)
 
 
 def test_altered_missing_and_foreign_weights_are_refused(version: ModelVersion) -> None:
@@ -161,13 +154,19 @@ def test_a_failure_leaves_no_version(registry: Registry, monkeypatch: pytest.Mon
     assert not leftovers(registry)
 
 
-def test_what_a_killed_registration_leaves_is_no_version(registry: Registry, version: ModelVersion) -> None:
+def test_what_a_killed_registration_leaves_and_a_damaged_version_hide_no_other(
+    registry: Registry, version: ModelVersion
+) -> None:
     """A process killed just before its folder gets its name leaves it whole, under the temporary one."""
     shutil.copytree(version.folder, registry.root / ".1234abcd.tmp")
-    (registry.root / ".5678abcd.tmp").mkdir()
-    (registry.root / ".5678abcd.tmp" / "model.json").write_text("{half")
+    other = registry.register(WEIGHTS, OTHER, "")
+    (other.folder / "model.json").write_text("{half")
+    shutil.copytree(other.folder, registry.root / ".5678abcd.tmp")
     assert registry.versions() == [version]
     assert registry.get(version.version) == version
+    assert list(registry.damaged()) == [other.version]
+    with pytest.raises(ModelError, match=f"damaged .*{other.version}"):
+        registry.get(other.version)
 
 
 def test_damaged_and_unreadable_aliases_are_a_model_error(registry: Registry, version: ModelVersion) -> None:
@@ -180,16 +179,6 @@ def test_damaged_and_unreadable_aliases_are_a_model_error(registry: Registry, ve
     aliases.mkdir()
     with pytest.raises(ModelError, match="cannot read the aliases"):
         registry.set_alias("production", version.version)
-
-
-def test_a_damaged_version_hides_no_other(registry: Registry, version: ModelVersion) -> None:
-    other = registry.register(WEIGHTS, OTHER, "")
-    (other.folder / "model.json").write_text("{half")
-    assert registry.versions() == [version]
-    assert registry.get(version.version) == version
-    assert list(registry.damaged()) == [other.version]
-    with pytest.raises(ModelError, match=f"damaged .*{other.version}"):
-        registry.get(other.version)
 
 
 @pytest.fixture
@@ -219,25 +208,19 @@ def test_altered_files_of_a_shared_registry_are_not_taken_in(tmp_path: Path, sto
     assert not list((tmp_path / "there").iterdir())
 
 
-def test_no_pickle_comes_in(registry: Registry, version: ModelVersion, tmp_path: Path) -> None:
-    """What lies beside the weights is left there; a version that names it is refused before it is fetched."""
-    folder = shutil.copytree(version.folder, tmp_path / "copy")
+def test_only_weights_come_in_and_all_of_them(version: ModelVersion, tmp_path: Path) -> None:
+    """What lies beside the weights stays there; a version that names a pickle is refused before anything is fetched."""
+    folder, there = shutil.copytree(version.folder, tmp_path / "copy"), Registry(tmp_path / "there")
     (folder / "evil.pkl").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-    taken = Registry(tmp_path / "there").add(open_root(folder))
-    assert sorted(path.name for path in taken.folder.iterdir()) == [
-        "README.md", "extra.safetensors", "model.json", "vae.safetensors",
-    ]  # fmt: skip
+    added = Registry(tmp_path / "elsewhere").add(open_root(folder))
+    assert {path.name for path in added.folder.iterdir()} == {*version.files, "README.md", "model.json"}
+    (folder / "extra.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"file of the model is missing .*extra\.safetensors.*copy the version again"):
+        there.add(open_root(folder))
+    assert not list(there.root.iterdir())
     content = json.loads((folder / "model.json").read_text())
     del content["digest"]
     content["files"]["evil.pkl"] = file_sha256(folder / "evil.pkl")
     (folder / "model.json").write_text(json.dumps({**content, "digest": digest_of(content)}))
     with pytest.raises(ModelError, match=r"lists files that are no weights .*expected names that end in .*evil\.pkl"):
-        Registry(tmp_path / "elsewhere").add(open_root(folder))
-
-
-def test_a_copy_that_lacks_a_file_is_not_taken_in(version: ModelVersion, tmp_path: Path) -> None:
-    folder = shutil.copytree(version.folder, tmp_path / "copy")
-    (folder / "extra.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"file of the model is missing .*extra\.safetensors.*copy the version again"):
-        Registry(tmp_path / "there").add(open_root(folder))
-    assert not list((tmp_path / "there").iterdir())
+        there.add(open_root(folder))
