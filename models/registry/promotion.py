@@ -1,7 +1,7 @@
 """Promotion: a candidate becomes production if no named metric is worse on the same held-out images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.registry.registry import PRODUCTION, ModelVersion, Registry
@@ -14,8 +14,7 @@ DIRECTION = {
 GATE = ("recoverability", "fd")  # what a data set depends on: images hold z, and look like real ones
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """One metric of two versions; ``allowed`` is the tolerated worsening, in the metric's unit."""
 
     metric: str
@@ -69,10 +68,9 @@ def promote(
     if current is not None and not force and registry.get(current) != candidate:
         comparisons = compare(candidate, registry.get(current), metrics, tolerance)
         if worse := [str(one) for one in comparisons if not one.no_worse]:
+            do = "keep production, choose another --metric, or promote with --force"
             raise ModelError(
-                f"model {candidate.version} is worse than production: {'; '.join(worse)}",
-                where=current,
-                do="keep production, choose another --metric, or promote with --force",
+                f"model {candidate.version} is worse than production: {'; '.join(worse)}", where=current, do=do
             )
     registry.set_alias(PRODUCTION, candidate.version)
     return comparisons

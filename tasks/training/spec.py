@@ -18,10 +18,7 @@ TORCH = str(torch.__version__)  # other versions round differently
 
 
 class VAETrainingSpec(Spec):
-    """Decides the weights of a VAE: images (digest), configuration, seed, and two sets of given weights by digest.
-
-    ``perception``: the VGG16 of the loss; ``start``: the version whose weights training starts from.
-    """
+    """Decides the weights of a VAE; images, VGG16 of the loss (``perception``) and ``start`` version are digests."""
 
     product = "vae"
     code_version = TRAINING_VERSION

@@ -1,4 +1,4 @@
-"""What is measured of a finished model: drawn as a data set's images are, and the same again."""
+"""What is measured of a finished model: generated as a data set's images are, and repeatable."""
 
 import numpy as np
 import pytest

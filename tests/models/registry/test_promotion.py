@@ -1,4 +1,4 @@
-"""Promotion: the first is taken, a worse one is not, and only what was measured alike is compared."""
+"""Promotion: the first is promoted, a worse one is not, and only figures of the same images are compared."""
 
 from pathlib import Path
 
