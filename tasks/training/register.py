@@ -182,18 +182,14 @@ def register_remeasured(spec: RemeasureSpec, prepared: str, workspace: str, comp
 
 def _real_images(images: PreparedImages, size: int) -> RealImages:
     """Training images, and those of both other splits: one of these alone is often small."""
-    held_out = ImageView(images.images(size), _held_out_index(images))
+    index = np.array([i for i, record in enumerate(images.manifest.images) if record.split != "train"], np.int64)
+    held_out = ImageView(images.images(size), index)
     return RealImages(images.rows(size, "train"), held_out, _held_out_digest(images, size))
 
 
 def _held_out_digest(images: PreparedImages, size: int) -> str:
     """Identifies the images that a model is measured on: figures of two models compare only if it is the same."""
-    records = images.manifest.images
-    return digest_of(size, [records[i].sha256 for i in _held_out_index(images)])
-
-
-def _held_out_index(images: PreparedImages) -> NDArray[np.int64]:
-    return np.sort(np.concatenate([images.split("validation"), images.split("test")]))
+    return digest_of(size, [record.sha256 for record in images.manifest.images if record.split != "train"])
 
 
 def _show(version: ModelVersion) -> None:
