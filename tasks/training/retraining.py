@@ -56,7 +56,8 @@ class FolderRecord:
     def after(self, images: PreparedImages, scans: Iterable[ScanFile]) -> FolderRecord:
         """The record after a model was trained on ``images``, prepared from ``scans``."""
         records = images.manifest.images
-        names = {item.file for item in (*records, *images.manifest.set_aside)} | {scan.name for scan in scans}
+        names = {record.file for record in records} | {scan.name for scan in scans}
+        names |= {item.file for item in images.manifest.set_aside}
         held_out = {record.file: record.split for record in records if record.split != "train"}
         return FolderRecord(self.path, self.seen | names, self.held_out or held_out)
 
