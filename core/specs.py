@@ -1,8 +1,8 @@
 """Specs: each holds exactly what decides one product, and its digest is the product's cache key."""
 
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
-from image_longitudinal.core.config import Section
+from image_longitudinal.core.config import Config, Section
 from image_longitudinal.core.digest import digest_of
 
 
@@ -14,6 +14,11 @@ class Spec(Section):
 
     product: ClassVar[str]
     code_version: ClassVar[int]
+
+    @classmethod
+    def from_config(cls, config: Config, **others: Any) -> Self:
+        """The spec with ``others``, and with the configuration's values of all other fields of the same name."""
+        return cls(**{name: value for name, value in config if name in cls.model_fields} | others)
 
     @property
     def digest(self) -> str:

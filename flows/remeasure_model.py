@@ -6,7 +6,7 @@ from image_longitudinal.core.config import Config
 from image_longitudinal.flows.ingest_images import ingest_images
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.tasks.engine.parameters import ConfigChoice, resolve
-from image_longitudinal.tasks.training.remeasure import remeasured_model
+from image_longitudinal.tasks.training.register import remeasured_model
 from image_longitudinal.tasks.workspace import Workspace
 
 

@@ -38,9 +38,8 @@ def retrain_models(
         The trained version; None if there were no new scans.
     """
     config, space, logger = resolve(preset, config, overrides), Workspace.at(workspace), get_run_logger()
-    record = FolderRecord.of(space, images)
-    scans = find_scans(local_scans(images, space.sources)).scans
-    new = record.new(scans)
+    record, scans = FolderRecord.of(space, images), find_scans(local_scans(images, space.sources)).scans
+    new = [scan for scan in scans if scan.name not in record.seen]
     if not new:
         message = f"nothing new in {images}: {len(scans):,} scans, all seen before"
         logger.info(message)

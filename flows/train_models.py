@@ -33,9 +33,8 @@ def train_models(
     """
     config = resolve(preset, config, overrides)
     if not needs_training(config.generator.backend):
-        raise ConfigError(
-            "nothing to train", expected="generator.backend vae or diffusion", got=config.generator.backend
-        )
+        expected = "generator.backend vae or diffusion"
+        raise ConfigError("nothing to train", expected=expected, got=config.generator.backend)
     prepared = ingest_images(images, config=config, workspace=workspace, refresh=refresh)
     version = trained_model(config, prepared, Workspace.at(workspace), refresh)
     measured = version.metadata.measured

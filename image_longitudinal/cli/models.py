@@ -19,11 +19,7 @@ app = typer.Typer(help="List, show, promote, measure, export and import register
 Name = Annotated[str, typer.Argument(help="Version, its first six digits or more, or an alias.")]
 Shared = Annotated[
     str | None,
-    typer.Option(
-        "--registry",
-        envvar="IMAGE_LONGITUDINAL_REGISTRY",
-        help="fsspec URL of a shared registry; by default, the workspace's registry alone.",
-    ),
+    typer.Option("--registry", envvar="IMAGE_LONGITUDINAL_REGISTRY", help="Shared registry: an fsspec URL."),
 ]
 
 
@@ -60,9 +56,8 @@ def promote(
     models = _registry(workspace, registry)
     for comparison in promotion.promote(models, name, metric or promotion.GATE, tolerance=tolerance, force=force):
         typer.echo(str(comparison))
-    print_result(
-        f"production is {models.aliases()['production']}", "image-longitudinal generate --model production --output DIR"
-    )
+    name = models.aliases()["production"]
+    print_result(f"production is {name}", "image-longitudinal generate --model production --output DIR")
 
 
 @app.command()
@@ -86,9 +81,7 @@ def measure(
 def export(
     name: Name,
     target: Annotated[str, typer.Argument(help="Folder or fsspec URL.")],
-    layout: Annotated[
-        str, typer.Option(help="version (for `models import`) or diffusers (for from_pretrained).")
-    ] = "version",
+    layout: Annotated[str, typer.Option(help="version (for import) or diffusers (for from_pretrained).")] = "version",
     workspace: Workspace = "workspace",
     registry: Shared = None,
 ) -> None:
@@ -98,9 +91,8 @@ def export(
 
     for file in export_model(_registry(workspace, registry).get(name), open_root(target), layout):
         typer.echo(file)
-    print_result(
-        target, f"image-longitudinal models import {target}" if layout == "version" else "diffusers from_pretrained"
-    )
+    used_by = f"image-longitudinal models import {target}" if layout == "version" else "diffusers from_pretrained"
+    print_result(target, used_by)
 
 
 @app.command("import")

@@ -26,13 +26,20 @@ def encoder_features(vae: VAE) -> Features:
 def encoded(vae: VAE, images: NDArray[np.uint8], function: Callable[[Tensor], Tensor]) -> Matrix:
     """``function`` of images (n, S, S), as float32 (b, 1, s, s) at the VAE's size on its device: (n, F)."""
     device, size = next(vae.parameters()).device, (vae.image_size, vae.image_size)
-    parts = []
-    for start in range(0, len(images), ENCODER_BATCH):
-        pixels = to_unit(images[start : start + ENCODER_BATCH], device)
+
+    def of_batch(batch: NDArray[np.uint8]) -> Tensor:
+        pixels = to_unit(batch, device)
         if pixels.shape[-2:] != size:
             pixels = interpolate(pixels, size, mode="bilinear", antialias=True)
-        with torch.no_grad():
-            parts.append(function(pixels).cpu())
+        return function(pixels)
+
+    return in_batches(of_batch, images, ENCODER_BATCH)
+
+
+def in_batches(function: Callable[[NDArray[np.uint8]], Tensor], images: NDArray[np.uint8], batch_size: int) -> Matrix:
+    """``function`` of images (n, S, S), computed ``batch_size`` images at a time without gradients: (n, F)."""
+    with torch.no_grad():
+        parts = [function(images[i : i + batch_size]).cpu() for i in range(0, len(images), batch_size)]
     return torch.cat(parts).double().numpy()
 
 
@@ -48,22 +55,17 @@ def dinov2_features(folder: str) -> Features:
         network = Dinov2Model.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
     except (OSError, ValueError) as error:
         raise ModelError(
-            "cannot load the DINOv2 network",
-            where=folder,
-            expected="a local folder in transformers' layout, with safetensors",
-            got=str(error).splitlines()[0],
+            "cannot load the DINOv2 network", where=folder,
+            expected="a local folder in transformers' layout, with safetensors", got=str(error).splitlines()[0],
             do="correct or drop probe.dinov2",
-        ) from error
+        ) from error  # fmt: skip
     side = 16 * int(network.config.patch_size)  # 224 for the published networks: 16x16 patches of 14 pixels
     mean, sd = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # of ImageNet's channels
 
-    def features(images: NDArray[np.uint8]) -> Matrix:
-        parts = []
-        for start in range(0, len(images), DINOV2_BATCH):
-            pixels = to_unit(images[start : start + DINOV2_BATCH], "cpu").expand(-1, 3, -1, -1)
-            pixels = interpolate(pixels, (side, side), mode="bicubic", antialias=True)
-            with torch.no_grad():
-                parts.append(network((pixels - mean[:, None, None]) / sd[:, None, None]).pooler_output)
-        return torch.cat(parts).double().numpy()
+    def of_batch(batch: NDArray[np.uint8]) -> Tensor:
+        pixels = to_unit(batch, "cpu").expand(-1, 3, -1, -1)
+        pixels = interpolate(pixels, (side, side), mode="bicubic", antialias=True)
+        found: Tensor = network((pixels - mean[:, None, None]) / sd[:, None, None]).pooler_output
+        return found
 
-    return features
+    return lambda images: in_batches(of_batch, images, DINOV2_BATCH)

@@ -17,9 +17,7 @@ REPEATS = 8  # random subsets that a figure is averaged over
 def fidelity_figures(train: Matrix, held_out: Matrix, generated: Matrix, seed: int) -> FidelityFigures:
     """Compare generated images, and training images as the floor, with held-out images of other patients.
 
-    Args:
-        train, held_out, generated: features (n, F) of the three sets.
-        seed: of the subsets; each figure is the mean over :data:`REPEATS` subsets of equally many images of each set.
+    The sets are features (n, F). Each figure is the mean over :data:`REPEATS` subsets of equally many images of each.
     """
     n = min(len(train), len(held_out), len(generated))
     rng = np.random.default_rng(seed)

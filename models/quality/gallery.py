@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from image_longitudinal.core.config import ProbeConfig
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.diffusion.solvers import sample_on_device
 from image_longitudinal.models.imaging.grey_images import to_grey_levels, to_unit
@@ -48,13 +49,12 @@ def triptychs(model: ImageModel, vae: VAE, images: NDArray[np.uint8], batch_size
     return np.stack([to_grey_levels(view), to_grey_levels(decoded), generated])
 
 
-def noise_to_image(
-    model: DiffusionModel, seed: int, *, scheduler: str, steps: int, device: torch.device
-) -> NDArray[np.uint8]:
-    """Four images being denoised, (frames, 4, S, S): the working tensor before each step, and the result."""
+def noise_to_image(model: DiffusionModel, probe: ProbeConfig, seed: int) -> NDArray[np.uint8]:
+    """Four images denoised by the probe's solver, (frames, 4, S, S): the tensor before each step, and the result."""
     latents, seeds = probe_latents(seed, FRAMED, model.latent_dim, "noise to image")
-    z, recording = torch.from_numpy(latents).to(device), _Recording(model)
-    final = sample_on_device(recording, z, torch.from_numpy(seeds).to(device), scheduler=scheduler, steps=steps)  # type: ignore[arg-type]
+    device, recording = next(model.denoiser.parameters()).device, _Recording(model)
+    z, noise_seeds = (torch.from_numpy(values).to(device) for values in (latents, seeds))
+    final = sample_on_device(recording, z, noise_seeds, scheduler=probe.scheduler, steps=probe.steps)  # type: ignore[arg-type]
     with torch.no_grad():
         context = model.context(z)
         frames = [to_grey_levels(model.to_images(x, context)) for x in recording.inputs]

@@ -11,6 +11,7 @@ from torch.nn.functional import adaptive_avg_pool2d, mse_loss
 
 from image_longitudinal.core.random import stream_key
 from image_longitudinal.models.imaging.grey_images import to_unit
+from image_longitudinal.models.quality.features import in_batches
 from image_longitudinal.models.quality.recoverability import Reader
 from image_longitudinal.models.training.step_random import batch_indices
 
@@ -26,15 +27,8 @@ def train_latent_regressor(
 ) -> Reader:
     """Train on pairs of generated images and latents, apart from those that figures are measured on.
 
-    Args:
-        images: (n, S, S) uint8, S at least 32.
-        latents: targets, (n, D), from N(0, I).
-        steps: batches of 64; about seven epochs.
-        seed: of weights, order and dropout.
-        device: to train and read on.
-
-    Returns:
-        A function from images (m, S, S) to estimates of z, (m, D).
+    Images are uint8 (n, S, S), S at least 32, latents (n, D) from N(0, I); each step is a batch of 64. ``seed`` is that
+    of weights, order and dropout. Returns a function from images (m, S, S) to estimates of z, (m, D).
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(stream_key(seed, "reader-weights") >> 1)  # of weights and dropout
@@ -50,13 +44,7 @@ def train_latent_regressor(
             optimizer.step()
             schedule.step()
     network.eval()
-
-    def read(new: NDArray[np.uint8]) -> NDArray[np.float64]:
-        with torch.no_grad():
-            parts = [network(_pixels(new[i : i + BLOCK], device)).cpu() for i in range(0, len(new), BLOCK)]
-        return torch.cat(parts).double().numpy()
-
-    return read
+    return lambda new: in_batches(lambda batch: network(_pixels(batch, device)), new, BLOCK)
 
 
 def _network(latent_dim: int) -> nn.Sequential:

@@ -18,11 +18,9 @@ BATCH = 256
 def memorisation_figures(
     generated: NDArray[np.uint8], held_out: NDArray[np.uint8], training: ImageRows
 ) -> MemorisationFigures:
-    """Distances to the nearest training image, of generated and of held-out images.
+    """Distances of generated and of held-out images, both as :func:`training_views`, to the nearest training image.
 
-    Args:
-        generated, held_out: uint8 (n, S, S), augmented as in training (see :func:`training_views`).
-        training: uint8 (m, S, S).
+    All are uint8 (n, S, S), each with its own n.
     """
     near, new = nearest_training_image(generated, training), nearest_training_image(held_out, training)
     return MemorisationFigures(
@@ -37,11 +35,7 @@ def nearest_training_image(images: NDArray[np.uint8], training: ImageRows) -> ND
     """Root mean squared difference (grey 0 to 1) of each image to its nearest training image, (n,).
 
     Training mirrors images and crops them at any height, so images are compared with both mirrorings at three heights,
-    at most 64 pixels a side.
-
-    Args:
-        images: uint8 (n, S, S), as generated.
-        training: uint8 (m, S, S) of the same size, read a batch at a time.
+    at most 64 pixels a side. Both are uint8 of one size, (n, S, S) and (m, S, S); training is read in batches.
     """
     own = _small(to_unit(images, "cpu"))
     nearest = torch.full((len(own),), torch.inf)

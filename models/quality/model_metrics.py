@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from image_longitudinal.core.config import ProbeConfig
 from image_longitudinal.models.imaging.device import default_device
-from image_longitudinal.models.imaging.grey_images import ImageRows
+from image_longitudinal.models.imaging.grey_images import ImageRows, evenly_spaced
 from image_longitudinal.models.imaging.interface import ImageModel, generate_in_batches
 from image_longitudinal.models.quality.features import dinov2_features, encoder_features
 from image_longitudinal.models.quality.fidelity import fidelity_figures
@@ -36,48 +36,36 @@ class RealImages(NamedTuple):
     digest: str
 
 
-def measure_model(
+def measure_image_model(
     model: ImageModel, vae: VAE, real: RealImages, probe: ProbeConfig, seed: int, device: str
 ) -> Measurement:
     """Generate images of z ~ N(0, I), as a data set has them, and measure them.
 
-    Args:
-        model: the finished model.
-        vae: its VAE, on the model's device: gives the feature space, and reads z back with ``probe.reader`` encoder.
-        real: the images it was trained on, and held-out ones.
-        probe: how many images, by which sampler, read back by what.
-        seed: of all latents and noise.
-        device: where a network reader is trained.
+    The VAE, on the model's device, gives the feature space, and reads z back with ``probe.reader`` encoder; a network
+    reader is trained on ``device``. ``seed`` is that of all latents and noise.
     """
     latents, images = _generate(model, probe, seed, "measure", probe.n_images)
     reader = encoder_reader(vae)
     if probe.reader == "network":
         targets, others = _generate(model, probe, seed, "reader", probe.reader_images)
-        reader = train_latent_regressor(
-            others, targets, steps=probe.reader_steps, seed=seed, device=default_device(device)
-        )
+        where = default_device(device)
+        reader = train_latent_regressor(others, targets, steps=probe.reader_steps, seed=seed, device=where)
     recoverability = r_squared(latents, reader(images)).tolist()
     noise_spread = _noise_spread(model, reader, probe, seed)
     fidelity, memorisation = {}, None
     if min(len(real.held_out), len(real.train)) >= MIN_HELD_OUT:
         new = training_views(real.held_out[slice(None)], seed)
-        known = training_views(real.train[_evenly(len(real.train))], seed + 1)
+        known = training_views(evenly_spaced(real.train, MAX_REAL), seed + 1)
         spaces = {"encoder": encoder_features(vae)}
         if probe.dinov2:
             spaces["dinov2"] = dinov2_features(probe.dinov2)
         fidelity = {name: fidelity_figures(of(known), of(new), of(images), seed) for name, of in spaces.items()}
         memorisation = memorisation_figures(images, new, real.train)
     return Measurement(
-        probe=probe,
-        held_out=real.digest,
-        recoverability=recoverability,
-        read_by=probe.reader,
-        noise_spread=noise_spread,
-        latent_order=most_recoverable(recoverability),
-        importance=latent_importance(vae, seed),
-        fidelity=fidelity,
-        memorisation=memorisation,
-    )
+        probe=probe, held_out=real.digest, recoverability=recoverability, read_by=probe.reader,
+        noise_spread=noise_spread, latent_order=most_recoverable(recoverability),
+        importance=latent_importance(vae, seed), fidelity=fidelity, memorisation=memorisation,
+    )  # fmt: skip
 
 
 def _generate(
@@ -96,7 +84,3 @@ def _noise_spread(model: ImageModel, reader: Reader, probe: ProbeConfig, seed: i
         _, seeds = probe_latents(seed, n, model.latent_dim, f"spread {repeat}")
         figures.append(r_squared(latents, reader(generate_in_batches(model, latents, seeds, probe.batch_size))))
     return [float(value) for value in np.std(figures, axis=0, ddof=1)]
-
-
-def _evenly(n: int) -> NDArray[np.int64]:
-    return np.unique(np.linspace(0, n - 1, min(n, MAX_REAL)).astype(np.int64))

@@ -41,17 +41,10 @@ def encoder_reader(vae: VAE) -> Reader:
 def measure_recoverability(
     model: ImageModel, vae: VAE | None, *, n: int, batch_size: int, seed: int
 ) -> tuple[list[float], str]:
-    """R² of each latent dimension read back from ``n`` images of ``model``.
+    """R² of each latent dimension read back from ``n`` images of z ~ N(0, I), and what read it.
 
-    Args:
-        model: generates the images, of z ~ N(0, I).
-        vae: its encoder reads z back; without one, a regression fitted on 3 ``n`` other images does.
-        n: images measured on.
-        batch_size: images generated at a time.
-        seed: of latents and images.
-
-    Returns:
-        One R² per dimension, and what read it: ``encoder`` or ``regression``.
+    That is the ``encoder`` of the VAE, or without one a ``regression`` fitted on 3 ``n`` other images. ``batch_size``
+    images are generated at a time; ``seed`` is that of latents and images.
     """
     latents, seeds = probe_latents(seed, n if vae else 4 * n, model.latent_dim)
     images = generate_in_batches(model, latents, seeds, batch_size)
@@ -78,12 +71,8 @@ def recoverable_axes(latents: NDArray[np.float32], reading: NDArray[np.float64])
     along any orthogonal axes, so rotating z to these leaves the images' distribution as it is; it concentrates what
     images hold of z in few dimensions.
 
-    Args:
-        latents: of the images, (n, D), n well above D.
-        reading: z read back from the images, (n, D).
-
-    Returns:
-        float64, (D, D), orthogonal; column j is the new dimension j.
+    ``latents`` and z read back from their images are (n, D), n well above D. The result is float64 (D, D), orthogonal;
+    column j is the new dimension j.
     """
     z = np.asarray(latents, np.float64) - latents.mean(0)
     r = reading - reading.mean(0)

@@ -48,14 +48,8 @@ def measure_sampler(
 ) -> SamplerFigures:
     """Figures of ``n`` images; comparable between samplers when all other arguments are equal.
 
-    Args:
-        model: network and sampler.
-        vae: reads z back and gives the features.
-        latent_dims: dimensions whose R² is averaged.
-        real: training images, uint8 (m, S, S).
-        n: images generated.
-        batch_size: images at a time.
-        seed: of latents and noise.
+    The VAE reads ``latent_dims`` back and gives the features. ``real``: training images, uint8 (m, S, S); ``seed``: of
+    latents and noise.
     """
     latents, seeds = probe_latents(seed, n, model.latent_dim)
     images = generate_in_batches(model, latents, seeds, batch_size)
@@ -78,14 +72,11 @@ def compare_samplers(
     """Measure the reference sampler, the probe's, ``sampler`` and the student, the last three with each decoder.
 
     Args:
-        version: the distilled model.
-        weights: its own and the distilled ones, by name.
+        version, weights: the distilled model; its own and the distilled weights, by name.
         real: training images, uint8 (m, S, S).
         sampler: solver and steps that data sets are generated with.
-        student_steps: steps of the student.
+        student_steps: solver steps of the student.
         probe: solver and steps that the version was measured with, and how many images to compare.
-        seed: of latents and noise.
-        device: to sample on.
     """
     samplers: list[tuple[str, int]] = [(probe.scheduler, probe.steps)]
     if sampler != samplers[0] and sampler[0] != STUDENT:
@@ -96,9 +87,8 @@ def compare_samplers(
     compared = [(*REFERENCE, decoders[0]), *((*sampler, decoder) for decoder in decoders for sampler in samplers)]
     vae = load_vae(version).to(device)
     latent_dims = version.metadata.measured.latent_order[:RANDOM_EFFECTS]
-    rows: list[SamplerComparison] = []
-    reference: SamplerFigures | None = None
-    for scheduler, steps, decoder in compared:
+
+    def figures(scheduler: str, steps: int, decoder: str) -> SamplerFigures:
         network = weights["diffusion"]
         if scheduler == STUDENT:
             network = with_denoiser(network, weights[STUDENT])
@@ -106,25 +96,22 @@ def compare_samplers(
         if decoder == "light":
             use_light_decoder(model, weights[LIGHT_DECODER])
         model.to(device).for_sampling(torch.float32)
-        figures = measure_sampler(
+        return measure_sampler(
             diffusion_images(model, scheduler, steps, device, digest=""), vae, latent_dims, real,
             n=probe.n_images, batch_size=probe.batch_size, seed=seed,
         )  # fmt: skip
-        reference = reference or figures
-        rows.append(
-            SamplerComparison(
-                solver=scheduler,
-                steps=steps,
-                decoder=decoder,
-                recoverability=figures.recoverability,
-                fd=figures.fd,
-                recoverability_loss_percent=loss_percent(
-                    reference.recoverability, figures.recoverability, more_is_better=True
-                ),
-                fd_loss_percent=loss_percent(reference.fd, figures.fd, more_is_better=False),
-            )
+
+    measured = [figures(*one) for one in compared]
+    return tuple(
+        SamplerComparison(
+            solver=scheduler, steps=steps, decoder=decoder, recoverability=found.recoverability, fd=found.fd,
+            recoverability_loss_percent=loss_percent(
+                measured[0].recoverability, found.recoverability, more_is_better=True
+            ),
+            fd_loss_percent=loss_percent(measured[0].fd, found.fd, more_is_better=False),
         )
-    return tuple(rows)
+        for (scheduler, steps, decoder), found in zip(compared, measured, strict=True)
+    )  # fmt: skip
 
 
 def loss_percent(reference: float, value: float, *, more_is_better: bool) -> float:

@@ -7,44 +7,32 @@ from typing import Any
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
 from image_longitudinal.models.imaging.assembly import assemble_diffusion, load_vae
-from image_longitudinal.models.registry.registry import CARD, MODEL, ModelVersion
-from image_longitudinal.models.registry.store import ModelStore
+from image_longitudinal.models.registry.registry import CARD, MODEL, ModelStore, ModelVersion
 from image_longitudinal.models.training.tensor_files import save_tensors
-
-LAYOUTS = ("version", "diffusers")
 
 
 def export_model(version: ModelVersion, target: ModelStore, layout: str = "version") -> list[str]:
-    """Copy a version out of the registry.
+    """Copy a version to an opened folder or store, and return the names of the files written.
 
-    Args:
-        version: with its files on this machine.
-        target: an opened folder or store; must not hold a model yet.
-        layout: ``version``, which :meth:`Registry.add` imports unchanged; or ``diffusers``: ``unet`` and ``scheduler``
-            (and ``vae``, for Stable Diffusion) for ``from_pretrained``, with the project's VAE and its configuration in
-            ``latent_vae``.
-
-    Returns:
-        The files written, relative to the target.
+    The layout ``version`` is what :meth:`Registry.add` imports unchanged; ``diffusers`` is ``unet`` and ``scheduler``
+    (and ``vae``, for Stable Diffusion) for ``from_pretrained``, with the project's VAE in ``latent_vae``.
 
     Raises:
         ModelError: the target holds a model, or the version has no diffusion model.
     """
-    if layout not in LAYOUTS:
-        raise ModelError("unknown layout", expected=f"one of {', '.join(LAYOUTS)}", got=layout)
+    if layout not in ("version", "diffusers"):
+        raise ModelError("unknown layout", expected="one of version, diffusers", got=layout)
     if target.exists(MODEL) or target.exists("unet/config.json"):
         raise ModelError("the target already holds a model", where=target.url, do="choose another folder")
-    if layout == "version":
-        names = [*version.files, CARD, MODEL]
-        for name in names:
-            target.put_file(version.folder / name, name)
-        return names
+    folder, names = version.folder, [*version.files, CARD, MODEL]
     with tempfile.TemporaryDirectory() as temporary:
-        _save_for_diffusers(version, Path(temporary))
-        files = sorted(path.relative_to(temporary).as_posix() for path in Path(temporary).rglob("*") if path.is_file())
-        for name in files:
-            target.put_file(Path(temporary) / name, name)
-        return files
+        if layout == "diffusers":
+            folder = Path(temporary)
+            _save_for_diffusers(version, folder)
+            names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        for name in names:
+            target.put_file(folder / name, name)
+    return names
 
 
 def _save_for_diffusers(version: ModelVersion, folder: Path) -> None:

@@ -214,11 +214,7 @@ class ModelFile(NamedTuple):
 
 def write_model_file(files: Mapping[str, str], metadata: ModelMetadata) -> tuple[str, ModelFile]:
     """The text of a model.json for these weights files (SHA-256 by name), and what :func:`read_model_file` gives."""
-    content: dict[str, Any] = {
-        "format": FORMAT,
-        "files": dict(files),
-        "metadata": metadata.model_dump(mode="json"),
-    }
+    content: dict[str, Any] = {"format": FORMAT, "files": dict(files), "metadata": metadata.model_dump(mode="json")}
     digest = digest_of(content)
     text = json.dumps({**content, "digest": digest}, indent=1, sort_keys=True) + "\n"
     return text, ModelFile(digest, dict(files), metadata)
@@ -284,12 +280,7 @@ def upgrade_v1_to_v2(content: dict[str, Any]) -> dict[str, Any]:
         },
         "networks": {name: old.get(name) for name in ("vae", "diffusion", "residual_scale", "borrowed")},
         "training": old["figures"],
-        "measured": measured
-        | {
-            "latent_order": old["entries"],
-            "fidelity": fidelity,
-            "memorisation": nearest or None,
-        },
+        "measured": measured | {"latent_order": old["entries"], "fidelity": fidelity, "memorisation": nearest or None},
         "pretrained": old.get("pretrained"),
     }
     return {**content, "format": 2, "metadata": metadata}

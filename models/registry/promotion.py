@@ -1,28 +1,20 @@
 """Promotion: a candidate becomes production if no named metric is worse on the same held-out images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.registry.registry import PRODUCTION, ModelVersion, Registry
 
 # 1: higher is better; -1: lower is better. See models.registry.metadata.ModelMetadata.metrics.
 DIRECTION = {
-    "recoverability": 1,
-    "fd": -1,
-    "kid": -1,
-    "precision": 1,
-    "recall": 1,
-    "density": 1,
-    "coverage": 1,
-    "nearest_ratio": 1,
-    "validation_mse": -1,
-}
+    "recoverability": 1, "fd": -1, "kid": -1, "precision": 1, "recall": 1, "density": 1, "coverage": 1,
+    "nearest_ratio": 1, "validation_mse": -1,
+}  # fmt: skip
 GATE = ("recoverability", "fd")  # what a data set depends on: images hold z, and look like real ones
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """One metric of two versions; ``allowed`` is the tolerated worsening, in the metric's unit."""
 
     metric: str
@@ -43,12 +35,9 @@ class Comparison:
 def compare(
     candidate: ModelVersion, production: ModelVersion, metrics: Sequence[str] = GATE, tolerance: float = 0.0
 ) -> list[Comparison]:
-    """Compare two versions metric by metric.
+    """Compare two versions by ``metrics``, keys of :data:`DIRECTION`.
 
-    Args:
-        candidate, production: the versions.
-        metrics: names, keys of :data:`DIRECTION`.
-        tolerance: worsening to ignore, as a fraction of production's value (these figures are noisy).
+    ``tolerance`` is a worsening to ignore, as a fraction of production's value: these figures are noisy.
 
     Raises:
         ModelError: a metric is unknown or was not measured, or the two were measured on different held-out images.
@@ -59,30 +48,16 @@ def compare(
             where=f"{candidate.version} and production, {production.version}",
             do="train both on the same images, or promote with --force",
         )
-    return [
-        Comparison(
-            name,
-            _figure(candidate, name),
-            _figure(production, name),
-            tolerance * abs(_figure(production, name)),
-        )
-        for name in metrics
-    ]
+    figures = [(name, _figure(candidate, name), _figure(production, name)) for name in metrics]
+    return [Comparison(name, new, current, tolerance * abs(current)) for name, new, current in figures]
 
 
 def promote(
     registry: Registry, name: str, metrics: Sequence[str] = GATE, *, tolerance: float = 0.0, force: bool = False
 ) -> list[Comparison]:
-    """Point ``production`` to a version if it is no worse than the current one; the first needs no comparison.
+    """Point ``production`` to a version (or alias) if :func:`compare` finds it no worse than the current one.
 
-    Args:
-        registry: holds both.
-        name: version or alias.
-        metrics, tolerance: see :func:`compare`.
-        force: promote without comparing.
-
-    Returns:
-        The comparisons; none for the first version, or with ``force``.
+    Returns the comparisons; none for the first version, or with ``force``.
 
     Raises:
         ModelError: it is worse in some metric, or cannot be compared; the alias is then unchanged.
@@ -93,10 +68,9 @@ def promote(
     if current is not None and not force and registry.get(current) != candidate:
         comparisons = compare(candidate, registry.get(current), metrics, tolerance)
         if worse := [str(one) for one in comparisons if not one.no_worse]:
+            do = "keep production, choose another --metric, or promote with --force"
             raise ModelError(
-                f"model {candidate.version} is worse than production: {'; '.join(worse)}",
-                where=current,
-                do="keep production, choose another --metric, or promote with --force",
+                f"model {candidate.version} is worse than production: {'; '.join(worse)}", where=current, do=do
             )
     registry.set_alias(PRODUCTION, candidate.version)
     return comparisons
@@ -107,9 +81,6 @@ def _figure(version: ModelVersion, name: str) -> float:
         raise ModelError("no such metric", expected=f"one of {', '.join(DIRECTION)}", got=name)
     value = version.metadata.metrics.get(name)
     if value is None:
-        raise ModelError(
-            f"{name} was not measured for a model",
-            where=version.version,
-            do="hold out more images in training, choose other metrics, or promote with --force",
-        )
+        do = "hold out more images in training, choose other metrics, or promote with --force"
+        raise ModelError(f"{name} was not measured for a model", where=version.version, do=do)
     return value

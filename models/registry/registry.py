@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from torch import Tensor
 
@@ -30,11 +31,40 @@ from image_longitudinal.models.registry.metadata import (
     read_model_file,
     write_model_file,
 )
-from image_longitudinal.models.registry.store import ModelStore
 from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
 
 MODEL, CARD, ALIASES = "model.json", "README.md", "aliases.json"
 PRODUCTION, CANDIDATE = "production", "candidate"
+
+
+class ModelStore(Protocol):
+    """An opened folder, local or remote; paths are relative to it, with forward slashes. Writes are atomic.
+
+    The caller opens it (:func:`storage.io.open.open_root`): the models do not know how files are stored.
+    """
+
+    url: str
+
+    def join(self, path: str) -> str:
+        """The address of ``path``, for messages."""
+
+    def exists(self, path: str) -> bool:
+        """Whether ``path`` is a file."""
+
+    def files(self) -> list[str]:
+        """Paths of all files, sorted."""
+
+    def read_bytes(self, path: str) -> bytes:
+        """The whole of ``path``."""
+
+    def blocks(self, path: str) -> Iterator[bytes]:
+        """The bytes of ``path`` in pieces of a few MiB."""
+
+    def write_bytes(self, path: str, data: bytes) -> object:
+        """Write ``data`` as the whole of ``path``."""
+
+    def put_file(self, source: Path, path: str) -> object:
+        """Copy a local file to ``path``."""
 
 
 @dataclass(frozen=True)
@@ -71,32 +101,22 @@ class ModelVersion:
         expected = self.files.get(path.name)
         if path.exists() and file_sha256(path) != expected:
             raise ModelError(
-                "registered weights were altered",
-                where=path,
-                expected=f"sha256 {expected}",
+                "registered weights were altered", where=path, expected=f"sha256 {expected}",
                 do="remove this version's folder and train again",
-            )
+            )  # fmt: skip
         return load_tensors(path)[0]
 
 
 class Registry:
-    """The versions in one local folder (created on the first registration), shared or not.
-
-    Args:
-        root: the local folder.
-        shared: the folder that several machines share; None for the local folder alone.
-    """
+    """The versions in one local folder, created on the first registration, and in the folder that machines share."""
 
     def __init__(self, root: str | Path, shared: ModelStore | None = None) -> None:
         self.root, self.shared = Path(root), shared
 
     def register(self, weights: Mapping[str, Mapping[str, Tensor]], metadata: ModelMetadata, card: str) -> ModelVersion:
-        """Store a version; registering equal content again returns the existing one.
+        """Store a version: weights by file name (without ``.safetensors``), metadata, and the text of the model card.
 
-        Args:
-            weights: state by file name (without ``.safetensors``).
-            metadata: see :attr:`ModelVersion.metadata`.
-            card: text of the model card.
+        Registering equal content again returns the existing version.
         """
         with self._new_folder() as temporary:
             for name, tensors in weights.items():
@@ -105,10 +125,7 @@ class Registry:
             text, content = write_model_file(files, metadata)
             write_atomically(temporary / MODEL, text)
             write_atomically(temporary / CARD, card)
-            version = self._keep(temporary, content)
-        if self.shared:
-            self._share(version)
-        return version
+            return self._keep(temporary, content)
 
     def add(self, source: ModelStore) -> ModelVersion:
         """Import a version's folder that was exported elsewhere, unchanged: same content, same name.
@@ -116,10 +133,7 @@ class Registry:
         Raises:
             ModelError: it is no version's folder, or a file differs from its recorded SHA-256.
         """
-        version = self._fetch(source, "")
-        if self.shared:
-            self._share(version)
-        return version
+        return self._fetch(source, "")
 
     def versions(self) -> list[ModelVersion]:
         """Every intact version, by name; weights of those that are only shared are fetched by :meth:`get`."""
@@ -149,13 +163,11 @@ class Registry:
         found = [version for version in intact if version.digest.startswith(wanted) and len(wanted) >= 6]
         if len(found) != 1:
             names = [*self.aliases(), *(version.version for version in intact)]
+            expected = f"one of {', '.join(names)}" if names else "a registered model; this registry is empty"
             raise ModelError(
-                "no such model",
-                where=self.shared.url if self.shared else self.root,
-                expected=f"one of {', '.join(names)}" if names else "a registered model, and there is none",
-                got=name,
+                "no such model", where=self.shared.url if self.shared else self.root, expected=expected, got=name,
                 do="train one with: image-longitudinal train",
-            )
+            )  # fmt: skip
         return self._fetched(found[0])
 
     def aliases(self) -> dict[str, str]:
@@ -184,9 +196,8 @@ class Registry:
         try:
             write_atomically(self.root / ALIASES, text)
         except OSError as error:
-            raise ModelError(
-                "cannot write the aliases", where=self.root / ALIASES, got=error, do="free space"
-            ) from error
+            where = self.root / ALIASES
+            raise ModelError("cannot write the aliases", where=where, got=error, do="free space") from error
 
     def _scan(self) -> dict[str, ModelVersion | ModelError]:
         """Version or error by folder name, for local folders and for those that are only shared."""
@@ -221,8 +232,7 @@ class Registry:
                 "no model here", where=source.url, expected=f"a folder with {MODEL}",
                 do="name a folder that image-longitudinal models export has written",
             )  # fmt: skip
-        text = source.read_bytes(prefix + MODEL)
-        content = read_model_file(text, source.url)
+        content = read_model_file(text := source.read_bytes(prefix + MODEL), source.url)
         with self._new_folder() as temporary:
             write_atomically(temporary / MODEL, text)
             for name, expected in content.files.items():
@@ -246,14 +256,11 @@ class Registry:
             raise ModelError("cannot register the model", where=self.root, got=error, do="free space") from error
 
     def _keep(self, temporary: Path, content: ModelFile) -> ModelVersion:
-        folder = self.root / content.digest[:SHORT]
-        if not (folder / MODEL).exists():
-            move_into_place(temporary, folder)
-        return ModelVersion(folder, *content)
-
-    def _share(self, version: ModelVersion) -> None:
-        """Copy a version to the shared store: model.json last, because it makes the folder a version."""
-        assert self.shared is not None
-        if not self.shared.exists(f"{version.version}/{MODEL}"):
-            for name in (*version.files, CARD, MODEL):
+        """Give a complete folder its name, and copy it to the shared store unless that has it."""
+        version = ModelVersion(self.root / content.digest[:SHORT], *content)
+        if not (version.folder / MODEL).exists():
+            move_into_place(temporary, version.folder)
+        if self.shared and not self.shared.exists(f"{version.version}/{MODEL}"):
+            for name in (*version.files, CARD, MODEL):  # model.json last: it makes the folder a version
                 self.shared.put_file(version.folder / name, f"{version.version}/{name}")
+        return version

@@ -1,16 +1,18 @@
 """The report's figures: each function returns a PNG."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from image_longitudinal.models.design.association import AssociationSums
 from image_longitudinal.models.registry.metadata import TrainingFigures
-from image_longitudinal.storage.dataset.reader import Dataset
+from image_longitudinal.storage.dataset.reader import Dataset, Subject
 from image_longitudinal.tasks.reports.pictures import rendered
 
 INK, ACCENT, SOFT = "#1f2a37", "#b4441f", "#8fa3b5"
@@ -33,14 +35,10 @@ def pairs_figure(dataset: Dataset, subjects: Sequence[int]) -> bytes:
         top.set_axis_off()
         top.set_title(f"subject {subject_id}", fontsize=8, color=INK)
         for level, colour in ((weak, SOFT), (strong, ACCENT)):
-            rows = subject.observations[level]
-            seen = rows["evid"].to_numpy() == 0
-            time, dv = rows["time"].to_numpy()[seen], rows["dv"].to_numpy()[seen]
-            bottom.plot(time, dv, color=colour, lw=1.4, marker=".", ms=3, label=f"ρ² = {level:g}")
+            _plot_outcomes(bottom, subject, level, color=colour, lw=1.4, ms=3)
         bottom.set_xlabel("time", fontsize=7)
         bottom.tick_params(labelsize=6)
-        bottom.spines[["top", "right"]].set_visible(False)
-        bottom.sharey(axes[1, 0])
+        open_frame(bottom).sharey(axes[1, 0])
         bottom.tick_params(labelleft=column == 0)
     axes[1, 0].set_ylabel("outcome", fontsize=7)
     axes[1, 0].legend(fontsize=6, frameon=False)
@@ -60,18 +58,14 @@ def subject_figure(dataset: Dataset, subject_id: int) -> bytes:
     left.text(0.5, -0.03, effects, transform=left.transAxes, ha="center", va="top", fontsize=8, color=INK)
     levels = sorted(dataset.levels)
     for place, level in enumerate(levels):
-        rows = subject.observations[level]
-        seen = rows["evid"].to_numpy() == 0
-        time, dv = rows["time"].to_numpy()[seen], rows["dv"].to_numpy()[seen]
         strength = (place + 1) / len(levels)  # stronger association: redder and thicker line
         colour = tuple(strength * a + (1 - strength) * b for a, b in zip(to_rgb(ACCENT), to_rgb(SOFT), strict=True))
-        right.plot(time, dv, color=colour, lw=0.8 + strength, marker=".", ms=4, label=f"ρ² = {level:g}")
+        _plot_outcomes(right, subject, level, color=colour, lw=0.8 + strength, ms=4)
     for dose in manifest.doses:
         right.axvline(dose.time, color=INK, lw=0.8, ls=":", zorder=0)
     units = {name: manifest.units.get(name, "1") for name in ("time", "dv")}
     labels = {name: "" if unit == "1" else f" ({unit})" for name, unit in units.items()}
-    right.set(xlabel=f"time{labels['time']}, doses dotted", ylabel=f"outcome{labels['dv']}")
-    right.spines[["top", "right"]].set_visible(False)
+    open_frame(right).set(xlabel=f"time{labels['time']}, doses dotted", ylabel=f"outcome{labels['dv']}")
     right.legend(frameon=False, fontsize=8)
     return rendered(figure)
 
@@ -83,16 +77,14 @@ def loss_figure(training: TrainingFigures) -> bytes:
     if diffusion:
         curves.append(("diffusion", diffusion, "loss", "diffusion loss"))
     figure = Figure(figsize=(3.6 * len(curves), 2.6), layout="constrained")
-    for axis, (network, logged, key, label) in zip(
-        figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True
-    ):
+    axes = figure.subplots(1, len(curves), squeeze=False)[0]
+    for axis, (network, logged, key, label) in zip(axes, curves, strict=True):
         history = [row for row in logged if key in row]  # a validation's row has no loss
         steps = np.array([row["step"] for row in history])
         values = np.array([row[key] for row in history])
         axis.plot(steps, values, color=SOFT, lw=0.8)
         axis.plot(steps, _smoothed(values), color=ACCENT, lw=1.6)
-        axis.set(xlabel="step", title=f"{network}: {label}", yscale="linear" if key == "kl" else "log")
-        axis.spines[["top", "right"]].set_visible(False)
+        open_frame(axis).set(xlabel="step", title=f"{network}: {label}", yscale="linear" if key == "kl" else "log")
     return rendered(figure)
 
 
@@ -105,9 +97,8 @@ def training_figure(history: Sequence[dict[str, float]], names: Sequence[str]) -
         rows = [row for row in history if name in row]
         axis.plot([row["step"] for row in rows], [row[name] for row in rows], color=ACCENT, lw=1.2)
         positive = name in ("loss", "mse") and all(row[name] > 0 for row in rows)
-        axis.set(title=name, xlabel="step", yscale="log" if positive else "linear")
+        open_frame(axis).set(title=name, xlabel="step", yscale="log" if positive else "linear")
         axis.tick_params(labelsize=7, which="both")
-        axis.spines[["top", "right"]].set_visible(False)
     for axis in figure.axes[len(there) :]:
         axis.remove()
     return rendered(figure)
@@ -117,12 +108,9 @@ def recoverability_figure(recoverability: Sequence[float], eta_dims: Sequence[in
     """R² per latent dimension, with those that became η highlighted."""
     figure = Figure(figsize=(max(4.0, 0.22 * len(recoverability)), 2.6), layout="constrained")
     axis = figure.subplots()
-    colours = [ACCENT if index in eta_dims else SOFT for index in range(len(recoverability))]
-    axis.bar(range(len(recoverability)), np.clip(recoverability, 0, 1), color=colours)
+    latent_bars(axis, np.clip(recoverability, 0, 1), eta_dims)
     axis.axhline(0.8, color=INK, lw=0.6, ls=":")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set(xlabel="latent dimension", ylabel="R² of recovery", ylim=(0, 1))
-    axis.spines[["top", "right"]].set_visible(False)
     return rendered(figure)
 
 
@@ -139,10 +127,30 @@ def association_figure(achieved: dict[float, list[AssociationSums]]) -> bytes:
             place = level * (1 + 0.06 * (k - 1))
             axis.plot([place, place], [max(low, floor), high], color=SOFT, lw=2)
             axis.plot(place, max(value, floor), "o", ms=4, color=ACCENT)
-    axis.set(xscale="log", yscale="log", xlabel="designed ρ²", ylabel="achieved R² (95 % interval)")
+    open_frame(axis).set(xscale="log", yscale="log", xlabel="designed ρ²", ylabel="achieved R² (95 % interval)")
     axis.set_ylim(floor, 1.3)
-    axis.spines[["top", "right"]].set_visible(False)
     return rendered(figure)
+
+
+def open_frame(axis: Axes) -> Axes:
+    """The axis without its upper and right spines."""
+    axis.spines[["top", "right"]].set_visible(False)
+    return axis
+
+
+def latent_bars(axis: Axes, values: ArrayLike, highlighted: Collection[int], **style: Any) -> None:
+    """One bar per latent dimension, the highlighted dimensions in the accent colour."""
+    heights = np.asarray(values)
+    colours = [ACCENT if dimension in highlighted else SOFT for dimension in range(len(heights))]
+    open_frame(axis).bar(range(len(heights)), heights, color=colours, **style)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _plot_outcomes(axis: Axes, subject: Subject, level: float, **style: Any) -> None:
+    rows = subject.observations[level]
+    seen = rows["evid"].to_numpy() == 0
+    time, dv = rows["time"].to_numpy()[seen], rows["dv"].to_numpy()[seen]
+    axis.plot(time, dv, marker=".", label=f"ρ² = {level:g}", **style)
 
 
 def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:

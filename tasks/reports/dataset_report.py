@@ -1,11 +1,9 @@
 """report.html: a self-contained page beside the data about the data set and its quality."""
 
-from collections.abc import Iterator
 from importlib import resources
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 
@@ -23,8 +21,6 @@ from image_longitudinal.tasks.reports.dataset_figures import (
 from image_longitudinal.tasks.reports.model_figures import model_pictures, quality_rows
 from image_longitudinal.tasks.reports.pictures import data_url, mosaic
 
-Matrix = NDArray[np.float64]
-
 REPORT = "report.html"
 PAIRS, MOSAIC = 7, 24
 
@@ -32,18 +28,15 @@ PAIRS, MOSAIC = 7, 24
 def achieved_association(dataset: Dataset) -> dict[float, list[AssociationSums]]:
     """Sums per level and random effect: effects used for outcomes against those linked to the image.
 
-    Reads the tables batch by batch, so memory does not grow with the data set.
+    Reads one split of one shard at a time, so memory does not grow with the data set.
     """
-    k = len(dataset.manifest.random_effects)
-    columns = [f"eta_{i + 1}" for i in range(k)]
+    runs = [run for split in dataset.manifest.present_splits for run in dataset.runs(split)]
     achieved: dict[float, list[AssociationSums]] = {}
     for level in dataset.levels:
-        sums = [AssociationSums(0, (0.0,) * 5) for _ in columns]
-        for split in dataset.manifest.present_splits:
-            linked = dataset.scan("subjects", split=split).to_batches(columns=columns, use_threads=False)
-            used = dataset.scan("random_effects", level, split).to_batches(columns=columns, use_threads=False)
-            for first, second in _aligned(linked, used):
-                sums = [total + AssociationSums.of(first[:, i], second[:, i]) for i, total in enumerate(sums)]
+        sums = [AssociationSums(0, (0.0,) * 5) for _ in dataset.manifest.random_effects]
+        for run in runs:
+            pairs = zip(dataset.eta(*run).T, dataset.effects(level, *run).T, strict=True)
+            sums = [total + AssociationSums.of(*pair) for total, pair in zip(sums, pairs, strict=True)]
         achieved[level] = sums
     return achieved
 
@@ -58,16 +51,10 @@ def write_report(
     read_by: str,
     achieved: dict[float, list[AssociationSums]],
 ) -> FileRecord:
-    """Write the page; equal data sets and models give equal bytes.
+    """Write the page of a data set about to be published; equal data sets and models give equal bytes.
 
-    Args:
-        root: where the data set is.
-        manifest: of the data set, about to be published.
-        version: the model that generated the images; None for the phantom.
-        eta_dims: the latent dimensions that became η.
-        recoverability: R² per latent dimension.
-        read_by: what recovered z from the images.
-        achieved: see :func:`achieved_association`.
+    ``version`` generated the images (None: the phantom), ``eta_dims`` are the latent dimensions that became η,
+    ``read_by`` names what recovered z with R² ``recoverability``; ``achieved``: :func:`achieved_association`.
     """
     dataset = Dataset(root, manifest)
     subjects = np.unique(np.linspace(0, len(dataset) - 1, PAIRS).astype(int)).tolist()
@@ -84,16 +71,21 @@ def write_report(
             pictures["real"] = mosaic(real, 8, scale=_scale(real))
         pictures["loss"] = loss_figure(version.metadata.training)
         pictures |= model_pictures(version)
-    page = _template().render(
-        manifest=manifest,
-        pictures={name: data_url(png) for name, png in pictures.items()},
-        model=version.metadata if version else None,
-        model_version=version.version if version else None,
-        recoverability=recoverability,
-        read_by=read_by,
-        eta_dims=eta_dims,
-        rows=association_rows(achieved, manifest),
-        quality=quality_rows(version.metadata.measured) if version else [],
+    template = resources.files("image_longitudinal.tasks.reports").joinpath("templates", REPORT).read_text()
+    page = (
+        Environment(autoescape=True, undefined=StrictUndefined)
+        .from_string(template)
+        .render(
+            manifest=manifest,
+            pictures={name: data_url(png) for name, png in pictures.items()},
+            model=version.metadata if version else None,
+            model_version=version.version if version else None,
+            recoverability=recoverability,
+            read_by=read_by,
+            eta_dims=eta_dims,
+            rows=association_rows(achieved, manifest),
+            quality=quality_rows(version.metadata.measured) if version else [],
+        )
     )
     return root.write_bytes(REPORT, page.encode())
 
@@ -104,16 +96,8 @@ def association_rows(achieved: dict[float, list[AssociationSums]], manifest: Roo
     for level, sums in achieved.items():
         for name, one in zip(manifest.random_effects, sums, strict=True):
             value, low, high = one.r_squared()
-            rows.append(
-                {
-                    "designed": level,
-                    "random effect": name,
-                    "achieved": round(value, 4),
-                    "low": round(low, 4),
-                    "high": round(high, 4),
-                    "inside": bool(low <= level <= high),
-                }
-            )
+            figures = {"achieved": round(value, 4), "low": round(low, 4), "high": round(high, 4)}
+            rows.append({"designed": level, "random effect": name, **figures, "inside": bool(low <= level <= high)})
     return rows
 
 
@@ -126,31 +110,5 @@ def thumbnails(dataset: Dataset) -> tuple[bytes, bytes]:
     return pairs_figure(dataset, few), mosaic(strip, len(strip), scale=_scale(strip))
 
 
-def _aligned(first: Iterator[pa.RecordBatch], second: Iterator[pa.RecordBatch]) -> Iterator[tuple[Matrix, Matrix]]:
-    """Split two streams of record batches over the same rows into pieces of equal length."""
-    left, right = _matrices(first), _matrices(second)
-    rest_left = rest_right = np.empty((0, 0))
-    while True:
-        try:
-            rest_left = rest_left if len(rest_left) else next(left)
-            rest_right = rest_right if len(rest_right) else next(right)
-        except StopIteration:
-            return
-        n = min(len(rest_left), len(rest_right))
-        yield rest_left[:n], rest_right[:n]
-        rest_left, rest_right = rest_left[n:], rest_right[n:]
-
-
-def _matrices(batches: Iterator[pa.RecordBatch]) -> Iterator[Matrix]:
-    for batch in batches:
-        if batch.num_rows:
-            yield np.stack([column.to_numpy() for column in batch.columns], axis=1)
-
-
 def _scale(images: NDArray[np.uint8]) -> int:
     return max(1, 128 // images.shape[1])
-
-
-def _template() -> Any:
-    text = resources.files("image_longitudinal.tasks.reports").joinpath("templates", REPORT).read_text()
-    return Environment(autoescape=True, undefined=StrictUndefined).from_string(text)

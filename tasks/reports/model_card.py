@@ -51,17 +51,12 @@ def _reader(measured: Measurement) -> str:
 def _quality_section(measured: Measurement) -> str:
     if not measured.fidelity:
         return ""
-    rows = quality_rows(measured)
-    lines = ["| {features} | {figure} | {generated} | {real (floor)} |".format(**row) for row in rows]
     n = next(iter(measured.fidelity.values())).n
-    return "\n".join(
-        [
-            "",
-            f"Generated images beside real ones, {n} of each against images of held-out patients:",
-            "",
-            "| features | figure | generated | real (floor) |",
-            "|---|---|---|---|",
-            *lines,
-            "",
-        ]
-    )
+    rows = "\n".join(f"| {' | '.join(map(str, row.values()))} |" for row in quality_rows(measured))
+    return f"""
+Generated images beside real ones, {n} of each against images of held-out patients:
+
+| features | figure | generated | real (floor) |
+|---|---|---|---|
+{rows}
+"""

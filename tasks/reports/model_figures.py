@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
 from image_longitudinal.models.quality.gallery import SWEEP
-from image_longitudinal.models.registry.metadata import RANDOM_EFFECTS, Measurement, SetFigures
+from image_longitudinal.models.registry.metadata import RANDOM_EFFECTS, Measurement
 from image_longitudinal.models.registry.registry import ModelVersion
-from image_longitudinal.tasks.reports.dataset_figures import ACCENT, INK, SOFT
+from image_longitudinal.tasks.reports.dataset_figures import INK, latent_bars
 from image_longitudinal.tasks.reports.pictures import rendered
 
 GIF_SIDE, GIF_MILLISECONDS = 160, 220  # pixels of an image; a frame's time, the last is held longer
@@ -36,26 +35,18 @@ def model_pictures(version: ModelVersion) -> dict[str, bytes]:
 
 def quality_rows(measured: Measurement) -> list[dict[str, Any]]:
     """A table: per feature space and figure, generated against held-out, and the floor, real against held-out."""
-    rows: list[dict[str, Any]] = [
-        {
-            "features": space,
-            "figure": name.upper() if name in ("fd", "kid") else name,
-            "generated": round(getattr(figures.generated, name), 4),
-            "real (floor)": round(getattr(figures.floor, name), 4),
-        }
+    rows = [
+        (space, name.upper() if name in ("fd", "kid") else name, value, getattr(figures.floor, name))
         for space, figures in measured.fidelity.items()
-        for name in SetFigures.model_fields
+        for name, value in figures.generated
     ]
-    if nearest := measured.memorisation:
-        rows.append(
-            {
-                "features": "pixels",
-                "figure": "nearest training image, 1st percentile",
-                "generated": round(nearest.generated_first_percentile, 4),
-                "real (floor)": round(nearest.held_out_first_percentile, 4),
-            }
-        )
-    return rows
+    if near := measured.memorisation:
+        figure = "nearest training image, 1st percentile"
+        rows.append(("pixels", figure, near.generated_first_percentile, near.held_out_first_percentile))
+    return [
+        {"features": space, "figure": figure, "generated": round(value, 4), "real (floor)": round(floor, 4)}
+        for space, figure, value, floor in rows
+    ]
 
 
 def traversal_figure(images: NDArray[np.uint8], latent_order: list[int]) -> bytes:
@@ -82,18 +73,15 @@ def importance_figure(measured: Measurement) -> bytes:
         ("R² read from generated images", np.clip(measured.recoverability, 0, 1).tolist(), True),
     ]
     figure = Figure(figsize=(10.5, 2.6), layout="constrained")
-    chosen = set(measured.latent_order[:RANDOM_EFFECTS])
     for axis, (label, values, is_r2) in zip(figure.subplots(1, 3), panels, strict=True):
-        colours = [ACCENT if dimension in chosen else SOFT for dimension in range(len(values))]
         errors = np.where(np.asarray(values) > 0, measured.noise_spread, 0) if is_r2 else None
-        axis.bar(range(len(values)), values, color=colours, yerr=errors, error_kw={"lw": 0.8, "ecolor": INK})
+        style = {"yerr": errors, "error_kw": {"lw": 0.8, "ecolor": INK}}
+        latent_bars(axis, values, measured.latent_order[:RANDOM_EFFECTS], **style)
         axis.set_xlabel("latent dimension", fontsize=8)
         axis.set_title(label, fontsize=9, color=INK)
         axis.tick_params(labelsize=7)
         if is_r2:
             axis.set_ylim(0, 1)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.spines[["top", "right"]].set_visible(False)
     return rendered(figure)
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
-from torch import Tensor
+from torch import nn
 
-from image_longitudinal.core.config import ComputeConfig, Config
+from image_longitudinal.core.config import ComputeConfig, Config, DistillationConfig
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.diffusion.distillation import train_light_decoder, train_student
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
@@ -23,7 +24,7 @@ from image_longitudinal.tasks.engine.cache_keys import CACHED
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.engine.progress import Progress
 from image_longitudinal.tasks.training.register import registered_version
-from image_longitudinal.tasks.training.spec import DistillationSpec, DistilledNetworksSpec
+from image_longitudinal.tasks.training.spec import DistillationSpec
 from image_longitudinal.tasks.workspace import Workspace
 
 CARD_SECTION = "## Samplers"  # of the model's card
@@ -47,7 +48,7 @@ def distilled_model(
             expected=f"images {images[:12]}", got=prepared.digest[:12],
             do="name the folder of scans it was trained on with --images, and the preset",
         )  # fmt: skip
-    if not asked.student_steps and not (asked.decoder_steps and _has_heavy_decoder(version)):
+    if not _training_steps(version, asked):
         raise ModelError(
             "there is nothing to distil", where=version.version,
             do="set distillation.student_steps (distillation.decoder_steps is for stable-diffusion models only)",
@@ -60,61 +61,52 @@ def distilled_model(
 @task(name="train_student-model", task_run_name="distil, measure and register", **CACHED)
 @holds_gpu_slots
 def register_distilled(
-    key: str, spec: DistillationSpec, folder: str, prepared: str, workspace: str, compute: ComputeConfig
+    spec: DistillationSpec, folder: str, prepared: str, workspace: str, compute: ComputeConfig
 ) -> str:
     """Train the networks asked for, compare samplers, and register all with the model's own networks; resumes."""
     registry, asked = Workspace.at(workspace).registry, spec.networks.distillation
     base = registry.get(spec.networks.model)
     weights, train = base.all_tensors(), open_prepared(prepared).rows(base.metadata.networks.image_size, "train")
-    for name, steps in ((STUDENT, asked.student_steps), (LIGHT_DECODER, asked.decoder_steps)):
-        if steps and (name == STUDENT or _has_heavy_decoder(base)):
-            weights[name] = _distilled_weights(name, steps, spec.networks, base, train, Path(folder), compute.device)
+    for name, steps in _training_steps(base, asked).items():
+        path = Path(folder, f"{name}.safetensors")
+        if not path.exists():
+            report = Progress(f"train {name}", steps, "steps").of_training
+            settings = (asked, spec.networks.seed, path.with_suffix(".checkpoint"), compute.device, report)
+            save_tensors(path, _distilled(name, base, train, settings).state_dict())
+        weights[name] = load_tensors(path)[0]
     samplers = compare_samplers(
-        base,
-        weights,
-        train[slice(REAL_IMAGES)],
-        sampler=(spec.scheduler, spec.steps),
-        student_steps=asked.solver_steps,
-        probe=spec.probe,
-        seed=spec.networks.seed,
+        base, weights, train[slice(REAL_IMAGES)], sampler=(spec.scheduler, spec.steps),
+        student_steps=asked.solver_steps, probe=spec.probe, seed=spec.networks.seed,
         device=default_device(compute.device),
-    )
+    )  # fmt: skip
     distillation = Distillation(
         teacher=base.version,
         networks=tuple(name for name in (STUDENT, LIGHT_DECODER) if name in weights),  # earlier distillations' too
         config=asked,
         samplers=samplers,
     )
-    metadata = base.metadata.model_copy(update={"training_key": key, "distillation": distillation})
+    metadata = base.metadata.model_copy(update={"training_key": spec.digest, "distillation": distillation})
     card = f"{base.card.partition(CARD_SECTION)[0].rstrip()}\n\n{_card_section(samplers)}\n"
     registered = registry.register(weights, metadata, card)
-    create_table_artifact(
-        [row.model_dump() for row in samplers],
-        key="distillation",
-        description=f"Model {registered.version}: what faster samplers cost",
-    )
+    caption = f"Model {registered.version}: what faster samplers cost"
+    create_table_artifact([row.model_dump() for row in samplers], key="distillation", description=caption)
     return registered.version
 
 
-def _has_heavy_decoder(version: ModelVersion) -> bool:
+def _training_steps(version: ModelVersion, asked: DistillationConfig) -> dict[str, int]:
+    """Training steps by name of network to distil; only Stable Diffusion has a decoder that is worth replacing."""
     diffusion = version.metadata.networks.diffusion
-    return diffusion is not None and diffusion.kind == "stable-diffusion"
+    decoder_steps = asked.decoder_steps if diffusion and diffusion.kind == "stable-diffusion" else 0
+    return {name: n for name, n in ((STUDENT, asked.student_steps), (LIGHT_DECODER, decoder_steps)) if n}
 
 
-def _distilled_weights(
-    name: str, steps: int, spec: DistilledNetworksSpec, base: ModelVersion, train: ImageRows, folder: Path, device: str
-) -> dict[str, Tensor]:
-    """The weights of one distilled network, trained unless they are in ``folder``."""
-    path = folder / f"{name}.safetensors"
-    if not path.exists():
-        teacher, report = load_diffusion(base), Progress(f"train {name}", steps, "steps").of_training
-        settings = (spec.distillation, spec.seed, path.with_suffix(".checkpoint"), device, report)
-        if name == STUDENT:
-            save_tensors(path, train_student(teacher, load_vae(base), train, *settings)[0].state_dict())
-        else:
-            assert isinstance(teacher, StableDiffusion)
-            save_tensors(path, train_light_decoder(teacher, train, *settings)[0].state_dict())
-    return load_tensors(path)[0]
+def _distilled(name: str, base: ModelVersion, train: ImageRows, settings: tuple[Any, ...]) -> nn.Module:
+    """Train one distilled network, or resume from its checkpoint."""
+    teacher = load_diffusion(base)
+    if name == STUDENT:
+        return train_student(teacher, load_vae(base), train, *settings)[0]
+    assert isinstance(teacher, StableDiffusion)
+    return train_light_decoder(teacher, train, *settings)[0]
 
 
 def _card_section(samplers: Sequence[SamplerComparison]) -> str:

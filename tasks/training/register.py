@@ -1,4 +1,4 @@
-"""Trained networks become a registered version: rotated to the most recoverable axes, measured, shown, registered."""
+"""Networks become a registered version: rotated to the most recoverable axes, measured, shown; or measured again."""
 
 from pathlib import Path
 from typing import Any
@@ -10,20 +10,27 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from torch import Tensor
 
-from image_longitudinal.core.config import ComputeConfig, Config, ProbeConfig, Section
+from image_longitudinal.core.config import ComputeConfig, Config, Section
 from image_longitudinal.core.digest import digest_of, file_sha256
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.core.specs import Spec
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
-from image_longitudinal.models.imaging.assembly import assemble_diffusion, assemble_vae, diffusion_weights
+from image_longitudinal.models.imaging.assembly import (
+    assemble_diffusion,
+    assemble_vae,
+    diffusion_weights,
+    load_diffusion,
+    load_vae,
+)
 from image_longitudinal.models.imaging.backends import probed_model
 from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.models.imaging.interface import ImageModel
 from image_longitudinal.models.quality.gallery import noise_to_image, traversal, triptychs
-from image_longitudinal.models.quality.model_metrics import RealImages, measure_model
+from image_longitudinal.models.quality.model_metrics import RealImages, measure_image_model
 from image_longitudinal.models.quality.recoverability import find_recoverable_axes
 from image_longitudinal.models.registry.metadata import (
     DiffusionTraining,
+    Measurement,
     ModelMetadata,
     NetworkConfigs,
     TrainingFigures,
@@ -40,7 +47,7 @@ from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.reports.model_card import model_card
 from image_longitudinal.tasks.reports.model_figures import model_pictures, quality_rows
 from image_longitudinal.tasks.reports.pictures import picture
-from image_longitudinal.tasks.training.spec import RegistrationSpec
+from image_longitudinal.tasks.training.spec import RegistrationSpec, RemeasureSpec
 from image_longitudinal.tasks.workspace import Workspace
 
 EXAMPLES = 24  # held-out images stored with a model, to show beside generated ones
@@ -78,7 +85,7 @@ def registered_version(
     """The version that a task registers for ``spec``; runs the task unless the registry has it."""
     registry = workspace.registry
     name = cached_or_fresh(
-        register, lambda _: registry.find(spec.digest) is not None, refresh, key=spec.digest, spec=spec,
+        register, lambda _: registry.find(spec.digest) is not None, refresh, spec=spec,
         prepared=str(prepared.folder), workspace=str(workspace.root), compute=config.compute, **parameters,
     )  # fmt: skip
     return registry.get(name)
@@ -87,7 +94,6 @@ def registered_version(
 @task(name="register-model", task_run_name="measure and register", **CACHED)
 @holds_gpu_slots
 def register_model(
-    key: str,
     spec: RegistrationSpec,
     vae: TrainedNetwork,
     diffusion: TrainedNetwork | None,
@@ -97,19 +103,11 @@ def register_model(
 ) -> str:
     """Rotate the networks to the most recoverable axes, measure them, and register weights, figures and card.
 
-    Args:
-        key: the spec's digest.
-        spec: both trainings and the probe.
-        vae, diffusion: the trained networks.
-        prepared: folder of the images trained on.
-        workspace: its root, where the registry is.
-        compute: the device.
-
-    Returns:
-        The version's name.
+    ``prepared`` is the folder of the images trained on. Returns the version's name.
     """
     images, probe, seed, device = open_prepared(prepared), spec.probe, spec.vae.seed, default_device(compute.device)
-    networks, training = NetworkConfigs(vae=spec.vae.vae), TrainingFigures(vae=_vae_training(vae))
+    networks = NetworkConfigs(vae=spec.vae.vae)
+    training = TrainingFigures(vae=VAETraining.model_validate_json(Path(vae.figures).read_bytes()))
     network = assemble_vae(networks, load_tensors(Path(vae.weights))[0]).to(device)
     generator = None
     if diffusion is not None and spec.diffusion is not None:
@@ -127,82 +125,99 @@ def register_model(
     if generator is not None:
         generator.rotate(axes)
         weights["diffusion"] = diffusion_weights(generator)
-    measured = measure_model(model, network, real_images(images, model.image_size), probe, seed, compute.device)
+    measured = measure_image_model(model, network, _real_images(images, model.image_size), probe, seed, compute.device)
     metadata = ModelMetadata(
-        training_key=key,
-        seed=seed,
-        images=_training_images(images),
-        networks=networks,
-        training=training,
-        measured=measured,
-        pretrained=spec.diffusion.pretrained if spec.diffusion else None,
-    )
+        training_key=spec.digest, seed=seed, images=_training_images(images), networks=networks, training=training,
+        measured=measured, pretrained=spec.diffusion.pretrained if spec.diffusion else None,
+    )  # fmt: skip
     examples = images.images(model.image_size)[images.split("test")[:EXAMPLES]].copy()
     weights["examples"] = {"images": torch.from_numpy(examples)}
-    weights["gallery"] = _gallery(model, generator, network, examples, measured.latent_order, probe, seed, device)
+    weights["gallery"] = _gallery(model, generator, network, examples, measured, seed)
     registry = Workspace.at(workspace).registry
     version = registry.register(weights, metadata, model_card(metadata))
     registry.set_alias(CANDIDATE, version.version)
     _promote_if_no_worse(registry, version)
-    show(version)
+    _show(version)
     return version.version
 
 
-def held_out_digest(images: PreparedImages, size: int) -> str:
-    """Identifies the images that a model is measured on: figures of two models compare only if it is the same."""
-    records = images.manifest.images
-    return digest_of(size, [records[i].sha256 for i in _held_out_index(images)])
+def remeasured_model(
+    version: ModelVersion, config: Config, prepared: PreparedImages, workspace: Workspace
+) -> ModelVersion:
+    """The registered version with these networks and the figures that ``config.probe`` measures.
+
+    Raises:
+        ModelError: the held-out images differ from those of the model's training.
+    """
+    recorded = version.metadata.measured.held_out
+    if (found := _held_out_digest(prepared, version.metadata.networks.image_size)) != recorded:
+        raise ModelError(
+            "not the images that were held out of the model's training", where=version.version,
+            expected=f"images {recorded[:12]}", got=found[:12],
+            do="name the scans it was trained on with --images, and the preset and seed that split them",
+        )  # fmt: skip
+    spec = RemeasureSpec.from_config(config, model=version.digest, images=prepared.digest)
+    return registered_version(register_remeasured, spec, config, prepared, workspace)
 
 
-def real_images(images: PreparedImages, size: int) -> RealImages:
+@task(name="measure-model", task_run_name="measure and register", **CACHED)
+@holds_gpu_slots
+def register_remeasured(spec: RemeasureSpec, prepared: str, workspace: str, compute: ComputeConfig) -> str:
+    """Measure a version's networks, and register them with new figures, card and latent order."""
+    registry, probe, device = Workspace.at(workspace).registry, spec.probe, default_device(compute.device)
+    base, images = registry.get(spec.model), open_prepared(prepared)
+    vae = load_vae(base).to(device)
+    generator = load_diffusion(base).to(device) if base.metadata.networks.diffusion else None
+    model = probed_model(vae, generator, probe, device)
+    measured = measure_image_model(model, vae, _real_images(images, model.image_size), probe, spec.seed, compute.device)
+    metadata = base.metadata.model_copy(update={"measured": measured, "training_key": spec.digest})
+    weights = base.all_tensors()
+    if "gallery" in weights:
+        shown = traversal(model, measured.latent_order, probe.batch_size)
+        weights["gallery"]["traversal"] = torch.from_numpy(shown)
+    registered = registry.register(weights, metadata, model_card(metadata))
+    _show(registered)
+    return registered.version
+
+
+def _real_images(images: PreparedImages, size: int) -> RealImages:
     """Training images, and those of both other splits: one of these alone is often small."""
-    held_out = ImageView(images.images(size), _held_out_index(images))
-    return RealImages(images.rows(size, "train"), held_out, held_out_digest(images, size))
+    index = np.array([i for i, record in enumerate(images.manifest.images) if record.split != "train"], np.int64)
+    held_out = ImageView(images.images(size), index)
+    return RealImages(images.rows(size, "train"), held_out, _held_out_digest(images, size))
 
 
-def show(version: ModelVersion) -> None:
+def _held_out_digest(images: PreparedImages, size: int) -> str:
+    """Identifies the images that a model is measured on: figures of two models compare only if it is the same."""
+    return digest_of(size, [record.sha256 for record in images.manifest.images if record.split != "train"])
+
+
+def _show(version: ModelVersion) -> None:
     """Show figures and pictures of a version as artifacts of the run."""
-    measured = version.metadata.measured
-    create_table_artifact(
-        [
-            {
-                "latent dimension": dimension,
-                "recoverability R2": round(measured.recoverability[dimension], 4),
-                "sd over noise seeds": round(measured.noise_spread[dimension], 4),
-            }
-            for dimension in measured.latent_order
-        ],
-        key="recoverability",
-        description=f"Model {version.version}: z read back from generated images by the {measured.read_by}, best first",
-    )
-    create_markdown_artifact(
-        "\n\n".join(f"**{name}**\n\n{picture(image, name)}" for name, image in model_pictures(version).items()),
-        key="model-pictures",
-        description=f"Model {version.version}: latent traversals, denoising, scans beside reconstructions",
-    )
-    if measured.fidelity:
-        create_table_artifact(
-            quality_rows(measured),
-            key="image-quality",
-            description=f"Model {version.version}: generated beside real images",
-        )
-
-
-def _vae_training(vae: TrainedNetwork) -> VAETraining:
-    return VAETraining.model_validate_json(Path(vae.figures).read_bytes())
+    measured, name = version.metadata.measured, f"Model {version.version}"
+    rows = [
+        {
+            "latent dimension": dimension,
+            "recoverability R2": round(measured.recoverability[dimension], 4),
+            "sd over noise seeds": round(measured.noise_spread[dimension], 4),
+        }
+        for dimension in measured.latent_order
+    ]
+    caption = f"{name}: z read back from generated images by the {measured.read_by}, best first"
+    create_table_artifact(rows, key="recoverability", description=caption)
+    pictures = "\n\n".join(f"**{of}**\n\n{picture(image, of)}" for of, image in model_pictures(version).items())
+    caption = f"{name}: latent traversals, denoising, scans beside reconstructions"
+    create_markdown_artifact(pictures, key="model-pictures", description=caption)
+    if quality := quality_rows(measured):
+        create_table_artifact(quality, key="image-quality", description=f"{name}: generated beside real images")
 
 
 def _training_images(images: PreparedImages) -> TrainingImages:
     source, counts = images.manifest.source, images.manifest.counts
     return TrainingImages(
-        digest=images.digest,
-        kind=source.kind,
-        folder=source.folder,
-        images=counts.images,
-        patients=counts.patients,
-        by_split=counts.by_split,
-        by_class=counts.by_class,
-    )
+        digest=images.digest, kind=source.kind, folder=source.folder, images=counts.images, patients=counts.patients,
+        by_split=counts.by_split, by_class=counts.by_class,
+    )  # fmt: skip
 
 
 def _gallery(
@@ -210,24 +225,17 @@ def _gallery(
     generator: DiffusionModel | None,
     vae: VAE,
     held_out: NDArray[np.uint8],
-    latent_order: list[int],
-    probe: ProbeConfig,
+    measured: Measurement,
     seed: int,
-    device: torch.device,
 ) -> dict[str, Tensor]:
     """The arrays of :mod:`models.quality.gallery`, as the registry stores them: uint8."""
-    shown = {"traversal": traversal(model, latent_order, probe.batch_size)}
+    batch_size = measured.probe.batch_size
+    shown = {"traversal": traversal(model, measured.latent_order, batch_size)}
     if len(held_out):
-        shown["triptychs"] = triptychs(model, vae, held_out, probe.batch_size)
+        shown["triptychs"] = triptychs(model, vae, held_out, batch_size)
     if generator is not None:
-        shown["noise_to_image"] = noise_to_image(
-            generator, seed, scheduler=probe.scheduler, steps=probe.steps, device=device
-        )
+        shown["noise_to_image"] = noise_to_image(generator, measured.probe, seed)
     return {name: torch.from_numpy(images) for name, images in shown.items()}
-
-
-def _held_out_index(images: PreparedImages) -> NDArray[np.int64]:
-    return np.sort(np.concatenate([images.split("validation"), images.split("test")]))
 
 
 def _promote_if_no_worse(registry: Registry, version: ModelVersion) -> None:

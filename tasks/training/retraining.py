@@ -17,7 +17,7 @@ from prefect.events import emit_event
 
 from image_longitudinal.core.digest import SHORT, digest_of
 from image_longitudinal.core.errors import StorageError
-from image_longitudinal.models.registry.promotion import DIRECTION, Comparison, compare
+from image_longitudinal.models.registry.promotion import DIRECTION, compare
 from image_longitudinal.models.registry.registry import PRODUCTION, ModelVersion, Registry
 from image_longitudinal.storage.io.local import LocalRoot
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
@@ -50,19 +50,14 @@ class FolderRecord:
             images = _of_production(workspace, Path(source).name)
             return cls(path).after(images, ()) if images else cls(path)
         except (KeyError, TypeError, ValueError) as error:
-            raise StorageError(
-                "the record of a folder of scans is damaged", where=path, got=error, do="remove it"
-            ) from error
-
-    def new(self, scans: Iterable[ScanFile]) -> list[ScanFile]:
-        """Scans that were not in the folder at the last run, by name."""
-        return [scan for scan in scans if scan.name not in self.seen]
+            message = "the record of a folder of scans is damaged"
+            raise StorageError(message, where=path, got=error, do="remove it") from error
 
     def after(self, images: PreparedImages, scans: Iterable[ScanFile]) -> FolderRecord:
         """The record after a model was trained on ``images``, prepared from ``scans``."""
-        aside = {item.file for item in images.manifest.set_aside}
         records = images.manifest.images
-        names = {record.file for record in records} | {scan.name for scan in scans} | aside
+        names = {record.file for record in records} | {scan.name for scan in scans}
+        names |= {item.file for item in images.manifest.set_aside}
         held_out = {record.file: record.split for record in records if record.split != "train"}
         return FolderRecord(self.path, self.seen | names, self.held_out or held_out)
 
@@ -77,20 +72,15 @@ def production_of(registry: Registry) -> ModelVersion | None:
     return registry.get(PRODUCTION) if PRODUCTION in registry.aliases() else None
 
 
-def comparison_rows(candidate: ModelVersion, production: ModelVersion) -> list[Comparison]:
-    """Every metric that both have; none if they were measured on different held-out images."""
-    if candidate.metadata.measured.held_out != production.metadata.measured.held_out:
-        return []
-    both = candidate.metadata.metrics.keys() & production.metadata.metrics.keys()
-    return compare(candidate, production, [name for name in DIRECTION if name in both])
-
-
 def show_comparison(candidate: ModelVersion, production: ModelVersion | None, promoted: bool) -> None:
     """Show the comparison in the UI, whatever its outcome."""
     verdict = f"{candidate.version} {'is production now' if promoted else 'stays a candidate'}"
     if production is None:
         table: list[dict[str, Any]] = [{"metric": "none compared", "why": "there was no production model"}]
+    elif candidate.metadata.measured.held_out != production.metadata.measured.held_out:
+        table = [{"metric": "none compared", "why": "measured on different held-out patients"}]
     else:
+        both = candidate.metadata.metrics.keys() & production.metadata.metrics.keys()
         table = [
             {
                 "metric": one.metric,
@@ -99,26 +89,19 @@ def show_comparison(candidate: ModelVersion, production: ModelVersion | None, pr
                 "better is": "higher" if DIRECTION[one.metric] > 0 else "lower",
                 "no worse": one.no_worse,
             }
-            for one in comparison_rows(candidate, production)
-        ] or [{"metric": "none compared", "why": "measured on different held-out patients"}]
+            for one in compare(candidate, production, [name for name in DIRECTION if name in both])
+        ]
+    if production is not None:
         verdict += f"; before, {production.version} was" if promoted else f"; production is {production.version}"
     create_table_artifact(table, key="model-comparison", description=verdict)
 
 
 def announce(version: ModelVersion, workspace: Workspace) -> None:
     """Emit the event of a promotion: automations can wait for it."""
-    emit_event(
-        PROMOTED,
-        resource={
-            "prefect.resource.id": f"image-longitudinal.model.{version.version}",
-            "prefect.resource.name": f"model {version.version}",
-        },
-        payload={
-            "version": version.version,
-            "workspace": str(workspace.root),
-            "metrics": version.metadata.metrics,
-        },
-    )
+    name = version.version
+    resource = {"prefect.resource.id": f"image-longitudinal.model.{name}", "prefect.resource.name": f"model {name}"}
+    payload = {"version": name, "workspace": str(workspace.root), "metrics": version.metadata.metrics}
+    emit_event(PROMOTED, resource=resource, payload=payload)
 
 
 def _of_production(workspace: Workspace, folder: str) -> PreparedImages | None:
@@ -126,8 +109,6 @@ def _of_production(workspace: Workspace, folder: str) -> PreparedImages | None:
     production = production_of(workspace.registry)
     if production is None or production.metadata.images.folder != folder:
         return None
-    for candidate in sorted((workspace.root / "images").glob("*/manifest.json")):
-        images = open_prepared(candidate.parent)
-        if images.digest == production.metadata.images.digest:
-            return images
-    return None
+    folders = sorted(path.parent for path in (workspace.root / "images").glob("*/manifest.json"))
+    digest = production.metadata.images.digest
+    return next((images for images in map(open_prepared, folders) if images.digest == digest), None)

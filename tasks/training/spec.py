@@ -1,9 +1,7 @@
 """What decides each product of training; the digest of a spec is the cache key of its task."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import ClassVar
+from typing import Self
 
 import torch
 
@@ -20,13 +18,10 @@ TORCH = str(torch.__version__)  # other versions round differently
 
 
 class VAETrainingSpec(Spec):
-    """Decides the weights of a VAE: images (digest), configuration, seed, and two sets of given weights by digest.
+    """Decides the weights of a VAE; images, VGG16 of the loss (``perception``) and ``start`` version are digests."""
 
-    ``perception``: the VGG16 of the loss; ``start``: the version whose weights training starts from.
-    """
-
-    product: ClassVar[str] = "vae"
-    code_version: ClassVar[int] = TRAINING_VERSION
+    product = "vae"
+    code_version = TRAINING_VERSION
     images: str
     vae: VAEConfig
     seed: int
@@ -34,7 +29,7 @@ class VAETrainingSpec(Spec):
     start: str | None
 
     @classmethod
-    def of(cls, config: Config, images: str, start: ModelVersion | None = None) -> VAETrainingSpec:
+    def of(cls, config: Config, images: str, start: ModelVersion | None = None) -> Self:
         """The spec for this configuration and these images.
 
         Raises:
@@ -44,13 +39,7 @@ class VAETrainingSpec(Spec):
         if path is not None and not Path(path).is_file():
             raise ModelError("the VGG16 weights are missing", where=path, do="correct or drop vae.vgg_weights")
         perception = file_sha256(path) if path is not None else None
-        return cls(
-            images=images,
-            vae=config.vae,
-            seed=config.seed,
-            perception=perception,
-            start=start.digest if start else None,
-        )
+        return cls.from_config(config, images=images, perception=perception, start=start.digest if start else None)
 
 
 class DiffusionTrainingSpec(Spec):
@@ -60,41 +49,36 @@ class DiffusionTrainingSpec(Spec):
     :func:`pretrained_digest`.
     """
 
-    product: ClassVar[str] = "diffusion model"
-    code_version: ClassVar[int] = TRAINING_VERSION
+    product = "diffusion model"
+    code_version = TRAINING_VERSION
     vae: VAETrainingSpec
     vae_sha256: str
     diffusion: DiffusionConfig
     pretrained: str | None
 
     @classmethod
-    def of(cls, config: Config, vae: VAETrainingSpec, vae_sha256: str) -> DiffusionTrainingSpec:
+    def of(cls, config: Config, vae: VAETrainingSpec, vae_sha256: str) -> Self:
         """The spec for this configuration and a trained VAE."""
         pretrained = pretrained_digest(config.diffusion)
-        return cls(vae=vae, vae_sha256=vae_sha256, diffusion=config.diffusion, pretrained=pretrained)
+        return cls.from_config(config, vae=vae, vae_sha256=vae_sha256, pretrained=pretrained)
 
 
 class RegistrationSpec(Spec):
     """Decides a registered version: both trainings and how the result is measured."""
 
-    product: ClassVar[str] = "registered model"
-    code_version: ClassVar[int] = MEASURING_VERSION
+    product = "registered model"
+    code_version = MEASURING_VERSION
     vae: VAETrainingSpec
     diffusion: DiffusionTrainingSpec | None
     probe: ProbeConfig
     torch: str = TORCH
 
-    @classmethod
-    def of(cls, config: Config, vae: VAETrainingSpec, diffusion: DiffusionTrainingSpec | None) -> RegistrationSpec:
-        """The spec for this configuration's probe and both trainings."""
-        return cls(vae=vae, diffusion=diffusion, probe=config.probe)
-
 
 class DistilledNetworksSpec(Spec):
     """Decides the weights of a student and a light decoder of the version with the digest ``model``."""
 
-    product: ClassVar[str] = "distilled networks"
-    code_version: ClassVar[int] = DISTILLATION_VERSION
+    product = "distilled networks"
+    code_version = DISTILLATION_VERSION
     model: str
     distillation: DistillationConfig
     seed: int
@@ -104,36 +88,30 @@ class DistilledNetworksSpec(Spec):
 class DistillationSpec(Spec):
     """Decides a registered distilled version: its networks, and the samplers they are compared with."""
 
-    product: ClassVar[str] = "distilled model"
-    code_version: ClassVar[int] = DISTILLATION_VERSION
+    product = "distilled model"
+    code_version = DISTILLATION_VERSION
     networks: DistilledNetworksSpec
     probe: ProbeConfig
     scheduler: str
     steps: int
 
     @classmethod
-    def of(cls, config: Config, model: ModelVersion) -> DistillationSpec:
+    def of(cls, config: Config, model: ModelVersion) -> Self:
         """The spec for this configuration and a registered model."""
-        networks = DistilledNetworksSpec(model=model.digest, distillation=config.distillation, seed=config.seed)
-        generator = config.generator
-        return cls(networks=networks, probe=config.probe, scheduler=generator.scheduler, steps=generator.steps)
+        networks, generator = DistilledNetworksSpec.from_config(config, model=model.digest), config.generator
+        return cls.from_config(config, networks=networks, scheduler=generator.scheduler, steps=generator.steps)
 
 
 class RemeasureSpec(Spec):
-    """Decides a version with new figures of the networks of the version with the digest ``model``."""
+    """Decides a version with new figures, on these ``images``, of the networks of the version with digest ``model``."""
 
-    product: ClassVar[str] = "remeasured model"
-    code_version: ClassVar[int] = MEASURING_VERSION
+    product = "remeasured model"
+    code_version = MEASURING_VERSION
     model: str
     images: str
     probe: ProbeConfig
     seed: int
     torch: str = TORCH
-
-    @classmethod
-    def of(cls, config: Config, model: ModelVersion, images: str) -> RemeasureSpec:
-        """The spec for this configuration's probe, a registered model and the images with the digest ``images``."""
-        return cls(model=model.digest, images=images, probe=config.probe, seed=config.seed)
 
 
 def pretrained_digest(diffusion: DiffusionConfig) -> str | None:

@@ -63,14 +63,9 @@ def trained_model(
     refresh: bool = False,
     start: ModelVersion | None = None,
 ) -> ModelVersion:
-    """The registered version for these images and this configuration; trains what is missing.
+    """The registered version for these images and this configuration; trains what is missing, or all with ``refresh``.
 
-    Args:
-        config: what to train, how to measure it, and where to compute.
-        prepared: images.
-        workspace: holds checkpoints and the registry.
-        refresh: train everything again.
-        start: model whose weights training starts from; random weights without it.
+    Training starts from the weights of ``start``, or from random ones. Checkpoints are in the workspace.
     """
     inputs = TrainingInputs(str(prepared.folder), str(start.folder) if start else None)
 
@@ -79,7 +74,7 @@ def trained_model(
         if refresh:
             shutil.rmtree(folder, ignore_errors=True)  # its checkpoints too
         parameters = {"spec": spec, "folder": str(folder), "inputs": inputs, "compute": config.compute}
-        return cached_or_fresh(fit, TrainedNetwork.is_intact, refresh, key=spec.digest, **parameters)
+        return cached_or_fresh(fit, TrainedNetwork.is_intact, refresh, **parameters)
 
     vae_spec = VAETrainingSpec.of(config, prepared.digest, start)
     vae = fitted(fit_vae, vae_spec, inputs)
@@ -87,47 +82,39 @@ def trained_model(
     if needs_diffusion(config.generator.backend):
         diffusion_spec = DiffusionTrainingSpec.of(config, vae_spec, vae.sha256)
         diffusion = fitted(fit_diffusion, diffusion_spec, inputs._replace(vae=vae.weights))
-    spec = RegistrationSpec.of(config, vae_spec, diffusion_spec)
+    spec = RegistrationSpec.from_config(config, vae=vae_spec, diffusion=diffusion_spec)
     return registered_version(register_model, spec, config, prepared, workspace, refresh, vae=vae, diffusion=diffusion)
 
 
 @task(name="train-vae", task_run_name="train VAE", **CACHED)
 @holds_gpu_slots
-def fit_vae(
-    key: str, spec: VAETrainingSpec, folder: str, inputs: TrainingInputs, compute: ComputeConfig
-) -> TrainedNetwork:
+def fit_vae(spec: VAETrainingSpec, folder: str, inputs: TrainingInputs, compute: ComputeConfig) -> TrainedNetwork:
     """Train the VAE, or resume from its checkpoint."""
-    progress = Progress("train vae", spec.vae.steps, "steps")
-    return _run(_train_vae, Path(folder, "vae"), spec, inputs, compute, progress)
+    return _fitted(_train_vae, "vae", spec.vae.steps, folder, (spec, inputs), compute)
 
 
 @task(name="train-diffusion", task_run_name="train diffusion model", **CACHED)
 @holds_gpu_slots
 def fit_diffusion(
-    key: str, spec: DiffusionTrainingSpec, folder: str, inputs: TrainingInputs, compute: ComputeConfig
+    spec: DiffusionTrainingSpec, folder: str, inputs: TrainingInputs, compute: ComputeConfig
 ) -> TrainedNetwork:
     """Train the diffusion model on posterior samples of the VAE, or resume from its checkpoint."""
-    progress = Progress("train diffusion", spec.diffusion.steps, "steps")
-    return _run(_train_diffusion, Path(folder, "diffusion"), spec, inputs, compute, progress)
+    return _fitted(_train_diffusion, "diffusion", spec.diffusion.steps, folder, (spec, inputs), compute)
 
 
-def _run(
-    train: Callable[..., None],
-    path: Path,
-    spec: VAETrainingSpec | DiffusionTrainingSpec,
-    inputs: TrainingInputs,
-    compute: ComputeConfig,
-    progress: Progress,
+def _fitted(
+    train: Callable[..., None], name: str, steps: int, folder: str, arguments: tuple[Any, Any], compute: ComputeConfig
 ) -> TrainedNetwork:
-    """Run a training in one process per GPU, unless its result is in place."""
+    """The files of a training, which runs in one process per GPU unless they are in place."""
+    path = Path(folder, name)
     weights, figures = path.with_suffix(".safetensors"), path.with_suffix(".json")  # the figures are written last
     if not figures.exists():
-        arguments = (spec, path, inputs, compute.device)
-        run_in_processes(train, arguments, training_processes(compute), progress.of_training)
+        report = Progress(f"train {name}", steps, "steps").of_training
+        run_in_processes(train, (path, compute.device, *arguments), training_processes(compute), report)
     return TrainedNetwork(weights=str(weights), sha256=file_sha256(weights), figures=str(figures))
 
 
-def _train_vae(spec: VAETrainingSpec, path: Path, inputs: TrainingInputs, device: str, report: Reporter | None) -> None:
+def _train_vae(path: Path, device: str, spec: VAETrainingSpec, inputs: TrainingInputs, report: Reporter | None) -> None:
     """What each process of :func:`fit_vae` runs."""
     vae, figures = train_vae(
         *inputs.images(spec.vae.image_size), spec.vae, spec.seed, path.with_suffix(".checkpoint"), device, report,
@@ -137,7 +124,7 @@ def _train_vae(spec: VAETrainingSpec, path: Path, inputs: TrainingInputs, device
 
 
 def _train_diffusion(
-    spec: DiffusionTrainingSpec, path: Path, inputs: TrainingInputs, device: str, report: Reporter | None
+    path: Path, device: str, spec: DiffusionTrainingSpec, inputs: TrainingInputs, report: Reporter | None
 ) -> None:
     """What each process of :func:`fit_diffusion` runs."""
     assert inputs.vae is not None

@@ -1,4 +1,4 @@
-"""The original's model at tiny size through the flows: trained, distilled, and drawn with in every way there is."""
+"""The original's model at tiny size through the flows: trained, distilled, and sampled in every way."""
 
 import itertools
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from image_longitudinal.storage.dataset.reader import open_dataset
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
 
 
-def test_stable_diffusion_draws_data_sets_with_its_student_and_its_light_decoder(
+def test_stable_diffusion_generates_data_sets_with_its_student_and_its_light_decoder(
     tmp_path: Path, tiny: Callable[..., Config], pretrained: Path
 ) -> None:
     workspace = str(tmp_path / "workspace")
@@ -44,9 +44,8 @@ def test_stable_diffusion_draws_data_sets_with_its_student_and_its_light_decoder
     assert (half.metadata.distillation.teacher, half.metadata.distillation.networks) == (model, ("student",))
     second = config("distillation.student_steps=0", "distillation.decoder_steps=3", "generator.steps=3")
     version = distill_model(half.version, config=second, workspace=workspace)
-    distillation = version.metadata.distillation
-    assert distillation is not None
-    assert distillation.networks == ("student", "light-decoder"), "it keeps the student that it had"
+    assert (distillation := version.metadata.distillation) is not None
+    assert distillation.networks == ("student", "light-decoder"), "it keeps its student"
     assert [(row.solver, row.steps, row.decoder) for row in distillation.samplers] == [
         ("ddpm", 50, "full"),
         *((*way, decoder) for decoder in ("full", "light") for way in (("unipc", 4), ("unipc", 3), ("student", 3))),
@@ -54,10 +53,12 @@ def test_stable_diffusion_draws_data_sets_with_its_student_and_its_light_decoder
     assert distillation.samplers[0].fd_loss_percent == 0
     assert version.card.count("## Samplers") == 1
     assert "| student | 3 | light |" in version.card
-    assert distill_model(half.version, config=second, workspace=workspace).version == version.version, "no work twice"
+    assert distill_model(half.version, config=second, workspace=workspace).version == version.version, (
+        "nothing is trained twice"
+    )
 
     made = [images(name, *how, model=version.version) for name, how in
             {"full": (), "light": (light,), "student": student, "both": (light, *student)}.items()]  # fmt: skip
     for one, other in itertools.combinations(made, 2):
-        assert (one != other).any(axis=(1, 2)).all(), "each way draws its own, and takes no other's"
+        assert (one != other).any(axis=(1, 2)).all(), "each sampler generates its own images"
     assert verify(str(tmp_path / "both")).ok

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torchmetrics.image.fid import _compute_fid
-from torchmetrics.image.kid import poly_mmd
+from torchmetrics.image.kid import maximum_mean_discrepancy, poly_mmd
 
 from image_longitudinal.models.quality.fidelity import (
     fidelity_figures,
@@ -20,28 +20,21 @@ def two_sets(n: int = 60, m: int = 50, features: int = 7) -> tuple[np.ndarray, n
     return rng.normal(size=(n, features)) @ mixing, 0.3 + 1.2 * rng.normal(size=(m, features))
 
 
-def test_frechet_distance_is_torchmetrics() -> None:
+def test_frechet_distance_is_torchmetrics_and_exact_with_fewer_images_than_features() -> None:
     a, b = two_sets()
     x, y = torch.from_numpy(a), torch.from_numpy(b)
     reference = _compute_fid(x.mean(0), x.T.cov(), y.mean(0), y.T.cov())
     assert frechet_distance(a, b) == pytest.approx(float(reference), rel=1e-8)
-
-
-def test_frechet_distance_with_fewer_images_than_features_is_0_for_the_same_and_exact_for_a_shift() -> None:
-    a = np.random.default_rng(1).normal(size=(10, 40))
-    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
-    assert frechet_distance(a, a + 0.5) == pytest.approx(40 * 0.25, rel=1e-9)
-    assert frechet_distance(a, 3 * a) == pytest.approx(
-        4 * a.var(0, ddof=1).sum() + 4 * np.square(a.mean(0)).sum(), rel=1e-9
-    )
+    few = np.random.default_rng(1).normal(size=(10, 40))
+    tripled = 4 * few.var(0, ddof=1).sum() + 4 * np.square(few.mean(0)).sum()
+    for other, expected in ((few, 0), (few + 0.5, 40 * 0.25), (3 * few, tripled)):
+        assert frechet_distance(few, other) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 def test_kernel_distance_is_torchmetrics() -> None:
     a, b = two_sets(50, 50)  # torchmetrics takes sets of one size only
     x, y = torch.from_numpy(a), torch.from_numpy(b)
     kernels = [(p @ q.T / 7 + 1) ** 3 for p, q in ((x, x), (x, y), (y, y))]
-    from torchmetrics.image.kid import maximum_mean_discrepancy
-
     reference = float(maximum_mean_discrepancy(*kernels))
     assert float(poly_mmd(x, y, 3, None, 1.0)) == pytest.approx(reference)
     assert kernel_distance(a, b) == pytest.approx(reference, rel=1e-9)
@@ -68,9 +61,8 @@ def test_the_floor_is_what_real_images_of_others_give() -> None:
     same, off = fidelity_figures(train, held_out, good, 0), fidelity_figures(train, held_out, bad, 0)
     assert same.n == 120
     assert off.floor == same.floor
-    floor, good_figures, bad_figures = same.floor, same.generated, off.generated
-    assert good_figures.fd / floor.fd == pytest.approx(1, abs=0.7)  # n = 120 leaves that much chance
-    assert bad_figures.fd > 10 * floor.fd
-    assert abs(good_figures.kid) < 0.1 * bad_figures.kid
-    assert bad_figures.recall < 0.3 < good_figures.recall
-    assert bad_figures.coverage < 0.5 < good_figures.coverage
+    assert same.generated.fd / same.floor.fd == pytest.approx(1, abs=0.7)  # n = 120 leaves that much chance
+    assert off.generated.fd > 10 * same.floor.fd
+    assert abs(same.generated.kid) < 0.1 * off.generated.kid
+    assert off.generated.recall < 0.3 < same.generated.recall
+    assert off.generated.coverage < 0.5 < same.generated.coverage

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-import torch
 
-from image_longitudinal.core.config import GeneratorConfig
+from image_longitudinal.core.config import GeneratorConfig, ProbeConfig
 from image_longitudinal.models.imaging.assembly import load_vae
 from image_longitudinal.models.imaging.backends import load_image_model
 from image_longitudinal.models.imaging.grey_images import to_grey_levels, to_unit
@@ -39,12 +38,6 @@ def test_a_triptych_begins_with_the_scan_as_training_sees_it(model: ImageModel, 
 
 
 def test_noise_becomes_the_image_that_sampling_gives(model: ImageModel) -> None:
-    frames = noise_to_image(
-        model.network,  # type: ignore[attr-defined]
-        2,
-        scheduler="ddim",
-        steps=3,
-        device=torch.device("cpu"),
-    )
+    frames = noise_to_image(model.network, ProbeConfig(steps=3), 2)  # type: ignore[attr-defined]
     assert frames.shape == (4, 4, 32, 32)  # three states before a step, and the result
     assert (frames[0] != frames[-1]).any()

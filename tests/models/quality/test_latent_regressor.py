@@ -1,4 +1,4 @@
-"""A reader trained on pairs reads what the images hold, and nothing where they hold nothing."""
+"""A network trained on pairs recovers the dimensions that images hold, and no others."""
 
 import numpy as np
 import torch
@@ -9,14 +9,14 @@ from image_longitudinal.models.quality.latent_regressor import train_latent_regr
 from image_longitudinal.models.quality.recoverability import r_squared
 
 
-def test_entries_that_are_drawn_read_back_and_others_do_not() -> None:
+def test_dimensions_that_images_show_are_recovered_and_others_are_not() -> None:
     ids = np.arange(700)
     z = normals(stream_key(0, "reader-test"), ids, 12).astype(np.float32)
     latents = np.stack([z[:, 0], z[:, 1], normals(stream_key(1, "else"), ids, 1)[:, 0]], 1).astype(np.float32)
     images = render(z, ids, 64)
     read = train_latent_regressor(images[:600], latents[:600], steps=80, seed=1, device=torch.device("cpu"))
     figures = r_squared(latents[600:], read(images[600:]))
-    assert figures[:2].max() > 0.6  # 80 steps are a taste; a real reader takes hundreds
+    assert figures[:2].max() > 0.6  # 80 steps are few; a real reader takes hundreds
     assert figures[2] < 0.15
     again = train_latent_regressor(images[:99], latents[:99], steps=2, seed=1, device=torch.device("cpu"))
     same = train_latent_regressor(images[:99], latents[:99], steps=2, seed=1, device=torch.device("cpu"))

@@ -4,11 +4,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from image_longitudinal.models.quality.memorisation import (
-    memorisation_figures,
-    nearest_training_image,
-    training_views,
-)
+from image_longitudinal.models.quality.memorisation import memorisation_figures, nearest_training_image, training_views
 from tests.models.conftest import phantoms
 
 

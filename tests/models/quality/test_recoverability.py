@@ -1,7 +1,6 @@
 """Recoverability: R² of z read back, 1 for a perfect reading, read by encoder or PCA regression."""
 
 import numpy as np
-import pytest
 import torch
 
 from image_longitudinal.core.random import stream_key
@@ -23,19 +22,12 @@ from image_longitudinal.models.vae.network import VAE
 
 
 def test_r_squared_is_1_for_the_truth_0_for_its_mean_and_negative_beyond() -> None:
-    truth = np.random.default_rng(0).normal(size=(500, 3))
-    estimate = truth.copy()
-    estimate[:, 1] = truth[:, 1].mean()
-    estimate[:, 2] = -truth[:, 2]
-    np.testing.assert_allclose(r_squared(truth, estimate), [1, 0, -3], atol=0.02)  # -3 up to the mean's offset
-
-
-def test_r_squared_of_a_shrunk_noisy_reading_is_its_share() -> None:
-    """The posterior mean of z given z + N(0, 1) explains half of it; 40,000 draws give ±0.01."""
-    rng = np.random.default_rng(1)
-    z = rng.normal(size=(40_000, 1))
-    estimate = (z + rng.normal(size=z.shape)) / 2
-    assert r_squared(z, estimate)[0] == pytest.approx(0.5, abs=0.015)
+    """The posterior mean of z given z + N(0, 1) explains half of it; 40,000 subjects give ±0.01."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(40_000, 4))
+    shrunk = (truth[:, 3] + rng.normal(size=40_000)) / 2
+    estimate = np.stack([truth[:, 0], np.full(40_000, truth[:, 1].mean()), -truth[:, 2], shrunk], axis=1)
+    np.testing.assert_allclose(r_squared(truth, estimate), [1, 0, -3, 0.5], atol=0.015)  # -3 up to the mean's offset
 
 
 def test_probes_are_their_own_stream_and_begin_alike() -> None:
@@ -63,32 +55,22 @@ def test_a_regression_reads_phantoms_it_was_not_fitted_on() -> None:
     assert figures[12] < 0.2
     # The reader works image by image; the products' sums may be ordered by batch: 1e-9 is far above rounding.
     np.testing.assert_allclose(read(images[:7]), read(images[:200])[:7], atol=1e-9)
+    large = render(latents[:240, :2], seeds[:240], 72)  # larger than it needs
+    assert r_squared(latents[:40, :2], fitted(large[40:], latents[40:240, :2])(large[:40])).min() > 0.7
 
 
-def test_a_regression_takes_images_larger_than_it_needs() -> None:
-    latents, seeds = probe_latents(2, 240, 2)
-    images = render(latents, seeds, 72)
-    figures = r_squared(latents[:40], fitted(images[40:], latents[40:])(images[:40]))
-    assert figures.min() > 0.7
-
-
-def test_the_encoder_reader_gives_the_standardised_posterior_mean() -> None:
+def test_the_encoder_reader_gives_the_standardised_posterior_mean_of_images_of_any_size() -> None:
     torch.manual_seed(0)
     vae = VAE(32, 3, 1 / 128).eval()
     vae.shift.copy_(torch.tensor([1.0, 2.0, 3.0]))
     vae.transform.copy_(torch.tensor([[2.0, 0.0, 0.0], [0.0, 4.0, 0.0], [0.0, 0.0, 0.5]]))
-    images = render(*probe_latents(3, 5, 4), 32)
+    images, read = render(*probe_latents(3, 5, 4), 32), encoder_reader(vae)
     with torch.no_grad():
         raw = vae.encoder(torch.from_numpy(images)[:, None].float() / 255)[0].numpy()
     # float32 arithmetic in another order
-    np.testing.assert_allclose(encoder_reader(vae)(images), (raw - [1, 2, 3]) / [2, 4, 0.5], atol=1e-5)
-
-
-def test_the_encoder_reader_takes_images_of_any_size() -> None:
-    torch.manual_seed(0)
-    read = encoder_reader(VAE(32, 3, 1 / 128).eval())
-    flat = np.full((2, 32, 32), 120, np.uint8)
-    np.testing.assert_allclose(read(np.full((2, 64, 64), 120, np.uint8)), read(flat), atol=1e-5)
+    np.testing.assert_allclose(read(images), (raw - [1, 2, 3]) / [2, 4, 0.5], atol=1e-5)
+    flat, large = (np.full((2, size, size), 120, np.uint8) for size in (32, 64))
+    np.testing.assert_allclose(read(large), read(flat), atol=1e-5)
 
 
 def test_the_best_dimensions_come_first_and_ties_go_to_the_lower_index() -> None:
@@ -109,17 +91,11 @@ def test_the_recoverable_axes_are_the_directions_that_survive_best_first() -> No
     assert (axes[np.abs(axes).argmax(0), np.arange(4)] > 0).all()
 
 
-def test_recoverability_is_read_by_the_encoder_where_there_is_one(tiny_version: ModelVersion) -> None:
-    made = vae_images(load_vae(tiny_version), "")
-    figures, reader = measure_recoverability(made, load_vae(tiny_version), n=64, batch_size=32, seed=1)
-    assert reader == "encoder"
-    assert len(figures) == 5
-    again, _ = measure_recoverability(made, load_vae(tiny_version), n=64, batch_size=32, seed=1)
-    assert again == figures
-
-
-def test_recoverability_of_phantoms_is_read_by_regression() -> None:
-    made = PhantomImages(5, 32, "")
-    figures, reader = measure_recoverability(made, None, n=150, batch_size=64, seed=1)
+def test_recoverability_is_read_by_the_encoder_if_there_is_one_else_by_regression(tiny_version: ModelVersion) -> None:
+    vae = load_vae(tiny_version)
+    figures, reader = measure_recoverability(vae_images(vae, ""), vae, n=64, batch_size=32, seed=1)
+    assert (len(figures), reader) == (5, "encoder")
+    assert measure_recoverability(vae_images(vae, ""), vae, n=64, batch_size=32, seed=1)[0] == figures
+    figures, reader = measure_recoverability(PhantomImages(5, 32, ""), None, n=150, batch_size=64, seed=1)
     assert reader == "regression"
     assert min(figures[0], figures[1], figures[3]) > 0.8  # vertical position, tilt, luminance

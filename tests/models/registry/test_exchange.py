@@ -13,22 +13,21 @@ from image_longitudinal.models.registry.registry import ModelVersion, Registry
 from image_longitudinal.storage.io.open import open_root
 
 
-def test_an_exported_version_comes_back_as_it_was(tiny_version: ModelVersion, tmp_path: Path) -> None:
-    export_model(tiny_version, open_root(tmp_path / "out"))
-    back = Registry(tmp_path / "other").add(open_root(tmp_path / "out"))
+def test_an_exported_version_comes_back_as_it_was_unless_it_was_altered(
+    tiny_version: ModelVersion, tmp_path: Path
+) -> None:
+    out, other = tmp_path / "out", Registry(tmp_path / "other")
+    export_model(tiny_version, open_root(out))
+    back = other.add(open_root(out))
     assert (back.digest, back.files, back.metadata) == (tiny_version.digest, tiny_version.files, tiny_version.metadata)
     assert torch.equal(back.tensors("vae")["shift"], tiny_version.tensors("vae")["shift"])
     with pytest.raises(ModelError, match="already holds a model"):
-        export_model(tiny_version, open_root(tmp_path / "out"))
-
-
-def test_an_altered_export_is_not_taken_in(tiny_version: ModelVersion, tmp_path: Path) -> None:
-    export_model(tiny_version, open_root(tmp_path / "out"))
-    (tmp_path / "out" / "vae.safetensors").write_bytes(b"other")
+        export_model(tiny_version, open_root(out))
+    (out / "vae.safetensors").write_bytes(b"other")
     with pytest.raises(ModelError, match="altered"):
-        Registry(tmp_path / "other").add(open_root(tmp_path / "out"))
+        other.add(open_root(out))
     with pytest.raises(ModelError, match="no model here"):
-        Registry(tmp_path / "other").add(open_root(tmp_path))
+        other.add(open_root(tmp_path))
 
 
 def test_diffusers_loads_the_export_and_predicts_the_same(tiny_version: ModelVersion, tmp_path: Path) -> None:

@@ -1,44 +1,25 @@
-"""The report's figures: streams of tables cut into equal pieces, and designed beside achieved association."""
+"""The report's figures: designed beside achieved association, added up over the parts of a data set."""
 
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
-from hypothesis import given
-from hypothesis import strategies as st
 
-from image_longitudinal.models.design.association import AssociationSums
 from image_longitudinal.tasks.engine.progress import artifact_key
-from image_longitudinal.tasks.reports.dataset_report import _aligned, association_rows
-
-
-def batches(values: np.ndarray, sizes: list[int]) -> list[pa.RecordBatch]:
-    ends = np.cumsum(sizes)
-    return [pa.record_batch({"eta_1": part, "eta_2": -part}) for part in np.split(values, ends[ends < len(values)])]
-
-
-sizes = st.lists(st.integers(0, 7), max_size=12)
-
-
-@given(st.integers(0, 30), sizes, sizes)
-def test_streams_cut_differently_are_cut_alike(n: int, first: list[int], second: list[int]) -> None:
-    left, right = np.arange(n, dtype=float), 100.0 + np.arange(n)
-    pieces = list(_aligned(iter(batches(left, first)), iter(batches(right, second))))
-    assert all(a.shape == b.shape and len(a) for a, b in pieces)
-    joined = [np.concatenate([piece[side] for piece in pieces]) if pieces else np.empty((0, 2)) for side in (0, 1)]
-    np.testing.assert_array_equal(joined[0], np.stack([left, -left], axis=1))
-    np.testing.assert_array_equal(joined[1], np.stack([right, -right], axis=1))
+from image_longitudinal.tasks.reports.dataset_report import achieved_association, association_rows
 
 
 def test_rows_compare_designed_and_achieved() -> None:
     rng = np.random.default_rng(0)
     x, noise = rng.standard_normal((2, 5000))
     half = np.sqrt(0.5) * (x + noise)
-    achieved = {
-        1.0: [AssociationSums.of(x, x), AssociationSums.of(x, half)],
-        0.5: [AssociationSums.of(x, half), AssociationSums.of(x, noise)],
-    }
-    manifest = SimpleNamespace(random_effects=("Ka", "Imax"))
+    linked, used = np.stack([x, x], 1), {1.0: np.stack([x, half], 1), 0.5: np.stack([half, noise], 1)}
+    manifest = SimpleNamespace(random_effects=("Ka", "Imax"), present_splits=("train", "test"))
+    dataset = SimpleNamespace(
+        levels=(1.0, 0.5), manifest=manifest, runs={"train": [(0, 2000), (2000, 3500)], "test": [(3500, 5000)]}.get,
+        eta=lambda start, stop: linked[start:stop], effects=lambda level, start, stop: used[level][start:stop],
+    )  # fmt: skip
+    achieved = achieved_association(dataset)  # type: ignore[arg-type]
+    assert {sums.n for level in achieved.values() for sums in level} == {5000}
     rows = association_rows(achieved, manifest)  # type: ignore[arg-type]
     assert [(row["designed"], row["random effect"], row["inside"]) for row in rows] == [
         (1.0, "Ka", True),
