@@ -5,7 +5,8 @@ Command: python -m benchmarks.rehearsal            (1,100,000 subjects; 6 minute
 
 One process runs the flows as the console script does: generate-dataset, verify-dataset, then every image, latent and
 table is read back through the reader. Memory is that of all processes together, including Prefect's server and this
-script: the sum of their proportional set sizes, once a second. Stages inside generate-dataset are separated by the
+script: the sum of their proportional set sizes, once a second; ``memory_growth`` compares the large data set with the
+small ones. Stages inside generate-dataset are separated by the
 modification times of their files. Before the large data set, six of 10,000 subjects are generated in the same way.
 ``cost_growth_percent`` compares the CPU seconds per subject of generating and publishing with the median of the last
 five of those (the first is a warm-up). The table also has the other stages, whose figures at 10,000 subjects are mostly
@@ -189,7 +190,8 @@ def main() -> None:
         runs = run_child(folder, n)
     large, measured = runs[-1], [costs(run, monitor) for run in runs]
     began, ended = large["moments"][0], large["moments"][-1]
-    total, peak = ended - began, monitor.peak(began, ended)
+    total, peaks = ended - began, [monitor.peak(run["moments"][0], run["moments"][-1]) for run in runs]
+    memory_growth = peaks[-1] / max(statistics.median(peaks[1:-1]), 1e-9)
     clock, cpu = measured[-1]["clock"], measured[-1]["cpu"]
     more = {kind: growth(runs, measured, kind) for kind in ("clock", "cpu")}
     first_tenth, _, last_tenth = monitor.cpu_seconds(large["tenths"])
@@ -202,7 +204,7 @@ def main() -> None:
         print(f"{stage:<18} {clock[stage]:>8.1f} {rate:>11,.0f} {cpu[stage] / n * 1e6:>10.1f} {small:>10.1f}")
     print(f"{'all':<18} {total:>8.1f} {n / total:>11,.0f} {sum(cpu.values()) / n * 1e6:>10.1f}")
     print(f"{large['bytes'] / 1e9:.2f} GB in {large['files']:,} files, {large['bytes'] / n:,.0f} bytes a subject")
-    print(f"peak memory of all processes {peak:.2f} GB")
+    print(f"peak memory of all processes {peaks[-1]:.2f} GB, {memory_growth:.2f} times that at {SMALL:,} subjects")
     print(
         f"cost per subject relative to {SMALL:,} subjects: {more['cpu']:+.1f} % CPU time, {more['clock']:+.1f} % time"
     )
@@ -210,7 +212,8 @@ def main() -> None:
     result = {
         "subjects": n,
         "seconds_total": round(total, 1),
-        "peak_memory_gb": round(peak, 3),
+        "peak_memory_gb": round(peaks[-1], 3),
+        "memory_growth": round(memory_growth, 4),
         "cost_growth_percent": round(more["cpu"], 1),
         "time_growth_percent": round(more["clock"], 1),
         "drift_percent": round(drift, 1),

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.data.events import EventTable
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.kernels.event_arrays import (
+from image_longitudinal.models.nlme.kernels.records import (
     COVARIATES,
     DOSE,
     RESET,

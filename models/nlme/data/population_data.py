@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.models.nlme.kernels.event_arrays import COVARIATES, DOSE, EventArrays
+from image_longitudinal.models.nlme.kernels.records import COVARIATES, DOSE, EventArrays
 from image_longitudinal.models.nlme.model.dosing import Dose, observation_times
 from image_longitudinal.models.nlme.model.structural import StructuralModel
 

@@ -21,7 +21,7 @@ from image_longitudinal.models.nlme.estimation.fit import Evaluated, Fit
 from image_longitudinal.models.nlme.estimation.minimise import minimise
 from image_longitudinal.models.nlme.estimation.objective import Gradient, Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
-from image_longitudinal.models.nlme.kernels.densities import subject_densities
+from image_longitudinal.models.nlme.kernels.likelihood import subject_densities
 
 FloatArray = NDArray[np.float64]
 WIDTHS = (1.0, 2.0, 4.0)  # of the mixture's components, relative to the fitted standard deviation; wide for the tails

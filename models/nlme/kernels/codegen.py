@@ -89,7 +89,7 @@ def called_dosing(t, p, values, values_by):
 
 FOOTER = """
 FUNCTIONS = {{{functions}}}
-model, run = calls.bind({solver}, FUNCTIONS, N_STATES, N_PARAMETERS, N_COVARIATES)
+model, run = calls.bind(event_integration.solve_events, FUNCTIONS, N_STATES, N_PARAMETERS, N_COVARIATES)
 """
 
 
@@ -183,16 +183,14 @@ def generate_source(model: StructuralModel) -> str:
         f'"""Compiled functions of the structural model {model.name!r}, generated from its symbolic form."""\n\n'
         "import math\n\nimport numpy as np\nfrom numba import njit\n\n"
         "from image_longitudinal.models.nlme.kernels.codegen import private_copy\n"
-        "from image_longitudinal.models.nlme.kernels import calls, closed_form, event_integration\n"
+        "from image_longitudinal.models.nlme.kernels import calls, event_integration\n"
         "from image_longitudinal.models.nlme.kernels.calls import entry\n"
         "from image_longitudinal.models.nlme.kernels.esdirk import TOLERANCE\n\n"
         f"LINEAR, MODELLED = {_is_linear(system, jacobian)}, {bool(system.dosing)}\n"
         f"N_STATES, N_PARAMETERS, N_COVARIATES = {len(x)}, {m}, {c}\n\n\n"
     )
-    called = [name for name in ENTRIES if name == "OUTPUT" or (x and (name != "DOSING" or system.dosing))]
-    by_position = ", ".join(f"calls.{name}: called_{name.lower()}" for name in called)
-    solver = "event_integration.solve_events" if x else "closed_form.solve_formula"
-    footer = FOOTER.format(functions=by_position, solver=solver)
+    called = [name for name in ENTRIES if name in ("OUTPUT", "INITIAL") or (x and (name != "DOSING" or system.dosing))]
+    footer = FOOTER.format(functions=", ".join(f"calls.{name}: called_{name.lower()}" for name in called))
     return head_of_file + "\n\n".join(functions) + "\n" + "".join(ENTRIES[name] for name in called) + footer
 
 

@@ -24,11 +24,7 @@ def _one(t: Expression, x: SimpleNamespace, p: SimpleNamespace) -> Mapping[str, 
 def _two(t: Expression, x: SimpleNamespace, p: SimpleNamespace) -> Mapping[str, Expression]:
     absorption = p.ka * x.depot
     exchange = p.q / p.v * x.central - p.q / p.v2 * x.peripheral
-    return {
-        "depot": -absorption,
-        "central": absorption - p.cl / p.v * x.central - exchange,
-        "peripheral": exchange,
-    }
+    return {"depot": -absorption, "central": absorption - p.cl / p.v * x.central - exchange, "peripheral": exchange}
 
 
 def _saturable(t: Expression, x: SimpleNamespace, p: SimpleNamespace) -> Mapping[str, Expression]:
@@ -65,9 +61,6 @@ MODELS = (
         (KA, CL, V, Parameter("q", 3.0), Parameter("v2", 40.0)),
     ),
     _model(
-        "one-compartment-mm",
-        ("depot", "central"),
-        _saturable,
-        (KA, Parameter("vmax", 10.0), Parameter("km", 2.0), V),
+        "one-compartment-mm", ("depot", "central"), _saturable, (KA, Parameter("vmax", 10.0), Parameter("km", 2.0), V)
     ),
 )

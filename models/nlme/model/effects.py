@@ -13,6 +13,7 @@ from image_longitudinal.models.nlme.model import symbolic as s
 from image_longitudinal.models.nlme.model.population import Parameter, PopulationModel, check_omega
 from image_longitudinal.models.nlme.model.structural import Expression, StructuralModel
 
+Change = Callable[[SimpleNamespace], SimpleNamespace]  # of individual parameters
 OCCASION = "occ"  # the covariate that numbers a subject's occasions 1, 2, ...
 
 
@@ -61,11 +62,7 @@ def with_covariate(
         value = effects[effect](getattr(p, parameter), getattr(p, covariate), getattr(p, name))
         return SimpleNamespace(**{**vars(p), parameter: value})
 
-    own = model.structural
-    names = own.covariates if covariate in own.covariates else (*own.covariates, covariate)
-    structural = replace(
-        _transformed(own, changed), parameters=(*own.parameters, name), covariates=names, name=f"{own.name}+{name}"
-    )
+    structural = _transformed(model.structural, changed, (name,), covariate, name)
     added = Parameter(name, coefficient, "normal", random=False)
     return replace(model, name=structural.name, structural=structural, parameters=(*model.parameters, added))
 
@@ -102,21 +99,11 @@ def with_occasions(
             values[name] = _shifted(values[name], kappa, distributions[name])
         return SimpleNamespace(**values)
 
-    own, k = model.structural, model.n_random_effects
-    new = tuple(name for names in kappas for name in names)
-    covariates = own.covariates if OCCASION in own.covariates else (*own.covariates, OCCASION)
-    structural = replace(
-        _transformed(own, changed),
-        name=f"{own.name}+occasions",
-        parameters=(*own.parameters, *new),
-        covariates=covariates,
-    )
-    size = k + len(new)
-    full = np.zeros((size, size))
-    full[:k, :k] = model.omega
-    for start in range(k, size, len(parameters)):
-        full[start : start + len(parameters), start : start + len(parameters)] = block
-    groups = tuple(tuple(range(start, start + len(parameters))) for start in range(k, size, len(parameters)))
+    k, new = model.n_random_effects, tuple(name for names in kappas for name in names)
+    structural = _transformed(model.structural, changed, new, OCCASION, "occasions")
+    full = np.zeros((k + len(new), k + len(new)))
+    full[:k, :k], full[k:, k:] = model.omega, np.kron(np.eye(occasions), block)
+    groups = tuple(tuple(range(start, start + len(parameters))) for start in range(k, len(full), len(parameters)))
     return replace(
         model,
         name=structural.name,
@@ -127,11 +114,19 @@ def with_occasions(
     )
 
 
-def _transformed(model: StructuralModel, changed: Callable[[SimpleNamespace], SimpleNamespace]) -> StructuralModel:
-    """The structural model with its functions applied to changed parameters, and without a hand-written kernel."""
+def _transformed(
+    model: StructuralModel, changed: Change, new: tuple[str, ...], covariate: str, suffix: str
+) -> StructuralModel:
+    """The structural model with its functions applied to changed parameters, and without a hand-written kernel.
+
+    ``new``: names of further parameters; ``covariate``: on which the change depends; ``suffix``: of the model's name.
+    """
     initial, dosing = model.initial, model.dosing
     return replace(
         model,
+        name=f"{model.name}+{suffix}",
+        parameters=(*model.parameters, *new),
+        covariates=tuple(dict.fromkeys((*model.covariates, covariate))),
         rhs=lambda t, x, p: model.rhs(t, x, changed(p)),
         output=lambda t, x, p: model.output(t, x, changed(p)),
         initial=None if initial is None else lambda p: initial(changed(p)),

@@ -38,18 +38,14 @@ class Parameter:
 
     def __post_init__(self) -> None:
         ranges = {"log-normal": (0.0, np.inf), "normal": (-np.inf, np.inf), "logit-normal": (0.0, 1.0)}
+        what = f"parameter {self.name!r} has an"
         if self.distribution not in ranges:
-            raise ConfigError(
-                f"parameter {self.name!r} has an unknown distribution",
-                expected=", ".join(DISTRIBUTIONS),
-                got=repr(self.distribution),
-            )
+            expected = ", ".join(DISTRIBUTIONS)
+            raise ConfigError(f"{what} unknown distribution", expected=expected, got=repr(self.distribution))
         low, high = ranges[self.distribution]
         if not low < self.typical < high:
             raise ConfigError(
-                f"parameter {self.name!r} has an impossible typical value",
-                expected=f"above {low}, below {high}",
-                got=self.typical,
+                f"{what} impossible typical value", expected=f"above {low}, below {high}", got=self.typical
             )
 
     def individual(self, eta: Any, exp: Any, typical: Any = None) -> Any:

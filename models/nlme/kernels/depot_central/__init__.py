@@ -38,7 +38,7 @@ def solve_depot_central(
     Args:
         model: of :mod:`models.nlme.kernels.calls`; not used.
         parameters: (n, 3) float64: ka, imax, ic50, all positive.
-        data: models.nlme.kernels.event_arrays.EventArrays whose events are doses of known amount and rate.
+        data: models.nlme.kernels.records.EventArrays whose events are doses of known amount and rate.
         start: position in ``data`` of the first subject.
         shared: whether all subjects have the events and times of that one.
         tolerance: per step, relative to the largest dose; absolute without a dose.

@@ -20,9 +20,7 @@ MODELLED = StructuralModel(
     parameters=("ka", "cl", "v", "lag", "f", "rate", "duration"),
     rhs=lambda t, x, p: {"depot": -p.ka * x.depot, "central": p.ka * x.depot - p.cl / p.v * x.central},
     output=lambda t, x, p: x.central / p.v,
-    dosing=lambda p: {
-        "central": {"lag": p.lag, "bioavailability": p.f, "rate": p.rate, "duration": p.duration},
-    },
+    dosing=lambda p: {"central": {"lag": p.lag, "bioavailability": p.f, "rate": p.rate, "duration": p.duration}},
 )
 
 

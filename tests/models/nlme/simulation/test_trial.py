@@ -14,7 +14,7 @@ from image_longitudinal.models.nlme.data.nmtran_reader import (
     subject_tables,
 )
 from image_longitudinal.models.nlme.data.nmtran_writer import DIALECTS
-from image_longitudinal.models.nlme.kernels.event_arrays import COVARIATES
+from image_longitudinal.models.nlme.kernels.records import COVARIATES
 from image_longitudinal.models.nlme.model.dosing import Dose
 from image_longitudinal.models.nlme.model.population import Design, Parameter, PopulationModel
 from image_longitudinal.models.nlme.model.residual_error import ResidualError
