@@ -53,7 +53,7 @@ class ImportanceSearch:
         self.evaluations = 0
         data, random = objective.data, objective.random
         self.constant = np.log(2 * np.pi) * np.add.reduceat(~data.censored, data.row_start[:-1], dtype=float)
-        others = [i for i in range(objective.model.n_parameters) if i not in random]
+        others = [i for i in range(len(objective.model.parameters)) if i not in random]
         self.shifted = [i for i in others if i in coordinates.mu]  # estimated, without a random effect
 
     def use(self, draws: Draws) -> None:

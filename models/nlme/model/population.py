@@ -102,18 +102,13 @@ class PopulationModel:
     def __post_init__(self) -> None:
         names = tuple(parameter.name for parameter in self.parameters)
         if names != self.structural.parameters:
-            raise ConfigError(
-                f"population model {self.name!r} does not give each structural parameter once, in order",
-                expected=list(self.structural.parameters),
-                got=list(names),
-            )
+            what = f"population model {self.name!r} does not give each structural parameter once, in order"
+            raise ConfigError(what, expected=list(self.structural.parameters), got=list(names))
         check_omega(self.omega, self.n_random_effects, self.name)
         if len(self.residuals) != len(self.structural.endpoints):
-            raise ConfigError(
-                f"population model {self.name!r} does not give each endpoint its residual error",
-                expected=", ".join(self.structural.endpoints),
-                got=f"{len(self.residuals)} residual errors",
-            )
+            what = f"population model {self.name!r} does not give each endpoint its residual error"
+            expected, got = ", ".join(self.structural.endpoints), f"{len(self.residuals)} residual errors"
+            raise ConfigError(what, expected=expected, got=got)
 
     @property
     def residuals(self) -> tuple[ResidualError, ...]:
@@ -160,11 +155,6 @@ class PopulationModel:
         return len(self.random_effect_names)
 
     @property
-    def n_parameters(self) -> int:
-        """Number p of individual parameters per subject."""
-        return len(self.parameters)
-
-    @property
     def typical_values(self) -> dict[str, float]:
         """Parameter values of a subject whose random effects are all 0."""
         return {parameter.name: parameter.typical for parameter in self.parameters}
@@ -178,7 +168,6 @@ def check_omega(omega: ArrayLike, n: int, model: str) -> NDArray[np.float64]:
         raise ConfigError(f"unusable omega of model {model!r}", expected=expected, got=matrix.tolist())
     smallest = float(np.linalg.eigvalsh(matrix)[0]) if n else 1.0
     if smallest <= 1e-14 * float(np.trace(matrix) if n else 1.0):
-        raise ConfigError(
-            f"singular omega of model {model!r}", expected=expected, got=f"smallest eigenvalue {smallest:g}"
-        )
+        got = f"smallest eigenvalue {smallest:g}"
+        raise ConfigError(f"singular omega of model {model!r}", expected=expected, got=got)
     return matrix

@@ -7,6 +7,7 @@ PyTensor is imported before a generated kernel is needed.
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -45,15 +46,13 @@ def individual_parameters(model: PopulationModel, eta: ArrayLike) -> FloatArray:
             expected=f"shape (n, {model.n_random_effects})",
             got=eta.shape,
         )
-    values = np.empty((len(eta), model.n_parameters))
-    column = 0
+    values, columns = np.empty((len(eta), len(model.parameters))), iter(eta.T)
     for index, parameter in enumerate(model.parameters):
-        if parameter.random:
-            # a contiguous copy: NumPy may round exp differently on strided data, and the bits must not depend on layout
-            values[:, index] = parameter.individual(np.ascontiguousarray(eta[:, column]), np.exp)
-            column += 1
-        else:
-            values[:, index] = parameter.typical
+        # a contiguous copy: NumPy may round exp differently on strided data, and the bits must not depend on layout
+        own = (
+            parameter.individual(np.ascontiguousarray(next(columns)), np.exp) if parameter.random else parameter.typical
+        )
+        values[:, index] = own
     return values
 
 
@@ -239,7 +238,7 @@ def observe_table(
     for name, limit in (limits or {}).items():
         low = observed & (endpoint == model.structural.endpoint_index(name)) & (dv < limit)
         dv[low], censored[low] = limit, 1.0
-    return table.with_columns({"DV": dv, "MDV": (table["EVID"] != 0).astype(float), "CENS": censored})
+    return replace(table, columns=table.columns | {"DV": dv, "MDV": (~observed).astype(float), "CENS": censored})
 
 
 def _run_in_threads(run: Callable[[int, int], tuple[int, int]], n: int, n_threads: int) -> tuple[int, int]:
