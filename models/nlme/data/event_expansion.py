@@ -73,10 +73,6 @@ def expand_events(
     carried_back = (order > 0) & (order % PLACES == AFTER)
     source = np.where(carried_back, at + 1, at)  # the row whose covariates apply
     is_dose = kind <= records.STEADY_STATE_ADDED
-
-    def of_dose(column: FloatArray) -> FloatArray:
-        return np.where(is_dose, column[at], 0.0)
-
     change = np.concatenate([values, slopes], axis=1)
     return PopulationData(
         ids=table["ID"][start].astype(np.int64),
@@ -90,9 +86,9 @@ def expand_events(
         when=when,
         kind=kind.astype(np.int64),
         compartment=np.where(is_dose, np.nan_to_num(table["CMT"][at], nan=1.0) - 1, 0).astype(np.int64),
-        amount=of_dose(table["AMT"]),
-        rate=of_dose(table["RATE"]),
-        interval=np.where(kind == records.DOSE, 0.0, of_dose(table["II"])),
+        amount=np.where(is_dose, table["AMT"][at], 0.0),
+        rate=np.where(is_dose, table["RATE"][at], 0.0),
+        interval=np.where(is_dose & (kind != records.DOSE), table["II"][at], 0.0),
         covariates=np.where((kind == records.COVARIATES)[:, None], change[source], 0.0),
     )
 

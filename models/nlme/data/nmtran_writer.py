@@ -48,15 +48,12 @@ def check_target(path: str | Path) -> None:
 
 
 def write_rows(path: str | Path, pieces: Iterable[pa.Table], dialect: Dialect = "nonmem") -> int:
-    """Write tables of one schema one after the other; the file appears whole or not at all.
+    """Write tables of one schema one after the other; the file appears whole or not at all. Returns the number of rows.
 
     Args:
         path: the file, replaced if it exists: Parquet if it ends in .parquet, else CSV.
         pieces: at least one table, with NM-TRAN's columns in capitals and others under their own names.
         dialect: spelling of columns and missing values.
-
-    Returns:
-        The number of rows.
 
     Raises:
         ConfigError: an unknown dialect, or no piece.

@@ -53,13 +53,9 @@ def bind(
 ) -> tuple[Callable[[], NDArray[np.int64]], Callable[..., tuple[int, int]]]:
     """The array that stands for a model, and its solver, from the compiled functions of its module.
 
-    Args:
-        solve: as :func:`models.nlme.kernels.event_integration.solve_events`.
-        functions: the model's functions that others call, by position.
-        states, parameters, covariates: their numbers.
-
-    Returns:
-        ``model()``, which compiles at its first call, and ``run``: ``solve`` without its first argument.
+    ``solve``: as :func:`models.nlme.kernels.event_integration.solve_events`; ``functions``: those that others call, by
+    position; ``states``, ``parameters``, ``covariates``: their numbers. Returns ``model()``, which compiles at its
+    first call, and ``run``: ``solve`` without its first argument.
     """
 
     @lru_cache(maxsize=1)

@@ -97,10 +97,8 @@ def subject_densities(kinds, error, observed, endpoint, censored, row_start, f, 
     A censored row contributes the probability of values below its limit (M3; Beal 2001, J Pharmacokinet
     Pharmacodyn 28:481). -inf where a prediction makes an observation impossible.
 
-    Args:
-        kinds: of residual error by endpoint, places in model.residual_error.KINDS.
-        error: additive, proportional and power of each endpoint in turn.
-        observed, endpoint, censored, row_start: as in PopulationData.
+    ``kinds``: of residual error by endpoint, places in model.residual_error.KINDS; ``error``: additive, proportional
+    and power of each endpoint in turn; ``observed``, ``endpoint``, ``censored``, ``row_start``: as in PopulationData.
     """
     for i in range(out.size):
         total = 0.0

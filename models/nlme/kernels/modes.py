@@ -143,14 +143,8 @@ def modes(problem, eta, starts, mu, typical, values, good):  # type: ignore[no-u
     A few steps from the most promising starts show which valley is the deepest. The search is finished in that one
     and, so that more starts never give a worse mode, in that of ``eta``.
 
-    Args:
-        problem: of n subjects.
-        eta: (n, k), first starts and result.
-        starts: (S, k), further starts of every subject.
-        mu: (n, p), φ at η = 0.
-        typical: (N,), predictions at η = 0; empty with interaction.
-        values: (n,), receives ℓ at the mode.
-        good: (n,), receives whether the search converged.
+    ``mu`` (n, p): φ at η = 0; ``typical`` (N,): predictions at η = 0, empty with interaction. ``values`` (n,) receives
+    ℓ at the mode, ``good`` (n,) whether the search converged.
     """
     k, n_starts, row_start, tolerance = eta.shape[1], starts.shape[0], problem.data.row_start, problem.tolerance
     rough = max(tolerance, ROUGH)

@@ -32,17 +32,8 @@ def with_covariate(
     exp(β (c - r)) (``exponential``), or β (c - r) is added to it (``linear``). β becomes a parameter called
     ``parameter_covariate`` that is the same in every subject and estimated like any other. The event table
     gives the covariate and its interpolation between visits.
-
-    Args:
-        model: the population model.
-        parameter: name of one of its parameters.
-        covariate: name of the covariate, a column of the event table.
-        effect: ``power``, ``exponential`` or ``linear``.
-        reference: value without effect (> 0 for ``power``).
-        coefficient: β, its start value in estimation.
-
-    Raises:
-        ConfigError: an unknown parameter or effect, or a reference that a power cannot have.
+    ``coefficient`` is its start value. ConfigError: an unknown parameter or effect, or a reference that is not above 0
+    for a power.
     """
     effects: dict[str, Callable[[Any, Any, Any], Any]] = {
         "power": lambda value, c, beta: value * (c / reference) ** beta,
@@ -51,11 +42,8 @@ def with_covariate(
     }
     _check_known(model, [parameter])
     if effect not in effects or (effect == "power" and not reference > 0):
-        raise ConfigError(
-            "unusable covariate effect",
-            expected=f"{', '.join(effects)}; a reference above 0 for power",
-            got=f"{effect!r}, reference {reference}",
-        )
+        expected, got = f"{', '.join(effects)}; a reference above 0 for power", f"{effect!r}, reference {reference}"
+        raise ConfigError("unusable covariate effect", expected=expected, got=got)
     name = f"{parameter}_{covariate}"
 
     def changed(p: SimpleNamespace) -> SimpleNamespace:
@@ -76,14 +64,8 @@ def with_occasions(
     like its η; all occasions share one covariance matrix (NONMEM's BLOCK SAME). The occasion of a row is the covariate
     ``occ``: 1, 2, ..., ``occasions``.
 
-    Args:
-        model: the population model.
-        parameters: names of the parameters that vary between occasions.
-        occasions: their largest number.
-        omega: covariance of κ, (q, q) for q parameters.
-
-    Raises:
-        ConfigError: an unknown parameter, or an Ω that is no covariance matrix.
+    ``parameters``: names of the q parameters that vary; ``occasions``: their largest number; ``omega`` (q, q):
+    covariance of κ. ConfigError: an unknown parameter, or an Ω that is no covariance matrix.
     """
     _check_known(model, parameters)
     block = check_omega(omega, len(parameters), f"{model.name} (occasions)")
@@ -147,6 +129,5 @@ def _shifted(value: Expression, kappa: Expression, distribution: str) -> Express
 def _check_known(model: PopulationModel, names: Sequence[str]) -> None:
     for name in names:
         if name not in model.parameter_names:
-            raise ConfigError(
-                f"model {model.name!r} has no such parameter", expected=", ".join(model.parameter_names), got=repr(name)
-            )
+            expected = ", ".join(model.parameter_names)
+            raise ConfigError(f"model {model.name!r} has no such parameter", expected=expected, got=repr(name))

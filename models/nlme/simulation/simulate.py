@@ -27,25 +27,14 @@ FloatArray = NDArray[np.float64]
 
 
 def individual_parameters(model: PopulationModel, eta: ArrayLike) -> FloatArray:
-    """Individual parameters from random effects.
+    """Individual parameters, float64 (n, p) in the order of ``model.parameter_names``.
 
-    Args:
-        model: the population model.
-        eta: random effects, (n, k), in the order of ``model.random_effect_names``.
-
-    Returns:
-        float64, (n, p), in the order of ``model.parameter_names``.
-
-    Raises:
-        ConfigError: ``eta`` does not have k columns.
+    ``eta``: random effects, (n, k), in the order of ``model.random_effect_names``; ConfigError unless it has k columns.
     """
     eta = np.ascontiguousarray(eta, dtype=np.float64)
     if eta.ndim != 2 or eta.shape[1] != model.n_random_effects:
-        raise ConfigError(
-            f"random effects do not fit model {model.name!r}",
-            expected=f"shape (n, {model.n_random_effects})",
-            got=eta.shape,
-        )
+        expected = f"shape (n, {model.n_random_effects})"
+        raise ConfigError(f"random effects do not fit model {model.name!r}", expected=expected, got=eta.shape)
     values, columns = np.empty((len(eta), len(model.parameters))), iter(eta.T)
     for index, parameter in enumerate(model.parameters):
         # a contiguous copy: NumPy may round exp differently on strided data, and the bits must not depend on layout
@@ -106,19 +95,9 @@ def simulate(
 
 
 def predict_table(model: PopulationModel, eta: ArrayLike, table: EventTable, *, n_threads: int = 1) -> FloatArray:
-    """Noise-free predictions at every row of an event table (dose rows: after the dose).
+    """Noise-free predictions at every row of an event table (dose rows: after the dose), float64 (rows,).
 
-    Args:
-        model: the population model.
-        eta: random effects, (n, k), in the table's order of subjects.
-        table: doses, covariates and times of every subject.
-        n_threads: the result is the same for any number.
-
-    Returns:
-        float64, (rows,).
-
-    Raises:
-        ConfigError, SimulationError: as :func:`simulate`.
+    ``eta`` (n, k): random effects in the table's order of subjects; ``n_threads`` and errors as :func:`simulate`.
     """
     data = expand_events(table, model.structural, every_row=True)
     parameters = individual_parameters(model, eta)
@@ -137,19 +116,16 @@ def predict(
     n_threads: int = 1,
     tolerance: float | None = None,
 ) -> FloatArray:
-    """Predictions of a structural model from individual parameters.
+    """Predictions of a structural model from individual parameters (n, p): float64 (N,), subject after subject.
 
     Args:
         model: the structural model.
-        parameters: (n, p).
+        parameters: individual parameters.
         data: times and events of the n subjects, or of one if ``shared``.
         ids: subject ids, (n,), to name a subject in an error; row numbers if None.
         shared: whether all subjects have the times and events of the first in ``data``.
         n_threads: the result is the same for any number.
         tolerance: per step; the kernel's own if None.
-
-    Returns:
-        float64, (N,): the rows of all subjects one after the other.
 
     Raises:
         SimulationError: parameters that are not finite, or a subject that could not be integrated.
@@ -190,17 +166,14 @@ def integration_error(model: StructuralModel, parameters: ArrayLike, subject: in
 def observe(
     model: PopulationModel, prediction: ArrayLike, *, key: int, ids: ArrayLike, endpoint: str | None = None
 ) -> FloatArray:
-    """Observations: predictions plus residual error drawn from each subject's own stream.
+    """Observations, float64 (n, T): predictions (n, T) plus residual error drawn from each subject's own stream.
 
     Args:
         model: the population model.
-        prediction: noise-free predictions, (n, T).
+        prediction: noise-free.
         key: stream key (:func:`core.random.stream_key`).
         ids: subject ids, (n,): the noise of a subject depends on key, id and position alone.
         endpoint: the endpoint that is predicted; the first if None.
-
-    Returns:
-        float64, (n, T).
     """
     prediction = np.ascontiguousarray(prediction, dtype=np.float64)
     if not prediction.size:
