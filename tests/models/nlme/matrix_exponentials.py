@@ -1,106 +1,39 @@
 """Exact predictions of linear models, by matrix exponentials from event to event: the reference of the integrators."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import expm
 
-from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.data.events import EventTable
 from image_longitudinal.models.nlme.kernels.codegen import generated_kernel
-from image_longitudinal.models.nlme.model.structural import MODIFIERS, StructuralModel
+from image_longitudinal.models.nlme.model.structural import StructuralModel
 
 FloatArray = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class DosingParameters:
-    """How the individual parameters modify doses, by 1-based compartment.
-
-    ``lag`` (time, default 0), ``bioavailability`` (default 1), and the ``rate`` (amount per time) or ``duration`` of
-    doses with RATE -1 or -2.
-    """
-
-    lag: Mapping[int, float] = field(default_factory=dict)
-    bioavailability: Mapping[int, float] = field(default_factory=dict)
-    rate: Mapping[int, float] = field(default_factory=dict)
-    duration: Mapping[int, float] = field(default_factory=dict)
-
-
-def linear_predictions(
-    model: StructuralModel,
-    parameters: ArrayLike,
-    table: EventTable,
-    dosing: Mapping[int, DosingParameters] | DosingParameters | None = None,
-) -> FloatArray:
-    """Exact noise-free predictions at every row of an event table, for a linear model without covariates.
-
-    Args:
-        model: the structural model.
-        parameters: individual parameters, (p,) for all subjects or (n, p) in the table's order of subjects.
-        table: the events.
-        dosing: dosing parameters for all subjects, or by subject id; the model's own if None.
-
-    Returns:
-        float64, (rows,).
-
-    Raises:
-        ConfigError: the model is not linear, or the parameters do not fit table and model.
-    """
+def linear_predictions(model: StructuralModel, parameters: ArrayLike, table: EventTable) -> FloatArray:
+    """Predictions at every row of an event table, (rows,), by parameters (p,) of all subjects or (n, p) of each."""
     subjects = list(table.subjects())
-    values = np.asarray(parameters, dtype=np.float64)
-    if values.shape not in ((len(model.parameters),), (len(subjects), len(model.parameters))):
-        raise ConfigError(
-            f"parameters do not fit model {model.name!r} and the table",
-            expected=f"shape ({len(subjects)}, {len(model.parameters)}) or ({len(model.parameters)},)",
-            got=values.shape,
-        )
-    values = np.broadcast_to(values, (len(subjects), len(model.parameters)))
-    out = np.empty(len(table))
-    for (subject, rows), row_parameters in zip(subjects, values, strict=True):
-        own = dosing.get(subject) if isinstance(dosing, Mapping) else dosing
-        out[rows] = LinearSubject(model, row_parameters, own).run(table, rows)
-    return out
+    values = np.broadcast_to(np.asarray(parameters, dtype=np.float64), (len(subjects), len(model.parameters)))
+    return np.concatenate(
+        [Subject(model, own).run(table, rows) for (_, rows), own in zip(subjects, values, strict=True)]
+    )
 
 
-class LinearSubject:
-    """Exact integration of one subject under a linear model.
+class Subject:
+    """Exact integration of one subject under a model x' = A x, with individual parameters (p,)."""
 
-    Args:
-        model: a structural model whose equations are linear in the states, without constant or time-varying terms.
-        parameters: its individual parameters, (p,).
-        dosing: lag times, bioavailabilities, modelled rates and durations; the model's own if None.
-
-    Raises:
-        ConfigError: the model is not of that kind.
-    """
-
-    def __init__(self, model: StructuralModel, parameters: ArrayLike, dosing: DosingParameters | None = None) -> None:
+    def __init__(self, model: StructuralModel, parameters: FloatArray) -> None:
         n = len(model.states)
         self.kernel = generated_kernel(model)
-        self.parameters = np.append(np.asarray(parameters, dtype=np.float64), 0.0)  # (the last: see generate_source)
-        self.matrix, constant = np.zeros((n, n)), np.zeros(n)
-        self.kernel.rhs(0.0, np.zeros(n), self.parameters, constant)
+        assert self.kernel.LINEAR
+        assert not model.covariates
+        self.parameters = np.append(parameters, 0.0)  # (the last: see generate_source)
+        self.matrix, self.modifiers = np.zeros((n, n)), np.tile([0.0, 1.0, 0.0, 0.0], n)
         self.kernel.jacobian(0.0, np.zeros(n), self.parameters, self.matrix)
-        later = np.zeros((n, n))
-        self.kernel.jacobian(1.0, np.zeros(n), self.parameters, later)
-        if not self.kernel.LINEAR or model.covariates or constant.any() or (later != self.matrix).any():
-            raise ConfigError(f"model {model.name!r} has no exact solution by matrix exponentials", expected="x' = A x")
-        self.dosing = dosing or self._own_dosing(n)
+        if self.kernel.MODELLED:
+            self.kernel.dosing(0.0, self.parameters, self.modifiers)
         self.reset()
-
-    def _own_dosing(self, n: int) -> DosingParameters:
-        """The model's own dosing parameters."""
-        if not self.kernel.MODELLED:
-            return DosingParameters()
-        values = np.empty(4 * n)
-        self.kernel.dosing(0.0, self.parameters, values)
-        by_name = values.reshape(n, 4).T
-        return DosingParameters(
-            **{name: dict(enumerate(row.tolist(), 1)) for name, row in zip(MODIFIERS, by_name, strict=True)}
-        )
 
     def reset(self) -> None:
         """Empty every compartment, stop infusions and cancel pending doses."""
@@ -149,18 +82,18 @@ class LinearSubject:
         result[used] = (expm(block * duration) @ np.append(x[used], 1.0))[:size]
         return result
 
-    def _dose(self, event: Mapping[str, float]) -> None:
-        compartment = int(event["CMT"])
-        unit = np.eye(len(self.matrix))[compartment - 1]
-        amount = self.dosing.bioavailability.get(compartment, 1.0) * event["AMT"]
-        rate, duration = event["RATE"], 0.0
+    def _dose(self, event: dict[str, float]) -> None:
+        compartment = int(event["CMT"]) - 1
+        unit = np.eye(len(self.matrix))[compartment]
+        lag, bioavailability, modelled_rate, modelled_duration = self.modifiers[4 * compartment : 4 * compartment + 4]
+        amount, rate, duration = bioavailability * event["AMT"], event["RATE"], 0.0
         if rate == -1:
-            rate = self._modelled(self.dosing.rate, compartment, "rate")
+            rate = modelled_rate
         elif rate == -2:
-            rate = amount / self._modelled(self.dosing.duration, compartment, "duration")
+            rate = amount / modelled_duration
         if rate > 0:
             duration = amount / rate
-        arrival = event["TIME"] + self.dosing.lag.get(compartment, 0.0)
+        arrival = event["TIME"] + lag
         if event["SS"] > 0:
             if event["SS"] == 1:
                 self.reset()
@@ -188,17 +121,6 @@ class LinearSubject:
         for _ in used:
             used = used | (self.matrix[:, used] != 0).any(axis=1)
         return used
-
-    def _modelled(self, values: Mapping[int, float], compartment: int, what: str) -> float:
-        value = values.get(compartment, 0.0)
-        if not value > 0:
-            raise ConfigError(
-                f"a dose has a modelled {what} that the model lacks",
-                where=f"compartment {compartment}",
-                expected="a positive value",
-                got=value,
-            )
-        return value
 
     def _steady_state(
         self, unit: FloatArray, amount: float, rate: float, duration: float, interval: float, arrival: float

@@ -43,8 +43,6 @@ def test_missed_visits_and_dropout_have_their_probabilities():
 def test_switching_one_thing_on_leaves_the_others_as_they_were():
     alone, together = Visits(TIMES, missed=0.1).draw(1, np.arange(9)), IRREGULAR.draw(1, np.arange(9))
     assert not (together[1] & ~alone[1]).any()
-    assert Visits(TIMES).regular
-    assert not IRREGULAR.regular
 
 
 @pytest.mark.parametrize("name", ["depot-central-mm", "one-compartment"])
