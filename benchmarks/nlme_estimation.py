@@ -41,8 +41,7 @@ def main() -> None:
     options = parser.parse_args()
     sizes = [n for n in ((1_000,) if options.quick else (10_000, 100_000)) if n <= options.largest]
     run(50, options.workers)  # compile, or load compiled code
-    seconds: dict[int, float] = {}
-    cpu: dict[int, float] = {}
+    seconds, cpu = dict[int, float](), dict[int, float]()
     print(f"{'subjects':>10}{'seconds':>10}{'evaluations':>13}{'largest θ error':>17}{'EBE MSE':>9}  end")
     for n in sizes:
         before = time.process_time()

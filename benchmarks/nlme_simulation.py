@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,9 @@ from scipy.integrate import odeint, solve_ivp
 from benchmarks.report import argument_parser, print_result
 from image_longitudinal.core.random import normals, stream_key
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.kernels.codegen import generated_kernel
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.nlme.model.dosing import Dose
-from image_longitudinal.models.nlme.simulation.simulate import individual_parameters, observe, simulate
+from image_longitudinal.models.nlme.simulation.simulate import individual_parameters, observe, predict, simulate
 
 LEVELS, POPULATION = 5, 1_100_000
 ACCURACY = 1e-6  # largest absolute error of this package, per unit of dose
@@ -63,12 +63,12 @@ def main() -> None:
 
     print(f"{'':34}{'µs / subject':>14}{'ratio':>10}")
     rows = [("this kernel", ours, ours, ""), ("scipy solve_ivp LSODA", lsoda_seconds, ours, "")]
-    rows += [("scipy odeint (LSODA)", odeint_seconds, ours, "")]
+    rows.append(("scipy odeint (LSODA)", odeint_seconds, ours, ""))
     for run in diffrax:
         name = f"diffrax {run['solver']} {run['tolerance']:.0e}, vmap {run['batch']:,}"
         rows.append((name, run["seconds"], ours, f"  error {run['error']:.1e}"))
-    rows += [("multi-dose, generated kernel", general, general, "")]
-    rows += [("multi-dose, solve_ivp LSODA", general_peer, general, "")]
+    rows.append(("multi-dose, generated kernel", general, general, ""))
+    rows.append(("multi-dose, solve_ivp LSODA", general_peer, general, ""))
     for name, value, own, error_text in rows:
         print(f"{name:34}{1e6 * value:14.2f}{value / own:10.1f}{error_text}")
     print(f"largest error {error:.2e}, lowest value {lowest:.1e}, over 11,000 subjects")
@@ -152,10 +152,9 @@ def accuracy() -> tuple[float, float]:
 
 def reference_solution(structural: Any, parameters: np.ndarray, times: np.ndarray, doses: Any) -> np.ndarray:
     """Solution of the generated integrator at 1e-11 per step."""
-    data = PopulationData.of_design(structural, np.zeros((len(parameters), len(times))), times, doses)
-    out = np.empty(len(data.times))
-    generated_kernel(structural).run(parameters, data.arrays, 0, False, 1e-11, out, np.empty((len(out), 0)))
-    return out.reshape(len(parameters), -1)
+    data = PopulationData.of_design(structural, np.zeros((1, len(times))), times, doses)
+    generated = replace(structural, kernel=None)
+    return predict(generated, parameters, data, shared=True, tolerance=1e-11).reshape(len(parameters), -1)
 
 
 def multi_dose(eta: np.ndarray, n_peer: int) -> tuple[float, float]:

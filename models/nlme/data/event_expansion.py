@@ -49,12 +49,9 @@ def expand_events(
         raise ConfigError("missing DV", where=table.where(missing[0], first_row), do=do)
     modelled = np.flatnonzero(np.isin(evid, (1, 4)) & (table["RATE"] < 0))
     if model.dosing is None and len(modelled):
-        raise ConfigError(
-            f"a dose whose rate or duration is a parameter, and model {model.name!r} has none",
-            where=table.where(modelled[0], first_row),
-            expected="RATE ≥ 0, or a model with dosing=",
-            got=f"RATE {table['RATE'][modelled[0]]:g}",
-        )
+        what = f"a dose whose rate or duration is a parameter, and model {model.name!r} has none"
+        where, got = table.where(modelled[0], first_row), f"RATE {table['RATE'][modelled[0]]:g}"
+        raise ConfigError(what, where=where, expected="RATE ≥ 0, or a model with dosing=", got=got)
     row = np.arange(n)
     dosed, reset = np.isin(evid, (1, 4)), np.isin(evid, (3, 4))
     kinds = np.choose(

@@ -22,7 +22,6 @@ from image_longitudinal.core.files import replacing
 from image_longitudinal.models.nlme.data.events import EventTable
 
 WHOLE = ("ID", "EVID", "CMT", "ADDL", "SS", "MDV", "DVID", "CENS")  # columns of whole numbers
-SUFFIXES = (".csv", ".parquet")
 
 
 class _Style(NamedTuple):
@@ -43,7 +42,7 @@ _STYLES = {
 
 def check_target(path: str | Path) -> None:
     """ConfigError unless the file of a table ends in .csv or .parquet and its folder exists."""
-    if Path(path).suffix not in SUFFIXES or not Path(path).parent.is_dir():
+    if Path(path).suffix not in (".csv", ".parquet") or not Path(path).parent.is_dir():
         raise ConfigError("cannot write a table there", expected=".csv or .parquet in an existing folder", got=path)
 
 

@@ -193,8 +193,8 @@ class PopulationData:
 def _static_covariates(model: StructuralModel, given: Mapping[str, ArrayLike], ids: IntArray) -> FloatArray:
     """Values of the model's covariates for each subject, (n, c); ConfigError if names or values are missing."""
     if set(given) != set(model.covariates):
-        what = f"covariates do not fit model {model.name!r}"
-        raise ConfigError(what, expected=list(model.covariates), got=sorted(given))
+        wanted = ", ".join(model.covariates) or "none"
+        raise ConfigError(f"covariates do not fit model {model.name!r}", expected=wanted, got=sorted(given))
     out = np.empty((len(ids), len(model.covariates)))
     for column, name in enumerate(model.covariates):
         out[:, column] = np.asarray(given[name], dtype=np.float64)

@@ -35,13 +35,11 @@ def individual_parameters(model: PopulationModel, eta: ArrayLike) -> FloatArray:
     if eta.ndim != 2 or eta.shape[1] != model.n_random_effects:
         expected = f"shape (n, {model.n_random_effects})"
         raise ConfigError(f"random effects do not fit model {model.name!r}", expected=expected, got=eta.shape)
-    values, columns = np.empty((len(eta), len(model.parameters))), iter(eta.T)
-    for index, parameter in enumerate(model.parameters):
+    values = np.tile(np.array([parameter.typical for parameter in model.parameters]), (len(eta), 1))
+    random = [index for index, parameter in enumerate(model.parameters) if parameter.random]
+    for index, column in zip(random, eta.T, strict=True):
         # a contiguous copy: NumPy may round exp differently on strided data, and the bits must not depend on layout
-        own = (
-            parameter.individual(np.ascontiguousarray(next(columns)), np.exp) if parameter.random else parameter.typical
-        )
-        values[:, index] = own
+        values[:, index] = model.parameters[index].individual(np.ascontiguousarray(column), np.exp)
     return values
 
 
@@ -153,13 +151,12 @@ def predict(
 def integration_error(model: StructuralModel, parameters: ArrayLike, subject: int, reason: int) -> SimulationError:
     """The error for a subject on which a kernel failed; ``reason`` of :mod:`models.nlme.kernels.records`."""
     values = ", ".join(f"{k}={v:.6g}" for k, v in zip(model.parameters, np.asarray(parameters), strict=True))
-    what, expected = {
-        NO_STEADY_STATE: ("reached no steady state", "one within 10,000 dosing intervals"),
-        IMPOSSIBLE_DOSE: (
-            "gave a dose an impossible lag time, bioavailability, rate or duration",
-            "none negative, rates above 0",
-        ),
-    }.get(reason, ("could not be integrated", "finite parameters and a convergent solution"))
+    what, expected = "could not be integrated", "finite parameters and a convergent solution"
+    if reason == NO_STEADY_STATE:
+        what, expected = "reached no steady state", "one within 10,000 dosing intervals"
+    elif reason == IMPOSSIBLE_DOSE:
+        what = "gave a dose an impossible lag time, bioavailability, rate or duration"
+        expected = "none negative, rates above 0"
     return SimulationError(f"model {model.name!r} {what}", where=f"subject {subject}", expected=expected, got=values)
 
 

@@ -8,12 +8,10 @@ from scipy.integrate import solve_ivp
 
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme import library
-from image_longitudinal.models.nlme.data.events import event_table
 from image_longitudinal.models.nlme.kernels.codegen import generated_kernel
 from image_longitudinal.models.nlme.library import get_model, load_models
 from image_longitudinal.models.nlme.model.dosing import Dose
 from image_longitudinal.models.nlme.simulation.simulate import simulate
-from tests.models.nlme.matrix_exponentials import linear_predictions
 
 TIMES = np.array([0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 24.0, 48.0])
 
@@ -21,6 +19,20 @@ TIMES = np.array([0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 24.0, 48.0])
 def typical(name, doses, times=TIMES):
     model = get_model(name)
     return simulate(model, np.zeros((1, model.n_random_effects)), times, doses)[0]
+
+
+def by_scipy(name, start, times):
+    """Right-hand side of a library model and its states (n, T): for these models no kernel needs to be compiled."""
+    model = get_model(name)
+    kernel, p = generated_kernel(model.structural), np.append(list(model.typical_values.values()), 0.0)
+
+    def slope(t, x):
+        out = np.empty(len(x))
+        kernel.rhs(t, x, p, out)
+        return out
+
+    options = {"method": "LSODA", "t_eval": times, "rtol": 1e-9, "atol": 1e-9}
+    return slope, solve_ivp(slope, (0.0, times[-1]), start, **options).y
 
 
 def test_one_compartment_oral_bolus_and_infusion_are_the_textbook_formulas():
@@ -41,12 +53,8 @@ def test_two_compartment_bolus_is_biexponential():
     half, product = (k + k12 + k21) / 2, k * k21
     alpha, beta = half + np.sqrt(half**2 - product), half - np.sqrt(half**2 - product)
     exact = 100 / v * ((alpha - k21) * np.exp(-alpha * TIMES) + (k21 - beta) * np.exp(-beta * TIMES)) / (alpha - beta)
-    structural = get_model("two-compartment").structural  # (by matrix exponentials: no kernel to compile)
-    first = np.eye(len(TIMES) + 1)[0]
-    columns = {"ID": np.ones_like(first), "TIME": np.append(0.0, TIMES), "EVID": first, "AMT": 100 * first}
-    table = event_table({**columns, "CMT": 1 + np.ones_like(first)}, structural)
-    got = linear_predictions(structural, list(get_model("two-compartment").typical_values.values()), table)
-    np.testing.assert_allclose(got[1:], exact, rtol=1e-9)
+    _, course = by_scipy("two-compartment", [0.0, 100.0, 0.0], TIMES)
+    np.testing.assert_allclose(course[1] / v, exact, atol=1e-6)
 
 
 def test_saturable_elimination_from_a_bolus_is_lambert_w():
@@ -59,18 +67,8 @@ def test_saturable_elimination_from_a_bolus_is_lambert_w():
 
 @pytest.mark.parametrize(("number", "direction"), [(1, -1), (2, 1), (3, 1), (4, -1)])
 def test_indirect_responses_start_at_baseline_move_the_right_way_and_return(number, direction):
-    # integrated by scipy: four kernels less to compile
-    model = get_model(f"indirect-response-{number}")
-    kernel, p = generated_kernel(model.structural), np.append(list(model.typical_values.values()), 0.0)
-
-    def slope(t, x):
-        out = np.empty(3)
-        kernel.rhs(t, x, p, out)
-        return out
-
-    times = np.append(TIMES, 240.0)
-    solution = solve_ivp(slope, (0, 240), [100.0, 0.0, 50.0], method="LSODA", t_eval=times, rtol=1e-8, atol=1e-8)
-    course = solution.y[2]
+    slope, states = by_scipy(f"indirect-response-{number}", [100.0, 0.0, 50.0], np.append(TIMES, 240.0))
+    course = states[2]
     assert course[0] == pytest.approx(50.0, abs=1e-9)
     assert (direction * (course[1:-1] - 50.0) > 0).all()
     assert course[-1] == pytest.approx(50.0, abs=0.01)

@@ -102,7 +102,7 @@ def by_subject(table):
         yield {name.upper(): values[rows] for name, values in table.columns.items()}
 
 
-def objective_of(table, method="FOCE"):
+def objective_of(table, method="FOCEI"):
     return Objective(MODEL, expand_events(table, MODEL.structural), method).evaluate(PopulationParameters.of(MODEL))
 
 

@@ -5,13 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.data import nmtran_reader
 from image_longitudinal.models.nlme.data.events import event_table
-from image_longitudinal.models.nlme.data.nmtran_reader import (
-    open_observations,
-    population_data,
-    read_events,
-    subject_tables,
-)
 from image_longitudinal.models.nlme.data.nmtran_writer import DIALECTS
 from image_longitudinal.models.nlme.kernels.records import COVARIATES
 from image_longitudinal.models.nlme.model.dosing import Dose
@@ -26,7 +21,8 @@ from image_longitudinal.models.nlme.simulation.visits import Visits
 
 def read_back(model, path):
     """The population of a written table."""
-    return population_data(model.structural, next(subject_tables(open_observations(path), 100)))
+    tables = nmtran_reader.subject_tables(nmtran_reader.open_observations(path), 100)
+    return nmtran_reader.population_data(model.structural, next(tables))
 
 
 def true_effects(model, path):
@@ -129,7 +125,7 @@ def test_the_events_of_a_table_are_simulated(original, tmp_path):
     table = event_table(columns, original.structural)
     path, truth = tmp_path / "simulated.parquet", tmp_path / "truth.parquet"
     write_simulated_events(original, table, path, seed=3, truth=truth)
-    again = read_events(path, original.structural)
+    again = nmtran_reader.read_events(path, original.structural)
     np.testing.assert_array_equal(again["TIME"], table["TIME"])
     assert pq.read_table(truth)["ID"].to_pylist() == [7, 3]
     seen = table["EVID"] == 0
