@@ -22,10 +22,12 @@ def long_table(ids, times, observed, doses):
     return pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
 
 
+IDS, TIMES, OBSERVED = [3, 5, 4, 9, 1], [0.0, 1.0, 4.0], np.arange(15.0).reshape(5, 3)
+
+
 @pytest.fixture
 def table():
-    observed = np.arange(15.0).reshape(5, 3)
-    return long_table([3, 5, 4, 9, 1], [0.0, 1.0, 4.0], observed, [(0.0, 1.0, 1), (4.0, 0.5, 2)])
+    return long_table(IDS, TIMES, OBSERVED, [(0.0, 1.0, 1), (4.0, 0.5, 2)])
 
 
 def changed(table, column, row, value):
@@ -37,9 +39,7 @@ def changed(table, column, row, value):
 def test_a_table_gives_the_data_of_its_design(original, table):
     data = population_data(original.structural, table)
     doses = [Dose(0.0, 1.0, "depot"), Dose(4.0, 0.5, "central")]
-    same = PopulationData.of_design(
-        original.structural, np.arange(15.0).reshape(5, 3), [0.0, 1.0, 4.0], doses, ids=[3, 5, 4, 9, 1]
-    )
+    same = PopulationData.of_design(original.structural, OBSERVED, TIMES, doses, ids=IDS)
     for name in ("ids", "row_start", "times", "observed", "before", "when", "kind", "compartment", "amount"):
         np.testing.assert_array_equal(getattr(data, name), getattr(same, name), err_msg=name)
 

@@ -57,8 +57,7 @@ def test_each_subject_is_predicted_at_its_own_times(name):
 
 
 def test_unsorted_times_of_a_subject_are_refused_by_its_id():
-    times = np.tile([0.0, 1.0, 2.0], (3, 1))
-    times[2] = (0.0, 2.0, 1.0)
+    times = [[0.0, 1.0, 2.0], [0.0, 1.0, 2.0], [0.0, 2.0, 1.0]]
     with pytest.raises(ConfigError, match=r"unsorted observation times.*subject 2, position 2"):
         simulate(get_model("depot-central-mm"), np.zeros((3, 3)), times)
 
