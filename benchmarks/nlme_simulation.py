@@ -112,17 +112,17 @@ def one_by_one(solve: Callable[[np.ndarray], np.ndarray], eta: np.ndarray) -> fl
     return best_of(2, lambda: [solve(row) for row in parameters]) / len(eta)
 
 
-def slope(t: float, x: np.ndarray, ka: float, imax: float, ic50: float) -> list[float]:
+def michaelis_menten(t: float, x: np.ndarray, ka: float, imax: float, ic50: float) -> list[float]:
     return [-ka * x[0], ka * x[0] - imax * x[1] / (ic50 + x[1])]
 
 
 def lsoda(p: np.ndarray) -> np.ndarray:
     options: dict[str, Any] = {"method": "LSODA", "t_eval": TIMES, "rtol": 1e-6, "atol": 1e-6}
-    return solve_ivp(slope, (0.0, 10.0), [1.0, 0.0], args=tuple(p.tolist()), **options).y[1]
+    return solve_ivp(michaelis_menten, (0.0, 10.0), [1.0, 0.0], args=tuple(p.tolist()), **options).y[1]
 
 
 def fortran_lsoda(p: np.ndarray) -> np.ndarray:
-    return odeint(slope, [1.0, 0.0], TIMES, args=tuple(p.tolist()), rtol=1e-6, atol=1e-6, tfirst=True)[:, 1]
+    return odeint(michaelis_menten, [1.0, 0.0], TIMES, args=tuple(p.tolist()), rtol=1e-6, atol=1e-6, tfirst=True)[:, 1]
 
 
 def time_diffrax(eta: np.ndarray, python: str) -> tuple[list[dict[str, Any]], str]:

@@ -16,7 +16,7 @@ from image_longitudinal.models.nlme.model.symbolic import maximum
 
 States = Mapping[str, Expression]
 TIMES = (0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 24.0)
-PROPORTIONAL = ResidualError("proportional", proportional=0.1)
+PROPORTIONAL_ERROR = ResidualError("proportional", proportional=0.1)
 RESPONSE = ResidualError("additive", additive=2.0)
 
 
@@ -72,7 +72,7 @@ def _emax(concentration: Expression, p: SimpleNamespace) -> Expression:
 
 def _model(
     name: str, states: str, rhs: Equations, parameters: tuple[Parameter, ...], output: Any = _concentration, *,
-    residual: ResidualError = PROPORTIONAL, times: tuple[float, ...] = TIMES, outcome: str = "mg/L",
+    residual: ResidualError = PROPORTIONAL_ERROR, times: tuple[float, ...] = TIMES, outcome: str = "mg/L",
     others: tuple[ResidualError, ...] = (), source: str = "", **structural: Any,
 ) -> PopulationModel:  # fmt: skip
     """A model with 30 % variability between subjects, of an oral dose of 100 mg if it has ``states``."""
@@ -106,12 +106,8 @@ def _indirect_response(number: int, on_production: bool, inhibits: bool) -> Popu
     )  # fmt: skip
 
 
-KA, CL, V, FIXED_KA = (
-    Parameter("ka", 1.0),
-    Parameter("cl", 2.0),
-    Parameter("v", 20.0),
-    Parameter("ka", 1.0, random=False),
-)
+KA, FIXED_KA = Parameter("ka", 1.0), Parameter("ka", 1.0, random=False)
+CL, V = Parameter("cl", 2.0), Parameter("v", 20.0)
 EFFECT = (Parameter("e0", 10.0), Parameter("emax", 40.0), Parameter("ec50", 2.0), Parameter("hill", 1.5, random=False))
 
 ORIGINAL = PopulationModel(
