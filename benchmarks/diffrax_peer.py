@@ -41,9 +41,8 @@ def main() -> None:
                 n = max(batch, min(ENOUGH, len(parameters))) // batch * batch
                 seconds, answers = timed(solver(), tolerance, parameters[:n].reshape(-1, batch, 3), jnp.asarray(times))
                 error = float(np.abs(answers.reshape(n, -1) - reference[:n]).max())
-                found.append(
-                    {"solver": name, "tolerance": tolerance, "batch": batch, "seconds": seconds / n, "error": error}
-                )
+                figures = {"tolerance": tolerance, "batch": batch, "seconds": seconds / n, "error": error}
+                found.append({"solver": name, **figures})
     print(json.dumps({"runs": found, "version": diffrax.__version__, "jax": jax.__version__}))
 
 

@@ -9,10 +9,6 @@ Then the empirical Bayes estimates of 50,000 subjects (1,000 with ``--quick``), 
 Parquet.
 """
 
-import argparse
-import importlib.metadata
-import json
-import platform
 import resource
 import tempfile
 import time
@@ -21,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.report import argument_parser, print_result
 from image_longitudinal.core.random import normals, stream_key
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.ebe_streaming import stream_ebes
@@ -38,15 +35,13 @@ START = replace(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="1,000 subjects only")
+    parser = argument_parser(__doc__)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--largest", type=int, default=100_000, help="skip fits of more subjects")
     options = parser.parse_args()
     sizes = [n for n in ((1_000,) if options.quick else (10_000, 100_000)) if n <= options.largest]
     run(50, options.workers)  # compile, or load compiled code
-    seconds: dict[int, float] = {}
-    cpu: dict[int, float] = {}
+    seconds, cpu = dict[int, float](), dict[int, float]()
     print(f"{'subjects':>10}{'seconds':>10}{'evaluations':>13}{'largest θ error':>17}{'EBE MSE':>9}  end")
     for n in sizes:
         before = time.process_time()
@@ -64,15 +59,9 @@ def main() -> None:
         f"estimates from Parquet to Parquet: {rate:,.0f} subjects/s with {options.workers} workers "
         f"({streamed:,} subjects); 1,000,000 would take {1e6 / rate / 60:.0f} minutes"
     )
-    why = {
-        f"seconds_{n // 1000}k": "not fitted in this run (--quick or --largest)"
-        for n in (10_000, 100_000)
-        if n not in seconds
-    }
+    missing = [f"seconds_{n // 1000}k" for n in (10_000, 100_000) if n not in seconds]
     figures = {
-        "benchmark": "nlme_estimation",
-        "machine": f"{platform.processor() or platform.machine()}, {options.workers} workers",
-        "versions": {name: importlib.metadata.version(name) for name in ("numpy", "numba")},
+        "workers": options.workers,
         "subjects": sizes,
         "seconds": [seconds[n] for n in sizes],
         "cpu_seconds": [cpu[n] for n in sizes],  # comparable also if other work shares the cores
@@ -84,9 +73,9 @@ def main() -> None:
         "theta_rel_error_imp": imp_error,
         "streamed_ebes_per_second": rate,
         "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "why": why,
+        "why": dict.fromkeys(missing, "not fitted in this run (--quick or --largest)"),
     }
-    print("RESULT " + json.dumps(figures))
+    print_result(("numpy", "numba"), figures)
 
 
 def stream(n: int, workers: int) -> float:

@@ -10,17 +10,15 @@ second figure is the fastest run with errors below 1e-6: at tolerance 1e-6 error
 core: all are timed on one thread; the full population uses ``--workers`` threads.
 """
 
-import argparse
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,12 +26,12 @@ from typing import Any
 import numpy as np
 from scipy.integrate import odeint, solve_ivp
 
+from benchmarks.report import argument_parser, print_result
 from image_longitudinal.core.random import normals, stream_key
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.kernels.codegen import generated_kernel
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.nlme.model.dosing import Dose
-from image_longitudinal.models.nlme.simulation.simulate import individual_parameters, observe, simulate
+from image_longitudinal.models.nlme.simulation.simulate import individual_parameters, observe, predict, simulate
 
 LEVELS, POPULATION = 5, 1_100_000
 ACCURACY = 1e-6  # largest absolute error of this package, per unit of dose
@@ -44,22 +42,17 @@ MULTI_TIMES = np.arange(0.0, 120.1, 6.0)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer subjects; the full population is not simulated")
+    parser = argument_parser(__doc__)
     parser.add_argument("--workers", type=int, default=2, help="threads for the full population")
-    parser.add_argument(
-        "--diffrax-python", default=os.environ.get("DIFFRAX_PYTHON", sys.executable), help="a Python that has diffrax"
-    )
+    peer_python = os.environ.get("DIFFRAX_PYTHON", sys.executable)
+    parser.add_argument("--diffrax-python", default=peer_python, help="a Python that has diffrax")
     options = parser.parse_args()
     n, n_peer, batch = (5_000, 50, 2_000) if options.quick else (50_000, 500, 10_000)
     simulate(MODEL, np.zeros((1, 3)))  # compile, or load compiled code
 
     eta = normals(stream_key(0, "benchmark"), np.arange(n), 3)
     ours = best_of(3, lambda: simulate(MODEL, eta[:n])) / n
-    peers = {
-        "scipy solve_ivp LSODA": one_by_one(lsoda, eta[:n_peer]),
-        "scipy odeint (LSODA)": one_by_one(fortran_lsoda, eta[:n_peer]),
-    }
+    lsoda_seconds, odeint_seconds = one_by_one(lsoda, eta[:n_peer]), one_by_one(fortran_lsoda, eta[:n_peer])
     diffrax, why_not = time_diffrax(eta[:batch], options.diffrax_python)
     best = min(diffrax, key=lambda run: run["seconds"], default=None)
     as_accurate = (run for run in diffrax if run["error"] <= ACCURACY)
@@ -69,22 +62,24 @@ def main() -> None:
     seconds, with_noise, cpu = (None, None, None) if options.quick else full_population(options.workers)
 
     print(f"{'':34}{'µs / subject':>14}{'ratio':>10}")
-    print(f"{'this kernel':34}{1e6 * ours:14.2f}{1.0:10.1f}")
-    for name, value in peers.items():
-        print(f"{name:34}{1e6 * value:14.1f}{value / ours:10.1f}")
+    rows = [("this kernel", ours, ours, ""), ("scipy solve_ivp LSODA", lsoda_seconds, ours, "")]
+    rows.append(("scipy odeint (LSODA)", odeint_seconds, ours, ""))
     for run in diffrax:
         name = f"diffrax {run['solver']} {run['tolerance']:.0e}, vmap {run['batch']:,}"
-        print(f"{name:34}{1e6 * run['seconds']:14.1f}{run['seconds'] / ours:10.1f}  error {run['error']:.1e}")
-    print(f"{'multi-dose, generated kernel':34}{1e6 * general:14.2f}{1.0:10.1f}")
-    print(f"{'multi-dose, solve_ivp LSODA':34}{1e6 * general_peer:14.1f}{general_peer / general:10.1f}")
+        rows.append((name, run["seconds"], ours, f"  error {run['error']:.1e}"))
+    rows.append(("multi-dose, generated kernel", general, general, ""))
+    rows.append(("multi-dose, solve_ivp LSODA", general_peer, general, ""))
+    for name, value, own, error_text in rows:
+        print(f"{name:34}{1e6 * value:14.2f}{value / own:10.1f}{error_text}")
     print(f"largest error {error:.2e}, lowest value {lowest:.1e}, over 11,000 subjects")
-    result: dict[str, Any] = {
-        "benchmark": "nlme_simulation",
-        "machine": f"{platform.processor() or platform.machine()}, {options.workers} workers",
-        "versions": {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "numba")},
+    why = {} if best else {"speedup_vs_diffrax": why_not}
+    if seconds is None:
+        why["seconds_full_population"] = "not simulated with --quick"
+    figures = {
+        "workers": options.workers,
         "microseconds_per_subject": 1e6 * ours,
-        "speedup_vs_lsoda": peers["scipy solve_ivp LSODA"] / ours,
-        "speedup_vs_odeint": peers["scipy odeint (LSODA)"] / ours,
+        "speedup_vs_lsoda": lsoda_seconds / ours,
+        "speedup_vs_odeint": odeint_seconds / ours,
         "speedup_vs_diffrax": best["seconds"] / ours if best else None,
         "speedup_vs_diffrax_at_equal_error": equal["seconds"] / ours if equal else None,
         "diffrax": {"fastest": best, "fastest_at_equal_error": equal},
@@ -94,13 +89,9 @@ def main() -> None:
         "cpu_seconds_full_population": cpu,  # comparable also if other work shares the cores
         "max_abs_error": error,
         "lowest_value": lowest,
-        "why": {},
+        "why": why,
     }
-    if not best:
-        result["why"]["speedup_vs_diffrax"] = why_not
-    if seconds is None:
-        result["why"]["seconds_full_population"] = "not simulated with --quick"
-    print("RESULT " + json.dumps(result))
+    print_result(("numpy", "scipy", "numba"), figures)
 
 
 def best_of(times: int, run: Callable[[], Any]) -> float:
@@ -121,22 +112,17 @@ def one_by_one(solve: Callable[[np.ndarray], np.ndarray], eta: np.ndarray) -> fl
     return best_of(2, lambda: [solve(row) for row in parameters]) / len(eta)
 
 
+def michaelis_menten(t: float, x: np.ndarray, ka: float, imax: float, ic50: float) -> list[float]:
+    return [-ka * x[0], ka * x[0] - imax * x[1] / (ic50 + x[1])]
+
+
 def lsoda(p: np.ndarray) -> np.ndarray:
-    ka, imax, ic50 = (float(v) for v in p)
-
-    def rhs(t: float, x: np.ndarray) -> list[float]:
-        return [-ka * x[0], ka * x[0] - imax * x[1] / (ic50 + x[1])]
-
-    return solve_ivp(rhs, (0.0, 10.0), [1.0, 0.0], method="LSODA", t_eval=TIMES, rtol=1e-6, atol=1e-6).y[1]
+    options: dict[str, Any] = {"method": "LSODA", "t_eval": TIMES, "rtol": 1e-6, "atol": 1e-6}
+    return solve_ivp(michaelis_menten, (0.0, 10.0), [1.0, 0.0], args=tuple(p.tolist()), **options).y[1]
 
 
 def fortran_lsoda(p: np.ndarray) -> np.ndarray:
-    ka, imax, ic50 = (float(v) for v in p)
-
-    def rhs(t: float, x: np.ndarray) -> list[float]:
-        return [-ka * x[0], ka * x[0] - imax * x[1] / (ic50 + x[1])]
-
-    return odeint(rhs, [1.0, 0.0], TIMES, rtol=1e-6, atol=1e-6, tfirst=True)[:, 1]
+    return odeint(michaelis_menten, [1.0, 0.0], TIMES, args=tuple(p.tolist()), rtol=1e-6, atol=1e-6, tfirst=True)[:, 1]
 
 
 def time_diffrax(eta: np.ndarray, python: str) -> tuple[list[dict[str, Any]], str]:
@@ -166,10 +152,9 @@ def accuracy() -> tuple[float, float]:
 
 def reference_solution(structural: Any, parameters: np.ndarray, times: np.ndarray, doses: Any) -> np.ndarray:
     """Solution of the generated integrator at 1e-11 per step."""
-    data = PopulationData.of_design(structural, np.zeros((len(parameters), len(times))), times, doses)
-    out = np.empty(len(data.times))
-    generated_kernel(structural).run(parameters, data.arrays, 0, False, 1e-11, out, np.empty((len(out), 0)))
-    return out.reshape(len(parameters), -1)
+    data = PopulationData.of_design(structural, np.zeros((1, len(times))), times, doses)
+    generated = replace(structural, kernel=None)
+    return predict(generated, parameters, data, shared=True, tolerance=1e-11).reshape(len(parameters), -1)
 
 
 def multi_dose(eta: np.ndarray, n_peer: int) -> tuple[float, float]:

@@ -8,13 +8,7 @@ from numpy.typing import NDArray
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.data.events import EventTable
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.kernels.event_arrays import (
-    COVARIATES,
-    DOSE,
-    RESET,
-    STEADY_STATE,
-    STEADY_STATE_ADDED,
-)
+from image_longitudinal.models.nlme.kernels import records
 from image_longitudinal.models.nlme.model.structural import StructuralModel
 
 FloatArray = NDArray[np.float64]
@@ -51,40 +45,31 @@ def expand_events(
     seen = np.ones(n, dtype=bool) if every_row else (evid == 0) & (table["MDV"] != 1)
     missing = np.flatnonzero(seen & np.isnan(table["DV"]))
     if len(missing) and not every_row:
-        raise ConfigError(
-            "missing DV",
-            where=f"row {first_row + missing[0] + 1}, ID {table['ID'][missing[0]]:.0f}",
-            do="give the value, set MDV to 1, or leave the row out",
-        )
+        do = "give the value, set MDV to 1, or leave the row out"
+        raise ConfigError("missing DV", where=table.where(missing[0], first_row), do=do)
     modelled = np.flatnonzero(np.isin(evid, (1, 4)) & (table["RATE"] < 0))
     if model.dosing is None and len(modelled):
-        raise ConfigError(
-            f"a dose whose rate or duration is a parameter, and model {model.name!r} has none",
-            where=f"row {first_row + modelled[0] + 1}, ID {table['ID'][modelled[0]]:.0f}",
-            expected="RATE ≥ 0, or a model with dosing=",
-            got=f"RATE {table['RATE'][modelled[0]]:g}",
-        )
+        what = f"a dose whose rate or duration is a parameter, and model {model.name!r} has none"
+        where, got = table.where(modelled[0], first_row), f"RATE {table['RATE'][modelled[0]]:g}"
+        raise ConfigError(what, where=where, expected="RATE ≥ 0, or a model with dosing=", got=got)
     row = np.arange(n)
     dosed, reset = np.isin(evid, (1, 4)), np.isin(evid, (3, 4))
-    kinds = np.choose(table["SS"].astype(np.int64).clip(0, 2), (DOSE, STEADY_STATE, STEADY_STATE_ADDED))
+    kinds = np.choose(
+        table["SS"].astype(np.int64).clip(0, 2), (records.DOSE, records.STEADY_STATE, records.STEADY_STATE_ADDED)
+    )
     parts = [
-        _Events(row[reset], time[reset], PLACES * row[reset] + RESET_AT, np.full(reset.sum(), RESET)),
+        _Events(row[reset], time[reset], PLACES * row[reset] + RESET_AT, np.full(reset.sum(), records.RESET)),
         _Events(row[dosed], time[dosed], PLACES * row[dosed] + DOSE_AT, kinds[dosed]),
         _additional(table, subject, reset | (dosed & (table["SS"] == 1))),
     ]
     values, slopes, changes = _covariates(table, new)
-    parts += [changes]
-    at, when, order, kind = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    at, when, order, kind = (np.concatenate(columns) for columns in zip(*parts, changes, strict=True))
     sort = np.lexsort((order, when, subject[at]))
     at, when, order, kind = at[sort], when[sort], order[sort], kind[sort]
     rows = np.flatnonzero(seen)
     carried_back = (order > 0) & (order % PLACES == AFTER)
     source = np.where(carried_back, at + 1, at)  # the row whose covariates apply
-    is_dose = kind <= STEADY_STATE_ADDED
-
-    def of_dose(column: FloatArray) -> FloatArray:
-        return np.where(is_dose, column[at], 0.0)
-
+    is_dose = kind <= records.STEADY_STATE_ADDED
     change = np.concatenate([values, slopes], axis=1)
     return PopulationData(
         ids=table["ID"][start].astype(np.int64),
@@ -98,10 +83,10 @@ def expand_events(
         when=when,
         kind=kind.astype(np.int64),
         compartment=np.where(is_dose, np.nan_to_num(table["CMT"][at], nan=1.0) - 1, 0).astype(np.int64),
-        amount=of_dose(table["AMT"]),
-        rate=of_dose(table["RATE"]),
-        interval=np.where(kind == DOSE, 0.0, of_dose(table["II"])),
-        covariates=np.where((kind == COVARIATES)[:, None], change[source], 0.0),
+        amount=np.where(is_dose, table["AMT"][at], 0.0),
+        rate=np.where(is_dose, table["RATE"][at], 0.0),
+        interval=np.where(is_dose & (kind != records.DOSE), table["II"][at], 0.0),
+        covariates=np.where((kind == records.COVARIATES)[:, None], change[source], 0.0),
     )
 
 
@@ -119,7 +104,7 @@ def _additional(table: EventTable, subject: IntArray, cancels: NDArray[np.bool_]
     row = np.repeat(base, count)
     when = table["TIME"][row] + number * table["II"][row]
     kept = when <= np.repeat(end, count)
-    return _Events(row[kept], when[kept], np.full(kept.sum(), ADDITIONAL), np.full(kept.sum(), DOSE))
+    return _Events(row[kept], when[kept], np.full(kept.sum(), ADDITIONAL), np.full(kept.sum(), records.DOSE))
 
 
 def _covariates(table: EventTable, new: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray, _Events]:
@@ -139,17 +124,12 @@ def _covariates(table: EventTable, new: NDArray[np.bool_]) -> tuple[FloatArray, 
         slopes[inside] = np.diff(values, axis=0)[inside[:-1]] / duration[inside][:, None]
         slope_changed = np.append(False, (slopes[1:] != slopes[:-1]).any(axis=1)) & ~new
         jumps = moved & np.append(False, np.diff(time) == 0)
-        at = np.flatnonzero(slope_changed | jumps)
-        order = PLACES * at + CHANGE
-    elif table.interpolation == "nocb":
-        at = np.flatnonzero(moved) - 1
-        order = PLACES * at + AFTER
-    else:
-        at = np.flatnonzero(moved)
-        order = PLACES * at + CHANGE
+        moved = slope_changed | jumps
+    carried_back = table.interpolation == "nocb"
+    at = np.flatnonzero(moved) - carried_back
     rows = np.concatenate([first, at])
-    orders = np.concatenate([np.full(len(first), FIRST), order])
-    return values, slopes, _Events(rows, time[rows], orders, np.full(len(rows), COVARIATES))
+    orders = np.concatenate([np.full(len(first), FIRST), PLACES * at + (AFTER if carried_back else CHANGE)])
+    return values, slopes, _Events(rows, time[rows], orders, np.full(len(rows), records.COVARIATES))
 
 
 def _filled(table: EventTable, given: FloatArray) -> FloatArray:
@@ -172,11 +152,8 @@ def _before(
     when: FloatArray, order: IntArray, subject: IntArray, time: FloatArray, row_order: IntArray, of_row: IntArray
 ) -> IntArray:
     """Number of its subject's events before each row, (rows,)."""
-    is_event = np.repeat([1, 0], [len(when), len(time)])
     who = np.concatenate([subject, of_row])
     sort = np.lexsort((np.concatenate([order, row_order]), np.concatenate([when, time]), who))
-    counted = np.cumsum(is_event[sort])
     total = np.empty(len(sort), dtype=np.int64)
-    total[sort] = counted
-    earlier = np.searchsorted(subject, of_row)  # events of the subjects before
-    return total[len(when) :] - earlier
+    total[sort] = np.cumsum(sort < len(when))
+    return total[len(when) :] - np.searchsorted(subject, of_row)  # (the latter: events of the subjects before)

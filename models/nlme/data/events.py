@@ -9,7 +9,7 @@ infusion at RATE that ends then. DVID numbers the endpoint of an observation; wi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -54,9 +54,9 @@ class EventTable:
         for start, stop in pairwise(cuts):
             yield int(ids[start]), slice(start, stop)
 
-    def with_columns(self, columns: Mapping[str, FloatArray]) -> EventTable:
-        """The table with some columns replaced."""
-        return replace(self, columns=self.columns | dict(columns))
+    def where(self, row: int | np.integer, first_row: int) -> str:
+        """A row (0-based here, 1-based in the whole table that begins at ``first_row``) and its subject, for errors."""
+        return f"row {first_row + row + 1}, ID {self['ID'][row]:.0f}"
 
     def endpoint_index(self) -> NDArray[np.int64]:
         """0-based endpoint of every row, (rows,); 0 where DVID is missing or not given."""
@@ -87,25 +87,19 @@ def event_table(
         raise ConfigError(
             "unknown interpolation of covariates", expected=", ".join(INTERPOLATIONS), got=repr(interpolation)
         )
-    known = [*REQUIRED, *DEFAULTS]
-    spelled = {name.upper(): name for name in (*known, *model.covariates)}
+    known, needed = [*REQUIRED, *DEFAULTS, *model.covariates], [*REQUIRED, *model.covariates]
+    spelled = {name.upper(): name for name in known}
     unknown = [name for name in columns if name.upper() not in spelled]
     if unknown:
         raise ConfigError(
             f"event table has columns that model {model.name!r} does not know",
-            expected=f"among {', '.join([*known, *model.covariates])}",
-            got=", ".join(unknown),
-            do="leave them out, or name them in ignore",
-        )
-    given = {spelled[name.upper()]: _numbers(name, columns[name]) for name in columns if name.upper() in spelled}
-    for name in (*REQUIRED, *model.covariates):
-        if name not in given:
-            expected = ", ".join((*REQUIRED, *model.covariates))
-            raise ConfigError("event table lacks a column", expected=expected, got=", ".join(given))
+            expected=f"among {', '.join(known)}", got=", ".join(unknown), do="leave them out, or name them in ignore",
+        )  # fmt: skip
+    given = {spelled[name.upper()]: _numbers(name, values) for name, values in columns.items()}
+    if not set(needed) <= set(given):
+        raise ConfigError("event table lacks a column", expected=", ".join(needed), got=", ".join(given))
     n = len(given["ID"])
-    full = {name: given[name] for name in REQUIRED}
-    full |= {name: given.get(name, np.full(n, default)) for name, default in DEFAULTS.items()}
-    full |= {name: given[name] for name in model.covariates}
+    full = {name: given[name] if name in given else np.full(n, DEFAULTS[name]) for name in known}
     for name, values in full.items():
         if values.shape != (n,):
             raise ConfigError(f"column {name} has another length than ID", expected=n, got=values.shape)
@@ -131,30 +125,21 @@ def _check_order(table: EventTable, first_row: int) -> None:
     time, ids = table["TIME"], table["ID"]
     for name, values in (("TIME", time), ("ID", ids)):
         if not np.isfinite(values).all():
-            raise ConfigError(f"event table: impossible {name}", where=_row(table, ~np.isfinite(values), first_row),
-                              expected="a finite number")  # fmt: skip
+            where = table.where(np.argmax(~np.isfinite(values)), first_row)
+            raise ConfigError(f"event table: impossible {name}", where=where, expected="a finite number")
     if (ids % 1 != 0).any():
-        raise ConfigError("event table: impossible ID", where=_row(table, ids % 1 != 0, first_row),
-                          expected="a whole number", got=ids[int(np.argmax(ids % 1 != 0))])  # fmt: skip
+        row = np.argmax(ids % 1 != 0)
+        where = table.where(row, first_row)
+        raise ConfigError("event table: impossible ID", where=where, expected="a whole number", got=ids[row])
     new = np.concatenate([[True], np.diff(ids) != 0])
     starts = np.flatnonzero(new)
-    again = np.ones(len(starts), dtype=bool)
-    again[np.unique(ids[starts], return_index=True)[1]] = False
-    if again.any():
-        back = np.zeros(len(ids), dtype=bool)
-        back[starts[again]] = True
-        raise ConfigError("rows of a subject are not together", where=_row(table, back, first_row))
-    down = np.concatenate([[False], np.diff(time) < 0]) & ~new
-    if down.any():
-        row = int(np.argmax(down))
-        where = _row(table, down, first_row)
-        raise ConfigError("unsorted times", where=where, expected=f"≥ {time[row - 1]:g}", got=time[row])
-
-
-def _row(table: EventTable, bad: NDArray[np.bool_], first_row: int) -> str:
-    """The first bad row and its subject."""
-    row = int(np.argmax(bad))
-    return f"row {first_row + row + 1}, ID {table['ID'][row]:.0f}"
+    again = np.delete(starts, np.unique(ids[starts], return_index=True)[1])
+    if len(again):
+        raise ConfigError("rows of a subject are not together", where=table.where(again[0], first_row))
+    down = np.flatnonzero(np.concatenate([[False], np.diff(time) < 0]) & ~new)
+    if len(down):
+        expected, where = f"≥ {time[down[0] - 1]:g}", table.where(down[0], first_row)
+        raise ConfigError("unsorted times", where=where, expected=expected, got=time[down[0]])
 
 
 def _check_values(table: EventTable, model: StructuralModel, first_row: int) -> None:
@@ -180,7 +165,8 @@ def _check_values(table: EventTable, model: StructuralModel, first_row: int) -> 
     )
     for bad, column, expected in problems:
         if bad.any():
-            where, got = _row(table, bad, first_row), table[column][int(np.argmax(bad))]
+            row = np.argmax(bad)
+            where, got = table.where(row, first_row), table[column][row]
             raise ConfigError(f"event table: impossible {column}", where=where, expected=expected, got=got)
     starts = np.flatnonzero(np.concatenate([[True], np.diff(table["ID"]) != 0]))
     for name in table.covariates:

@@ -61,12 +61,8 @@ def open_observations(source: Source) -> pads.Dataset:
             got=table.schema.field(text[0]).type,
         )
     if missing:
-        raise ConfigError(
-            "a table of observations lacks columns",
-            expected=", ".join(OBSERVED),
-            got=", ".join(table.schema.names),
-            do=f"add {', '.join(missing)}",
-        )
+        expected, got, do = ", ".join(OBSERVED), ", ".join(table.schema.names), f"add {', '.join(missing)}"
+        raise ConfigError("a table of observations lacks columns", expected=expected, got=got, do=do)
     return table
 
 
@@ -75,8 +71,8 @@ def subject_tables(observations: pads.Dataset, size: int) -> Iterator[pa.Table]:
 
     Only columns of numbers, under NM-TRAN's names in small letters.
     """
-    names = {name: own for name, own in _names(observations.schema).items()
-             if _is_number(observations.schema.field(own).type)}  # fmt: skip
+    schema = observations.schema
+    names = {name: own for name, own in _names(schema).items() if _is_number(schema.field(own).type)}
     rest: pa.Table | None = None
     batches = observations.to_batches(
         columns=list(names.values()), batch_size=BATCH_ROWS, batch_readahead=4, fragment_readahead=1
@@ -100,16 +96,10 @@ def subject_tables(observations: pads.Dataset, size: int) -> Iterator[pa.Table]:
 def population_data(
     model: StructuralModel, table: pa.Table, *, interpolation: Interpolation = "locf", first_row: int = 0
 ) -> PopulationData:
-    """The subjects of a table of :func:`subject_tables`, in its order.
+    """The subjects of a table of :func:`subject_tables`, in its order; columns that the model does not use are ignored.
 
-    Args:
-        model: the structural model: its compartments, endpoints and covariates.
-        table: NM-TRAN's columns (:mod:`models.nlme.data.events`) and the model's covariates; others are ignored.
-        interpolation: of covariates, see :func:`models.nlme.data.events.event_table`.
-        first_row: position of the table's first row in the whole, to name rows in errors.
-
-    Raises:
-        ConfigError: names the row (from 1) and the problem.
+    ``interpolation`` (of covariates) and ``first_row`` as in :func:`models.nlme.data.events.event_table`; ConfigError
+    names the row (from 1) and the problem.
     """
     wanted = {name.lower(): name for name in (*REQUIRED, *DEFAULTS, *model.covariates)}
     columns = {wanted[name]: _numbers(name, table[name]) for name in table.column_names if name in wanted}
@@ -124,23 +114,14 @@ def population_data(
 def read_events(
     source: Source, model: StructuralModel, *, interpolation: Interpolation = "locf", ignore: Sequence[str] = ()
 ) -> EventTable:
-    """The event table of a file; columns that the model does not know are refused.
+    """The event table of a file (see :func:`open_table`) as :func:`models.nlme.data.events.event_table` checks it.
 
-    Args:
-        source: see :func:`open_table`.
-        model: the structural model; its covariates are columns of the table.
-        interpolation: of covariates, see :func:`models.nlme.data.events.event_table`.
-        ignore: columns to skip.
-
-    Raises:
-        ConfigError: no such file, not a table, or unusable; names the column and the row of the table (1-based).
+    Columns that the model does not know are refused, those in ``ignore`` skipped. ConfigError: no such file, not a
+    table, or unusable (names the column and the row, 1-based).
     """
     content, skipped = open_table(source).to_table(), {name.lower() for name in ignore}
-    columns = {
-        own if own.lower() == name else name: _numbers(own, content[own])
-        for name, own in _names(content.schema).items()
-        if name not in skipped
-    }
+    names = {name: own for name, own in _names(content.schema).items() if name not in skipped}
+    columns = {own if own.lower() == name else name: _numbers(own, content[own]) for name, own in names.items()}
     return event_table(columns, model, interpolation=interpolation)
 
 

@@ -22,7 +22,6 @@ from image_longitudinal.core.files import replacing
 from image_longitudinal.models.nlme.data.events import EventTable
 
 WHOLE = ("ID", "EVID", "CMT", "ADDL", "SS", "MDV", "DVID", "CENS")  # columns of whole numbers
-SUFFIXES = (".csv", ".parquet")
 
 
 class _Style(NamedTuple):
@@ -43,20 +42,17 @@ _STYLES = {
 
 def check_target(path: str | Path) -> None:
     """ConfigError unless the file of a table ends in .csv or .parquet and its folder exists."""
-    if Path(path).suffix not in SUFFIXES or not Path(path).parent.is_dir():
+    if Path(path).suffix not in (".csv", ".parquet") or not Path(path).parent.is_dir():
         raise ConfigError("cannot write a table there", expected=".csv or .parquet in an existing folder", got=path)
 
 
 def write_rows(path: str | Path, pieces: Iterable[pa.Table], dialect: Dialect = "nonmem") -> int:
-    """Write tables of one schema one after the other; the file appears whole or not at all.
+    """Write tables of one schema one after the other; the file appears whole or not at all. Returns the number of rows.
 
     Args:
         path: the file, replaced if it exists: Parquet if it ends in .parquet, else CSV.
         pieces: at least one table, with NM-TRAN's columns in capitals and others under their own names.
         dialect: spelling of columns and missing values.
-
-    Returns:
-        The number of rows.
 
     Raises:
         ConfigError: an unknown dialect, or no piece.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.models.nlme.kernels.event_arrays import COVARIATES, DOSE, EventArrays
+from image_longitudinal.models.nlme.kernels.records import COVARIATES, DOSE, EventArrays
 from image_longitudinal.models.nlme.model.dosing import Dose, observation_times
 from image_longitudinal.models.nlme.model.structural import StructuralModel
 
@@ -141,19 +141,13 @@ class PopulationData:
     @classmethod
     def concatenate(cls, parts: Sequence[PopulationData]) -> PopulationData:
         """The subjects of all parts, in order."""
-
-        def stacked(name: str) -> NDArray[Any]:
-            return np.concatenate([getattr(part, name) for part in parts])
-
-        def offsets(name: str) -> IntArray:
+        stacked = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", *BY_ROW, *BY_EVENT)
+        }
+        for name in ("row_start", "event_start"):
             counts = np.concatenate([np.diff(getattr(part, name)) for part in parts])
-            return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-
-        return cls(
-            row_start=offsets("row_start"),
-            event_start=offsets("event_start"),
-            **{name: stacked(name) for name in ("ids", *BY_ROW, *BY_EVENT)},
-        )
+            stacked[name] = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return cls(**stacked)
 
     def subset(self, start: int, stop: int) -> PopulationData:
         """Subjects start..stop as views of the same arrays."""
@@ -176,9 +170,8 @@ class PopulationData:
         """The data without censored rows; all subjects stay."""
         if not self.censored.any():
             return self
-        kept = ~self.censored
-        counts = np.bincount(self.subject_of_row[kept], minlength=len(self))
-        rows = {name: getattr(self, name)[kept] for name in BY_ROW}
+        rows = {name: getattr(self, name)[~self.censored] for name in BY_ROW}
+        counts = np.bincount(self.subject_of_row[~self.censored], minlength=len(self))
         return replace(self, row_start=np.concatenate([[0], np.cumsum(counts)]), **rows)
 
     @property
@@ -198,21 +191,14 @@ class PopulationData:
 
 
 def _static_covariates(model: StructuralModel, given: Mapping[str, ArrayLike], ids: IntArray) -> FloatArray:
-    """Values of the model's covariates for each subject, (n, c).
-
-    Raises:
-        ConfigError: a name the model does not have, one that is missing, or a value that is missing for a subject.
-    """
+    """Values of the model's covariates for each subject, (n, c); ConfigError if names or values are missing."""
     if set(given) != set(model.covariates):
-        raise ConfigError(
-            f"covariates do not fit model {model.name!r}", expected=list(model.covariates), got=sorted(given)
-        )
+        wanted = ", ".join(model.covariates) or "none"
+        raise ConfigError(f"covariates do not fit model {model.name!r}", expected=wanted, got=sorted(given))
     out = np.empty((len(ids), len(model.covariates)))
     for column, name in enumerate(model.covariates):
         out[:, column] = np.asarray(given[name], dtype=np.float64)
-        if not np.isfinite(out[:, column]).all():
-            raise ConfigError(
-                f"covariate {name!r} is missing for a subject",
-                where=f"subject {ids[int(np.argmax(~np.isfinite(out[:, column])))]}",
-            )
+        missing = np.flatnonzero(~np.isfinite(out[:, column]))
+        if len(missing):
+            raise ConfigError(f"covariate {name!r} is missing for a subject", where=f"subject {ids[missing[0]]}")
     return out

@@ -21,7 +21,7 @@ from image_longitudinal.models.nlme.estimation.fit import Evaluated, Fit
 from image_longitudinal.models.nlme.estimation.minimise import minimise
 from image_longitudinal.models.nlme.estimation.objective import Gradient, Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
-from image_longitudinal.models.nlme.kernels.densities import subject_densities
+from image_longitudinal.models.nlme.kernels.likelihood import subject_densities
 
 FloatArray = NDArray[np.float64]
 WIDTHS = (1.0, 2.0, 4.0)  # of the mixture's components, relative to the fitted standard deviation; wide for the tails
@@ -53,7 +53,7 @@ class ImportanceSearch:
         self.evaluations = 0
         data, random = objective.data, objective.random
         self.constant = np.log(2 * np.pi) * np.add.reduceat(~data.censored, data.row_start[:-1], dtype=float)
-        others = [i for i in range(objective.model.n_parameters) if i not in random]
+        others = [i for i in range(len(objective.model.parameters)) if i not in random]
         self.shifted = [i for i in others if i in coordinates.mu]  # estimated, without a random effect
 
     def use(self, draws: Draws) -> None:

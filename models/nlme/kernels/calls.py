@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import njit, typeof, types
 from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.core.types.function_type import CompileResultWAP
@@ -19,8 +19,7 @@ from numba.core.typing import Signature, signature
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from image_longitudinal.models.nlme.kernels.event_arrays import EventArrays
-from image_longitudinal.models.nlme.kernels.records import SolverWorkspace, State
+from image_longitudinal.models.nlme.kernels.records import EventArrays, new_state, new_workspace
 
 SOLVE, ADVANCE, RHS, INITIAL, OUTPUT, DOSING, N_STATES, N_PARAMETERS, N_COVARIATES = range(9)
 
@@ -31,11 +30,7 @@ _arrays = dict.fromkeys(EventArrays._fields, _vector) | {
     **dict.fromkeys(("row_start", "before", "endpoint", "event_start", "kind", "compartment"), _integers),
 }  # fmt: skip
 _data = types.NamedTuple(list(_arrays.values()), EventArrays)
-_state = types.NamedTuple([_vector, _matrix, _vector, _vector, _matrix], State)
-_workspace = types.NamedTuple([
-    _vector, _matrix, _matrix, _real[:, :, ::1], _vector, _matrix, _vector, _matrix,
-    _matrix, _integers, _vector, _vector, _matrix, _integers,
-], SolverWorkspace)  # fmt: skip
+_state, _workspace = typeof(new_state.py_func(1, 1)), typeof(new_workspace.py_func(1, 1))
 
 SIGNATURES: dict[int, Signature] = {
     SOLVE: signature(  # kernels.event_integration.solve_events
@@ -58,15 +53,9 @@ def bind(
 ) -> tuple[Callable[[], NDArray[np.int64]], Callable[..., tuple[int, int]]]:
     """The array that stands for a model, and its solver, from the compiled functions of its module.
 
-    Args:
-        solve: as :func:`models.nlme.kernels.event_integration.solve_events`.
-        functions: the model's functions that others call, by position.
-        states: their number.
-        parameters: their number.
-        covariates: their number.
-
-    Returns:
-        ``model()``, which compiles at its first call, and ``run``: ``solve`` without its first argument.
+    ``solve``: as :func:`models.nlme.kernels.event_integration.solve_events`; ``functions``: those that others call, by
+    position; ``states``, ``parameters``, ``covariates``: their numbers. Returns ``model()``, which compiles at its
+    first call, and ``run``: ``solve`` without its first argument.
     """
 
     @lru_cache(maxsize=1)

@@ -20,7 +20,7 @@ from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.files import write_atomically
 from image_longitudinal.models.nlme.kernels.cached import cache_folder, digest_of_sources
 from image_longitudinal.models.nlme.model.structural import StructuralModel
-from image_longitudinal.models.nlme.model.symbolic import SymbolicSystem, trace
+from image_longitudinal.models.nlme.model.symbolic import trace
 
 _INFIX = {
     "Add": " + ", "Mul": " * ", "Sub": " - ", "TrueDiv": " / ", "Pow": " ** ",
@@ -40,6 +40,15 @@ _FORMS = {
 KERNELS = Path(__file__).parent
 PARTS = ("compiled", "records", "dop853", "esdirk", "calls")  # modules that are compiled into a generated file
 
+_WITH_GRADIENT = """
+
+@entry
+def called_{name}(t, p, values, values_by):
+    {name}(t, p, values)
+    if values_by.size > 0:
+        {name}_gradient(t, p, values_by)
+    return 0.0
+"""
 ENTRIES = {
     "OUTPUT": """
 
@@ -67,29 +76,13 @@ def called_rhs(t, x, p, out):
     rhs(t, x, p, out)
     return 0.0
 """,
-    "INITIAL": """
-
-@entry
-def called_initial(t, p, y, y_by):
-    initial(t, p, y)
-    if y_by.size > 0:
-        initial_gradient(t, p, y_by)
-    return 0.0
-""",
-    "DOSING": """
-
-@entry
-def called_dosing(t, p, values, values_by):
-    dosing(t, p, values)
-    if values_by.size > 0:
-        dosing_gradient(t, p, values_by)
-    return 0.0
-""",
+    "INITIAL": _WITH_GRADIENT.format(name="initial"),
+    "DOSING": _WITH_GRADIENT.format(name="dosing"),
 }
 
 FOOTER = """
 FUNCTIONS = {{{functions}}}
-model, run = calls.bind({solver}, FUNCTIONS, N_STATES, N_PARAMETERS, N_COVARIATES)
+model, run = calls.bind(event_integration.solve_events, FUNCTIONS, N_STATES, N_PARAMETERS, N_COVARIATES)
 """
 
 
@@ -150,6 +143,8 @@ def generate_source(model: StructuralModel) -> str:
 
     Their argument ``p`` holds the parameters (m), the covariates' values (c) at a time, their slopes (c), that time.
     """
+    from pytensor.graph.traversal import explicit_graph_inputs
+
     system = trace(model)
     x, p, m, c = system.states, system.parameters, len(system.parameters), len(system.covariates)
     names = {system.time: "t"}
@@ -159,7 +154,14 @@ def generate_source(model: StructuralModel) -> str:
     head = [f"c{i} = p[{m + i}] + p[{m + c + i}] * (t - p[{m + 2 * c}])" for i in range(c)]
 
     def function(name: str, arguments: str, targets: Sequence[str], expressions: Sequence[Any]) -> str:
-        return _function(name, arguments, targets, expressions, names, head)
+        """One njit function that assigns each expression to its target; equal subexpressions are computed once."""
+        lines: list[str] = []
+        known, by_text = dict(names), dict[str, str]()
+        for target, expression in zip(targets, _simplify(expressions), strict=True):
+            value = _write(expression, known, by_text, lines)
+            lines.append(f"return {value}" if target == "return" else f"{target} = {value}")
+        body = "\n".join(f"    {line}" for line in [*head, *lines] or ["pass"])
+        return f'@njit(nogil=True, error_model="numpy")\ndef {name}({arguments}):\n{body}\n'
 
     jacobian = _jacobian(system.derivatives, x)
     functions = [
@@ -179,20 +181,19 @@ def generate_source(model: StructuralModel) -> str:
     functions += [_choice(name, arguments, len(system.outputs)) for name, arguments in (
         ("output", "t, x, p"), ("output_gradient", "t, x, p, by_parameter, by_state"),
     )]  # fmt: skip
+    linear = not set(x) & set(explicit_graph_inputs(_simplify(jacobian)))  # the Jacobian does not contain the states
     head_of_file = (
         f'"""Compiled functions of the structural model {model.name!r}, generated from its symbolic form."""\n\n'
         "import math\n\nimport numpy as np\nfrom numba import njit\n\n"
         "from image_longitudinal.models.nlme.kernels.codegen import private_copy\n"
-        "from image_longitudinal.models.nlme.kernels import calls, closed_form, event_integration\n"
+        "from image_longitudinal.models.nlme.kernels import calls, event_integration\n"
         "from image_longitudinal.models.nlme.kernels.calls import entry\n"
         "from image_longitudinal.models.nlme.kernels.esdirk import TOLERANCE\n\n"
-        f"LINEAR, MODELLED = {_is_linear(system, jacobian)}, {bool(system.dosing)}\n"
+        f"LINEAR, MODELLED = {linear}, {bool(system.dosing)}\n"
         f"N_STATES, N_PARAMETERS, N_COVARIATES = {len(x)}, {m}, {c}\n\n\n"
     )
-    called = [name for name in ENTRIES if name == "OUTPUT" or (x and (name != "DOSING" or system.dosing))]
-    by_position = ", ".join(f"calls.{name}: called_{name.lower()}" for name in called)
-    solver = "event_integration.solve_events" if x else "closed_form.solve_formula"
-    footer = FOOTER.format(functions=by_position, solver=solver)
+    called = [name for name in ENTRIES if name in ("OUTPUT", "INITIAL") or (x and (name != "DOSING" or system.dosing))]
+    footer = FOOTER.format(functions=", ".join(f"calls.{name}: called_{name.lower()}" for name in called))
     return head_of_file + "\n\n".join(functions) + "\n" + "".join(ENTRIES[name] for name in called) + footer
 
 
@@ -225,13 +226,6 @@ def _jacobian(expressions: Sequence[Any], wrt: Sequence[Any]) -> list[Any]:
     return [pt.as_tensor_variable(row) for row in rows]
 
 
-def _is_linear(system: SymbolicSystem, jacobian: Sequence[Any]) -> bool:
-    """Whether the right-hand side is linear in the states: its Jacobian does not contain them."""
-    from pytensor.graph.traversal import explicit_graph_inputs
-
-    return not set(system.states) & set(explicit_graph_inputs(_simplify(jacobian)))
-
-
 def _simplify(expressions: Sequence[Any]) -> list[Any]:
     from pytensor.graph.fg import FunctionGraph
     from pytensor.graph.rewriting.utils import rewrite_graph
@@ -241,25 +235,6 @@ def _simplify(expressions: Sequence[Any]) -> list[Any]:
     graph: Any = FunctionGraph(outputs=list(expressions), clone=False, copy_inputs=False)
     simplified: Any = rewrite_graph(graph, include=("canonicalize", "stabilize"), clone=False)
     return list(simplified.outputs)
-
-
-def _function(
-    name: str,
-    arguments: str,
-    targets: Sequence[str],
-    expressions: Sequence[Any],
-    names: dict[Any, str],
-    head: Sequence[str] = (),
-) -> str:
-    """One njit function that assigns each expression to its target; equal subexpressions are computed once."""
-    lines: list[str] = []
-    known: dict[Any, str] = dict(names)
-    by_text: dict[str, str] = {}
-    for target, expression in zip(targets, _simplify(expressions), strict=True):
-        value = _write(expression, known, by_text, lines)
-        lines.append(f"return {value}" if target == "return" else f"{target} = {value}")
-    body = "\n".join(f"    {line}" for line in [*head, *lines] or ["pass"])
-    return f'@njit(nogil=True, error_model="numpy")\ndef {name}({arguments}):\n{body}\n'
 
 
 def _write(variable: Any, known: dict[Any, str], by_text: dict[str, str], lines: list[str]) -> str:
@@ -295,8 +270,5 @@ def _operation(op: Any, arguments: list[str]) -> str:
         return f"{_CALLS[kind]}({', '.join(arguments)})"
     if kind in _FORMS:
         return _FORMS[kind].format(*arguments)
-    raise ConfigError(
-        "the model uses an operation without a compiled form",
-        expected=f"one of {', '.join(sorted([*_INFIX, *_CALLS, *_FORMS]))}",
-        got=kind,
-    )
+    expected = f"one of {', '.join(sorted([*_INFIX, *_CALLS, *_FORMS]))}"
+    raise ConfigError("the model uses an operation without a compiled form", expected=expected, got=kind)

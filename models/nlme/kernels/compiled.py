@@ -1,4 +1,4 @@
-"""Compilation of functions that only other compiled functions call, and loops over small arrays."""
+"""Functions that only other compiled functions call: how they are compiled, and loops over small arrays."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias

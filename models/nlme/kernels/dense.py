@@ -80,14 +80,6 @@ def secant(b: np.ndarray, step: np.ndarray, wanted: np.ndarray, change: np.ndarr
 
 
 @compiled
-def set_zero(b: np.ndarray) -> None:
-    """b ← 0."""
-    for i in range(b.shape[0]):
-        for j in range(b.shape[1]):
-            b[i, j] = 0.0
-
-
-@compiled
 def damped_cholesky(h: np.ndarray, a: np.ndarray, b: np.ndarray, damping: float) -> bool:
     """Factor of a + b (k, k) in ``h``, its diagonal times 1 + damping; False if not positive definite."""
     for i in range(h.shape[0]):

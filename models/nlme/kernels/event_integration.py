@@ -10,30 +10,9 @@ import math
 
 import numpy as np
 
+from image_longitudinal.models.nlme.kernels import calls, doses, records
 from image_longitudinal.models.nlme.kernels.cached import cached_kernel
-from image_longitudinal.models.nlme.kernels.calls import (
-    DOSING,
-    N_COVARIATES,
-    N_PARAMETERS,
-    N_STATES,
-    call_advance,
-    call_dosing,
-    call_initial,
-    call_output,
-)
 from image_longitudinal.models.nlme.kernels.compiled import assign, compiled
-from image_longitudinal.models.nlme.kernels.event_arrays import COVARIATES, DOSE, RESET
-from image_longitudinal.models.nlme.kernels.event_queue import apply_entry, push_dose, stop_infusions
-from image_longitudinal.models.nlme.kernels.records import (
-    GOOD,
-    IMPOSSIBLE_DOSE,
-    NOT_INTEGRATED,
-    new_plan,
-    new_queue,
-    new_state,
-    new_workspace,
-)
-from image_longitudinal.models.nlme.kernels.steady_state import NONE, begin_steady_state, next_piece
 from image_longitudinal.models.nlme.model.structural import MODIFIERS
 
 LAG, BIOAVAILABILITY, RATE, DURATION = (
@@ -49,14 +28,14 @@ def plan_dose(model, t, i, amount, rate, interval, p, plan):  # type: ignore[no-
     dose.lag, dose.duration = 0.0, 0.0
     for q in range(m):
         plan.amount_by[q] = plan.rate_by[q] = plan.duration_by[q] = plan.lag_by[q] = 0.0
-    if model[DOSING] != 0:
-        n = model[N_STATES]
+    if model[calls.DOSING] != 0:
+        n = model[calls.N_STATES]
         values, values_by = np.empty(4 * n), np.empty((4 * n, m))
-        call_dosing(model, (t, p, values, values_by))
+        calls.call_dosing(model, (t, p, values, values_by))
         lag, bioavailability = values[4 * i + LAG], values[4 * i + BIOAVAILABILITY]
         dose.lag = lag
         if not (lag >= 0.0 and bioavailability >= 0.0):
-            return IMPOSSIBLE_DOSE
+            return records.IMPOSSIBLE_DOSE
         for q in range(m):
             plan.lag_by[q] = values_by[4 * i + LAG, q]
             plan.amount_by[q] = amount * values_by[4 * i + BIOAVAILABILITY, q]
@@ -64,24 +43,24 @@ def plan_dose(model, t, i, amount, rate, interval, p, plan):  # type: ignore[no-
         if rate == MODELLED_RATE:
             rate = values[4 * i + RATE]
             if not rate > 0.0:
-                return IMPOSSIBLE_DOSE
+                return records.IMPOSSIBLE_DOSE
             for q in range(m):
                 plan.rate_by[q] = values_by[4 * i + RATE, q]
         elif rate == MODELLED_DURATION:
             duration = values[4 * i + DURATION]
             if not duration > 0.0:
-                return IMPOSSIBLE_DOSE
+                return records.IMPOSSIBLE_DOSE
             rate = amount / duration
             for q in range(m):
                 plan.rate_by[q] = (plan.amount_by[q] - rate * values_by[4 * i + DURATION, q]) / duration
     elif rate < 0.0:
-        return IMPOSSIBLE_DOSE
+        return records.IMPOSSIBLE_DOSE
     if rate > 0.0:
         dose.duration = amount / rate
         for q in range(m):
             plan.duration_by[q] = (plan.amount_by[q] - dose.duration * plan.rate_by[q]) / rate
     dose.amount, dose.rate, dose.compartment, dose.interval = amount, rate, i, interval
-    return GOOD
+    return records.GOOD
 
 
 @cached_kernel
@@ -91,7 +70,7 @@ def solve_events(model, parameters, data, start, shared, tolerance, out, gradien
     Args:
         model: of :mod:`models.nlme.kernels.calls`.
         parameters: (n, m) float64.
-        data: models.nlme.kernels.event_arrays.EventArrays.
+        data: models.nlme.kernels.records.EventArrays.
         start: position in ``data`` of the first subject.
         shared: whether all n subjects have the events and times of that one.
         tolerance: per step, relative to the largest size each state has had.
@@ -101,12 +80,14 @@ def solve_events(model, parameters, data, start, shared, tolerance, out, gradien
     Returns:
         The first failed row and the reason, or (-1, GOOD).
     """
-    n, m, n_parameters, c = model[N_STATES], gradient.shape[1], model[N_PARAMETERS], model[N_COVARIATES]
+    n, m = model[calls.N_STATES], gradient.shape[1]
+    n_parameters, c = model[calls.N_PARAMETERS], model[calls.N_COVARIATES]
     row_start, event_start, when, kind = data.row_start, data.event_start, data.when, data.kind
     most = 0
     for i in range(start, start + 1 if shared else start + parameters.shape[0]):
         most = max(most, event_start[i + 1] - event_start[i])
-    queue, plan, w, state = new_queue(4 * most + 4, m), new_plan(n, m), new_workspace(n, m), new_state(n, m)
+    queue, plan = records.new_queue(4 * most + 4, m), records.new_plan(n, m)
+    w, state = records.new_workspace(n, m), records.new_state(n, m)
     dose, y, y_by = plan.dose[0], state.y, state.y_by
     by_parameter, by_state = np.zeros(m), np.zeros(n)
     p = np.zeros(n_parameters + 2 * c + 1)
@@ -123,19 +104,18 @@ def solve_events(model, parameters, data, start, shared, tolerance, out, gradien
             if c > 0:  # the first event sets the covariates
                 assign(p[n_parameters : n_parameters + 2 * c], data.covariates[event])
                 p[n_parameters + 2 * c] = when[event]
-        call_initial(model, (t, p, y, y_by))
+        calls.call_initial(model, (t, p, y, y_by))
         for i in range(n):
             state.size[i] = abs(y[i])
-        stop_infusions(state)
+        doses.stop_infusions(state)
         queue.length[0] = 0
-        dose.stage = NONE
-        for i in range(w.explicit.size):
-            w.explicit[i] = 0.0
+        dose.stage = doses.NONE
+        w.explicit[:] = 0.0
         step = 0.0
         for j in range(r0, r1):
             arrived = False
             while not arrived:
-                begin, end, seeking = t, data.times[j], dose.stage != NONE
+                begin, end, seeking = t, data.times[j], dose.stage != doses.NONE
                 next_k, arrival, nominal = -1, math.inf, math.inf
                 if seeking:  # a steady state
                     begin, end = t + dose.begin, t + dose.end
@@ -148,13 +128,13 @@ def solve_events(model, parameters, data, start, shared, tolerance, out, gradien
                     arrived = min(arrival, nominal) > end
                     end = min(end, arrival, nominal)
                 if n > 0 and end != begin:
-                    step = call_advance(model, (begin, end, state, p, step, tolerance, w))
+                    step = calls.call_advance(model, (begin, end, state, p, step, tolerance, w))
                     if step < 0.0:
-                        return row, NOT_INTEGRATED
+                        return row, records.NOT_INTEGRATED
                 if seeking:
                     step = 0.0
-                    reason = next_piece(model, t, state, p, queue, plan, tolerance)
-                    if reason != GOOD:
+                    reason = doses.next_piece(model, t, state, p, queue, plan, tolerance)
+                    if reason != records.GOOD:
                         return row, reason
                     continue
                 t = max(t, end)
@@ -162,35 +142,35 @@ def solve_events(model, parameters, data, start, shared, tolerance, out, gradien
                     break
                 step = 0.0
                 if arrival <= nominal:
-                    apply_entry(model, queue, next_k, t, state, p, plan.present, plan.infusing)
+                    doses.apply_entry(model, queue, next_k, t, state, p, plan.present, plan.infusing)
                     continue
-                if kind[event] == COVARIATES:
+                if kind[event] == records.COVARIATES:
                     assign(p[n_parameters : n_parameters + 2 * c], data.covariates[event])
                     p[n_parameters + 2 * c] = when[event]
-                elif kind[event] == RESET:
+                elif kind[event] == records.RESET:
                     queue.length[0] = 0
-                    stop_infusions(state)
-                    call_initial(model, (t, p, y, y_by))
+                    doses.stop_infusions(state)
+                    calls.call_initial(model, (t, p, y, y_by))
                 elif n > 0:
                     reason = plan_dose(
                         model, t, data.compartment[event], data.amount[event], data.rate[event], data.interval[event],
                         p, plan,
                     )  # fmt: skip
-                    if reason == GOOD and kind[event] == DOSE:
-                        push_dose(queue, plan, t)
-                    elif reason == GOOD:
-                        begin_steady_state(model, t, kind[event], state, p, queue, plan)
-                        reason = next_piece(model, t, state, p, queue, plan, tolerance)
-                    if reason != GOOD:
+                    if reason == records.GOOD and kind[event] == records.DOSE:
+                        doses.push_dose(queue, plan, t)
+                    elif reason == records.GOOD:
+                        doses.begin_steady_state(model, t, kind[event], state, p, queue, plan)
+                        reason = doses.next_piece(model, t, state, p, queue, plan, tolerance)
+                    if reason != records.GOOD:
                         return row, reason
                 event += 1
             o = j + shift
-            out[o] = call_output(model, (data.endpoint[j], data.times[j], y, p, by_parameter, by_state))
+            out[o] = calls.call_output(model, (data.endpoint[j], data.times[j], y, p, by_parameter, by_state))
             if not math.isfinite(out[o]):
-                return row, NOT_INTEGRATED
+                return row, records.NOT_INTEGRATED
             for q in range(m):
                 total = by_parameter[q]
                 for i in range(n):
                     total += by_state[i] * y_by[i, q]
                 gradient[o, q] = total
-    return -1, GOOD
+    return -1, records.GOOD

@@ -74,11 +74,8 @@ def objectives(  # type: ignore[no-untyped-def]
     """Each subject's objective and, if ``by_mu`` is not empty, its derivatives.
 
     Args:
-        problem: of n subjects.
         method: place in :data:`METHODS`.
-        eta: (n, k), the modes.
-        mu: (n, p), φ at η = 0.
-        omega: (k, k).
+        eta, mu, omega: modes (n, k); φ at η = 0 (n, p); (k, k).
         typical: (N,), predictions at η = 0; empty with interaction.
         objective: (n,), receives the objectives.
         by_mu: (n, p) or empty.

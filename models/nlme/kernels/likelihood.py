@@ -4,12 +4,14 @@ import math
 
 import numpy as np
 
+from image_longitudinal.models.nlme.kernels.cached import cached_kernel
 from image_longitudinal.models.nlme.kernels.compiled import compiled
 from image_longitudinal.models.nlme.model.residual_error import KINDS
 
 PROPORTIONAL, COMBINED1, COMBINED2, POWER, LOG_NORMAL_ERROR = (
     KINDS.index(kind) for kind in ("proportional", "combined1", "combined2", "power", "log-normal")
 )
+HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 FAR = -25.0  # standard deviations; further out the normal tail is computed by its asymptotic series
 
 
@@ -50,12 +52,8 @@ def data_terms(problem, error, r0, f, at, g, first, second) -> float:  # type: i
     Pharmacokinet Pharmacodyn 28:481, M3) and its curvature in the direction of G.
     """
     data = problem.data
-    n_p = first.size
-    for a in range(n_p):
-        first[a] = 0.0
-        for b in range(n_p):
-            second[a, b] = 0.0
-    total = 0.0
+    n_p, total = first.size, 0.0
+    first[:], second[:] = 0.0, 0.0
     for j in range(f.size):
         y, e = data.observed[r0 + j], data.endpoint[r0 + j]
         kind = problem.kinds[e]
@@ -90,3 +88,36 @@ def data_terms(problem, error, r0, f, at, g, first, second) -> float:  # type: i
         for b in range(a):
             second[b, a] = second[a, b]
     return total if total == total else math.inf
+
+
+@cached_kernel
+def subject_densities(kinds, error, observed, endpoint, censored, row_start, f, out):  # type: ignore[no-untyped-def]
+    """``out`` (n,) ← log density of each subject's rows at predictions f (N,).
+
+    A censored row contributes the probability of values below its limit (M3; Beal 2001, J Pharmacokinet
+    Pharmacodyn 28:481). -inf where a prediction makes an observation impossible.
+
+    ``kinds``: of residual error by endpoint, places in model.residual_error.KINDS; ``error``: additive, proportional
+    and power of each endpoint in turn; ``observed``, ``endpoint``, ``censored``, ``row_start``: as in PopulationData.
+    """
+    for i in range(out.size):
+        total = 0.0
+        for j in range(row_start[i], row_start[i + 1]):
+            y, e = observed[j], endpoint[j]
+            r, _ = variance(kinds[e], error[3 * e : 3 * e + 3], f[j])
+            residual = y - f[j]
+            if kinds[e] == LOG_NORMAL_ERROR:
+                if not f[j] > 0.0:
+                    total = -math.inf
+                    break
+                residual = math.log(y / f[j])
+            if not r > 0.0:
+                total = -math.inf
+                break
+            if censored[j]:
+                total += log_tail(residual / math.sqrt(r))[0]
+            else:
+                total -= 0.5 * (residual * residual / r + math.log(r)) + HALF_LOG_2PI
+                if kinds[e] == LOG_NORMAL_ERROR:
+                    total -= math.log(y)
+        out[i] = total if total == total else -math.inf

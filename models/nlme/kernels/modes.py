@@ -7,7 +7,7 @@ import numpy as np
 from image_longitudinal.models.nlme.kernels.cached import cached_kernel
 from image_longitudinal.models.nlme.kernels.calls import call_solve
 from image_longitudinal.models.nlme.kernels.compiled import assign, compiled
-from image_longitudinal.models.nlme.kernels.dense import cholesky_solve, damped_cholesky, secant, set_zero
+from image_longitudinal.models.nlme.kernels.dense import cholesky_solve, damped_cholesky, secant
 from image_longitudinal.models.nlme.kernels.individual import parameter_of, predict_subject
 from image_longitudinal.models.nlme.kernels.likelihood import data_terms
 
@@ -81,7 +81,7 @@ def find_mode(problem, i, eta, mu, typical, iterations, predicted_decrease, tole
     for iteration in range(iterations):
         if iteration > 0:
             if not damped_cholesky(h, hessian, beyond, damping):
-                set_zero(beyond)
+                beyond[:] = 0.0
                 learned = False
                 if not damped_cholesky(h, hessian, beyond, damping):
                     return value, False
@@ -130,7 +130,7 @@ def find_mode(problem, i, eta, mu, typical, iterations, predicted_decrease, tole
             if decrease < NOISE * (1.0 + abs(value)):
                 if not learned:
                     return value, True
-                set_zero(beyond)
+                beyond[:] = 0.0
                 learned = False
             damping = max(1e-2, 10.0 * damping)
     return value, False
@@ -143,14 +143,8 @@ def modes(problem, eta, starts, mu, typical, values, good):  # type: ignore[no-u
     A few steps from the most promising starts show which valley is the deepest. The search is finished in that one
     and, so that more starts never give a worse mode, in that of ``eta``.
 
-    Args:
-        problem: of n subjects.
-        eta: (n, k), first starts and result.
-        starts: (S, k), further starts of every subject.
-        mu: (n, p), φ at η = 0.
-        typical: (N,), predictions at η = 0; empty with interaction.
-        values: (n,), receives ℓ at the mode.
-        good: (n,), receives whether the search converged.
+    ``mu`` (n, p): φ at η = 0; ``typical`` (N,): predictions at η = 0, empty with interaction. ``values`` (n,) receives
+    ℓ at the mode, ``good`` (n,) whether the search converged.
     """
     k, n_starts, row_start, tolerance = eta.shape[1], starts.shape[0], problem.data.row_start, problem.tolerance
     rough = max(tolerance, ROUGH)

@@ -10,12 +10,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_longitudinal.models.nlme.kernels.compiled import compiled
-from image_longitudinal.models.nlme.kernels.event_arrays import EventArrays
 
 Vector = NDArray[np.float64]
+DOSE, STEADY_STATE, STEADY_STATE_ADDED, RESET, COVARIATES = range(5)  # kinds of event; the second and third: SS 1 and 2
 GOOD, NOT_INTEGRATED, NO_STEADY_STATE, IMPOSSIBLE_DOSE = range(4)  # why a subject failed
 EXPLICIT_STAGES, IMPLICIT_STAGES = 12, 6  # of dop853 and esdirk
 REACHED, STEP_SIZE, IS_STIFF = range(3)  # of ``SolverWorkspace.explicit``: time reached, next step size, 1 if stiff
+
+
+class EventArrays(NamedTuple):
+    """Observations (N,) and events (E,) of n subjects; fields as in ``data.population_data.PopulationData``.
+
+    All arrays are contiguous and writable, so that there is one compiled signature.
+    """
+
+    row_start: NDArray[np.int64]
+    times: NDArray[np.float64]
+    observed: NDArray[np.float64]
+    before: NDArray[np.int64]
+    endpoint: NDArray[np.int64]
+    censored: NDArray[np.bool_]
+    event_start: NDArray[np.int64]
+    when: NDArray[np.float64]
+    kind: NDArray[np.int64]
+    compartment: NDArray[np.int64]
+    amount: NDArray[np.float64]
+    rate: NDArray[np.float64]
+    interval: NDArray[np.float64]
+    covariates: NDArray[np.float64]
 
 
 class State(NamedTuple):
@@ -76,7 +98,7 @@ DOSE_RECORD = np.dtype(
         ("added", np.bool_),  # SS 2: steady state added to the present state
         ("cycle", np.int64),  # dosing intervals integrated so far
         ("change", np.float64),  # relative change of the states over the last interval
-        ("stage", np.int64),  # of kernels.steady_state
+        ("stage", np.int64),  # of kernels.doses
         ("begin", np.float64),  # the next piece to integrate, relative to the dose
         ("end", np.float64),
         ("stop", np.float64),  # end of the present interval

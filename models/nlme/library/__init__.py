@@ -32,7 +32,7 @@ from types import ModuleType
 
 from image_longitudinal.core.digest import file_sha256
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.models.nlme.library import compartments, depot_central, emax, indirect_response, visual_acuity
+from image_longitudinal.models.nlme.library import pharmacokinetics, visual_acuity
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
 _MODELS: dict[str, PopulationModel] = {}
@@ -52,11 +52,7 @@ def known_models() -> list[str]:
 
 
 def get_model(name: str) -> PopulationModel:
-    """The registered model of that name, or of a user's file: ``my_models.py:gompertz-growth``.
-
-    Raises:
-        ConfigError: no such file or model; names the known ones.
-    """
+    """The registered model of that name, or of a user's file: ``my_models.py:gompertz-growth``; ConfigError if none."""
     file, name = _parts(name)
     if file is not None and _FILES.get(str(file.resolve()), ("",))[0] != _digest(file):
         load_models(file)
@@ -82,7 +78,8 @@ def load_models(path: str | Path) -> list[str]:
     try:
         exec(compile(file.read_bytes(), place, "exec"), module.__dict__)  # noqa: S102 - the user asked to run it
     except (SyntaxError, NameError, ImportError, AttributeError, TypeError) as error:
-        line = error.lineno if isinstance(error, SyntaxError) else _line_of(error, place)
+        lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == place]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
         raise ConfigError("the model file cannot be run", where=f"{file}, line {line}", got=error) from error
     added = sorted(set(_MODELS) - before)
     if not added:
@@ -92,11 +89,7 @@ def load_models(path: str | Path) -> list[str]:
 
 
 def model_content(name: str) -> str:
-    """Identity of the model of that name: its name, or for a user's file SHA-256 and name.
-
-    Raises:
-        ConfigError: no such file.
-    """
+    """Identity of a model: its name, or for a user's file SHA-256 and name; ConfigError without such a file."""
     file, own = _parts(name)
     return own if file is None else f"{_digest(file)}:{own}"
 
@@ -107,23 +100,11 @@ def _parts(name: str) -> tuple[Path | None, str]:
     return (Path(file), own) if separator and file.endswith(".py") else (None, name)
 
 
-def _line_of(error: BaseException, place: str) -> int | None:
-    """The last line of a file in an error's traceback."""
-    lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == place]
-    return lines[-1] if lines else None
-
-
 def _digest(file: Path) -> str:
     if not file.is_file():
         raise ConfigError("no such model file", got=file)
     return file_sha256(file)
 
 
-for _model in (
-    depot_central.MODEL,
-    *compartments.MODELS,
-    *indirect_response.MODELS,
-    *emax.MODELS,
-    *visual_acuity.MODELS,
-):
+for _model in (*pharmacokinetics.MODELS, *visual_acuity.MODELS):
     register(_model)

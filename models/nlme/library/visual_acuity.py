@@ -44,14 +44,12 @@ def _omega() -> tuple[tuple[float, ...], ...]:
     letters = np.hypot(13.0, 4.1)
     sd = np.array([letters, *np.sqrt(np.log1p(np.array([7.3, 1.1, 11.0]) ** 2))])
     share = 4.1 / letters  # only the deviation from the observed baseline correlates with the rest
-    correlation = np.array(
-        [
-            [1.0, -0.14 * share, 0.27 * share, 0.48 * share],
-            [-0.14 * share, 1.0, -0.62, -0.89],
-            [0.27 * share, -0.62, 1.0, 0.46],
-            [0.48 * share, -0.89, 0.46, 1.0],
-        ]
-    )
+    correlation = np.array([
+        [1.0, -0.14 * share, 0.27 * share, 0.48 * share],
+        [-0.14 * share, 1.0, -0.62, -0.89],
+        [0.27 * share, -0.62, 1.0, 0.46],
+        [0.48 * share, -0.89, 0.46, 1.0],
+    ])  # fmt: skip
     return tuple(tuple(float(value) for value in row) for row in correlation * np.outer(sd, sd))
 
 
@@ -85,8 +83,5 @@ MODEL = PopulationModel(
     source="doi 10.1002/psp4.12322",
 )
 
-WITH_AGE = replace(
-    with_covariate(MODEL, "emax", "age", effect="power", reference=77.0, coefficient=-1.4), name="visual-acuity-age"
-)
-
-MODELS = (MODEL, WITH_AGE)
+WITH_AGE = with_covariate(MODEL, "emax", "age", reference=77.0, coefficient=-1.4)
+MODELS = (MODEL, replace(WITH_AGE, name="visual-acuity-age"))

@@ -13,6 +13,7 @@ from image_longitudinal.models.nlme.model import symbolic as s
 from image_longitudinal.models.nlme.model.population import Parameter, PopulationModel, check_omega
 from image_longitudinal.models.nlme.model.structural import Expression, StructuralModel
 
+Change = Callable[[SimpleNamespace], SimpleNamespace]  # of individual parameters
 OCCASION = "occ"  # the covariate that numbers a subject's occasions 1, 2, ...
 
 
@@ -31,17 +32,8 @@ def with_covariate(
     exp(β (c - r)) (``exponential``), or β (c - r) is added to it (``linear``). β becomes a parameter called
     ``parameter_covariate`` that is the same in every subject and estimated like any other. The event table
     gives the covariate and its interpolation between visits.
-
-    Args:
-        model: the population model.
-        parameter: name of one of its parameters.
-        covariate: name of the covariate, a column of the event table.
-        effect: ``power``, ``exponential`` or ``linear``.
-        reference: value without effect (> 0 for ``power``).
-        coefficient: β, its start value in estimation.
-
-    Raises:
-        ConfigError: an unknown parameter or effect, or a reference that a power cannot have.
+    ``coefficient`` is its start value. ConfigError: an unknown parameter or effect, or a reference that is not above 0
+    for a power.
     """
     effects: dict[str, Callable[[Any, Any, Any], Any]] = {
         "power": lambda value, c, beta: value * (c / reference) ** beta,
@@ -50,22 +42,15 @@ def with_covariate(
     }
     _check_known(model, [parameter])
     if effect not in effects or (effect == "power" and not reference > 0):
-        raise ConfigError(
-            "unusable covariate effect",
-            expected=f"{', '.join(effects)}; a reference above 0 for power",
-            got=f"{effect!r}, reference {reference}",
-        )
+        expected, got = f"{', '.join(effects)}; a reference above 0 for power", f"{effect!r}, reference {reference}"
+        raise ConfigError("unusable covariate effect", expected=expected, got=got)
     name = f"{parameter}_{covariate}"
 
     def changed(p: SimpleNamespace) -> SimpleNamespace:
         value = effects[effect](getattr(p, parameter), getattr(p, covariate), getattr(p, name))
         return SimpleNamespace(**{**vars(p), parameter: value})
 
-    own = model.structural
-    names = own.covariates if covariate in own.covariates else (*own.covariates, covariate)
-    structural = replace(
-        _transformed(own, changed), parameters=(*own.parameters, name), covariates=names, name=f"{own.name}+{name}"
-    )
+    structural = _transformed(model.structural, changed, (name,), covariate, name)
     added = Parameter(name, coefficient, "normal", random=False)
     return replace(model, name=structural.name, structural=structural, parameters=(*model.parameters, added))
 
@@ -79,14 +64,8 @@ def with_occasions(
     like its η; all occasions share one covariance matrix (NONMEM's BLOCK SAME). The occasion of a row is the covariate
     ``occ``: 1, 2, ..., ``occasions``.
 
-    Args:
-        model: the population model.
-        parameters: names of the parameters that vary between occasions.
-        occasions: their largest number.
-        omega: covariance of κ, (q, q) for q parameters.
-
-    Raises:
-        ConfigError: an unknown parameter, or an Ω that is no covariance matrix.
+    ``parameters``: names of the q parameters that vary; ``occasions``: their largest number; ``omega`` (q, q):
+    covariance of κ. ConfigError: an unknown parameter, or an Ω that is no covariance matrix.
     """
     _check_known(model, parameters)
     block = check_omega(omega, len(parameters), f"{model.name} (occasions)")
@@ -102,21 +81,11 @@ def with_occasions(
             values[name] = _shifted(values[name], kappa, distributions[name])
         return SimpleNamespace(**values)
 
-    own, k = model.structural, model.n_random_effects
-    new = tuple(name for names in kappas for name in names)
-    covariates = own.covariates if OCCASION in own.covariates else (*own.covariates, OCCASION)
-    structural = replace(
-        _transformed(own, changed),
-        name=f"{own.name}+occasions",
-        parameters=(*own.parameters, *new),
-        covariates=covariates,
-    )
-    size = k + len(new)
-    full = np.zeros((size, size))
-    full[:k, :k] = model.omega
-    for start in range(k, size, len(parameters)):
-        full[start : start + len(parameters), start : start + len(parameters)] = block
-    groups = tuple(tuple(range(start, start + len(parameters))) for start in range(k, size, len(parameters)))
+    k, new = model.n_random_effects, tuple(name for names in kappas for name in names)
+    structural = _transformed(model.structural, changed, new, OCCASION, "occasions")
+    full = np.zeros((k + len(new), k + len(new)))
+    full[:k, :k], full[k:, k:] = model.omega, np.kron(np.eye(occasions), block)
+    groups = tuple(tuple(range(start, start + len(parameters))) for start in range(k, len(full), len(parameters)))
     return replace(
         model,
         name=structural.name,
@@ -127,11 +96,19 @@ def with_occasions(
     )
 
 
-def _transformed(model: StructuralModel, changed: Callable[[SimpleNamespace], SimpleNamespace]) -> StructuralModel:
-    """The structural model with its functions applied to changed parameters, and without a hand-written kernel."""
+def _transformed(
+    model: StructuralModel, changed: Change, new: tuple[str, ...], covariate: str, suffix: str
+) -> StructuralModel:
+    """The structural model with its functions applied to changed parameters, and without a hand-written kernel.
+
+    ``new``: names of further parameters; ``covariate``: on which the change depends; ``suffix``: of the model's name.
+    """
     initial, dosing = model.initial, model.dosing
     return replace(
         model,
+        name=f"{model.name}+{suffix}",
+        parameters=(*model.parameters, *new),
+        covariates=tuple(dict.fromkeys((*model.covariates, covariate))),
         rhs=lambda t, x, p: model.rhs(t, x, changed(p)),
         output=lambda t, x, p: model.output(t, x, changed(p)),
         initial=None if initial is None else lambda p: initial(changed(p)),
@@ -152,6 +129,5 @@ def _shifted(value: Expression, kappa: Expression, distribution: str) -> Express
 def _check_known(model: PopulationModel, names: Sequence[str]) -> None:
     for name in names:
         if name not in model.parameter_names:
-            raise ConfigError(
-                f"model {model.name!r} has no such parameter", expected=", ".join(model.parameter_names), got=repr(name)
-            )
+            expected = ", ".join(model.parameter_names)
+            raise ConfigError(f"model {model.name!r} has no such parameter", expected=expected, got=repr(name))

@@ -38,18 +38,14 @@ class Parameter:
 
     def __post_init__(self) -> None:
         ranges = {"log-normal": (0.0, np.inf), "normal": (-np.inf, np.inf), "logit-normal": (0.0, 1.0)}
+        what = f"parameter {self.name!r} has an"
         if self.distribution not in ranges:
-            raise ConfigError(
-                f"parameter {self.name!r} has an unknown distribution",
-                expected=", ".join(DISTRIBUTIONS),
-                got=repr(self.distribution),
-            )
+            expected = ", ".join(DISTRIBUTIONS)
+            raise ConfigError(f"{what} unknown distribution", expected=expected, got=repr(self.distribution))
         low, high = ranges[self.distribution]
         if not low < self.typical < high:
             raise ConfigError(
-                f"parameter {self.name!r} has an impossible typical value",
-                expected=f"above {low}, below {high}",
-                got=self.typical,
+                f"{what} impossible typical value", expected=f"above {low}, below {high}", got=self.typical
             )
 
     def individual(self, eta: Any, exp: Any, typical: Any = None) -> Any:
@@ -106,18 +102,13 @@ class PopulationModel:
     def __post_init__(self) -> None:
         names = tuple(parameter.name for parameter in self.parameters)
         if names != self.structural.parameters:
-            raise ConfigError(
-                f"population model {self.name!r} does not give each structural parameter once, in order",
-                expected=list(self.structural.parameters),
-                got=list(names),
-            )
+            what = f"population model {self.name!r} does not give each structural parameter once, in order"
+            raise ConfigError(what, expected=list(self.structural.parameters), got=list(names))
         check_omega(self.omega, self.n_random_effects, self.name)
         if len(self.residuals) != len(self.structural.endpoints):
-            raise ConfigError(
-                f"population model {self.name!r} does not give each endpoint its residual error",
-                expected=", ".join(self.structural.endpoints),
-                got=f"{len(self.residuals)} residual errors",
-            )
+            what = f"population model {self.name!r} does not give each endpoint its residual error"
+            expected, got = ", ".join(self.structural.endpoints), f"{len(self.residuals)} residual errors"
+            raise ConfigError(what, expected=expected, got=got)
 
     @property
     def residuals(self) -> tuple[ResidualError, ...]:
@@ -164,11 +155,6 @@ class PopulationModel:
         return len(self.random_effect_names)
 
     @property
-    def n_parameters(self) -> int:
-        """Number p of individual parameters per subject."""
-        return len(self.parameters)
-
-    @property
     def typical_values(self) -> dict[str, float]:
         """Parameter values of a subject whose random effects are all 0."""
         return {parameter.name: parameter.typical for parameter in self.parameters}
@@ -182,7 +168,6 @@ def check_omega(omega: ArrayLike, n: int, model: str) -> NDArray[np.float64]:
         raise ConfigError(f"unusable omega of model {model!r}", expected=expected, got=matrix.tolist())
     smallest = float(np.linalg.eigvalsh(matrix)[0]) if n else 1.0
     if smallest <= 1e-14 * float(np.trace(matrix) if n else 1.0):
-        raise ConfigError(
-            f"singular omega of model {model!r}", expected=expected, got=f"smallest eigenvalue {smallest:g}"
-        )
+        got = f"smallest eigenvalue {smallest:g}"
+        raise ConfigError(f"singular omega of model {model!r}", expected=expected, got=got)
     return matrix

@@ -38,11 +38,9 @@ class ResidualError:
             raise ConfigError("unknown residual error", expected=", ".join(KINDS), got=repr(self.kind))
         needed = [self.additive] * self.uses_additive + [self.proportional] * self.uses_proportional
         if min(self.additive, self.proportional) < 0 or not sum(needed) > 0:
-            raise ConfigError(
-                f"residual error {self.kind!r} has impossible standard deviations",
-                expected="none negative, and not all of the needed ones zero",
-                got=f"additive={self.additive}, proportional={self.proportional}",
-            )
+            what = f"residual error {self.kind!r} has impossible standard deviations"
+            got = f"additive={self.additive}, proportional={self.proportional}"
+            raise ConfigError(what, expected="none negative, and not all of the needed ones zero", got=got)
 
     @property
     def uses_additive(self) -> bool:

@@ -55,22 +55,13 @@ class StructuralModel:
     dosing: Dosing | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        for kind, names in (
-            ("state", self.states),
-            ("parameter", self.parameters),
-            ("covariate", (*self.covariates, *self.parameters)),
-            ("endpoint", self.endpoints),
-        ):
-            if (
-                (kind in ("parameter", "endpoint") and not names)
-                or len(set(names)) != len(names)
-                or not all(name.isidentifier() for name in names)
-            ):
-                raise ConfigError(
-                    f"structural model {self.name!r} has unusable {kind} names",
-                    expected="distinct identifiers (at least one parameter and one endpoint)",
-                    got=list(names),
-                )
+        named = {"state": self.states, "parameter": self.parameters, "endpoint": self.endpoints}
+        for kind, names in (named | {"covariate": (*self.covariates, *self.parameters)}).items():
+            distinct = len(set(names)) == len(names) and all(name.isidentifier() for name in names)
+            if not distinct or (kind in ("parameter", "endpoint") and not names):
+                expected = "distinct identifiers (at least one parameter and one endpoint)"
+                what = f"structural model {self.name!r} has unusable {kind} names"
+                raise ConfigError(what, expected=expected, got=list(names))
 
     def state_index(self, compartment: str | int) -> int:
         """0-based index of a compartment given by name or by 1-based number; ConfigError if there is none."""
@@ -79,14 +70,12 @@ class StructuralModel:
         if isinstance(compartment, int) and 1 <= compartment <= len(self.states):
             return compartment - 1
         numbered = ", ".join(f"{number} {name}" for number, name in enumerate(self.states, 1))
-        raise ConfigError(
-            f"dose to a compartment that model {self.name!r} does not have", expected=numbered, got=repr(compartment)
-        )
+        what = f"dose to a compartment that model {self.name!r} does not have"
+        raise ConfigError(what, expected=numbered, got=repr(compartment))
 
     def endpoint_index(self, name: str) -> int:
         """0-based index of an endpoint; ConfigError if there is none of that name."""
         if name not in self.endpoints:
-            raise ConfigError(
-                f"model {self.name!r} has no such endpoint", expected=", ".join(self.endpoints), got=repr(name)
-            )
+            expected = ", ".join(self.endpoints)
+            raise ConfigError(f"model {self.name!r} has no such endpoint", expected=expected, got=repr(name))
         return self.endpoints.index(name)

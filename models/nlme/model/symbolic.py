@@ -88,9 +88,8 @@ def trace(model: StructuralModel) -> SymbolicSystem:
         *((f"dosing of {state}", values, set(values), MODIFIERS) for state, values in dosing.items()),
     ):
         if set(given) != wanted or not set(given) <= set(known):
-            raise ConfigError(
-                f"structural model {model.name!r} has {what} that do not match", expected=list(known), got=sorted(given)
-            )
+            message = f"structural model {model.name!r} has {what} that do not match"
+            raise ConfigError(message, expected=list(known), got=sorted(given))
 
     def scalars(expressions: Iterable[Expression]) -> list[Any]:
         return [pt.as_tensor_variable(expression, dtype="float64") for expression in expressions]

@@ -7,6 +7,7 @@ PyTensor is imported before a generated kernel is needed.
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,34 +27,19 @@ FloatArray = NDArray[np.float64]
 
 
 def individual_parameters(model: PopulationModel, eta: ArrayLike) -> FloatArray:
-    """Individual parameters from random effects.
+    """Individual parameters, float64 (n, p) in the order of ``model.parameter_names``.
 
-    Args:
-        model: the population model.
-        eta: random effects, (n, k), in the order of ``model.random_effect_names``.
-
-    Returns:
-        float64, (n, p), in the order of ``model.parameter_names``.
-
-    Raises:
-        ConfigError: ``eta`` does not have k columns.
+    ``eta``: random effects, (n, k), in the order of ``model.random_effect_names``; ConfigError unless it has k columns.
     """
     eta = np.ascontiguousarray(eta, dtype=np.float64)
     if eta.ndim != 2 or eta.shape[1] != model.n_random_effects:
-        raise ConfigError(
-            f"random effects do not fit model {model.name!r}",
-            expected=f"shape (n, {model.n_random_effects})",
-            got=eta.shape,
-        )
-    values = np.empty((len(eta), model.n_parameters))
-    column = 0
-    for index, parameter in enumerate(model.parameters):
-        if parameter.random:
-            # a contiguous copy: NumPy may round exp differently on strided data, and the bits must not depend on layout
-            values[:, index] = parameter.individual(np.ascontiguousarray(eta[:, column]), np.exp)
-            column += 1
-        else:
-            values[:, index] = parameter.typical
+        expected = f"shape (n, {model.n_random_effects})"
+        raise ConfigError(f"random effects do not fit model {model.name!r}", expected=expected, got=eta.shape)
+    values = np.tile(np.array([parameter.typical for parameter in model.parameters]), (len(eta), 1))
+    random = [index for index, parameter in enumerate(model.parameters) if parameter.random]
+    for index, column in zip(random, eta.T, strict=True):
+        # a contiguous copy: NumPy may round exp differently on strided data, and the bits must not depend on layout
+        values[:, index] = model.parameters[index].individual(np.ascontiguousarray(column), np.exp)
     return values
 
 
@@ -107,19 +93,9 @@ def simulate(
 
 
 def predict_table(model: PopulationModel, eta: ArrayLike, table: EventTable, *, n_threads: int = 1) -> FloatArray:
-    """Noise-free predictions at every row of an event table (dose rows: after the dose).
+    """Noise-free predictions at every row of an event table (dose rows: after the dose), float64 (rows,).
 
-    Args:
-        model: the population model.
-        eta: random effects, (n, k), in the table's order of subjects.
-        table: doses, covariates and times of every subject.
-        n_threads: the result is the same for any number.
-
-    Returns:
-        float64, (rows,).
-
-    Raises:
-        ConfigError, SimulationError: as :func:`simulate`.
+    ``eta`` (n, k): random effects in the table's order of subjects; ``n_threads`` and errors as :func:`simulate`.
     """
     data = expand_events(table, model.structural, every_row=True)
     parameters = individual_parameters(model, eta)
@@ -138,19 +114,16 @@ def predict(
     n_threads: int = 1,
     tolerance: float | None = None,
 ) -> FloatArray:
-    """Predictions of a structural model from individual parameters.
+    """Predictions of a structural model from individual parameters (n, p): float64 (N,), subject after subject.
 
     Args:
         model: the structural model.
-        parameters: (n, p).
+        parameters: individual parameters.
         data: times and events of the n subjects, or of one if ``shared``.
         ids: subject ids, (n,), to name a subject in an error; row numbers if None.
         shared: whether all subjects have the times and events of the first in ``data``.
         n_threads: the result is the same for any number.
         tolerance: per step; the kernel's own if None.
-
-    Returns:
-        float64, (N,): the rows of all subjects one after the other.
 
     Raises:
         SimulationError: parameters that are not finite, or a subject that could not be integrated.
@@ -178,30 +151,26 @@ def predict(
 def integration_error(model: StructuralModel, parameters: ArrayLike, subject: int, reason: int) -> SimulationError:
     """The error for a subject on which a kernel failed; ``reason`` of :mod:`models.nlme.kernels.records`."""
     values = ", ".join(f"{k}={v:.6g}" for k, v in zip(model.parameters, np.asarray(parameters), strict=True))
-    what, expected = {
-        NO_STEADY_STATE: ("reached no steady state", "one within 10,000 dosing intervals"),
-        IMPOSSIBLE_DOSE: (
-            "gave a dose an impossible lag time, bioavailability, rate or duration",
-            "none negative, rates above 0",
-        ),
-    }.get(reason, ("could not be integrated", "finite parameters and a convergent solution"))
+    what, expected = "could not be integrated", "finite parameters and a convergent solution"
+    if reason == NO_STEADY_STATE:
+        what, expected = "reached no steady state", "one within 10,000 dosing intervals"
+    elif reason == IMPOSSIBLE_DOSE:
+        what = "gave a dose an impossible lag time, bioavailability, rate or duration"
+        expected = "none negative, rates above 0"
     return SimulationError(f"model {model.name!r} {what}", where=f"subject {subject}", expected=expected, got=values)
 
 
 def observe(
     model: PopulationModel, prediction: ArrayLike, *, key: int, ids: ArrayLike, endpoint: str | None = None
 ) -> FloatArray:
-    """Observations: predictions plus residual error drawn from each subject's own stream.
+    """Observations, float64 (n, T): predictions (n, T) plus residual error drawn from each subject's own stream.
 
     Args:
         model: the population model.
-        prediction: noise-free predictions, (n, T).
+        prediction: noise-free.
         key: stream key (:func:`core.random.stream_key`).
         ids: subject ids, (n,): the noise of a subject depends on key, id and position alone.
         endpoint: the endpoint that is predicted; the first if None.
-
-    Returns:
-        float64, (n, T).
     """
     prediction = np.ascontiguousarray(prediction, dtype=np.float64)
     if not prediction.size:
@@ -239,7 +208,7 @@ def observe_table(
     for name, limit in (limits or {}).items():
         low = observed & (endpoint == model.structural.endpoint_index(name)) & (dv < limit)
         dv[low], censored[low] = limit, 1.0
-    return table.with_columns({"DV": dv, "MDV": (table["EVID"] != 0).astype(float), "CENS": censored})
+    return replace(table, columns=table.columns | {"DV": dv, "MDV": (~observed).astype(float), "CENS": censored})
 
 
 def _run_in_threads(run: Callable[[int, int], tuple[int, int]], n: int, n_threads: int) -> tuple[int, int]:

@@ -72,13 +72,9 @@ def write_trial(
     planned = model.design.times if times is None else times
     at = observation_times(visits.times if visits else planned)
     given = tuple(model.design.doses if doses is None else doses)
-    for file in (path, truth):
-        if file is not None:
-            check_target(file)
-    ranges = dict(covariates or {})
-    if set(ranges) != set(model.structural.covariates):
-        wanted = ", ".join(model.structural.covariates) or "none"
-        raise ConfigError(f"covariates do not fit model {model.name!r}", expected=wanted, got=sorted(ranges))
+    check_target(path)
+    if truth:
+        check_target(truth)
     etas: list[pa.Table] = []
 
     def pieces() -> Iterator[pa.Table]:
@@ -87,7 +83,7 @@ def write_trial(
             eta = _random_effects(model, seed, ids)
             own = {
                 name: low + (high - low) * uniforms(stream_key(seed, "trial covariate", name), ids, 1)[:, 0]
-                for name, (low, high) in ranges.items()
+                for name, (low, high) in (covariates or {}).items()
             }
             visit_times, seen = visits.draw(seed, ids) if visits else (at, np.ones((len(ids), len(at)), np.bool_))
             observed = []
@@ -96,9 +92,8 @@ def write_trial(
                 predicted = simulate(model, eta, visit_times, given, ids=ids, **options)
                 key = stream_key(seed, "trial residual", *([number] if number else []))
                 observed.append(observe(model, predicted, key=key, ids=ids, endpoint=endpoint))
-            rows = _rows(model, ids, at, given, np.where(seen[:, :, None], np.stack(observed, axis=2), np.nan))
-            if visits:
-                rows = _at_visit_times(rows, visit_times)
+            values = np.where(seen[:, :, None], np.stack(observed, axis=2), np.nan)
+            rows = _rows(model, ids, at, np.broadcast_to(visit_times, seen.shape), given, values)
             for name in model.structural.covariates:
                 rows = rows.append_column(name, pa.array(np.repeat(own[name], len(rows) // len(ids))))
             if truth is not None:
@@ -143,34 +138,31 @@ def _truth(model: PopulationModel, ids: np.ndarray, eta: np.ndarray) -> pa.Table
 
 
 def _rows(
-    model: PopulationModel, ids: np.ndarray, times: np.ndarray, doses: Sequence[Dose], observed: np.ndarray
-) -> pa.Table:
-    """Rows of subjects that share one design; observed (n, T, endpoints), NaN at missed visits."""
+    model: PopulationModel, ids: np.ndarray, planned: np.ndarray, times: np.ndarray, doses: Sequence[Dose],
+    observed: np.ndarray,
+) -> pa.Table:  # fmt: skip
+    """Rows in the order of the planned times (T,); times (n, T); observed (n, T, endpoints), NaN at missed visits."""
     n, d, endpoints = len(ids), len(doses), observed.shape[2]
-    times = np.repeat(times, endpoints)
-    width = d + len(times)
-    time = np.concatenate([[dose.time for dose in doses], times])
-    order = np.lexsort((np.arange(width), time))  # doses come first where times are equal
-    evid = np.concatenate([np.ones(d), np.zeros(len(times))]).astype(np.int8)[order]
-    amount = np.concatenate([[dose.amount for dose in doses], np.zeros(len(times))])[order]
+    visits = len(planned) * endpoints
+    width, of_doses = d + visits, np.array([dose.time for dose in doses])
+    # doses come first where times are equal
+    order = np.lexsort((np.arange(width), np.concatenate([of_doses, np.repeat(planned, endpoints)])))
+    time = np.concatenate([np.tile(of_doses, (n, 1)), np.repeat(times, endpoints, axis=1)], axis=1)[:, order]
+
+    def tiled(dosed: ArrayLike, dtype: type = np.float64) -> np.ndarray:
+        return np.tile(np.concatenate([dosed, np.zeros(visits)]).astype(dtype)[order], n)
+
     rate = [dose.amount / dose.duration if dose.duration > 0 else 0.0 for dose in doses]
     compartment = [model.structural.state_index(dose.compartment) + 1 for dose in doses]
     dv = np.concatenate([np.full((n, d), np.nan), observed.reshape(n, -1)], axis=1)[:, order].ravel()
     missing = np.isnan(dv)
-    columns = {"ID": np.repeat(ids, width), "TIME": np.tile(time[order], n), "EVID": np.tile(evid, n)}
-    columns["AMT"] = np.tile(amount, n)
+    columns = {"ID": np.repeat(ids, width), "TIME": time.ravel(), "EVID": tiled(np.ones(d), np.int8)}
+    columns["AMT"] = tiled([dose.amount for dose in doses])
     if any(rate):
-        columns["RATE"] = np.tile(np.concatenate([rate, np.zeros(len(times))])[order], n)
-    columns["CMT"] = np.tile(np.concatenate([compartment, np.zeros(len(times))]).astype(np.int8)[order], n)
+        columns["RATE"] = tiled(rate)
+    columns["CMT"] = tiled(compartment, np.int8)
     columns |= {"DV": pa.array(dv, mask=missing), "MDV": missing.astype(np.int8)}
     if endpoints > 1:
-        number = np.concatenate([np.zeros(d), np.tile(np.arange(1, endpoints + 1), len(times) // endpoints)])
+        number = np.concatenate([np.zeros(d), np.tile(np.arange(1, endpoints + 1), len(planned))])
         columns["DVID"] = np.tile(number.astype(np.int8)[order], n)
     return pa.table(columns)
-
-
-def _at_visit_times(rows: pa.Table, times: np.ndarray) -> pa.Table:
-    """The rows with each subject's visit times (n, T); events stay in the planned order."""
-    time, observed = rows["TIME"].to_numpy().copy(), rows["EVID"].to_numpy() == 0
-    time[observed] = np.repeat(times.ravel(), observed.sum() // times.size)
-    return rows.set_column(1, "TIME", pa.array(time))

@@ -40,11 +40,6 @@ class Visits:
             expected = f"below half the shortest time between visits and doses, {gap:g} / 2"
             raise ConfigError("impossible jitter of visits", expected=expected, got=self.jitter)
 
-    @property
-    def regular(self) -> bool:
-        """Whether every subject is observed at every planned time."""
-        return not (self.jitter or self.missed or self.dropout)
-
     def draw(self, seed: int, ids: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Times (n, T) and whether each visit took place (n, T); a subject's depend on seed, id and schedule alone."""
         planned = observation_times(self.times)

@@ -12,8 +12,7 @@ from tests.paths import SHARED_DATA
 @pytest.fixture(scope="session")
 def reference_data() -> Path:
     """Folder with Wang2007.csv, theoph_132obs.csv and nmtest_half.csv."""
-    shared = SHARED_DATA
-    folder = shared / "nlme"
+    folder = SHARED_DATA / "nlme"
     if not folder.is_dir():
         pytest.skip(f"reference data for mixed-effects models not found in {folder} (set SHARED_DATA)")
     return folder

@@ -35,18 +35,8 @@ def solve_depot_central(
 ) -> tuple[int, int]:  # fmt: skip
     """As :func:`models.nlme.kernels.event_integration.solve_events`, for doses of known amount and rate only.
 
-    Args:
-        model: of :mod:`models.nlme.kernels.calls`; not used.
-        parameters: (n, 3) float64: ka, imax, ic50, all positive.
-        data: models.nlme.kernels.event_arrays.EventArrays whose events are doses of known amount and rate.
-        start: position in ``data`` of the first subject.
-        shared: whether all subjects have the events and times of that one.
-        tolerance: per step, relative to the largest dose; absolute without a dose.
-        out: (N,) float64, receives the central amount.
-        gradient: (N, 3), or (N, 0) if not wanted.
-
-    Returns:
-        The first failed row and the reason, or (-1, 0).
+    ``parameters`` (n, 3): ka, imax, ic50, all positive; ``tolerance``: per step, relative to the largest dose (absolute
+    without a dose); ``gradient``: (N, 3), or (N, 0) if not wanted; ``model`` is not used.
     """
     if gradient.shape[1] > 0:
         failed = differentiate(parameters, data, start, shared, tolerance, out, gradient)

@@ -14,25 +14,7 @@ import numpy as np
 from numba import njit
 
 from image_longitudinal.models.nlme.kernels.cached import cached_kernel
-from image_longitudinal.models.nlme.kernels.depot_central.breakpoints import (
-    ARRIVED,
-    BOUND,
-    BREAKPOINT,
-    CENTRAL,
-    CENTRAL_RATE,
-    DEPOT,
-    DEPOT_RATE,
-    KA,
-    KM,
-    LANES,
-    STEP,
-    TIME,
-    V,
-    apply_events,
-    breakpoints_of,
-    load_subject,
-    new_lanes,
-)  # fmt: skip
+from image_longitudinal.models.nlme.kernels.depot_central import breakpoints as at
 
 GROWTH = 3.0  # of a step, at most
 NEWTON = 2  # iterations; a step that needs more is shortened
@@ -48,29 +30,29 @@ def predict_lanes(
     """Predictions (N,) of the rows of parameters (n, 3); the first row that failed, or -1."""
     n, none, no_sens = parameters.shape[0], np.empty((0, 0)), np.empty(0)
     row_start = data.row_start
-    breakpoints, start_of, largest = breakpoints_of(data, start, start + (1 if shared else n))
-    state, position = new_lanes()
-    row, tries = np.full(LANES, FREE), np.zeros(LANES, dtype=np.int64)
-    following, offset, failed, active = 0, 0, n, LANES
-    for lane in range(LANES):
-        state[ARRIVED + lane] = 1.0
+    breakpoints, start_of, largest = at.breakpoints_of(data, start, start + (1 if shared else n))
+    state, position = at.new_lanes()
+    row, tries = np.full(at.LANES, FREE), np.zeros(at.LANES, dtype=np.int64)
+    following, offset, failed, active = 0, 0, n, at.LANES
+    for lane in range(at.LANES):
+        state[at.ARRIVED + lane] = 1.0
     while active > 0:
-        for lane in range(LANES):
+        for lane in range(at.LANES):
             tries[lane] += 1
-            if state[ARRIVED + lane] == 0.0:
+            if state[at.ARRIVED + lane] == 0.0:
                 if row[lane] < 0 or tries[lane] <= MAX_STEPS:
                     continue
                 failed = min(failed, row[lane])
                 row[lane] = FREE
             tries[lane] = 0
-            while row[lane] < 0 or not apply_events(state, position, lane, breakpoints, out, none, no_sens):
+            while row[lane] < 0 or not at.apply_events(state, position, lane, breakpoints, out, none, no_sens):
                 if following == n:
                     active -= row[lane] != IDLE
-                    row[lane], state[TIME + lane] = IDLE, 0.0
+                    row[lane], state[at.TIME + lane] = IDLE, 0.0
                     break
                 row[lane], subject = following, 0 if shared else following
                 p = parameters[following]
-                load_subject(state, position, lane, p, breakpoints, start_of, largest, subject, offset, tolerance)
+                at.load_subject(state, position, lane, p, breakpoints, start_of, largest, subject, offset, tolerance)
                 offset += row_start[start + subject + 1] - row_start[start + subject]
                 following += 1
         _step(state)
@@ -80,11 +62,11 @@ def predict_lanes(
 @cached_kernel
 def _step(state: np.ndarray) -> None:
     """One step of every lane towards its next breakpoint; ``ARRIVED`` is 1 in lanes that reached it."""
-    for i in range(LANES):  # (compiled to vector instructions: keep it free of branches and calls)
-        t, y, depot, bound = state[TIME + i], state[CENTRAL + i], state[DEPOT + i], state[BOUND + i]
-        ka, v, km = state[KA + i], state[V + i], state[KM + i]
-        depot_rate, central_rate = state[DEPOT_RATE + i], state[CENTRAL_RATE + i]
-        rest, wanted = state[BREAKPOINT + i] - t, state[STEP + i]
+    for i in range(at.LANES):  # (compiled to vector instructions: keep it free of branches and calls)
+        t, y, depot, bound = state[at.TIME + i], state[at.CENTRAL + i], state[at.DEPOT + i], state[at.BOUND + i]
+        ka, v, km = state[at.KA + i], state[at.V + i], state[at.KM + i]
+        depot_rate, central_rate = state[at.DEPOT_RATE + i], state[at.CENTRAL_RATE + i]
+        rest, wanted = state[at.BREAKPOINT + i] - t, state[at.STEP + i]
         last = wanted >= 0.999 * rest
         h = rest if last else (0.5 * rest if 2.0 * wanted > rest else wanted)
         s, hv = ka * h, h * v
@@ -157,11 +139,11 @@ def _step(state: np.ndarray) -> None:
         longer = factor if factor < GROWTH else GROWTH
         shorter = factor if factor > 0.15 else 0.15
         step = h * (longer if accepted else shorter)
-        state[STEP + i] = wanted if accepted & last & (wanted > step) else step
-        state[TIME + i] = (state[BREAKPOINT + i] if last else t + h) if accepted else t
-        state[CENTRAL + i] = z if accepted else y
-        state[DEPOT + i] = depot_new if accepted else depot
-        state[ARRIVED + i] = 1.0 if accepted & last else 0.0
+        state[at.STEP + i] = wanted if accepted & last & (wanted > step) else step
+        state[at.TIME + i] = (state[at.BREAKPOINT + i] if last else t + h) if accepted else t
+        state[at.CENTRAL + i] = z if accepted else y
+        state[at.DEPOT + i] = depot_new if accepted else depot
+        state[at.ARRIVED + i] = 1.0 if accepted & last else 0.0
 
 
 @njit(inline="always")

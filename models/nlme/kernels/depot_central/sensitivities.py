@@ -10,23 +10,7 @@ from typing import Any
 import numpy as np
 
 from image_longitudinal.models.nlme.kernels.cached import cached_kernel
-from image_longitudinal.models.nlme.kernels.depot_central.breakpoints import (
-    BOUND,
-    BREAKPOINT,
-    CENTRAL,
-    CENTRAL_RATE,
-    DEPOT,
-    DEPOT_RATE,
-    KA,
-    KM,
-    STEP,
-    TIME,
-    V,
-    apply_events,
-    breakpoints_of,
-    load_subject,
-    new_lanes,
-)  # fmt: skip
+from image_longitudinal.models.nlme.kernels.depot_central import breakpoints as at
 
 # With growth limited to 2 the largest global error of 200,000 random subjects was 2.1e-7; growth up to 5 saved 1 % of
 # the time, but steps missed the corner where elimination leaves saturation (errors of 1e-4).
@@ -164,22 +148,22 @@ def differentiate(
     out: np.ndarray, gradient: np.ndarray,
 ) -> int:  # fmt: skip
     """Predictions (N,) and their derivatives (N, 3); the first row that failed, or -1."""
-    breakpoints, start_of, largest = breakpoints_of(data, start, start + (1 if shared else len(parameters)))
+    breakpoints, start_of, largest = at.breakpoints_of(data, start, start + (1 if shared else len(parameters)))
     row_start = data.row_start
-    state, position = new_lanes()
+    state, position = at.new_lanes()
     sens = np.empty(4)
     offset = 0
     for row in range(parameters.shape[0]):
         subject = 0 if shared else row
-        load_subject(state, position, 0, parameters[row], breakpoints, start_of, largest, subject, offset, tolerance)
+        at.load_subject(state, position, 0, parameters[row], breakpoints, start_of, largest, subject, offset, tolerance)
         offset += row_start[start + subject + 1] - row_start[start + subject]
         sens[:] = 0.0
-        while apply_events(state, position, 0, breakpoints, out, gradient, sens):
+        while at.apply_events(state, position, 0, breakpoints, out, gradient, sens):
             y, depot, step, good = _advance(
-                state[TIME], state[BREAKPOINT], state[CENTRAL], state[DEPOT], state[STEP], state[KA], state[V],
-                state[KM], state[DEPOT_RATE], state[CENTRAL_RATE], state[BOUND], sens,
+                state[at.TIME], state[at.BREAKPOINT], state[at.CENTRAL], state[at.DEPOT], state[at.STEP], state[at.KA],
+                state[at.V], state[at.KM], state[at.DEPOT_RATE], state[at.CENTRAL_RATE], state[at.BOUND], sens,
             )  # fmt: skip
             if not (good and math.isfinite(y)):
                 return row
-            state[CENTRAL], state[DEPOT], state[STEP], state[TIME] = y, depot, step, state[BREAKPOINT]
+            state[at.CENTRAL], state[at.DEPOT], state[at.STEP], state[at.TIME] = y, depot, step, state[at.BREAKPOINT]
     return -1

@@ -41,9 +41,8 @@ EXCHANGE = population(
 )  # fmt: skip
 FORMULA = population(StructuralModel("formula", (), ("k",), lambda t, x, p: {}, lambda t, x, p: s.exp(-p.k * t)))
 TRUTH = {
-    "decay": lambda eta: np.exp(-0.5 * np.exp(eta[0]) * TIMES),
     "exchange": lambda eta: np.exp(eta[0]) / np.exp(eta).sum() * (1 - np.exp(-0.5 * np.exp(eta).sum() * TIMES)),
-    "formula": lambda eta: np.exp(-0.5 * np.exp(eta[0]) * TIMES),
+    **dict.fromkeys(("decay", "formula"), lambda eta: np.exp(-0.5 * np.exp(eta[0]) * TIMES)),
 }
 
 

@@ -48,18 +48,23 @@ SUBJECTS = 5
 def seen():
     """Simulated observations: levels below 1.5 are censored; each subject has its own visits."""
     rng = np.random.default_rng(4)
-    columns = {name: [] for name in ("ID", "TIME", "EVID", "DVID", "WEIGHT", "OCC")}
+    parts = []
     for subject in range(SUBJECTS):
         times = np.sort(rng.uniform(0, 9, 8 - subject % 3))
-        columns["ID"] += [subject] * len(times)
-        columns["TIME"] += times.tolist()
-        columns["EVID"] += [0] * len(times)
-        columns["DVID"] += rng.integers(1, 3, len(times)).tolist()
-        columns["WEIGHT"] += (60 + 4 * subject + 2 * times).tolist()
-        columns["OCC"] += (1 + (times > 4)).tolist()
-    table = event_table(columns, MODEL.structural)
+        own, endpoint = np.full(len(times), subject), rng.integers(1, 3, len(times))
+        parts.append([own, times, 0 * own, endpoint, 60 + 4 * subject + 2 * times, 1 + (times > 4)])
+    columns = map(np.concatenate, zip(*parts, strict=True))
+    names = ("ID", "TIME", "EVID", "DVID", "WEIGHT", "OCC")
+    table = event_table(dict(zip(names, columns, strict=True)), MODEL.structural)
     eta = rng.standard_normal((SUBJECTS, 4)) @ np.linalg.cholesky(np.array(MODEL.omega)).T
     return observe_table(MODEL, predict_table(MODEL, eta, table), table, key=8, limits={"level": LIMIT}), eta
+
+
+@pytest.fixture(scope="module")
+def modes(seen):
+    """Each subject's rows, and minus the log density at its mode, found by SciPy."""
+    by_bfgs = {"method": "BFGS", "options": {"gtol": 1e-8}}
+    return [(rows, minimize(minus_log_density, np.zeros(4), (rows,), **by_bfgs)) for rows in by_subject(seen[0])]
 
 
 def direct(eta, rows):
@@ -71,11 +76,10 @@ def direct(eta, rows):
     return np.where(rows["DVID"] == 1, level, fraction)
 
 
-def minus_log_density(eta, rows, at=None):
-    """Data and random effects, without constants in 2π and |Ω|; variances at ``at`` (FOCE) or at the predictions."""
+def minus_log_density(eta, rows):
+    """Data and random effects, without constants in 2π and |Ω|."""
     f = direct(eta, rows)
-    g = f if at is None else at
-    sd = np.where(rows["DVID"] == 1, np.sqrt(0.2**2 + (0.1 * g) ** 2), 0.05)
+    sd = np.where(rows["DVID"] == 1, np.sqrt(0.2**2 + (0.1 * f) ** 2), 0.05)
     z = (rows["DV"] - f) / sd
     terms = np.where(rows["CENS"] == 1, -norm.logcdf(z), 0.5 * z**2 + np.log(sd))
     return terms.sum() + 0.5 * eta @ np.linalg.solve(np.array(MODEL.omega), eta)
@@ -95,8 +99,11 @@ def second_differences(function, x, h=1e-4):
 
 def by_subject(table):
     for _, rows in table.subjects():
-        own = {name.upper(): values[rows] for name, values in table.columns.items()}
-        yield own
+        yield {name.upper(): values[rows] for name, values in table.columns.items()}
+
+
+def objective_of(table, method="FOCEI"):
+    return Objective(MODEL, expand_events(table, MODEL.structural), method).evaluate(PopulationParameters.of(MODEL))
 
 
 def test_predictions_equal_a_direct_computation(seen):
@@ -107,25 +114,20 @@ def test_predictions_equal_a_direct_computation(seen):
     assert {1, 2} == set(table["DVID"][table["CENS"] == 0])
 
 
-def test_the_laplace_objective_equals_a_direct_computation(seen):
-    table, _ = seen
-    got = Objective(MODEL, expand_events(table, MODEL.structural), "Laplace").evaluate(PopulationParameters.of(MODEL))
+def test_the_laplace_objective_equals_a_direct_computation(seen, modes):
     log_omega = np.linalg.slogdet(np.array(MODEL.omega))[1]
-    for value, rows in zip(got, by_subject(table), strict=True):
-        found = minimize(minus_log_density, np.zeros(4), (rows,), method="BFGS", options={"gtol": 1e-8})
+    for value, (rows, found) in zip(objective_of(seen[0], "Laplace"), modes, strict=True):
         hessian = second_differences(lambda eta, rows=rows: minus_log_density(eta, rows), found.x)
         # second derivatives are differences on both sides
         assert value == pytest.approx(2 * found.fun + log_omega + np.linalg.slogdet(hessian)[1], abs=1e-3)
 
 
-def test_the_focei_objective_equals_a_direct_computation(seen):
+def test_the_focei_objective_equals_a_direct_computation(seen, modes):
     # H = Ω⁻¹ + Σ weights · G Gᵀ with the weights of Wang 2007, and h (h + z) / σ² for a censored row
-    table, _ = seen
-    got = Objective(MODEL, expand_events(table, MODEL.structural), "FOCEI").evaluate(PopulationParameters.of(MODEL))
     log_omega = np.linalg.slogdet(np.array(MODEL.omega))[1]
-    for value, rows in zip(got, by_subject(table), strict=True):
-        eta = minimize(minus_log_density, np.zeros(4), (rows,), method="BFGS", options={"gtol": 1e-8}).x
-        f, step = direct(eta, rows), 1e-5 * np.eye(4)
+    for value, (rows, found) in zip(objective_of(seen[0], "FOCEI"), modes, strict=True):
+        eta, step = found.x, 1e-5 * np.eye(4)
+        f = direct(eta, rows)
         g = np.stack([(direct(eta + u, rows) - direct(eta - u, rows)) / 2e-5 for u in step], axis=1)
         level = rows["DVID"] == 1
         r, r1 = np.where(level, 0.2**2 + (0.1 * f) ** 2, 0.05**2), np.where(level, 2 * 0.1**2 * f, 0.0)
@@ -188,10 +190,7 @@ def test_occasions_share_one_variance_and_have_no_typical_value(seen):
     assert not omega[:2, 2:].any()
     assert omega[2, 3] == 0.0
     found = fit(MODEL, expand_events(table, MODEL.structural), covariance="none", max_iterations=3, fixed=["rate"])
-    assert (
-        found.objective
-        < Objective(MODEL, expand_events(table, MODEL.structural)).evaluate(PopulationParameters.of(MODEL)).sum()
-    )
+    assert found.objective < objective_of(table).sum()
     assert found.model.omega[2][2] == found.model.omega[3][3]
     assert found.model.typical_values["kappa_size_1"] == 0.0
 
@@ -205,10 +204,9 @@ def test_a_design_takes_constant_covariates_and_refuses_missing_ones():
     model = with_covariate(PLAIN, "size", "weight", effect="exponential", reference=70.0, coefficient=0.01)
     data = PopulationData.of_design(model.structural, np.zeros((2, 1)), [0.0], [], covariates={"weight": [70, 80]})
     assert data.covariates[:, 0].tolist() == [70, 80]
+    weight = {"weight": [70, np.nan]}
     with pytest.raises(ConfigError, match=r"'weight' is missing.*subject 8"):
-        PopulationData.of_design(
-            model.structural, np.zeros((2, 1)), [0.0], [], ids=[7, 8], covariates={"weight": [70, np.nan]}
-        )
+        PopulationData.of_design(model.structural, np.zeros((2, 1)), [0.0], [], ids=[7, 8], covariates=weight)
     with pytest.raises(ConfigError, match="covariates do not fit"):
         PopulationData.of_design(model.structural, np.zeros((2, 1)), [0.0], [])
 

@@ -1,20 +1,14 @@
 """Simulated tables: NM-TRAN's columns, and the same subjects whatever the rest."""
 
 import numpy as np
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.data import nmtran_reader
 from image_longitudinal.models.nlme.data.events import event_table
-from image_longitudinal.models.nlme.data.nmtran_reader import (
-    open_observations,
-    population_data,
-    read_events,
-    subject_tables,
-)
 from image_longitudinal.models.nlme.data.nmtran_writer import DIALECTS
-from image_longitudinal.models.nlme.kernels.event_arrays import COVARIATES
+from image_longitudinal.models.nlme.kernels.records import COVARIATES
 from image_longitudinal.models.nlme.model.dosing import Dose
 from image_longitudinal.models.nlme.model.population import Design, Parameter, PopulationModel
 from image_longitudinal.models.nlme.model.residual_error import ResidualError
@@ -25,22 +19,30 @@ from image_longitudinal.models.nlme.simulation.trial import write_simulated_even
 from image_longitudinal.models.nlme.simulation.visits import Visits
 
 
+def read_back(model, path):
+    """The population of a written table."""
+    tables = nmtran_reader.subject_tables(nmtran_reader.open_observations(path), 100)
+    return nmtran_reader.population_data(model.structural, next(tables))
+
+
+def true_effects(model, path):
+    """Random effects (n, k) of a table of true values."""
+    table = pq.read_table(path)
+    return np.stack([table[name].to_numpy() for name in model.random_effect_names], axis=1)
+
+
 def test_a_table_holds_the_design_and_reads_back(original, tmp_path):
-    doses = (Dose(0.0, 1.0), Dose(2.0, 0.5, "central"))
-    path = write_trial(
-        original, tmp_path / "t.csv", 3, seed=4, times=[0.0, 1.0, 2.0], doses=doses, truth=tmp_path / "truth.parquet"
-    )
+    doses, truth = (Dose(0.0, 1.0), Dose(2.0, 0.5, "central")), tmp_path / "truth.parquet"
+    path = write_trial(original, tmp_path / "t.csv", 3, seed=4, times=[0.0, 1.0, 2.0], doses=doses, truth=truth)
     lines = path.read_text().splitlines()
     assert lines[0] == "ID,TIME,EVID,AMT,CMT,DV,MDV"
     assert lines[1] == "1,0,1,1,1,.,1"
     assert lines[4] == "1,2,1,0.5,2,.,1"
     assert len(lines) == 1 + 3 * 5
-    data = population_data(original.structural, next(subject_tables(open_observations(path), 10)))
-    truth = pq.read_table(tmp_path / "truth.parquet")
-    eta = np.stack([truth[name].to_numpy() for name in original.random_effect_names], axis=1)
+    eta = true_effects(original, truth)
     expected = simulate(original, eta, [0.0, 1.0, 2.0], doses)
-    assert np.abs(data.observed.reshape(3, 3) - expected).max() < 0.05  # residual sd 0.01
-    np.testing.assert_allclose(truth["imax"].to_numpy(), 2.1 * np.exp(eta[:, 1]))
+    assert np.abs(read_back(original, path).observed.reshape(3, 3) - expected).max() < 0.05  # residual sd 0.01
+    np.testing.assert_allclose(pq.read_table(truth)["imax"].to_numpy(), 2.1 * np.exp(eta[:, 1]))
 
 
 def test_pieces_workers_and_the_format_change_nothing(original, tmp_path, monkeypatch):
@@ -50,19 +52,17 @@ def test_pieces_workers_and_the_format_change_nothing(original, tmp_path, monkey
     two = write_trial(original, tmp_path / "two.parquet", 7, seed=1, n_threads=2, progress=seen.append)
     assert seen == [3, 6, 7]
     assert pq.read_table(one).equals(pq.read_table(two))
-    text = pacsv.read_csv(
-        write_trial(original, tmp_path / "three.csv", 7, seed=1),
-        convert_options=pacsv.ConvertOptions(null_values=["."]),
-    )
-    assert text["DV"].to_pylist() == pq.read_table(one)["DV"].to_pylist()
+    for dialect in DIALECTS:
+        text = write_trial(original, tmp_path / f"{dialect}.csv", 7, seed=1, dialect=dialect)
+        for name, values in read_back(original, one).arrays._asdict().items():
+            np.testing.assert_array_equal(getattr(read_back(original, text), name), values, err_msg=name)
     more = pq.read_table(write_trial(original, tmp_path / "more.parquet", 9, seed=1))
     assert more.slice(0, 7 * 22).equals(pq.read_table(one))
 
 
 def test_an_infusion_has_a_rate(original, tmp_path):
     path = write_trial(original, tmp_path / "t.parquet", 1, seed=1, doses=[Dose(0.0, 1.0, "central", 2.0)])
-    table = pq.read_table(path)
-    assert table["RATE"].to_pylist()[:2] == [0.5, 0.0]
+    assert pq.read_table(path)["RATE"].to_pylist()[:2] == [0.5, 0.0]
 
 
 @pytest.fixture(scope="module")
@@ -85,21 +85,18 @@ def rich():
 
 
 def test_endpoints_covariates_and_missed_visits_are_written_and_read_back(rich, tmp_path):
-    visits = Visits((0.0, 1.0, 3.0), (0.0,), jitter=0.3, missed=0.2)
-    path = write_trial(
-        rich, tmp_path / "t.csv", 40, seed=5, visits=visits, covariates={"weight": (50.0, 90.0)},
-        truth=tmp_path / "truth.parquet",
-    )  # fmt: skip
+    visits, truth = Visits((0.0, 1.0, 3.0), (0.0,), jitter=0.3, missed=0.2), tmp_path / "truth.parquet"
+    ranges = {"weight": (50.0, 90.0)}
+    path = write_trial(rich, tmp_path / "t.csv", 40, seed=5, visits=visits, covariates=ranges, truth=truth)
     lines = path.read_text().splitlines()
     assert lines[0] == "ID,TIME,EVID,AMT,CMT,DV,MDV,DVID,weight"
     assert len(lines) == 1 + 40 * 7
-    data = population_data(rich.structural, next(subject_tables(open_observations(path), 100)))
+    data = read_back(rich, path)
     times, seen = visits.draw(5, np.arange(1, 41))
     assert (~seen).sum() > 0
     np.testing.assert_allclose(data.times, np.repeat(times[seen], 2))
     assert data.endpoint.tolist() == [0, 1] * seen.sum()
-    truth = pq.read_table(tmp_path / "truth.parquet")
-    eta = np.stack([truth[name].to_numpy() for name in rich.random_effect_names], axis=1)
+    eta = true_effects(rich, truth)
     weight = data.covariates[data.kind == COVARIATES, 0]
     assert 50 < weight.min() < 60
     assert 80 < weight.max() < 90
@@ -123,31 +120,15 @@ def test_unusable_requests_are_refused_and_leave_nothing(original, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_tables_for_other_programs_read_back_as_the_same_population(original, tmp_path, dialect):
-    usual = write_trial(original, tmp_path / "usual.csv", 3, seed=1)
-    other = write_trial(original, tmp_path / "other.csv", 3, seed=1, dialect=dialect)
-    one, two = (
-        population_data(original.structural, next(subject_tables(open_observations(path), 10)))
-        for path in (usual, other)
-    )
-    for name, values in one.arrays._asdict().items():
-        np.testing.assert_array_equal(getattr(two, name), values, err_msg=name)
-
-
 def test_the_events_of_a_table_are_simulated(original, tmp_path):
-    table = event_table(
-        {"ID": [7, 7, 7, 3, 3], "TIME": [0, 0.5, 1, 0, 2], "EVID": [1, 0, 0, 1, 0], "AMT": [1, 0, 0, 2, 0]},
-        original.structural,
-    )
+    columns = {"ID": [7, 7, 7, 3, 3], "TIME": [0, 0.5, 1, 0, 2], "EVID": [1, 0, 0, 1, 0], "AMT": [1, 0, 0, 2, 0]}
+    table = event_table(columns, original.structural)
     path, truth = tmp_path / "simulated.parquet", tmp_path / "truth.parquet"
     write_simulated_events(original, table, path, seed=3, truth=truth)
-    again = read_events(path, original.structural)
+    again = nmtran_reader.read_events(path, original.structural)
     np.testing.assert_array_equal(again["TIME"], table["TIME"])
-    effects = pq.read_table(truth)
-    assert effects["ID"].to_pylist() == [7, 3]
-    eta = np.stack([effects[name].to_numpy() for name in original.random_effect_names], axis=1)
+    assert pq.read_table(truth)["ID"].to_pylist() == [7, 3]
     seen = table["EVID"] == 0
-    noise = (again["DV"] - predict_table(original, eta, table))[seen] / 0.01
+    noise = (again["DV"] - predict_table(original, true_effects(original, truth), table))[seen] / 0.01
     assert np.isnan(again["DV"][~seen]).all()
     assert 0 < np.abs(noise).max() < 4

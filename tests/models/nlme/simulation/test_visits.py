@@ -43,8 +43,6 @@ def test_missed_visits_and_dropout_have_their_probabilities():
 def test_switching_one_thing_on_leaves_the_others_as_they_were():
     alone, together = Visits(TIMES, missed=0.1).draw(1, np.arange(9)), IRREGULAR.draw(1, np.arange(9))
     assert not (together[1] & ~alone[1]).any()
-    assert Visits(TIMES).regular
-    assert not IRREGULAR.regular
 
 
 @pytest.mark.parametrize("name", ["depot-central-mm", "one-compartment"])
@@ -59,8 +57,7 @@ def test_each_subject_is_predicted_at_its_own_times(name):
 
 
 def test_unsorted_times_of_a_subject_are_refused_by_its_id():
-    times = np.tile([0.0, 1.0, 2.0], (3, 1))
-    times[2] = (0.0, 2.0, 1.0)
+    times = [[0.0, 1.0, 2.0], [0.0, 1.0, 2.0], [0.0, 2.0, 1.0]]
     with pytest.raises(ConfigError, match=r"unsorted observation times.*subject 2, position 2"):
         simulate(get_model("depot-central-mm"), np.zeros((3, 3)), times)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import lognorm, norm
 
-from image_longitudinal.models.nlme.kernels.densities import subject_densities
+from image_longitudinal.models.nlme.kernels.likelihood import subject_densities
 from image_longitudinal.models.nlme.model.residual_error import KINDS, ResidualError
 
 OBSERVED = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
