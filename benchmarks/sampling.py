@@ -23,7 +23,7 @@ from image_longitudinal.models.imaging.grey_images import as_grey_levels
 from image_longitudinal.models.imaging.interface import generate_in_batches
 from image_longitudinal.models.quality.recoverability import probe_latents
 from image_longitudinal.models.registry.registry import ModelVersion
-from image_longitudinal.tasks.shards.image_shards import ImageJob, render_shard
+from image_longitudinal.tasks.shards.image_shards import render_shard
 from image_longitudinal.tasks.shards.spec import Execution, ImageSpec
 from image_longitudinal.tasks.workspace import Workspace
 
@@ -213,8 +213,8 @@ def device_busy(
     images = ImageSpec.of(config, describe(generator, trained))
     execution = Execution.of(config, trained, Workspace(workspace))
     with TemporaryDirectory() as folder:
-        jobs = [ImageJob(images.of_shard(shard), folder, execution) for shard in config.dataset.plan]
-        uses = [render_shard(job).use for job in jobs][1:]
+        shards = [images.of_shard(shard) for shard in config.dataset.plan]
+        uses = [use for shard in shards if (use := render_shard(shard, folder, execution).use)][1:]
     busy = sum(use.busy_seconds for use in uses) / sum(use.seconds for use in uses)
     print(f"device busy {busy:.1%} of the time, shards of {n} images being written beside it")
     return busy

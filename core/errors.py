@@ -3,6 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# Packages of an optional part of the installation, by the extra that brings them.
+_EXTRA_OF = {"bm3d": "bm3d", "huggingface_hub": "hub", "prefect_dask": "dask", "distributed": "dask", "s3fs": "s3"}
+_PIPELINE = frozenset({
+    "PIL", "accelerate", "arviz", "diffusers", "fastapi", "jinja2", "llvmlite", "matplotlib", "numba", "prefect",
+    "psutil", "pymc", "pytensor", "safetensors", "scipy", "skimage", "sqlalchemy", "tensorboard", "torch",
+    "transformers",
+})  # fmt: skip
+
 
 class ImageLongitudinalError(Exception):
     """Base of every error this project raises on purpose.
@@ -52,3 +60,26 @@ class SimulationError(ImageLongitudinalError):
 
 class StorageError(ImageLongitudinalError):
     """A data set on disk or in an object store is missing, damaged, foreign or cannot be written."""
+
+
+class MissingExtraError(ImageLongitudinalError):
+    """An optional package is not installed."""
+
+
+@contextmanager
+def naming_missing_extra() -> Iterator[None]:
+    """Turn the failed import of an optional package into an error that says what to install.
+
+    Raises:
+        MissingExtraError: the body imported a package of an extra that is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        extra = "pipeline" if package in _PIPELINE else _EXTRA_OF.get(package)
+        if extra is None:
+            raise
+        raise MissingExtraError(
+            f"this needs the {extra}: {package} is not installed", do=f"run: pip install 'image-longitudinal[{extra}]'"
+        ) from error

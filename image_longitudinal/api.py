@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from image_longitudinal.core.extras import naming_missing_extra
-from image_longitudinal.tasks.engine.prefect_settings import configure_prefect
+from image_longitudinal.core.errors import naming_missing_extra
+from image_longitudinal.tasks.engine.prefect_setup import configure_prefect
 
 if TYPE_CHECKING:
     from image_longitudinal.core.config import Config

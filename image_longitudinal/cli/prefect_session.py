@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import typer
 
-from image_longitudinal.tasks.engine.logs import SHORTENED
-from image_longitudinal.tasks.engine.prefect_settings import configure_prefect
+from image_longitudinal.tasks.engine.prefect_setup import SHORTENED, configure_prefect
 
 STARTED_BY = "IMAGE_LONGITUDINAL_STARTED_BY"  # environment variable of a temporary server: process id of its command
 APPLICATION = "prefect.server.api.server:create_app"

@@ -19,8 +19,8 @@ from image_longitudinal.tasks.engine.cancellation import stopping_tasks
 from image_longitudinal.tasks.engine.gpu_slots import gpu_slots
 from image_longitudinal.tasks.engine.task_runners import shard_runner
 from image_longitudinal.tasks.shards.host_workers import host_workers, worker_devices
-from image_longitudinal.tasks.shards.image_shards import RenderUse
-from image_longitudinal.tasks.shards.parts import ShardPartResult, make_images, make_outcomes, place_part
+from image_longitudinal.tasks.shards.image_shards import RenderUse, ShardPartResult
+from image_longitudinal.tasks.shards.parts import make_images, make_outcomes, place_part
 from image_longitudinal.tasks.shards.reuse import ReusableParts
 from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution
 
@@ -52,12 +52,6 @@ class _PendingPart:
     def was_there(self) -> bool:
         """Whether the part comes from the cache or from another data set; valid once the result is known."""
         return isinstance(self.source, ShardPartResult) or self.source.state.name == "Cached"
-
-
-class _PendingShard(NamedTuple):
-    shard: Shard
-    images: _PendingPart
-    outcomes: _PendingPart
 
 
 @dataclass(frozen=True)
@@ -101,7 +95,7 @@ def make_here(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[MadeShard
     root, spec, execution, there = run.root, run.spec, run.execution, run.reusable
     compute, width = execution.compute, _width(execution.compute)
     renders = compute.executor != "dask" and any(index not in there.images for index in wanted)
-    pending: deque[_PendingShard] = deque()
+    pending: deque[tuple[Shard, dict[str, _PendingPart]]] = deque()  # parts by name
     waiting = iter(wanted)
 
     def submit(task: Task[Any, ShardPartResult], known: ShardPartResult | None, **parameters: Any) -> _PendingPart:
@@ -118,20 +112,22 @@ def make_here(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[MadeShard
             while len(pending) < width and (index := next(waiting, None)) is not None:
                 shard = spec.plan.shard(index)
                 images, outcomes = spec.images.of_shard(shard), spec.outcomes.of_shard(shard)
-                pending.append(
-                    _PendingShard(
-                        shard,
-                        submit(make_images, there.images.get(index), spec=images, output=root.url, execution=execution),
-                        submit(make_outcomes, there.outcomes.get(index), spec=outcomes, output=root.url),
-                    )
-                )
+                parts = {
+                    "image": submit(
+                        make_images, there.images.get(index), spec=images, output=root.url, execution=execution
+                    ),
+                    "outcomes": submit(make_outcomes, there.outcomes.get(index), spec=outcomes, output=root.url),
+                }
+                pending.append((shard, parts))
             if not pending:
                 return
-            oldest = pending.popleft()
-            with naming(f"shard {oldest.shard.index}"):
-                record = _finish(root, oldest)
-            use = None if oldest.images.was_there else oldest.images.result.use
-            yield MadeShard(oldest.shard, record, *_how(oldest, wanted[oldest.shard.index]), use)
+            shard, parts = pending.popleft()
+            with naming(f"shard {shard.index}"):
+                placed = {name: _place(root, part) for name, part in parts.items()}
+                manifest = ShardManifest(index=shard.index, start=shard.start, stop=shard.stop, parts=placed)
+                record = write_shard_manifest(root, manifest)
+            use = None if parts["image"].was_there else parts["image"].result.use
+            yield MadeShard(shard, record, *_how(parts, wanted[shard.index]), use)
 
 
 def _width(compute: ComputeConfig) -> int:
@@ -141,14 +137,8 @@ def _width(compute: ComputeConfig) -> int:
     return max(compute.concurrent_shards, 2 * devices if compute.executor == "threads" else devices)
 
 
-def _finish(root: Root, pending: _PendingShard) -> FileRecord:
-    """Wait for both parts of a shard, put their files in place and write its manifest: then it is finished."""
-    shard, parts = pending.shard, {"image": _place(root, pending.images), "outcomes": _place(root, pending.outcomes)}
-    return write_shard_manifest(root, ShardManifest(index=shard.index, start=shard.start, stop=shard.stop, parts=parts))
-
-
 def _place(root: Root, pending: _PendingPart) -> Part:
-    """Put the files of a part in place; make it again if those of an earlier result are missing or damaged."""
+    """Wait for a part and put its files in place; make it again if an earlier result is missing or damaged."""
     result = pending.result
     if not place_part(result, root, rehash=pending.was_there):
         result = pending.task.with_options(refresh_cache=True)(**pending.parameters)
@@ -157,9 +147,9 @@ def _place(root: Root, pending: _PendingPart) -> Part:
     return result.part
 
 
-def _how(shard: _PendingShard, why: str) -> tuple[str, str]:
+def _how(parts: dict[str, _PendingPart], why: str) -> tuple[str, str]:
     """State of a finished shard and the reason, for people."""
-    there = [name for name, part in (("images", shard.images), ("outcomes", shard.outcomes)) if part.was_there]
+    there = ["images" if name == "image" else name for name, part in parts.items() if part.was_there]
     if not there:
         return "made", why
     return "reused" if len(there) == 2 else f"{there[0]} reused", f"{why}; found among earlier results"

@@ -2,39 +2,31 @@
 
 from contextlib import nullcontext
 
-from image_longitudinal.core.config import Section
+from prefect import task
+
 from image_longitudinal.core.random import subject_seeds
 from image_longitudinal.models.design.association import draw_latents
 from image_longitudinal.storage.dataset.manifest import Part, part_is_intact
 from image_longitudinal.storage.dataset.tables import write_observations, write_random_effects, write_subjects
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import FileRecord, Root
-from image_longitudinal.tasks.engine.cache_keys import cached_task
+from image_longitudinal.tasks.engine.cache_keys import CACHED
 from image_longitudinal.tasks.engine.gpu_slots import gpu_slots
 from image_longitudinal.tasks.shards.derivation import linked_to_latents, outcomes_at
 from image_longitudinal.tasks.shards.host_workers import render_here
-from image_longitudinal.tasks.shards.image_shards import ImageJob, RenderUse
+from image_longitudinal.tasks.shards.image_shards import ShardPartResult
 from image_longitudinal.tasks.shards.spec import Execution, ImageSpec, OutcomeSpec
 
 
-class ShardPartResult(Section):
-    """A part of a shard: its files under ``root``, and how a device spent its time on them, if it did."""
-
-    root: str
-    part: Part
-    use: RenderUse | None = None
-
-
-@cached_task(name="make-images", task_run_name="images of shard {spec.shard.index}")
+@task(name="make-images", task_run_name="images of shard {spec.shard.index}", **CACHED)
 def make_images(spec: ImageSpec, output: str, execution: Execution) -> ShardPartResult:
     """Latents → images of one shard, written as one Zarr shard each, by this process or one that it started."""
     # A Dask worker may be on another machine than the flow, which holds the slots in all other cases.
     with gpu_slots(execution.compute) if execution.compute.executor == "dask" else nullcontext():
-        rendered = render_here(ImageJob(spec, output, execution))
-    return shard_part_result(output, Part(key=spec.digest, files=rendered.records), rendered.use)
+        return unshared(render_here(spec, output, execution))
 
 
-@cached_task(name="make-outcomes", task_run_name="outcomes of shard {spec.shard.index}")
+@task(name="make-outcomes", task_run_name="outcomes of shard {spec.shard.index}", **CACHED)
 def make_outcomes(spec: OutcomeSpec, output: str) -> ShardPartResult:
     """Latents → random effects at every association level → outcomes of one shard, written as Parquet."""
     root, shard, seed, settings = open_root(output), spec.shard, spec.seed, spec.outcomes
@@ -49,16 +41,16 @@ def make_outcomes(spec: OutcomeSpec, output: str) -> ShardPartResult:
             root, shard, level, times=settings.times, doses=settings.given, dv=made.dv, visits=made.visits,
             licence=licence,
         )  # fmt: skip
-    return shard_part_result(output, Part(key=spec.digest, files=tuple(records)))
+    return unshared(ShardPartResult(root=output, part=Part(key=spec.digest, files=tuple(records))))
 
 
-def shard_part_result(root: str, part: Part, use: RenderUse | None = None) -> ShardPartResult:
-    """A result whose text is not shared with other objects.
+def unshared(result: ShardPartResult) -> ShardPartResult:
+    """A copy whose text is not shared with other objects.
 
     Prefect tracks results by object identity: a later task parameter that is the same string object as a part of an
     earlier result would count as a dependency, and the UI would draw an arrow for every use of the address.
     """
-    return ShardPartResult.model_validate_json(ShardPartResult(root=root, part=part, use=use).model_dump_json())
+    return ShardPartResult.model_validate_json(result.model_dump_json())
 
 
 def place_part(result: ShardPartResult, root: Root, *, rehash: bool) -> bool:

@@ -19,7 +19,8 @@ from image_longitudinal.storage.dataset.manifest import (
     read_shard_manifest,
 )
 from image_longitudinal.storage.io.open import open_root
-from image_longitudinal.tasks.shards.parts import ShardPartResult, shard_part_result
+from image_longitudinal.tasks.shards.image_shards import ShardPartResult
+from image_longitudinal.tasks.shards.parts import unshared
 from image_longitudinal.tasks.shards.spec import DatasetSpec
 
 
@@ -31,10 +32,9 @@ class ReusableParts(Section):
 
     def of_shards(self, indices: list[int]) -> ReusableParts:
         """The parts of these shards only."""
-        images, outcomes = (
-            {index: parts[index] for index in indices if index in parts} for parts in (self.images, self.outcomes)
+        return ReusableParts(
+            **{name: {index: parts[index] for index in indices if index in parts} for name, parts in self}
         )
-        return ReusableParts(images=images, outcomes=outcomes)
 
 
 class Reusable(NamedTuple):
@@ -59,7 +59,7 @@ def find_reusable(url: str, spec: DatasetSpec) -> Reusable:
         for name, key in spec.shard_keys(shard).items():
             part = made.parts.get(name) if made else None
             if part and part.key == key:
-                found[name][shard.index] = shard_part_result(root.url, part)
+                found[name][shard.index] = unshared(ShardPartResult(root=root.url, part=part))
     if not found["image"]:
         raise StorageError(
             "no image of that data set can be reused",
@@ -68,22 +68,18 @@ def find_reusable(url: str, spec: DatasetSpec) -> Reusable:
             got=f"another {_differences(manifest, spec)}",
             do="leave out --reuse to generate the images, or use these values of that data set",
         )
-    origin = Origin(
-        name=manifest.name,
-        identity=manifest.identity,
-        manifest=content_digest(manifest),
-        reused={name: len(parts) for name, parts in found.items() if parts},
-    )
+    reused = {name: len(parts) for name, parts in found.items() if parts}
+    origin = Origin(name=manifest.name, identity=manifest.identity, manifest=content_digest(manifest), reused=reused)
     return Reusable(origin, ReusableParts(images=found["image"], outcomes=found["outcomes"]))
 
 
 def _differences(there: RootManifest, spec: DatasetSpec) -> str:
     images = spec.images
-    pairs = {
-        "image model": (there.image.digest[:12], images.generator[:12]),
-        "seed": (there.seed, images.seed),
-        "shard size": (there.shard_size, images.shard_size),
-        "batch size": (there.config.get("generator", {}).get("batch_size"), images.batch_size),
-    }
-    changed = [f"{name} ({old}, here {new})" for name, (old, new) in pairs.items() if old != new]
+    pairs = [
+        ("image model", there.image.digest[:12], images.generator[:12]),
+        ("seed", there.seed, images.seed),
+        ("shard size", there.shard_size, images.shard_size),
+        ("batch size", there.config.get("generator", {}).get("batch_size"), images.batch_size),
+    ]
+    changed = [f"{name} ({old}, here {new})" for name, old, new in pairs if old != new]
     return " and ".join(changed) or "version of this software"

@@ -8,8 +8,7 @@ from image_longitudinal.core.plan import Shard
 from image_longitudinal.core.progress import Throttle
 from image_longitudinal.storage.dataset.sharded_array import ShardedArray, image_spec
 from image_longitudinal.storage.io.root import FileRecord, Root
-from image_longitudinal.tasks.engine.artifacts import LiveArtifact
-from image_longitudinal.tasks.engine.progress import Progress
+from image_longitudinal.tasks.engine.progress import LiveArtifact, Progress
 from image_longitudinal.tasks.reports.pictures import mosaic, picture
 from image_longitudinal.tasks.shards.image_shards import RenderUse
 from image_longitudinal.tasks.shards.making import MadeShard

@@ -27,8 +27,8 @@ from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.tasks.engine import gpu_slots as gpu
 from image_longitudinal.tasks.engine.gpu_slots import GPU_LIMIT, ensure_limit, gpu_slots, holds_gpu_slots
 from image_longitudinal.tasks.shards import making
+from image_longitudinal.tasks.shards.image_shards import ShardPartResult
 from image_longitudinal.tasks.shards.making import DatasetRun, make_here
-from image_longitudinal.tasks.shards.parts import shard_part_result
 from image_longitudinal.tasks.shards.reuse import ReusableParts
 from image_longitudinal.tasks.shards.spec import Execution
 from image_longitudinal.tasks.workspace import Workspace
@@ -123,7 +123,8 @@ def test_a_run_holds_its_slot_from_the_first_shard_to_the_last(
 
     assert shards() == [1] * 6 + [0]
     parts = {index: read_shard_manifest(root, index).parts["image"] for index in range(6)}  # type: ignore[union-attr]
-    found = ReusableParts(images={index: shard_part_result(root.url, part) for index, part in parts.items()})
+    results = {index: ShardPartResult(root=root.url, part=part) for index, part in parts.items()}
+    found = ReusableParts(images=results)
     assert shards() == [0] * 7, "nothing is rendered"
 
 
