@@ -45,20 +45,16 @@ def validate_config(values: Mapping[str, Any], where: object = None) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        problems = [_describe(problem) for problem in _deepest(error.errors())]
+        named = [(_location(problem), problem) for problem in error.errors()]
+        # A problem of a whole list that only repeats a problem of one of its items is left out.
+        problems = [
+            _describe(location, problem)
+            for location, problem in named
+            if not any(other.startswith(f"{location}.") for other, _ in named)
+        ]
         raise ConfigError(
             f"the configuration is not valid: {'; '.join(problems)}", where=where, do="correct these values"
         ) from error
-
-
-def _deepest(problems: list[Any]) -> list[Any]:
-    """Remove problems of a whole list that only repeat a problem of one of its items."""
-    locations = [_location(problem) for problem in problems]
-    return [
-        problem
-        for problem, location in zip(problems, locations, strict=True)
-        if not any(other.startswith(f"{location}.") for other in locations)
-    ]
 
 
 def _location(problem: Any) -> str:
@@ -66,8 +62,7 @@ def _location(problem: Any) -> str:
     return ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("literal[", "tuple[")))
 
 
-def _describe(problem: Any) -> str:
-    location = _location(problem)
+def _describe(location: str, problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return f"{location}: unknown key"
     value = problem["input"]

@@ -63,9 +63,12 @@ def generate_dataset(
     check_configuration(root, recorded)
 
     def decide() -> DatasetRun:
-        version = _model(images, config, model, place, refresh)
-        execution = Execution.of(config, version, place)
-        return DatasetRun(root, specify(config, version, place), execution, refresh=refresh)
+        version = None
+        if model is not None:
+            version = place.model(model)
+        elif needs_training(config.generator.backend):
+            version = train_models(images, config=config, workspace=str(place.root), refresh=refresh)
+        return DatasetRun(root, specify(config, version, place), Execution.of(config, version, place), refresh=refresh)
 
     run = decide() if is_published(root) and not refresh else None
     if run and check_same_dataset(root, run.spec.digest) == "published" and _is_complete(run):
@@ -131,16 +134,6 @@ def specify(config: Config, version: ModelVersion | None, workspace: Workspace) 
             got=list(eta_dims),
         )
     return DatasetSpec.of(config, images, OutcomeSpec.of(config, described.latent_dim, eta_dims), version)
-
-
-def _model(
-    images: str | None, config: Config, model: str | None, workspace: Workspace, refresh: bool
-) -> ModelVersion | None:
-    if model is not None:
-        return workspace.model(model)
-    if not needs_training(config.generator.backend):
-        return None
-    return train_models(images, config=config, workspace=str(workspace.root), refresh=refresh)
 
 
 def _is_complete(run: DatasetRun) -> bool:

@@ -22,12 +22,12 @@ def shard_runner(compute: ComputeConfig, width: int) -> Iterator[TaskRunner[Any]
     Raises:
         ConfigError: Dask is not installed, or no scheduler answers at the address.
     """
-    threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2 * width)
     if compute.executor == "threads":
-        with threads:
+        with ThreadPoolTaskRunner(max_workers=2 * width) as threads:
             yield threads
         return
     try:
+        from prefect.server.api.server import SubprocessASGIServer
         from prefect_dask import DaskTaskRunner
     except ImportError as error:
         raise ConfigError(
@@ -36,17 +36,10 @@ def shard_runner(compute: ComputeConfig, width: int) -> Iterator[TaskRunner[Any]
     local = {"n_workers": width, "threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
     cluster = {"address": compute.dask_address} if compute.dask_address else {"cluster_kwargs": local}
     # The cluster's processes must report to the server of this process, even if it is a command's temporary one.
-    with temporary_settings({PREFECT_API_URL: _server_in_use()}), DaskTaskRunner(**cluster) as runner:
+    address = PREFECT_API_URL.value() or SubprocessASGIServer().api_url
+    with temporary_settings({PREFECT_API_URL: str(address)}), DaskTaskRunner(**cluster) as runner:
         try:
             _ = runner.client  # connects to the scheduler
         except (OSError, TimeoutError) as error:
             raise ConfigError("no Dask scheduler answers", where=compute.dask_address, got=error) from error
         yield runner
-
-
-def _server_in_use() -> str:
-    if address := PREFECT_API_URL.value():
-        return str(address)
-    from prefect.server.api.server import SubprocessASGIServer
-
-    return SubprocessASGIServer().api_url

@@ -44,14 +44,11 @@ class ShardProgress:
         """Report a finished shard."""
         self.done += len(made.shard)
         self._uses += [made.use] if made.use else []
-        self._progress.update(self.done, "; ".join([f"shard {made.shard.index} finished", *self._device_use()]))
-
-    def _device_use(self) -> list[str]:
-        seconds = sum(use.seconds for use in self._uses)
-        if not seconds:
-            return []
-        busy = sum(use.busy_seconds for use in self._uses) / seconds
-        return [f"device busy {min(busy, 1):.0%}, {self._uses[-1].batch_size} images at a time"]
+        text = f"shard {made.shard.index} finished"
+        if seconds := sum(use.seconds for use in self._uses):
+            busy = sum(use.busy_seconds for use in self._uses) / seconds
+            text += f"; device busy {min(busy, 1):.0%}, {self._uses[-1].batch_size} images at a time"
+        self._progress.update(self.done, text)
 
 
 class LatestShard:
@@ -67,25 +64,19 @@ class LatestShard:
 
     def show(self, shard: Shard) -> None:
         """Show the first images of a shard, unless another one was shown a moment ago."""
-        if not self._throttle.ready():
-            return
-        step = self._step
-        images = self._images.read(shard.start, min(shard.stop, shard.start + PICTURES))[:, ::step, ::step]
-        strip = mosaic(images, len(images), scale=max(1, SIDE // images.shape[1]))
-        self._artifact.show(f"Shard {shard.index}, subjects {shard.start} to {shard.stop - 1}\n\n{picture(strip)}")
+        if self._throttle.ready():
+            images = self._images.read(shard.start, min(shard.stop, shard.start + PICTURES))
+            small = images[:, :: self._step, :: self._step]
+            strip = picture(mosaic(small, len(small), scale=max(1, SIDE // small.shape[1])))
+            self._artifact.show(f"Shard {shard.index}, subjects {shard.start} to {shard.stop - 1}\n\n{strip}")
 
 
 def show_shards(spec: DatasetSpec, rows: list[ShardRow], records: dict[int, FileRecord]) -> None:
     """Create a table artifact of the shards: which were kept, reused from an earlier run or made, and why."""
     table = [
-        {
-            "shard": row.shard,
-            "subjects": len(spec.plan.shard(row.shard)),
-            "state": row.state,
-            "why": row.why,
-            "manifest": records[row.shard].sha256[:12],
-        }
+        {"shard": row.shard, "subjects": len(spec.plan.shard(row.shard)), "state": row.state, "why": row.why,
+         "manifest": records[row.shard].sha256[:12]}
         for row in rows[:SHOWN_SHARDS]
-    ]
+    ]  # fmt: skip
     more = f", the first {len(table)}" if len(table) < len(rows) else ""
     create_table_artifact(table, key="shards", description=f"{len(rows)} shards{more}")
