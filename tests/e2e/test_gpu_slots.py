@@ -72,12 +72,10 @@ def test_a_task_that_uses_every_gpu_holds_every_slot(limit: None, monkeypatch: p
     assert taken() == 0
 
 
-@pytest.mark.parametrize("named", ["config", "spec"])
-def test_a_task_holds_slots_as_its_configuration_or_spec_says(limit: None, named: str) -> None:
-    tasks = {"config": lambda key, config: taken(), "spec": lambda key, spec: taken()}
-    task = holds_gpu_slots(tasks[named])
-    assert task("", **{named: SimpleNamespace(compute=GPU)}) == 1
-    assert task("", SimpleNamespace(compute=ComputeConfig(device="cpu"))) == 0
+def test_a_task_holds_the_slots_that_its_argument_compute_asks_for(limit: None) -> None:
+    task = holds_gpu_slots(lambda key, compute: taken())
+    assert task("", compute=GPU) == 1
+    assert task("", ComputeConfig(device="cpu")) == 0
 
 
 def test_a_run_waits_for_another_process_and_a_cancelled_one_stops_waiting(limit: None) -> None:
