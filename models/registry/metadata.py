@@ -61,8 +61,8 @@ class DiffusionTraining(Section):
     validation_loss: float
     pixel_mse: float | None = None
     working_mse: float | None = None
-    codec_history: History | None = None
-    codec_mse: float | None = None
+    autoencoder_history: History | None = None
+    autoencoder_mse: float | None = None
 
 
 class TrainingFigures(Section):
