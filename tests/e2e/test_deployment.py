@@ -187,7 +187,7 @@ def test_the_pages_show_what_an_operator_looks_for(
         artifact("train-vae-metrics", "loss", "kl", "active units", of=training)
         assert artifact("train-vae-curves", "Step 30 of 30", of=training) == 1
         form = see(f"deployments/deployment/{deployment}/run", "form", "output", "preset", "refresh")
-        assert "A run that was stopped goes on; another data set is refused." in form
+        assert "Continues an interrupted run; refuses a folder with another data set." in form
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
@@ -238,8 +238,8 @@ def test_a_run_is_suspended_resumed_and_cancelled_and_ends_as_if_it_never_was(se
     assert_whole(service, start(service, data, 0, seed=3), data)
     assert made.items() <= manifests(data).items()
     interrupted = digests(data)
-    anew = start(service, data, 0, seed=3, refresh=True)
-    assert_whole(service, anew, data)
-    rows = json.loads(service.artifacts(anew)["shards"])
-    assert {(row["state"], row["why"]) for row in rows} == {("made", "asked for anew")}
+    again = start(service, data, 0, seed=3, refresh=True)
+    assert_whole(service, again, data)
+    rows = json.loads(service.artifacts(again)["shards"])
+    assert {(row["state"], row["why"]) for row in rows} == {("made", "refresh was requested")}
     assert digests(data) == interrupted
