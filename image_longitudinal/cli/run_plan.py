@@ -1,7 +1,7 @@
 """The plan of a run before it starts: steps, shards, bytes, and an estimate of the time."""
 
 from image_longitudinal.core.config import Config
-from image_longitudinal.core.units import duration, human_bytes
+from image_longitudinal.core.progress import duration, human_bytes
 
 # Seconds, measured on two cores (AMD EPYC) with the demo's networks at 64x64; a GPU is far faster.
 _VAE_STEP, _DIFFUSION_STEP, _SOLVER_STEP = 0.15, 0.33, 0.0022

@@ -18,8 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.logging import get_run_logger
 
-from image_longitudinal.core.progress import Pace, Throttle
-from image_longitudinal.core.units import duration
+from image_longitudinal.core.progress import Pace, Throttle, duration
 from image_longitudinal.tasks.reports.pictures import picture
 
 if TYPE_CHECKING:  # imports torch, which simulations and fits do not need

@@ -30,7 +30,7 @@ class MadeShard(NamedTuple):
 
     shard: Shard
     record: FileRecord  # of its manifest
-    state: str  # made or reused, for people
+    state: str  # kept, reused or made, for people
     why: str
     use: RenderUse | None = None  # how a device spent its time on it, if known
 

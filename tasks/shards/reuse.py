@@ -7,7 +7,6 @@ the old one: hard links on one disk, server-side copies within one object store,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from image_longitudinal.core.config import Section
 from image_longitudinal.core.errors import StorageError
@@ -37,15 +36,8 @@ class ReusableParts(Section):
         )
 
 
-class Reusable(NamedTuple):
-    """What a data set has for another, and how the other's manifest records it."""
-
-    origin: Origin
-    parts: ReusableParts
-
-
-def find_reusable(url: str, spec: DatasetSpec) -> Reusable:
-    """The parts of a published data set with the same digests as those of ``spec``.
+def find_reusable(url: str, spec: DatasetSpec) -> tuple[Origin, ReusableParts]:
+    """The parts of a published data set with the same digests as those of ``spec``, and how a manifest records them.
 
     Raises:
         StorageError: nothing is published there, or none of its images belongs to ``spec``.
@@ -70,7 +62,7 @@ def find_reusable(url: str, spec: DatasetSpec) -> Reusable:
         )
     reused = {name: len(parts) for name, parts in found.items() if parts}
     origin = Origin(name=manifest.name, identity=manifest.identity, manifest=content_digest(manifest), reused=reused)
-    return Reusable(origin, ReusableParts(images=found["image"], outcomes=found["outcomes"]))
+    return origin, ReusableParts(images=found["image"], outcomes=found["outcomes"])
 
 
 def _differences(there: RootManifest, spec: DatasetSpec) -> str:

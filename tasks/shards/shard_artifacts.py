@@ -1,13 +1,11 @@
 """What people see of a run's shards: images of the latest one, device use, and a table of all shards."""
 
-from typing import NamedTuple
-
 from prefect.artifacts import create_table_artifact
 
 from image_longitudinal.core.plan import Shard
 from image_longitudinal.core.progress import Throttle
 from image_longitudinal.storage.dataset.sharded_array import ShardedArray, image_spec
-from image_longitudinal.storage.io.root import FileRecord, Root
+from image_longitudinal.storage.io.root import Root
 from image_longitudinal.tasks.engine.progress import LiveArtifact, Progress
 from image_longitudinal.tasks.reports.pictures import mosaic, picture
 from image_longitudinal.tasks.shards.image_shards import RenderUse
@@ -17,14 +15,6 @@ from image_longitudinal.tasks.shards.spec import DatasetSpec
 SECONDS = 15.0  # between pictures, which cost a read and a write to a database
 PICTURES, SIDE = 8, 96
 SHOWN_SHARDS = 500  # rows of the table
-
-
-class ShardRow(NamedTuple):
-    """How a shard came about (kept, reused or made), and why."""
-
-    shard: int
-    state: str
-    why: str
 
 
 class ShardProgress:
@@ -71,12 +61,12 @@ class LatestShard:
             self._artifact.show(f"Shard {shard.index}, subjects {shard.start} to {shard.stop - 1}\n\n{strip}")
 
 
-def show_shards(spec: DatasetSpec, rows: list[ShardRow], records: dict[int, FileRecord]) -> None:
+def show_shards(shards: list[MadeShard]) -> None:
     """Create a table artifact of the shards: which were kept, reused from an earlier run or made, and why."""
     table = [
-        {"shard": row.shard, "subjects": len(spec.plan.shard(row.shard)), "state": row.state, "why": row.why,
-         "manifest": records[row.shard].sha256[:12]}
-        for row in rows[:SHOWN_SHARDS]
+        {"shard": one.shard.index, "subjects": len(one.shard), "state": one.state, "why": one.why,
+         "manifest": one.record.sha256[:12]}
+        for one in shards[:SHOWN_SHARDS]
     ]  # fmt: skip
-    more = f", the first {len(table)}" if len(table) < len(rows) else ""
-    create_table_artifact(table, key="shards", description=f"{len(rows)} shards{more}")
+    more = f", the first {len(table)}" if len(table) < len(shards) else ""
+    create_table_artifact(table, key="shards", description=f"{len(shards)} shards{more}")
