@@ -32,9 +32,8 @@ def show(
     try:
         path.write_bytes(subject_figure(opened, subject))
     except OSError as error:
-        raise StorageError(
-            "cannot write the drawing", where=path, got=error, do="name another file with --png"
-        ) from error
+        do = "name another file with --png"
+        raise StorageError("cannot write the drawing", where=path, got=error, do=do) from error
     typer.echo(f"\ndrawn: {path}")
 
 
@@ -43,10 +42,7 @@ def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Generate exactly the bad shards again.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Shards checked at a time.")] = 2,
     sample: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Subjects generated again from their seeds and compared; 8, or 0 without the pipeline."
-        ),
+        int | None, typer.Option(min=0, help="Subjects generated again and compared; 8, or 0 without the pipeline.")
     ] = None,
     workspace: Workspace = "workspace",
 ) -> None:

@@ -44,10 +44,7 @@ def belongs_on_console(record: logging.LogRecord) -> bool:
 
 
 def stop_orphaned_servers() -> None:
-    """Stop the temporary servers of commands that were killed, and mark the next server as this process's.
-
-    Prefect stops its server when the command ends, but not after ``kill -9``; each orphan holds 230 MB.
-    """
+    """Stop temporary servers that commands ended by ``kill -9`` left (230 MB each); mark the next as this process's."""
     import psutil
 
     for process in psutil.process_iter():

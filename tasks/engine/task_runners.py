@@ -13,11 +13,7 @@ from image_longitudinal.core.errors import ConfigError
 
 @contextmanager
 def shard_runner(compute: ComputeConfig, width: int) -> Iterator[TaskRunner[Any]]:
-    """Start the Prefect task runner that the configuration asks for.
-
-    Args:
-        compute: which runner.
-        width: shards made at a time.
+    """Start the Prefect task runner that the configuration asks for, for ``width`` shards at a time.
 
     Raises:
         ConfigError: Dask is not installed, or no scheduler answers at the address.

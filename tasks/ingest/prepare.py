@@ -46,15 +46,15 @@ def ingest(
     refresh: bool = False,
     held_out: Mapping[str, str] | None = None,
 ) -> PreparedImages:
-    """Prepared images of scans, or of phantoms if ``source`` is None; from the cache if possible.
+    """Prepared images of scans, or of phantoms if ``source`` is None; from the cache unless ``refresh``.
 
     Args:
         source: folder, zip or tar file, or fsspec URL of one of them.
         config: decides the images, see :mod:`tasks.ingest.specs`.
         workspace: where the images are kept.
         refresh: prepare them again in any case.
-        held_out: split by file name of held-out scans, whose patients keep that split; all other patients are for
-            training. Without it all patients are divided by the seed.
+        held_out: split by file name of held-out scans, whose patients keep it; all others are for training. Without
+            it all patients are divided by the seed.
     """
     if source is None:
         phantoms = PhantomSpec.of(config)

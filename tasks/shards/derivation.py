@@ -75,15 +75,10 @@ def visits_of(outcomes: OutcomesConfig) -> Visits:
 
 
 def rederive(dataset: Dataset, ids: NDArray[np.int64], workspace: str) -> tuple[list[Problem], str | None]:
-    """Regenerate some subjects from the recorded configuration and compare: finds what hashes and shapes cannot.
+    """Regenerate subjects ``ids`` from the recorded configuration and compare: finds what hashes and shapes cannot.
 
-    Args:
-        dataset: its files are as recorded.
-        ids: the subjects, int64.
-        workspace: where the registered image model may be.
-
-    Returns:
-        A problem for each file that differs, and what was not compared and why, if anything.
+    The files of the data set are as recorded; ``workspace`` may have its image model. Returns a problem for each file
+    that differs, and what was not compared and why, if anything.
     """
     try:
         config = validate_config(dataset.manifest.config, where=dataset.root.url)

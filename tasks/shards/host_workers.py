@@ -1,8 +1,8 @@
 """Processes of this host that render images, one per device; a lost one costs only the shard it was rendering.
 
-Tasks of the flow wait for a free process and give it one whole shard. Each process is an executor of its own: if it
-dies (killed, out of memory, driver fault), only that executor is broken. It is replaced and the shard is rendered by
-the next free process. A shard has a temporary name until it is complete, so there is nothing to undo.
+Tasks of the flow give a free process one whole shard. Each process is a separate executor: if it dies (killed, out of
+memory, driver fault), it is replaced, and the next free process renders the shard. A shard has a temporary name until
+it is complete, so there is nothing to undo.
 """
 
 import logging
@@ -41,11 +41,7 @@ def worker_devices(compute: ComputeConfig) -> list[str]:
 
 
 class HostWorkers:
-    """One process per entry of ``devices``, started when first needed.
-
-    Args:
-        devices: names as in ``compute.device``; a device may be named more than once.
-    """
+    """One process per entry of ``devices`` (names as in ``compute.device``, also repeated), started when needed."""
 
     def __init__(self, devices: list[str]) -> None:
         self.lost = 0  # processes that died while rendering

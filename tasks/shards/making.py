@@ -83,14 +83,8 @@ class DatasetRun:
 def make_here(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[MadeShard, None, None]:
     """Make shards, as many at a time as configured, and never fewer than keep every rendering device busy.
 
-    GPU slots are held from the first shard to the last.
-
-    Args:
-        run: what to make, and where.
-        wanted: why each shard must be made, by its index; they are made in this order.
-
-    Yields:
-        Each shard once it is finished.
+    GPU slots are held from the first shard to the last. ``wanted``: why each shard must be made, by its index; they are
+    made in this order, and each is yielded once it is finished.
     """
     root, spec, execution, there = run.root, run.spec, run.execution, run.reusable
     compute, width = execution.compute, _width(execution.compute)

@@ -54,15 +54,9 @@ def unshared(result: ShardPartResult) -> ShardPartResult:
 
 
 def place_part(result: ShardPartResult, root: Root, *, rehash: bool) -> bool:
-    """Link or copy the files of a part to ``root``, if they are elsewhere.
+    """Link or copy the files of a part to ``root``, if they are elsewhere; False if files are missing or damaged.
 
-    Args:
-        result: what a task returned, or what another data set has.
-        root: where the data set is.
-        rehash: read all files first: for results of earlier runs. Files of this run were hashed as they were written.
-
-    Returns:
-        False if files are missing or damaged; then nothing is linked.
+    ``rehash`` reads all files first: for results of earlier runs. Files of this run were hashed as they were written.
     """
     source = open_root(result.root)
     if not part_is_intact(source, result.part, rehash=rehash):

@@ -18,12 +18,7 @@ SHOWN_SHARDS = 500  # rows of the table
 
 
 class ShardProgress:
-    """Progress over the subjects of finished shards, with the device use of those that were rendered.
-
-    Args:
-        total: subjects in all.
-        done: subjects of shards that were finished before.
-    """
+    """Progress over ``total`` subjects, ``done`` of them finished before, with the device use of rendered shards."""
 
     def __init__(self, total: int, done: int) -> None:
         self.done = done

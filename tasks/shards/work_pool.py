@@ -1,8 +1,7 @@
 """Shards made by the workers of a work pool, on this machine and others that see the same folders.
 
-A run submits batches of shards. Each is a run of the deployment make-shards, which a free worker picks up. Workers
-return nothing: the shard manifests record what is finished. A lost worker costs only its current shard; the rest of its
-batch is submitted again.
+Each batch of shards is a run of the deployment make-shards, which a free worker picks up. Workers return nothing: the
+shard manifests record what is finished. The unfinished shards of a lost worker are submitted again.
 """
 
 import time
