@@ -20,8 +20,8 @@ from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import FileRecord, clean_temporaries
 from image_longitudinal.tasks.engine.parameters import ConfigChoice, resolve
 from image_longitudinal.tasks.shards.making import DatasetRun, MadeShard, make_here
+from image_longitudinal.tasks.shards.parts import find_reusable
 from image_longitudinal.tasks.shards.publish import measure_images, publish_dataset
-from image_longitudinal.tasks.shards.reuse import find_reusable
 from image_longitudinal.tasks.shards.shard_artifacts import LatestShard, ShardProgress, show_shards
 from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution, ImageSpec, OutcomeSpec
 from image_longitudinal.tasks.shards.work_pool import make_by_workers

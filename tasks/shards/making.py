@@ -1,27 +1,27 @@
 """Generate shards in this run, several at a time, by tasks of a runner. A manifest marks a finished shard."""
 
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from image_longitudinal.core.config import ComputeConfig
-from image_longitudinal.core.errors import StorageError, naming
+from image_longitudinal.core.errors import ConfigError, StorageError, naming
 from image_longitudinal.core.plan import Shard
 from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.storage.dataset.manifest import Part, ShardManifest, finished_shard, write_shard_manifest
 from image_longitudinal.storage.io.root import FileRecord, Root
 from image_longitudinal.tasks.engine.cancellation import stopping_tasks
 from image_longitudinal.tasks.engine.gpu_slots import gpu_slots
-from image_longitudinal.tasks.engine.task_runners import shard_runner
 from image_longitudinal.tasks.shards.host_workers import host_workers, worker_devices
 from image_longitudinal.tasks.shards.image_shards import RenderUse, ShardPartResult
-from image_longitudinal.tasks.shards.parts import make_images, make_outcomes, place_part
-from image_longitudinal.tasks.shards.reuse import ReusableParts
+from image_longitudinal.tasks.shards.parts import ReusableParts, make_images, make_outcomes, place_part
 from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution
 
 
@@ -98,7 +98,7 @@ def make_here(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[MadeShard
 
     with (
         gpu_slots(compute) if renders else nullcontext(),
-        shard_runner(compute, width) as runner,
+        _shard_runner(compute, width) as runner,
         host_workers(compute),
         stopping_tasks(),  # first to exit: the runner waits for its tasks to end
     ):
@@ -122,6 +122,36 @@ def make_here(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[MadeShard
                 record = write_shard_manifest(root, manifest)
             use = None if parts["image"].was_there else parts["image"].result.use
             yield MadeShard(shard, record, *_how(parts, wanted[shard.index]), use)
+
+
+@contextmanager
+def _shard_runner(compute: ComputeConfig, width: int) -> Iterator[TaskRunner[Any]]:
+    """Start the Prefect task runner that the configuration asks for, for ``width`` shards at a time.
+
+    Raises:
+        ConfigError: Dask is not installed, or no scheduler answers at the address.
+    """
+    if compute.executor == "threads":
+        with ThreadPoolTaskRunner(max_workers=2 * width) as threads:
+            yield threads
+        return
+    try:
+        from prefect.server.api.server import SubprocessASGIServer
+        from prefect_dask import DaskTaskRunner
+    except ImportError as error:
+        raise ConfigError(
+            "compute.executor=dask needs Dask", got=error, do="install it with: pip install 'image-longitudinal[dask]'"
+        ) from error
+    local = {"n_workers": width, "threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
+    cluster = {"address": compute.dask_address} if compute.dask_address else {"cluster_kwargs": local}
+    # The cluster's processes must report to the server of this process, even if it is a command's temporary one.
+    address = PREFECT_API_URL.value() or SubprocessASGIServer().api_url
+    with temporary_settings({PREFECT_API_URL: str(address)}), DaskTaskRunner(**cluster) as runner:
+        try:
+            _ = runner.client  # connects to the scheduler
+        except (OSError, TimeoutError) as error:
+            raise ConfigError("no Dask scheduler answers", where=compute.dask_address, got=error) from error
+        yield runner
 
 
 def _width(compute: ComputeConfig) -> int:

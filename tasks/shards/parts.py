@@ -1,12 +1,28 @@
-"""The two parts of a shard, images and outcomes: each a task that writes whole files and returns their records."""
+"""The two parts of a shard, images and outcomes: made by a task each, or reused from another data set.
 
+Other association levels, splits or outcome models change no image, so a new version of a data set takes the images of
+the old one: hard links on one disk, server-side copies within one object store, copies otherwise.
+"""
+
+from collections.abc import Mapping
 from contextlib import nullcontext
+from typing import Self
 
 from prefect import task
 
+from image_longitudinal.core.config import Section
+from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.random import subject_seeds
 from image_longitudinal.models.design.association import draw_latents
-from image_longitudinal.storage.dataset.manifest import Part, part_is_intact
+from image_longitudinal.storage.dataset.manifest import (
+    Origin,
+    Part,
+    RootManifest,
+    content_digest,
+    part_is_intact,
+    read_root_manifest,
+    read_shard_manifest,
+)
 from image_longitudinal.storage.dataset.tables import write_observations, write_random_effects, write_subjects
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import FileRecord, Root
@@ -15,7 +31,7 @@ from image_longitudinal.tasks.engine.gpu_slots import gpu_slots
 from image_longitudinal.tasks.shards.derivation import linked_to_latents, outcomes_at
 from image_longitudinal.tasks.shards.host_workers import render_here
 from image_longitudinal.tasks.shards.image_shards import ShardPartResult
-from image_longitudinal.tasks.shards.spec import Execution, ImageSpec, OutcomeSpec
+from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution, ImageSpec, OutcomeSpec
 
 
 @task(name="make-images", task_run_name="images of shard {spec.shard.index}", **CACHED)
@@ -65,3 +81,57 @@ def place_part(result: ShardPartResult, root: Root, *, rehash: bool) -> bool:
         for file in result.part.files:
             root.link_or_copy(source, file.path, file.path)
     return True
+
+
+class ReusableParts(Section):
+    """Parts of shards that exist elsewhere, by shard index."""
+
+    images: Mapping[int, ShardPartResult] = {}
+    outcomes: Mapping[int, ShardPartResult] = {}
+
+    def of_shards(self, indices: list[int]) -> Self:
+        """The parts of these shards only."""
+        return type(self)(
+            **{name: {index: parts[index] for index in indices if index in parts} for name, parts in self}
+        )
+
+
+def find_reusable(url: str, spec: DatasetSpec) -> tuple[Origin, ReusableParts]:
+    """The parts of a published data set with the same digests as those of ``spec``, and how a manifest records them.
+
+    Raises:
+        StorageError: nothing is published there, or none of its images belongs to ``spec``.
+    """
+    root = open_root(url)
+    manifest = read_root_manifest(root)
+    present = {shard.index for shard in manifest.plan}
+    found: dict[str, dict[int, ShardPartResult]] = {"image": {}, "outcomes": {}}
+    for shard in spec.plan:
+        made = read_shard_manifest(root, shard.index) if shard.index in present else None
+        for name, key in spec.shard_keys(shard).items():
+            part = made.parts.get(name) if made else None
+            if part and part.key == key:
+                found[name][shard.index] = unshared(ShardPartResult(root=root.url, part=part))
+    if not found["image"]:
+        raise StorageError(
+            "no image of that data set can be reused",
+            where=root.url,
+            expected="the same image model, seed, shard size and batch size",
+            got=f"another {_differences(manifest, spec)}",
+            do="leave out --reuse to generate the images, or use these values of that data set",
+        )
+    reused = {name: len(parts) for name, parts in found.items() if parts}
+    origin = Origin(name=manifest.name, identity=manifest.identity, manifest=content_digest(manifest), reused=reused)
+    return origin, ReusableParts(images=found["image"], outcomes=found["outcomes"])
+
+
+def _differences(there: RootManifest, spec: DatasetSpec) -> str:
+    images = spec.images
+    pairs = [
+        ("image model", there.image.digest[:12], images.generator[:12]),
+        ("seed", there.seed, images.seed),
+        ("shard size", there.shard_size, images.shard_size),
+        ("batch size", there.config.get("generator", {}).get("batch_size"), images.batch_size),
+    ]
+    changed = [f"{name} ({old}, here {new})" for name, old, new in pairs if old != new]
+    return " and ".join(changed) or "version of this software"

@@ -29,7 +29,7 @@ from image_longitudinal.tasks.engine.gpu_slots import GPU_LIMIT, ensure_limit, g
 from image_longitudinal.tasks.shards import making
 from image_longitudinal.tasks.shards.image_shards import ShardPartResult
 from image_longitudinal.tasks.shards.making import DatasetRun, make_here
-from image_longitudinal.tasks.shards.reuse import ReusableParts
+from image_longitudinal.tasks.shards.parts import ReusableParts
 from image_longitudinal.tasks.shards.spec import Execution
 from image_longitudinal.tasks.workspace import Workspace
 

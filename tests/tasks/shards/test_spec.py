@@ -17,7 +17,7 @@ from image_longitudinal.models.registry.metadata import Distillation
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.storage.dataset.manifest import Part
 from image_longitudinal.tasks.shards.image_shards import RenderUse, ShardPartResult
-from image_longitudinal.tasks.shards.reuse import ReusableParts
+from image_longitudinal.tasks.shards.parts import ReusableParts
 from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution, ImageSpec, OutcomeSpec
 from tests.models.conftest import model_metadata
 from tests.paths import ROOT
