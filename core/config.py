@@ -267,7 +267,7 @@ class ComputeConfig(Section):
         1, description="Shards at the same time, at least two per rendering device; work-pool: batches submitted."
     )
     render_processes: Literal["auto"] | Positive = Field(
-        "auto", description="Processes that render; auto: one per accelerator if several. Training uses at most as many."
+        "auto", description="Processes that render; auto: one per accelerator if several. Training uses at most these."
     )
     executor: Literal["threads", "dask", "work-pool"] = Field(
         "threads", description="What generates shards: threads of the run, Dask, or workers of the work pool shards."

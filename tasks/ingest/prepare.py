@@ -89,16 +89,17 @@ def ingest_scans(spec: ScansSpec, target: str, folder: str, source: str, held_ou
     return _reported(prepared)
 
 
-@task(name="draw-phantoms", task_run_name="draw phantom images", **CACHED)
+@task(name="draw-phantoms", task_run_name="generate phantom images", **CACHED)
 def draw_phantoms(spec: PhantomSpec, target: str) -> str:
-    """Draw phantom training images with z ~ N(0, I), from random streams that no data set uses."""
+    """Generate phantom training images with z ~ N(0, I), from random streams that no data set uses."""
     if spec.n_phantoms < spec.min_images:
         expected = f"at least images.min_images = {spec.min_images}"
         raise IngestError("too few phantom images", expected=expected, got=spec.n_phantoms)
+    progress = Progress("generate phantoms", spec.n_phantoms, "images")
     prepared = write_prepared(
-        target, _with_progress(_phantoms(spec), Progress("draw phantoms", spec.n_phantoms, "images")), sizes=spec.sizes,
+        target, _with_progress(_phantoms(spec), progress), sizes=spec.sizes,
         split=SplitRule(spec.fractions, spec.seed), source=ImageSource("phantom", spec.phantom_version),
-        minimum=spec.min_images, compare=False,  # phantoms are drawn independently
+        minimum=spec.min_images, compare=False,  # phantoms are independent
     )  # fmt: skip
     return _reported(prepared)
 

@@ -59,7 +59,7 @@ class DatasetRun:
     """A run that makes shards of a data set.
 
     ``reusable`` are parts that another data set has; they are linked or copied. With ``refresh``, finished shards are
-    made again and cached results are ignored.
+    generated again and cached results are ignored.
     """
 
     root: Root

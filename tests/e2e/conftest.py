@@ -63,7 +63,7 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(
     tmp_path: Path, prefect_home: Path, prefect_server: None
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The console script in a folder of its own, with a Prefect server configured.
+    """The console script in a temporary folder, with a Prefect server configured.
 
     Without a server each command would start a temporary one, which takes half of the time of a short command.
     """

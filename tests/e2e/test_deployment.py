@@ -174,7 +174,7 @@ def test_the_pages_show_what_an_operator_looks_for(
             return int(browser.evaluate(shown))
 
         see("dashboard", "dashboard", "Flow Runs", "Active Work Pools", "cpu", "gpu")
-        # The graph is drawn a while after the words are there.
+        # The graph appears a while after the text.
         see(f"runs/flow-run/{run}", "flow-run", f"generate {output}", "Completed", "submitted", settle=5)
         artifact("make-subjects", "48 of 48 subjects", "100%")
         artifact("shards", "not made yet")

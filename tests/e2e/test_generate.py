@@ -1,4 +1,4 @@
-"""The main job in one process: what is made, what is made again, and what decides it."""
+"""The main job in one process: what it generates, what it reuses, and what decides it."""
 
 import os
 import random
@@ -73,7 +73,7 @@ def test_a_published_data_set_is_complete_and_verifies(first: Path) -> None:
 def test_killed_three_times_elsewhere_and_finished_it_gives_the_same_bytes(
     first: Path, workspace: str, tmp_path: Path, tiny_file: Path
 ) -> None:
-    """kill -9 to the command line with a server of its own; nothing shared: own ingest, training and generation."""
+    """kill -9 to the command line with its own server; the two runs share nothing."""
     chosen = random.Random(os.environ.get("KILL_SEED", "2410.16177"))
     in_all = count_files(first, Path(workspace))
     killed = 0

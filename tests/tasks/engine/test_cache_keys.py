@@ -1,4 +1,4 @@
-"""Cache keys and cached tasks. The digests of specs have tests of their own."""
+"""Cache keys and cached tasks. The digests of specs are tested with the specs."""
 
 import logging
 import re
@@ -29,7 +29,7 @@ def test_results_are_restored_as_records() -> None:
 
 
 class FakeTask:
-    """Counts its runs; ``refresh`` says whether Prefect's cache was told to step aside."""
+    """Counts its runs; ``refresh`` says whether the cached result is ignored."""
 
     name = "fit"
 
