@@ -63,10 +63,3 @@ def test_the_plan_is_printed_and_nothing_is_made(command: Command, tmp_path: Pat
 )
 def test_impossible_values_are_refused_by_name(command: Command, override: str, message: str) -> None:
     assert message in refused(command("generate", "--output", "out", "--dry-run", "--set", override))
-
-
-def test_an_unknown_preset_or_file_is_refused(command: Command) -> None:
-    assert "expected one of demo, paper, scans, scans-128, small; got huge" in refused(
-        command("generate", "--output", "out", "--preset", "huge", "--dry-run")
-    )
-    assert "missing.yaml" in refused(command("generate", "--output", "out", "--config", "missing.yaml", "--dry-run"))

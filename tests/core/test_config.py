@@ -79,8 +79,7 @@ def test_impossible_values_are_refused_with_key_expectation_and_value(
 @pytest.mark.parametrize("section", ["images", "dataset"])
 def test_splits_that_leave_no_training_data_are_refused(section: str) -> None:
     message = refusal(**{section: {"validation_fraction": 0.5, "test_fraction": 0.5}})
-    assert section in message
-    assert "validation_fraction + test_fraction must stay below 1, got 1" in message
+    assert f"{section}: validation_fraction + test_fraction must stay below 1, got 1" in message
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, "one", 1.5, None])

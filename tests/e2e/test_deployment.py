@@ -16,7 +16,7 @@ from image_longitudinal.storage.dataset.reader import open_dataset
 from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.tasks.training.retraining import PROMOTED
-from tests.deployments.test_files import DEPLOYMENTS
+from tests.deployments.test_files import DEPLOYMENTS, POOLS
 from tests.e2e.browser import chromium
 from tests.e2e.conftest import TINY, digests
 from tests.e2e.service import Service
@@ -48,7 +48,7 @@ def test_every_flow_is_deployed_with_a_form_tags_and_the_code_version(service: S
     assert form["properties"]["preset"]["enum"] == ["demo", "scans", "scans-128", "small", "paper"]
 
 
-def test_scheduled_deployments_drop_a_backlog(service: Service) -> None:
+def test_deployments_are_scheduled(service: Service) -> None:
     scheduled = {one["name"]: one for one in service.ask("deployments") if one["schedules"]}
     assert {name: one["schedules"][0]["active"] for name, one in scheduled.items()} == {
         "verify-all": True,
@@ -56,21 +56,15 @@ def test_scheduled_deployments_drop_a_backlog(service: Service) -> None:
     }
     soon = service.wait_for(lambda: service.ask("flow_runs", deployments={"name": {"any_": ["verify-all"]}}), 120)
     assert soon[0]["state"]["type"] == "SCHEDULED"  # the server's scheduler works
-    for one in scheduled.values():
-        assert one["global_concurrency_limit"]["limit"] == 1
-        assert one["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
 
 
 def test_pools_limit_and_automations_are_there_and_stay_as_the_operator_left_them(service: Service) -> None:
     pools = {pool["name"]: pool for pool in service.ask("work_pools")}
-    for name in ("cpu", "gpu", "shards"):
-        environment = pools[name]["base_job_template"]["variables"]["properties"]["env"]["default"]
-        assert environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+    for name, pool in POOLS.items():
+        assert pools[name]["base_job_template"]["variables"]["properties"]["env"]["default"] == pool["env"]
     assert service.request("v2/concurrency_limits/gpu")["limit"] >= 1
     automations = {one["name"]: one for one in service.ask("automations")}
-    silent = automations["crash silent runs"]
-    assert silent["enabled"]
-    assert silent["trigger"]["within"] > 30
+    assert automations["crash silent runs"]["enabled"]
     promoted = automations["new data set after a promotion"]
     assert not promoted["enabled"]
 
