@@ -21,12 +21,10 @@ class ImageLongitudinalError(Exception):
     def __init__(
         self, what: str, *, where: object = None, expected: object = None, got: object = None, do: str | None = None
     ) -> None:
-        parts = [what if where is None else f"{what} ({where})"]
-        if expected is not None:
-            parts.append(f"expected {expected}")
-        if got is not None:
-            parts.append(f"got {got}")
-        message = "; ".join(parts)
+        message = what if where is None else f"{what} ({where})"
+        for name, value in (("expected", expected), ("got", got)):
+            if value is not None:
+                message += f"; {name} {value}"
         if do:
             message = f"{message.rstrip(' .')}. {do[0].upper()}{do[1:]}"
         super().__init__(" ".join(message.split()))

@@ -47,14 +47,10 @@ def validate_config(values: Mapping[str, Any], where: object = None) -> Config:
     except ValidationError as error:
         named = [(_location(problem), problem) for problem in error.errors()]
         # A problem of a whole list that only repeats a problem of one of its items is left out.
-        problems = [
-            _describe(location, problem)
-            for location, problem in named
-            if not any(other.startswith(f"{location}.") for other, _ in named)
-        ]
-        raise ConfigError(
-            f"the configuration is not valid: {'; '.join(problems)}", where=where, do="correct these values"
-        ) from error
+        repeated = {name for name, _ in named if any(other.startswith(f"{name}.") for other, _ in named)}
+        problems = "; ".join(_describe(name, problem) for name, problem in named if name not in repeated)
+        what = f"the configuration is not valid: {problems}"
+        raise ConfigError(what, where=where, do="correct these values") from error
 
 
 def _location(problem: Any) -> str:
@@ -75,13 +71,10 @@ def _read(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError("cannot read the configuration file", where=path, got=error) from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(
-            "the configuration file is not a mapping", where=path, expected="section: {key: value}", got=type(values)
-        )
-    return values
+    if not isinstance(values, dict | None):
+        what = "the configuration file is not a mapping"
+        raise ConfigError(what, where=path, expected="section: {key: value}", got=type(values))
+    return values or {}
 
 
 def _parse_override(text: str) -> dict[str, Any]:

@@ -135,15 +135,12 @@ def _check(root: Root, workers: int, workspace: str, sample: int) -> Verificatio
     if report.ok:
         logger.info(str(report))
     else:
-        create_table_artifact(
-            [
-                {"file": problem.path, "shard": problem.shard, "problem": problem.what, "expected": problem.expected,
-                 "got": problem.got}
-                for problem in report.problems
-            ],
-            key="verification",
-            description=f"{len(report.problems)} problems in {report.url}",
-        )  # fmt: skip
+        rows = [
+            {"file": one.path, "shard": one.shard, "problem": one.what, "expected": one.expected, "got": one.got}
+            for one in report.problems
+        ]
+        description = f"{len(rows)} problems in {report.url}"
+        create_table_artifact(rows, key="verification", description=description)
     return report
 
 

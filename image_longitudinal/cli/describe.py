@@ -18,16 +18,15 @@ def describe_dataset(dataset: Dataset) -> str:
     """Size, images, random effects, levels and origin of a published data set."""
     manifest = dataset.manifest
     splits = ", ".join(f"{manifest.splits[name]:,} {name}" for name in manifest.present_splits)
-    effects = ", ".join(
-        name if manifest.eta_latents is None else f"{name} = latent dimension {manifest.eta_latents[index]}"
-        for index, name in enumerate(manifest.random_effects)
-    )
+    effects = manifest.random_effects
+    if latents := manifest.eta_latents:
+        effects = [f"{name} = latent dimension {dim}" for name, dim in zip(effects, latents, strict=True)]
     lines = [
         f"{manifest.name}: {len(dataset):,} subjects ({splits})",
         f"images            {manifest.image.height}x{manifest.image.width} uint8, {manifest.image.backend}, "
         f"model {manifest.image.model}",
         f"latents           {manifest.image.latent_dim} dimensions",
-        f"random effects    {effects}",
+        f"random effects    {', '.join(effects)}",
         f"association       {', '.join(map(str, manifest.levels))} (share of variance explained by the image)",
         f"outcomes          {len(manifest.times)} times from {manifest.times[0]:g} to {manifest.times[-1]:g}",
         f"seed              {manifest.seed}",

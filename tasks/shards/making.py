@@ -106,13 +106,10 @@ def make_here(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[MadeShard
             while len(pending) < width and (index := next(waiting, None)) is not None:
                 shard = spec.plan.shard(index)
                 images, outcomes = spec.images.of_shard(shard), spec.outcomes.of_shard(shard)
-                parts = {
-                    "image": submit(
-                        make_images, there.images.get(index), spec=images, output=root.url, execution=execution
-                    ),
-                    "outcomes": submit(make_outcomes, there.outcomes.get(index), spec=outcomes, output=root.url),
-                }
-                pending.append((shard, parts))
+                known = there.images.get(index), there.outcomes.get(index)
+                made = submit(make_images, known[0], spec=images, output=root.url, execution=execution)
+                written = submit(make_outcomes, known[1], spec=outcomes, output=root.url)
+                pending.append((shard, {"image": made, "outcomes": written}))
             if not pending:
                 return
             shard, parts = pending.popleft()
@@ -139,9 +136,8 @@ def _shard_runner(compute: ComputeConfig, width: int) -> Iterator[TaskRunner[Any
         from prefect.server.api.server import SubprocessASGIServer
         from prefect_dask import DaskTaskRunner
     except ImportError as error:
-        raise ConfigError(
-            "compute.executor=dask needs Dask", got=error, do="install it with: pip install 'image-longitudinal[dask]'"
-        ) from error
+        do = "install it with: pip install 'image-longitudinal[dask]'"
+        raise ConfigError("compute.executor=dask needs Dask", got=error, do=do) from error
     local = {"n_workers": width, "threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
     cluster = {"address": compute.dask_address} if compute.dask_address else {"cluster_kwargs": local}
     # The cluster's processes must report to the server of this process, even if it is a command's temporary one.
