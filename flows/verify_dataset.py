@@ -44,7 +44,8 @@ def verify(
     Raises:
         StorageError: a file is missing, damaged or inconsistent; the log and a table list all problems.
     """
-    root, report = open_root(output), None
+    root = open_root(output)
+    report: VerificationReport | None = None
     try:
         report = _check(root, workers, workspace, sample)
     except StorageError as error:
