@@ -129,7 +129,8 @@ def _shard_runner(compute: ComputeConfig, width: int) -> Iterator[TaskRunner[Any
         ConfigError: Dask is not installed, or no scheduler answers at the address.
     """
     if compute.executor == "threads":
-        with ThreadPoolTaskRunner(max_workers=2 * width) as threads:
+        threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2 * width)
+        with threads:
             yield threads
         return
     try:
