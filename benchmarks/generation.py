@@ -50,7 +50,7 @@ from image_longitudinal.models.quality.sampler_comparison import SamplerFigures,
 from image_longitudinal.models.registry.metadata import RANDOM_EFFECTS
 from image_longitudinal.models.registry.registry import PRODUCTION, ModelVersion
 from image_longitudinal.storage.scans.prepared import open_prepared
-from image_longitudinal.tasks.shards.image_shards import ImageJob, render_shard
+from image_longitudinal.tasks.shards.image_shards import render_shard
 from image_longitudinal.tasks.shards.spec import Execution, ImageSpec
 from image_longitudinal.tasks.workspace import Workspace
 
@@ -183,8 +183,8 @@ def device_busy(recipe: GeneratorConfig, trained: ModelVersion | None, workspace
     images = ImageSpec.of(config, describe(recipe, trained))
     execution = Execution.of(config, trained, Workspace(workspace))
     with TemporaryDirectory() as folder:
-        jobs = [ImageJob(images.of_shard(shard), folder, execution) for shard in config.dataset.plan]
-        uses = [render_shard(job).use for job in jobs][1:]
+        results = [render_shard(images.of_shard(shard), folder, execution) for shard in config.dataset.plan]
+    uses = [result.use for result in results[1:] if result.use]
     busy = sum(use.busy_seconds for use in uses) / sum(use.seconds for use in uses)
     print(f"device busy {busy:.1%} of the time while shards of {n} images are written")
     return busy

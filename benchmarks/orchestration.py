@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from image_longitudinal.tasks.engine.prefect_settings import DEFAULTS
+from image_longitudinal.tasks.engine.prefect_setup import DEFAULTS
 
 os.environ.update(DEFAULTS, PREFECT_HOME=tempfile.mkdtemp(prefix="orchestration-"), PREFECT_LOGGING_LEVEL="WARNING")
 

@@ -10,6 +10,8 @@ from image_longitudinal.core.plan import ShardPlan
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
+Level = Annotated[float, Field(gt=0, le=1)]
+Solver = Literal["ddim", "ddpm", "dpm++", "sde-dpm++", "unipc", "euler", "heun"]
 
 
 # YAML 1.1 reads an unquoted `no` as false and 2024-05-01 as a date; people write both without quotes.
@@ -43,8 +45,7 @@ class ImagesConfig(Section):
 
     n_phantoms: Positive = Field(4000, description="Phantom training images, if no folder of scans is given.")
     denoise: Literal["nlm", "bm3d", "none"] = Field(
-        "nlm",
-        description="Of scans: fast non-local means, or the original's BM3D (16 s a scan, non-commercial licence).",
+        "nlm", description="Fast non-local means, or the original's BM3D (16 s a scan, non-commercial licence)."
     )
     min_images: Positive = Field(40, description="With fewer usable scans the run stops with an error.")
     validation_fraction: Fraction = Field(0.1, description="Fraction of patients for validation curves.")
@@ -79,15 +80,9 @@ class VAEConfig(TrainingSection):
     learning_rate: float = Field(1e-3, gt=0)
     kl_weight: float = Field(0.037558578, ge=0, description="β after warm-up.")
     kl_warmup_steps: int = Field(84_000, ge=0, description="β rises linearly over these steps (original: 5 epochs).")
-    free_bits: float = Field(
-        0.0,
-        ge=0,
-        description="Nats per dimension without KL penalty (Kingma et al. 2016): more dimensions stay active.",
-    )
+    free_bits: float = Field(0.0, ge=0, description="Nats per dimension without KL penalty (Kingma et al. 2016).")
     cycle_weight: float = Field(0.0, ge=0, description="Weight of recovering z ~ N(0, I) from decode(z); original: 0.")
-    vgg_weights: str | None = Field(
-        None, description="Safetensors file with torchvision's VGG16 weights; without it MS-SSIM is used."
-    )
+    vgg_weights: str | None = Field(None, description="Safetensors file of torchvision's VGG16; null: MS-SSIM.")
 
 
 class DiffusionConfig(TrainingSection):
@@ -97,9 +92,7 @@ class DiffusionConfig(TrainingSection):
     image_size: int = Field(64, ge=32, multiple_of=32)
     channels: tuple[Positive, ...] = Field((64, 96), description="UNet levels of the residual model, multiples of 16.")
     objective: Literal["flow", "velocity"] = Field("flow", description="What the latent model predicts.")
-    autoencoder: str | None = Field(
-        None, description="Latent model: folder or hub name of a diffusers autoencoder; null trains one."
-    )
+    autoencoder: str | None = Field(None, description="Folder or hub name of a diffusers autoencoder; null: train one.")
     autoencoder_width: Positive = Field(32, description="Channels of the trained autoencoder.")
     autoencoder_levels: int = Field(3, ge=2, description="Of the trained one: each but the first halves the image.")
     autoencoder_steps: Positive = 2000
@@ -115,9 +108,7 @@ class DiffusionConfig(TrainingSection):
     learning_rate: float = Field(1e-5, gt=0)
     learning_rate_decay: Literal["constant", "cosine"] = "constant"
     ema_decay: float = Field(0.9999, ge=0, lt=1)
-    min_snr_gamma: float | None = Field(
-        5.0, gt=0, description="Cap of the min-SNR weights; null: equal weights, as in flow matching."
-    )
+    min_snr_gamma: float | None = Field(5.0, gt=0, description="Cap of the min-SNR weights; null: equal weights.")
     noise_offset: float = Field(0.0, ge=0)
 
     @field_validator("channels")
@@ -134,9 +125,7 @@ class GeneratorConfig(Section):
     backend: str = Field("diffusion", description="phantom, vae, diffusion, or a custom package.module:factory.")
     image_size: int = Field(64, ge=16, description="Side in pixels of phantom images; trained models have their own.")
     latent_dim: Positive = Field(16, description="Length of z for the phantom; trained models have their own.")
-    scheduler: Literal["ddim", "ddpm", "dpm++", "sde-dpm++", "unipc", "euler", "heun", "student"] = Field(
-        "ddim", description="Solver; student: the distilled few-step network, if the model has one."
-    )
+    scheduler: Literal[Solver, "student"] = Field("ddim", description="Solver; student: the distilled network.")
     steps: Positive = 10
     decoder: Literal["full", "light"] = Field("full", description="light: the distilled decoder, if the model has one.")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
@@ -168,7 +157,7 @@ class ProbeConfig(Section):
     """How a trained model is measured, once: the solver of a data set does not decide which dimensions become η."""
 
     n_images: int = Field(512, ge=64, description="Images generated to measure how well z is recovered.")
-    scheduler: Literal["ddim", "ddpm", "dpm++", "sde-dpm++", "unipc", "euler", "heun"] = "ddim"
+    scheduler: Solver = "ddim"
     steps: Positive = 10
     batch_size: Positive = 32
     noise_seeds: int = Field(3, ge=2, description="Noise seeds over which the spread of R² is measured.")
@@ -246,10 +235,8 @@ class DatasetConfig(Section):
     licence: str = Field("CC-BY-4.0", description="SPDX licence identifier.")
     n_subjects: Positive = 512
     shard_size: Positive = 128
-    association: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        (1.0, 0.5, 0.1, 0.0526, 0.02),
-        min_length=1,
-        description="Association levels ρ²: fraction of Var(η) that the image can explain.",
+    association: tuple[Level, ...] = Field(
+        (1.0, 0.5, 0.1, 0.0526, 0.02), min_length=1, description="ρ²: fraction of Var(η) that the image can explain."
     )
     eta_dims: Literal["auto"] | tuple[Annotated[int, Field(ge=0)], ...] = Field(
         "auto", description="Latent dimensions (from 0) that become η; auto: the most recoverable ones."
@@ -277,14 +264,10 @@ class ComputeConfig(Section):
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, ...")
     concurrent_shards: Positive = Field(
-        1,
-        description="Shards generated at the same time (at least two per accelerator or render process); with the "
-        "executor work-pool, flow runs submitted at the same time.",
+        1, description="Shards at the same time, at least two per rendering device; work-pool: batches submitted."
     )
     render_processes: Literal["auto"] | Positive = Field(
-        "auto",
-        description="Processes on this host that render images; auto: one per accelerator if there are several. "
-        "Training uses one per accelerator, at most this many.",
+        "auto", description="Processes that render; auto: one per accelerator if several. Training uses at most these."
     )
     executor: Literal["threads", "dask", "work-pool"] = Field(
         "threads", description="What generates shards: threads of the run, Dask, or workers of the work pool shards."
@@ -306,20 +289,13 @@ class ResNetConfig(Section):
 class EvaluationConfig(Section):
     """How a published data set is evaluated; does not change the data set."""
 
-    levels: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(
-        None, description="Association levels to evaluate; null: all."
-    )
+    levels: tuple[Level, ...] | None = Field(None, description="Association levels to evaluate; null: all.")
     population: Literal["likelihood", "foce", "known"] = Field(
-        "likelihood",
-        description="Population parameters. foce: FOCE estimates; likelihood: maximum likelihood by importance "
-        "sampling, started at the FOCE estimates and without their bias; known: the true values.",
+        "likelihood", description="Parameters: likelihood by importance sampling (unbiased), FOCE estimates, or truth."
     )
     fit_subjects: Positive = Field(2000, description="Training subjects fitted: evenly spaced where there are more.")
     latent_regressor: Literal["auto", "encoder", "pca"] = Field(
-        "auto",
-        description="What reads z from images: the encoder of the registered model that generated them, or a "
-        "polynomial of principal components (pca) fitted to training subjects; auto: the encoder if the workspace has "
-        "that model.",
+        "auto", description="Reads z from images: the model's encoder (auto: if the workspace has it), or fitted PCA."
     )
     components: Positive = Field(160, description="Principal components of the PCA regressor.")
     products: Positive = Field(40, description="Of these, components that also enter by their products.")

@@ -3,6 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# Packages of an optional part of the installation, by the extra that brings them.
+_EXTRA_OF = {"bm3d": "bm3d", "huggingface_hub": "hub", "prefect_dask": "dask", "distributed": "dask", "s3fs": "s3"}
+_PIPELINE = frozenset({
+    "PIL", "accelerate", "arviz", "diffusers", "fastapi", "jinja2", "llvmlite", "matplotlib", "numba", "prefect",
+    "psutil", "pymc", "pytensor", "safetensors", "scipy", "skimage", "sqlalchemy", "tensorboard", "torch",
+    "transformers",
+})  # fmt: skip
+
 
 class ImageLongitudinalError(Exception):
     """Base of every error this project raises on purpose.
@@ -13,12 +21,10 @@ class ImageLongitudinalError(Exception):
     def __init__(
         self, what: str, *, where: object = None, expected: object = None, got: object = None, do: str | None = None
     ) -> None:
-        parts = [what if where is None else f"{what} ({where})"]
-        if expected is not None:
-            parts.append(f"expected {expected}")
-        if got is not None:
-            parts.append(f"got {got}")
-        message = "; ".join(parts)
+        message = what if where is None else f"{what} ({where})"
+        for name, value in (("expected", expected), ("got", got)):
+            if value is not None:
+                message += f"; {name} {value}"
         if do:
             message = f"{message.rstrip(' .')}. {do[0].upper()}{do[1:]}"
         super().__init__(" ".join(message.split()))
@@ -52,3 +58,26 @@ class SimulationError(ImageLongitudinalError):
 
 class StorageError(ImageLongitudinalError):
     """A data set on disk or in an object store is missing, damaged, foreign or cannot be written."""
+
+
+class MissingExtraError(ImageLongitudinalError):
+    """An optional package is not installed."""
+
+
+@contextmanager
+def naming_missing_extra() -> Iterator[None]:
+    """Turn the failed import of an optional package into an error that says what to install.
+
+    Raises:
+        MissingExtraError: the body imported a package of an extra that is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        extra = "pipeline" if package in _PIPELINE else _EXTRA_OF.get(package)
+        if extra is None:
+            raise
+        raise MissingExtraError(
+            f"this needs the {extra}: {package} is not installed", do=f"run: pip install 'image-longitudinal[{extra}]'"
+        ) from error

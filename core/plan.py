@@ -106,10 +106,9 @@ class ShardPlan:
 
     def split_of(self, subject_id: int) -> str:
         """The split of one subject; IndexError if the plan does not have it."""
-        if 0 <= subject_id < self.n_subjects and (
-            self.only_shards is None or subject_id // self.shard_size in self.only_shards
-        ):
-            for part in self.shard(subject_id // self.shard_size).splits:
+        index = subject_id // self.shard_size
+        if 0 <= subject_id < self.n_subjects and (self.only_shards is None or index in self.only_shards):
+            for part in self.shard(index).splits:
                 if part.start <= subject_id < part.stop:
                     return part.split
         raise IndexError(f"subject {subject_id} of {self.n_subjects}{' is not in this part' * self.is_part}")

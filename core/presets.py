@@ -45,20 +45,12 @@ def validate_config(values: Mapping[str, Any], where: object = None) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        problems = [_describe(problem) for problem in _deepest(error.errors())]
-        raise ConfigError(
-            f"the configuration is not valid: {'; '.join(problems)}", where=where, do="correct these values"
-        ) from error
-
-
-def _deepest(problems: list[Any]) -> list[Any]:
-    """Remove problems of a whole list that only repeat a problem of one of its items."""
-    locations = [_location(problem) for problem in problems]
-    return [
-        problem
-        for problem, location in zip(problems, locations, strict=True)
-        if not any(other.startswith(f"{location}.") for other in locations)
-    ]
+        named = [(_location(problem), problem) for problem in error.errors()]
+        # A problem of a whole list that only repeats a problem of one of its items is left out.
+        repeated = {name for name, _ in named if any(other.startswith(f"{name}.") for other, _ in named)}
+        problems = "; ".join(_describe(name, problem) for name, problem in named if name not in repeated)
+        what = f"the configuration is not valid: {problems}"
+        raise ConfigError(what, where=where, do="correct these values") from error
 
 
 def _location(problem: Any) -> str:
@@ -66,8 +58,7 @@ def _location(problem: Any) -> str:
     return ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("literal[", "tuple[")))
 
 
-def _describe(problem: Any) -> str:
-    location = _location(problem)
+def _describe(location: str, problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return f"{location}: unknown key"
     value = problem["input"]
@@ -80,13 +71,10 @@ def _read(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError("cannot read the configuration file", where=path, got=error) from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(
-            "the configuration file is not a mapping", where=path, expected="section: {key: value}", got=type(values)
-        )
-    return values
+    if not isinstance(values, dict | None):
+        what = "the configuration file is not a mapping"
+        raise ConfigError(what, where=path, expected="section: {key: value}", got=type(values))
+    return values or {}
 
 
 def _parse_override(text: str) -> dict[str, Any]:

@@ -52,15 +52,7 @@ def normals(key: int | ArrayLike, ids: ArrayLike, n: int) -> NDArray[np.float64]
 
 
 def subject_seeds(seed: int, ids: ArrayLike) -> NDArray[np.int64]:
-    """One non-negative 63-bit seed per subject: what an image model gets beside the latent vector.
-
-    Args:
-        seed: the data set's seed.
-        ids: subject ids, shape (rows,).
-
-    Returns:
-        int64, shape (rows,).
-    """
+    """One non-negative 63-bit seed per subject id (rows,): int64 (rows,), for an image model beside the latent."""
     ids = np.atleast_1d(np.asarray(ids)).astype(np.uint64)
     key = np.uint64(stream_key(seed, "subject"))
     words = philox4x32((ids & _LOW, ids >> 32, np.uint64(0), np.uint64(0)), (key & _LOW, key >> 32))

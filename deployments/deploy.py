@@ -102,20 +102,15 @@ def apply_deployments(variables: dict[str, str]) -> None:
 
 def apply_automation(client: SyncPrefectClient, wanted: dict[str, Any]) -> None:
     """Create an automation, or update the one of this name; whether it is enabled stays the operator's choice."""
-    actions = [_with_deployment_id(client, action) for action in wanted["actions"]]
+    actions = [dict(action) for action in wanted["actions"]]
+    for action in actions:
+        if "deployment" in action:
+            action["deployment_id"] = client.read_deployment_by_name(action.pop("deployment")).id
     automation = AutomationCore.model_validate({**wanted, "actions": actions})
-    existing = client.read_automations_by_name(automation.name)
-    if existing:
+    if existing := client.read_automations_by_name(automation.name):
         client.update_automation(existing[0].id, automation.model_copy(update={"enabled": existing[0].enabled}))
     else:
         client.create_automation(automation)
-
-
-def _with_deployment_id(client: SyncPrefectClient, action: dict[str, Any]) -> dict[str, Any]:
-    if "deployment" not in action:
-        return action
-    found = client.read_deployment_by_name(action["deployment"])
-    return {key: value for key, value in action.items() if key != "deployment"} | {"deployment_id": found.id}
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ from image_longitudinal.storage.io.lease import Lease, hold_lease
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import FileRecord, clean_temporaries
 from image_longitudinal.tasks.engine.parameters import ConfigChoice, resolve
-from image_longitudinal.tasks.shards.making import DatasetRun, make_here
+from image_longitudinal.tasks.shards.making import DatasetRun, MadeShard, make_here
+from image_longitudinal.tasks.shards.parts import find_reusable
 from image_longitudinal.tasks.shards.publish import measure_images, publish_dataset
-from image_longitudinal.tasks.shards.reuse import find_reusable
-from image_longitudinal.tasks.shards.shard_artifacts import LatestShard, ShardProgress, ShardRow, show_shards
+from image_longitudinal.tasks.shards.shard_artifacts import LatestShard, ShardProgress, show_shards
 from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution, ImageSpec, OutcomeSpec
 from image_longitudinal.tasks.shards.work_pool import make_by_workers
 from image_longitudinal.tasks.workspace import Workspace
@@ -63,9 +63,12 @@ def generate_dataset(
     check_configuration(root, recorded)
 
     def decide() -> DatasetRun:
-        version = _model(images, config, model, place, refresh)
-        execution = Execution.of(config, version, place)
-        return DatasetRun(root, specify(config, version, place), execution, refresh=refresh)
+        version = None
+        if model is not None:
+            version = place.model(model)
+        elif needs_training(config.generator.backend):
+            version = train_models(images, config=config, workspace=str(place.root), refresh=refresh)
+        return DatasetRun(root, specify(config, version, place), Execution.of(config, version, place), refresh=refresh)
 
     run = decide() if is_published(root) and not refresh else None
     if run and check_same_dataset(root, run.spec.digest) == "published" and _is_complete(run):
@@ -94,19 +97,20 @@ def make_missing_shards(run: DatasetRun, lease: Lease) -> list[FileRecord]:
     """Make every unfinished shard, here or by workers of a pool; returns the records of all manifests, in order."""
     plan = run.spec.plan
     records, wanted = run.unfinished(plan)
-    rows = [ShardRow(index, "kept", "up to date, files present") for index in records]
-    progress = ShardProgress(plan.n_subjects, sum(len(plan.shard(index)) for index in records))
+    kept, why = records.items(), "up to date, files present"
+    shards = [MadeShard(plan.shard(index), record, "kept", why) for index, record in kept]
+    progress = ShardProgress(plan.n_subjects, sum(len(one.shard) for one in shards))
     latest = LatestShard(run.root, run.spec)
     make = make_by_workers if run.execution.compute.executor == "work-pool" else make_here
     with closing(make(run, wanted)) as making:
         for made in making:
             lease.check()
-            records[made.shard.index] = made.record
-            rows.append(ShardRow(made.shard.index, made.state, made.why))
+            shards.append(made)
             progress.add(made)
             latest.show(made.shard)
-    show_shards(run.spec, sorted(rows), records)
-    return [records[shard.index] for shard in plan]
+    shards.sort(key=lambda one: one.shard.index)
+    show_shards(shards)
+    return [one.record for one in shards]
 
 
 def specify(config: Config, version: ModelVersion | None, workspace: Workspace) -> DatasetSpec:
@@ -131,16 +135,6 @@ def specify(config: Config, version: ModelVersion | None, workspace: Workspace) 
             got=list(eta_dims),
         )
     return DatasetSpec.of(config, images, OutcomeSpec.of(config, described.latent_dim, eta_dims), version)
-
-
-def _model(
-    images: str | None, config: Config, model: str | None, workspace: Workspace, refresh: bool
-) -> ModelVersion | None:
-    if model is not None:
-        return workspace.model(model)
-    if not needs_training(config.generator.backend):
-        return None
-    return train_models(images, config=config, workspace=str(workspace.root), refresh=refresh)
 
 
 def _is_complete(run: DatasetRun) -> bool:

@@ -21,12 +21,11 @@ def ingest_images(
     """Prepare training images.
 
     Args:
-        images: Folder, zip or tar file, or fsspec URL of scans (JPEG, PNG, TIFF; in class folders or not). Without one,
-            phantom images are drawn.
+        images: Folder, zip or tar file, or fsspec URL of scans (JPEG, PNG, TIFF). Without one, phantom images.
         preset: Configuration to start from.
         overrides: Values over the preset's, such as dataset.n_subjects=2000, one per line.
-        config: A whole configuration in the preset's place; what it leaves out is as in the published method.
+        config: A whole configuration instead of a preset; omitted values are those of the published method.
         workspace: Local folder for prepared images, checkpoints and models.
-        refresh: Prepare them anew, whatever is cached.
+        refresh: Prepare them again, cached or not.
     """
     return ingest(images, resolve(preset, config, overrides), Workspace.at(workspace), refresh)

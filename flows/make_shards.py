@@ -6,7 +6,7 @@ from prefect import flow
 
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.tasks.shards.making import DatasetRun, make_here
-from image_longitudinal.tasks.shards.reuse import ReusableParts
+from image_longitudinal.tasks.shards.parts import ReusableParts
 from image_longitudinal.tasks.shards.shard_artifacts import ShardProgress
 from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution
 

@@ -45,27 +45,15 @@ def verify(
         StorageError: a file is missing, damaged or inconsistent; the log and a table list all problems.
     """
     root = open_root(output)
+    report: VerificationReport | None = None
     try:
         report = _check(root, workers, workspace, sample)
     except StorageError as error:
         if not (repair and is_published(root)):
             raise
-        return _restore(root, error, workers, workspace, sample)
-    if not report.ok and repair:
-        manifest = read_root_manifest(root)
-        config = validate_config(manifest.config, where=root.url)
-        model = manifest.image.model if needs_training(config.generator.backend) else None
-        if not manifest.part_of:
-            _check_is_reproducible(root, manifest.identity, config, model, workspace)
-        with hold_lease(root, get_run_logger().info):
-            _forget(root, manifest, report)
-        if manifest.part_of:
-            raise StorageError(
-                f"{len(report.problems)} problems found; a part of a data set cannot be regenerated, only fetched",
-                where=root.url,
-                do="run the command that fetched it again: intact files are kept",
-            )
-        generate_dataset(root.url, config=config, model=model, workspace=workspace)
+        get_run_logger().error(f"{error}; it is recreated from {RUN_FILE}")
+    if report is None or (repair and not report.ok):
+        _regenerate(root, report, workspace)
         report = _check(root, workers, workspace, sample)
     if not report.ok:
         raise StorageError(
@@ -76,39 +64,43 @@ def verify(
     return report
 
 
-def _restore(root: Root, damage: StorageError, workers: int, workspace: str, sample: int) -> VerificationReport:
-    """Write a damaged ``dataset.json`` again, from the configuration that the run recorded when it started."""
-    get_run_logger().error(f"{damage}; it is recreated from {RUN_FILE}")
-    claim = read_run_claim(root)
-    identity = claim.identity
-    config = validate_config(claim.config, where=root.join(RUN_FILE))
-    model = _model_of(identity, config, workspace, root)
-    _check_is_reproducible(root, identity, config, model, workspace)
+def _regenerate(root: Root, report: VerificationReport | None, workspace: str) -> None:
+    """Remove bad files and generate them again; without a report, ``dataset.json`` is damaged and the claim is used.
+
+    A repair that would generate another data set is refused before anything is removed.
+    """
+    manifest = read_root_manifest(root) if report else None
+    record = manifest or read_run_claim(root)  # both have the identity and the configuration
+    config, files = validate_config(record.config, where=root.url), Workspace.at(workspace)
+    model = None
+    if needs_training(config.generator.backend):
+        model = manifest.image.model if manifest else _model_of(record.identity, config, files, root)
+    if manifest is None or not manifest.part_of:
+        identity_now = specify(config, files.registry.get(model) if model else None, files).digest
+        if identity_now != record.identity:
+            raise StorageError(
+                "this version of the software would generate another data set, so nothing was changed",
+                where=root.url,
+                expected=f"identity {record.identity[:12]}",
+                got=identity_now[:12],
+                do="repair it with the version that generated it, or restore the bad files from a copy",
+            )
     with hold_lease(root, get_run_logger().info):
-        root.remove(ROOT_MANIFEST)
-    generate_dataset(root.url, config=config, model=model, workspace=workspace)
-    return _check(root, workers, workspace, sample)
-
-
-def _check_is_reproducible(root: Root, identity: str, config: Config, model: str | None, workspace: str) -> None:
-    """Refuse a repair that would generate another data set, before anything is removed."""
-    files = Workspace.at(workspace)
-    identity_now = specify(config, files.registry.get(model) if model else None, files).digest
-    if identity_now != identity:
+        if manifest and report:
+            _forget(root, manifest, report)
+        else:
+            root.remove(ROOT_MANIFEST)
+    if manifest and report and manifest.part_of:
         raise StorageError(
-            "this version of the software would generate another data set, so nothing was changed",
+            f"{len(report.problems)} problems found; a part of a data set cannot be regenerated, only fetched",
             where=root.url,
-            expected=f"identity {identity[:12]}",
-            got=identity_now[:12],
-            do="repair it with the version that generated it, or restore the bad files from a copy",
+            do="run the command that fetched it again: intact files are kept",
         )
+    generate_dataset(root.url, config=config, model=model, workspace=workspace)
 
 
-def _model_of(identity: str, config: Config, workspace: str, root: Root) -> str | None:
-    """The registered model with which the configuration gives this identity; None if the data set needs none."""
-    if not needs_training(config.generator.backend):
-        return None
-    files = Workspace.at(workspace)
+def _model_of(identity: str, config: Config, files: Workspace, root: Root) -> str:
+    """The registered model with which the configuration gives this identity."""
     for version in files.registry.versions():
         with contextlib.suppress(ImageLongitudinalError):  # a model of another kind or size
             if specify(config, version, files).digest == identity:
@@ -116,49 +108,41 @@ def _model_of(identity: str, config: Config, workspace: str, root: Root) -> str 
     raise StorageError(
         "the root manifest is damaged, and none of the models here belongs to this data set",
         where=root.url,
-        expected=f"a model in {workspace} that gives identity {identity[:12]}",
+        expected=f"a model in {files.root} that gives identity {identity[:12]}",
         do="give the workspace that has it with --workspace, or run the command that generated the data set again",
     )
 
 
 def _check(root: Root, workers: int, workspace: str, sample: int) -> VerificationReport:
+    """Verify all files and regenerate a random sample of the subjects, another one each time; report all problems."""
     logger = get_run_logger()
     progress = Progress("verify", read_root_manifest(root).plan.n_shards, "shards")
     report = verify_dataset(root, progress=lambda done, total: progress.update(done), workers=workers)
-    report = _regenerate_sample(root, report, workspace, sample)
+    dataset = open_dataset(root)
+    ids = dataset.view().ids
+    ids = ids[~np.isin(ids // dataset.plan.shard_size, report.bad_shards)]
+    chosen = np.sort(np.random.default_rng().choice(ids, min(sample, len(ids)), replace=False))
+    if len(chosen):
+        problems, not_checked = rederive(dataset, chosen, workspace)
+        report = dataclasses.replace(
+            report,
+            problems=(*report.problems, *problems),
+            bad_shards=tuple(sorted({*report.bad_shards, *(p.shard for p in problems if p.shard is not None)})),
+            regenerated=tuple(chosen.tolist()),
+            not_checked=not_checked,
+        )
     for problem in report.problems:
         logger.error(str(problem))
     if report.ok:
         logger.info(str(report))
     else:
-        create_table_artifact(
-            [
-                {"file": problem.path, "shard": problem.shard, "problem": problem.what, "expected": problem.expected,
-                 "got": problem.got}
-                for problem in report.problems
-            ],
-            key="verification",
-            description=f"{len(report.problems)} problems in {report.url}",
-        )  # fmt: skip
+        rows = [
+            {"file": one.path, "shard": one.shard, "problem": one.what, "expected": one.expected, "got": one.got}
+            for one in report.problems
+        ]
+        description = f"{len(rows)} problems in {report.url}"
+        create_table_artifact(rows, key="verification", description=description)
     return report
-
-
-def _regenerate_sample(root: Root, report: VerificationReport, workspace: str, sample: int) -> VerificationReport:
-    """Add to the report the problems found by regenerating a random sample of subjects, a new one each time."""
-    dataset = open_dataset(root)
-    ids = dataset.view().ids
-    ids = ids[~np.isin(ids // dataset.plan.shard_size, report.bad_shards)]
-    chosen = np.sort(np.random.default_rng().choice(ids, min(sample, len(ids)), replace=False))
-    if not len(chosen):
-        return report
-    problems, remark = rederive(dataset, chosen, workspace)
-    return dataclasses.replace(
-        report,
-        problems=(*report.problems, *problems),
-        bad_shards=tuple(sorted({*report.bad_shards, *(p.shard for p in problems if p.shard is not None)})),
-        regenerated=tuple(chosen.tolist()),
-        not_checked=remark,
-    )
 
 
 def _forget(root: Root, manifest: RootManifest, report: VerificationReport) -> None:

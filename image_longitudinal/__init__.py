@@ -44,7 +44,7 @@ def __getattr__(name: str) -> Any:
 
         value: Any = version("image-longitudinal")
     elif name in __all__:
-        from image_longitudinal.core.extras import naming_missing_extra
+        from image_longitudinal.core.errors import naming_missing_extra
 
         with naming_missing_extra():
             value = getattr(import_module(f"image_longitudinal.{_ROOM_OF.get(name, 'api')}"), name)

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from image_longitudinal.core.extras import naming_missing_extra
-from image_longitudinal.tasks.engine.prefect_settings import configure_prefect
+from image_longitudinal.core.errors import naming_missing_extra
+from image_longitudinal.core.presets import load_config
+from image_longitudinal.tasks.engine.prefect_setup import configure_prefect
 
 if TYPE_CHECKING:
     from image_longitudinal.core.config import Config
@@ -56,7 +57,6 @@ def generate(
         StorageError: the output holds something else, or cannot be written.
     """
     with _importing_flows():
-        from image_longitudinal.core.presets import load_config
         from image_longitudinal.flows.generate_dataset import generate_dataset
     return generate_dataset(
         str(output), str(images) if images else None, config=config or load_config(preset, overrides=overrides),
@@ -89,7 +89,6 @@ def evaluate(
         The content of ``evaluation.json`` as records, and the folder.
     """
     with _importing_flows():
-        from image_longitudinal.core.presets import load_config
         from image_longitudinal.flows.evaluate_dataset import evaluate_dataset
     return evaluate_dataset(
         str(dataset), str(output) if output else None, config=config or load_config(preset, overrides=overrides),

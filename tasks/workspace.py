@@ -1,10 +1,9 @@
 """The workspace: a folder for prepared images, checkpoints, registered models and evaluations between runs."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from image_longitudinal.core.digest import SHORT
 from image_longitudinal.models.pretrained import FOLDER, PRETRAINED
@@ -21,7 +20,7 @@ class Workspace:
     root: Path
 
     @classmethod
-    def at(cls, folder: str | Path) -> Workspace:
+    def at(cls, folder: str | Path) -> Self:
         """The workspace in a folder, with an absolute path: tasks may have another working directory."""
         return cls(Path(folder).absolute())
 

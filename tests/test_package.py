@@ -15,12 +15,9 @@ from tests.paths import ROOT
 
 ROOMS = ("core", "models", "storage", "tasks", "flows")
 FILES = (
-    "py.typed",
-    "deployments/presets/demo.yaml",
-    "models/pretrained/oct-64/vae.safetensors",
-    "storage/dataset/reader.py",
-    "tasks/reports/templates/report.html",
-)
+    "py.typed", "deployments/presets/demo.yaml", "models/pretrained/oct-64/vae.safetensors",
+    "storage/dataset/reader.py", "tasks/reports/templates/report.html",
+)  # fmt: skip
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}  # what is installed, alone
 HEAVY = {"torch", "prefect", "scipy", "matplotlib", "numba", "transformers", "diffusers", "pymc"}
 
@@ -55,14 +52,9 @@ def test_every_public_name_is_documented_and_others_are_refused() -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from a source distribution of the files that git knows or would know."""
     folder = tmp_path_factory.mktemp("build")
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in listed.stdout.splitlines():
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in listed.splitlines():
         target = folder / "source" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).exists():
@@ -141,13 +133,9 @@ print(len(data), data.images(0, 4).shape, data.observations(1.0).num_rows, data.
 def test_what_needs_an_extra_names_it(python: Path, project: Path) -> None:
     missing = "pip install 'image-longitudinal[pipeline]'"
     for arguments in (
-        ("generate", "--output", "x"),
-        ("evaluate", "data"),
-        ("show", "data", "--subject", "1"),
-        ("fit", "t.csv", "--output", "x"),
-        ("models", "list"),
-    ):
-        done = command(python, project, *arguments)
+        "generate --output x", "evaluate data", "show data --subject 1", "fit t.csv --output x", "models list"
+    ):  # fmt: skip
+        done = command(python, project, *arguments.split())
         assert done.returncode == 1, arguments
         assert missing in done.stderr
         assert "Traceback" not in done.stderr

@@ -11,8 +11,7 @@ from image_longitudinal.cli.inspect import show, verify
 from image_longitudinal.cli.make import distill, generate, ingest, train
 from image_longitudinal.cli.population import fit, simulate
 from image_longitudinal.cli.transfer import convert, fetch, publish
-from image_longitudinal.core.errors import ImageLongitudinalError
-from image_longitudinal.core.extras import naming_missing_extra
+from image_longitudinal.core.errors import ImageLongitudinalError, naming_missing_extra
 
 app = typer.Typer(
     help="Benchmark data sets of synthetic retinal OCT images paired with longitudinal outcomes.",

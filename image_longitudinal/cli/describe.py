@@ -8,7 +8,6 @@ import numpy as np
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.plan import shard_ranges
-from image_longitudinal.storage.dataset.manifest import RootManifest
 from image_longitudinal.storage.dataset.reader import Dataset
 
 if TYPE_CHECKING:  # needs torch, which readers do not have
@@ -19,29 +18,21 @@ def describe_dataset(dataset: Dataset) -> str:
     """Size, images, random effects, levels and origin of a published data set."""
     manifest = dataset.manifest
     splits = ", ".join(f"{manifest.splits[name]:,} {name}" for name in manifest.present_splits)
-    effects = ", ".join(
-        name if manifest.eta_latents is None else f"{name} = latent dimension {manifest.eta_latents[index]}"
-        for index, name in enumerate(manifest.random_effects)
-    )
-    return "\n".join(
-        [
-            f"{manifest.name}: {len(dataset):,} subjects ({splits})",
-            f"images            {manifest.image.height}x{manifest.image.width} uint8, {manifest.image.backend}, "
-            f"model {manifest.image.model}",
-            f"latents           {manifest.image.latent_dim} dimensions",
-            f"random effects    {effects}",
-            f"association       {', '.join(map(str, manifest.levels))} (share of variance explained by the image)",
-            f"outcomes          {len(manifest.times)} times from {manifest.times[0]:g} to {manifest.times[-1]:g}",
-            f"seed              {manifest.seed}",
-            f"identity          {manifest.identity[:12]}",
-            f"licence           {manifest.licence}",
-            *_lineage(manifest),
-        ]
-    )
-
-
-def _lineage(manifest: RootManifest) -> list[str]:
-    lines = []
+    effects = manifest.random_effects
+    if latents := manifest.eta_latents:
+        effects = tuple(f"{name} = latent dimension {dim}" for name, dim in zip(effects, latents, strict=True))
+    lines = [
+        f"{manifest.name}: {len(dataset):,} subjects ({splits})",
+        f"images            {manifest.image.height}x{manifest.image.width} uint8, {manifest.image.backend}, "
+        f"model {manifest.image.model}",
+        f"latents           {manifest.image.latent_dim} dimensions",
+        f"random effects    {', '.join(effects)}",
+        f"association       {', '.join(map(str, manifest.levels))} (share of variance explained by the image)",
+        f"outcomes          {len(manifest.times)} times from {manifest.times[0]:g} to {manifest.times[-1]:g}",
+        f"seed              {manifest.seed}",
+        f"identity          {manifest.identity[:12]}",
+        f"licence           {manifest.licence}",
+    ]
     if whole := manifest.part_of:
         lines.append(
             f"part of           {whole.identity[:12]}: shards {shard_ranges(whole.shards)} "
@@ -50,7 +41,7 @@ def _lineage(manifest: RootManifest) -> list[str]:
     if origin := manifest.derived_from:
         reused = ", ".join(f"{name} files of {count} shards" for name, count in origin.reused.items())
         lines.append(f"derived from      {origin.name} {origin.identity[:12]}: shares {reused}")
-    return lines
+    return "\n".join(lines)
 
 
 def describe_subject(dataset: Dataset, subject_id: int) -> str:
@@ -63,8 +54,10 @@ def describe_subject(dataset: Dataset, subject_id: int) -> str:
         subject = dataset.subject(subject_id)
     except IndexError as error:
         raise StorageError("no such subject", where=dataset.root.url, got=error) from error
-    lines = [f"subject {subject_id} of {dataset.manifest.name}, split {subject.split}"]
-    lines.append("eta linked to the image: " + ", ".join(f"{value:.3f}" for value in subject.eta))
+    lines = [
+        f"subject {subject_id} of {dataset.manifest.name}, split {subject.split}",
+        "eta linked to the image: " + ", ".join(f"{value:.3f}" for value in subject.eta),
+    ]
     names = dataset.manifest.random_effects
     for level, table in subject.random_effects.items():
         used = ", ".join(f"{table[f'eta_{k}'][0].as_py():.3f}" for k in range(1, len(names) + 1))
@@ -78,13 +71,10 @@ def describe_subject(dataset: Dataset, subject_id: int) -> str:
 
 def describe_models(registry: Registry) -> str:
     """The registered versions, one per line: name, aliases, backend, image size, metrics, or what is damaged."""
-    aliases: dict[str, list[str]] = {}
-    for alias, name in registry.aliases().items():
-        aliases.setdefault(name, []).append(alias)
-    lines = []
+    aliases, lines = sorted(registry.aliases().items()), []
     for version in registry.versions():
         metadata = version.metadata
-        names = ", ".join(sorted(aliases.get(version.version, [])))
+        names = ", ".join(alias for alias, name in aliases if name == version.version)
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in metadata.metrics.items())
         size = f"{metadata.networks.image_size}x{metadata.networks.image_size}"
         lines.append(f"{version.version}  {names:<22}  {metadata.backend:<10} {size:<8} {metrics}".rstrip())

@@ -14,10 +14,10 @@ from image_longitudinal.core.errors import StorageError
 
 def show(
     dataset: Dataset,
-    subject: Annotated[int | None, typer.Option(min=0, help="Draw this subject, and print its numbers.")] = None,
-    png: Annotated[Path | None, typer.Option(help="File for the drawing (default: NAME-subject-N.png here).")] = None,
+    subject: Annotated[int | None, typer.Option(min=0, help="Plot this subject, and print its numbers.")] = None,
+    png: Annotated[Path | None, typer.Option(help="File for the figure (default: NAME-subject-N.png here).")] = None,
 ) -> None:
-    """Describe a data set, or draw one of its subjects."""
+    """Describe a data set, or plot one of its subjects."""
     from image_longitudinal.cli.describe import describe_dataset, describe_subject
     from image_longitudinal.storage.dataset.reader import open_dataset
 
@@ -32,10 +32,9 @@ def show(
     try:
         path.write_bytes(subject_figure(opened, subject))
     except OSError as error:
-        raise StorageError(
-            "cannot write the drawing", where=path, got=error, do="name another file with --png"
-        ) from error
-    typer.echo(f"\ndrawn: {path}")
+        do = "name another file with --png"
+        raise StorageError("cannot write the figure", where=path, got=error, do=do) from error
+    typer.echo(f"\nfigure: {path}")
 
 
 def verify(
@@ -43,10 +42,7 @@ def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Generate exactly the bad shards again.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Shards checked at a time.")] = 2,
     sample: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Subjects generated again from their seeds and compared; 8, or 0 without the pipeline."
-        ),
+        int | None, typer.Option(min=0, help="Subjects generated again and compared; 8, or 0 without the pipeline.")
     ] = None,
     workspace: Workspace = "workspace",
 ) -> None:

@@ -26,14 +26,13 @@ def ingest(
     with starting_prefect():
         from image_longitudinal.flows.ingest_images import ingest_images
     prepared = ingest_images(images, config=settings, workspace=workspace)
-    counts = prepared.manifest.counts
+    counts, duplicates = prepared.manifest.counts, len(prepared.manifest.near_duplicates)
     typer.echo(
-        f"{counts.images} images of {counts.patients} patients, {counts.set_aside} files set aside with "
-        f"reason, {len(prepared.manifest.near_duplicates)} near-duplicates across patients"
+        f"{counts.images} images of {counts.patients} patients, {counts.set_aside} files set aside with reason, "
+        f"{duplicates} near-duplicates across patients"
     )
-    print_result(
-        prepared.folder, f"image-longitudinal train --preset {preset}{f' --images {images}' if images else ''}"
-    )
+    source = f" --images {images}" if images else ""
+    print_result(prepared.folder, f"image-longitudinal train --preset {preset}{source}")
 
 
 def train(
@@ -53,9 +52,8 @@ def train(
     with starting_prefect():
         from image_longitudinal.flows.train_models import train_models
     version = train_models(images, config=settings, workspace=workspace, refresh=refresh)
-    print_result(
-        version.folder, f"image-longitudinal generate --preset {preset} --model {version.version} --output DIR"
-    )
+    command = f"image-longitudinal generate --preset {preset} --model {version.version} --output DIR"
+    print_result(version.folder, command)
 
 
 def distill(
@@ -69,18 +67,16 @@ def distill(
     """Train a few-step student of a model (and a light decoder), and measure what they lose."""
     settings = load_config(preset, config, overrides or ())
     wanted = settings.distillation
-    typer.echo(
-        f"distill model {model}: student {wanted.student_steps:,} steps, light decoder {wanted.decoder_steps:,} steps"
-    )
+    steps = f"student {wanted.student_steps:,} steps, light decoder {wanted.decoder_steps:,} steps"
+    typer.echo(f"distill model {model}: {steps}")
     with starting_prefect():
         from image_longitudinal.flows.distill_model import distill_model
     version = distill_model(model, images, config=settings, workspace=workspace)
     made = version.metadata.distillation.networks if version.metadata.distillation else ()
     chosen = [f"--set generator.scheduler=student --set generator.steps={wanted.solver_steps}"] * ("student" in made)
     chosen += ["--set generator.decoder=light"] * ("light-decoder" in made)
-    print_result(
-        version.folder, f"image-longitudinal generate --model {version.version} {' '.join(chosen)} --output DIR"
-    )
+    command = f"image-longitudinal generate --model {version.version} {' '.join(chosen)} --output DIR"
+    print_result(version.folder, command)
 
 
 def generate(

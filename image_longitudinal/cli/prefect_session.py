@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import typer
 
-from image_longitudinal.tasks.engine.logs import SHORTENED
-from image_longitudinal.tasks.engine.prefect_settings import configure_prefect
+from image_longitudinal.tasks.engine.prefect_setup import SHORTENED, configure_prefect
 
 STARTED_BY = "IMAGE_LONGITUDINAL_STARTED_BY"  # environment variable of a temporary server: process id of its command
 APPLICATION = "prefect.server.api.server:create_app"
@@ -45,10 +44,7 @@ def belongs_on_console(record: logging.LogRecord) -> bool:
 
 
 def stop_orphaned_servers() -> None:
-    """Stop the temporary servers of commands that were killed, and mark the next server as this process's.
-
-    Prefect stops its server when the command ends, but not after ``kill -9``; each orphan holds 230 MB.
-    """
+    """Stop temporary servers that commands ended by ``kill -9`` left (230 MB each); mark the next as this process's."""
     import psutil
 
     for process in psutil.process_iter():

@@ -1,8 +1,7 @@
 """The plan of a run before it starts: steps, shards, bytes, and an estimate of the time."""
 
 from image_longitudinal.core.config import Config
-from image_longitudinal.core.plan import ShardPlan
-from image_longitudinal.core.units import duration, human_bytes
+from image_longitudinal.core.progress import duration, human_bytes
 
 # Seconds, measured on two cores (AMD EPYC) with the demo's networks at 64x64; a GPU is far faster.
 _VAE_STEP, _DIFFUSION_STEP, _SOLVER_STEP = 0.15, 0.33, 0.0022
@@ -27,8 +26,9 @@ def describe_plan(config: Config, *, training: bool, generation: bool) -> str:
             )
             seconds += diffusion.steps * _DIFFUSION_STEP * diffusion.batch_size / 32 * _diffusion_scale(config)
     if generation:
-        dataset, size = config.dataset, _image_size(config)
-        shards = ShardPlan(dataset.n_subjects, dataset.shard_size, dataset.validation_fraction, dataset.test_fraction)
+        dataset, shards = config.dataset, config.dataset.plan
+        sizes = {"phantom": config.generator.image_size, "vae": config.vae.image_size}
+        size = sizes.get(backend, config.diffusion.image_size)
         splits = ", ".join(f"{count:,} {name}" for name, count in shards.split_counts.items() if count)
         pixels = dataset.n_subjects * size**2
         rows = dataset.n_subjects * len(dataset.association) * (len(config.outcomes.times) + len(config.outcomes.given))
@@ -46,11 +46,6 @@ def describe_plan(config: Config, *, training: bool, generation: bool) -> str:
             seconds += dataset.n_subjects * config.generator.steps * _SOLVER_STEP * _diffusion_scale(config)
     lines.append(f"time              about {duration(round(seconds, -1))} on two CPU cores; a GPU is far faster")
     return "\n".join(lines)
-
-
-def _image_size(config: Config) -> int:
-    sizes = {"phantom": config.generator.image_size, "vae": config.vae.image_size}
-    return sizes.get(config.generator.backend, config.diffusion.image_size)
 
 
 def _diffusion_scale(config: Config) -> float:

@@ -8,8 +8,7 @@ import typer
 
 from image_longitudinal.cli.console import print_result
 from image_longitudinal.core.plan import parse_shard_ranges
-from image_longitudinal.core.progress import Pace, Throttle
-from image_longitudinal.core.units import duration, human_bytes
+from image_longitudinal.core.progress import Pace, Throttle, duration, human_bytes
 
 if TYPE_CHECKING:  # imports pyarrow, which other commands do not need
     from image_longitudinal.storage.dataset.transfer import Copied, Selection

@@ -5,21 +5,15 @@ A result found under a key is only a hint: its files are checked before use.
 """
 
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, TypeVar, cast
 
-from prefect import get_run_logger, task
+from prefect import get_run_logger
 from prefect.context import TaskRunContext
 from prefect.tasks import Task
 
-from image_longitudinal.core.digest import SHORT, digest_of
+from image_longitudinal.core.digest import SHORT
 
-P = ParamSpec("P")
 R = TypeVar("R")
-
-
-def key_of(task: str, version: int, **decisive: Any) -> str:
-    """64 hex digits that change with the task's name, its version or anything decisive."""
-    return digest_of(task, version, decisive)
 
 
 def cache_by_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
@@ -31,13 +25,9 @@ def _key(parameters: dict[str, Any]) -> str:
     return str(parameters["key"] if "key" in parameters else parameters["spec"].digest)
 
 
-# JSON, not pickle: reading a stored result must not run code. Prefect restores frozen pydantic models from it.
+# Arguments of ``task``. JSON, not pickle: reading a stored result must not run code. Prefect restores frozen pydantic
+# models from it.
 CACHED: dict[str, Any] = {"cache_key_fn": cache_by_key, "persist_result": True, "result_serializer": "json"}
-
-
-def cached_task(*, name: str, task_run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Decorator: a task whose results are stored as JSON under :func:`cache_by_key`."""
-    return task(name=name, task_run_name=task_run_name, **CACHED)
 
 
 def cached_or_fresh(
@@ -53,8 +43,6 @@ def cached_or_fresh(
     if not still_there(result):
         log(f"{task.name} runs again: the files of its {'cached ' if cached else ''}result are gone or damaged")
         return task.with_options(refresh_cache=True)(**parameters)
-    why = (
-        "refresh was requested" if refresh else f"no result for this input, configuration and code version (key {key})"
-    )
-    log(f"{task.name} was cached (key {key})" if cached else f"{task.name} was run: {why}")
+    why = "refresh was requested" if refresh else "no result for this input, configuration and code version"
+    log(f"{task.name} was cached (key {key})" if cached else f"{task.name} was run: {why} (key {key})")
     return result

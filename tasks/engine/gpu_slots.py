@@ -48,14 +48,12 @@ def gpu_slots(compute: ComputeConfig) -> Iterator[None]:
 
 
 def holds_gpu_slots(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a task's function inside :func:`gpu_slots`; ``compute`` is an argument, or part of ``config`` or ``spec``."""
+    """Run a task's function inside :func:`gpu_slots` of its argument ``compute``."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def with_slots(*args: P.args, **kwargs: P.kwargs) -> R:
-        arguments = signature.bind(*args, **kwargs).arguments
-        compute = arguments.get("compute") or arguments["config" if "config" in arguments else "spec"].compute
-        with gpu_slots(compute):
+        with gpu_slots(signature.bind(*args, **kwargs).arguments["compute"]):
             return function(*args, **kwargs)
 
     return with_slots
@@ -64,26 +62,18 @@ def holds_gpu_slots(function: Callable[P, R]) -> Callable[P, R]:
 def _available_slots(client: SyncPrefectClient, count: int) -> int:
     """``count``, or fewer if an operator lowered the limit; a command's own temporary server gets the limit here."""
     if not PREFECT_API_URL.value():  # nobody ran make deploy on a temporary server
-        ensure_limit(client, max(torch.cuda.device_count(), 1))
-    elif not has_limit(client):
-        raise ConfigError(
-            f"the Prefect server has no global concurrency limit {GPU_LIMIT!r}",
-            where=PREFECT_API_URL.value(),
-            do="create it with: make deploy",
-        )
-    return min(count, client.read_global_concurrency_limit_by_name(GPU_LIMIT).limit)
-
-
-def has_limit(client: SyncPrefectClient) -> bool:
-    """Whether the server has the limit."""
+        return min(count, ensure_limit(client, max(torch.cuda.device_count(), 1)))
     try:
-        return client.read_global_concurrency_limit_by_name(GPU_LIMIT) is not None
-    except ObjectNotFound:
-        return False
+        return min(count, client.read_global_concurrency_limit_by_name(GPU_LIMIT).limit)
+    except ObjectNotFound as error:
+        what, do = f"the Prefect server has no global concurrency limit {GPU_LIMIT!r}", "create it with: make deploy"
+        raise ConfigError(what, where=PREFECT_API_URL.value(), do=do) from error
 
 
 def ensure_limit(client: SyncPrefectClient, slots: int) -> int:
-    """Create the limit if there is none; returns its number of slots, which an operator may have changed."""
-    if not has_limit(client):
+    """Create the limit if the server has none; return its number of slots, which an operator may have changed."""
+    try:
+        return client.read_global_concurrency_limit_by_name(GPU_LIMIT).limit
+    except ObjectNotFound:
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=GPU_LIMIT, limit=slots))
-    return client.read_global_concurrency_limit_by_name(GPU_LIMIT).limit
+        return slots

@@ -23,15 +23,13 @@ def resolve(preset: str, config: Config | None, overrides: tuple[str, ...] = ())
     if config is None:
         config = load_config(preset, overrides=overrides)
     elif overrides:
-        raise ConfigError(
-            "overrides and a whole configuration are given", got=overrides, do="write the values into the configuration"
-        )
+        do = "write the values into the configuration"
+        raise ConfigError("overrides and a whole configuration are given", got=overrides, do=do)
     find_backend(config.generator.backend)
     count, eta_dims = get_model(config.outcomes.model).n_random_effects, config.dataset.eta_dims
     if eta_dims != "auto" and len(eta_dims) != count:
-        raise ConfigError(
-            "dataset.eta_dims do not fit", expected=f"{count} dimensions ({config.outcomes.model})", got=list(eta_dims)
-        )
+        expected = f"{count} dimensions ({config.outcomes.model})"
+        raise ConfigError("dataset.eta_dims do not fit", expected=expected, got=list(eta_dims))
     return config
 
 

@@ -12,7 +12,7 @@ from image_longitudinal.models.evaluation.predictors import r2_of_shuffled_image
 from image_longitudinal.models.evaluation.records import DesignChecks, NullCheck
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.dataset.verify import verify_dataset
-from image_longitudinal.tasks.engine.cache_keys import cached_task
+from image_longitudinal.tasks.engine.cache_keys import CACHED
 from image_longitudinal.tasks.engine.progress import Progress
 from image_longitudinal.tasks.evaluation import data
 from image_longitudinal.tasks.evaluation.predictions import training_data
@@ -62,7 +62,7 @@ def check_input(run: EvaluationRun) -> None:
         )  # fmt: skip
 
 
-@cached_task(name="check-design", task_run_name="design against truth")
+@task(name="check-design", task_run_name="design against truth", **CACHED)
 def check_design(key: str, folder: Path, run: EvaluationRun, spec: DesignCheckSpec) -> StageFiles:
     """Test every statement of the design."""
     dataset, model = run.dataset, run.model
@@ -83,7 +83,7 @@ def check_design(key: str, folder: Path, run: EvaluationRun, spec: DesignCheckSp
     return StageFiles.of(folder, "checks.json")
 
 
-@cached_task(name="check-null", task_run_name="images assigned at random")
+@task(name="check-null", task_run_name="images assigned at random", **CACHED)
 def check_null(
     key: str, folder: Path, run: EvaluationRun, spec: NullCheckSpec, level: float, reading: StageFiles,
     population: StageFiles, estimates: StageFiles,

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from prefect import task
 
 from image_longitudinal.models.evaluation.records import PopulationEstimate
 from image_longitudinal.models.nlme.data.population_data import PopulationData
@@ -14,7 +15,7 @@ from image_longitudinal.models.nlme.estimation.fit import fit
 from image_longitudinal.models.nlme.estimation.importance_sampling import maximum_likelihood
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.model.population import PopulationModel
-from image_longitudinal.tasks.engine.cache_keys import cached_task
+from image_longitudinal.tasks.engine.cache_keys import CACHED
 from image_longitudinal.tasks.engine.progress import Progress
 from image_longitudinal.tasks.evaluation import data
 from image_longitudinal.tasks.evaluation.run import EvaluationRun, StageFiles
@@ -24,7 +25,7 @@ from image_longitudinal.tasks.evaluation.specs import EstimateSpec, PopulationFi
 STARTS = {"depot-central-mm": PopulationParameters(np.log([1.0, 1.1, 0.6]), 0.2 * np.eye(3), np.array([0.1, 0.0, 1.0]))}
 
 
-@cached_task(name="fit-population", task_run_name="fit population at {level}")
+@task(name="fit-population", task_run_name="fit population at {level}", **CACHED)
 def fit_level(key: str, folder: Path, run: EvaluationRun, spec: PopulationFitSpec, level: float) -> StageFiles:
     """Outcomes of the level as arrays, and the population fitted to training subjects evenly spaced among all."""
     for split in ("train", "test"):
@@ -33,7 +34,7 @@ def fit_level(key: str, folder: Path, run: EvaluationRun, spec: PopulationFitSpe
     return StageFiles.of(folder, "train.npy", "test.npy", "population.json")
 
 
-@cached_task(name="estimate-effects", task_run_name="empirical Bayes estimates at {level}")
+@task(name="estimate-effects", task_run_name="empirical Bayes estimates at {level}", **CACHED)
 def estimate_effects(
     key: str, folder: Path, run: EvaluationRun, spec: EstimateSpec, level: float, population: StageFiles
 ) -> StageFiles:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from prefect import task
 
 from image_longitudinal.models.evaluation.bootstrap import Resampling
 from image_longitudinal.models.evaluation.image_informed import TrainingSubjects
@@ -15,7 +16,7 @@ from image_longitudinal.models.imaging.assembly import load_vae
 from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.models.quality.recoverability import encoder_reader
-from image_longitudinal.tasks.engine.cache_keys import cached_task
+from image_longitudinal.tasks.engine.cache_keys import CACHED
 from image_longitudinal.tasks.engine.gpu_slots import gpu_slots
 from image_longitudinal.tasks.engine.progress import Progress
 from image_longitudinal.tasks.evaluation import data
@@ -24,7 +25,7 @@ from image_longitudinal.tasks.evaluation.run import EvaluationRun, StageFiles
 from image_longitudinal.tasks.evaluation.specs import PredictorSpec, ReadingSpec, ResNetSpec, ScoreSpec
 
 
-@cached_task(name="read-images", task_run_name="read z from images")
+@task(name="read-images", task_run_name="read z from images", **CACHED)
 def read_latents(key: str, folder: Path, run: EvaluationRun, spec: ReadingSpec) -> StageFiles:
     """Latents read from every training and test image, once: the features of all predictors; R² on test images."""
     dataset, encoder = run.dataset, run.encoder("encoder") if spec.encoder else None
@@ -59,7 +60,7 @@ def read_latents(key: str, folder: Path, run: EvaluationRun, spec: ReadingSpec) 
     return StageFiles.of(folder, "train.npy", "test.npy", "reading.json")
 
 
-@cached_task(name="predict-effects", task_run_name="images to random effects at {level}")
+@task(name="predict-effects", task_run_name="images to random effects at {level}", **CACHED)
 def predict_effects(
     key: str, folder: Path, run: EvaluationRun, spec: PredictorSpec, level: float, reading: StageFiles,
     population: StageFiles, estimates: StageFiles,
@@ -74,7 +75,7 @@ def predict_effects(
     return StageFiles.of(folder, *(f"{name}.npy" for name in predictors), "informed.json")
 
 
-@cached_task(name="train-resnet", task_run_name="ResNet18 on estimates at {level}")
+@task(name="train-resnet", task_run_name="ResNet18 on estimates at {level}", **CACHED)
 def predict_by_resnet(
     key: str, folder: Path, run: EvaluationRun, spec: ResNetSpec, level: float, estimates: StageFiles
 ) -> StageFiles:
@@ -91,7 +92,7 @@ def predict_by_resnet(
     return StageFiles.of(folder, "resnet.npy")
 
 
-@cached_task(name="score-predictions", task_run_name="score at {level}")
+@task(name="score-predictions", task_run_name="score at {level}", **CACHED)
 def score_predictors(
     key: str, folder: Path, run: EvaluationRun, spec: ScoreSpec, level: float, population: StageFiles,
     estimates: StageFiles, predictions: StageFiles, resnet: StageFiles | None,

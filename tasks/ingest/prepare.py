@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from prefect import Task, task
+from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
-from image_longitudinal.core.config import Config, Section
+from image_longitudinal.core.config import Config
 from image_longitudinal.core.errors import IngestError, StorageError
 from image_longitudinal.core.random import normals, stream_key, subject_seeds
 from image_longitudinal.models.imaging.phantom import LATENT_NAMES, render
 from image_longitudinal.models.scans.cleaning import clean_frame, to_grey, to_sizes, to_square
+from image_longitudinal.storage.scans import scan_files
 from image_longitudinal.storage.scans.contact_sheet import before_and_after, evenly
 from image_longitudinal.storage.scans.prepared import (
     BEFORE_AFTER,
@@ -33,9 +34,6 @@ from image_longitudinal.storage.scans.scan_files import (
     ReadScan,
     SetAside,
     find_scans,
-    prepare_scan,
-    read_scan,
-    scan_file,
 )
 from image_longitudinal.storage.scans.sources import local_scans
 from image_longitudinal.storage.scans.splits import SplitRule
@@ -50,13 +48,6 @@ PHANTOM_BATCH = 256
 PAIRS, PAIR_SIZE = 12, 224  # before and after: how many, and about how many pixels a side
 
 
-class IngestResult(Section):
-    """What an ingest task returns: the folder of the prepared images and their digest."""
-
-    folder: str
-    digest: str
-
-
 def ingest(
     source: str | None,
     config: Config,
@@ -64,78 +55,67 @@ def ingest(
     refresh: bool = False,
     held_out: Mapping[str, str] | None = None,
 ) -> PreparedImages:
-    """Prepared images of scans, or of phantoms if ``source`` is None; from the cache if possible.
+    """Prepared images of scans, or of phantoms if ``source`` is None; from the cache unless ``refresh``.
 
     Args:
         source: folder, zip or tar file, or fsspec URL of one of them.
         config: decides the images, see :mod:`tasks.ingest.specs`.
         workspace: where the images are kept.
         refresh: prepare them again in any case.
-        held_out: split by file name of held-out scans, whose patients keep that split; all other patients are for
-            training. Without it all patients are divided by the seed.
+        held_out: split by file name of held-out scans, whose patients keep it; all others are for training. Without
+            it all patients are divided by the seed.
     """
     if source is None:
         phantoms = PhantomSpec.of(config)
         target = str(workspace.images(phantoms.digest))
-        return _opened(draw_phantoms, refresh, key=phantoms.digest, spec=phantoms, target=target)
-    folder, known = local_scans(source, workspace.sources), dict(held_out or {})
-    spec = ScansSpec.of(config, find_scans(folder), known)
-    return _opened(
-        ingest_scans,
-        refresh,
-        key=spec.digest,
-        spec=spec,
-        target=str(workspace.images(spec.digest)),
-        folder=str(folder),
-        source=source,
-        held_out=known,
-        frames=str(workspace.frames(spec.frames_digest)),
-    )
+        prepared = cached_or_fresh(draw_phantoms, _can_be_opened, refresh, spec=phantoms, target=target)
+    else:
+        folder, known = local_scans(source, workspace.sources), dict(held_out or {})
+        spec = ScansSpec.of(config, find_scans(folder), known)
+        target, frames = str(workspace.images(spec.digest)), str(workspace.frames(spec.frames_digest))
+        prepared = cached_or_fresh(
+            ingest_scans, _can_be_opened, refresh, spec=spec, target=target, folder=str(folder), source=source,
+            held_out=known, frames=frames,
+        )  # fmt: skip
+    return open_prepared(prepared)
 
 
 @task(name="ingest-scans", task_run_name="ingest {source}", **CACHED)
-def ingest_scans(
-    key: str, spec: ScansSpec, target: str, folder: str, source: str, held_out: dict[str, str], frames: str
-) -> IngestResult:
-    """Clean every usable scan of a folder and bring it to one geometry; list the other files with the reason."""
+def ingest_scans(spec: ScansSpec, target: str, folder: str, source: str, held_out: dict[str, str], frames: str) -> str:
+    """Clean every usable scan of a folder and bring it to one geometry; list the other files with the reason.
+
+    Returns the folder ``target`` of the prepared images, as :func:`draw_phantoms` does.
+    """
     found, known = _without_late_scans(find_scans(folder), held_out)
     progress = Progress("ingest scans", len(found.scans), "scans")
     name = PurePosixPath(source.rstrip("/")).name
     prepared = write_prepared(
-        target,
-        _with_progress(_prepare_all(found, spec, FrameCache(Path(frames))), progress),
-        sizes=spec.sizes,
-        split=SplitRule(spec.fractions, spec.seed, known),
-        source=ImageSource("scans", spec.preparation_version, name, spec.denoise),
-        set_aside=found.set_aside,
-        ignored=found.ignored,
-        minimum=spec.min_images,
+        target, _with_progress(_prepare_all(found, spec, FrameCache(Path(frames))), progress), sizes=spec.sizes,
+        split=SplitRule(spec.fractions, spec.seed, known), set_aside=found.set_aside, ignored=found.ignored,
+        source=ImageSource("scans", spec.preparation_version, name, spec.denoise), minimum=spec.min_images,
         pictures=partial(_before_and_after, Path(folder)),
-    )
+    )  # fmt: skip
     return _reported(prepared)
 
 
-@task(name="draw-phantoms", task_run_name="draw phantom images", **CACHED)
-def draw_phantoms(key: str, spec: PhantomSpec, target: str) -> IngestResult:
-    """Draw phantom training images with z ~ N(0, I), from random streams that no data set uses."""
+@task(name="draw-phantoms", task_run_name="generate phantom images", **CACHED)
+def draw_phantoms(spec: PhantomSpec, target: str) -> str:
+    """Generate phantom training images with z ~ N(0, I), from random streams that no data set uses."""
     if spec.n_phantoms < spec.min_images:
         expected = f"at least images.min_images = {spec.min_images}"
         raise IngestError("too few phantom images", expected=expected, got=spec.n_phantoms)
+    progress = Progress("generate phantoms", spec.n_phantoms, "images")
     prepared = write_prepared(
-        target,
-        _with_progress(_phantoms(spec), Progress("draw phantoms", spec.n_phantoms, "images")),
-        sizes=spec.sizes,
-        split=SplitRule(spec.fractions, spec.seed),
-        source=ImageSource("phantom", spec.phantom_version),
-        minimum=spec.min_images,
-        compare=False,  # phantoms are drawn independently
-    )
+        target, _with_progress(_phantoms(spec), progress), sizes=spec.sizes,
+        split=SplitRule(spec.fractions, spec.seed), source=ImageSource("phantom", spec.phantom_version),
+        minimum=spec.min_images, compare=False,  # phantoms are independent
+    )  # fmt: skip
     return _reported(prepared)
 
 
 def _prepare_all(found: FoundScans, spec: ScansSpec, cache: FrameCache) -> Iterator[ReadScan[Any] | SetAside]:
     clean, finish = partial(clean_frame, denoiser=spec.denoise), partial(to_sizes, sizes=spec.sizes)
-    job = partial(prepare_scan, clean=clean, finish=finish, cache=cache)
+    job = partial(scan_files.prepare_scan, clean=clean, finish=finish, cache=cache)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # threads: the slow parts release the interpreter lock
         for start in range(0, len(found.scans), WINDOW):
             yield from pool.map(job, found.scans[start : start + WINDOW])
@@ -148,7 +128,7 @@ def _before_and_after(folder: Path, prepared: PreparedImages) -> dict[str, Image
     size = min(prepared.sizes, key=lambda size: abs(size - PAIR_SIZE))
     before = []
     for index in shown:
-        scan = read_scan(scan_file(folder / records[index].file, folder))
+        scan = scan_files.read_scan(scan_files.scan_file(folder / records[index].file, folder))
         assert not isinstance(scan, SetAside), "it was read before"
         before.append(to_square(to_grey(scan.content), size))
     after = [prepared.images(size)[index] for index in shown]
@@ -183,8 +163,8 @@ def _with_progress(scans: Iterable[Any], progress: Progress) -> Iterator[Any]:
         progress.update(done)
 
 
-def _reported(prepared: PreparedImages) -> IngestResult:
-    """The task's result, after an artifact with pictures and counts."""
+def _reported(prepared: PreparedImages) -> str:
+    """The folder, after an artifact with pictures and counts."""
     manifest, counts = prepared.manifest, prepared.manifest.counts
     parts = [*counts.by_split.items(), *counts.by_class.items(), *manifest.statistics.by_size.items()]
     numbers = "\n".join(f"| {name} | {count:,} |" for name, count in parts)
@@ -200,17 +180,12 @@ def _reported(prepared: PreparedImages) -> IngestResult:
         key="prepared-images",
         description="What was ingested",
     )
-    return IngestResult(folder=str(prepared.folder), digest=prepared.digest)
+    return str(prepared.folder)
 
 
-def _opened(task: Task[Any, IngestResult], refresh: bool, **parameters: Any) -> PreparedImages:
-    """The prepared images of a task's (perhaps cached) result; the task runs again if they are gone."""
-    return open_prepared(cached_or_fresh(task, _can_be_opened, refresh, **parameters).folder)
-
-
-def _can_be_opened(result: IngestResult) -> bool:
+def _can_be_opened(folder: str) -> bool:
     try:
-        open_prepared(result.folder)
+        open_prepared(folder)
     except StorageError:
         return False
     return True

@@ -1,6 +1,6 @@
 """The data of single subjects from configuration, seed and id: to generate shards, and to check them later."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,15 +75,10 @@ def visits_of(outcomes: OutcomesConfig) -> Visits:
 
 
 def rederive(dataset: Dataset, ids: NDArray[np.int64], workspace: str) -> tuple[list[Problem], str | None]:
-    """Regenerate some subjects from the recorded configuration and compare: finds what hashes and shapes cannot.
+    """Regenerate subjects ``ids`` from the recorded configuration and compare: finds what hashes and shapes cannot.
 
-    Args:
-        dataset: its files are as recorded.
-        ids: the subjects, int64.
-        workspace: where the registered image model may be.
-
-    Returns:
-        A problem for each file that differs, and what was not compared and why, if anything.
+    The files of the data set are as recorded; ``workspace`` may have its image model. Returns a problem for each file
+    that differs, and what was not compared and why, if anything.
     """
     try:
         config = validate_config(dataset.manifest.config, where=dataset.root.url)
@@ -96,26 +91,18 @@ def rederive(dataset: Dataset, ids: NDArray[np.int64], workspace: str) -> tuple[
         images = generate_in_batches(model, latents, subject_seeds(config.seed, ids), len(ids))
     problems: dict[str, Problem] = {}
     for row, subject_id in enumerate(ids.tolist()):
-        for path, what, equal in _comparisons(dataset, config, subject_id, latents[row : row + 1]):
+        image = None if images is None else images[row]
+        for path, what, equal in _comparisons(dataset, config, subject_id, latents[row : row + 1], image):
             if not equal:
-                problems.setdefault(path, _different(path, what, subject_id, dataset))
-        if images is not None:
-            seen = dataset.images(subject_id, subject_id + 1)[0]
-            path = layout.image_shard_path(subject_id // dataset.plan.shard_size)
-            if np.abs(seen.astype(int) - images[row]).max() > GREY_LEVELS:
-                problems.setdefault(path, _different(path, "image", subject_id, dataset))
+                different = f"{what} of subject {subject_id} differs from its regeneration"
+                problems.setdefault(path, Problem(path, different, subject_id // dataset.plan.shard_size))
     return list(problems.values()), why_not
 
 
-class Comparison(NamedTuple):
-    """Whether a value in a file equals the regenerated one."""
-
-    path: str
-    what: str
-    equal: bool
-
-
-def _comparisons(dataset: Dataset, config: Config, subject_id: int, latent: NDArray[np.float32]) -> list[Comparison]:
+def _comparisons(
+    dataset: Dataset, config: Config, subject_id: int, latent: NDArray[np.float32], image: NDArray[np.uint8] | None
+) -> Iterator[tuple[str, str, bool]]:
+    """File, content, and whether it equals the regenerated one."""
     seed, shard, ids = config.seed, subject_id // dataset.plan.shard_size, np.array([subject_id])
     split = dataset.plan.split_of(subject_id)
     subject = dataset.subject(subject_id)
@@ -123,31 +110,22 @@ def _comparisons(dataset: Dataset, config: Config, subject_id: int, latent: NDAr
     # If each η mixes several dimensions, the manifest does not list them: start from the recorded η.
     linked = subject.eta[None] if eta_dims is None else linked_to_latents(latent, eta_dims, config.outcomes)
     table = dataset.manifest.table_path("subjects", shard, split)
-    found: list[Comparison] = [
-        Comparison(layout.latent_shard_path(shard), "latent", _almost(subject.latent, latent[0])),
-        Comparison(table, "seed", bool(subject.seed == subject_seeds(seed, ids)[0])),
-        Comparison(table, "random effects", _almost(subject.eta, linked[0])),
-    ]
+    yield layout.latent_shard_path(shard), "latent", _almost(subject.latent, latent[0])
+    yield table, "seed", subject.seed == subject_seeds(seed, ids)[0]
+    yield table, "random effects", _almost(subject.eta, linked[0])
+    if image is not None:
+        seen = dataset.images(subject_id, subject_id + 1)[0].astype(int)
+        yield layout.image_shard_path(shard), "image", np.abs(seen - image).max() <= GREY_LEVELS
     for level in dataset.levels:
         made = outcomes_at(level, linked, config.outcomes, seed, ids)
-        effects = dataset.effects(level, subject_id, subject_id + 1)
-        parameters = subject.random_effects[level]
-        outcomes = dataset.outcomes(level, subject_id, subject_id + 1)
         path = dataset.manifest.table_path("random_effects", shard, split, level)
-        found += [
-            Comparison(path, "random effects", _almost(effects, made.eta)),
-            Comparison(
-                path,
-                "individual parameters",
-                all(_almost(parameters[name].to_numpy(), values) for name, values in made.parameters.items()),
-            ),
-            Comparison(
-                dataset.manifest.table_path("observations", shard, split, level),
-                "outcomes",
-                _almost(outcomes, made.dv if made.visits is None else np.where(made.visits[1], made.dv, np.nan)),
-            ),
-        ]
-    return found
+        yield path, "random effects", _almost(dataset.effects(level, subject_id, subject_id + 1), made.eta)
+        recorded = subject.random_effects[level]
+        equal = all(_almost(recorded[name].to_numpy(), values) for name, values in made.parameters.items())
+        yield path, "individual parameters", equal
+        path = dataset.manifest.table_path("observations", shard, split, level)
+        dv = made.dv if made.visits is None else np.where(made.visits[1], made.dv, np.nan)
+        yield path, "outcomes", _almost(dataset.outcomes(level, subject_id, subject_id + 1), dv)
 
 
 def _model_of(dataset: Dataset, config: Config, workspace: str) -> tuple[ImageModel | None, str | None]:
@@ -169,9 +147,3 @@ def _model_of(dataset: Dataset, config: Config, workspace: str) -> tuple[ImageMo
 
 def _almost(seen: ArrayLike, made: ArrayLike) -> bool:
     return np.allclose(seen, made, rtol=RELATIVE, atol=ABSOLUTE, equal_nan=True)
-
-
-def _different(path: str, what: str, subject_id: int, dataset: Dataset) -> Problem:
-    return Problem(
-        path, f"{what} of subject {subject_id} differs from its regeneration", subject_id // dataset.plan.shard_size
-    )

@@ -1,8 +1,8 @@
 """Processes of this host that render images, one per device; a lost one costs only the shard it was rendering.
 
-Tasks of the flow wait for a free process and give it one whole shard. Each process is an executor of its own: if it
-dies (killed, out of memory, driver fault), only that executor is broken. It is replaced and the shard is rendered by
-the next free process. A shard has a temporary name until it is complete, so there is nothing to undo.
+Tasks of the flow give a free process one whole shard. Each process is a separate executor: if it dies (killed, out of
+memory, driver fault), it is replaced, and the next free process renders the shard. A shard has a temporary name until
+it is complete, so there is nothing to undo.
 """
 
 import logging
@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import replace
 from multiprocessing.synchronize import Event
 from queue import Queue
 
@@ -23,7 +22,8 @@ import torch
 from image_longitudinal.core.config import ComputeConfig
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.tasks.engine.cancellation import stop_with
-from image_longitudinal.tasks.shards.image_shards import ImageJob, RenderedImages, render_shard
+from image_longitudinal.tasks.shards.image_shards import ShardPartResult, render_shard
+from image_longitudinal.tasks.shards.spec import Execution, ImageSpec
 
 MAX_LOSSES = 3  # processes lost on one shard before the run fails: then the shard is the cause
 _SPAWN = multiprocessing.get_context("spawn")  # a forked process would share locks of threads and could not use CUDA
@@ -36,18 +36,12 @@ def worker_devices(compute: ComputeConfig) -> list[str]:
         return []
     found = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if compute.device == "auto" else []
     devices = found or [compute.device]
-    count = (
-        (len(devices) if len(devices) > 1 else 0) if compute.render_processes == "auto" else compute.render_processes
-    )
-    return [devices[index % len(devices)] for index in range(count)] if count != 1 else []
+    count = len(devices) if compute.render_processes == "auto" else compute.render_processes
+    return [devices[index % len(devices)] for index in range(count)] if count > 1 else []
 
 
 class HostWorkers:
-    """One process per entry of ``devices``, started when first needed.
-
-    Args:
-        devices: names as in ``compute.device``; a device may be named more than once.
-    """
+    """One process per entry of ``devices`` (names as in ``compute.device``, also repeated), started when needed."""
 
     def __init__(self, devices: list[str]) -> None:
         self.lost = 0  # processes that died while rendering
@@ -58,30 +52,31 @@ class HostWorkers:
             self._idle.put((device, self._executor()))
         self._count = len(devices)
 
-    def render(self, job: ImageJob) -> RenderedImages:
+    def render(self, spec: ImageSpec, output: str, execution: Execution) -> ShardPartResult:
         """Render a shard in the next free process. Any number of threads may call this.
 
         Raises:
             ModelError: several processes died on this shard, or the workers were closed.
             ImageLongitudinalError: as raised by :func:`tasks.shards.image_shards.render_shard`.
         """
+        where = f"shard {spec.shard.index}"
         for _ in range(MAX_LOSSES):
             device, executor = self._idle.get()
             try:
                 if self._stop.is_set():
-                    raise ModelError("the rendering processes were stopped", where=f"shard {job.spec.shard.index}")
-                compute = job.execution.compute.model_copy(update={"device": device})
-                execution = job.execution.model_copy(update={"compute": compute})
-                return executor.submit(render_shard, replace(job, execution=execution)).result()
+                    raise ModelError("the rendering processes were stopped", where=where)
+                compute = execution.compute.model_copy(update={"device": device})
+                there = execution.model_copy(update={"compute": compute})
+                return executor.submit(render_shard, spec, output, there).result()
             except BrokenProcessPool:
                 self.lost += 1
-                logger.warning("lost a process rendering shard %d on %s: trying again", job.spec.shard.index, device)
+                logger.warning("lost a process rendering %s on %s: trying again", where, device)
                 executor = self._executor()
             finally:
                 self._idle.put((device, executor))
         raise ModelError(
             f"{MAX_LOSSES} processes died rendering one shard",
-            where=f"shard {job.spec.shard.index}",
+            where=where,
             do="see the system log (out of memory?), or lower generator.batch_size or compute.render_processes",
         )
 
@@ -94,9 +89,7 @@ class HostWorkers:
         self._idle.put((device, executor))  # for threads that still wait: they find that all is stopped
 
     def _executor(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
-            1, mp_context=_SPAWN, initializer=_start_process, initargs=(self._threads, self._stop)
-        )
+        return ProcessPoolExecutor(1, _SPAWN, _start_process, (self._threads, self._stop))
 
 
 def _start_process(threads: int, stop: Event) -> None:
@@ -132,6 +125,6 @@ def host_workers(compute: ComputeConfig) -> Iterator[None]:
         workers.close()
 
 
-def render_here(job: ImageJob) -> RenderedImages:
+def render_here(spec: ImageSpec, output: str, execution: Execution) -> ShardPartResult:
     """Render a shard on this host: in a rendering process if there are some, else in this process."""
-    return _current.render(job) if _current else render_shard(job)
+    return (_current.render if _current else render_shard)(spec, output, execution)

@@ -1,7 +1,6 @@
 """The images of one shard, from latents to a file, in the process that renders them. Independent of Prefect."""
 
 from contextlib import closing
-from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
 from typing import NamedTuple
@@ -14,22 +13,13 @@ from image_longitudinal.models.imaging.backends import first_batch_size, load_im
 from image_longitudinal.models.imaging.device import DeviceUse
 from image_longitudinal.models.imaging.interface import BatchSize, ImageModel, prefetch, render_batches
 from image_longitudinal.storage.dataset.images import write_image_shard
+from image_longitudinal.storage.dataset.manifest import Part
 from image_longitudinal.storage.io.open import open_root
-from image_longitudinal.storage.io.root import FileRecord
 from image_longitudinal.tasks.engine.cancellation import until_stopped
 from image_longitudinal.tasks.shards.spec import Execution, ImageSpec
 
 QUEUE = 4  # batches rendered and not yet taken by the encoders
 _loading = Lock()
-
-
-@dataclass(frozen=True)
-class ImageJob:
-    """Render the images of a shard into the data set at ``output``."""
-
-    spec: ImageSpec  # of the shard
-    output: str
-    execution: Execution
 
 
 class RenderUse(Section):
@@ -41,11 +31,12 @@ class RenderUse(Section):
     batch_size: int
 
 
-class RenderedImages(NamedTuple):
-    """The written files, and how the device spent its time."""
+class ShardPartResult(Section):
+    """A part of a shard: its files under ``root``, and how a device spent its time on them, if it did."""
 
-    records: tuple[FileRecord, ...]
-    use: RenderUse
+    root: str
+    part: Part
+    use: RenderUse | None = None
 
 
 class _Renderer(NamedTuple):
@@ -56,8 +47,8 @@ class _Renderer(NamedTuple):
     use: DeviceUse
 
 
-def render_shard(job: ImageJob) -> RenderedImages:
-    """Render the images of one shard and write images and latents as one Zarr shard each.
+def render_shard(spec: ImageSpec, output: str, execution: Execution) -> ShardPartResult:
+    """Render the images of one shard into the data set at ``output``: images and latents as one Zarr shard each.
 
     One thread drives the device, others compress, and this one writes. Each works a few batches ahead of the next, so
     memory does not grow with the shard.
@@ -65,14 +56,13 @@ def render_shard(job: ImageJob) -> RenderedImages:
     Raises:
         ModelError: the image model is not the one that the spec names.
     """
-    spec = job.spec
     ids = range(spec.start, spec.stop)
     latents, seeds = draw_latents(spec.seed, ids, spec.latent_dim), subject_seeds(spec.seed, ids)
-    renderer = _renderer(job.execution)
+    renderer = _renderer(execution)
     if renderer.model.digest != spec.generator:
         raise ModelError(
             "the image model is not the one of this data set",
-            where=job.execution.workspace,
+            where=execution.workspace,
             expected=spec.generator[:12],
             got=renderer.model.digest[:12],
             do="use the same model and version of the software on all workers",
@@ -80,10 +70,10 @@ def render_shard(job: ImageJob) -> RenderedImages:
     stream = render_batches(renderer.model, latents, seeds, renderer.batch, renderer.use)
     with closing(prefetch(stream, QUEUE)) as batches:
         records = write_image_shard(
-            open_root(job.output), spec.shard, until_stopped(batches), latents, shard_size=spec.shard_size
+            open_root(output), spec.shard, until_stopped(batches), latents, shard_size=spec.shard_size
         )
     use = RenderUse.model_validate(renderer.use.take() | {"batch_size": renderer.batch.size})
-    return RenderedImages(records, use)
+    return ShardPartResult(root=output, part=Part(key=spec.digest, files=records), use=use)
 
 
 def image_model(execution: Execution) -> ImageModel:

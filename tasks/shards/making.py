@@ -1,27 +1,27 @@
 """Generate shards in this run, several at a time, by tasks of a runner. A manifest marks a finished shard."""
 
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from image_longitudinal.core.config import ComputeConfig
-from image_longitudinal.core.errors import StorageError, naming
+from image_longitudinal.core.errors import ConfigError, StorageError, naming
 from image_longitudinal.core.plan import Shard
 from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.storage.dataset.manifest import Part, ShardManifest, finished_shard, write_shard_manifest
 from image_longitudinal.storage.io.root import FileRecord, Root
 from image_longitudinal.tasks.engine.cancellation import stopping_tasks
 from image_longitudinal.tasks.engine.gpu_slots import gpu_slots
-from image_longitudinal.tasks.engine.task_runners import shard_runner
 from image_longitudinal.tasks.shards.host_workers import host_workers, worker_devices
-from image_longitudinal.tasks.shards.image_shards import RenderUse
-from image_longitudinal.tasks.shards.parts import ShardPartResult, make_images, make_outcomes, place_part
-from image_longitudinal.tasks.shards.reuse import ReusableParts
+from image_longitudinal.tasks.shards.image_shards import RenderUse, ShardPartResult
+from image_longitudinal.tasks.shards.parts import ReusableParts, make_images, make_outcomes, place_part
 from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution
 
 
@@ -30,7 +30,7 @@ class MadeShard(NamedTuple):
 
     shard: Shard
     record: FileRecord  # of its manifest
-    state: str  # made or reused, for people
+    state: str  # kept, reused or made, for people
     why: str
     use: RenderUse | None = None  # how a device spent its time on it, if known
 
@@ -54,18 +54,12 @@ class _PendingPart:
         return isinstance(self.source, ShardPartResult) or self.source.state.name == "Cached"
 
 
-class _PendingShard(NamedTuple):
-    shard: Shard
-    images: _PendingPart
-    outcomes: _PendingPart
-
-
 @dataclass(frozen=True)
 class DatasetRun:
     """A run that makes shards of a data set.
 
     ``reusable`` are parts that another data set has; they are linked or copied. With ``refresh``, finished shards are
-    made again and cached results are ignored.
+    generated again and cached results are ignored.
     """
 
     root: Root
@@ -89,19 +83,13 @@ class DatasetRun:
 def make_here(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[MadeShard, None, None]:
     """Make shards, as many at a time as configured, and never fewer than keep every rendering device busy.
 
-    GPU slots are held from the first shard to the last.
-
-    Args:
-        run: what to make, and where.
-        wanted: why each shard must be made, by its index; they are made in this order.
-
-    Yields:
-        Each shard once it is finished.
+    GPU slots are held from the first shard to the last. ``wanted``: why each shard must be made, by its index; they are
+    made in this order, and each is yielded once it is finished.
     """
     root, spec, execution, there = run.root, run.spec, run.execution, run.reusable
     compute, width = execution.compute, _width(execution.compute)
     renders = compute.executor != "dask" and any(index not in there.images for index in wanted)
-    pending: deque[_PendingShard] = deque()
+    pending: deque[tuple[Shard, dict[str, _PendingPart]]] = deque()  # parts by name
     waiting = iter(wanted)
 
     def submit(task: Task[Any, ShardPartResult], known: ShardPartResult | None, **parameters: Any) -> _PendingPart:
@@ -110,7 +98,7 @@ def make_here(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[MadeShard
 
     with (
         gpu_slots(compute) if renders else nullcontext(),
-        shard_runner(compute, width) as runner,
+        _shard_runner(compute, width) as runner,
         host_workers(compute),
         stopping_tasks(),  # first to exit: the runner waits for its tasks to end
     ):
@@ -118,20 +106,49 @@ def make_here(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[MadeShard
             while len(pending) < width and (index := next(waiting, None)) is not None:
                 shard = spec.plan.shard(index)
                 images, outcomes = spec.images.of_shard(shard), spec.outcomes.of_shard(shard)
-                pending.append(
-                    _PendingShard(
-                        shard,
-                        submit(make_images, there.images.get(index), spec=images, output=root.url, execution=execution),
-                        submit(make_outcomes, there.outcomes.get(index), spec=outcomes, output=root.url),
-                    )
-                )
+                known = there.images.get(index), there.outcomes.get(index)
+                made = submit(make_images, known[0], spec=images, output=root.url, execution=execution)
+                written = submit(make_outcomes, known[1], spec=outcomes, output=root.url)
+                pending.append((shard, {"image": made, "outcomes": written}))
             if not pending:
                 return
-            oldest = pending.popleft()
-            with naming(f"shard {oldest.shard.index}"):
-                record = _finish(root, oldest)
-            use = None if oldest.images.was_there else oldest.images.result.use
-            yield MadeShard(oldest.shard, record, *_how(oldest, wanted[oldest.shard.index]), use)
+            shard, parts = pending.popleft()
+            with naming(f"shard {shard.index}"):
+                placed = {name: _place(root, part) for name, part in parts.items()}
+                manifest = ShardManifest(index=shard.index, start=shard.start, stop=shard.stop, parts=placed)
+                record = write_shard_manifest(root, manifest)
+            use = None if parts["image"].was_there else parts["image"].result.use
+            yield MadeShard(shard, record, *_how(parts, wanted[shard.index]), use)
+
+
+@contextmanager
+def _shard_runner(compute: ComputeConfig, width: int) -> Iterator[TaskRunner[Any]]:
+    """Start the Prefect task runner that the configuration asks for, for ``width`` shards at a time.
+
+    Raises:
+        ConfigError: Dask is not installed, or no scheduler answers at the address.
+    """
+    if compute.executor == "threads":
+        threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2 * width)
+        with threads:
+            yield threads
+        return
+    try:
+        from prefect.server.api.server import SubprocessASGIServer
+        from prefect_dask import DaskTaskRunner
+    except ImportError as error:
+        do = "install it with: pip install 'image-longitudinal[dask]'"
+        raise ConfigError("compute.executor=dask needs Dask", got=error, do=do) from error
+    local = {"n_workers": width, "threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
+    cluster = {"address": compute.dask_address} if compute.dask_address else {"cluster_kwargs": local}
+    # The cluster's processes must report to the server of this process, even if it is a command's temporary one.
+    address = PREFECT_API_URL.value() or SubprocessASGIServer().api_url
+    with temporary_settings({PREFECT_API_URL: str(address)}), DaskTaskRunner(**cluster) as runner:
+        try:
+            _ = runner.client  # connects to the scheduler
+        except (OSError, TimeoutError) as error:
+            raise ConfigError("no Dask scheduler answers", where=compute.dask_address, got=error) from error
+        yield runner
 
 
 def _width(compute: ComputeConfig) -> int:
@@ -141,14 +158,8 @@ def _width(compute: ComputeConfig) -> int:
     return max(compute.concurrent_shards, 2 * devices if compute.executor == "threads" else devices)
 
 
-def _finish(root: Root, pending: _PendingShard) -> FileRecord:
-    """Wait for both parts of a shard, put their files in place and write its manifest: then it is finished."""
-    shard, parts = pending.shard, {"image": _place(root, pending.images), "outcomes": _place(root, pending.outcomes)}
-    return write_shard_manifest(root, ShardManifest(index=shard.index, start=shard.start, stop=shard.stop, parts=parts))
-
-
 def _place(root: Root, pending: _PendingPart) -> Part:
-    """Put the files of a part in place; make it again if those of an earlier result are missing or damaged."""
+    """Wait for a part and put its files in place; make it again if an earlier result is missing or damaged."""
     result = pending.result
     if not place_part(result, root, rehash=pending.was_there):
         result = pending.task.with_options(refresh_cache=True)(**pending.parameters)
@@ -157,9 +168,9 @@ def _place(root: Root, pending: _PendingPart) -> Part:
     return result.part
 
 
-def _how(shard: _PendingShard, why: str) -> tuple[str, str]:
+def _how(parts: dict[str, _PendingPart], why: str) -> tuple[str, str]:
     """State of a finished shard and the reason, for people."""
-    there = [name for name, part in (("images", shard.images), ("outcomes", shard.outcomes)) if part.was_there]
+    there = ["images" if name == "image" else name for name, part in parts.items() if part.was_there]
     if not there:
         return "made", why
     return "reused" if len(there) == 2 else f"{there[0]} reused", f"{why}; found among earlier results"

@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from image_longitudinal.core.config import ProbeConfig
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import StorageError
-from image_longitudinal.models.design.association import AssociationSums, is_identity
+from image_longitudinal.models.design.association import is_identity
 from image_longitudinal.models.imaging.assembly import load_vae
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.quality.recoverability import measure_recoverability
@@ -24,13 +24,7 @@ from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import FileRecord, Root, file_record
 from image_longitudinal.tasks.engine.gpu_slots import gpu_slots
-from image_longitudinal.tasks.reports.dataset_report import (
-    REPORT,
-    achieved_association,
-    association_rows,
-    thumbnails,
-    write_report,
-)
+from image_longitudinal.tasks.reports import dataset_report
 from image_longitudinal.tasks.reports.pictures import picture
 from image_longitudinal.tasks.shards.image_shards import image_model
 from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution, ImageSpec
@@ -52,18 +46,10 @@ def measure_images(images: ImageSpec, probe: ProbeConfig, execution: Execution) 
     The model's own metric, if it was measured with the same probe and sampler.
     """
     generator, version = execution.generator, execution.version()
-    same_sampler = (generator.scheduler, generator.steps, generator.decoder, generator.precision) == (
-        probe.scheduler, probe.steps, "full", "float32",
-    )  # fmt: skip
-    measured = version and version.metadata.measured
-    if (
-        version
-        and measured
-        and measured.probe == probe
-        and same_sampler
-        and generator.backend == version.metadata.backend
-    ):
-        return Recoverability(measured.recoverability, measured.read_by)
+    if version and version.metadata.measured.probe == probe:
+        sampler = (generator.backend, generator.scheduler, generator.steps, generator.decoder, generator.precision)
+        if sampler == (version.metadata.backend, probe.scheduler, probe.steps, "full", "float32"):
+            return Recoverability(version.metadata.measured.recoverability, version.metadata.measured.read_by)
     with gpu_slots(execution.compute):
         return _measured(images, probe, execution)
 
@@ -87,19 +73,19 @@ def publish_dataset(
     arrays: list[FileRecord],
     recoverability: Recoverability,
 ) -> None:
-    """Write report and card, verify every file, then publish.
+    """Write report and card, verify every file, then publish, and show the data set in the Prefect UI.
 
     Raises:
         StorageError: verification found a problem; nothing is published.
     """
     root = open_root(output)
     manifest = _manifest(root, spec, shards, [file_record(root, RUN_FILE), *arrays])
-    achieved = achieved_association(Dataset(root, manifest))
-    report = write_report(
+    achieved = dataset_report.achieved_association(Dataset(root, manifest))
+    report = dataset_report.write_report(
         root, manifest, version=execution.version(), eta_dims=spec.outcomes.eta_dims,
         recoverability=recoverability.r_squared, read_by=recoverability.read_by, achieved=achieved,
     )  # fmt: skip
-    pairs, strip = thumbnails(Dataset(root, manifest))
+    pairs, strip = dataset_report.thumbnails(Dataset(root, manifest))
     card = write_card(root, manifest, examples=pairs)
     manifest = manifest.model_copy(update={"files": (*manifest.files, report, *card)})
     found = verify_dataset(root, manifest=manifest, workers=execution.compute.concurrent_shards)
@@ -110,7 +96,15 @@ def publish_dataset(
             do=f"run the same command again to regenerate shards {list(found.bad_shards)}",
         )
     write_root_manifest(root, manifest)
-    _show(root, manifest, achieved, pairs, strip)
+    page = root.join(dataset_report.REPORT)
+    create_markdown_artifact(
+        f"# {manifest.name}\n\n{manifest.n_subjects:,} subjects in `{root.url}`, report in `{page}`\n\n"
+        f"{picture(strip, 'images')}\n\n{picture(pairs, 'images and outcomes')}",
+        key="dataset",
+        description=f"{manifest.name}: images and trajectories",
+    )
+    rows = dataset_report.association_rows(achieved, manifest)
+    create_table_artifact(rows, key="association", description="Designed against achieved association")
 
 
 def _manifest(root: Root, spec: DatasetSpec, shards: list[FileRecord], files: list[FileRecord]) -> RootManifest:
@@ -131,18 +125,3 @@ def _manifest(root: Root, spec: DatasetSpec, shards: list[FileRecord], files: li
         shards=tuple(shards), files=tuple(files), versions={name: package_version(name) for name in PACKAGES},
         licence=outcomes.licence, citation=CITATION, derived_from=claim.derived_from,
     )  # fmt: skip
-
-
-def _show(
-    root: Root, manifest: RootManifest, achieved: dict[float, list[AssociationSums]], pairs: bytes, strip: bytes
-) -> None:
-    """Show the data set in the Prefect UI: pictures, and designed against achieved association."""
-    create_markdown_artifact(
-        f"# {manifest.name}\n\n{manifest.n_subjects:,} subjects in `{root.url}`, report in `{root.join(REPORT)}`\n\n"
-        f"{picture(strip, 'images')}\n\n{picture(pairs, 'images and outcomes')}",
-        key="dataset",
-        description=f"{manifest.name}: images and trajectories",
-    )
-    create_table_artifact(
-        association_rows(achieved, manifest), key="association", description="Designed against achieved association"
-    )

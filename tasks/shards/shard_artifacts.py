@@ -1,15 +1,12 @@
 """What people see of a run's shards: images of the latest one, device use, and a table of all shards."""
 
-from typing import NamedTuple
-
 from prefect.artifacts import create_table_artifact
 
 from image_longitudinal.core.plan import Shard
 from image_longitudinal.core.progress import Throttle
 from image_longitudinal.storage.dataset.sharded_array import ShardedArray, image_spec
-from image_longitudinal.storage.io.root import FileRecord, Root
-from image_longitudinal.tasks.engine.artifacts import LiveArtifact
-from image_longitudinal.tasks.engine.progress import Progress
+from image_longitudinal.storage.io.root import Root
+from image_longitudinal.tasks.engine.progress import LiveArtifact, Progress
 from image_longitudinal.tasks.reports.pictures import mosaic, picture
 from image_longitudinal.tasks.shards.image_shards import RenderUse
 from image_longitudinal.tasks.shards.making import MadeShard
@@ -20,21 +17,8 @@ PICTURES, SIDE = 8, 96
 SHOWN_SHARDS = 500  # rows of the table
 
 
-class ShardRow(NamedTuple):
-    """How a shard came about (kept, reused or made), and why."""
-
-    shard: int
-    state: str
-    why: str
-
-
 class ShardProgress:
-    """Progress over the subjects of finished shards, with the device use of those that were rendered.
-
-    Args:
-        total: subjects in all.
-        done: subjects of shards that were finished before.
-    """
+    """Progress over ``total`` subjects, ``done`` of them finished before, with the device use of rendered shards."""
 
     def __init__(self, total: int, done: int) -> None:
         self.done = done
@@ -45,14 +29,11 @@ class ShardProgress:
         """Report a finished shard."""
         self.done += len(made.shard)
         self._uses += [made.use] if made.use else []
-        self._progress.update(self.done, "; ".join([f"shard {made.shard.index} finished", *self._device_use()]))
-
-    def _device_use(self) -> list[str]:
-        seconds = sum(use.seconds for use in self._uses)
-        if not seconds:
-            return []
-        busy = sum(use.busy_seconds for use in self._uses) / seconds
-        return [f"device busy {min(busy, 1):.0%}, {self._uses[-1].batch_size} images at a time"]
+        text = f"shard {made.shard.index} finished"
+        if seconds := sum(use.seconds for use in self._uses):
+            busy = sum(use.busy_seconds for use in self._uses) / seconds
+            text += f"; device busy {min(busy, 1):.0%}, {self._uses[-1].batch_size} images at a time"
+        self._progress.update(self.done, text)
 
 
 class LatestShard:
@@ -68,25 +49,19 @@ class LatestShard:
 
     def show(self, shard: Shard) -> None:
         """Show the first images of a shard, unless another one was shown a moment ago."""
-        if not self._throttle.ready():
-            return
-        step = self._step
-        images = self._images.read(shard.start, min(shard.stop, shard.start + PICTURES))[:, ::step, ::step]
-        strip = mosaic(images, len(images), scale=max(1, SIDE // images.shape[1]))
-        self._artifact.show(f"Shard {shard.index}, subjects {shard.start} to {shard.stop - 1}\n\n{picture(strip)}")
+        if self._throttle.ready():
+            images = self._images.read(shard.start, min(shard.stop, shard.start + PICTURES))
+            small = images[:, :: self._step, :: self._step]
+            strip = picture(mosaic(small, len(small), scale=max(1, SIDE // small.shape[1])))
+            self._artifact.show(f"Shard {shard.index}, subjects {shard.start} to {shard.stop - 1}\n\n{strip}")
 
 
-def show_shards(spec: DatasetSpec, rows: list[ShardRow], records: dict[int, FileRecord]) -> None:
+def show_shards(shards: list[MadeShard]) -> None:
     """Create a table artifact of the shards: which were kept, reused from an earlier run or made, and why."""
     table = [
-        {
-            "shard": row.shard,
-            "subjects": len(spec.plan.shard(row.shard)),
-            "state": row.state,
-            "why": row.why,
-            "manifest": records[row.shard].sha256[:12],
-        }
-        for row in rows[:SHOWN_SHARDS]
-    ]
-    more = f", the first {len(table)}" if len(table) < len(rows) else ""
-    create_table_artifact(table, key="shards", description=f"{len(rows)} shards{more}")
+        {"shard": one.shard.index, "subjects": len(one.shard), "state": one.state, "why": one.why,
+         "manifest": one.record.sha256[:12]}
+        for one in shards[:SHOWN_SHARDS]
+    ]  # fmt: skip
+    more = f", the first {len(table)}" if len(table) < len(shards) else ""
+    create_table_artifact(table, key="shards", description=f"{len(shards)} shards{more}")

@@ -130,10 +130,8 @@ class Execution(Section):
     @classmethod
     def of(cls, config: Config, version: ModelVersion | None, workspace: Workspace) -> Self:
         """The execution that ``config`` describes."""
-        name = version.version if version else None
-        return cls(
-            workspace=str(workspace.root), generator=config.generator, model_version=name, compute=config.compute
-        )
+        name, root = version.version if version else None, str(workspace.root)
+        return cls(workspace=root, generator=config.generator, model_version=name, compute=config.compute)
 
     def version(self) -> ModelVersion | None:
         """The registered model that generates the images, if they come from one.

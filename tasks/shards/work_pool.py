@@ -1,8 +1,7 @@
 """Shards made by the workers of a work pool, on this machine and others that see the same folders.
 
-A run submits batches of shards. Each is a run of the deployment make-shards, which a free worker picks up. Workers
-return nothing: the shard manifests record what is finished. A lost worker costs only its current shard; the rest of its
-batch is submitted again.
+Each batch of shards is a run of the deployment make-shards, which a free worker picks up. Workers return nothing: the
+shard manifests record what is finished. The unfinished shards of a lost worker are submitted again.
 """
 
 import time
@@ -67,13 +66,15 @@ def make_by_workers(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[Mad
                 submitted.append(_submit(run, shards))
             with suppress(ObjectNotFound):
                 PrefectFlowRunFuture(submitted[0].id).wait(timeout=POLL_SECONDS)  # raises if this run is suspended
-            states = _states(submitted)
+            states = _states([batch.id for batch in submitted])
             for batch in list(submitted):
                 # The state is read before the manifests: a run that has ended writes no more of them.
                 state = states[batch.id]
                 ended = state.is_final()
                 if ended or not run.refresh:  # with refresh, manifests may be old until the run has ended
-                    for shard, record in _take_finished(run, batch):
+                    # Its run makes them in order, so the first unfinished one is the end.
+                    while batch.shards and isinstance(record := run.finished_record(batch.shards[0]), FileRecord):
+                        shard = batch.shards.popleft()
                         yield MadeShard(shard, record, "made", f"{wanted[shard.index]}; by a worker")
                 if ended:
                     submitted.remove(batch)
@@ -93,11 +94,10 @@ def make_by_workers(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[Mad
 def _submit(run: DatasetRun, shards: Sequence[Shard]) -> ShardBatch:
     # A worker makes its shards one after another, or two at a time for each GPU that it sees.
     compute = run.execution.compute.model_copy(update={"executor": "threads", "concurrent_shards": 1})
-    indices, root = [shard.index for shard in shards], run.root
-    first, last = indices[0], indices[-1]
-    name = f"shard {first} of {root.url}" if first == last else f"shards {first} to {last} of {root.url}"
+    indices, url = [shard.index for shard in shards], run.root.url
+    name = f"shards {indices[0]} to {indices[-1]} of {url}" if len(indices) > 1 else f"shard {indices[0]} of {url}"
     parameters = {
-        "output": root.url,
+        "output": url,
         "spec": run.spec.model_dump(mode="json"),
         "execution": run.execution.model_copy(update={"compute": compute}).model_dump(mode="json"),
         "shards": indices,
@@ -116,18 +116,11 @@ def _submit(run: DatasetRun, shards: Sequence[Shard]) -> ShardBatch:
     return ShardBatch(deque(shards), started.id, name)
 
 
-def _states(batches: Sequence[ShardBatch]) -> dict[UUID, State]:
-    ids = [batch.id for batch in batches]
+def _states(ids: list[UUID]) -> dict[UUID, State]:
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)))
     deleted: dict[UUID, State] = {one: Crashed(message="the run was deleted") for one in ids}
     return deleted | {one.id: one.state for one in runs if one.state}
-
-
-def _take_finished(run: DatasetRun, batch: ShardBatch) -> Iterator[tuple[Shard, FileRecord]]:
-    """Remove finished shards from the batch; its run makes them in order, so the first unfinished one is the end."""
-    while batch.shards and isinstance(record := run.finished_record(batch.shards[0]), FileRecord):
-        yield batch.shards.popleft(), record
 
 
 def _count_try(tries: Counter[int], run: DatasetRun, shard: Shard, state: State) -> None:
@@ -136,14 +129,11 @@ def _count_try(tries: Counter[int], run: DatasetRun, shard: Shard, state: State)
     if tries[shard.index] < MAX_TRIES:
         return
     if state.is_completed():
-        raise ModelError(
-            f"shard {shard.index}: a worker reports it as made, but it is not: {run.finished_record(shard)}",
-            where=run.root.url,
-            do="use the same version of the software and the same folders on all workers",
-        )
-    raise ModelError(
-        f"shard {shard.index}: {MAX_TRIES} workers did not make it; the last: {_text(state)}", where=run.root.url
-    )
+        what = f"a worker reports it as made, but it is not: {run.finished_record(shard)}"
+        do = "use the same version of the software and the same folders on all workers"
+    else:
+        what, do = f"{MAX_TRIES} workers did not make it; the last: {_text(state)}", None
+    raise ModelError(f"shard {shard.index}: {what}", where=run.root.url, do=do)
 
 
 def _text(state: State) -> str:

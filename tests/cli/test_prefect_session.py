@@ -4,7 +4,6 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -22,30 +21,23 @@ time.sleep(60)
 """
 
 
-@pytest.fixture
-def command() -> Iterator[tuple[subprocess.Popen[str], psutil.Process]]:
+def test_the_server_of_a_killed_command_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(STARTED_BY, "")  # restored afterwards
     command = subprocess.Popen([sys.executable, "-c", COMMAND], stdout=subprocess.PIPE, text=True)
     assert command.stdout is not None
     server = psutil.Process(int(command.stdout.readline()))
-    yield command, server
-    command.kill()
-    with contextlib.suppress(psutil.NoSuchProcess):
-        server.kill()
-
-
-def test_the_server_of_a_killed_command_is_stopped(
-    command: tuple[subprocess.Popen[str], psutil.Process], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(STARTED_BY, "")  # restored afterwards
-    process, server = command
-    stop_orphaned_servers()
-    assert server.is_running()
-    assert os.environ[STARTED_BY] == str(os.getpid())
-    process.kill()
-    process.wait()
-    stop_orphaned_servers()
-    server.wait(10)
-    assert not server.is_running()
+    try:
+        stop_orphaned_servers()
+        assert server.is_running()
+        assert os.environ[STARTED_BY] == str(os.getpid())
+        command.kill()
+        command.wait()
+        stop_orphaned_servers()
+        server.wait(10)
+    finally:
+        command.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            server.kill()
 
 
 # A command in whose ``with`` Prefect's server starts; prints what the server answers, and its process id.
@@ -60,12 +52,8 @@ print(httpx.get(f"{server.api_url}/health").status_code, server.server_process.p
 
 
 def test_the_server_answers_after_the_body_and_ends_with_the_command(tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
-        "PREFECT_HOME": str(tmp_path),
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    }
-    environment.pop("PREFECT_API_URL", None)
+    kept = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"}
+    environment = {**kept, "PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"}
     ended = subprocess.run(
         [sys.executable, "-c", SERVED], env=environment, capture_output=True, text=True, timeout=300, check=True
     )

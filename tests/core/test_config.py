@@ -20,32 +20,18 @@ def refusal(**sections: Any) -> str:
     return message
 
 
-def test_no_values_at_all_give_the_defaults() -> None:
-    assert validate_config({}) == Config()
-
-
-def test_the_configuration_survives_its_own_json() -> None:
+def test_the_configuration_is_frozen_and_survives_its_own_json() -> None:
     config = Config()
-    assert Config.model_validate(config.model_dump(mode="json")) == config
-    assert Config.model_validate_json(config.model_dump_json()) == config
-
-
-def test_the_configuration_cannot_be_changed() -> None:
-    config = Config()
+    assert validate_config({}) == config
+    assert validate_config(config.model_dump(mode="json")) == Config.model_validate_json(config.model_dump_json())
     with pytest.raises(ValidationError, match="frozen"):
         config.dataset.n_subjects = 3
 
 
-@pytest.mark.parametrize(
-    ("sections", "key"),
-    [
-        ({"sead": 1}, "sead"),
-        ({"vae": {"stepz": 1}}, "vae.stepz"),
-        ({"outcomes": {"doses": [{"amnt": 1}]}}, "doses.0.amnt"),
-    ],
-)
-def test_unknown_keys_are_refused_by_name(sections: dict[str, Any], key: str) -> None:
-    assert f"{key}: unknown key" in refusal(**sections)
+def test_unknown_keys_are_refused_by_name() -> None:
+    message = refusal(sead=1, vae={"stepz": 1}, outcomes={"doses": [{"amnt": 1}]})
+    for key in ("sead", "vae.stepz", "doses.0.amnt"):
+        assert f"{key}: unknown key" in message
 
 
 @pytest.mark.parametrize(
@@ -53,18 +39,14 @@ def test_unknown_keys_are_refused_by_name(sections: dict[str, Any], key: str) ->
     [
         ("dataset", "association", [0.5, 0.0], "greater than 0"),
         ("dataset", "association", [1.5], "less than or equal to 1"),
-        ("dataset", "association", [-0.1], "greater than 0"),
         ("dataset", "association", [], "at least 1 item"),
         ("dataset", "association", 0.5, "valid tuple"),
         ("dataset", "association", [float("nan")], "finite"),
         ("dataset", "association", [0.5, 0.5], "differ from each other"),
         ("dataset", "shard_size", 0, "greater than or equal to 1"),
-        ("dataset", "n_subjects", 0, "greater than or equal to 1"),
         ("dataset", "n_subjects", 10.5, "valid integer"),
         ("dataset", "test_fraction", 1.0, "less than 1"),
-        ("dataset", "test_fraction", -0.1, "greater than or equal to 0"),
         ("dataset", "name", "../up", "pattern"),
-        ("dataset", "name", "", "pattern"),
         ("dataset", "date", "yesterday", "pattern"),
         ("dataset", "eta_dims", [0, 0], "differ from each other"),
         ("dataset", "eta_dims", [-1], "greater than or equal to 0"),
@@ -72,7 +54,6 @@ def test_unknown_keys_are_refused_by_name(sections: dict[str, Any], key: str) ->
         ("generator", "scheduler", "plms", "'ddim'"),
         ("generator", "steps", 0, "greater than or equal to 1"),
         ("vae", "image_size", 100, "multiple of 32"),
-        ("vae", "image_size", 0, "greater than or equal to 32"),
         ("vae", "batch_size", 1, "greater than or equal to 2"),
         ("vae", "width", 0, "greater than 0"),
         ("vae", "learning_rate", float("inf"), "finite"),
@@ -80,21 +61,16 @@ def test_unknown_keys_are_refused_by_name(sections: dict[str, Any], key: str) ->
         ("diffusion", "channels", [], "one level at least"),
         ("diffusion", "channels", [20], "multiple of 16"),
         ("diffusion", "ema_decay", 1.0, "less than 1"),
-        ("diffusion", "min_snr_gamma", 0, "greater than 0"),
         ("outcomes", "times", [0.0, 1.0, 1.0], "ascend"),
         ("outcomes", "times", [-1.0, 0.0], "ascend"),
-        ("outcomes", "times", [], "at least 1 item"),
         ("outcomes", "doses", [{"amt": 0}], "greater than 0"),
-        ("compute", "concurrent_shards", 0, "greater than or equal to 1"),
     ],
 )
 def test_impossible_values_are_refused_with_key_expectation_and_value(
     section: str, key: str, value: Any, expected: str
 ) -> None:
     message = refusal(**{section: {key: value}})
-    assert section in message
-    assert key in message
-    assert expected in message
+    assert all(part in message for part in (section, key, expected))
     shown = value[-1] if isinstance(value, list) and value else value
     shown = shown.get("amt") if isinstance(shown, dict) else shown
     assert f"{shown}" in message.split("got ", 1)[1]
@@ -103,8 +79,7 @@ def test_impossible_values_are_refused_with_key_expectation_and_value(
 @pytest.mark.parametrize("section", ["images", "dataset"])
 def test_splits_that_leave_no_training_data_are_refused(section: str) -> None:
     message = refusal(**{section: {"validation_fraction": 0.5, "test_fraction": 0.5}})
-    assert section in message
-    assert "validation_fraction + test_fraction must stay below 1, got 1" in message
+    assert f"{section}: validation_fraction + test_fraction must stay below 1, got 1" in message
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, "one", 1.5, None])

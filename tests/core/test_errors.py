@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from image_longitudinal.core import errors
-from image_longitudinal.core.errors import ImageLongitudinalError, ModelError
+from image_longitudinal.core.errors import ImageLongitudinalError, MissingExtraError, ModelError, naming_missing_extra
 
 
 def test_the_message_has_all_its_parts_in_order() -> None:
@@ -40,3 +40,18 @@ def test_every_family_is_caught_by_the_base_and_survives_a_trip_between_processe
     back = pickle.loads(pickle.dumps(error))
     assert type(back) is family
     assert str(back) == str(error)
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [("torch", "pipeline"), ("prefect.client", "pipeline"), ("prefect_dask", "dask"), ("s3fs", "s3"), ("bm3d", "bm3d")],
+)
+def test_a_missing_package_names_its_extra(module: str, extra: str) -> None:
+    named = rf"pip install 'image-longitudinal\[{extra}\]'"
+    with pytest.raises(MissingExtraError, match=named), naming_missing_extra():
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+
+def test_another_failed_import_is_not_touched() -> None:
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"), naming_missing_extra():
+        import no_such_module  # noqa: F401

@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_longitudinal.core.errors import ConfigError
@@ -72,6 +72,7 @@ def test_the_papers_plan_is_cheap_and_right() -> None:
 
 
 @given(plans, st.data())
+@settings(deadline=None)
 def test_a_part_keeps_ids_shards_and_cuts_of_the_whole(plan: ShardPlan, data: st.DataObject) -> None:
     shards = tuple(sorted(data.draw(st.sets(st.integers(0, plan.n_shards - 1)))))
     splits = tuple(data.draw(st.sets(st.sampled_from(SPLITS))))

@@ -22,10 +22,6 @@ def test_every_preset_loads_and_says_how_to_run_it(name: str) -> None:
     assert "# Command:" in text
 
 
-def test_the_promised_presets_are_there() -> None:
-    assert set(preset_names()) >= {"demo", "small", "paper"}
-
-
 def test_the_papers_preset_is_the_published_system() -> None:
     config = load_config("paper")
     assert (config.vae.image_size, config.vae.latent_dim, config.vae.width) == (224, 128, 1.0)
@@ -51,14 +47,11 @@ def test_an_override_beats_the_file_and_the_file_beats_the_preset(tmp_path: Path
     ("text", "section", "key", "value"),
     [
         ("vae.learning_rate=1e-4", "vae", "learning_rate", 1e-4),
-        ("vae.learning_rate=1.e-4", "vae", "learning_rate", 1e-4),
         ("vae.learning_rate=2.5E-3", "vae", "learning_rate", 2.5e-3),
         ("vae.steps=1e3", "vae", "steps", 1000),
-        ("vae.steps=12", "vae", "steps", 12),
         (" vae.steps =12", "vae", "steps", 12),
         ("dataset.association=[1, 0.5, 2e-2]", "dataset", "association", (1.0, 0.5, 0.02)),
         ("dataset.eta_dims=[3, 0]", "dataset", "eta_dims", (3, 0)),
-        ("dataset.eta_dims=auto", "dataset", "eta_dims", "auto"),
         ("dataset.name=nan", "dataset", "name", "nan"),
         ("dataset.name='1e5'", "dataset", "name", "1e5"),
         ("dataset.date=2024-05-01", "dataset", "date", "2024-05-01"),
@@ -78,11 +71,9 @@ def test_overrides_are_read_as_people_write_them(text: str, section: str, key: s
         ("vae.steps", "section.key=value"),
         ("=3", "section.key=value"),
         ("vae.steps=[", "vae.steps"),
-        ("vae.stepz=3", "vae.stepz: unknown key"),
         ("nothing=3", "nothing: unknown key"),
         ("dataset=3", "dataset: "),
         ("seed.x=3", "seed: "),
-        ("dataset.validation_fraction=nan", "dataset.validation_fraction: "),
     ],
 )
 def test_an_override_that_cannot_be_meant_is_refused_by_name(text: str, named: str) -> None:
@@ -111,7 +102,7 @@ def test_a_file_that_is_not_there_is_refused_and_an_empty_one_changes_nothing(tm
     assert load_config("demo", tmp_path / "empty.yaml") == load_config("demo")
 
 
-def test_json_is_taken_as_a_file_too(tmp_path: Path) -> None:
+def test_a_file_may_be_json(tmp_path: Path) -> None:
     file = tmp_path / "whole.json"
     file.write_text(load_config("small").model_dump_json())
     assert load_config("demo", file) == load_config("small")

@@ -6,15 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from image_longitudinal.core.random import (
-    _to_unit,
-    normals,
-    philox4x32,
-    seeded_normals,
-    stream_key,
-    subject_seeds,
-    uniforms,
-)
+from image_longitudinal.core import random
+from image_longitudinal.core.random import normals, seeded_normals, stream_key, subject_seeds, uniforms
 
 keys = st.integers(0, 2**64 - 1)
 ids = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=40)
@@ -38,7 +31,7 @@ SEEDS = [5432800890044319654, 6060255283211754751]
 )
 def test_the_generator_is_philox_4x32_10(counter: str, key: str, expected: str) -> None:
     """The known answers that Salmon et al. ship with Random123."""
-    words = philox4x32(tuple(int(w, 16) for w in counter.split()), tuple(int(w, 16) for w in key.split()))
+    words = random.philox4x32(tuple(int(w, 16) for w in counter.split()), tuple(int(w, 16) for w in key.split()))
     assert " ".join(f"{int(word):08x}" for word in words) == expected
 
 
@@ -76,7 +69,7 @@ def test_no_rows_give_no_numbers() -> None:
 def test_uniforms_are_never_0_or_1_even_at_the_ends_of_the_generator() -> None:
     """52 bits in the middle of their cell: the ends are half a cell, 2⁻⁵³, away, and both are exact doubles."""
     words = np.array([0, 0xFFFFFFFF], np.uint64)
-    low, high = _to_unit(words, words)
+    low, high = random._to_unit(words, words)
     assert low == 2.0**-53
     assert high == 1 - 2.0**-53
     assert np.isfinite(normals(3, np.arange(100_000), 2)).all()
@@ -100,29 +93,20 @@ def test_numbers_of_a_row_of_neighbours_and_of_other_stages_are_unrelated() -> N
     columns = [
         *first.T,
         np.roll(first[:, 0], 1),  # the next subject
-        *(normals(key, np.arange(50_000), 1)[:, 0] for key in (
-            stream_key(1, "residual", 0.5),
-            stream_key(1, "residual", 0.1),
-            stream_key(2, "latent"),
-        )),
-    ]  # fmt: skip
+        *(
+            normals(stream_key(*stage), np.arange(50_000), 1)[:, 0]
+            for stage in ((1, "residual", 0.5), (1, "residual", 0.1), (2, "latent"))
+        ),
+    ]
     correlation = np.corrcoef(columns) - np.eye(len(columns))
     assert np.abs(correlation).max() < 4 / np.sqrt(50_000)
 
 
 def test_keys_tell_seeds_stages_and_their_parts_apart() -> None:
     named = [
-        (1, "latent"),
-        (2, "latent"),
-        (1, "latent", 1),
-        (1, "latent", 1.0),
-        (1, "latent", "1"),
-        (1, "latent", 1, 1),
-        (1, "latent1"),
-        (11, "latent"),
-        (1, "1", "latent"),
-        (-1, "latent"),
-    ]
+        (1, "latent"), (2, "latent"), (1, "latent", 1), (1, "latent", 1.0), (1, "latent", "1"), (1, "latent", 1, 1),
+        (1, "latent1"), (11, "latent"), (1, "1", "latent"), (-1, "latent"),
+    ]  # fmt: skip
     made = [stream_key(*name) for name in named]
     assert len(set(made)) == len(named)
     assert all(0 <= key < 2**64 for key in made)

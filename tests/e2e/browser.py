@@ -1,4 +1,4 @@
-"""A real browser for the tests: headless Chromium, told what to do through its own debugging protocol."""
+"""A real browser for the tests: headless Chromium, driven by its debugging protocol."""
 
 import base64
 import itertools
@@ -52,7 +52,7 @@ class Browser:
             if all(one in text for one in texts):
                 break
             time.sleep(0.5)
-        time.sleep(settle)  # what fades in, or is drawn
+        time.sleep(settle)  # what fades in, or is rendered late
         PICTURES.mkdir(parents=True, exist_ok=True)
         shot = self.call("Page.captureScreenshot", format="png")
         (PICTURES / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))

@@ -3,16 +3,13 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
-from prefect.settings import (
-    PREFECT_API_URL,
-    PREFECT_LOCAL_STORAGE_PATH,
-    PREFECT_LOGGING_TO_API_ENABLED,
-    temporary_settings,
-)
+from prefect import settings
+from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
 from image_longitudinal.core.config import Config
@@ -23,14 +20,7 @@ from tests.e2e.service import Service, cli_environment
 
 TINY = {
     "images": {"n_phantoms": 120, "min_images": 20},
-    "vae": {
-        "image_size": 32,
-        "latent_dim": 6,
-        "width": 0.15,
-        "steps": 30,
-        "batch_size": 16,
-        "kl_warmup_steps": 5,
-    },
+    "vae": {"image_size": 32, "latent_dim": 6, "width": 0.15, "steps": 30, "batch_size": 16, "kl_warmup_steps": 5},
     "diffusion": {"image_size": 32, "channels": [32, 32], "steps": 20, "batch_size": 16},
     "probe": {"n_images": 64, "steps": 4},
     "generator": {"steps": 4, "batch_size": 16},
@@ -41,9 +31,11 @@ TINY = {
 @pytest.fixture(scope="package")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One temporary Prefect server and result store for the flows that tests run in this process."""
-    storage = tmp_path_factory.mktemp("results")
-    settings = {PREFECT_LOCAL_STORAGE_PATH: storage, PREFECT_LOGGING_TO_API_ENABLED: False}
-    with prefect_test_harness(server_startup_timeout=180), temporary_settings(settings):
+    chosen = {
+        settings.PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results"),
+        settings.PREFECT_LOGGING_TO_API_ENABLED: False,
+    }
+    with prefect_test_harness(server_startup_timeout=180), settings.temporary_settings(chosen):
         yield
 
 
@@ -71,7 +63,7 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(
     tmp_path: Path, prefect_home: Path, prefect_server: None
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The console script in a folder of its own, with a Prefect server configured.
+    """The console script in a temporary folder, with a Prefect server configured.
 
     Without a server each command would start a temporary one, which takes half of the time of a short command.
     """
@@ -86,29 +78,30 @@ def command(
     return run
 
 
-@pytest.fixture(scope="package")  # an idle server takes a tenth of a core from the tests that follow
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+@contextmanager
+def running(service: Service, *variables: str) -> Iterator[Service]:
     """A running server with everything deployed; all its processes are stopped at the end."""
-    service = Service(tmp_path_factory.mktemp("service"))
     try:
-        service.start_server()
+        service.start_server(*variables)
         service.make("deploy")
         yield service
     finally:
         service.stop()
 
 
+@pytest.fixture(scope="package")  # an idle server takes a tenth of a core from the tests that follow
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service on SQLite."""
+    with running(Service(tmp_path_factory.mktemp("service"))) as service:
+        yield service
+
+
 @pytest.fixture(scope="package")
 def large_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The same on PostgreSQL and with a password."""
-    with postgres() as database:
-        service = Service(tmp_path_factory.mktemp("large-service"), PREFECT_API_AUTH_STRING="operator:a password")
-        try:
-            service.start_server(f"DATABASE={database}")
-            service.make("deploy")
-            yield service
-        finally:
-            service.stop()
+    """A service on PostgreSQL and with a password."""
+    service = Service(tmp_path_factory.mktemp("large-service"), PREFECT_API_AUTH_STRING="operator:a password")
+    with postgres() as database, running(service, f"DATABASE={database}"):
+        yield service
 
 
 def cli_arguments(*arguments: object) -> list[str]:

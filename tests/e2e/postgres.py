@@ -13,19 +13,14 @@ from pathlib import Path
 import pytest
 
 
-def _programs() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))  # Debian keeps them off the path
-    if found:
-        return found[-1].parent
-    return Path(shutil.which("initdb") or "/nowhere").parent if shutil.which("initdb") else None
-
-
 @contextmanager
 def postgres() -> Iterator[str]:
     """Start one; the address as Prefect takes it. Skips the test, saying so, where the package is not installed."""
-    programs = _programs()
-    if programs is None:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))  # Debian keeps them off the path
+    initdb = found[-1] if found else shutil.which("initdb")
+    if initdb is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    programs = Path(initdb).parent
     user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     if user:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.error import HTTPError
@@ -132,24 +131,9 @@ class Service:
         answer = self.request(f"flow_runs/{run}/set_state", {"state": state, "force": False})
         assert answer["status"] == "ACCEPT", answer
 
-    def suspend(self, run: str) -> None:
-        """Do what the button Suspend does."""
-        until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
-        self.set_state(run, "PAUSED", "Suspended", pause_timeout=until, pause_reschedule=True)
-
-    def resume(self, run: str) -> None:
-        """Do what the button Resume does."""
-        answer = self.request(f"flow_runs/{run}/resume", {})
-        assert answer["status"] == "ACCEPT", answer
-
     def finished(self, run: str, seconds: float = 400) -> dict[str, Any]:
         """The state in which a run ends."""
         return self.wait_for(lambda: (state := self.state(run))["type"] in ENDED and state, seconds)
-
-    def events(self, name: str, run: str) -> list[dict[str, Any]]:
-        """The events of one name about a flow run."""
-        about = {"id": [f"prefect.flow-run.{run}"]}
-        return list(self.request("events/filter", {"filter": {"event": {"name": [name]}, "resource": about}})["events"])
 
     def flow_processes(self, run: str, worker: str = "worker") -> list[int]:
         """The processes below a worker that belong to a flow run."""
@@ -164,11 +148,6 @@ class Service:
         """The data of a run's artifacts by key, the latest of each."""
         found = self.ask("artifacts", artifacts={"flow_run_id": {"any_": [run]}}, sort="UPDATED_DESC")
         return {artifact["key"]: artifact["data"] for artifact in reversed(found)}
-
-    def artifact_id(self, run: str, key: str) -> str:
-        """The id of a run's latest artifact under a key."""
-        wanted = {"flow_run_id": {"any_": [run]}, "key": {"any_": [key]}}
-        return str(self.ask("artifacts", artifacts=wanted, sort="UPDATED_DESC")[0]["id"])
 
     def is_up(self) -> bool:
         """Whether the server answers."""

@@ -27,9 +27,9 @@ from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.tasks.engine import gpu_slots as gpu
 from image_longitudinal.tasks.engine.gpu_slots import GPU_LIMIT, ensure_limit, gpu_slots, holds_gpu_slots
 from image_longitudinal.tasks.shards import making
+from image_longitudinal.tasks.shards.image_shards import ShardPartResult
 from image_longitudinal.tasks.shards.making import DatasetRun, make_here
-from image_longitudinal.tasks.shards.parts import shard_part_result
-from image_longitudinal.tasks.shards.reuse import ReusableParts
+from image_longitudinal.tasks.shards.parts import ReusableParts
 from image_longitudinal.tasks.shards.spec import Execution
 from image_longitudinal.tasks.workspace import Workspace
 
@@ -72,12 +72,10 @@ def test_a_task_that_uses_every_gpu_holds_every_slot(limit: None, monkeypatch: p
     assert taken() == 0
 
 
-@pytest.mark.parametrize("named", ["config", "spec"])
-def test_a_task_holds_slots_as_its_configuration_or_spec_says(limit: None, named: str) -> None:
-    tasks = {"config": lambda key, config: taken(), "spec": lambda key, spec: taken()}
-    task = holds_gpu_slots(tasks[named])
-    assert task("", **{named: SimpleNamespace(compute=GPU)}) == 1
-    assert task("", SimpleNamespace(compute=ComputeConfig(device="cpu"))) == 0
+def test_a_task_holds_the_slots_that_its_argument_compute_asks_for(limit: None) -> None:
+    task = holds_gpu_slots(lambda key, compute: taken())
+    assert task("", compute=GPU) == 1
+    assert task("", ComputeConfig(device="cpu")) == 0
 
 
 def test_a_run_waits_for_another_process_and_a_cancelled_one_stops_waiting(limit: None) -> None:
@@ -123,7 +121,8 @@ def test_a_run_holds_its_slot_from_the_first_shard_to_the_last(
 
     assert shards() == [1] * 6 + [0]
     parts = {index: read_shard_manifest(root, index).parts["image"] for index in range(6)}  # type: ignore[union-attr]
-    found = ReusableParts(images={index: shard_part_result(root.url, part) for index, part in parts.items()})
+    results = {index: ShardPartResult(root=root.url, part=part) for index, part in parts.items()}
+    found = ReusableParts(images=results)
     assert shards() == [0] * 7, "nothing is rendered"
 
 
@@ -142,7 +141,7 @@ def test_every_rendering_device_has_a_second_shard(monkeypatch: pytest.MonkeyPat
     assert width(device="cpu", concurrent_shards=3) == 3
     assert width(device="cuda") == 2
     assert width(device="cpu", render_processes=2) == 4
-    assert width(device="cuda", executor="dask") == 1, "each of its workers is a process with a model of its own"
+    assert width(device="cuda", executor="dask") == 1, "each of its workers is a process with a separate model"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert width() == 8
     assert width(concurrent_shards=20) == 20

@@ -1,6 +1,5 @@
 """The whole job on real scans, smaller in steps than the demo."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,10 +30,10 @@ def test_real_scans_become_a_data_set(kermany_sample: Path, tmp_path: Path, tiny
     assert len(by_patient) == 302
     assert all(len(splits) == 1 for splits in by_patient.values())
 
-    made = open_dataset(tmp_path / "data").images(0, 32)
+    dataset = open_dataset(tmp_path / "data")
+    assert dataset.manifest.image.backend == "diffusion"
+    made = dataset.images(0, 32)
     assert made.shape == (32, 32, 32)
     real = prepared.images(32)
     # The column profile of generated images follows that of real scans: dark vitreous, bright retina, fading choroid.
     assert np.corrcoef(made.mean((0, 2)), real.mean((0, 2)))[0, 1] > 0.7
-    manifest = json.loads((tmp_path / "data" / "dataset.json").read_text())
-    assert manifest["image"]["backend"] == "diffusion"

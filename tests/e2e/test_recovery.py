@@ -35,7 +35,7 @@ def manifests(data: Path) -> dict[Path, int]:
 
 
 def start(service: Service, data: Path, shards: int, deployment: str = "generate-dataset", **parameters: Any) -> str:
-    """A run of the main job, met when some of its shards are made. Each test's data have a seed of their own."""
+    """A run of the main job, met when some of its shards are made. Each test's data have another seed."""
     service.start("worker")
     config = {**CONFIG, "seed": parameters.pop("seed")}
     run = service.run(
@@ -135,7 +135,7 @@ def test_workers_killed_with_their_runs_leave_no_trace(large_service: Service, t
         return batch, manifests(by_workers)
 
     service.start("worker")
-    for name in ("one", "two"):  # with results of their own, as on other machines
+    for name in ("one", "two"):  # with separate results, as on other machines
         service.start("worker", "POOL=shards", name=name, PREFECT_LOCAL_STORAGE_PATH=str(tmp_path / name))
     with generate_by_workers(service, tmp_path / "command") as command, ThreadPoolExecutor() as pool:
         killers = [pool.submit(kill) for kill in (kill_the_run, kill_a_batch)]
@@ -145,9 +145,9 @@ def test_workers_killed_with_their_runs_leave_no_trace(large_service: Service, t
         service.start("worker")
         assert command.wait(400) == 0, (tmp_path / "command" / "log").read_text()[-4000:]
     assert service.state(batch)["type"] == "CRASHED"
-    told = (tmp_path / "command" / "log").read_text()
-    assert f"shards 0 to 2 of {by_workers}: Crashed: No heartbeat" in told
-    assert "are submitted again" in told
+    output = (tmp_path / "command" / "log").read_text()
+    assert f"shards 0 to 2 of {by_workers}: Crashed: No heartbeat" in output
+    assert "are submitted again" in output
     names = {one["name"].removesuffix(f" of {by_workers}") for one in service.ask("flow_runs")}
     assert {"shards 0 to 2", "shards 3 to 4", "shard 5", "shard 2"} <= names
     assert made_by_workers.items() <= manifests(by_workers).items()  # no more than the shard in hand was lost

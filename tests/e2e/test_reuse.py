@@ -1,4 +1,4 @@
-"""A new version of a published data set: other levels, splits and outcomes over the same images, and it says so."""
+"""A new version of a published data set: other levels, splits and outcomes over the same images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -68,18 +68,16 @@ def test_levels_splits_and_population_change_over_the_same_images(
     assert "derived from      image-longitudinal-demo" in describe_dataset(open_dataset(new))
     assert "**Derived** from the data set" in (new / "README.md").read_text()
 
-    # Damage to the new version is made good without the old one, and its lineage stays.
+    # Damage to the new version is repaired without the old one, and its lineage stays.
     (new / "subjects/train/00000.parquet").unlink()
     whole = digests(make("straight", *changed))
     verify(str(new), repair=True, workspace=str(new.parent / "workspace"))
     assert open_dataset(new).manifest == manifest
-    mended = digests(new)
-    assert {path for path in whole if whole[path] != mended[path]} == {".run.json", "README.md", "dataset.json"}
+    repaired = digests(new)
+    assert {path for path in whole if whole[path] != repaired[path]} == {".run.json", "README.md", "dataset.json"}
 
 
-def test_a_part_fetched_from_elsewhere_lends_the_shards_it_has(
-    old: Path, make: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_the_shards_of_a_fetched_part_are_reused(old: Path, make: Callable[..., Path], tmp_path: Path) -> None:
     copy_dataset(open_root(old), open_root("memory://reuse/part"), Selection(shards=(1, 2)))
     new = make("grown", "dataset.association=[0.5]", "dataset.n_subjects=90", reuse="memory://reuse/part")
     manifest = open_dataset(new).manifest
@@ -90,14 +88,14 @@ def test_a_part_fetched_from_elsewhere_lends_the_shards_it_has(
     assert verify(str(new)).ok
 
 
-def test_damaged_files_are_made_anew_and_not_shared(old: Path, make: Callable[..., Path], tmp_path: Path) -> None:
+def test_damaged_files_are_generated_again_and_not_shared(old: Path, make: Callable[..., Path], tmp_path: Path) -> None:
     lender = open_root(tmp_path / "lender")
     copy_dataset(open_root(old), lender)
     shard = tmp_path / "lender/images.zarr/image/c/2/0/0"
     data = bytearray(shard.read_bytes())
     data[7] ^= 1
     shard.write_bytes(data)
-    new = make("mended", "dataset.association=[0.4]", reuse=lender.url)
+    new = make("repaired", "dataset.association=[0.4]", reuse=lender.url)
     assert digests(new)["images.zarr/image/c/2/0/0"] == digests(old)["images.zarr/image/c/2/0/0"]
 
 

@@ -10,16 +10,10 @@ from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.presets import load_config
 from image_longitudinal.models.design.association import draw_latents
 from image_longitudinal.models.imaging.backends import describe
-from image_longitudinal.storage.dataset import layout
+from image_longitudinal.storage.dataset import layout, tables
 from image_longitudinal.storage.dataset.images import encode_shard
 from image_longitudinal.storage.dataset.manifest import ImageInfo, RootManifest
 from image_longitudinal.storage.dataset.reader import Dataset
-from image_longitudinal.storage.dataset.tables import (
-    PlannedDose,
-    write_observations,
-    write_random_effects,
-    write_subjects,
-)
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
 from image_longitudinal.tasks.shards.derivation import linked_to_latents, outcomes_at, rederive
@@ -59,9 +53,10 @@ def manifest(config: Config, spec: DatasetSpec, digest: str | None = None) -> Ro
         name="tiny", identity=spec.digest, config=config.model_dump(mode="json", exclude={"compute"}),
         config_digest=nothing, seed=config.seed, n_subjects=10, shard_size=4, splits=plan.split_counts, levels=LEVELS,
         random_effects=("ka", "imax", "ic50"), eta_latents=ETA_DIMS, parameters=("ka", "imax", "ic50"),
-        times=config.outcomes.times, doses=(PlannedDose(0, 1),), shards=(), files=(), versions={}, licence="CC-BY-4.0",
-        citation="", image=ImageInfo(height=32, width=32, latent_dim=6, backend="phantom", model="phantom",
-                                     version="1", digest=digest or spec.images.generator),
+        times=config.outcomes.times, doses=(tables.PlannedDose(0, 1),), shards=(), files=(), versions={},
+        licence="CC-BY-4.0", citation="",
+        image=ImageInfo(height=32, width=32, latent_dim=6, backend="phantom", model="phantom", version="1",
+                        digest=digest or spec.images.generator),
     )  # fmt: skip
 
 
@@ -96,13 +91,16 @@ def wrong_table(root: Root, spec: DatasetSpec, table: str) -> str:
     off = np.zeros((4, 1))
     off[2] = 0.001
     if table == "subjects":
-        return write_subjects(root, shard, seeds=ids, eta=linked)[0].path
+        return tables.write_subjects(root, shard, seeds=ids, eta=linked)[0].path
+    if table == "observations":
+        doses = outcomes.given
+        return tables.write_observations(root, shard, 0.3, times=outcomes.times, doses=doses, dv=made.dv + off)[0].path
+    eta, parameters = made.eta, made.parameters
     if table == "random_effects":
-        return write_random_effects(root, shard, 0.3, eta=made.eta + off, parameters=made.parameters)[0].path
-    if table == "parameters":
-        parameters = made.parameters | {"imax": made.parameters["imax"] + off[:, 0]}
-        return write_random_effects(root, shard, 0.3, eta=made.eta, parameters=parameters)[0].path
-    return write_observations(root, shard, 0.3, times=outcomes.times, doses=outcomes.given, dv=made.dv + off)[0].path
+        eta = eta + off
+    else:
+        parameters = parameters | {"imax": parameters["imax"] + off[:, 0]}
+    return tables.write_random_effects(root, shard, 0.3, eta=eta, parameters=parameters)[0].path
 
 
 @pytest.mark.parametrize("table", ["image", "subjects", "random_effects", "parameters", "observations"])

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -22,7 +21,7 @@ from image_longitudinal.models.imaging.backends import describe
 from image_longitudinal.storage.dataset.images import create_image_arrays
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.tasks.shards.host_workers import HostWorkers, worker_devices
-from image_longitudinal.tasks.shards.image_shards import ImageJob, render_shard
+from image_longitudinal.tasks.shards.image_shards import render_shard
 from image_longitudinal.tasks.shards.spec import Execution, ImageSpec
 from image_longitudinal.tasks.workspace import Workspace
 from tests.e2e.conftest import digests
@@ -30,18 +29,17 @@ from tests.e2e.conftest import digests
 SIDE, SHARD, N = 64, 150, 450
 
 
-def image_job(workspace: Path, output: str, index: int, backend: str = "phantom") -> ImageJob:
-    config = Config.model_validate(
-        {
-            "generator": {"backend": "phantom", "image_size": SIDE, "latent_dim": 6, "batch_size": 16},
-            "dataset": {"n_subjects": N, "shard_size": SHARD},
-            "compute": {"device": "cpu", "render_processes": 2},
-        }
-    )
+def image_job(workspace: Path, output: str, index: int, backend: str = "phantom") -> tuple[ImageSpec, str, Execution]:
+    """Arguments that render a shard."""
+    config = Config.model_validate({
+        "generator": {"backend": "phantom", "image_size": SIDE, "latent_dim": 6, "batch_size": 16},
+        "dataset": {"n_subjects": N, "shard_size": SHARD},
+        "compute": {"device": "cpu", "render_processes": 2},
+    })  # fmt: skip
     images = ImageSpec.of(config, describe(config.generator, None)).of_shard(config.dataset.plan.shard(index))
     execution = Execution.of(config, None, Workspace(workspace))
     generator = config.generator.model_copy(update={"backend": backend})
-    return ImageJob(images, output, execution.model_copy(update={"generator": generator}))
+    return images, output, execution.model_copy(update={"generator": generator})
 
 
 def prepare(output: Path) -> str:
@@ -52,7 +50,7 @@ def prepare(output: Path) -> str:
 def test_a_killed_process_costs_its_current_shard_and_nothing_else(tmp_path: Path) -> None:
     alone, together = prepare(tmp_path / "alone"), prepare(tmp_path / "together")
     for index in range(3):
-        render_shard(image_job(tmp_path, alone, index))
+        render_shard(*image_job(tmp_path, alone, index))
 
     workers = HostWorkers(["cpu", "cpu"])
     killed: list[int] = []
@@ -69,28 +67,28 @@ def test_a_killed_process_costs_its_current_shard_and_nothing_else(tmp_path: Pat
     killer.start()
     try:
         with ThreadPoolExecutor(3) as pool:
-            made = list(pool.map(lambda index: workers.render(image_job(tmp_path, together, index)), range(3)))
+            made = list(pool.map(lambda index: workers.render(*image_job(tmp_path, together, index)), range(3)))
         killer.join(10)
         assert workers.lost == 1
         assert killed
         assert killed[0] not in pids()
         with pytest.raises(ConfigError, match="unknown"):  # errors in a process are raised here
-            workers.render(image_job(tmp_path, together, 0, backend="gan"))
-        job = image_job(tmp_path, together, 0)
-        job = replace(job, spec=job.spec.model_copy(update={"generator": digest_of("another")}))
+            workers.render(*image_job(tmp_path, together, 0, backend="gan"))
+        spec, *others = image_job(tmp_path, together, 0)
         with pytest.raises(ModelError, match="not the one of this data set"):
-            workers.render(job)
+            workers.render(spec.model_copy(update={"generator": digest_of("another")}), *others)
     finally:
         workers.close()
     assert pids() == []
     with pytest.raises(ModelError, match="were stopped"):
-        workers.render(image_job(tmp_path, together, 0))
+        workers.render(*image_job(tmp_path, together, 0))
     left = {path for path in digests(tmp_path / "together") if Path(path).name.startswith(".")}
     assert len(left) <= 1  # of the killed process; a run removes such files when it starts
     whole = digests(tmp_path / "together")
     assert {path: whole[path] for path in whole if path not in left} == digests(tmp_path / "alone")
-    assert sum(result.use.images for result in made) == N
-    assert {result.use.batch_size for result in made} == {16}
+    uses = [result.use for result in made if result.use]
+    assert sum(use.images for use in uses) == N
+    assert {use.batch_size for use in uses} == {16}
 
 
 def pids() -> list[int]:

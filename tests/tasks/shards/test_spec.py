@@ -3,26 +3,25 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
-from image_longitudinal.core.config import Config
+from image_longitudinal.core.config import Config, DiffusionConfig, DistillationConfig, VAEConfig
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.core.presets import load_config, validate_config
+from image_longitudinal.core.presets import load_config
 from image_longitudinal.models.imaging.backends import describe
 from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.models.registry.metadata import Distillation
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.storage.dataset.manifest import Part
-from image_longitudinal.tasks.shards.image_shards import RenderUse
-from image_longitudinal.tasks.shards.parts import ShardPartResult
-from image_longitudinal.tasks.shards.reuse import ReusableParts
+from image_longitudinal.tasks.shards.image_shards import RenderUse, ShardPartResult
+from image_longitudinal.tasks.shards.parts import ReusableParts
 from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution, ImageSpec, OutcomeSpec
+from tests.models.conftest import model_metadata
 from tests.paths import ROOT
+from tests.variations import FIELDS, with_another_value
 
 IMAGES, OUTCOMES, DATASET = "images", "outcomes", "dataset"
 
@@ -57,45 +56,16 @@ AFFECTED_WITH_PHANTOM = {
     "generator.batch_size": {IMAGES, DATASET},
 }
 
-OTHER: dict[str, Any] = {  # values for fields whose other value cannot be derived from the present one
-    "diffusion.autoencoder": "folder",
-    "diffusion.channels": [32],
-    "diffusion.objective": "velocity",
-    "diffusion.unet": "folder",
-    "dataset.association": [0.5],
-    "dataset.date": "2024-05-01",
-    "dataset.eta_dims": [3, 4, 5],
-    "dataset.name": "other",
-    "compute.dask_address": "tcp://host:8786",
-    "evaluation.levels": [0.5],
-    "evaluation.visits": [0, 3],
-    "generator.backend": "vae",
-    "generator.batch_size": 8,
-    "generator.compile": True,
-    "outcomes.doses": [{"amt": 2}],
-    "outcomes.model": "emax",
-    "outcomes.times": [0, 1, 2],
-    "outcomes.dropout": 0.3,
-    "probe.dinov2": "folder",
-    "vae.vgg_weights": "file",
-    "compute.render_processes": 3,
-}
+NETWORKS = {"vae": VAEConfig(latent_dim=12, image_size=64), "diffusion": DiffusionConfig(image_size=64)}
+DISTILLED = Distillation(teacher="t", networks=("student", "light-decoder"), config=DistillationConfig(), samplers=())
+MODEL = ModelVersion(Path("nowhere"), digest_of("model"), {}, model_metadata(**NETWORKS, distillation=DISTILLED))
 
 
-def model(recoverability: int = 12) -> ModelVersion:
-    metadata = {
-        "vae": {"latent_dim": 12, "image_size": 64},
-        "diffusion": {"image_size": 64},
-        "recoverability": [1 - index / recoverability for index in range(recoverability)],
-    }
-    return ModelVersion(Path("nowhere"), {"digest": digest_of("model"), "metadata": metadata})
-
-
-def spec(*overrides: str, config: Config | None = None, eta_dims: tuple[int, ...] = (0, 1, 2)) -> DatasetSpec:
+def spec(*overrides: str, config: Config | None = None) -> DatasetSpec:
     config = config or load_config("demo", overrides=overrides)
-    version = None if config.generator.backend == "phantom" else model()
+    version = None if config.generator.backend == "phantom" else MODEL
     described = describe(config.generator, version)
-    chosen = eta_dims if config.dataset.eta_dims == "auto" else config.dataset.eta_dims
+    chosen = (0, 1, 2) if config.dataset.eta_dims == "auto" else config.dataset.eta_dims
     outcomes = OutcomeSpec.of(config, described.latent_dim, chosen)
     return DatasetSpec.of(config, ImageSpec.of(config, described), outcomes, version)
 
@@ -109,64 +79,15 @@ def changed(before: DatasetSpec, after: DatasetSpec) -> set[str]:
     return {product for product in old if old[product] != new[product]}
 
 
-def leaves(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every field of a configuration by its dotted name, with its value."""
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, BaseModel):
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def another(config: Config, field: str, value: Any) -> Config:
-    """The configuration with another valid value of one field."""
-    if field in OTHER:
-        candidates = [OTHER[field]]
-    elif isinstance(value, bool):
-        candidates = [not value]
-    elif isinstance(value, int):
-        candidates = [value + 1, value + 32, value + 64]
-    elif isinstance(value, float):
-        candidates = [value + 0.05, value / 2]
-    else:  # a choice, or free text
-        part = Config.model_json_schema(), field.split(".")
-        candidates = [*choices(*part, value), "other"]
-    plain = config.model_dump(mode="json")
-    for candidate in candidates:
-        target = plain
-        *sections, name = field.split(".")
-        for section in sections:
-            target = target[section]
-        kept, target[name] = target[name], candidate
-        try:
-            return validate_config(plain)
-        except ConfigError:
-            target[name] = kept
-    raise AssertionError(f"no other value for {field}: add one to OTHER")
-
-
-def choices(schema: dict[str, Any], path: list[str], value: Any) -> list[Any]:
-    """Other values of a field that has a fixed set of them."""
-    part = schema
-    for name in path:
-        reference = part.get("$ref", "").rpartition("/")[2]
-        part = (schema["$defs"][reference] if reference else part)["properties"][name]
-    forms = [part, *part.get("anyOf", ())]
-    return [choice for form in forms for choice in form.get("enum", ()) if choice != value]
-
-
 @pytest.mark.parametrize(("backend", "table"), [("diffusion", AFFECTED), ("phantom", AFFECTED_WITH_PHANTOM)])
 def test_every_field_changes_exactly_what_it_decides(backend: str, table: dict[str, set[str]]) -> None:
     config = load_config("demo", overrides=[f"generator.backend={backend}", "dataset.n_subjects=700"])
-    before, fields = spec(config=config), dict(leaves(config))
-    assert len(fields) > 90
-    used = set()
-    for field, value in fields.items():
+    before, used = spec(config=config), set()
+    assert len(FIELDS) > 90
+    for field in FIELDS:
         row = next((name for name in table if field == name or field.startswith(f"{name}.")), None)
         used.add(row)
-        after = another(config, field, value)
-        assert after != config, field
+        after = with_another_value(config, field)
         assert changed(before, spec(config=after)) == table.get(row or "", set()), field
     assert used - {None} == set(table), "the table names fields that do not exist"
 
@@ -216,13 +137,9 @@ def test_a_new_code_version_changes_the_keys_of_its_part(
 
 def test_digests_are_the_same_in_a_process_that_hashes_differently() -> None:
     program = "from tests.tasks.shards.test_spec import *; print(*shard_keys(spec()).values(), spec().digest)"
+    environment = {**os.environ, "PYTHONHASHSEED": "1" if sys.flags.hash_randomization else "random"}
     output = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONHASHSEED": "1" if sys.flags.hash_randomization else "random"},
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     ).stdout
     assert output.split() == [*shard_keys(spec()).values(), spec().digest]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from image_longitudinal.core.errors import StorageError
-from image_longitudinal.tasks.engine.logs import LOGGERS, log_errors_in_one_line
+from image_longitudinal.tasks.engine.prefect_setup import LOGGERS, log_errors_in_one_line
 
 log_errors_in_one_line()
 

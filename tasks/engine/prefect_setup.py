@@ -1,11 +1,24 @@
-"""Errors in a run's log: an error that people can act on is one line with its cause, without a traceback."""
+"""Prefect in a process that runs flows: its settings, and errors in a run's log that are one line with their cause."""
 
 import logging
+import os
 
 from image_longitudinal.core.errors import ImageLongitudinalError
 
+DEFAULTS = {
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # without heartbeats, a server's automations take the run for dead
+}
 LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")  # those that log exceptions
 SHORTENED = "image_longitudinal_shortened"  # attribute of a record whose traceback was removed
+
+
+def configure_prefect() -> None:
+    """Set the defaults as environment variables, before Prefect is imported; variables that are set already stay."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
 
 
 def log_errors_in_one_line() -> None:
