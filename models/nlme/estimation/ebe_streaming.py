@@ -21,12 +21,7 @@ from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import ConfigError, SimulationError
 from image_longitudinal.core.files import replacing
 from image_longitudinal.models.nlme.data.events import Interpolation
-from image_longitudinal.models.nlme.data.nmtran_reader import (
-    Source,
-    open_observations,
-    population_data,
-    subject_tables,
-)
+from image_longitudinal.models.nlme.data.nmtran_reader import Source, open_observations, population_data, subject_tables
 from image_longitudinal.models.nlme.estimation.ebes import EmpiricalBayes, individual_modes
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.kernels.codegen import solver_digest

@@ -195,10 +195,7 @@ def load_results(path: str | Path) -> az.InferenceData:
 
 
 def save_fit(
-    fit: Fit,
-    path: str | Path,
-    data: PopulationData | None = None,
-    predictions: Mapping[str, FloatArray] | None = None,
+    fit: Fit, path: str | Path, data: PopulationData | None = None, predictions: Mapping[str, FloatArray] | None = None
 ) -> Path:
     """Save a fit, with data and predictions if given: :func:`inference_data`, then :func:`save_results`."""
     return save_results(inference_data(fit, data, predictions), path)

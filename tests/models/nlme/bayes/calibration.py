@@ -22,13 +22,7 @@ IntArray = NDArray[np.int64]
 
 
 def individual_ranks(
-    model: PopulationModel,
-    design: PopulationData,
-    *,
-    draws: int = 100,
-    thin: int = 5,
-    tune: int = 300,
-    seed: int = 1,
+    model: PopulationModel, design: PopulationData, *, draws: int = 100, thin: int = 5, tune: int = 300, seed: int = 1
 ) -> IntArray:
     """Ranks of true random effects among draws of the individual posteriors.
 
