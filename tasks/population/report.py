@@ -1,11 +1,13 @@
 """The report on a population fit: warnings, estimates, diagnostics."""
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
 from prefect import task
 
 from image_longitudinal.core.files import write_atomically
@@ -21,11 +23,10 @@ from image_longitudinal.models.nlme.diagnostics.plots import (
 from image_longitudinal.models.nlme.diagnostics.residuals import npde, residuals
 from image_longitudinal.models.nlme.diagnostics.vpc import predictive_check
 from image_longitudinal.models.nlme.estimation.fit import Fit
-from image_longitudinal.models.nlme.estimation.results import fit_warnings, load_fit
-from image_longitudinal.tasks.population.fit import RESULTS
+from image_longitudinal.models.nlme.estimation.results import fit_warnings, load_fit, load_results
 from image_longitudinal.tasks.population.inputs import named_model, observations_of, population_of
 from image_longitudinal.tasks.population.options import FitOptions
-from image_longitudinal.tasks.population.summary import FitSummary, read_summary
+from image_longitudinal.tasks.population.summary import DRAWS, RESULTS, FitSummary, read_summary
 from image_longitudinal.tasks.reports.pictures import data_url, rendered
 
 REPORT = "report.html"
@@ -54,15 +55,28 @@ class OmegaRow(NamedTuple):
 
 @task(name="report-fit", task_run_name="report on {options.model} by {options.method}")
 def report_fit(options: FitOptions, output: str) -> str:
-    """Write report.html beside the results of a fit."""
+    """Write report.html beside the results of a fit, and return its path."""
     folder = Path(output)
-    model = named_model(options.model, options.model_file, {})
-    found = load_fit(folder / RESULTS, model)
-    summary = read_summary(folder)
+    model, summary = named_model(options.model, options.model_file, {}), read_summary(folder)
+    data = population_of(options, model, observations_of(options))
     assert summary is not None
-    page = fit_page(found, population_of(options, model, observations_of(options)), options, summary)
+    if options.method == "nuts":
+        from image_longitudinal.tasks.population.bayes import posterior_page  # here: PyMC is slow to import
+
+        page = posterior_page(load_results(folder / DRAWS), data, options, summary)
+    else:
+        page = fit_page(load_fit(folder / RESULTS, model), data, options, summary)
     write_atomically(folder / REPORT, page)
     return str(folder / REPORT)
+
+
+def rendered_page(template: str, figures: Mapping[str, Figure], **content: Any) -> str:
+    """A template of :mod:`tasks.reports`, filled with figures and other content."""
+    text = resources.files("image_longitudinal.tasks.reports").joinpath("templates", template).read_text()
+    pictures = {name: data_url(rendered(figure)) for name, figure in figures.items()}
+    return (
+        Environment(autoescape=True, undefined=StrictUndefined).from_string(text).render(pictures=pictures, **content)
+    )
 
 
 def fit_page(found: Fit, data: PopulationData, options: FitOptions, summary: FitSummary) -> str:
@@ -84,20 +98,11 @@ def fit_page(found: Fit, data: PopulationData, options: FitOptions, summary: Fit
     }
     if found.eta.shape[1] > 1:
         figures["pairs"] = pairs_of_effects(found)
-    text = resources.files("image_longitudinal.tasks.reports").joinpath("templates", "fit.html").read_text()
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(text)
-    return template.render(
-        fit=found,
-        options=options,
-        summary=summary,
-        warnings=fit_warnings(found),
-        rows=estimate_rows(found),
-        omega=omega_rows(found),
-        pictures={name: data_url(rendered(figure)) for name, figure in figures.items()},
-        inside=[check.inside for check in checks],
-        replicates=REPLICATES,
-        shown=len(some),
-    )
+    return rendered_page(
+        "fit.html", figures, fit=found, options=options, summary=summary, warnings=fit_warnings(found),
+        rows=estimate_rows(found), omega=omega_rows(found), inside=[check.inside for check in checks],
+        replicates=REPLICATES, shown=len(some),
+    )  # fmt: skip
 
 
 def estimate_rows(found: Fit) -> list[EstimateRow]:

@@ -54,7 +54,7 @@ def distribution_errors(data: PopulationData, errors: FloatArray) -> Figure:
     grid = np.linspace(-4, 4, FINE)
     left.plot(grid, np.exp(-0.5 * grid**2) / np.sqrt(2 * np.pi), color=ACCENT)
     left.set(xlabel="NPDE", ylabel="density")
-    _bare(left)
+    bare(left)
     _scatter(right, data.times, errors, "time", "NPDE")
     return figure
 
@@ -76,7 +76,7 @@ def predictive_check_figure(check: PredictiveCheck, unit: str = "") -> Figure:
     outcome = "prediction-corrected outcome" if check.corrected else "outcome"
     axis.set(xlabel="time", ylabel=f"{outcome} ({unit})" if unit else outcome)
     axis.legend(fontsize=7, frameon=False)
-    _bare(axis)
+    bare(axis)
     return figure
 
 
@@ -113,7 +113,7 @@ def individual_fits(
         axis.plot(one.times[shown], one.observed[shown], "o", ms=2.8, color=INK, mew=0, label="observed")
         axis.set_title(f"subject {one.ids[0]}", fontsize=8)
         axis.tick_params(labelsize=6)
-        _bare(axis)
+        bare(axis)
     axes[0, 0].legend(fontsize=6, frameon=False)
     figure.supxlabel("time", fontsize=8)
     figure.supylabel("outcome", fontsize=8)
@@ -131,7 +131,7 @@ def random_effects_figure(fit: Fit) -> Figure:
         axis.plot(grid, np.exp(-0.5 * (grid / sd) ** 2) / (sd * np.sqrt(2 * np.pi)), color=ACCENT)
         axis.set_title(f"{names[k]}: shrinkage {fit.shrinkage[k]:.0%}", fontsize=9)
         axis.set_yticks([])
-        _bare(axis)
+        bare(axis)
     return figure
 
 
@@ -154,7 +154,7 @@ def pairs_of_effects(fit: Fit) -> Figure:
             axis.set_xlabel(names[j] if i == k - 1 else "", fontsize=8)
             axis.set_ylabel(names[i + 1] if j == 0 else "", fontsize=8)
             axis.tick_params(labelsize=6)
-            _bare(axis)
+            bare(axis)
     return figure
 
 
@@ -189,7 +189,7 @@ def _scatter(axis: Axes, x: FloatArray, y: FloatArray, x_label: str, y_label: st
         used = np.unique(bin_of)
         axis.plot([x[bin_of == b].mean() for b in used], [y[bin_of == b].mean() for b in used], color=ACCENT, lw=1.4)
     axis.set(xlabel=x_label, ylabel=y_label)
-    _bare(axis)
+    bare(axis)
 
 
 def _quantiles(axis: Axes, values: FloatArray, label: str) -> None:
@@ -201,8 +201,9 @@ def _quantiles(axis: Axes, values: FloatArray, label: str) -> None:
     axis.plot(expected[some], ordered[some], ".", ms=3, color=SOFT, mew=0)
     axis.plot(expected[[0, -1]], expected[[0, -1]], color=INK, lw=0.8)
     axis.set(xlabel="N(0, 1)", ylabel=label)
-    _bare(axis)
+    bare(axis)
 
 
-def _bare(axis: Axes) -> None:
+def bare(axis: Axes) -> None:
+    """Hide the upper and the right line of the frame."""
     axis.spines[["top", "right"]].set_visible(False)

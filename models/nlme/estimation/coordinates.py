@@ -1,6 +1,6 @@
 """The free population parameters as an unconstrained vector."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +90,11 @@ def by_coordinates(c: Coordinates, values: PopulationParameters, gradient: Gradi
         columns.append(np.stack([sum(by_factor[:, i, j] for i, j in copies) for copies in c.copies], axis=1) * scale)
     columns.append(gradient.by_error[:, c.errors])
     return np.concatenate(columns, axis=1)
+
+
+def central_differences(function: Callable[[FloatArray], FloatArray], x: FloatArray, step: float) -> list[FloatArray]:
+    """f(x + h) - f(x - h) for a step h along each coordinate of x (m,)."""
+    return [function(x + move) - function(x - move) for move in step * np.eye(len(x))]
 
 
 def _free_cells(k: int, shared: Sequence[Sequence[int]], full: bool) -> list[list[tuple[int, int]]]:

@@ -15,9 +15,8 @@ from scipy.special import logsumexp, ndtri
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.random import stream_key, uniforms
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.estimation.coordinates import Coordinates, by_coordinates
-from image_longitudinal.models.nlme.estimation.covariance import condition_number, covariance_of
-from image_longitudinal.models.nlme.estimation.fit import Evaluated, Fit
+from image_longitudinal.models.nlme.estimation.coordinates import Coordinates, by_coordinates, central_differences
+from image_longitudinal.models.nlme.estimation.fit import Evaluated, Fit, PopulationSearch
 from image_longitudinal.models.nlme.estimation.minimise import minimise
 from image_longitudinal.models.nlme.estimation.objective import Gradient, Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
@@ -42,15 +41,14 @@ class Draws:
     log_q: FloatArray
 
 
-class ImportanceSearch:
+class ImportanceSearch(PopulationSearch):
     """-2 log likelihood in the coordinates ψ of a fit, subject by subject, from fixed draws.
 
     ``weights`` (n, S) and ``eta`` (n, S, k) of the last evaluation describe the individual posteriors.
     """
 
     def __init__(self, objective: Objective, coordinates: Coordinates, progress: Evaluated | None) -> None:
-        self.objective, self.coordinates, self.progress = objective, coordinates, progress
-        self.evaluations = 0
+        super().__init__(objective, coordinates, progress)
         data, random = objective.data, objective.random
         self.constant = np.log(2 * np.pi) * np.add.reduceat(~data.censored, data.row_start[:-1], dtype=float)
         others = [i for i in range(objective.model.n_parameters) if i not in random]
@@ -72,21 +70,25 @@ class ImportanceSearch:
         log_weight = density + log_normal(self.eta, values.omega) - self.draws.log_q
         total = logsumexp(log_weight, axis=1)
         self.weights = np.exp(log_weight - total[:, None])
-        w, precision = self.weights, np.linalg.inv(values.omega)
+        w, precision, errors = self.weights, np.linalg.inv(values.omega), self.coordinates.errors
         by_mu = np.zeros((len(w), len(values.mu)))
         by_mu[:, self.objective.random] = -2.0 * np.einsum("ns,nsk->nk", w, self.eta) @ precision
-        for i in self.shifted:
-            pair = [self._log_density(self._solve(_moved(center, i, sign)), values) for sign in (STEP, -STEP)]
-            by_mu[:, i] = -2.0 * np.einsum("ns,ns->n", w, pair[0] - pair[1]) / (2 * STEP)
-        by_precision = np.einsum("ns,nsk,nsl->nkl", w, self.eta, self.eta) - values.omega
+
+        def at_center(shift: FloatArray) -> FloatArray:
+            moved = center.copy()
+            moved[:, self.shifted] += shift
+            return self._log_density(self._solve(moved), values)
+
+        def at_error(logs: FloatArray) -> FloatArray:
+            error = values.error.copy()
+            error[errors] *= np.exp(logs)
+            return self._log_density(predicted, replace(values, error=error))
+
         by_error = np.zeros((len(w), len(values.error)))
-        for i in self.coordinates.errors:
-            pair = []
-            for sign in (STEP, -STEP):
-                error = values.error.copy()
-                error[i] *= np.exp(sign)
-                pair.append(self._log_density(predicted, replace(values, error=error)))
-            by_error[:, i] = -2.0 * np.einsum("ns,ns->n", w, pair[0] - pair[1]) / (2 * STEP)
+        for derivative, columns, function in ((by_mu, self.shifted, at_center), (by_error, errors, at_error)):
+            for i, change in zip(columns, central_differences(function, np.zeros(len(columns)), STEP), strict=True):
+                derivative[:, i] = -2.0 * np.einsum("ns,ns->n", w, change) / (2 * STEP)
+        by_precision = np.einsum("ns,nsk,nsl->nkl", w, self.eta, self.eta) - values.omega
         objectives = -2.0 * (total - np.log(w.shape[1])) - self.constant
         gradient = Gradient(objectives, by_mu, by_precision, by_error)
         return objectives, by_coordinates(self.coordinates, values, gradient)
@@ -263,29 +265,12 @@ def maximum_likelihood(
         mean = np.where(better[:, None], new_mean, mean)
         ridge = 1e-6 * np.diag(np.diag(values.omega))
         proposal = np.where(better[:, None, None], new_covariance + ridge, proposal)
-    values = coordinates.unpack(psi)
-    matrix, problem = covariance_of(search, psi, covariance)
     objectives = search.individual_objectives(psi)[0]
     eta, _, effective = search.moments()
-    noise = f"Monte Carlo error at most about {moved / np.sqrt(2):.2g} standard errors" if len(psi) else ""
-    return replace(
-        fit,
-        model=values.into(fit.model),
-        method="IMP",
-        objective=float(objectives.sum()),
-        objectives=objectives,
-        eta=eta,
-        searches_converged=effective >= ENOUGH,
-        names=coordinates.names,
-        estimates=coordinates.natural(psi),
-        standard_errors=np.sqrt(np.diag(matrix)),
-        covariance=matrix,
-        condition_number=condition_number(matrix),
-        shrinkage=1.0 - eta.std(axis=0, ddof=1) / np.sqrt(np.diag(values.omega)),
-        converged=good and moved < 0.5,
-        message="; ".join(part for part in (message, noise, problem) if part),
-        evaluations=fit.evaluations + search.evaluations,
-    )
+    if len(psi):
+        message += f"; Monte Carlo error at most about {moved / np.sqrt(2):.2g} standard errors"
+    found = search.result(psi, "IMP", covariance, objectives, eta, effective >= ENOUGH, good and moved < 0.5, message)
+    return replace(found, evaluations=fit.evaluations + found.evaluations)
 
 
 def linearised_covariance(objective: Objective, values: PopulationParameters, eta: FloatArray) -> FloatArray:
@@ -301,9 +286,3 @@ def data_information(objective: Objective, values: PopulationParameters, eta: Fl
     scaled = g / np.where(sd > 0, sd, np.inf)[:, None]
     outer = scaled[:, :, None] * scaled[:, None, :]
     return np.asarray(np.add.reduceat(outer, data.row_start[:-1], axis=0))
-
-
-def _moved(center: FloatArray, column: int, by: float) -> FloatArray:
-    moved = center.copy()
-    moved[:, column] += by
-    return moved
