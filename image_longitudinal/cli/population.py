@@ -21,7 +21,7 @@ Dialect = Annotated[str, typer.Option(help="nonmem, nlmixr2, monolix or pumas.")
 Seed = Annotated[int, typer.Option(min=0)]
 
 
-def simulate(
+def simulate_command(
     output: Annotated[Path, typer.Argument(help="CSV or Parquet file to write.")],
     model: Model = "depot-central-mm",
     subjects: Annotated[int, typer.Option(min=1)] = 100,
@@ -51,10 +51,12 @@ def simulate(
     """Simulate a trial from a population model, as a table for this or any other program."""
     from image_longitudinal.tasks.population.options import SimulateOptions, options_of
 
+    # weight=50:90 → (50, 90), and weight=70 → (70, 70)
+    ranges = {name: (value.split(":")[0], value.split(":", 1)[-1]) for name, value in _named(covariate).items()}
     options = options_of(SimulateOptions, {
         "model": model, "model_file": model_file, "values": _named(values), "seed": seed, "dialect": dialect,
-        "subjects": subjects, "times": [_number(part, "time") for part in times.split(",")] if times else None,
-        "doses": dose or (), "covariate_ranges": _ranges(covariate), "jitter": jitter, "missed": missed,
+        "subjects": subjects, "times": times.split(",") if times else None,
+        "doses": dose or (), "covariate_ranges": ranges, "jitter": jitter, "missed": missed,
         "dropout": dropout, "events": events, "covariates": covariates,
     })  # fmt: skip
     source = f"the events of {events}" if events else f"{subjects:,} subjects"
@@ -65,7 +67,7 @@ def simulate(
     print_result(path, f"image-longitudinal fit {path} --model {model} --output {Path(path).with_suffix('')}-fit")
 
 
-def fit(
+def fit_command(
     table: Annotated[str, typer.Argument(help="CSV or Parquet table, or the address of a published data set.")],
     output: Annotated[Path, typer.Option(help="Folder for results and report.")],
     model: Model = "depot-central-mm",
@@ -99,29 +101,12 @@ def fit(
     print_result(output / "report.html", f"open {output / 'report.html'}")
 
 
-def _named(values: list[str] | None) -> dict[str, float]:
-    """name=1.5 → {name: 1.5}."""
-    named = {}
+def _named(values: list[str] | None) -> dict[str, str]:
+    """name=value → {name: value}; the options' validation reads the numbers."""
+    pairs = {}
     for text in values or ():
         name, found, value = text.partition("=")
         if not found:
-            raise ConfigError("a value needs a name", expected="name=number", got=repr(text))
-        named[name.strip()] = _number(value, name)
-    return named
-
-
-def _ranges(values: list[str] | None) -> dict[str, tuple[float, float]]:
-    """weight=50:90 → {weight: (50, 90)}; weight=70 → {weight: (70, 70)}."""
-    ranges = {}
-    for text in values or ():
-        name, _, value = text.partition("=")
-        low, _, high = value.partition(":")
-        ranges[name.strip()] = (_number(low, f"covariate {name}"), _number(high or low, f"covariate {name}"))
-    return ranges
-
-
-def _number(text: str, what: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise ConfigError(f"{what} is not a number", got=repr(text)) from error
+            raise ConfigError("a value needs a name", expected="name=value", got=repr(text))
+        pairs[name.strip()] = value
+    return pairs

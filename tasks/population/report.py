@@ -20,8 +20,7 @@ from image_longitudinal.models.nlme.diagnostics.plots import (
     predictive_check_figure,
     random_effects_figure,
 )
-from image_longitudinal.models.nlme.diagnostics.residuals import npde, residuals
-from image_longitudinal.models.nlme.diagnostics.vpc import predictive_check
+from image_longitudinal.models.nlme.diagnostics.residuals import npde, predictive_check, residuals
 from image_longitudinal.models.nlme.estimation.fit import Fit
 from image_longitudinal.models.nlme.estimation.results import fit_warnings, load_fit, load_results
 from image_longitudinal.tasks.population.inputs import named_model, observations_of, population_of

@@ -73,15 +73,9 @@ class Prediction(Op):
 
 
 def bayesian_model(
-    model: PopulationModel,
-    data: PopulationData,
-    *,
-    estimate: bool = False,
-    omega: str = "full",
-    fixed: Sequence[str] = (),
-    information: Information | None = None,
-    tolerance: float = TIGHT,
-) -> pm.Model:
+    model: PopulationModel, data: PopulationData, *, estimate: bool = False, omega: str = "full",
+    fixed: Sequence[str] = (), information: Information | None = None, tolerance: float = TIGHT,
+) -> pm.Model:  # fmt: skip
     """PyMC model of the outcomes in ``data``.
 
     Variables: ``phi`` (subject, random_effect), the individual parameters on the scale on which random effects add,
@@ -118,9 +112,8 @@ def bayesian_model(
         "observation": np.arange(len(data.times)),
     }
     with pm.Model(coords=coords) as population:
-        factor = pt.as_tensor_variable(np.linalg.cholesky(values.omega))
-        if estimate and "omega" not in fixed:
-            factor = _omega_factor(model, omega)
+        free_omega = estimate and "omega" not in fixed
+        factor = _omega_factor(model, omega) if free_omega else pt.as_tensor_variable(np.linalg.cholesky(values.omega))
         shifts = [
             pm.Normal(f"shift_{p.name}") if estimate and not p.fixed and p.name not in fixed else pt.constant(0.0)
             for p in model.parameters
@@ -130,10 +123,12 @@ def bayesian_model(
         transform = Whitened(information or Information.none(len(data), k))
         phi = pm.MvNormal("phi", center, chol=factor, dims=("subject", "random_effect"), transform=transform)
         pm.Deterministic("eta", phi - center, dims=("subject", "random_effect"))
-        columns = []
-        for i, (parameter, shift) in enumerate(zip(model.parameters, shifts, strict=True)):
-            own = phi[:, random.index(i)] - values.mu[i] if i in random else pt.zeros(len(data)) + shift
-            columns.append(parameter.individual(own, pt.exp))
+        columns = [
+            p.individual(
+                phi[:, random.index(i)] - values.mu[i] if p.random else pt.zeros(len(data)) + shifts[i], pt.exp
+            )
+            for i, p in enumerate(model.parameters)
+        ]
         individual = pm.Deterministic("individual", pt.stack(columns, axis=1), dims=("subject", "parameter"))
         solver = Prediction(model.structural, data, tolerance=tolerance, raises=not estimate, fastest=estimate)
         prediction = pm.Deterministic("prediction", solver(individual)[0], dims="observation")

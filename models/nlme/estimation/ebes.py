@@ -95,15 +95,9 @@ def individual_modes(
 
 
 def stream_ebes(
-    model: PopulationModel,
-    observations: Source,
-    output: str | Path,
-    *,
-    interpolation: Interpolation = "locf",
-    part_size: int = 10_000,
-    n_threads: int = 1,
-    progress: Callable[[int], None] | None = None,
-) -> EbeFile:
+    model: PopulationModel, observations: Source, output: str | Path, *, interpolation: Interpolation = "locf",
+    part_size: int = 10_000, n_threads: int = 1, progress: Callable[[int], None] | None = None,
+) -> EbeFile:  # fmt: skip
     """Estimate every subject's random effects under a given population model.
 
     A subject's row depends on its own observations and the model alone: the file is the same for any number of threads,

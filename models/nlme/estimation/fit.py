@@ -234,17 +234,10 @@ def starting_points(omega: FloatArray, size: float = 1.5) -> FloatArray:
 
 
 def fit(
-    model: PopulationModel,
-    data: PopulationData,
-    method: str = "FOCEI",
-    *,
-    omega: str = "full",
-    fixed: Sequence[str] = (),
-    covariance: str = "sandwich",
-    n_threads: int = 1,
-    max_iterations: int = 200,
+    model: PopulationModel, data: PopulationData, method: str = "FOCEI", *, omega: str = "full",
+    fixed: Sequence[str] = (), covariance: str = "sandwich", n_threads: int = 1, max_iterations: int = 200,
     progress: Evaluated | None = None,
-) -> Fit:
+) -> Fit:  # fmt: skip
     """Estimate typical values, Ω and residual error, starting at the values of ``model``.
 
     BFGS in unconstrained coordinates, with the outer product of the subjects' gradients as first curvature. Modes are

@@ -162,14 +162,9 @@ def even_normals(key: int, ids: NDArray[np.int64], n: int, k: int) -> FloatArray
 
 
 def draw_from_proposal(
-    ids: NDArray[np.int64],
-    center: FloatArray,
-    mean: FloatArray,
-    covariance: FloatArray,
-    omega: FloatArray,
-    n: int,
+    ids: NDArray[np.int64], center: FloatArray, mean: FloatArray, covariance: FloatArray, omega: FloatArray, n: int,
     key: int,
-) -> Draws:
+) -> Draws:  # fmt: skip
     """``n`` draws per subject from a mixture of Gaussians around its ``mean`` and the population's N(0, Ω).
 
     Each component gives a fixed number of draws (a deterministic mixture); the density is that of the mixture.
@@ -199,19 +194,10 @@ def draw_from_proposal(
 
 
 def maximum_likelihood(
-    fit: Fit,
-    data: PopulationData,
-    *,
-    omega: str = "full",
-    fixed: tuple[str, ...] = (),
-    draws: int = 300,
-    rounds: int = 4,
-    seed: int = 1,
-    covariance: str = "gradient",
-    n_threads: int = 1,
-    max_iterations: int = 100,
+    fit: Fit, data: PopulationData, *, omega: str = "full", fixed: tuple[str, ...] = (), draws: int = 300,
+    rounds: int = 4, seed: int = 1, covariance: str = "gradient", n_threads: int = 1, max_iterations: int = 100,
     progress: Evaluated | None = None,
-) -> Fit:
+) -> Fit:  # fmt: skip
     """Maximise the likelihood itself, starting at a fit by linearisation.
 
     ``eta`` of the result are the means of the individual posteriors, not their modes: they have the smallest mean

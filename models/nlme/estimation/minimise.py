@@ -16,12 +16,9 @@ HALVINGS = 12
 
 
 def minimise(
-    function: Callable[[FloatArray], tuple[float, FloatArray]],
-    start: FloatArray,
-    curvature: FloatArray,
-    limit: int,
+    function: Callable[[FloatArray], tuple[float, FloatArray]], start: FloatArray, curvature: FloatArray, limit: int,
     tolerance: float,
-) -> tuple[FloatArray, bool, str]:
+) -> tuple[FloatArray, bool, str]:  # fmt: skip
     """BFGS with backtracking (Nocedal & Wright, *Numerical Optimization*, ch. 6).
 
     Args:
@@ -67,13 +64,9 @@ def minimise(
 
 
 def _backtrack(
-    function: Callable[[FloatArray], tuple[float, FloatArray]],
-    x: FloatArray,
-    value: float,
-    gradient: FloatArray,
-    move: FloatArray,
-    tolerance: float,
-) -> tuple[FloatArray, float, FloatArray] | None:
+    function: Callable[[FloatArray], tuple[float, FloatArray]], x: FloatArray, value: float, gradient: FloatArray,
+    move: FloatArray, tolerance: float,
+) -> tuple[FloatArray, float, FloatArray] | None:  # fmt: skip
     """The first point along ``move`` with a sufficient part of the predicted decrease (Armijo), or None."""
     slope, size = float(gradient @ move), 1.0
     for _ in range(HALVINGS):

@@ -49,14 +49,9 @@ class Objective:
     """
 
     def __init__(
-        self,
-        model: PopulationModel,
-        data: PopulationData,
-        method: str = "FOCEI",
-        *,
-        n_threads: int = 1,
+        self, model: PopulationModel, data: PopulationData, method: str = "FOCEI", *, n_threads: int = 1,
         tolerance: float = TOLERANCE,
-    ) -> None:
+    ) -> None:  # fmt: skip
         if method not in METHODS:
             raise ConfigError("unknown estimation method", expected=", ".join(METHODS), got=repr(method))
         kinds = [residual.kind for residual in model.residuals]

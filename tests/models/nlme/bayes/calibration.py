@@ -26,17 +26,9 @@ def individual_ranks(
 ) -> IntArray:
     """Ranks of true random effects among draws of the individual posteriors.
 
-    Every subject of ``design`` is one replicate: its random effects are drawn from the population, its observations
-    from them, and NUTS draws its random effects given the observations. All subjects share one run: given the
-    population they are independent.
-
-    Args:
-        model: the population model.
-        design: times and doses; its observations are replaced.
-        draws: kept per subject, after thinning by ``thin``, so that they are nearly independent.
-        thin: one of so many draws is kept.
-        tune: draws before.
-        seed: of everything.
+    Every subject of ``design`` is one replicate: its random effects come from the population, its observations (which
+    replace those of ``design``) from them. All subjects share one run: given the population they are independent. Of
+    the draws one in ``thin`` is kept, so that they are nearly independent.
 
     Returns:
         int64 (n, k): how many draws lie below the true random effect; uniform on 0..draws if all is right.
@@ -53,30 +45,13 @@ def individual_ranks(
 
 
 def population_ranks(
-    model: PopulationModel,
-    design: PopulationData,
-    *,
-    replicates: int = 100,
-    draws: int = 100,
-    thin: int = 5,
-    tune: int = 500,
-    information: Information | None = None,
-    seed: int = 1,
-) -> dict[str, IntArray]:
+    model: PopulationModel, design: PopulationData, *, replicates: int = 100, draws: int = 100, thin: int = 5,
+    tune: int = 500, information: Information | None = None, seed: int = 1,
+) -> dict[str, IntArray]:  # fmt: skip
     """As :func:`individual_ranks` for population values: one run of NUTS per replicate.
 
     Population values are drawn from the priors, then a population from them. The density is compiled once and its
-    observations are replaced.
-
-    Args:
-        model: the population model.
-        design: times and doses; its observations are replaced.
-        replicates: simulated populations.
-        draws: kept per replicate, after thinning by ``thin``, so that they are nearly independent.
-        thin: one of so many draws is kept.
-        tune: draws before.
-        information: coordinates of the sampler (:mod:`models.nlme.bayes.whitening`); ranks are uniform for any.
-        seed: of everything.
+    observations are replaced. Ranks are uniform for any ``information`` (coordinates of the sampler).
 
     Returns:
         int64 (replicates,) how many draws lie below the true value, for each typical value that has a prior (by name),

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.diagnostics.residuals import npde, residuals
-from image_longitudinal.models.nlme.diagnostics.vpc import predictive_check
+from image_longitudinal.models.nlme.diagnostics.residuals import npde, predictive_check, residuals
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.nlme.model.residual_error import ResidualError
 

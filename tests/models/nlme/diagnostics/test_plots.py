@@ -11,8 +11,7 @@ from image_longitudinal.models.nlme.diagnostics.plots import (
     predictive_check_figure,
     random_effects_figure,
 )
-from image_longitudinal.models.nlme.diagnostics.residuals import residuals
-from image_longitudinal.models.nlme.diagnostics.vpc import predictive_check
+from image_longitudinal.models.nlme.diagnostics.residuals import predictive_check, residuals
 from image_longitudinal.models.nlme.estimation.fit import fit
 from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters

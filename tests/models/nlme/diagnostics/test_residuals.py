@@ -9,8 +9,7 @@ from scipy.stats import kstest, norm
 
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.diagnostics.residuals import npde, replicates, residuals
-from image_longitudinal.models.nlme.diagnostics.vpc import predictive_check
+from image_longitudinal.models.nlme.diagnostics.residuals import npde, predictive_check, replicates, residuals
 from image_longitudinal.models.nlme.estimation.ebes import individual_modes
 from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
