@@ -18,6 +18,7 @@ Model = Annotated[str, typer.Option(help="Name of the population model.")]
 ModelFile = Annotated[str | None, typer.Option(help="Python file that registers the model.")]
 Covariates = Annotated[str, typer.Option(help="Covariates between rows: locf, nocb or linear.")]
 Dialect = Annotated[str, typer.Option(help="nonmem, nlmixr2, monolix or pumas.")]
+Texts = list[str] | None
 Seed = Annotated[int, typer.Option(min=0)]
 
 
@@ -27,22 +28,18 @@ def simulate_command(
     subjects: Annotated[int, typer.Option(min=1)] = 100,
     times: Annotated[str | None, typer.Option(help="Observation times, e.g. 0,0.5,1,2; else the model's.")] = None,
     dose: Annotated[
-        list[str] | None, typer.Option(help="TIME:AMOUNT[:COMPARTMENT[:DURATION]]; repeatable; else the model's.")
+        Texts, typer.Option(help="TIME:AMOUNT[:COMPARTMENT[:DURATION]]; repeatable; else the model's.")
     ] = None,
     seed: Seed = 1,
     values: Annotated[
-        list[str] | None, typer.Option("--set", help="Value in place of the model's, e.g. imax=1.1, omega=0.2.")
+        Texts, typer.Option("--set", help="Value in place of the model's, e.g. imax=1.1, omega=0.2.")
     ] = None,
     truth: Annotated[Path | None, typer.Option(help="File for the true random effects and parameters.")] = None,
-    covariate: Annotated[
-        list[str] | None, typer.Option(help="NAME=LOW:HIGH, drawn uniformly for each subject, or NAME=VALUE.")
-    ] = None,
+    covariate: Annotated[Texts, typer.Option(help="NAME=LOW:HIGH, uniform over subjects, or NAME=VALUE.")] = None,
     jitter: Annotated[float, typer.Option(min=0, help="Visits are up to this much earlier or later.")] = 0.0,
     missed: Annotated[float, typer.Option(min=0, max=1, help="Probability of missing a visit.")] = 0.0,
     dropout: Annotated[float, typer.Option(min=0, max=1, help="Probability of leaving before the last visit.")] = 0.0,
-    events: Annotated[
-        str | None, typer.Option(help="Table of subjects, doses, covariates and times, in place of a design.")
-    ] = None,
+    events: Annotated[str | None, typer.Option(help="Table of subjects, doses, covariates, times; no design.")] = None,
     covariates: Covariates = "locf",
     dialect: Dialect = "nonmem",
     model_file: ModelFile = None,
@@ -75,11 +72,9 @@ def fit_command(
     level: Annotated[float | None, typer.Option(help="Association level of a published data set.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a published data set; all without one.")] = None,
     covariates: Covariates = "locf",
-    subjects: Annotated[
-        int | None, typer.Option(min=1, help="Fit only the first N subjects; EBEs are for all.")
-    ] = None,
-    start: Annotated[list[str] | None, typer.Option(help="Start value, e.g. imax=1.1, omega=0.2.")] = None,
-    fixed: Annotated[list[str] | None, typer.Option(help="Parameter to hold; also omega, residual.")] = None,
+    subjects: Annotated[int | None, typer.Option(min=1, help="Fit the first N subjects; EBEs are for all.")] = None,
+    start: Annotated[Texts, typer.Option(help="Start value, e.g. imax=1.1, omega=0.2.")] = None,
+    fixed: Annotated[Texts, typer.Option(help="Parameter to hold; also omega, residual.")] = None,
     diagonal: Annotated[bool, typer.Option("--diagonal", help="No covariances of random effects.")] = False,
     draws: Annotated[int, typer.Option(min=50, help="Per subject for imp, per chain for nuts.")] = 300,
     seed: Seed = 1,
@@ -101,7 +96,7 @@ def fit_command(
     print_result(output / "report.html", f"open {output / 'report.html'}")
 
 
-def _named(values: list[str] | None) -> dict[str, str]:
+def _named(values: Texts) -> dict[str, str]:
     """name=value → {name: value}; the options' validation reads the numbers."""
     pairs = {}
     for text in values or ():

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
@@ -31,25 +31,6 @@ from image_longitudinal.tasks.reports.pictures import data_url, rendered
 REPORT = "report.html"
 REPLICATES = 300
 SHOWN = 1000  # subjects of simulated diagnostics, spread evenly over all
-
-
-class EstimateRow(NamedTuple):
-    """An estimate as text, with standard error, relative standard error and 95 % interval."""
-
-    name: str
-    estimate: str
-    error: str
-    relative: str
-    interval: str
-
-
-class OmegaRow(NamedTuple):
-    """A random effect as text: standard deviation, shrinkage, correlations with those before it."""
-
-    name: str
-    sd: str
-    shrinkage: str
-    correlations: list[str]
 
 
 @task(name="report-fit", task_run_name="report on {options.model} by {options.method}")
@@ -99,28 +80,6 @@ def fit_page(found: Fit, data: PopulationData, options: FitOptions, summary: Fit
         figures["pairs"] = pairs_of_effects(found)
     return rendered_page(
         "fit.html", figures, fit=found, options=options, summary=summary, warnings=fit_warnings(found),
-        rows=estimate_rows(found), omega=omega_rows(found), inside=[check.inside for check in checks],
+        sd=np.sqrt(np.diag(found.model.omega)).tolist(), inside=[check.inside for check in checks],
         replicates=REPLICATES, shown=len(some),
     )  # fmt: skip
-
-
-def estimate_rows(found: Fit) -> list[EstimateRow]:
-    """A row for every estimate."""
-    rows = []
-    for name, (value, error) in found.table.items():
-        known = bool(np.isfinite(error))
-        relative = f"{100 * error / abs(value):.1f} %" if known and value else "–"
-        interval = f"{value - 1.96 * error:.4g} – {value + 1.96 * error:.4g}" if known else "–"
-        rows.append(EstimateRow(name, f"{value:.5g}", f"{error:.3g}" if known else "–", relative, interval))
-    return rows
-
-
-def omega_rows(found: Fit) -> list[OmegaRow]:
-    """A row for every random effect."""
-    omega = np.asarray(found.model.omega)
-    sd = np.sqrt(np.diag(omega))
-    rows = []
-    for i, name in enumerate(found.model.random_effect_names):
-        correlations = [f"{omega[i, j] / (sd[i] * sd[j]):.3f}" for j in range(i)]
-        rows.append(OmegaRow(name, f"{sd[i]:.4g}", f"{found.shrinkage[i]:.1%}", correlations))
-    return rows

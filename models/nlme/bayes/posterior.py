@@ -94,14 +94,9 @@ def quiet() -> Iterator[None]:
 
 
 def _start_of_chain(
-    model: PopulationModel,
-    first: Fit,
-    information: Information,
-    omega: str,
-    fixed: Sequence[str],
-    seed: int,
+    model: PopulationModel, first: Fit, information: Information, omega: str, fixed: Sequence[str], seed: int,
     chain: int,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Values of the free variables near a fit, about a standard error of a population value away from it.
 
     A tenth of the model's own variances is mixed into Ω, which a fit of a small trial may estimate as singular.

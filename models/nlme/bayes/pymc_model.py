@@ -120,7 +120,7 @@ def bayesian_model(
         ]
         random = [i for i, p in enumerate(model.parameters) if p.random]
         center = pt.stack([values.mu[i] + shifts[i] for i in random])
-        transform = Whitened(information or Information.none(len(data), k))
+        transform = Whitened(information or Information(np.zeros((len(data), k, k)), np.zeros((len(data), k))))
         phi = pm.MvNormal("phi", center, chol=factor, dims=("subject", "random_effect"), transform=transform)
         pm.Deterministic("eta", phi - center, dims=("subject", "random_effect"))
         columns = [

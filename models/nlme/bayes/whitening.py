@@ -38,11 +38,6 @@ class Information:
     shift: FloatArray
 
     @classmethod
-    def none(cls, n: int, k: int) -> Information:
-        """No information: the non-centred parametrisation."""
-        return cls(np.zeros((n, k, k)), np.zeros((n, k)))
-
-    @classmethod
     def of_fit(cls, fit: Fit, data: PopulationData) -> Information:
         """From the model linearised at the modes of a fit, so that z = 0 there."""
         objective, values = Objective(fit.model, data), PopulationParameters.of(fit.model)

@@ -1,9 +1,6 @@
 """Empirical Bayes estimates: each subject's most likely random effects given observations and population.
 
-In memory, or from Parquet to Parquet for any number of subjects in bounded memory. The latter cuts the work into parts
-of whole subjects. A finished part is stored beside the output under the digest of its observations and the population
-model. So a stopped run resumes, and a run on changed input recomputes only the changed parts. At the end the parts
-become one file.
+In memory, or from Parquet to Parquet for any number of subjects in bounded memory, resumable.
 """
 
 import hashlib
@@ -101,7 +98,8 @@ def stream_ebes(
     """Estimate every subject's random effects under a given population model.
 
     A subject's row depends on its own observations and the model alone: the file is the same for any number of threads,
-    any part size and after any restart.
+    any part size and after any restart. A finished part is stored beside the output under the digest of its
+    observations and the model: a stopped run resumes, and a run on changed input recomputes only the changed parts.
 
     Args:
         model: the population model, e.g. that of a fit.

@@ -58,18 +58,12 @@ class Objective:
         logarithmic = model.logarithmic(data.endpoint)
         if (data.observed[logarithmic] <= 0).any():
             row = int(np.flatnonzero(logarithmic & (data.observed <= 0))[0])
-            subject = data.ids[data.subject_of_row[row]]
-            raise ConfigError(
-                "log-normal residual error needs positive observations",
-                where=f"subject {subject}, time {data.times[row]:g}",
-                got=data.observed[row],
-            )
+            where = f"subject {data.ids[data.subject_of_row[row]]}, time {data.times[row]:g}"
+            positive = "log-normal residual error needs positive observations"
+            raise ConfigError(positive, where=where, got=data.observed[row])
         if method == "FO" and data.censored.any():
-            raise ConfigError(
-                "FO cannot use censored observations",
-                expected="FOCEI or Laplace",
-                got=f"{data.censored.sum()} censored",
-            )
+            censored = f"{data.censored.sum()} censored"
+            raise ConfigError("FO cannot use censored observations", expected="FOCEI or Laplace", got=censored)
         self.model, self.data, self.method, self.n_threads, self.tolerance = model, data, method, n_threads, tolerance
         self.solver = solver_kernel(model.structural, plain=data.is_plain)
         # with constant variance the two coincide, and only FOCEI has the analytic gradient
@@ -116,8 +110,7 @@ class Objective:
             SimulationError: the objective does not exist for a subject.
         """
         n, k = self.eta.shape
-        p = len(values.mu)
-        rows = n if gradient else 0
+        p, rows = len(values.mu), n if gradient else 0
         result = Gradient(np.empty(n), np.empty((rows, p)), np.empty((rows, k, k)), np.empty((rows, len(values.error))))
 
         def run(piece: tuple[slice, PopulationData]) -> None:

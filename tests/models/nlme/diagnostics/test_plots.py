@@ -13,8 +13,6 @@ from image_longitudinal.models.nlme.diagnostics.plots import (
 )
 from image_longitudinal.models.nlme.diagnostics.residuals import predictive_check, residuals
 from image_longitudinal.models.nlme.estimation.fit import fit
-from image_longitudinal.models.nlme.estimation.objective import Objective
-from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from tests.models.nlme.estimation.test_fit import simulated
 
 
@@ -31,9 +29,7 @@ def test_individual_fits_draw_each_subjects_own_curve(fitted):
     assert axes[0].get_title() == f"subject {data.ids[4]}"
     np.testing.assert_array_equal(points.get_ydata(), data.observed[4 * 21 : 5 * 21])
     at_visits = np.interp(data.times[:21], individual.get_xdata(), individual.get_ydata())
-    expected = Objective(result.model, data).predict(PopulationParameters.of(result.model), result.eta)[0][
-        4 * 21 : 5 * 21
-    ]
+    expected = residuals(result.model, data, result.eta).ipred[4 * 21 : 5 * 21]
     np.testing.assert_allclose(at_visits, expected, atol=2e-3)  # straight lines between 200 points
     assert not np.allclose(population.get_ydata(), individual.get_ydata())
     assert len(individual_fits(result.model, data, result.eta).axes) == 8  # 6 subjects in rows of 4

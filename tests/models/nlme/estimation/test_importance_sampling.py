@@ -1,5 +1,7 @@
 """The likelihood by importance sampling against integrals known otherwise, and its gradient against differences."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.integrate import quad
@@ -22,26 +24,23 @@ from image_longitudinal.models.nlme.simulation.simulate import simulate
 from tests.models.nlme.estimation.test_fit import simulated
 
 
-def search_of(model, data, draws, fixed=(), seed=1):
-    objective = Objective(model, data, tolerance=1e-9)
-    coordinates = Coordinates(model, "full", fixed)
+def search_of(model, data, draws):
+    objective, coordinates = Objective(model, data, tolerance=1e-9), Coordinates(model, "full", ())
     search = ImportanceSearch(objective, coordinates, None)
     values = PopulationParameters.of(model)
     objective.find_modes(values, np.zeros((1, model.n_random_effects)))
     center = objective.typical_phi(values)[:, objective.random]
-    spread = linearised_covariance(objective, values, objective.eta)
-    search.use(draw_from_proposal(data.ids, center, objective.eta, spread, values.omega, draws, seed))
+    covariance = linearised_covariance(objective, values, objective.eta)
+    search.use(draw_from_proposal(data.ids, center, objective.eta, covariance, values.omega, draws, 1))
     return search, coordinates.pack(values)
 
 
 def test_the_likelihood_is_the_integral_over_the_random_effect(original):
-    from dataclasses import replace
-
     parameters = tuple(replace(p, random=p.name == "imax") for p in original.parameters)
     model = replace(original, parameters=parameters, omega=((1.0,),))
     _, data = simulated(original, 3, seed=2)
     search, psi = search_of(model, data, 4000)
-    shares = search.individual_objectives(psi)[0]
+    objectives = search.individual_objectives(psi)[0]
     for i in range(3):
         y = data.observed[21 * i : 21 * (i + 1)]
         mode = search.moments()[0][i, 0]
@@ -52,18 +51,13 @@ def test_the_likelihood_is_the_integral_over_the_random_effect(original):
         integral, _ = quad(joint, mode - 2, mode + 2, points=[mode - 0.1, mode, mode + 0.1], limit=200)
         expected = -2 * (np.log(integral) + 60) - 21 * np.log(2 * np.pi)
         # 4,000 draws, of which over a tenth are effective: standard error of a log-likelihood below 0.05
-        assert shares[i] == pytest.approx(expected, abs=0.2)
+        assert objectives[i] == pytest.approx(expected, abs=0.2)
 
 
 def test_the_gradient_is_that_of_the_value(original):
     _, data = simulated(original, 8, seed=4)
-    from dataclasses import replace
-
-    one_fixed_effect = replace(
-        original,
-        parameters=(replace(original.parameters[0], random=False), *original.parameters[1:]),
-        omega=((1.0, 0.3), (0.3, 1.0)),
-    )
+    parameters = (replace(original.parameters[0], random=False), *original.parameters[1:])
+    one_fixed_effect = replace(original, parameters=parameters, omega=((1.0, 0.3), (0.3, 1.0)))
     for model in (original, one_fixed_effect):
         search, psi = search_of(model, data, 60)
         psi = psi + 0.01 * np.arange(len(psi))
@@ -104,9 +98,7 @@ def test_even_draws_are_standard_normal_row_by_row_and_in_every_run():
 def test_workers_change_nothing_and_unusable_starts_are_refused(original):
     _, data = simulated(original, 20, seed=6)
     start = fit(original, data, "FOCE", omega="diagonal", covariance="none")
-    one, two = (
-        maximum_likelihood(start, data, omega="diagonal", draws=60, rounds=2, n_threads=workers) for workers in (1, 2)
-    )
+    one, two = (maximum_likelihood(start, data, omega="diagonal", draws=60, rounds=2, n_threads=n) for n in (1, 2))
     assert one.objective == two.objective
     np.testing.assert_array_equal(one.estimates, two.estimates)
     assert one.method == "IMP"

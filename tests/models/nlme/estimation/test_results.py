@@ -13,6 +13,7 @@ from image_longitudinal.models.nlme.estimation.results import (
     load_fit,
     load_results,
     save_fit,
+    save_results,
 )
 from image_longitudinal.models.nlme.library import get_model
 from tests.models.nlme.estimation.test_fit import simulated
@@ -71,24 +72,19 @@ def test_unusable_places_and_models_are_refused_by_name(fitted, tmp_path):
         load_fit(tmp_path / "fit.nc", get_model("one-compartment"))
     content = inference_data(result)
     del content.estimates
-    from image_longitudinal.models.nlme.estimation.results import fit_of
-
     with pytest.raises(ConfigError, match="no \\['estimates'\\]"):
-        fit_of(content)
+        load_fit(save_results(content, tmp_path / "fit.nc"))
 
 
-def test_what_is_wrong_with_a_fit_is_said(fitted):
+def test_what_is_wrong_with_a_fit_is_warned(fitted):
     result, _ = fitted
     assert not result.converged
-    said = fit_warnings(
-        replace(
-            result, searches_converged=np.arange(12) > 1, condition_number=2e4, shrinkage=np.array([0.1, 0.45, 0.2])
-        )
-    )
-    assert said[0] == "The fit did not converge: not converged after 3 iterations."
-    assert any(sentence.startswith("2 of 12 subjects") for sentence in said)
-    assert any("condition number 2e+04" in sentence for sentence in said)
-    assert any("Shrinkage of eta_imax is 45%" in sentence for sentence in said)
+    poor = replace(result, searches_converged=np.arange(12) > 1, condition_number=2e4)
+    warned = fit_warnings(replace(poor, shrinkage=np.array([0.1, 0.45, 0.2])))
+    assert warned[0] == "The fit did not converge: not converged after 3 iterations."
+    assert any(sentence.startswith("2 of 12 subjects") for sentence in warned)
+    assert any("condition number 2e+04" in sentence for sentence in warned)
+    assert any("Shrinkage of eta_imax is 45%" in sentence for sentence in warned)
     fine = replace(result, converged=True, shrinkage=np.zeros(3), searches_converged=np.ones(12, dtype=bool))
     fine = replace(fine, standard_errors=np.ones(7), condition_number=5.0)
     assert fit_warnings(fine) == []
