@@ -6,10 +6,9 @@ import typer
 
 from image_longitudinal.cli import models
 from image_longitudinal.cli.evaluate import evaluate, score
-from image_longitudinal.cli.export import export
 from image_longitudinal.cli.inspect import show, verify
 from image_longitudinal.cli.make import distill, generate, ingest, train
-from image_longitudinal.cli.population import fit_command, simulate_command
+from image_longitudinal.cli.population import export, fit_command, simulate_command
 from image_longitudinal.cli.transfer import convert, fetch, publish
 from image_longitudinal.core.errors import ImageLongitudinalError
 from image_longitudinal.core.extras import naming_missing_extra

@@ -1,12 +1,12 @@
-"""Commands ``simulate`` and ``fit``: simulate a table from a population model, and fit a model to a table."""
+"""Commands for tables in NM-TRAN's columns: ``simulate``, ``fit``, and ``export`` from a data set."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from image_longitudinal.cli.console import print_result
-from image_longitudinal.cli.options import Threads
+from image_longitudinal.cli.options import Dataset, Threads
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.errors import ConfigError
 
@@ -94,6 +94,24 @@ def fit_command(
         from image_longitudinal.flows.fit_table import fit_table
     typer.echo("\n".join(fit_table(options, str(output), workers).lines()))
     print_result(output / "report.html", f"open {output / 'report.html'}")
+
+
+def export(
+    dataset: Dataset,
+    file: Annotated[Path, typer.Argument(help="CSV or Parquet file to write.")],
+    level: Annotated[float, typer.Option(help="Association level.")],
+    split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
+    dialect: Dialect = "nonmem",
+) -> None:
+    """Write outcomes as a data file of NONMEM, nlmixr2, Monolix or Pumas: ID, TIME, EVID, AMT, CMT, DV, MDV."""
+    from image_longitudinal.models.nlme.data import nmtran_writer
+    from image_longitudinal.storage.dataset.reader import open_dataset
+    from image_longitudinal.tasks.population.export import export_nmtran
+
+    chosen = cast(nmtran_writer.Dialect, dialect)  # checked by the writer
+    rows = export_nmtran(open_dataset(dataset), file, level=level, split=split, dialect=chosen)
+    typer.echo(f"{rows:,} rows")
+    print_result(file)
 
 
 def _named(values: Texts) -> dict[str, str]:

@@ -45,8 +45,6 @@ def sample_posterior(
     affect how well chains mix, not the posterior.
 
     Args:
-        model: the population model.
-        data: observations and designs.
         draws: kept, per chain.
         tune: draws before, which are dropped.
         chains: run one after the other.

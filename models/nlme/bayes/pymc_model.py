@@ -85,7 +85,6 @@ def bayesian_model(
 
     Args:
         model: the population model; its values are fixed, or the centre of the priors.
-        data: observations and designs.
         estimate: give typical values, Ω and residual error priors instead of fixing them: typical values (on the
             scale on which random effects add) ~ Normal(own value, 1); standard deviations of random effects and of the
             residual error ~ HalfNormal(twice their own value), the latter by one factor ``error_scale`` on all of

@@ -26,7 +26,6 @@ def goodness_of_fit(data: PopulationData, found: Residuals, errors: FloatArray |
     """Observed against predicted, and residuals against time and prediction.
 
     Args:
-        data: observations.
         found: their predictions and residuals.
         errors: npde (N,), shown in the last panel in place of the residuals if given.
     """

@@ -106,10 +106,7 @@ def npde(model: PopulationModel, data: PopulationData, *, n: int = 500, seed: in
     NaN in censored rows, which are ignored.
 
     Args:
-        model: the population model.
-        data: observations and designs.
         n: replicates; must exceed the largest number of observations of a subject.
-        seed: of the replicates.
 
     Raises:
         ConfigError: too few replicates.
@@ -187,10 +184,7 @@ def predictive_check(
     """Simulate the data's own designs ``n`` times under a model and compare percentiles bin by bin.
 
     Args:
-        model: the population model.
-        data: observations and designs.
         n: replicates.
-        seed: of the replicates.
         bins: number of bins with about equally many observations, or their edges (ascending); None: one bin per
             distinct time if there are at most 24, else 12.
         corrected: prediction correction (Bergstrand et al. 2011, AAPS J 13:143): each outcome is multiplied by the

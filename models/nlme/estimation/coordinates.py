@@ -31,12 +31,9 @@ class Coordinates:
         self.mu = [i for i, own in enumerate(model.parameters) if own.name not in fixed and not own.fixed]
         self.copies = [] if "omega" in fixed else _free_cells(k, model.shared_omega, omega == "full")
         self.cells = [copies[0] for copies in self.copies]
-        self.errors = [] if "residual" in fixed else [i for i in range(len(self.start.error)) if self._uses_error(i)]
-
-    def _uses_error(self, index: int) -> bool:
-        own = self.model.residuals[index // 3]
-        used = (own.uses_additive, own.uses_proportional, own.kind == "power")
-        return used[index % 3] and bool(self.start.error[index] > 0)
+        used = [(own.uses_additive, own.uses_proportional, own.kind == "power") for own in model.residuals]
+        free = np.ravel(used) & (self.start.error > 0)
+        self.errors: list[int] = [] if "residual" in fixed else np.flatnonzero(free).tolist()
 
     def pack(self, values: PopulationParameters) -> FloatArray:
         """ψ of population parameters."""

@@ -80,8 +80,6 @@ def individual_modes(
     A subject's result depends on its own observations alone, so a large population may be cut into chunks.
 
     Args:
-        model: the population model, e.g. that of a fit.
-        data: observations and designs.
         starts: (S, k) starts in addition to 0; spread over the prior if None.
         n_threads: the result does not depend on it.
     """
@@ -102,7 +100,6 @@ def stream_ebes(
     observations and the model: a stopped run resumes, and a run on changed input recomputes only the changed parts.
 
     Args:
-        model: the population model, e.g. that of a fit.
         observations: Parquet file or files in the columns of :mod:`models.nlme.data.nmtran_reader`, or an opened
             pyarrow dataset.
         interpolation: of covariates, see :func:`models.nlme.data.events.event_table`.

@@ -71,6 +71,14 @@ class PopulationSearch(ABC):
     def individual_objectives(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Each subject's objective (n,) and gradient (n, m)."""
 
+    def total(self, psi: FloatArray) -> tuple[float, FloatArray]:
+        """The sums of :meth:`individual_objectives`."""
+        objectives, gradient = self.individual_objectives(psi)
+        value = float(objectives.sum())
+        if self.progress:
+            self.progress(self.evaluations, value)
+        return value, gradient.sum(axis=0)
+
     def covariance(self, psi: FloatArray, kind: str) -> tuple[FloatArray, str]:
         """Covariance (m, m) of the estimates on their natural scale, and a message if it does not exist.
 
@@ -159,15 +167,12 @@ class _Search(PopulationSearch):
         self.evaluations += 1
         self.objective.eta[:] = self.eta  # every trial starts from the modes at the best point so far
         try:
-            objective, gradient = self.individual_objectives(psi)
+            value, gradient = super().total(psi)
         except (SimulationError, np.linalg.LinAlgError):
             return INFEASIBLE, np.zeros(len(psi))
-        value = float(objective.sum())
         if value < self.best:
             self.best, self.eta = value, self.objective.eta.copy()
-        if self.progress:
-            self.progress(self.evaluations, value)
-        return value, gradient.sum(axis=0)
+        return value, gradient
 
     def warm_up(self, psi: FloatArray) -> FloatArray:
         """Fixed-point steps of the approximate EM algorithm from ψ, while each decreases the objective enough.
@@ -246,7 +251,6 @@ def fit(
 
     Args:
         model: the population model; its values are the start values.
-        data: observations and designs.
         method: FO, FOCE, FOCEI or Laplace.
         omega: ``full`` or ``diagonal``.
         fixed: parameters to hold at their start; ``omega`` and ``residual`` hold those.
@@ -261,9 +265,8 @@ def fit(
         SimulationError: the objective does not exist at the start values.
     """
     if covariance not in ("sandwich", "hessian", "gradient", "none"):
-        raise ConfigError(
-            "unknown kind of covariance", expected="sandwich, hessian, gradient or none", got=repr(covariance)
-        )
+        expected = "sandwich, hessian, gradient or none"
+        raise ConfigError("unknown kind of covariance", expected=expected, got=repr(covariance))
     objective = Objective(model, data, method, n_threads=n_threads)
     coordinates = Coordinates(model, omega, fixed)
     search = _Search(objective, coordinates, progress)

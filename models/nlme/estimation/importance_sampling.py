@@ -93,14 +93,6 @@ class ImportanceSearch(PopulationSearch):
         gradient = Gradient(objectives, by_mu, by_precision, by_error)
         return objectives, by_coordinates(self.coordinates, values, gradient)
 
-    def total(self, psi: FloatArray) -> tuple[float, FloatArray]:
-        """The sums of :meth:`individual_objectives`."""
-        objectives, gradient = self.individual_objectives(psi)
-        value = float(objectives.sum())
-        if self.progress:
-            self.progress(self.evaluations, value)
-        return value, gradient.sum(axis=0)
-
     def moments(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Mean (n, k) and covariance (n, k, k) of the individual posteriors, and the effective number of draws (n,)."""
         w = self.weights
@@ -172,8 +164,7 @@ def draw_from_proposal(
     Args:
         ids: subject ids (n,): draws depend on key, id and position alone.
         center: φ of the parameters with random effects at η = 0, (n, k).
-        mean: of η, (n, k).
-        covariance: of η, (n, k, k).
+        mean, covariance: of η, (n, k) and (n, k, k).
         omega: covariance of the population, (k, k).
         n: draws per subject.
         key: stream key.
@@ -206,12 +197,9 @@ def maximum_likelihood(
 
     Args:
         fit: start values, by FOCE, FOCEI or Laplace.
-        data: the fitted data.
-        omega: ``full`` or ``diagonal``, as in the fit.
-        fixed: as in the fit.
+        omega, fixed: as in the fit.
         draws: per subject; memory is 8 bytes x draws x observations, a few times.
         rounds: of new proposals and draws; the last one measures the Monte Carlo error.
-        seed: of the draws.
         covariance: as in :func:`models.nlme.estimation.fit.fit`.
         n_threads: the result does not depend on it.
         max_iterations: of each maximisation.
@@ -222,11 +210,9 @@ def maximum_likelihood(
         SimulationError: a draw's equations cannot be integrated.
     """
     if fit.method == "FO" or draws < 50 or rounds < 2:
-        raise ConfigError(
-            "no start for importance sampling",
-            expected="a fit by FOCE, FOCEI or Laplace, at least 50 draws and 2 rounds",
-            got=f"{fit.method}, {draws} draws, {rounds} rounds",
-        )
+        expected = "a fit by FOCE, FOCEI or Laplace, at least 50 draws and 2 rounds"
+        got = f"{fit.method}, {draws} draws, {rounds} rounds"
+        raise ConfigError("no start for importance sampling", expected=expected, got=got)
     objective = Objective(fit.model, data, n_threads=n_threads, tolerance=1e-7)
     coordinates = Coordinates(fit.model, omega, fixed)
     search = ImportanceSearch(objective, coordinates, progress)

@@ -46,11 +46,8 @@ def minimise(
         if found is None:
             if fresh or predicted_decrease < max(tolerance, GOOD_ENOUGH):
                 good = predicted_decrease < max(tolerance, GOOD_ENOUGH)
-                return (
-                    x,
-                    good,
-                    "converged to rounding" if good else f"no descent found; {predicted_decrease:.3g} expected",
-                )
+                expected = f"no descent found; {predicted_decrease:.3g} expected"
+                return x, good, "converged to rounding" if good else expected
             inverse, fresh = np.linalg.inv(curvature), True
             continue
         new_x, new_value, new_gradient = found

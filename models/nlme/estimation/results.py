@@ -42,8 +42,6 @@ def inference_data(
     ``fit_statistics``, and with data ``observed_data``, ``constant_data`` and ``predictions``.
 
     Args:
-        fit: the fit.
-        data: the fitted data.
         predictions: arrays (N,) by name, e.g. ``vars(residuals(...))``.
     """
     import arviz as az
