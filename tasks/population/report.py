@@ -12,14 +12,7 @@ from prefect import task
 
 from image_longitudinal.core.files import write_atomically
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.diagnostics.plots import (
-    distribution_errors,
-    goodness_of_fit,
-    individual_fits,
-    pairs_of_effects,
-    predictive_check_figure,
-    random_effects_figure,
-)
+from image_longitudinal.models.nlme.diagnostics import plots
 from image_longitudinal.models.nlme.diagnostics.residuals import npde, predictive_check, residuals
 from image_longitudinal.models.nlme.estimation.fit import Fit
 from image_longitudinal.models.nlme.estimation.results import fit_warnings, load_fit, load_results
@@ -69,15 +62,15 @@ def fit_page(found: Fit, data: PopulationData, options: FitOptions, summary: Fit
         for corrected in (False, True)
     ]
     figures = {
-        "fit": goodness_of_fit(data, residuals(found.model, data, found.eta)),
-        "npde": distribution_errors(some, errors),
-        "vpc": predictive_check_figure(checks[0], unit),
-        "pcvpc": predictive_check_figure(checks[1], unit),
-        "individual": individual_fits(found.model, data, found.eta),
-        "effects": random_effects_figure(found),
+        "fit": plots.goodness_of_fit(data, residuals(found.model, data, found.eta)),
+        "npde": plots.distribution_errors(some, errors),
+        "vpc": plots.predictive_check_figure(checks[0], unit),
+        "pcvpc": plots.predictive_check_figure(checks[1], unit),
+        "individual": plots.individual_fits(found.model, data, found.eta),
+        "effects": plots.random_effects_figure(found),
     }
     if found.eta.shape[1] > 1:
-        figures["pairs"] = pairs_of_effects(found)
+        figures["pairs"] = plots.pairs_of_effects(found)
     return rendered_page(
         "fit.html", figures, fit=found, options=options, summary=summary, warnings=fit_warnings(found),
         sd=np.sqrt(np.diag(found.model.omega)).tolist(), inside=[check.inside for check in checks],

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from pymc.step_methods.hmc.quadpotential import QuadPotentialDiagAdapt
 
 from image_longitudinal.core.random import normals, stream_key
-from image_longitudinal.models.nlme.bayes.pymc_model import bayesian_model, omega_blocks, omega_start
-from image_longitudinal.models.nlme.bayes.whitening import Information
+from image_longitudinal.models.nlme.bayes.pymc_model import Information, bayesian_model, omega_blocks, omega_start
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.fit import Fit, fit
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
@@ -41,8 +40,8 @@ def sample_posterior(
 
     The priors are those of :func:`models.nlme.bayes.pymc_model.bayesian_model` around the model's own values. First
     the model is fitted by FOCEI: its modes and the information around them give the coordinates
-    (:mod:`models.nlme.bayes.whitening`) and, plus or minus about a standard error, the start of every chain. They
-    affect how well chains mix, not the posterior.
+    (:class:`models.nlme.bayes.pymc_model.Whitened`) and, plus or minus about a standard error, the start of every
+    chain. They affect how well chains mix, not the posterior.
 
     Args:
         draws: kept, per chain.

@@ -10,8 +10,7 @@ from scipy.stats import chi2
 
 from image_longitudinal.core.random import normals, stream_key
 from image_longitudinal.models.nlme.bayes.posterior import ACCEPTED, COMPILED, ONCE, SOLVER, SUMMARY, quiet
-from image_longitudinal.models.nlme.bayes.pymc_model import bayesian_model
-from image_longitudinal.models.nlme.bayes.whitening import Information
+from image_longitudinal.models.nlme.bayes.pymc_model import Information, bayesian_model
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters

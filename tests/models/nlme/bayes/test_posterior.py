@@ -6,7 +6,7 @@ import arviz as az
 import numpy as np
 
 from image_longitudinal.models.nlme.bayes.posterior import convergence_warnings, sample_posterior
-from image_longitudinal.models.nlme.bayes.whitening import Information
+from image_longitudinal.models.nlme.bayes.pymc_model import Information
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.results import load_results, save_results
 from image_longitudinal.models.nlme.model import symbolic as s

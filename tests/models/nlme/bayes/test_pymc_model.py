@@ -6,8 +6,13 @@ import pytest
 from scipy.stats import norm
 
 from image_longitudinal.core.errors import SimulationError
-from image_longitudinal.models.nlme.bayes.pymc_model import Prediction, bayesian_model, omega_start
-from image_longitudinal.models.nlme.bayes.whitening import Information, Whitened
+from image_longitudinal.models.nlme.bayes.pymc_model import (
+    Information,
+    Prediction,
+    Whitened,
+    bayesian_model,
+    omega_start,
+)
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.fit import fit
 from image_longitudinal.models.nlme.library import get_model
