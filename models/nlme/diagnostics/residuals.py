@@ -51,7 +51,9 @@ def residuals(model: PopulationModel, data: PopulationData, eta: FloatArray) -> 
     ipred, slope = objective.predict(values, eta)
     sd, rows = model.standard_deviation(ipred, data.endpoint), model.logarithmic(data.endpoint)
     slope[rows] /= ipred[rows, None]
-    individual = _errors(data, ipred, rows)
+    individual = data.observed - ipred
+    with np.errstate(divide="ignore", invalid="ignore"):
+        individual[rows] = np.log(data.observed[rows] / ipred[rows])
     population = individual + np.einsum("nk,nk->n", slope, eta[data.subject_of_row])  # y - E(y), linearised at η̂
     individual[data.censored] = np.nan
     cwres, seen = np.full(len(pred), np.nan), np.flatnonzero(~data.censored)
@@ -61,14 +63,6 @@ def residuals(model: PopulationModel, data: PopulationData, eta: FloatArray) -> 
         covariance = g @ values.omega @ g.transpose(0, 2, 1) + np.eye(own.shape[1]) * sd[own][:, None, :] ** 2
         cwres[own] = decorrelated(covariance, population[own])
     return Residuals(pred, ipred, individual / sd, cwres)
-
-
-def _errors(data: PopulationData, prediction: FloatArray, logarithmic: NDArray[np.bool_]) -> FloatArray:
-    """Observed minus predicted (N,), of logarithms in the rows with log-normal residual error."""
-    out = data.observed - prediction
-    with np.errstate(divide="ignore", invalid="ignore"):
-        out[logarithmic] = np.log(data.observed[logarithmic] / prediction[logarithmic])
-    return out
 
 
 def decorrelated(covariance: FloatArray, x: FloatArray) -> FloatArray:

@@ -121,11 +121,9 @@ class Objective:
                 result.by_error[where],
             )  # fmt: skip
             if failed >= 0:
-                raise SimulationError(
-                    f"the {self.method} objective of model {self.model.name!r} does not exist",
-                    where=f"subject {data.ids[failed]}",
-                    got=f"eta {self.eta[where][failed].tolist()}",
-                )
+                what, got = f"the {self.method} objective of model", f"eta {self.eta[where][failed].tolist()}"
+                subject = f"subject {data.ids[failed]}"
+                raise SimulationError(f"{what} {self.model.name!r} does not exist", where=subject, got=got)
 
         self.in_threads(run, self.pieces)
         return result
@@ -184,11 +182,9 @@ class Objective:
     def _predictions(self, phi: FloatArray, data: PopulationData, f: FloatArray, g: FloatArray) -> None:
         failed = individual.predictions(self.solver.model(), phi, self.scales, data.arrays, self.tolerance, f, g)
         if failed >= 0:
-            raise SimulationError(
-                f"model {self.model.name!r} could not be integrated",
-                where=f"subject {data.ids[failed]}",
-                got=f"parameters on the scale of their random effects {phi[failed].tolist()}",
-            )
+            what, where = f"model {self.model.name!r} could not be integrated", f"subject {data.ids[failed]}"
+            got = f"parameters on the scale of their random effects {phi[failed].tolist()}"
+            raise SimulationError(what, where=where, got=got)
 
     def _typical(self, values: PopulationParameters, data: PopulationData) -> FloatArray:
         """Predictions at η = 0, for the residual variances; empty with interaction."""
