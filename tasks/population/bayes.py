@@ -17,8 +17,6 @@ from image_longitudinal.tasks.population.options import FitOptions
 from image_longitudinal.tasks.population.report import rendered_page
 from image_longitudinal.tasks.population.summary import DRAWS, FitSummary, ParameterEstimate, finite
 
-CHAINS = 2
-
 
 class PosteriorRow(NamedTuple):
     """Mean, standard deviation, 94 % interval, effective draws and R-hat of a quantity; None if undefined."""
@@ -44,7 +42,7 @@ def sample_to_folder(
         started[0].update(done)
 
     found = sample_posterior(
-        model, data, draws=options.draws, tune=options.draws, chains=CHAINS, omega=options.omega, fixed=options.fixed,
+        model, data, draws=options.draws, tune=options.draws, chains=2, omega=options.omega, fixed=options.fixed,
         seed=options.seed, progress=progress,
     )  # fmt: skip
     save_results(found, folder / DRAWS)

@@ -26,9 +26,7 @@ from image_longitudinal.tasks.population.summary import (
     read_summary,
 )
 
-EBES = "ebes.parquet"
 METHODS = {"fo": "FO", "foce": "FOCE", "focei": "FOCEI", "laplace": "Laplace", "imp": "FOCEI"}
-LOG_SECONDS = 5.0
 
 
 @task(name="fit-population", task_run_name="fit {options.model} by {options.method}")
@@ -47,9 +45,8 @@ def fit_to_table(options: FitOptions, output: str, workers: int) -> FitSummary:
     model = named_model(options.model, options.model_file, options.start)
     data = population_of(options, model, table)
     folder.mkdir(parents=True, exist_ok=True)
-    logger.info(
-        f"{len(data):,} subjects, {len(data.times):,} observations; {options.method} from {model.typical_values}"
-    )
+    size = f"{len(data):,} subjects, {len(data.times):,} observations"
+    logger.info(f"{size}; {options.method} from {model.typical_values}")
     if nuts:
         from image_longitudinal.tasks.population.bayes import sample_to_folder  # here: PyMC is slow to import
 
@@ -58,7 +55,8 @@ def fit_to_table(options: FitOptions, output: str, workers: int) -> FitSummary:
         return summary
     found = run_fit(options, model, data, workers, ObjectiveLog(logger))
     save_fit(found, folder / RESULTS, data, vars(residuals(found.model, data, found.eta)))
-    ebes = stream_ebes(found.model, table.rows, folder / EBES, interpolation=options.covariates, n_threads=workers)
+    target = folder / "ebes.parquet"
+    ebes = stream_ebes(found.model, table.rows, target, interpolation=options.covariates, n_threads=workers)
     summary = FitSummary(
         key=key,
         model=options.model,
@@ -87,9 +85,8 @@ def run_fit(
 ) -> Fit:
     """The fit of given options."""
     imp = options.method == "imp"
-    shared: dict[str, Any] = {
-        "omega": options.omega, "fixed": options.fixed, "n_threads": workers, "progress": progress,
-    }  # fmt: skip
+    shared: dict[str, Any] = {"omega": options.omega, "fixed": options.fixed, "n_threads": workers}
+    shared["progress"] = progress
     found = fit(model, data, METHODS[options.method], covariance="none" if imp else options.covariance, **shared)
     if imp:
         covariance = "gradient" if options.covariance == "sandwich" else options.covariance
@@ -98,10 +95,10 @@ def run_fit(
 
 
 class ObjectiveLog:
-    """Logs evaluation and objective of a fit every few seconds."""
+    """Logs evaluation and objective of a fit every five seconds."""
 
     def __init__(self, logger: Any) -> None:
-        self.logger, self.began, self.throttle = logger, time.monotonic(), Throttle(LOG_SECONDS)
+        self.logger, self.began, self.throttle = logger, time.monotonic(), Throttle(5.0)
 
     def __call__(self, evaluation: int, objective: float) -> None:
         """Called by the fit after each evaluation."""

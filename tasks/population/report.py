@@ -56,11 +56,9 @@ def fit_page(found: Fit, data: PopulationData, options: FitOptions, summary: Fit
     """The page's HTML; the same fit gives the same page."""
     some = data if len(data) <= SHOWN else data.take(np.linspace(0, len(data) - 1, SHOWN).astype(int))
     unit = found.model.units.get("outcome", "")
-    errors = npde(found.model, some, n=REPLICATES, seed=options.seed)
-    checks = [
-        predictive_check(found.model, some, n=REPLICATES, seed=options.seed, corrected=corrected)
-        for corrected in (False, True)
-    ]
+    settings = {"n": REPLICATES, "seed": options.seed}
+    errors = npde(found.model, some, **settings)
+    checks = [predictive_check(found.model, some, corrected=corrected, **settings) for corrected in (False, True)]
     figures = {
         "fit": plots.goodness_of_fit(data, residuals(found.model, data, found.eta)),
         "npde": plots.distribution_errors(some, errors),

@@ -94,10 +94,7 @@ def _start_of_chain(
     model: PopulationModel, first: Fit, information: Information, omega: str, fixed: Sequence[str], seed: int,
     chain: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Values of the free variables near a fit, about a standard error of a population value away from it.
-
-    A tenth of the model's own variances is mixed into Ω, which a fit of a small trial may estimate as singular.
-    """
+    """Values of the free variables near a fit, about a standard error of a population value away from it."""
     own, fitted, n = PopulationParameters.of(model), PopulationParameters.of(first.model), len(first.eta)
     z = normals(stream_key(seed, "start of chain", chain), np.arange(n + 1), max(8, 4 * len(own.mu)))
     matrix = fitted.omega if "omega" in fixed else _inner_omega(model, first) * np.exp(z[0, 0] / np.sqrt(2 * n))
@@ -144,9 +141,8 @@ def _first_mass(
 
 
 def _inner_omega(model: PopulationModel, first: Fit) -> FloatArray:
-    """Ω of a fit, made regular: a fit of a small trial may estimate it as singular."""
-    own = np.asarray(model.omega)
-    return np.asarray(0.9 * np.asarray(first.model.omega) + 0.1 * np.diag(np.diag(own)))
+    """Ω of a fit, with a tenth of the model's own variances: a fit of a small trial may estimate it as singular."""
+    return np.asarray(0.9 * np.asarray(first.model.omega) + 0.1 * np.diag(np.diag(model.omega)))
 
 
 def _step_of_typical(model: PopulationModel, omega: FloatArray, n: int) -> FloatArray:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.diagnostics.residuals import PredictiveCheck, Residuals
+from image_longitudinal.models.nlme.diagnostics.residuals import PERCENTILES, PredictiveCheck, Residuals
 from image_longitudinal.models.nlme.estimation.fit import Fit
 from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
@@ -23,12 +23,7 @@ FINE = 200  # points of a drawn curve
 
 
 def goodness_of_fit(data: PopulationData, found: Residuals, errors: FloatArray | None = None) -> Figure:
-    """Observed against predicted, and residuals against time and prediction.
-
-    Args:
-        found: their predictions and residuals.
-        errors: npde (N,), shown in the last panel in place of the residuals if given.
-    """
+    """Observed against predicted, and residuals against time and prediction; npde ``errors`` (N,) in the last panel."""
     figure = Figure(figsize=(9.6, 5.8), layout="constrained")
     (a, b, c), (d, e, f) = figure.subplots(2, 3)
     some = _some(len(data.times))
@@ -60,7 +55,7 @@ def predictive_check_figure(check: PredictiveCheck, unit: str = "") -> Figure:
     axis = figure.subplots()
     some = _some(len(check.times))
     axis.plot(check.times[some], check.outcomes[some], ".", ms=3, color=SOFT, alpha=0.4, mew=0)
-    for q, percentile in enumerate(check.percentiles):
+    for q, percentile in enumerate(PERCENTILES):
         middle = percentile == 50.0
         alpha = 0.28 if middle else 0.15
         axis.fill_between(check.time, check.low[:, q], check.high[:, q], color=ACCENT, alpha=alpha, lw=0)
@@ -174,7 +169,7 @@ def _scatter(axis: Axes, x: FloatArray, y: FloatArray, x_label: str, y_label: st
 
 def _histogram(axis: Axes, values: FloatArray, sd: float) -> None:
     """Distribution of the values against N(0, sd²)."""
-    axis.hist(values, bins=np.linspace(-4 * sd, 4 * sd, 33), density=True, color=SOFT)
+    axis.hist(values, bins=np.linspace(-4 * sd, 4 * sd, 33).tolist(), density=True, color=SOFT)
     grid = np.linspace(-4 * sd, 4 * sd, FINE)
     axis.plot(grid, np.exp(-0.5 * (grid / sd) ** 2) / (sd * np.sqrt(2 * np.pi)), color=ACCENT)
     bare(axis)

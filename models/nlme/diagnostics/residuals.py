@@ -97,10 +97,7 @@ def npde(model: PopulationModel, data: PopulationData, *, n: int = 500, seed: in
     """Normalised prediction distribution errors, decorrelated within subjects, (N,).
 
     N(0, 1) and uncorrelated under the right model, without any linearisation (Brendel et al. 2006, Pharm Res 23:2036).
-    NaN in censored rows, which are ignored.
-
-    Args:
-        n: replicates; must exceed the largest number of observations of a subject.
+    NaN in censored rows, which are ignored. The ``n`` replicates must outnumber the observations of any subject.
 
     Raises:
         ConfigError: too few replicates.
@@ -147,16 +144,15 @@ def _equal_blocks(data: PopulationData) -> Iterator[NDArray[np.int64]]:
 
 @dataclass(frozen=True, eq=False)
 class PredictiveCheck:
-    """Percentiles q of the outcome in B time bins.
+    """The q :data:`PERCENTILES` of the outcome in B time bins.
 
-    ``time`` (B,): median observation time of each bin; ``count`` (B,); ``percentiles`` (q,); ``observed`` (B, q);
+    ``time`` (B,): median observation time of each bin; ``count`` (B,); ``observed`` (B, q);
     ``low``, ``middle``, ``high`` (B, q): median and 95 % band of the simulated percentiles. ``corrected``: whether
     outcomes are prediction-corrected. ``times`` and ``outcomes`` (N,): the observations.
     """
 
     time: FloatArray
     count: NDArray[np.int64]
-    percentiles: tuple[float, ...]
     observed: FloatArray
     low: FloatArray
     middle: FloatArray
@@ -206,7 +202,6 @@ def predictive_check(
     return PredictiveCheck(
         time=np.array([np.median(data.times[rows]) for rows in members]),
         count=np.array([len(rows) for rows in members]),
-        percentiles=PERCENTILES,
         observed=percentiles(data.observed),
         low=low,
         middle=middle,
@@ -236,9 +231,8 @@ def _bins(times: FloatArray, bins: int | ArrayLike | None) -> NDArray[np.int64]:
 
 def _correction(model: PopulationModel, data: PopulationData, members: list[NDArray[np.int64]]) -> FloatArray:
     """Factor of each outcome: the bin's median population prediction over its own."""
-    pred = Objective(model, data).predict(
-        PopulationParameters.of(model), np.zeros((len(data), model.n_random_effects))
-    )[0]
+    no_effects = np.zeros((len(data), model.n_random_effects))
+    pred = Objective(model, data).predict(PopulationParameters.of(model), no_effects)[0]
     scale = np.ones(len(pred))
     for rows in members:
         own = pred[rows]

@@ -163,9 +163,8 @@ def _key(model: PopulationModel, rows: pa.Table, interpolation: str) -> str:
 def _estimates(model: PopulationModel, ids: NDArray[np.int64], found: EmpiricalBayes) -> pa.Table:
     if not np.isfinite(found.joint).all():
         subject = ids[int(np.argmin(np.isfinite(found.joint)))]
-        raise SimulationError(
-            f"model {model.name!r} could not be evaluated anywhere near subject {subject}", do="check its rows"
-        )
+        what = f"model {model.name!r} could not be evaluated anywhere near subject {subject}"
+        raise SimulationError(what, do="check its rows")
     effects = dict(zip(model.random_effect_names, np.ascontiguousarray(found.eta.T), strict=True))
     return pa.table({"id": ids, **effects, "joint": found.joint, "converged": found.converged})
 
@@ -174,10 +173,8 @@ def _write(path: Path, key: str, tables: Iterable[pa.Table]) -> None:
     """A Parquet file with its key and one row group per table; it appears whole or not at all."""
     remaining = (table.replace_schema_metadata({KEY: key}) for table in tables)
     first = next(remaining)
-    with (
-        replacing(path) as temporary,
-        pq.ParquetWriter(temporary, first.schema, compression="zstd", use_dictionary=False) as writer,
-    ):
+    options = {"compression": "zstd", "use_dictionary": False}
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, first.schema, **options) as writer:
         for table in chain([first], remaining):
             writer.write_table(table, row_group_size=max(1, table.num_rows))
 

@@ -1,9 +1,9 @@
 """Maximum likelihood without linearisation: the marginal likelihood by importance sampling, and its maximum.
 
-FOCE and Laplace replace each subject's integral over its random effects by a Gaussian around one mode, which biases Ω
-and typical values for subjects with little information. Here the integral is a weighted mean over draws from a proposal
-fitted to the subject (NONMEM's IMP estimates the same quantity). Draws are fixed while the likelihood is maximised, so
-that it is a smooth function with an exact gradient; then proposals are fitted again, with new draws.
+FOCE and Laplace replace each subject's integral over its random effects by a Gaussian around one mode, which biases
+estimates for subjects with little information. Here it is a weighted mean over draws from a proposal fitted to the
+subject (as NONMEM's IMP). Draws are fixed while the likelihood is maximised, which makes it smooth with an exact
+gradient; then proposals are fitted again, with new draws.
 """
 
 from dataclasses import dataclass, replace

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -88,7 +88,7 @@ def inference_data(
         "fit_statistics": xr.Dataset(statistics, attrs={"method": fit.method, "message": fit.message}),
     }
     if data is not None:
-        by_row = {
+        by_row: dict[str, Mapping[str, NDArray[Any]]] = {
             "observed_data": {"outcome": data.observed},
             "constant_data": {"time": data.times, "subject_of": data.ids[data.subject_of_row]},
             "predictions": predictions or {},
