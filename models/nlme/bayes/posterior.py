@@ -155,8 +155,7 @@ def _step_of_typical(model: PopulationModel, omega: FloatArray, n: int) -> Float
 def convergence_warnings(found: az.InferenceData) -> list[str]:
     """Reasons not to rely on these draws, one sentence each."""
     warned = []
-    divergent = int(found["sample_stats"]["diverging"].sum())
-    if divergent:
+    if divergent := int(found["sample_stats"]["diverging"].sum()):
         warned.append(f"{divergent} divergent transitions: parts of the posterior may be missing.")
     names = [name for name in SUMMARY if name in found["posterior"]]
     varying = {name: found["posterior"][name].std(("chain", "draw")) > 0 for name in names}  # not a fixed value

@@ -58,8 +58,7 @@ class Coordinates:
     def natural(self, psi: FloatArray) -> FloatArray:
         """Estimates of a report: typical values, Ω's lower triangle, residual variances (and powers)."""
         values = self.unpack(psi)
-        fitted = values.into(self.model)
-        typical = [fitted.parameters[i].typical for i in self.mu]
+        typical = [values.into(self.model).parameters[i].typical for i in self.mu]
         error = [values.error[i] ** (1 if i % 3 == 2 else 2) for i in self.errors]
         return np.array([*typical, *(values.omega[i, j] for i, j in self.cells), *error])
 

@@ -141,10 +141,6 @@ class PopulationSearch(ABC):
 class _Search(PopulationSearch):
     """The approximate objective; its gradient is analytic for FOCEI, of differences otherwise."""
 
-    def __init__(self, objective: Objective, coordinates: Coordinates, progress: Evaluated | None) -> None:
-        super().__init__(objective, coordinates, progress)
-        self.best, self.eta = INFEASIBLE, objective.eta.copy()
-
     def individual_objectives(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Each subject's objective (n,) and gradient (n, m)."""
         if self.objective.analytic:

@@ -44,10 +44,10 @@ def minimise(
         move *= min(1.0, LONGEST / float(np.abs(move).max()))
         found = _backtrack(function, x, value, gradient, move, tolerance)
         if found is None:
-            if fresh or predicted_decrease < max(tolerance, GOOD_ENOUGH):
-                good = predicted_decrease < max(tolerance, GOOD_ENOUGH)
-                expected = f"no descent found; {predicted_decrease:.3g} expected"
-                return x, good, "converged to rounding" if good else expected
+            if predicted_decrease < max(tolerance, GOOD_ENOUGH):
+                return x, True, "converged to rounding"
+            if fresh:
+                return x, False, f"no descent found; {predicted_decrease:.3g} expected"
             inverse, fresh = np.linalg.inv(curvature), True
             continue
         new_x, new_value, new_gradient = found

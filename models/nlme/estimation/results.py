@@ -198,8 +198,7 @@ def fit_warnings(fit: Fit) -> list[str]:
     found = []
     if not fit.converged:
         found.append(f"The fit did not converge: {fit.message}.")
-    lost = int((~fit.searches_converged).sum())
-    if lost:
+    if lost := int((~fit.searches_converged).sum()):
         found.append(f"{lost} of {len(fit.eta)} subjects: the search for the random effects did not converge.")
     if len(fit.names) and not np.isfinite(fit.standard_errors).all():
         found.append("Some or all estimates have no standard error.")

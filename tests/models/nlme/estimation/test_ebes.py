@@ -6,35 +6,28 @@ import pyarrow.parquet as pq
 import pytest
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.core.random import normals, stream_key
 from image_longitudinal.models.nlme.estimation import ebes
-from image_longitudinal.models.nlme.estimation.ebes import empirical_bayes, stream_ebes
-from image_longitudinal.models.nlme.simulation.simulate import observe, simulate
+from image_longitudinal.models.nlme.estimation.ebes import empirical_bayes, individual_modes, stream_ebes
 from tests.models.nlme.data.test_nmtran_reader import long_table
-
-
-def outcomes(model, ids, seed):
-    """Random effects (n, k) and observations (n, T)."""
-    eta = normals(stream_key(seed, "eta"), ids, 3)
-    return eta, observe(model, simulate(model, eta), key=stream_key(seed, "residual"), ids=ids)
+from tests.models.nlme.estimation.test_fit import simulated
 
 
 @pytest.fixture(scope="module")
 def population(original, tmp_path_factory):
-    ids = np.arange(1, 41)
-    observed = outcomes(original, ids, 6)[1]
+    data = simulated(original, 40, seed=6)[1]
+    observed = data.observed.reshape(40, -1)
     folder = tmp_path_factory.mktemp("observations")
-    table = long_table(ids.tolist(), original.design.times, observed, [(0.0, 1.0, 1)])
+    table = long_table(data.ids.tolist(), original.design.times, observed, [(0.0, 1.0, 1)])
     files = [folder / f"part-{k}.parquet" for k in range(2)]
     pq.write_table(table.slice(0, 500), files[0])  # the 23rd subject lies in both files
     pq.write_table(table.slice(500), files[1])
-    return files, ids, empirical_bayes(original, observed)
+    return files, data.ids, empirical_bayes(original, observed)
 
 
 def test_several_starts_find_what_one_misses(original):
-    eta, observed = outcomes(original, np.arange(4_000), 4)
-    several = empirical_bayes(original, observed)
-    one = empirical_bayes(original, observed, starts=np.empty((0, 3)))
+    eta, data = simulated(original, 4_000, seed=4)
+    several = individual_modes(original, data)
+    one = individual_modes(original, data, starts=np.empty((0, 3)))
     assert (several.joint <= one.joint + 1e-6).all()
     assert (several.joint < one.joint - 0.1).any()
     # 0.305 is what several starts reach in 8,000 other subjects; 4,000: ± 0.01
@@ -85,7 +78,7 @@ def test_other_observations_are_not_taken_for_done(original, population, tmp_pat
     target = tmp_path / "ebes.parquet"
     stream_ebes(original, files[:1], target, part_size=10)
     table = pq.read_table(files[0])
-    values = table["dv"].to_numpy(zero_copy_only=False) * np.where(table["id"].to_numpy() == 1, 1.5, 1.0)
+    values = table["dv"].to_numpy(zero_copy_only=False) * np.where(table["id"].to_numpy() == 0, 1.5, 1.0)
     pq.write_table(table.set_column(5, "dv", pa.array(values, from_pandas=True)), tmp_path / "other.parquet")
     other = stream_ebes(original, tmp_path / "other.parquet", target, part_size=10)
     assert other.reused == 0
@@ -94,17 +87,14 @@ def test_other_observations_are_not_taken_for_done(original, population, tmp_pat
     assert got[1] == expected.eta[1, 0]
 
 
-def test_split_subjects_and_missing_folders_are_refused(original, population, tmp_path):
+def test_split_subjects_and_missing_folders_or_values_are_refused(original, population, tmp_path):
     rows = pq.read_table(population[0][0])
     pq.write_table(pa.concat_tables([rows.slice(0, 44), rows.slice(0, 22)]), tmp_path / "twice.parquet")
-    with pytest.raises(ConfigError, match=r"not together.*id 1"):
+    with pytest.raises(ConfigError, match=r"not together.*id 0"):
         stream_ebes(original, tmp_path / "twice.parquet", tmp_path / "ebes.parquet", part_size=1)
     assert not (tmp_path / "ebes.parquet").exists()
     with pytest.raises(ConfigError, match="no such folder"):
         stream_ebes(original, population[0], tmp_path / "nowhere" / "ebes.parquet")
-
-
-def test_a_missing_observation_is_named(original):
     observed = np.zeros((2, 21))
     observed[1, 4] = np.nan
     with pytest.raises(ConfigError, match="subject row 1, time 2"):
