@@ -58,9 +58,10 @@ class Coordinates:
     def natural(self, psi: FloatArray) -> FloatArray:
         """Estimates of a report: typical values, Ω's lower triangle, residual variances (and powers)."""
         values = self.unpack(psi)
-        typical = [values.into(self.model).parameters[i].typical for i in self.mu]
+        parameters = values.into(self.model).parameters
+        omega = [values.omega[i, j] for i, j in self.cells]
         error = [values.error[i] ** (1 if i % 3 == 2 else 2) for i in self.errors]
-        return np.array([*typical, *(values.omega[i, j] for i, j in self.cells), *error])
+        return np.array([*(parameters[i].typical for i in self.mu), *omega, *error])
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -17,11 +17,6 @@ from image_longitudinal.models.nlme.model.structural import StructuralModel
 from image_longitudinal.models.nlme.simulation.simulate import simulate
 
 EXPONENTIAL = StructuralModel("wang-2007", (), ("ke",), lambda t, x, p: {}, lambda t, x, p: 10 * s.exp(-p.ke * t))
-RESIDUALS = {
-    "proportional": ResidualError("proportional", proportional=0.1**0.5),
-    "additive": ResidualError("additive", additive=0.1**0.5),
-    "log-normal": ResidualError("log-normal", additive=0.1**0.5),
-}
 WANG = {  # minus twice the log-likelihood without N log 2π (Wang 2007, table 1)
     ("proportional", "FO"): 39.213, ("proportional", "FOCE"): 39.207, ("proportional", "FOCEI"): 39.458,
     ("additive", "FO"): 0.026, ("additive", "FOCE"): -2.059, ("additive", "FOCEI"): -2.059,
@@ -30,9 +25,8 @@ WANG = {  # minus twice the log-likelihood without N log 2π (Wang 2007, table 1
 
 
 def wang_model(residual: str) -> PopulationModel:
-    return PopulationModel(
-        "wang-2007", EXPONENTIAL, (Parameter("ke", 0.5),), ((0.04,),), RESIDUALS[residual], Design((0.0, 1.0), ())
-    )
+    error = ResidualError(residual, **{"proportional" if residual == "proportional" else "additive": 0.1**0.5})
+    return PopulationModel("wang-2007", EXPONENTIAL, (Parameter("ke", 0.5),), ((0.04,),), error, Design((0.0, 1.0), ()))
 
 
 @pytest.fixture(scope="module")
