@@ -20,7 +20,6 @@ from image_longitudinal.models.nlme.model.population import PopulationModel
 FloatArray = NDArray[np.float64]
 CHUNK = 1000  # subjects at a time: bounds the memory
 PERCENTILES = (5.0, 50.0, 95.0)  # of the outcomes, in a visual predictive check
-BAND = (2.5, 97.5)
 MOST_BINS = 12
 
 
@@ -198,7 +197,7 @@ def predictive_check(
         return np.stack([np.percentile(shown[rows], PERCENTILES) for rows in members])
 
     simulated = np.stack([percentiles(one) for one in replicates(model, data, n, seed=seed)])
-    low, middle, high = np.percentile(simulated, (BAND[0], 50.0, BAND[1]), axis=0)
+    low, middle, high = np.percentile(simulated, (2.5, 50.0, 97.5), axis=0)
     return PredictiveCheck(
         time=np.array([np.median(data.times[rows]) for rows in members]),
         count=np.array([len(rows) for rows in members]),

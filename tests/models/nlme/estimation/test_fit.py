@@ -89,20 +89,16 @@ def simulated(original, n, seed):
     return eta, data
 
 
-def far_start(original):
-    """The start values of the original analysis: imax 1.1, ic50 0.6, Ω = 0.2 I, σ = 0.1."""
-    return PopulationParameters(np.log([1.0, 1.1, 0.6]), 0.2 * np.eye(3), np.array([0.1, 0.0, 1.0])).into(original)
-
-
 def test_what_was_simulated_is_recovered_from_far_start_values(original):
     # All estimates of both seeds together: squared distance from the truth by their own covariance, χ² with 2 x 10
     # degrees of freedom. A right method is beyond the limit in one pair of seeds in a thousand; standard errors half as
     # large as they should be make the distance four times as large, 80 where 45 is the limit.
     true = np.array([1.0, 2.1, 0.4, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1e-4])
     distance, seeds = 0.0, (1, 2)
+    start = PopulationParameters(np.log([1.0, 1.1, 0.6]), 0.2 * np.eye(3), np.array([0.1, 0.0, 1.0])).into(original)
     for seed in seeds:
         eta, data = simulated(original, 2000, seed)
-        linearised = fit(far_start(original), data, "FOCE", covariance="none")
+        linearised = fit(start, data, "FOCE", covariance="none")
         result = maximum_likelihood(linearised, data, draws=200, rounds=2)
         off = result.estimates - true
         distance += float(off @ np.linalg.solve(result.covariance, off))
