@@ -141,6 +141,9 @@ class PopulationSearch(ABC):
 class _Search(PopulationSearch):
     """The approximate objective; its gradient is analytic for FOCEI, of differences otherwise."""
 
+    best: float  # objective of this minimisation so far, with its modes
+    eta: FloatArray
+
     def individual_objectives(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Each subject's objective (n,) and gradient (n, m)."""
         if self.objective.analytic:
