@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.report import argument_parser, print_result
 from image_longitudinal.core.random import normals, stream_key
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.estimation.ebe_streaming import stream_ebes
+from image_longitudinal.models.nlme.estimation.ebes import stream_ebes
 from image_longitudinal.models.nlme.estimation.fit import Fit, fit
 from image_longitudinal.models.nlme.estimation.importance_sampling import maximum_likelihood
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters

@@ -2,7 +2,6 @@
 
 from prefect import flow
 
-from image_longitudinal.tasks.population.bayes import report_draws, sample_population
 from image_longitudinal.tasks.population.fit import fit_to_table
 from image_longitudinal.tasks.population.options import FitOptions
 from image_longitudinal.tasks.population.report import report_fit
@@ -23,10 +22,6 @@ def fit_table(options: FitOptions, output: str, workers: int = 2) -> FitSummary:
     Returns:
         The content of fit.json.
     """
-    if options.method == "nuts":
-        summary = sample_population(options, output)
-        report_draws(options, output)
-    else:
-        summary = fit_to_table(options, output, workers)
-        report_fit(options, output)
+    summary = fit_to_table(options, output, workers)
+    report_fit(options, output)
     return summary

@@ -6,10 +6,9 @@ import typer
 
 from image_longitudinal.cli import models
 from image_longitudinal.cli.evaluate import evaluate, score
-from image_longitudinal.cli.export import export
 from image_longitudinal.cli.inspect import show, verify
 from image_longitudinal.cli.make import distill, generate, ingest, train
-from image_longitudinal.cli.population import fit, simulate
+from image_longitudinal.cli.population import export, fit_command, simulate_command
 from image_longitudinal.cli.transfer import convert, fetch, publish
 from image_longitudinal.core.errors import ImageLongitudinalError, naming_missing_extra
 
@@ -21,9 +20,10 @@ app = typer.Typer(
 )
 app.add_typer(models.app, name="models")
 for command in (
-    ingest, train, generate, verify, show, evaluate, score, publish, fetch, convert, export, simulate, fit, distill
+    ingest, train, generate, verify, show, evaluate, score, publish, fetch, convert, export, simulate_command,
+    fit_command, distill,
 ):  # fmt: skip
-    app.command()(command)
+    app.command(command.__name__.removesuffix("_command"))(command)
 
 
 def main() -> None:

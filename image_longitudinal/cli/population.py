@@ -1,12 +1,12 @@
-"""Commands ``simulate`` and ``fit``: simulate a table from a population model, and fit a model to a table."""
+"""Commands for tables in NM-TRAN's columns: ``simulate``, ``fit``, and ``export`` from a data set."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from image_longitudinal.cli.console import print_result
-from image_longitudinal.cli.options import Threads
+from image_longitudinal.cli.options import Dataset, Threads
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.errors import ConfigError
 
@@ -18,31 +18,28 @@ Model = Annotated[str, typer.Option(help="Name of the population model.")]
 ModelFile = Annotated[str | None, typer.Option(help="Python file that registers the model.")]
 Covariates = Annotated[str, typer.Option(help="Covariates between rows: locf, nocb or linear.")]
 Dialect = Annotated[str, typer.Option(help="nonmem, nlmixr2, monolix or pumas.")]
+Texts = list[str] | None
 Seed = Annotated[int, typer.Option(min=0)]
 
 
-def simulate(
+def simulate_command(
     output: Annotated[Path, typer.Argument(help="CSV or Parquet file to write.")],
     model: Model = "depot-central-mm",
     subjects: Annotated[int, typer.Option(min=1)] = 100,
     times: Annotated[str | None, typer.Option(help="Observation times, e.g. 0,0.5,1,2; else the model's.")] = None,
     dose: Annotated[
-        list[str] | None, typer.Option(help="TIME:AMOUNT[:COMPARTMENT[:DURATION]]; repeatable; else the model's.")
+        Texts, typer.Option(help="TIME:AMOUNT[:COMPARTMENT[:DURATION]]; repeatable; else the model's.")
     ] = None,
     seed: Seed = 1,
     values: Annotated[
-        list[str] | None, typer.Option("--set", help="Value in place of the model's, e.g. imax=1.1, omega=0.2.")
+        Texts, typer.Option("--set", help="Value in place of the model's, e.g. imax=1.1, omega=0.2.")
     ] = None,
     truth: Annotated[Path | None, typer.Option(help="File for the true random effects and parameters.")] = None,
-    covariate: Annotated[
-        list[str] | None, typer.Option(help="NAME=LOW:HIGH, drawn uniformly for each subject, or NAME=VALUE.")
-    ] = None,
+    covariate: Annotated[Texts, typer.Option(help="NAME=LOW:HIGH, uniform over subjects, or NAME=VALUE.")] = None,
     jitter: Annotated[float, typer.Option(min=0, help="Visits are up to this much earlier or later.")] = 0.0,
     missed: Annotated[float, typer.Option(min=0, max=1, help="Probability of missing a visit.")] = 0.0,
     dropout: Annotated[float, typer.Option(min=0, max=1, help="Probability of leaving before the last visit.")] = 0.0,
-    events: Annotated[
-        str | None, typer.Option(help="Table of subjects, doses, covariates and times, in place of a design.")
-    ] = None,
+    events: Annotated[str | None, typer.Option(help="Table of subjects, doses, covariates, times; no design.")] = None,
     covariates: Covariates = "locf",
     dialect: Dialect = "nonmem",
     model_file: ModelFile = None,
@@ -51,10 +48,12 @@ def simulate(
     """Simulate a trial from a population model, as a table for this or any other program."""
     from image_longitudinal.tasks.population.options import SimulateOptions, options_of
 
+    # weight=50:90 → (50, 90), and weight=70 → (70, 70)
+    ranges = {name: (value.split(":")[0], value.split(":", 1)[-1]) for name, value in _named(covariate).items()}
     options = options_of(SimulateOptions, {
         "model": model, "model_file": model_file, "values": _named(values), "seed": seed, "dialect": dialect,
-        "subjects": subjects, "times": [_number(part, "time") for part in times.split(",")] if times else None,
-        "doses": dose or (), "covariate_ranges": _ranges(covariate), "jitter": jitter, "missed": missed,
+        "subjects": subjects, "times": times.split(",") if times else None,
+        "doses": dose or (), "covariate_ranges": ranges, "jitter": jitter, "missed": missed,
         "dropout": dropout, "events": events, "covariates": covariates,
     })  # fmt: skip
     source = f"the events of {events}" if events else f"{subjects:,} subjects"
@@ -65,7 +64,7 @@ def simulate(
     print_result(path, f"image-longitudinal fit {path} --model {model} --output {Path(path).with_suffix('')}-fit")
 
 
-def fit(
+def fit_command(
     table: Annotated[str, typer.Argument(help="CSV or Parquet table, or the address of a published data set.")],
     output: Annotated[Path, typer.Option(help="Folder for results and report.")],
     model: Model = "depot-central-mm",
@@ -73,11 +72,9 @@ def fit(
     level: Annotated[float | None, typer.Option(help="Association level of a published data set.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a published data set; all without one.")] = None,
     covariates: Covariates = "locf",
-    subjects: Annotated[
-        int | None, typer.Option(min=1, help="Fit only the first N subjects; EBEs are for all.")
-    ] = None,
-    start: Annotated[list[str] | None, typer.Option(help="Start value, e.g. imax=1.1, omega=0.2.")] = None,
-    fixed: Annotated[list[str] | None, typer.Option(help="Parameter to hold; also omega, residual.")] = None,
+    subjects: Annotated[int | None, typer.Option(min=1, help="Fit the first N subjects; EBEs are for all.")] = None,
+    start: Annotated[Texts, typer.Option(help="Start value, e.g. imax=1.1, omega=0.2.")] = None,
+    fixed: Annotated[Texts, typer.Option(help="Parameter to hold; also omega, residual.")] = None,
     diagonal: Annotated[bool, typer.Option("--diagonal", help="No covariances of random effects.")] = False,
     draws: Annotated[int, typer.Option(min=50, help="Per subject for imp, per chain for nuts.")] = 300,
     seed: Seed = 1,
@@ -99,29 +96,30 @@ def fit(
     print_result(output / "report.html", f"open {output / 'report.html'}")
 
 
-def _named(values: list[str] | None) -> dict[str, float]:
-    """name=1.5 → {name: 1.5}."""
-    named = {}
+def export(
+    dataset: Dataset,
+    file: Annotated[Path, typer.Argument(help="CSV or Parquet file to write.")],
+    level: Annotated[float, typer.Option(help="Association level.")],
+    split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
+    dialect: Dialect = "nonmem",
+) -> None:
+    """Write outcomes as a data file of NONMEM, nlmixr2, Monolix or Pumas: ID, TIME, EVID, AMT, CMT, DV, MDV."""
+    from image_longitudinal.models.nlme.data import nmtran_writer
+    from image_longitudinal.storage.dataset.reader import open_dataset
+    from image_longitudinal.tasks.population.tables import export_nmtran
+
+    chosen = cast(nmtran_writer.Dialect, dialect)  # checked by the writer
+    rows = export_nmtran(open_dataset(dataset), file, level=level, split=split, dialect=chosen)
+    typer.echo(f"{rows:,} rows")
+    print_result(file)
+
+
+def _named(values: Texts) -> dict[str, str]:
+    """name=value → {name: value}; the options' validation reads the numbers."""
+    pairs = {}
     for text in values or ():
         name, found, value = text.partition("=")
         if not found:
-            raise ConfigError("a value needs a name", expected="name=number", got=repr(text))
-        named[name.strip()] = _number(value, name)
-    return named
-
-
-def _ranges(values: list[str] | None) -> dict[str, tuple[float, float]]:
-    """weight=50:90 → {weight: (50, 90)}; weight=70 → {weight: (70, 70)}."""
-    ranges = {}
-    for text in values or ():
-        name, _, value = text.partition("=")
-        low, _, high = value.partition(":")
-        ranges[name.strip()] = (_number(low, f"covariate {name}"), _number(high or low, f"covariate {name}"))
-    return ranges
-
-
-def _number(text: str, what: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise ConfigError(f"{what} is not a number", got=repr(text)) from error
+            raise ConfigError("a value needs a name", expected="name=value", got=repr(text))
+        pairs[name.strip()] = value
+    return pairs

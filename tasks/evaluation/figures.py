@@ -12,8 +12,7 @@ from image_longitudinal.models.evaluation.predictors import IMAGE_PREDICTORS, LA
 from image_longitudinal.models.evaluation.records import LevelScores
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.diagnostics.plots import goodness_of_fit, predictive_check_figure
-from image_longitudinal.models.nlme.diagnostics.residuals import residuals
-from image_longitudinal.models.nlme.diagnostics.vpc import predictive_check
+from image_longitudinal.models.nlme.diagnostics.residuals import predictive_check, residuals
 from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.models.nlme.simulation.simulate import simulate
 from image_longitudinal.storage.dataset.reader import Dataset

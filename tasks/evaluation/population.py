@@ -10,7 +10,7 @@ from prefect import task
 from image_longitudinal.models.evaluation.records import PopulationEstimate
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
-from image_longitudinal.models.nlme.estimation.ebe_streaming import stream_ebes
+from image_longitudinal.models.nlme.estimation.ebes import stream_ebes
 from image_longitudinal.models.nlme.estimation.fit import fit
 from image_longitudinal.models.nlme.estimation.importance_sampling import maximum_likelihood
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters

@@ -1,29 +1,21 @@
 """Full Bayes on a table: draws by NUTS, and a report on them."""
 
-from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
 import arviz as az
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
-from prefect import task
-from prefect.logging import get_run_logger
 
-from image_longitudinal.core.files import write_atomically
 from image_longitudinal.models.nlme.bayes.posterior import SUMMARY, convergence_warnings, sample_posterior
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.diagnostics.plots import ACCENT, INK, SOFT
-from image_longitudinal.models.nlme.estimation.results import load_results, save_results
+from image_longitudinal.models.nlme.diagnostics.plots import ACCENT, INK, SOFT, bare
+from image_longitudinal.models.nlme.estimation.results import save_results
+from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.tasks.engine.progress import Progress
-from image_longitudinal.tasks.population.inputs import named_model, observations_of, population_of, spec_of
 from image_longitudinal.tasks.population.options import FitOptions
-from image_longitudinal.tasks.population.summary import FitSummary, ParameterEstimate, finite, read_summary
-from image_longitudinal.tasks.reports.pictures import data_url, rendered
-
-DRAWS, REPORT = "posterior.nc", "report.html"
-CHAINS = 2
+from image_longitudinal.tasks.population.report import rendered_page
+from image_longitudinal.tasks.population.summary import DRAWS, FitSummary, ParameterEstimate, finite
 
 
 class PosteriorRow(NamedTuple):
@@ -38,26 +30,10 @@ class PosteriorRow(NamedTuple):
     rhat: float | None
 
 
-@task(name="sample-population", task_run_name="sample {options.model}")
-def sample_population(options: FitOptions, output: str) -> FitSummary:
-    """Draw from the posterior, and write draws and summary into the folder; equal draws are kept.
-
-    Returns:
-        The content of fit.json: posterior means and standard deviations in place of estimates.
-    """
-    folder, logger = Path(output), get_run_logger()
-    table = observations_of(options)
-    key, done = spec_of(options, table).digest, read_summary(folder)
-    if done is not None and done.key == key and (folder / DRAWS).exists():
-        logger.info("cache hit: these draws exist")
-        return done
-    model = named_model(options.model, options.model_file, options.start)
-    data = population_of(options, model, table)
-    folder.mkdir(parents=True, exist_ok=True)
-    logger.info(
-        f"{len(data):,} subjects, {len(data.times):,} observations; first a fit by FOCEI for the start of the chains, "
-        "and compilation of the density"
-    )
+def sample_to_folder(
+    options: FitOptions, model: PopulationModel, data: PopulationData, folder: Path, key: str
+) -> FitSummary:
+    """Write draws from the posterior; posterior means and standard deviations are the estimates of the summary."""
     started: list[Progress] = []  # at the first draw: fit and compilation do not count towards the rate
 
     def progress(done: int, total: int) -> None:
@@ -66,12 +42,12 @@ def sample_population(options: FitOptions, output: str) -> FitSummary:
         started[0].update(done)
 
     found = sample_posterior(
-        model, data, draws=options.draws, tune=options.draws, chains=CHAINS, omega=options.omega, fixed=options.fixed,
+        model, data, draws=options.draws, tune=options.draws, chains=2, omega=options.omega, fixed=options.fixed,
         seed=options.seed, progress=progress,
     )  # fmt: skip
     save_results(found, folder / DRAWS)
     warned = convergence_warnings(found)
-    summary = FitSummary(
+    return FitSummary(
         key=key,
         model=options.model,
         method="NUTS",
@@ -84,40 +60,19 @@ def sample_population(options: FitOptions, output: str) -> FitSummary:
         observations=len(data.times),
         subjects_fitted=len(data),
     )
-    summary.write(folder)
-    return summary
-
-
-@task(name="report-draws", task_run_name="report on {options.model} by nuts")
-def report_draws(options: FitOptions, output: str) -> str:
-    """Write report.html beside the draws."""
-    folder = Path(output)
-    found, summary = load_results(folder / DRAWS), read_summary(folder)
-    model = named_model(options.model, options.model_file, options.start)
-    data = population_of(options, model, observations_of(options))
-    assert summary is not None
-    write_atomically(folder / REPORT, posterior_page(found, data, options, summary))
-    return str(folder / REPORT)
 
 
 def posterior_page(found: az.InferenceData, data: PopulationData, options: FitOptions, summary: FitSummary) -> str:
     """The page's HTML; the same draws give the same page."""
-    text = resources.files("image_longitudinal.tasks.reports").joinpath("templates", "posterior.html").read_text()
     figures = {
         "traces": traces_figure(found),
         "prior": predictive_figure(found, data, "prior_predictive"),
         "posterior": predictive_figure(found, data, "posterior_predictive"),
     }
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(text)
-    return template.render(
-        options=options,
-        summary=summary,
-        warnings=convergence_warnings(found),
-        rows=posterior_rows(found),
-        chains=found["posterior"].sizes["chain"],
-        draws=found["posterior"].sizes["draw"],
-        pictures={name: data_url(rendered(figure)) for name, figure in figures.items()},
-    )
+    return rendered_page(
+        "posterior.html", figures, options=options, summary=summary, warnings=convergence_warnings(found),
+        rows=posterior_rows(found), chains=found["posterior"].sizes["chain"], draws=found["posterior"].sizes["draw"],
+    )  # fmt: skip
 
 
 def posterior_rows(found: az.InferenceData) -> list[PosteriorRow]:
@@ -140,14 +95,13 @@ def traces_figure(found: az.InferenceData) -> Figure:
             left.plot(own.sel(chain=chain), color=colour, lw=0.6, alpha=0.8)
         left.set_ylabel(name, fontsize=8)
         values = own.values.ravel()
-        edges = np.histogram_bin_edges(
-            np.clip(np.concatenate([values, before]), 0.2 * values.min(), 3 * values.max()), 60
-        )
+        shown = np.clip(np.concatenate([values, before]), 0.2 * values.min(), 3 * values.max())
+        edges = np.histogram_bin_edges(shown, 60)
         right.hist(before, bins=edges, density=True, color=SOFT, alpha=0.5, label="prior")
         right.hist(values, bins=edges, density=True, color=ACCENT, alpha=0.7, label="posterior")
         for axis in (left, right):
             axis.tick_params(labelsize=6)
-            axis.spines[["top", "right"]].set_visible(False)
+            bare(axis)
         right.legend(fontsize=6, frameon=False)
     return figure
 
@@ -164,5 +118,5 @@ def predictive_figure(found: az.InferenceData, data: PopulationData, group: str)
         axis.fill_between(times, ends[:, 0], ends[:, 1], color=ACCENT, alpha=alpha, lw=0)
     axis.plot(data.times, data.observed, ".", ms=4, color=INK, alpha=0.6, mew=0)
     axis.set(xlabel="time", ylabel="outcome", title=group.replace("_", " "))
-    axis.spines[["top", "right"]].set_visible(False)
+    bare(axis)
     return figure

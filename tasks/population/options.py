@@ -78,9 +78,7 @@ class SimulateOptions(Section):
     jitter: float = Field(0.0, ge=0, description="Visits are up to this much earlier or later; not those with a dose.")
     missed: float = Field(0.0, ge=0, lt=1, description="Probability of missing a visit, for each but the first.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Probability of leaving before the last visit.")
-    events: str | None = Field(
-        None, description="Table of subjects, doses, covariates and times, in place of a design; its DV is replaced."
-    )
+    events: str | None = Field(None, description="Table of doses, covariates and times, not a design; DV is replaced.")
     covariates: Interpolation = Field("locf", description="Covariates between the rows of ``events``.")
 
 

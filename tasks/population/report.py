@@ -1,31 +1,24 @@
 """The report on a population fit: warnings, estimates, diagnostics."""
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
 from prefect import task
 
 from image_longitudinal.core.files import write_atomically
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.diagnostics.plots import (
-    distribution_errors,
-    goodness_of_fit,
-    individual_fits,
-    pairs_of_effects,
-    predictive_check_figure,
-    random_effects_figure,
-)
-from image_longitudinal.models.nlme.diagnostics.residuals import npde, residuals
-from image_longitudinal.models.nlme.diagnostics.vpc import predictive_check
+from image_longitudinal.models.nlme.diagnostics import plots
+from image_longitudinal.models.nlme.diagnostics.residuals import npde, predictive_check, residuals
 from image_longitudinal.models.nlme.estimation.fit import Fit
-from image_longitudinal.models.nlme.estimation.results import fit_warnings, load_fit
-from image_longitudinal.tasks.population.fit import RESULTS
+from image_longitudinal.models.nlme.estimation.results import fit_warnings, load_fit, load_results
 from image_longitudinal.tasks.population.inputs import named_model, observations_of, population_of
 from image_longitudinal.tasks.population.options import FitOptions
-from image_longitudinal.tasks.population.summary import FitSummary, read_summary
+from image_longitudinal.tasks.population.summary import DRAWS, RESULTS, FitSummary, read_summary
 from image_longitudinal.tasks.reports.pictures import data_url, rendered
 
 REPORT = "report.html"
@@ -33,90 +26,51 @@ REPLICATES = 300
 SHOWN = 1000  # subjects of simulated diagnostics, spread evenly over all
 
 
-class EstimateRow(NamedTuple):
-    """An estimate as text, with standard error, relative standard error and 95 % interval."""
-
-    name: str
-    estimate: str
-    error: str
-    relative: str
-    interval: str
-
-
-class OmegaRow(NamedTuple):
-    """A random effect as text: standard deviation, shrinkage, correlations with those before it."""
-
-    name: str
-    sd: str
-    shrinkage: str
-    correlations: list[str]
-
-
 @task(name="report-fit", task_run_name="report on {options.model} by {options.method}")
 def report_fit(options: FitOptions, output: str) -> str:
-    """Write report.html beside the results of a fit."""
+    """Write report.html beside the results of a fit, and return its path."""
     folder = Path(output)
-    model = named_model(options.model, options.model_file, {})
-    found = load_fit(folder / RESULTS, model)
-    summary = read_summary(folder)
+    model, summary = named_model(options.model, options.model_file, {}), read_summary(folder)
+    data = population_of(options, model, observations_of(options))
     assert summary is not None
-    page = fit_page(found, population_of(options, model, observations_of(options)), options, summary)
+    if options.method == "nuts":
+        from image_longitudinal.tasks.population.bayes import posterior_page  # here: PyMC is slow to import
+
+        page = posterior_page(load_results(folder / DRAWS), data, options, summary)
+    else:
+        page = fit_page(load_fit(folder / RESULTS, model), data, options, summary)
     write_atomically(folder / REPORT, page)
     return str(folder / REPORT)
+
+
+def rendered_page(template: str, figures: Mapping[str, Figure], **content: Any) -> str:
+    """A template of :mod:`tasks.reports`, filled with figures and other content."""
+    text = resources.files("image_longitudinal.tasks.reports").joinpath("templates", template).read_text()
+    pictures = {name: data_url(rendered(figure)) for name, figure in figures.items()}
+    return (
+        Environment(autoescape=True, undefined=StrictUndefined).from_string(text).render(pictures=pictures, **content)
+    )
 
 
 def fit_page(found: Fit, data: PopulationData, options: FitOptions, summary: FitSummary) -> str:
     """The page's HTML; the same fit gives the same page."""
     some = data if len(data) <= SHOWN else data.take(np.linspace(0, len(data) - 1, SHOWN).astype(int))
     unit = found.model.units.get("outcome", "")
-    errors = npde(found.model, some, n=REPLICATES, seed=options.seed)
-    checks = [
-        predictive_check(found.model, some, n=REPLICATES, seed=options.seed, corrected=corrected)
-        for corrected in (False, True)
-    ]
+    settings = {"n": REPLICATES, "seed": options.seed}
+    errors = npde(found.model, some, **settings)
+    checks = [predictive_check(found.model, some, corrected=corrected, **settings) for corrected in (False, True)]
     figures = {
-        "fit": goodness_of_fit(data, residuals(found.model, data, found.eta)),
-        "npde": distribution_errors(some, errors),
-        "vpc": predictive_check_figure(checks[0], unit),
-        "pcvpc": predictive_check_figure(checks[1], unit),
-        "individual": individual_fits(found.model, data, found.eta),
-        "effects": random_effects_figure(found),
+        "fit": plots.goodness_of_fit(data, residuals(found.model, data, found.eta)),
+        "npde": plots.distribution_errors(some, errors),
+        "vpc": plots.predictive_check_figure(checks[0], unit),
+        "pcvpc": plots.predictive_check_figure(checks[1], unit),
+        "individual": plots.individual_fits(found.model, data, found.eta),
+        "effects": plots.random_effects_figure(found),
     }
     if found.eta.shape[1] > 1:
-        figures["pairs"] = pairs_of_effects(found)
-    text = resources.files("image_longitudinal.tasks.reports").joinpath("templates", "fit.html").read_text()
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(text)
-    return template.render(
-        fit=found,
-        options=options,
-        summary=summary,
-        warnings=fit_warnings(found),
-        rows=estimate_rows(found),
-        omega=omega_rows(found),
-        pictures={name: data_url(rendered(figure)) for name, figure in figures.items()},
-        inside=[check.inside for check in checks],
-        replicates=REPLICATES,
-        shown=len(some),
-    )
-
-
-def estimate_rows(found: Fit) -> list[EstimateRow]:
-    """A row for every estimate."""
-    rows = []
-    for name, (value, error) in found.table.items():
-        known = bool(np.isfinite(error))
-        relative = f"{100 * error / abs(value):.1f} %" if known and value else "–"
-        interval = f"{value - 1.96 * error:.4g} – {value + 1.96 * error:.4g}" if known else "–"
-        rows.append(EstimateRow(name, f"{value:.5g}", f"{error:.3g}" if known else "–", relative, interval))
-    return rows
-
-
-def omega_rows(found: Fit) -> list[OmegaRow]:
-    """A row for every random effect."""
-    omega = np.asarray(found.model.omega)
-    sd = np.sqrt(np.diag(omega))
-    rows = []
-    for i, name in enumerate(found.model.random_effect_names):
-        correlations = [f"{omega[i, j] / (sd[i] * sd[j]):.3f}" for j in range(i)]
-        rows.append(OmegaRow(name, f"{sd[i]:.4g}", f"{found.shrinkage[i]:.1%}", correlations))
-    return rows
+        figures["pairs"] = plots.pairs_of_effects(found)
+    return rendered_page(
+        "fit.html", figures, fit=found, options=options, summary=summary, warnings=fit_warnings(found),
+        sd=np.sqrt(np.diag(found.model.omega)).tolist(), inside=[check.inside for check in checks],
+        replicates=REPLICATES, shown=len(some),
+    )  # fmt: skip

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 from image_longitudinal.core.config import Section
 from image_longitudinal.core.files import write_atomically
 
-NAME = "fit.json"
+NAME, RESULTS, DRAWS = "fit.json", "fit.nc", "posterior.nc"
 
 
 class ParameterEstimate(Section):
@@ -56,7 +56,7 @@ class FitSummary(Section):
 
 
 def read_summary(folder: Path) -> FitSummary | None:
-    """The summary of a finished fit; None if there is none or it is not readable."""
+    """The summary of a finished fit; None without a readable one."""
     try:
         return FitSummary.model_validate_json((folder / NAME).read_bytes())
     except (FileNotFoundError, ValidationError):

@@ -26,8 +26,8 @@ from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io.lease import hold_lease
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.tasks.evaluation.checks import check_is_evaluable
-from image_longitudinal.tasks.population.export import export_nmtran
 from image_longitudinal.tasks.population.options import FitOptions
+from image_longitudinal.tasks.population.tables import export_nmtran
 from image_longitudinal.tasks.reports.dataset_figures import subject_figure
 from image_longitudinal.tasks.shards.derivation import rederive
 from image_longitudinal.tasks.shards.spec import DatasetSpec

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import arviz as az
@@ -12,8 +13,7 @@ from numpy.typing import NDArray
 from pymc.step_methods.hmc.quadpotential import QuadPotentialDiagAdapt
 
 from image_longitudinal.core.random import normals, stream_key
-from image_longitudinal.models.nlme.bayes.pymc_model import bayesian_model, omega_blocks, omega_start
-from image_longitudinal.models.nlme.bayes.whitening import Information
+from image_longitudinal.models.nlme.bayes.pymc_model import Information, bayesian_model, omega_blocks, omega_start
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.fit import Fit, fit
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
@@ -33,27 +33,17 @@ SURE_RHAT, SURE_ESS = 1.02, 400.0
 
 
 def sample_posterior(
-    model: PopulationModel,
-    data: PopulationData,
-    *,
-    draws: int = 500,
-    tune: int = 500,
-    chains: int = 2,
-    omega: str = "full",
-    fixed: Sequence[str] = (),
-    seed: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-) -> az.InferenceData:
+    model: PopulationModel, data: PopulationData, *, draws: int = 500, tune: int = 500, chains: int = 2,
+    omega: str = "full", fixed: Sequence[str] = (), seed: int = 1, progress: Callable[[int, int], None] | None = None,
+) -> az.InferenceData:  # fmt: skip
     """Draw typical values, Ω, residual error and random effects given the data, by NUTS in PyMC.
 
     The priors are those of :func:`models.nlme.bayes.pymc_model.bayesian_model` around the model's own values. First
     the model is fitted by FOCEI: its modes and the information around them give the coordinates
-    (:mod:`models.nlme.bayes.whitening`) and, plus or minus about a standard error, the start of every chain. They
-    affect how well chains mix, not the posterior.
+    (:class:`models.nlme.bayes.pymc_model.Whitened`) and, plus or minus about a standard error, the start of every
+    chain. They affect how well chains mix, not the posterior.
 
     Args:
-        model: the population model.
-        data: observations and designs.
         draws: kept, per chain.
         tune: draws before, which are dropped.
         chains: run one after the other.
@@ -69,25 +59,19 @@ def sample_posterior(
 
     A proposal whose equations cannot be integrated is rejected and counts as a divergence.
     """
-    total, done = (draws + tune) * chains, 0
+    done = count(1)
 
     def after_draw(*_: Any, **__: Any) -> None:
-        nonlocal done
-        done += 1
         if progress:
-            progress(done, total)
+            progress(next(done), (draws + tune) * chains)
 
     first = fit(model, data, "FOCEI", omega=omega, fixed=fixed, covariance="none")
     information = Information.of_fit(first, data)
-    starts = [start_of_chain(model, first, information, omega, fixed, seed, chain) for chain in range(chains)]
-    population = bayesian_model(
-        model, data, estimate=True, omega=omega, fixed=fixed, information=information, tolerance=SOLVER
-    )
-    with population, quiet():
-        step = pm.NUTS(
-            potential=mass_of(population, model, first, len(data.times), seed), target_accept=ACCEPTED,
-            compile_kwargs=COMPILED,
-        )  # fmt: skip
+    starts = [_start_of_chain(model, first, information, omega, fixed, seed, chain) for chain in range(chains)]
+    options: dict[str, Any] = {"omega": omega, "fixed": fixed, "information": information, "tolerance": SOLVER}
+    with bayesian_model(model, data, estimate=True, **options) as population, quiet():
+        mass = _first_mass(population, model, first, len(data.times), seed)
+        step = pm.NUTS(potential=mass, target_accept=ACCEPTED, compile_kwargs=COMPILED)
         found = pm.sample(
             draws, tune=tune, chains=chains, cores=1, step=step, initvals=starts, random_seed=seed, progressbar=False,
             callback=after_draw, compute_convergence_checks=False,
@@ -106,23 +90,14 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def start_of_chain(
-    model: PopulationModel,
-    first: Fit,
-    information: Information,
-    omega: str,
-    fixed: Sequence[str],
-    seed: int,
+def _start_of_chain(
+    model: PopulationModel, first: Fit, information: Information, omega: str, fixed: Sequence[str], seed: int,
     chain: int,
-) -> dict[str, Any]:
-    """Values of the free variables near a fit, about a standard error of a population value away from it.
-
-    A tenth of the model's own variances is mixed into Ω, which a fit of a small trial may estimate as singular.
-    """
+) -> dict[str, Any]:  # fmt: skip
+    """Values of the free variables near a fit, about a standard error of a population value away from it."""
     own, fitted, n = PopulationParameters.of(model), PopulationParameters.of(first.model), len(first.eta)
-    matrix = _inner_omega(model, first)
     z = normals(stream_key(seed, "start of chain", chain), np.arange(n + 1), max(8, 4 * len(own.mu)))
-    matrix = fitted.omega if "omega" in fixed else matrix * np.exp(z[0, 0] / np.sqrt(2 * n))
+    matrix = fitted.omega if "omega" in fixed else _inner_omega(model, first) * np.exp(z[0, 0] / np.sqrt(2 * n))
     random = [i for i, p in enumerate(model.parameters) if p.random]
     step = _step_of_typical(model, matrix, n)
     free = [i for i, p in enumerate(model.parameters) if not p.fixed and p.name not in fixed]
@@ -137,7 +112,9 @@ def start_of_chain(
     return start | {"phi": information.phi(mu[random], matrix, z[1:, : len(random)])}
 
 
-def mass_of(population: pm.Model, model: PopulationModel, first: Fit, rows: int, seed: int) -> QuadPotentialDiagAdapt:
+def _first_mass(
+    population: pm.Model, model: PopulationModel, first: Fit, rows: int, seed: int
+) -> QuadPotentialDiagAdapt:
     """A first diagonal mass matrix: approximate variances of population values, 1 in whitened coordinates.
 
     PyMC's own is 1 throughout; adapting it takes the first hundred trajectories, a thousand steps long each.
@@ -146,27 +123,26 @@ def mass_of(population: pm.Model, model: PopulationModel, first: Fit, rows: int,
     step = dict(zip(model.parameter_names, _step_of_typical(model, omega, n), strict=True))
     factors = {name: np.linalg.cholesky(omega[np.ix_(of[0], of[0])]) for name, of in omega_blocks(model).items()}
     scales = []
+    log_scale = 1.0 / np.sqrt(2.0 * n)  # of the logarithm of a standard deviation
     for variable in population.value_vars:
         name = population.values_to_rvs[variable].name
         size = int(np.prod(population.initial_point()[variable.name].shape))
         if name in factors:
             rows_of, columns_of = np.tril_indices(len(factors[name]))
             sd = np.linalg.norm(factors[name], axis=1)[rows_of] / np.sqrt(n)
-            packed = np.where(rows_of == columns_of, 1.0 / np.sqrt(2.0 * n), sd)  # logarithms on the diagonal
-            scales.append(packed if size == len(packed) else np.full(size, 1.0 / np.sqrt(2.0 * n)))
-        elif name == "error_scale":
-            scales.append(np.full(size, 1.0 / np.sqrt(2.0 * rows)))
+            packed = np.where(rows_of == columns_of, log_scale, sd)  # logarithms on the diagonal
+            scales.append(packed if size == len(packed) else np.full(size, log_scale))
         else:
-            scales.append(np.full(size, step.get(name.removeprefix("shift_"), 1.0)))
+            scale = 1.0 / np.sqrt(2.0 * rows) if name == "error_scale" else step.get(name.removeprefix("shift_"), 1.0)
+            scales.append(np.full(size, scale))
     variance = np.concatenate(scales) ** 2
     rng = np.random.default_rng(stream_key(seed, "mass matrix"))
     return QuadPotentialDiagAdapt(len(variance), np.zeros(len(variance)), variance, WEIGHT, rng=rng)
 
 
 def _inner_omega(model: PopulationModel, first: Fit) -> FloatArray:
-    """Ω of a fit, made regular: a fit of a small trial may estimate it as singular."""
-    own = np.asarray(model.omega)
-    return np.asarray(0.9 * np.asarray(first.model.omega) + 0.1 * np.diag(np.diag(own)))
+    """Ω of a fit, with a tenth of the model's own variances: a fit of a small trial may estimate it as singular."""
+    return np.asarray(0.9 * np.asarray(first.model.omega) + 0.1 * np.diag(np.diag(model.omega)))
 
 
 def _step_of_typical(model: PopulationModel, omega: FloatArray, n: int) -> FloatArray:
@@ -177,14 +153,14 @@ def _step_of_typical(model: PopulationModel, omega: FloatArray, n: int) -> Float
 
 
 def convergence_warnings(found: az.InferenceData) -> list[str]:
-    """Reasons not to rely on these draws, one sentence each; empty if there are none."""
+    """Reasons not to rely on these draws, one sentence each."""
     warned = []
-    divergent = int(found["sample_stats"]["diverging"].sum())
-    if divergent:
+    if divergent := int(found["sample_stats"]["diverging"].sum()):
         warned.append(f"{divergent} divergent transitions: parts of the posterior may be missing.")
     names = [name for name in SUMMARY if name in found["posterior"]]
+    varying = {name: found["posterior"][name].std(("chain", "draw")) > 0 for name in names}  # not a fixed value
     rhat = np.nanmax([float(az.rhat(found, var_names=[name])[name].max()) for name in names])
-    ess = np.nanmin([float(_effective(found, name).min()) for name in names])
+    ess = np.nanmin([float(az.ess(found, var_names=[name])[name].where(varying[name]).min()) for name in names])
     if found["posterior"].sizes["chain"] < 2:
         warned.append("Convergence cannot be assessed from one chain.")
     elif not rhat <= SURE_RHAT:
@@ -196,15 +172,7 @@ def convergence_warnings(found: az.InferenceData) -> list[str]:
         stuck = own["subject"].values[(own > STUCK_RHAT).any("random_effect").values]
         if len(stuck):
             shown = ", ".join(map(str, stuck[:10])) + (", ..." if len(stuck) > 10 else "")
-            n = own.sizes["subject"]
-            warned.append(
-                f"The chains disagree about the random effects of {len(stuck)} of {n} subjects ({shown}): "
-                "their posteriors have several modes, and chains seldom move between them."
-            )
+            subjects = f"{len(stuck)} of {own.sizes['subject']} subjects"
+            several = "their posteriors have several modes, and chains seldom move between them."
+            warned.append(f"The chains disagree about the random effects of {subjects} ({shown}): {several}")
     return warned
-
-
-def _effective(found: az.InferenceData, name: str) -> Any:
-    """Effective draws; NaN for a constant, such as a fixed value."""
-    drawn = found["posterior"][name]
-    return az.ess(found, var_names=[name])[name].where(drawn.std(("chain", "draw")) > 0)

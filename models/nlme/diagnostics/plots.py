@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.diagnostics.residuals import Residuals
-from image_longitudinal.models.nlme.diagnostics.vpc import PredictiveCheck
+from image_longitudinal.models.nlme.diagnostics.residuals import PERCENTILES, PredictiveCheck, Residuals
 from image_longitudinal.models.nlme.estimation.fit import Fit
 from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
@@ -24,13 +23,7 @@ FINE = 200  # points of a drawn curve
 
 
 def goodness_of_fit(data: PopulationData, found: Residuals, errors: FloatArray | None = None) -> Figure:
-    """Observed against predicted, and residuals against time and prediction.
-
-    Args:
-        data: observations.
-        found: their predictions and residuals.
-        errors: npde (N,), shown in the last panel in place of the residuals if given.
-    """
+    """Observed against predicted, and residuals against time and prediction; npde ``errors`` (N,) in the last panel."""
     figure = Figure(figsize=(9.6, 5.8), layout="constrained")
     (a, b, c), (d, e, f) = figure.subplots(2, 3)
     some = _some(len(data.times))
@@ -50,11 +43,8 @@ def distribution_errors(data: PopulationData, errors: FloatArray) -> Figure:
     """npde: histogram against N(0, 1), and against time."""
     figure = Figure(figsize=(7.2, 2.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.hist(errors[np.isfinite(errors)], bins=np.linspace(-4, 4, 33), density=True, color=SOFT)
-    grid = np.linspace(-4, 4, FINE)
-    left.plot(grid, np.exp(-0.5 * grid**2) / np.sqrt(2 * np.pi), color=ACCENT)
+    _histogram(left, errors[np.isfinite(errors)], 1.0)
     left.set(xlabel="NPDE", ylabel="density")
-    _bare(left)
     _scatter(right, data.times, errors, "time", "NPDE")
     return figure
 
@@ -65,18 +55,17 @@ def predictive_check_figure(check: PredictiveCheck, unit: str = "") -> Figure:
     axis = figure.subplots()
     some = _some(len(check.times))
     axis.plot(check.times[some], check.outcomes[some], ".", ms=3, color=SOFT, alpha=0.4, mew=0)
-    for q, percentile in enumerate(check.percentiles):
+    for q, percentile in enumerate(PERCENTILES):
         middle = percentile == 50.0
-        axis.fill_between(
-            check.time, check.low[:, q], check.high[:, q], color=ACCENT, alpha=0.28 if middle else 0.15, lw=0
-        )
+        alpha = 0.28 if middle else 0.15
+        axis.fill_between(check.time, check.low[:, q], check.high[:, q], color=ACCENT, alpha=alpha, lw=0)
         axis.plot(check.time, check.middle[:, q], color=ACCENT, lw=0.8, ls=":")
         label = f"observed {percentile:g} %"
         axis.plot(check.time, check.observed[:, q], color=INK, lw=1.4, ls="-" if middle else "--", label=label)
     outcome = "prediction-corrected outcome" if check.corrected else "outcome"
     axis.set(xlabel="time", ylabel=f"{outcome} ({unit})" if unit else outcome)
     axis.legend(fontsize=7, frameon=False)
-    _bare(axis)
+    bare(axis)
     return figure
 
 
@@ -99,21 +88,13 @@ def individual_fits(
         shown = one.endpoint == one.endpoint[0]
         curve = _finely(one, int(one.endpoint[0]))
         objective = Objective(model, curve)
-        for effect, colour, label in (
-            (0.0 * eta[[subject]], SOFT, "population"),
-            (eta[[subject]], ACCENT, "individual"),
-        ):
-            axis.plot(
-                curve.times,
-                objective.predict(PopulationParameters.of(model), effect)[0],
-                color=colour,
-                lw=1.3,
-                label=label,
-            )
+        for scale, colour, label in ((0.0, SOFT, "population"), (1.0, ACCENT, "individual")):
+            predicted = objective.predict(PopulationParameters.of(model), scale * eta[[subject]])[0]
+            axis.plot(curve.times, predicted, color=colour, lw=1.3, label=label)
         axis.plot(one.times[shown], one.observed[shown], "o", ms=2.8, color=INK, mew=0, label="observed")
         axis.set_title(f"subject {one.ids[0]}", fontsize=8)
         axis.tick_params(labelsize=6)
-        _bare(axis)
+        bare(axis)
     axes[0, 0].legend(fontsize=6, frameon=False)
     figure.supxlabel("time", fontsize=8)
     figure.supylabel("outcome", fontsize=8)
@@ -125,13 +106,9 @@ def random_effects_figure(fit: Fit) -> Figure:
     names = fit.model.random_effect_names
     figure = Figure(figsize=(2.7 * max(len(names), 1), 2.6), layout="constrained")
     for k, axis in enumerate(figure.subplots(1, max(len(names), 1), squeeze=False)[0]):
-        sd = float(np.sqrt(fit.model.omega[k][k]))
-        axis.hist(fit.eta[:, k], bins=np.linspace(-4 * sd, 4 * sd, 33), density=True, color=SOFT)
-        grid = np.linspace(-4 * sd, 4 * sd, FINE)
-        axis.plot(grid, np.exp(-0.5 * (grid / sd) ** 2) / (sd * np.sqrt(2 * np.pi)), color=ACCENT)
+        _histogram(axis, fit.eta[:, k], float(np.sqrt(fit.model.omega[k][k])))
         axis.set_title(f"{names[k]}: shrinkage {fit.shrinkage[k]:.0%}", fontsize=9)
         axis.set_yticks([])
-        _bare(axis)
     return figure
 
 
@@ -141,20 +118,18 @@ def pairs_of_effects(fit: Fit) -> Figure:
     k = len(names) - 1
     figure = Figure(figsize=(2.5 * k, 2.2 * k), layout="constrained")
     axes = figure.subplots(k, k, squeeze=False)
-    for i in range(k):
-        for j in range(k):
-            axis = axes[i, j]
-            if j > i:
-                axis.set_axis_off()
-                continue
-            x, y = fit.eta[:, j], fit.eta[:, i + 1]
-            axis.plot(x[some], y[some], ".", ms=3.5, color=SOFT, alpha=0.7, mew=0)
-            correlation = np.corrcoef(x, y)[0, 1] if len(x) > 1 else np.nan
-            axis.set_title(f"r = {correlation:.2f}", fontsize=7)
-            axis.set_xlabel(names[j] if i == k - 1 else "", fontsize=8)
-            axis.set_ylabel(names[i + 1] if j == 0 else "", fontsize=8)
-            axis.tick_params(labelsize=6)
-            _bare(axis)
+    for (i, j), axis in np.ndenumerate(axes):
+        if j > i:
+            axis.set_axis_off()
+            continue
+        x, y = fit.eta[:, j], fit.eta[:, i + 1]
+        axis.plot(x[some], y[some], ".", ms=3.5, color=SOFT, alpha=0.7, mew=0)
+        correlation = np.corrcoef(x, y)[0, 1] if len(x) > 1 else np.nan
+        axis.set_title(f"r = {correlation:.2f}", fontsize=7)
+        axis.set_xlabel(names[j] if i == k - 1 else "", fontsize=8)
+        axis.set_ylabel(names[i + 1] if j == 0 else "", fontsize=8)
+        axis.tick_params(labelsize=6)
+        bare(axis)
     return figure
 
 
@@ -189,7 +164,15 @@ def _scatter(axis: Axes, x: FloatArray, y: FloatArray, x_label: str, y_label: st
         used = np.unique(bin_of)
         axis.plot([x[bin_of == b].mean() for b in used], [y[bin_of == b].mean() for b in used], color=ACCENT, lw=1.4)
     axis.set(xlabel=x_label, ylabel=y_label)
-    _bare(axis)
+    bare(axis)
+
+
+def _histogram(axis: Axes, values: FloatArray, sd: float) -> None:
+    """Distribution of the values against N(0, sd²)."""
+    axis.hist(values, bins=np.linspace(-4 * sd, 4 * sd, 33).tolist(), density=True, color=SOFT)
+    grid = np.linspace(-4 * sd, 4 * sd, FINE)
+    axis.plot(grid, np.exp(-0.5 * (grid / sd) ** 2) / (sd * np.sqrt(2 * np.pi)), color=ACCENT)
+    bare(axis)
 
 
 def _quantiles(axis: Axes, values: FloatArray, label: str) -> None:
@@ -201,8 +184,9 @@ def _quantiles(axis: Axes, values: FloatArray, label: str) -> None:
     axis.plot(expected[some], ordered[some], ".", ms=3, color=SOFT, mew=0)
     axis.plot(expected[[0, -1]], expected[[0, -1]], color=INK, lw=0.8)
     axis.set(xlabel="N(0, 1)", ylabel=label)
-    _bare(axis)
+    bare(axis)
 
 
-def _bare(axis: Axes) -> None:
+def bare(axis: Axes) -> None:
+    """Hide the upper and the right line of the frame."""
     axis.spines[["top", "right"]].set_visible(False)

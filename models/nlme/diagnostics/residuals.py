@@ -1,13 +1,13 @@
-"""Diagnostics of a population model against data: predictions, residuals, replicates of the data, npde.
+"""Diagnostics of a population model against data: residuals, simulated replicates, npde, visual predictive checks.
 
-Results are arrays (N,) in the order of the data's observations; :mod:`models.nlme.diagnostics.plots` draws them.
+Arrays (N,) are in the order of the data's observations; :mod:`models.nlme.diagnostics.plots` plots them.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
 from image_longitudinal.core.errors import ConfigError
@@ -19,6 +19,8 @@ from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
 CHUNK = 1000  # subjects at a time: bounds the memory
+PERCENTILES = (5.0, 50.0, 95.0)  # of the outcomes, in a visual predictive check
+MOST_BINS = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,9 @@ def residuals(model: PopulationModel, data: PopulationData, eta: FloatArray) -> 
     ipred, slope = objective.predict(values, eta)
     sd, rows = model.standard_deviation(ipred, data.endpoint), model.logarithmic(data.endpoint)
     slope[rows] /= ipred[rows, None]
-    individual = _errors(data, ipred, rows)
+    individual = data.observed - ipred
+    with np.errstate(divide="ignore", invalid="ignore"):
+        individual[rows] = np.log(data.observed[rows] / ipred[rows])
     population = individual + np.einsum("nk,nk->n", slope, eta[data.subject_of_row])  # y - E(y), linearised at η̂
     individual[data.censored] = np.nan
     cwres, seen = np.full(len(pred), np.nan), np.flatnonzero(~data.censored)
@@ -58,14 +62,6 @@ def residuals(model: PopulationModel, data: PopulationData, eta: FloatArray) -> 
         covariance = g @ values.omega @ g.transpose(0, 2, 1) + np.eye(own.shape[1]) * sd[own][:, None, :] ** 2
         cwres[own] = decorrelated(covariance, population[own])
     return Residuals(pred, ipred, individual / sd, cwres)
-
-
-def _errors(data: PopulationData, prediction: FloatArray, logarithmic: NDArray[np.bool_]) -> FloatArray:
-    """Observed minus predicted (N,), of logarithms in the rows with log-normal residual error."""
-    out = data.observed - prediction
-    with np.errstate(divide="ignore", invalid="ignore"):
-        out[logarithmic] = np.log(data.observed[logarithmic] / prediction[logarithmic])
-    return out
 
 
 def decorrelated(covariance: FloatArray, x: FloatArray) -> FloatArray:
@@ -100,13 +96,7 @@ def npde(model: PopulationModel, data: PopulationData, *, n: int = 500, seed: in
     """Normalised prediction distribution errors, decorrelated within subjects, (N,).
 
     N(0, 1) and uncorrelated under the right model, without any linearisation (Brendel et al. 2006, Pharm Res 23:2036).
-    NaN in censored rows, which are ignored.
-
-    Args:
-        model: the population model.
-        data: observations and designs.
-        n: replicates; must exceed the largest number of observations of a subject.
-        seed: of the replicates.
+    NaN in censored rows, which are ignored. The ``n`` replicates must outnumber the observations of any subject.
 
     Raises:
         ConfigError: too few replicates.
@@ -149,3 +139,101 @@ def _equal_blocks(data: PopulationData) -> Iterator[NDArray[np.int64]]:
         starts = data.row_start[:-1][counts == count]
         for first in range(0, len(starts), CHUNK):
             yield starts[first : first + CHUNK, None] + np.arange(count)
+
+
+@dataclass(frozen=True, eq=False)
+class PredictiveCheck:
+    """The q :data:`PERCENTILES` of the outcome in B time bins.
+
+    ``time`` (B,): median observation time of each bin; ``count`` (B,); ``observed`` (B, q);
+    ``low``, ``middle``, ``high`` (B, q): median and 95 % band of the simulated percentiles. ``corrected``: whether
+    outcomes are prediction-corrected. ``times`` and ``outcomes`` (N,): the observations.
+    """
+
+    time: FloatArray
+    count: NDArray[np.int64]
+    observed: FloatArray
+    low: FloatArray
+    middle: FloatArray
+    high: FloatArray
+    corrected: bool
+    times: FloatArray
+    outcomes: FloatArray
+
+    @property
+    def inside(self) -> float:
+        """Share of the observed percentiles that lie in their band."""
+        return float(((self.low <= self.observed) & (self.observed <= self.high)).mean())
+
+
+def predictive_check(
+    model: PopulationModel, data: PopulationData, *, n: int = 200, seed: int = 1, bins: int | ArrayLike | None = None,
+    corrected: bool = False,
+) -> PredictiveCheck:  # fmt: skip
+    """Simulate the data's own designs ``n`` times under a model and compare percentiles bin by bin.
+
+    Args:
+        n: replicates.
+        bins: number of bins with about equally many observations, or their edges (ascending); None: one bin per
+            distinct time if there are at most 24, else 12.
+        corrected: prediction correction (Bergstrand et al. 2011, AAPS J 13:143): each outcome is multiplied by the
+            bin's median population prediction over its own, so that doses and covariates that differ within a bin do
+            not widen it. An outcome with population prediction 0 is not changed.
+
+    Raises:
+        ConfigError: unusable bins.
+        SimulationError: a subject's equations cannot be integrated.
+    """
+    bin_of = _bins(data.times, bins)
+    used = np.unique(bin_of)
+    members = [np.flatnonzero(bin_of == b) for b in used]
+    scale = _correction(model, data, members) if corrected else np.ones(len(data.times))
+
+    limit = np.full(len(model.residuals), -np.inf)  # of quantification: values below are shown at it
+    np.maximum.at(limit, data.endpoint[data.censored], data.observed[data.censored])
+
+    def percentiles(outcomes: FloatArray) -> FloatArray:
+        shown = np.maximum(outcomes, limit[data.endpoint]) * scale
+        return np.stack([np.percentile(shown[rows], PERCENTILES) for rows in members])
+
+    simulated = np.stack([percentiles(one) for one in replicates(model, data, n, seed=seed)])
+    low, middle, high = np.percentile(simulated, (2.5, 50.0, 97.5), axis=0)
+    return PredictiveCheck(
+        time=np.array([np.median(data.times[rows]) for rows in members]),
+        count=np.array([len(rows) for rows in members]),
+        observed=percentiles(data.observed),
+        low=low,
+        middle=middle,
+        high=high,
+        corrected=corrected,
+        times=data.times,
+        outcomes=data.observed * scale,
+    )
+
+
+def _bins(times: FloatArray, bins: int | ArrayLike | None) -> NDArray[np.int64]:
+    """The bin of every time."""
+    distinct = np.unique(times)
+    if bins is None and len(distinct) <= 2 * MOST_BINS:
+        return np.searchsorted(distinct, times)
+    if bins is None or np.ndim(bins) == 0:
+        number = MOST_BINS if bins is None else int(np.asarray(bins))
+        if number < 1:
+            raise ConfigError("unusable bins of a predictive check", expected="a number from 1 on", got=bins)
+        edges = np.unique(np.quantile(times, np.linspace(0, 1, number + 1)[1:-1]))
+    else:
+        edges = np.asarray(bins, dtype=np.float64)
+        if edges.ndim != 1 or not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
+            raise ConfigError("unusable bins of a predictive check", expected="ascending edges", got=bins)
+    return np.searchsorted(edges, times, side="right")
+
+
+def _correction(model: PopulationModel, data: PopulationData, members: list[NDArray[np.int64]]) -> FloatArray:
+    """Factor of each outcome: the bin's median population prediction over its own."""
+    no_effects = np.zeros((len(data), model.n_random_effects))
+    pred = Objective(model, data).predict(PopulationParameters.of(model), no_effects)[0]
+    scale = np.ones(len(pred))
+    for rows in members:
+        own = pred[rows]
+        scale[rows] = np.divide(np.median(own), own, out=np.ones(len(own)), where=own != 0)
+    return scale

@@ -1,6 +1,6 @@
 """The free population parameters as an unconstrained vector."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +31,9 @@ class Coordinates:
         self.mu = [i for i, own in enumerate(model.parameters) if own.name not in fixed and not own.fixed]
         self.copies = [] if "omega" in fixed else _free_cells(k, model.shared_omega, omega == "full")
         self.cells = [copies[0] for copies in self.copies]
-        self.errors = [] if "residual" in fixed else [i for i in range(len(self.start.error)) if self._uses_error(i)]
-
-    def _uses_error(self, index: int) -> bool:
-        own = self.model.residuals[index // 3]
-        used = (own.uses_additive, own.uses_proportional, own.kind == "power")
-        return used[index % 3] and bool(self.start.error[index] > 0)
+        used = [(own.uses_additive, own.uses_proportional, own.kind == "power") for own in model.residuals]
+        free = np.ravel(used) & (self.start.error > 0)
+        self.errors: list[int] = [] if "residual" in fixed else np.flatnonzero(free).tolist()
 
     def pack(self, values: PopulationParameters) -> FloatArray:
         """ψ of population parameters."""
@@ -61,10 +58,10 @@ class Coordinates:
     def natural(self, psi: FloatArray) -> FloatArray:
         """Estimates of a report: typical values, Ω's lower triangle, residual variances (and powers)."""
         values = self.unpack(psi)
-        fitted = values.into(self.model)
-        typical = [fitted.parameters[i].typical for i in self.mu]
+        parameters = values.into(self.model).parameters
+        omega = [values.omega[i, j] for i, j in self.cells]
         error = [values.error[i] ** (1 if i % 3 == 2 else 2) for i in self.errors]
-        return np.array([*typical, *(values.omega[i, j] for i, j in self.cells), *error])
+        return np.array([*(parameters[i].typical for i in self.mu), *omega, *error])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -90,6 +87,11 @@ def by_coordinates(c: Coordinates, values: PopulationParameters, gradient: Gradi
         columns.append(np.stack([sum(by_factor[:, i, j] for i, j in copies) for copies in c.copies], axis=1) * scale)
     columns.append(gradient.by_error[:, c.errors])
     return np.concatenate(columns, axis=1)
+
+
+def central_differences(function: Callable[[FloatArray], FloatArray], x: FloatArray, step: float) -> list[FloatArray]:
+    """f(x + h) - f(x - h) for a step h along each coordinate of x (m,)."""
+    return [function(x + move) - function(x - move) for move in step * np.eye(len(x))]
 
 
 def _free_cells(k: int, shared: Sequence[Sequence[int]], full: bool) -> list[list[tuple[int, int]]]:

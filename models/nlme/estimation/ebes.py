@@ -1,19 +1,36 @@
-"""Empirical Bayes estimates: each subject's most likely random effects given observations and population."""
+"""Empirical Bayes estimates: each subject's most likely random effects given observations and population.
 
-from collections.abc import Sequence
+In memory, or from Parquet to Parquet for any number of subjects in bounded memory, resumable.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
+from image_longitudinal.core.digest import digest_of
+from image_longitudinal.core.errors import ConfigError, SimulationError
+from image_longitudinal.core.files import replacing
+from image_longitudinal.models.nlme.data.events import Interpolation
+from image_longitudinal.models.nlme.data.nmtran_reader import Source, open_observations, population_data, subject_tables
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.fit import starting_points
 from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
-from image_longitudinal.models.nlme.model.dosing import Dose
+from image_longitudinal.models.nlme.kernels.codegen import solver_digest
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
+VERSION = 1  # raise it if the same observations and model give other estimates
+KEY = b"key"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,48 +46,156 @@ class EmpiricalBayes:
     converged: NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class EbeFile:
+    """A finished file of estimates.
+
+    Number of ``subjects``, of searches that did ``not_converge``, and of subjects ``reused`` from an earlier run.
+    """
+
+    path: Path
+    subjects: int
+    not_converged: int
+    reused: int
+
+
 def empirical_bayes(
-    model: PopulationModel,
-    observed: ArrayLike,
-    times: ArrayLike | None = None,
-    doses: Sequence[Dose] | None = None,
-    *,
-    starts: ArrayLike | None = None,
-    ids: ArrayLike | None = None,
-    n_threads: int = 1,
+    model: PopulationModel, observed: ArrayLike, *, starts: ArrayLike | None = None, n_threads: int = 1
 ) -> EmpiricalBayes:
-    """Estimates for subjects that share one design.
-
-    The individual objective has several minima: each search explores several starts and finishes in the deepest valley.
-    A subject's result depends on its own observations alone, so a large population may be cut into chunks.
-
-    Args:
-        model: the population model, e.g. that of a fit.
-        observed: (n, T).
-        times: observation times (T,); the model's design if None.
-        doses: the doses; the model's design if None.
-        starts: (S, k) starts in addition to 0; spread over the prior if None.
-        ids: subject ids (n,), to name a subject in an error.
-        n_threads: the result does not depend on it.
+    """As :func:`individual_modes`, for observations (n, T) under the model's own design.
 
     Raises:
         ConfigError: observations that are missing or do not fit the design.
     """
-    at = model.design.times if times is None else times
-    given = model.design.doses if doses is None else doses
-    return individual_modes(
-        model,
-        PopulationData.of_design(model.structural, observed, at, given, ids=ids),
-        starts=starts,
-        n_threads=n_threads,
-    )
+    data = PopulationData.of_design(model.structural, observed, model.design.times, model.design.doses)
+    return individual_modes(model, data, starts=starts, n_threads=n_threads)
 
 
 def individual_modes(
     model: PopulationModel, data: PopulationData, *, starts: ArrayLike | None = None, n_threads: int = 1
 ) -> EmpiricalBayes:
-    """As :func:`empirical_bayes`, for subjects with different designs."""
+    """Estimates for the subjects of ``data``.
+
+    The individual objective has several minima: each search explores several starts and finishes in the deepest valley.
+    A subject's result depends on its own observations alone, so a large population may be cut into chunks.
+
+    Args:
+        starts: (S, k) starts in addition to 0; spread over the prior if None.
+        n_threads: the result does not depend on it.
+    """
     values = PopulationParameters.of(model)
     objective = Objective(model, data, n_threads=n_threads)
     joint, converged = objective.find_modes(values, starting_points(values.omega) if starts is None else starts)
     return EmpiricalBayes(objective.eta, joint, converged)
+
+
+def stream_ebes(
+    model: PopulationModel, observations: Source, output: str | Path, *, interpolation: Interpolation = "locf",
+    part_size: int = 10_000, n_threads: int = 1, progress: Callable[[int], None] | None = None,
+) -> EbeFile:  # fmt: skip
+    """Estimate every subject's random effects under a given population model.
+
+    A subject's row depends on its own observations and the model alone: the file is the same for any number of threads,
+    any part size and after any restart. A finished part is stored beside the output under the digest of its
+    observations and the model: a stopped run resumes, and a run on changed input recomputes only the changed parts.
+
+    Args:
+        observations: Parquet file or files in the columns of :mod:`models.nlme.data.nmtran_reader`, or an opened
+            pyarrow dataset.
+        interpolation: of covariates, see :func:`models.nlme.data.events.event_table`.
+        output: the Parquet file to write: ``id``, one column per random effect, ``joint`` (minus the joint log-density
+            at the mode, without constants) and ``converged``. Its folder must exist.
+        part_size: subjects per part; memory grows with it, not with the population.
+        n_threads: the result does not depend on it (the compiled kernels run without Python's lock).
+        progress: called with the number of subjects done.
+
+    Raises:
+        ConfigError: an unusable table (names the row); a subject whose rows are not together.
+        SimulationError: a subject for which no start of the search can be evaluated.
+    """
+    table, target = open_observations(observations), Path(output)
+    if not target.parent.is_dir():
+        raise ConfigError("no such folder for the estimates", got=target.parent)
+    parts = target.with_name(f".{target.name}.parts")
+    if target.exists():
+        keys = [_key(model, rows, interpolation) for rows in subject_tables(table, part_size)]
+        if _is_finished(target, digest_of(keys)):
+            shutil.rmtree(parts, ignore_errors=True)
+            return _summary(target, reused=pq.read_metadata(target).num_rows)
+    parts.mkdir(exist_ok=True)
+    keys, first_row, subjects, reused = [], 0, 0, 0
+    for rows in subject_tables(table, part_size):
+        key = _key(model, rows, interpolation)
+        part = parts / f"{key}.parquet"
+        if _is_finished(part, key):
+            count = pq.read_metadata(part).num_rows
+            reused += count
+        else:
+            data = population_data(model.structural, rows, interpolation=interpolation, first_row=first_row)
+            count = len(data)
+            _write(part, key, [_estimates(model, data.ids, individual_modes(model, data, n_threads=n_threads))])
+        keys.append(key)
+        first_row, subjects = first_row + rows.num_rows, subjects + count
+        if progress:
+            progress(subjects)
+    if not keys:
+        raise ConfigError("a table of observations has no rows", where=f"for {target.name}")
+    files = [parts / f"{key}.parquet" for key in keys]
+    _check_ids(files)
+    _write(target, digest_of(keys), (pq.read_table(file) for file in files))
+    shutil.rmtree(parts, ignore_errors=True)
+    return _summary(target, reused=reused)
+
+
+def _key(model: PopulationModel, rows: pa.Table, interpolation: str) -> str:
+    """Digest of all inputs of the estimates of these rows."""
+    content = hashlib.blake2b(digest_size=16)
+    for name in rows.column_names:
+        content.update(name.encode())
+        content.update(rows[name].cast(pa.float64()).fill_null(np.nan).to_numpy())
+    values = PopulationParameters.of(model)
+    numbers = [array.tolist() for array in (values.mu, values.omega, values.error)]
+    shapes = [[p.name, p.distribution, p.random] for p in model.parameters]
+    kinds, solver = [r.kind for r in model.residuals], solver_digest(model.structural)
+    return digest_of("ebes", VERSION, solver, shapes, kinds, numbers, interpolation, content.hexdigest())
+
+
+def _estimates(model: PopulationModel, ids: NDArray[np.int64], found: EmpiricalBayes) -> pa.Table:
+    if not np.isfinite(found.joint).all():
+        subject = ids[int(np.argmin(np.isfinite(found.joint)))]
+        what = f"model {model.name!r} could not be evaluated anywhere near subject {subject}"
+        raise SimulationError(what, do="check its rows")
+    effects = dict(zip(model.random_effect_names, np.ascontiguousarray(found.eta.T), strict=True))
+    return pa.table({"id": ids, **effects, "joint": found.joint, "converged": found.converged})
+
+
+def _write(path: Path, key: str, tables: Iterable[pa.Table]) -> None:
+    """A Parquet file with its key and one row group per table; it appears whole or not at all."""
+    remaining = (table.replace_schema_metadata({KEY: key}) for table in tables)
+    first = next(remaining)
+    options = {"compression": "zstd", "use_dictionary": False}
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, first.schema, **options) as writer:
+        for table in chain([first], remaining):
+            writer.write_table(table, row_group_size=max(1, table.num_rows))
+
+
+def _is_finished(path: Path, key: str) -> bool:
+    """Whether a file exists, is readable and has that key."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return False
+    return bool(metadata.get(KEY) == key.encode())
+
+
+def _check_ids(files: Sequence[Path]) -> None:
+    """ConfigError if a subject occurs in two parts: its rows are not together."""
+    ids = np.sort(np.concatenate([pq.read_table(file, columns=["id"])["id"].to_numpy() for file in files]))
+    twice = np.flatnonzero(np.diff(ids) == 0)
+    if len(twice):
+        raise ConfigError("table of observations: rows of a subject are not together", where=f"id {ids[twice[0]]}")
+
+
+def _summary(path: Path, *, reused: int) -> EbeFile:
+    converged = pq.read_table(path, columns=["converged"])["converged"]
+    return EbeFile(path, len(converged), len(converged) - pc.sum(converged).as_py(), reused)

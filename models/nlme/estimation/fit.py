@@ -1,5 +1,6 @@
 """Fitting a population model: the estimates that minimise the population objective, and their covariance."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -10,8 +11,7 @@ from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import ConfigError, SimulationError
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.estimation.coordinates import Coordinates, by_coordinates
-from image_longitudinal.models.nlme.estimation.covariance import DIFFERENCE, condition_number, covariance_of
+from image_longitudinal.models.nlme.estimation.coordinates import Coordinates, by_coordinates, central_differences
 from image_longitudinal.models.nlme.estimation.minimise import minimise
 from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
@@ -19,6 +19,7 @@ from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
 Evaluated = Callable[[int, float], None]  # called with (evaluation, objective)
+DIFFERENCE = 1e-3  # central differences in coordinates that are logarithms or of order 1
 INFEASIBLE = 1e15  # objective of a trial that cannot be evaluated: finite, so that the line search can interpolate
 TOLERANCE = 1e-5  # predicted decrease at convergence per √subject: the rounding of the sum grows like that
 WARM_UP = 30  # at most; each costs as much as one gradient
@@ -60,50 +61,117 @@ class Fit:
         return {name: (float(value), float(error)) for name, value, error in pairs}
 
 
-class _Search:
-    """The objective in ψ with its gradient, subject by subject: analytic for FOCEI, differences otherwise."""
+class PopulationSearch(ABC):
+    """An objective in the coordinates ψ of a fit with its gradient, subject by subject."""
 
     def __init__(self, objective: Objective, coordinates: Coordinates, progress: Evaluated | None) -> None:
-        self.objective, self.coordinates, self.progress = objective, coordinates, progress
-        self.evaluations, self.best, self.eta = 0, INFEASIBLE, objective.eta.copy()
+        self.objective, self.coordinates, self.progress, self.evaluations = objective, coordinates, progress, 0
+
+    @abstractmethod
+    def individual_objectives(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Each subject's objective (n,) and gradient (n, m)."""
+
+    def total(self, psi: FloatArray) -> tuple[float, FloatArray]:
+        """The sums of :meth:`individual_objectives`."""
+        objectives, gradient = self.individual_objectives(psi)
+        value = float(objectives.sum())
+        if self.progress:
+            self.progress(self.evaluations, value)
+        return value, gradient.sum(axis=0)
+
+    def covariance(self, psi: FloatArray, kind: str) -> tuple[FloatArray, str]:
+        """Covariance (m, m) of the estimates on their natural scale, and a message if it does not exist.
+
+        ``kind`` as in :func:`fit`. The Hessian is of differences of the gradient.
+        """
+        m = len(psi)
+        nothing = np.full((m, m), np.nan)
+        if kind == "none" or not m:
+            return nothing, ""
+        kept = self.objective.eta.copy()
+
+        def gradients(point: FloatArray) -> FloatArray:
+            self.objective.eta[:] = kept
+            return self.individual_objectives(point)[1]
+
+        own = gradients(psi)
+        score = information = 0.25 * own.T @ own
+        if kind != "gradient":
+            columns = central_differences(lambda point: gradients(point).sum(axis=0), psi, DIFFERENCE)
+            hessian = 0.5 * np.stack(columns, axis=1) / (2 * DIFFERENCE)
+            information = 0.5 * (hessian + hessian.T)
+        self.objective.eta[:] = kept
+        if np.linalg.eigvalsh(information)[0] <= 0:
+            return nothing, "no standard errors: the objective is not convex at the estimates"
+        matrix = np.linalg.inv(information)
+        if kind == "sandwich":
+            matrix = matrix @ score @ matrix
+        jacobian = np.stack(central_differences(self.coordinates.natural, psi, 1e-6), axis=1) / 2e-6
+        return jacobian @ matrix @ jacobian.T, ""
+
+    def result(
+        self, psi: FloatArray, method: str, covariance: str, objectives: FloatArray, eta: FloatArray,
+        searches_converged: NDArray[np.bool_], converged: bool, message: str,
+    ) -> Fit:  # fmt: skip
+        """The fit that ends at ψ; ``covariance`` as in :func:`fit`, the rest as in :class:`Fit`."""
+        values = self.coordinates.unpack(psi)
+        matrix, problem = self.covariance(psi, covariance)
+        correlation = matrix / np.sqrt(np.outer(np.diag(matrix), np.diag(matrix)))
+        exists = len(matrix) > 0 and np.isfinite(correlation).all()
+        sd = eta.std(axis=0, ddof=1) if len(eta) > 1 else np.zeros(len(values.omega))
+        return Fit(
+            model=values.into(self.objective.model),
+            method=method,
+            objective=float(objectives.sum()),
+            objectives=objectives,
+            eta=eta,
+            searches_converged=searches_converged,
+            names=self.coordinates.names,
+            estimates=self.coordinates.natural(psi),
+            standard_errors=np.sqrt(np.diag(matrix)),
+            covariance=matrix,
+            condition_number=float(np.linalg.cond(correlation)) if exists else float("nan"),
+            shrinkage=1.0 - sd / np.sqrt(np.diag(values.omega)),
+            converged=converged,
+            message="; ".join(part for part in (message, problem) if part),
+            evaluations=self.evaluations,
+        )
+
+
+class _Search(PopulationSearch):
+    """The approximate objective; its gradient is analytic for FOCEI, of differences otherwise."""
+
+    best: float  # objective of this minimisation so far, with its modes
+    eta: FloatArray
 
     def individual_objectives(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Each subject's objective (n,) and gradient (n, m)."""
         if self.objective.analytic:
-            return self._analytic(psi)
+            values = self.coordinates.unpack(psi)
+            gradient = self.objective.gradient(values)
+            return gradient.objective, by_coordinates(self.coordinates, values, gradient)
         here = self.objective.evaluate(self.coordinates.unpack(psi))
         kept = self.objective.eta.copy()
-        columns = []
-        for j in range(len(psi)):
-            pair = []
-            for sign in (1.0, -1.0):
-                moved = psi.copy()
-                moved[j] += sign * DIFFERENCE
-                self.objective.eta[:] = kept
-                pair.append(self.objective.evaluate(self.coordinates.unpack(moved)))
-            columns.append((pair[0] - pair[1]) / (2 * DIFFERENCE))
-        self.objective.eta[:] = kept
-        return here, np.stack(columns, axis=1)
 
-    def _analytic(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
-        values = self.coordinates.unpack(psi)
-        gradient = self.objective.gradient(values)
-        return gradient.objective, by_coordinates(self.coordinates, values, gradient)
+        def objectives(point: FloatArray) -> FloatArray:
+            self.objective.eta[:] = kept
+            return self.objective.evaluate(self.coordinates.unpack(point))
+
+        columns = central_differences(objectives, psi, DIFFERENCE)
+        self.objective.eta[:] = kept
+        return here, np.stack(columns, axis=1) / (2 * DIFFERENCE)
 
     def total(self, psi: FloatArray) -> tuple[float, FloatArray]:
         """Objective and gradient; :data:`INFEASIBLE` for a point that cannot be evaluated."""
         self.evaluations += 1
         self.objective.eta[:] = self.eta  # every trial starts from the modes at the best point so far
         try:
-            objective, gradient = self.individual_objectives(psi)
+            value, gradient = super().total(psi)
         except (SimulationError, np.linalg.LinAlgError):
             return INFEASIBLE, np.zeros(len(psi))
-        value = float(objective.sum())
         if value < self.best:
             self.best, self.eta = value, self.objective.eta.copy()
-        if self.progress:
-            self.progress(self.evaluations, value)
-        return value, gradient.sum(axis=0)
+        return value, gradient
 
     def warm_up(self, psi: FloatArray) -> FloatArray:
         """Fixed-point steps of the approximate EM algorithm from ψ, while each decreases the objective enough.
@@ -149,7 +217,9 @@ class _Search:
             psi = self.warm_up(psi)
         self.best, self.eta = INFEASIBLE, self.objective.eta.copy()
         gradients = self.individual_objectives(psi)[1]
-        found = minimise(self.total, psi, _outer(gradients), limit, TOLERANCE * np.sqrt(len(self.objective.data)))
+        curvature = 0.5 * gradients.T @ gradients  # the expected Hessian (the information identity)
+        curvature += 1e-3 * np.diag(np.diag(curvature) + 1e-6)
+        found = minimise(self.total, psi, curvature, limit, TOLERANCE * np.sqrt(len(self.objective.data)))
         self.objective.eta[:] = self.eta
         return found
 
@@ -168,17 +238,10 @@ def starting_points(omega: FloatArray, size: float = 1.5) -> FloatArray:
 
 
 def fit(
-    model: PopulationModel,
-    data: PopulationData,
-    method: str = "FOCEI",
-    *,
-    omega: str = "full",
-    fixed: Sequence[str] = (),
-    covariance: str = "sandwich",
-    n_threads: int = 1,
-    max_iterations: int = 200,
+    model: PopulationModel, data: PopulationData, method: str = "FOCEI", *, omega: str = "full",
+    fixed: Sequence[str] = (), covariance: str = "sandwich", n_threads: int = 1, max_iterations: int = 200,
     progress: Evaluated | None = None,
-) -> Fit:
+) -> Fit:  # fmt: skip
     """Estimate typical values, Ω and residual error, starting at the values of ``model``.
 
     BFGS in unconstrained coordinates, with the outer product of the subjects' gradients as first curvature. Modes are
@@ -187,7 +250,6 @@ def fit(
 
     Args:
         model: the population model; its values are the start values.
-        data: observations and designs.
         method: FO, FOCE, FOCEI or Laplace.
         omega: ``full`` or ``diagonal``.
         fixed: parameters to hold at their start; ``omega`` and ``residual`` hold those.
@@ -202,9 +264,8 @@ def fit(
         SimulationError: the objective does not exist at the start values.
     """
     if covariance not in ("sandwich", "hessian", "gradient", "none"):
-        raise ConfigError(
-            "unknown kind of covariance", expected="sandwich, hessian, gradient or none", got=repr(covariance)
-        )
+        expected = "sandwich, hessian, gradient or none"
+        raise ConfigError("unknown kind of covariance", expected=expected, got=repr(covariance))
     objective = Objective(model, data, method, n_threads=n_threads)
     coordinates = Coordinates(model, omega, fixed)
     search = _Search(objective, coordinates, progress)
@@ -224,25 +285,7 @@ def fit(
     values = coordinates.unpack(psi)
     searches = objective.find_modes(values)[1]
     objectives = objective.at_modes(values, gradient=False).objective + objective.constant_per_subject
-    matrix, problem = covariance_of(search, psi, covariance)
-    sd = objective.eta.std(axis=0, ddof=1) if len(data) > 1 else np.zeros(len(values.omega))
-    return Fit(
-        model=values.into(model),
-        method=method,
-        objective=float(objectives.sum()),
-        objectives=objectives,
-        eta=objective.eta,
-        searches_converged=searches,
-        names=coordinates.names,
-        estimates=coordinates.natural(psi),
-        standard_errors=np.sqrt(np.diag(matrix)),
-        covariance=matrix,
-        condition_number=condition_number(matrix),
-        shrinkage=1.0 - sd / np.sqrt(np.diag(values.omega)),
-        converged=converged,
-        message="; ".join(part for part in (message, problem) if part),
-        evaluations=search.evaluations,
-    )
+    return search.result(psi, method, covariance, objectives, objective.eta, searches, converged, message)
 
 
 def _restart_modes(objective: Objective, values: PopulationParameters) -> bool:
@@ -252,9 +295,3 @@ def _restart_modes(objective: Objective, values: PopulationParameters) -> bool:
     before = objective.find_modes(values)[0]
     after = objective.find_modes(values, starting_points(values.omega))[0]
     return bool((before - after > 1e-4).any())
-
-
-def _outer(gradients: FloatArray) -> FloatArray:
-    """Expected Hessian of the objective from the subjects' gradients: ½ Σ g gᵀ (the information identity)."""
-    curvature = 0.5 * gradients.T @ gradients
-    return curvature + 1e-3 * np.diag(np.diag(curvature) + 1e-6)

@@ -1,9 +1,9 @@
 """Maximum likelihood without linearisation: the marginal likelihood by importance sampling, and its maximum.
 
-FOCE and Laplace replace each subject's integral over its random effects by a Gaussian around one mode, which biases Ω
-and typical values for subjects with little information. Here the integral is a weighted mean over draws from a proposal
-fitted to the subject (NONMEM's IMP estimates the same quantity). Draws are fixed while the likelihood is maximised, so
-that it is a smooth function with an exact gradient; then proposals are fitted again, with new draws.
+FOCE and Laplace replace each subject's integral over its random effects by a Gaussian around one mode, which biases
+estimates for subjects with little information. Here it is a weighted mean over draws from a proposal fitted to the
+subject (as NONMEM's IMP). Draws are fixed while the likelihood is maximised, which makes it smooth with an exact
+gradient; then proposals are fitted again, with new draws.
 """
 
 from dataclasses import dataclass, replace
@@ -15,9 +15,8 @@ from scipy.special import logsumexp, ndtri
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.random import stream_key, uniforms
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.estimation.coordinates import Coordinates, by_coordinates
-from image_longitudinal.models.nlme.estimation.covariance import condition_number, covariance_of
-from image_longitudinal.models.nlme.estimation.fit import Evaluated, Fit
+from image_longitudinal.models.nlme.estimation.coordinates import Coordinates, by_coordinates, central_differences
+from image_longitudinal.models.nlme.estimation.fit import Evaluated, Fit, PopulationSearch
 from image_longitudinal.models.nlme.estimation.minimise import minimise
 from image_longitudinal.models.nlme.estimation.objective import Gradient, Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
@@ -42,15 +41,14 @@ class Draws:
     log_q: FloatArray
 
 
-class ImportanceSearch:
+class ImportanceSearch(PopulationSearch):
     """-2 log likelihood in the coordinates ψ of a fit, subject by subject, from fixed draws.
 
     ``weights`` (n, S) and ``eta`` (n, S, k) of the last evaluation describe the individual posteriors.
     """
 
     def __init__(self, objective: Objective, coordinates: Coordinates, progress: Evaluated | None) -> None:
-        self.objective, self.coordinates, self.progress = objective, coordinates, progress
-        self.evaluations = 0
+        super().__init__(objective, coordinates, progress)
         data, random = objective.data, objective.random
         self.constant = np.log(2 * np.pi) * np.add.reduceat(~data.censored, data.row_start[:-1], dtype=float)
         others = [i for i in range(len(objective.model.parameters)) if i not in random]
@@ -72,32 +70,28 @@ class ImportanceSearch:
         log_weight = density + log_normal(self.eta, values.omega) - self.draws.log_q
         total = logsumexp(log_weight, axis=1)
         self.weights = np.exp(log_weight - total[:, None])
-        w, precision = self.weights, np.linalg.inv(values.omega)
+        w, precision, errors = self.weights, np.linalg.inv(values.omega), self.coordinates.errors
         by_mu = np.zeros((len(w), len(values.mu)))
         by_mu[:, self.objective.random] = -2.0 * np.einsum("ns,nsk->nk", w, self.eta) @ precision
-        for i in self.shifted:
-            pair = [self._log_density(self._solve(_moved(center, i, sign)), values) for sign in (STEP, -STEP)]
-            by_mu[:, i] = -2.0 * np.einsum("ns,ns->n", w, pair[0] - pair[1]) / (2 * STEP)
-        by_precision = np.einsum("ns,nsk,nsl->nkl", w, self.eta, self.eta) - values.omega
+
+        def at_center(shift: FloatArray) -> FloatArray:
+            moved = center.copy()
+            moved[:, self.shifted] += shift
+            return self._log_density(self._solve(moved), values)
+
+        def at_error(logs: FloatArray) -> FloatArray:
+            error = values.error.copy()
+            error[errors] *= np.exp(logs)
+            return self._log_density(predicted, replace(values, error=error))
+
         by_error = np.zeros((len(w), len(values.error)))
-        for i in self.coordinates.errors:
-            pair = []
-            for sign in (STEP, -STEP):
-                error = values.error.copy()
-                error[i] *= np.exp(sign)
-                pair.append(self._log_density(predicted, replace(values, error=error)))
-            by_error[:, i] = -2.0 * np.einsum("ns,ns->n", w, pair[0] - pair[1]) / (2 * STEP)
+        for derivative, columns, function in ((by_mu, self.shifted, at_center), (by_error, errors, at_error)):
+            for i, change in zip(columns, central_differences(function, np.zeros(len(columns)), STEP), strict=True):
+                derivative[:, i] = -2.0 * np.einsum("ns,ns->n", w, change) / (2 * STEP)
+        by_precision = np.einsum("ns,nsk,nsl->nkl", w, self.eta, self.eta) - values.omega
         objectives = -2.0 * (total - np.log(w.shape[1])) - self.constant
         gradient = Gradient(objectives, by_mu, by_precision, by_error)
         return objectives, by_coordinates(self.coordinates, values, gradient)
-
-    def total(self, psi: FloatArray) -> tuple[float, FloatArray]:
-        """The sums of :meth:`individual_objectives`."""
-        objectives, gradient = self.individual_objectives(psi)
-        value = float(objectives.sum())
-        if self.progress:
-            self.progress(self.evaluations, value)
-        return value, gradient.sum(axis=0)
 
     def moments(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Mean (n, k) and covariance (n, k, k) of the individual posteriors, and the effective number of draws (n,)."""
@@ -160,14 +154,9 @@ def even_normals(key: int, ids: NDArray[np.int64], n: int, k: int) -> FloatArray
 
 
 def draw_from_proposal(
-    ids: NDArray[np.int64],
-    center: FloatArray,
-    mean: FloatArray,
-    covariance: FloatArray,
-    omega: FloatArray,
-    n: int,
+    ids: NDArray[np.int64], center: FloatArray, mean: FloatArray, covariance: FloatArray, omega: FloatArray, n: int,
     key: int,
-) -> Draws:
+) -> Draws:  # fmt: skip
     """``n`` draws per subject from a mixture of Gaussians around its ``mean`` and the population's N(0, Ω).
 
     Each component gives a fixed number of draws (a deterministic mixture); the density is that of the mixture.
@@ -175,8 +164,7 @@ def draw_from_proposal(
     Args:
         ids: subject ids (n,): draws depend on key, id and position alone.
         center: φ of the parameters with random effects at η = 0, (n, k).
-        mean: of η, (n, k).
-        covariance: of η, (n, k, k).
+        mean, covariance: of η, (n, k) and (n, k, k).
         omega: covariance of the population, (k, k).
         n: draws per subject.
         key: stream key.
@@ -197,19 +185,10 @@ def draw_from_proposal(
 
 
 def maximum_likelihood(
-    fit: Fit,
-    data: PopulationData,
-    *,
-    omega: str = "full",
-    fixed: tuple[str, ...] = (),
-    draws: int = 300,
-    rounds: int = 4,
-    seed: int = 1,
-    covariance: str = "gradient",
-    n_threads: int = 1,
-    max_iterations: int = 100,
+    fit: Fit, data: PopulationData, *, omega: str = "full", fixed: tuple[str, ...] = (), draws: int = 300,
+    rounds: int = 4, seed: int = 1, covariance: str = "gradient", n_threads: int = 1, max_iterations: int = 100,
     progress: Evaluated | None = None,
-) -> Fit:
+) -> Fit:  # fmt: skip
     """Maximise the likelihood itself, starting at a fit by linearisation.
 
     ``eta`` of the result are the means of the individual posteriors, not their modes: they have the smallest mean
@@ -218,12 +197,9 @@ def maximum_likelihood(
 
     Args:
         fit: start values, by FOCE, FOCEI or Laplace.
-        data: the fitted data.
-        omega: ``full`` or ``diagonal``, as in the fit.
-        fixed: as in the fit.
+        omega, fixed: as in the fit.
         draws: per subject; memory is 8 bytes x draws x observations, a few times.
         rounds: of new proposals and draws; the last one measures the Monte Carlo error.
-        seed: of the draws.
         covariance: as in :func:`models.nlme.estimation.fit.fit`.
         n_threads: the result does not depend on it.
         max_iterations: of each maximisation.
@@ -234,11 +210,9 @@ def maximum_likelihood(
         SimulationError: a draw's equations cannot be integrated.
     """
     if fit.method == "FO" or draws < 50 or rounds < 2:
-        raise ConfigError(
-            "no start for importance sampling",
-            expected="a fit by FOCE, FOCEI or Laplace, at least 50 draws and 2 rounds",
-            got=f"{fit.method}, {draws} draws, {rounds} rounds",
-        )
+        expected = "a fit by FOCE, FOCEI or Laplace, at least 50 draws and 2 rounds"
+        got = f"{fit.method}, {draws} draws, {rounds} rounds"
+        raise ConfigError("no start for importance sampling", expected=expected, got=got)
     objective = Objective(fit.model, data, n_threads=n_threads, tolerance=1e-7)
     coordinates = Coordinates(fit.model, omega, fixed)
     search = ImportanceSearch(objective, coordinates, progress)
@@ -263,29 +237,12 @@ def maximum_likelihood(
         mean = np.where(better[:, None], new_mean, mean)
         ridge = 1e-6 * np.diag(np.diag(values.omega))
         proposal = np.where(better[:, None, None], new_covariance + ridge, proposal)
-    values = coordinates.unpack(psi)
-    matrix, problem = covariance_of(search, psi, covariance)
     objectives = search.individual_objectives(psi)[0]
     eta, _, effective = search.moments()
-    noise = f"Monte Carlo error at most about {moved / np.sqrt(2):.2g} standard errors" if len(psi) else ""
-    return replace(
-        fit,
-        model=values.into(fit.model),
-        method="IMP",
-        objective=float(objectives.sum()),
-        objectives=objectives,
-        eta=eta,
-        searches_converged=effective >= ENOUGH,
-        names=coordinates.names,
-        estimates=coordinates.natural(psi),
-        standard_errors=np.sqrt(np.diag(matrix)),
-        covariance=matrix,
-        condition_number=condition_number(matrix),
-        shrinkage=1.0 - eta.std(axis=0, ddof=1) / np.sqrt(np.diag(values.omega)),
-        converged=good and moved < 0.5,
-        message="; ".join(part for part in (message, noise, problem) if part),
-        evaluations=fit.evaluations + search.evaluations,
-    )
+    if len(psi):
+        message += f"; Monte Carlo error at most about {moved / np.sqrt(2):.2g} standard errors"
+    found = search.result(psi, "IMP", covariance, objectives, eta, effective >= ENOUGH, good and moved < 0.5, message)
+    return replace(found, evaluations=fit.evaluations + found.evaluations)
 
 
 def linearised_covariance(objective: Objective, values: PopulationParameters, eta: FloatArray) -> FloatArray:
@@ -301,9 +258,3 @@ def data_information(objective: Objective, values: PopulationParameters, eta: Fl
     scaled = g / np.where(sd > 0, sd, np.inf)[:, None]
     outer = scaled[:, :, None] * scaled[:, None, :]
     return np.asarray(np.add.reduceat(outer, data.row_start[:-1], axis=0))
-
-
-def _moved(center: FloatArray, column: int, by: float) -> FloatArray:
-    moved = center.copy()
-    moved[:, column] += by
-    return moved

@@ -16,12 +16,9 @@ HALVINGS = 12
 
 
 def minimise(
-    function: Callable[[FloatArray], tuple[float, FloatArray]],
-    start: FloatArray,
-    curvature: FloatArray,
-    limit: int,
+    function: Callable[[FloatArray], tuple[float, FloatArray]], start: FloatArray, curvature: FloatArray, limit: int,
     tolerance: float,
-) -> tuple[FloatArray, bool, str]:
+) -> tuple[FloatArray, bool, str]:  # fmt: skip
     """BFGS with backtracking (Nocedal & Wright, *Numerical Optimization*, ch. 6).
 
     Args:
@@ -47,13 +44,10 @@ def minimise(
         move *= min(1.0, LONGEST / float(np.abs(move).max()))
         found = _backtrack(function, x, value, gradient, move, tolerance)
         if found is None:
-            if fresh or predicted_decrease < max(tolerance, GOOD_ENOUGH):
-                good = predicted_decrease < max(tolerance, GOOD_ENOUGH)
-                return (
-                    x,
-                    good,
-                    "converged to rounding" if good else f"no descent found; {predicted_decrease:.3g} expected",
-                )
+            if predicted_decrease < max(tolerance, GOOD_ENOUGH):
+                return x, True, "converged to rounding"
+            if fresh:
+                return x, False, f"no descent found; {predicted_decrease:.3g} expected"
             inverse, fresh = np.linalg.inv(curvature), True
             continue
         new_x, new_value, new_gradient = found
@@ -67,13 +61,9 @@ def minimise(
 
 
 def _backtrack(
-    function: Callable[[FloatArray], tuple[float, FloatArray]],
-    x: FloatArray,
-    value: float,
-    gradient: FloatArray,
-    move: FloatArray,
-    tolerance: float,
-) -> tuple[FloatArray, float, FloatArray] | None:
+    function: Callable[[FloatArray], tuple[float, FloatArray]], x: FloatArray, value: float, gradient: FloatArray,
+    move: FloatArray, tolerance: float,
+) -> tuple[FloatArray, float, FloatArray] | None:  # fmt: skip
     """The first point along ``move`` with a sufficient part of the predicted decrease (Armijo), or None."""
     slope, size = float(gradient @ move), 1.0
     for _ in range(HALVINGS):

@@ -49,32 +49,21 @@ class Objective:
     """
 
     def __init__(
-        self,
-        model: PopulationModel,
-        data: PopulationData,
-        method: str = "FOCEI",
-        *,
-        n_threads: int = 1,
+        self, model: PopulationModel, data: PopulationData, method: str = "FOCEI", *, n_threads: int = 1,
         tolerance: float = TOLERANCE,
-    ) -> None:
+    ) -> None:  # fmt: skip
         if method not in METHODS:
             raise ConfigError("unknown estimation method", expected=", ".join(METHODS), got=repr(method))
         kinds = [residual.kind for residual in model.residuals]
         logarithmic = model.logarithmic(data.endpoint)
         if (data.observed[logarithmic] <= 0).any():
             row = int(np.flatnonzero(logarithmic & (data.observed <= 0))[0])
-            subject = data.ids[data.subject_of_row[row]]
-            raise ConfigError(
-                "log-normal residual error needs positive observations",
-                where=f"subject {subject}, time {data.times[row]:g}",
-                got=data.observed[row],
-            )
+            where = f"subject {data.ids[data.subject_of_row[row]]}, time {data.times[row]:g}"
+            positive = "log-normal residual error needs positive observations"
+            raise ConfigError(positive, where=where, got=data.observed[row])
         if method == "FO" and data.censored.any():
-            raise ConfigError(
-                "FO cannot use censored observations",
-                expected="FOCEI or Laplace",
-                got=f"{data.censored.sum()} censored",
-            )
+            censored = f"{data.censored.sum()} censored"
+            raise ConfigError("FO cannot use censored observations", expected="FOCEI or Laplace", got=censored)
         self.model, self.data, self.method, self.n_threads, self.tolerance = model, data, method, n_threads, tolerance
         self.solver = solver_kernel(model.structural, plain=data.is_plain)
         # with constant variance the two coincide, and only FOCEI has the analytic gradient
@@ -121,8 +110,7 @@ class Objective:
             SimulationError: the objective does not exist for a subject.
         """
         n, k = self.eta.shape
-        p = len(values.mu)
-        rows = n if gradient else 0
+        p, rows = len(values.mu), n if gradient else 0
         result = Gradient(np.empty(n), np.empty((rows, p)), np.empty((rows, k, k)), np.empty((rows, len(values.error))))
 
         def run(piece: tuple[slice, PopulationData]) -> None:
@@ -133,11 +121,9 @@ class Objective:
                 result.by_error[where],
             )  # fmt: skip
             if failed >= 0:
-                raise SimulationError(
-                    f"the {self.method} objective of model {self.model.name!r} does not exist",
-                    where=f"subject {data.ids[failed]}",
-                    got=f"eta {self.eta[where][failed].tolist()}",
-                )
+                what, got = f"the {self.method} objective of model", f"eta {self.eta[where][failed].tolist()}"
+                subject = f"subject {data.ids[failed]}"
+                raise SimulationError(f"{what} {self.model.name!r} does not exist", where=subject, got=got)
 
         self.in_threads(run, self.pieces)
         return result
@@ -196,11 +182,9 @@ class Objective:
     def _predictions(self, phi: FloatArray, data: PopulationData, f: FloatArray, g: FloatArray) -> None:
         failed = individual.predictions(self.solver.model(), phi, self.scales, data.arrays, self.tolerance, f, g)
         if failed >= 0:
-            raise SimulationError(
-                f"model {self.model.name!r} could not be integrated",
-                where=f"subject {data.ids[failed]}",
-                got=f"parameters on the scale of their random effects {phi[failed].tolist()}",
-            )
+            what, where = f"model {self.model.name!r} could not be integrated", f"subject {data.ids[failed]}"
+            got = f"parameters on the scale of their random effects {phi[failed].tolist()}"
+            raise SimulationError(what, where=where, got=got)
 
     def _typical(self, values: PopulationParameters, data: PopulationData) -> FloatArray:
         """Predictions at η = 0, for the residual variances; empty with interaction."""

@@ -4,12 +4,14 @@ A file ending in ``.nc`` is netCDF (HDF5), one ending in ``.zarr`` a Zarr group.
 model is stored by name and values, and its equations are looked up in the library when the file is read.
 """
 
+from __future__ import annotations
+
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import arviz as az
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -22,6 +24,9 @@ from image_longitudinal.models.nlme.estimation.population_parameters import Popu
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.models.nlme.model.residual_error import ResidualError
+
+if TYPE_CHECKING:
+    import arviz as az
 
 FloatArray = NDArray[np.float64]
 ILL_CONDITIONED = 1000.0  # condition number of the estimates' correlation above which they are hardly identifiable
@@ -37,125 +42,63 @@ def inference_data(
     ``fit_statistics``, and with data ``observed_data``, ``constant_data`` and ``predictions``.
 
     Args:
-        fit: the fit.
-        data: the fitted data.
         predictions: arrays (N,) by name, e.g. ``vars(residuals(...))``.
     """
+    import arviz as az
+
     effects, quantities = list(fit.model.random_effect_names), list(fit.names)
-    ids = np.arange(len(fit.eta)) if data is None else data.ids
-    values = PopulationParameters.of(fit.model)
-    parameters = fit.model.parameters
+    parameters, values = fit.model.parameters, PopulationParameters.of(fit.model)
     endpoints = ["", *(f"({name})" for name in fit.model.structural.endpoints[1:])]
+    estimates = {
+        "estimate": ("quantity", fit.estimates),
+        "standard_error": ("quantity", fit.standard_errors),
+        "covariance": (("quantity", "quantity_other"), fit.covariance),
+    }
+    population = {
+        "typical": ("parameter", [p.typical for p in parameters]),
+        "distribution": ("parameter", [p.distribution for p in parameters]),
+        "random": ("parameter", np.array([p.random for p in parameters], dtype=np.int8)),
+        "omega": (("random_effect", "random_effect_other"), values.omega),
+        "error": ("error_part", values.error),
+    }
+    names = {
+        "parameter": [p.name for p in parameters],
+        "random_effect": effects,
+        "random_effect_other": effects,
+        "error_part": [f"{part}{of}" for of in endpoints for part in ("additive", "proportional", "power")],
+    }
+    random_effects = {
+        "eta": (("subject", "random_effect"), fit.eta),
+        "shrinkage": ("random_effect", fit.shrinkage),
+        "objective": ("subject", fit.objectives),
+        "converged": ("subject", fit.searches_converged.astype(np.int8)),
+    }
+    subjects = {"subject": np.arange(len(fit.eta)) if data is None else data.ids, "random_effect": effects}
+    statistics = {
+        "objective": fit.objective,
+        "condition_number": fit.condition_number,
+        "evaluations": fit.evaluations,
+        "converged": np.int8(fit.converged),
+    }
+    attributes = {"residual": ",".join(own.kind for own in fit.model.residuals), "model": fit.model.name}
     groups = {
-        "estimates": xr.Dataset(
-            {
-                "estimate": ("quantity", fit.estimates),
-                "standard_error": ("quantity", fit.standard_errors),
-                "covariance": (("quantity", "quantity_other"), fit.covariance),
-            },
-            coords={"quantity": quantities, "quantity_other": quantities},
-        ),
-        "population": xr.Dataset(
-            {
-                "typical": ("parameter", [p.typical for p in parameters]),
-                "distribution": ("parameter", [p.distribution for p in parameters]),
-                "random": ("parameter", np.array([p.random for p in parameters], dtype=np.int8)),
-                "omega": (("random_effect", "random_effect_other"), values.omega),
-                "error": ("error_part", values.error),
-            },
-            coords={
-                "parameter": [p.name for p in parameters],
-                "random_effect": effects,
-                "random_effect_other": effects,
-                "error_part": [f"{part}{of}" for of in endpoints for part in ("additive", "proportional", "power")],
-            },
-            attrs={"residual": ",".join(own.kind for own in fit.model.residuals), "model": fit.model.name},
-        ),
-        "random_effects": xr.Dataset(
-            {
-                "eta": (("subject", "random_effect"), fit.eta),
-                "shrinkage": ("random_effect", fit.shrinkage),
-                "objective": ("subject", fit.objectives),
-                "converged": ("subject", fit.searches_converged.astype(np.int8)),
-            },
-            coords={"subject": ids, "random_effect": effects},
-        ),
-        "fit_statistics": xr.Dataset(
-            {
-                "objective": fit.objective,
-                "condition_number": fit.condition_number,
-                "evaluations": fit.evaluations,
-                "converged": np.int8(fit.converged),
-            },
-            attrs={"method": fit.method, "message": fit.message},
-        ),
+        "estimates": xr.Dataset(estimates, {"quantity": quantities, "quantity_other": quantities}),
+        "population": xr.Dataset(population, names, attributes),
+        "random_effects": xr.Dataset(random_effects, subjects),
+        "fit_statistics": xr.Dataset(statistics, attrs={"method": fit.method, "message": fit.message}),
     }
     if data is not None:
+        by_row: dict[str, Mapping[str, NDArray[Any]]] = {
+            "observed_data": {"outcome": data.observed},
+            "constant_data": {"time": data.times, "subject_of": data.ids[data.subject_of_row]},
+            "predictions": predictions or {},
+        }
         rows = {"observation": np.arange(len(data.times))}
-        groups["observed_data"] = xr.Dataset({"outcome": ("observation", data.observed)}, coords=rows)
-        of_row = data.ids[data.subject_of_row]
-        groups["constant_data"] = xr.Dataset(
-            {"time": ("observation", data.times), "subject_of": ("observation", of_row)}, coords=rows
-        )
-        if predictions:
-            arrays = {name: ("observation", array) for name, array in predictions.items()}
-            groups["predictions"] = xr.Dataset(arrays, coords=rows)
+        for group, arrays in by_row.items():
+            if arrays:
+                content = {name: ("observation", array) for name, array in arrays.items()}
+                groups[group] = xr.Dataset(content, rows)
     return az.InferenceData(**groups, warn_on_custom_groups=False)
-
-
-def fit_of(content: az.InferenceData, model: PopulationModel | None = None) -> Fit:
-    """The fit that InferenceData was made from.
-
-    Args:
-        content: result of :func:`inference_data`.
-        model: gives the equations; the library's model of the recorded name if None.
-
-    Raises:
-        ConfigError: the content is no fit, or of a model with other parameters.
-    """
-    missing = {"estimates", "population", "random_effects", "fit_statistics"} - set(content.groups())
-    if missing:
-        raise ConfigError("this InferenceData holds no fit", expected="groups of a fit", got=f"no {sorted(missing)}")
-    estimates, population = content["estimates"], content["population"]
-    effects, statistics = content["random_effects"], content["fit_statistics"]
-    base = get_model(population.attrs["model"]) if model is None else model
-    names = tuple(str(name) for name in population["parameter"].values)
-    if base.parameter_names != names:
-        raise ConfigError(
-            "the fit is of a model with other parameters", expected=list(base.parameter_names), got=list(names)
-        )
-    parameters = tuple(
-        replace(p, typical=float(typical), distribution=str(distribution), random=bool(random))
-        for p, typical, distribution, random in zip(
-            base.parameters,
-            population["typical"].values,
-            population["distribution"].values,
-            population["random"].values,
-            strict=True,
-        )
-    )
-    errors = population["error"].values.reshape(-1, 3).tolist()
-    residuals = tuple(
-        ResidualError(kind, *row) for kind, row in zip(population.attrs["residual"].split(","), errors, strict=True)
-    )
-    omega = tuple(tuple(float(v) for v in row) for row in population["omega"].values)
-    return Fit(
-        model=replace(base, parameters=parameters, omega=omega, residual=residuals[0], other_residuals=residuals[1:]),
-        method=statistics.attrs["method"],
-        objective=float(statistics["objective"]),
-        objectives=effects["objective"].values,
-        eta=effects["eta"].values,
-        searches_converged=effects["converged"].values.astype(bool),
-        names=tuple(str(name) for name in estimates["quantity"].values),
-        estimates=estimates["estimate"].values,
-        standard_errors=estimates["standard_error"].values,
-        covariance=estimates["covariance"].values,
-        condition_number=float(statistics["condition_number"]),
-        shrinkage=effects["shrinkage"].values,
-        converged=bool(statistics["converged"]),
-        message=statistics.attrs["message"],
-        evaluations=int(statistics["evaluations"]),
-    )
 
 
 def save_results(content: az.InferenceData, path: str | Path) -> Path:
@@ -185,6 +128,8 @@ def save_results(content: az.InferenceData, path: str | Path) -> Path:
 
 def load_results(path: str | Path) -> az.InferenceData:
     """A file of :func:`save_results`, read into memory; ConfigError if it does not exist."""
+    import arviz as az
+
     source = Path(path)
     if not source.exists():
         raise ConfigError("no such results", got=source)
@@ -195,18 +140,57 @@ def load_results(path: str | Path) -> az.InferenceData:
 
 
 def save_fit(
-    fit: Fit,
-    path: str | Path,
-    data: PopulationData | None = None,
-    predictions: Mapping[str, FloatArray] | None = None,
+    fit: Fit, path: str | Path, data: PopulationData | None = None, predictions: Mapping[str, FloatArray] | None = None
 ) -> Path:
     """Save a fit, with data and predictions if given: :func:`inference_data`, then :func:`save_results`."""
     return save_results(inference_data(fit, data, predictions), path)
 
 
 def load_fit(path: str | Path, model: PopulationModel | None = None) -> Fit:
-    """Read a fit, equal to the saved one; arguments and errors as :func:`fit_of`."""
-    return fit_of(load_results(path), model)
+    """Read a fit, equal to the saved one.
+
+    Args:
+        path: file of :func:`save_fit`.
+        model: gives the equations; the library's model of the recorded name if None.
+
+    Raises:
+        ConfigError: the file does not exist, holds no fit, or one of a model with other parameters.
+    """
+    content = load_results(path)
+    missing = {"estimates", "population", "random_effects", "fit_statistics"} - set(content.groups())
+    if missing:
+        raise ConfigError("this InferenceData holds no fit", expected="groups of a fit", got=f"no {sorted(missing)}")
+    estimates, population = content["estimates"], content["population"]
+    effects, statistics = content["random_effects"], content["fit_statistics"]
+    base = get_model(population.attrs["model"]) if model is None else model
+    names = population["parameter"].values.tolist()
+    if list(base.parameter_names) != names:
+        raise ConfigError("the fit is of a model with other parameters", expected=list(base.parameter_names), got=names)
+    columns = (population[name].values.tolist() for name in ("typical", "distribution", "random"))
+    parameters = tuple(
+        replace(own, typical=typical, distribution=distribution, random=bool(random))
+        for own, typical, distribution, random in zip(base.parameters, *columns, strict=True)
+    )
+    kinds, errors = population.attrs["residual"].split(","), population["error"].values.reshape(-1, 3).tolist()
+    residuals = tuple(ResidualError(kind, *row) for kind, row in zip(kinds, errors, strict=True))
+    omega = tuple(map(tuple, population["omega"].values.tolist()))
+    return Fit(
+        model=replace(base, parameters=parameters, omega=omega, residual=residuals[0], other_residuals=residuals[1:]),
+        method=statistics.attrs["method"],
+        objective=float(statistics["objective"]),
+        objectives=effects["objective"].values,
+        eta=effects["eta"].values,
+        searches_converged=effects["converged"].values.astype(bool),
+        names=tuple(estimates["quantity"].values.tolist()),
+        estimates=estimates["estimate"].values,
+        standard_errors=estimates["standard_error"].values,
+        covariance=estimates["covariance"].values,
+        condition_number=float(statistics["condition_number"]),
+        shrinkage=effects["shrinkage"].values,
+        converged=bool(statistics["converged"]),
+        message=statistics.attrs["message"],
+        evaluations=int(statistics["evaluations"]),
+    )
 
 
 def fit_warnings(fit: Fit) -> list[str]:
@@ -214,8 +198,7 @@ def fit_warnings(fit: Fit) -> list[str]:
     found = []
     if not fit.converged:
         found.append(f"The fit did not converge: {fit.message}.")
-    lost = int((~fit.searches_converged).sum())
-    if lost:
+    if lost := int((~fit.searches_converged).sum()):
         found.append(f"{lost} of {len(fit.eta)} subjects: the search for the random effects did not converge.")
     if len(fit.names) and not np.isfinite(fit.standard_errors).all():
         found.append("Some or all estimates have no standard error.")
@@ -227,7 +210,6 @@ def fit_warnings(fit: Fit) -> list[str]:
         found.append("Omega is close to singular: some random effects are nearly functions of the others.")
     for name, shrinkage in zip(fit.model.random_effect_names, fit.shrinkage, strict=True):
         if shrinkage > 0.3:
-            found.append(
-                f"Shrinkage of {name} is {shrinkage:.0%}: plots of its estimates mislead (Savic & Karlsson 2009)."
-            )
+            mislead = "plots of its estimates mislead (Savic & Karlsson 2009)"
+            found.append(f"Shrinkage of {name} is {shrinkage:.0%}: {mislead}.")
     return found

@@ -3,7 +3,6 @@
 import arviz as az
 import numpy as np
 import pytest
-import xarray as xr
 
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.library import get_model
@@ -21,32 +20,23 @@ def data() -> PopulationData:
 @pytest.fixture
 def found() -> az.InferenceData:
     rng = np.random.default_rng(1)
-    names, effects = ["ka", "imax", "ic50"], ["eta_ka", "eta_imax", "eta_ic50"]
 
-    def drawn(spread: float) -> xr.Dataset:
-        return xr.Dataset(
-            {
-                "typical": (("chain", "draw", "parameter"), 2.0 + spread * rng.standard_normal((2, 300, 3))),
-                "omega_matrix": (
-                    ("chain", "draw", "random_effect", "random_effect_other"),
-                    1.0 + 0.1 * rng.standard_normal((2, 300, 3, 3)),
-                ),
-                "error_scale": (("chain", "draw"), 1.0 + 0.1 * rng.standard_normal((2, 300))),
-            },
-            coords={"chain": [0, 1], "draw": np.arange(300), "parameter": names, "random_effect": effects},
-        )
+    def drawn(sd: float) -> dict[str, np.ndarray]:
+        return {
+            "typical": 2.0 + sd * rng.standard_normal((2, 300, 3)),
+            "omega_matrix": 1.0 + 0.1 * rng.standard_normal((2, 300, 3, 3)),
+            "error_scale": 1.0 + 0.1 * rng.standard_normal((2, 300)),
+        }
 
-    outcome = xr.Dataset({"outcome": (("chain", "draw", "observation"), rng.normal(0.25, 0.1, (2, 300, 4)))})
-    return az.InferenceData(
-        posterior=drawn(0.1),
-        prior=drawn(1.0),
-        sample_stats=xr.Dataset({"diverging": (("chain", "draw"), np.arange(600).reshape(2, 300) == 7)}),
-        prior_predictive=outcome,
-        posterior_predictive=outcome,
-    )
+    outcome = {"outcome": rng.normal(0.25, 0.1, (2, 300, 4))}
+    return az.from_dict(
+        drawn(0.1), prior=drawn(1.0), sample_stats={"diverging": np.arange(600).reshape(2, 300) == 7},
+        prior_predictive=outcome, posterior_predictive=outcome,
+        coords={"parameter": ["ka", "imax", "ic50"]}, dims={"typical": ["parameter"]},
+    )  # fmt: skip
 
 
-def test_the_page_says_what_the_draws_say(found: az.InferenceData, data: PopulationData) -> None:
+def test_the_page_shows_the_draws(found: az.InferenceData, data: PopulationData) -> None:
     rows = {row.name: row for row in posterior_rows(found)}
     assert len(rows) == 3 + 9 + 1
     own = found["posterior"]["typical"].sel(parameter="imax")

@@ -8,25 +8,13 @@ from image_longitudinal.tasks.population.inputs import ObservationTable, spec_of
 from image_longitudinal.tasks.population.options import FitOptions, FitSettings, dose_of, options_of
 
 
-@pytest.mark.parametrize(
-    ("text", "dose"),
-    [
-        ("0:100", Dose(0.0, 100.0)),
-        ("1.5:20:central", Dose(1.5, 20.0, "central")),
-        ("0:5:2:0.5", Dose(0.0, 5.0, 2, 0.5)),
-    ],
-)
-def test_doses_are_read(text: str, dose: Dose) -> None:
-    assert dose_of(text) == dose
-
-
-@pytest.mark.parametrize("text", ["100", "0:x", "0:1:2:3:4", ""])
-def test_unreadable_doses_are_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="unreadable dose"):
-        dose_of(text)
-
-
-def test_unusable_options_are_named() -> None:
+def test_doses_are_read_and_unusable_options_are_named() -> None:
+    assert dose_of("0:100") == Dose(0.0, 100.0)
+    assert dose_of("1.5:20:central") == Dose(1.5, 20.0, "central")
+    assert dose_of("0:5:2:0.5") == Dose(0.0, 5.0, 2, 0.5)
+    for text in ("100", "0:x", "0:1:2:3:4", ""):
+        with pytest.raises(ConfigError, match="unreadable dose"):
+            dose_of(text)
     with pytest.raises(ConfigError, match=r"method: .*'focei'.*got 'foci'.*draws: .*got 3"):
         options_of(FitOptions, {"table": "trial.csv", "method": "foci", "draws": 3})
 

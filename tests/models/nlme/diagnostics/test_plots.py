@@ -3,19 +3,9 @@
 import numpy as np
 import pytest
 
-from image_longitudinal.models.nlme.diagnostics.plots import (
-    distribution_errors,
-    goodness_of_fit,
-    individual_fits,
-    pairs_of_effects,
-    predictive_check_figure,
-    random_effects_figure,
-)
-from image_longitudinal.models.nlme.diagnostics.residuals import residuals
-from image_longitudinal.models.nlme.diagnostics.vpc import predictive_check
+from image_longitudinal.models.nlme.diagnostics import plots
+from image_longitudinal.models.nlme.diagnostics.residuals import predictive_check, residuals
 from image_longitudinal.models.nlme.estimation.fit import fit
-from image_longitudinal.models.nlme.estimation.objective import Objective
-from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from tests.models.nlme.estimation.test_fit import simulated
 
 
@@ -27,27 +17,25 @@ def fitted(original):
 
 def test_individual_fits_draw_each_subjects_own_curve(fitted):
     result, data = fitted
-    axes = individual_fits(result.model, data, result.eta, [4]).axes
+    axes = plots.individual_fits(result.model, data, result.eta, [4]).axes
     population, individual, points = axes[0].lines
     assert axes[0].get_title() == f"subject {data.ids[4]}"
     np.testing.assert_array_equal(points.get_ydata(), data.observed[4 * 21 : 5 * 21])
     at_visits = np.interp(data.times[:21], individual.get_xdata(), individual.get_ydata())
-    expected = Objective(result.model, data).predict(PopulationParameters.of(result.model), result.eta)[0][
-        4 * 21 : 5 * 21
-    ]
+    expected = residuals(result.model, data, result.eta).ipred[4 * 21 : 5 * 21]
     np.testing.assert_allclose(at_visits, expected, atol=2e-3)  # straight lines between 200 points
     assert not np.allclose(population.get_ydata(), individual.get_ydata())
-    assert len(individual_fits(result.model, data, result.eta).axes) == 8  # 6 subjects in rows of 4
+    assert len(plots.individual_fits(result.model, data, result.eta).axes) == 8  # 6 subjects in rows of 4
 
 
 def test_every_figure_names_its_axes(fitted):
     result, data = fitted
     found = residuals(result.model, data, result.eta)
-    labels = {axis.get_ylabel() for axis in goodness_of_fit(data, found, found.cwres).axes}
+    labels = {axis.get_ylabel() for axis in plots.goodness_of_fit(data, found, found.cwres).axes}
     assert labels == {"observed", "CWRES", "|IWRES|", "NPDE"}
-    assert distribution_errors(data, found.cwres).axes[1].get_xlabel() == "time"
+    assert plots.distribution_errors(data, found.cwres).axes[1].get_xlabel() == "time"
     check = predictive_check(result.model, data, n=20, corrected=True)
-    assert predictive_check_figure(check, "mg/L").axes[0].get_ylabel() == "prediction-corrected outcome (mg/L)"
-    titles = [axis.get_title() for axis in random_effects_figure(result).axes]
+    assert plots.predictive_check_figure(check, "mg/L").axes[0].get_ylabel() == "prediction-corrected outcome (mg/L)"
+    titles = [axis.get_title() for axis in plots.random_effects_figure(result).axes]
     assert titles[1] == f"eta_imax: shrinkage {result.shrinkage[1]:.0%}"
-    assert [axis.get_ylabel() for axis in pairs_of_effects(result).axes] == ["eta_imax", "", "eta_ic50", ""]
+    assert [axis.get_ylabel() for axis in plots.pairs_of_effects(result).axes] == ["eta_imax", "", "eta_ic50", ""]

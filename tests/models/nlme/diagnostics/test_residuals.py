@@ -9,8 +9,7 @@ from scipy.stats import kstest, norm
 
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.diagnostics.residuals import npde, replicates, residuals
-from image_longitudinal.models.nlme.diagnostics.vpc import predictive_check
+from image_longitudinal.models.nlme.diagnostics.residuals import npde, predictive_check, replicates, residuals
 from image_longitudinal.models.nlme.estimation.ebes import individual_modes
 from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
@@ -21,9 +20,9 @@ from image_longitudinal.models.nlme.simulation.simulate import observe, simulate
 
 @pytest.fixture(scope="module")
 def mild(original):
-    """The original's model with little spread between subjects, where linearisation at the modes is good."""
-    spread = tuple(tuple(0.04 if i == j else 0.0 for j in range(3)) for i in range(3))
-    return replace(original, omega=spread, residual=ResidualError("combined2", additive=0.01, proportional=0.05))
+    """The original's model with similar subjects, where linearisation at the modes is good."""
+    omega = tuple(map(tuple, (0.04 * np.eye(3)).tolist()))
+    return replace(original, omega=omega, residual=ResidualError("combined2", additive=0.01, proportional=0.05))
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +47,7 @@ def test_residuals_are_what_their_definitions_say(mild, population, modes):
     found = residuals(mild, population, modes)
     objective = Objective(mild, population)
     f, g = objective.predict(PopulationParameters.of(mild), modes)
-    pred = objective.predict(PopulationParameters.of(mild), 0 * modes)[0]
-    np.testing.assert_array_equal(found.pred, pred)
+    np.testing.assert_array_equal(found.pred, objective.predict(PopulationParameters.of(mild), 0 * modes)[0])
     np.testing.assert_array_equal(found.ipred, f)
     sd = np.sqrt(0.01**2 + (0.05 * f) ** 2)
     np.testing.assert_allclose(found.iwres, (population.observed - f) / sd, rtol=1e-12)
@@ -129,3 +127,30 @@ def test_prediction_correction_scales_by_the_bins_median_prediction(mild, popula
 def test_unusable_bins_are_refused(mild, population, bins):
     with pytest.raises(ConfigError, match="bins"):
         predictive_check(mild, population, n=10, bins=bins)
+
+
+def test_each_row_has_the_residual_error_of_its_endpoint(original):
+    structural = replace(original.structural, endpoints=("one", "two"))
+    log_error = ResidualError("log-normal", additive=0.3)
+    model = replace(original, structural=structural, other_residuals=(log_error,))
+    endpoint, f = np.array([0, 1, 0, 1, 0]), np.array([0.11, 0.25, 0.31, 0.35, 0.5])
+    np.testing.assert_allclose(model.standard_deviation(f, endpoint), [0.01, 0.3, 0.01, 0.3, 0.01])
+    assert model.logarithmic(endpoint).tolist() == [False, True, False, True, False]
+    noise = np.array([1.0, -1.0, 0.0, 0.5, 2.0])
+    expected = [0.12, 0.25 * np.exp(-0.3), 0.31, 0.35 * np.exp(0.15), 0.52]
+    np.testing.assert_allclose(model.scatter(f, endpoint, noise), expected)
+
+
+def test_censored_rows_have_no_residuals_and_the_others_keep_theirs(original):
+    observed = np.abs(np.random.default_rng(1).normal(0.1, 0.02, (3, 4)))
+    data = PopulationData.of_design(original.structural, observed, [0.5, 1.0, 1.5, 2.0], original.design.doses)
+    last, eta = np.arange(12) % 4 == 3, np.zeros((3, 3))
+    censored = replace(data, censored=last, observed=np.where(last, 0.05, data.observed))
+    assert np.diff(censored.without_censored().row_start).tolist() == [3, 3, 3]
+    with_limit = residuals(original, censored, eta)
+    assert np.isnan(with_limit.cwres).tolist() == last.tolist()
+    seen = replace(data, censored=last).without_censored()
+    np.testing.assert_allclose(with_limit.cwres[~last], residuals(original, seen, eta).cwres)
+    assert np.isnan(npde(original, censored, n=20)).tolist() == last.tolist()
+    check = predictive_check(original, censored, n=20)
+    assert check.low.min() >= 0.05  # what is below the limit is shown at it, observed or simulated

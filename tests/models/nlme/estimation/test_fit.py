@@ -48,10 +48,8 @@ def theophylline_data(reference_data):
 
 @pytest.mark.parametrize(("method", "expected"), [("FO", 141.30755264), ("FOCEI", 192.65025556)])
 def test_theophylline_objective_at_the_initial_values(theophylline_data, method, expected):
-    objective = Objective(THEOPHYLLINE, theophylline_data, method)
-    assert objective.evaluate(PopulationParameters.of(THEOPHYLLINE)).sum() == pytest.approx(
-        expected, abs=1e-6
-    )  # NONMEM 7.4.1
+    total = Objective(THEOPHYLLINE, theophylline_data, method).evaluate(PopulationParameters.of(THEOPHYLLINE)).sum()
+    assert total == pytest.approx(expected, abs=1e-6)  # NONMEM 7.4.1
 
 
 def test_theophylline_fit_is_nonmems(theophylline_data):
@@ -91,23 +89,16 @@ def simulated(original, n, seed):
     return eta, data
 
 
-def far_start(original):
-    """The start values of the original analysis: imax 1.1, ic50 0.6, Ω = 0.2 I, σ = 0.1."""
-    values = PopulationParameters.of(original)
-    return replace(values, mu=np.log([1.0, 1.1, 0.6]), omega=0.2 * np.eye(3), error=np.array([0.1, 0.0, 1.0])).into(
-        original
-    )
-
-
 def test_what_was_simulated_is_recovered_from_far_start_values(original):
     # All estimates of both seeds together: squared distance from the truth by their own covariance, χ² with 2 x 10
     # degrees of freedom. A right method is beyond the limit in one pair of seeds in a thousand; standard errors half as
     # large as they should be make the distance four times as large, 80 where 45 is the limit.
     true = np.array([1.0, 2.1, 0.4, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1e-4])
     distance, seeds = 0.0, (1, 2)
+    start = PopulationParameters(np.log([1.0, 1.1, 0.6]), 0.2 * np.eye(3), np.array([0.1, 0.0, 1.0])).into(original)
     for seed in seeds:
         eta, data = simulated(original, 2000, seed)
-        linearised = fit(far_start(original), data, "FOCE", covariance="none")
+        linearised = fit(start, data, "FOCE", covariance="none")
         result = maximum_likelihood(linearised, data, draws=200, rounds=2)
         off = result.estimates - true
         distance += float(off @ np.linalg.solve(result.covariance, off))
@@ -123,13 +114,8 @@ def test_fixed_values_stay_and_others_move(original):
     result = fit(original, data, omega="diagonal", fixed=("ka", "residual"), covariance="none")
     assert result.model.typical_values["ka"] == 1.0
     assert result.model.residual == original.residual
-    assert result.names == (
-        "imax",
-        "ic50",
-        "omega(eta_ka,eta_ka)",
-        "omega(eta_imax,eta_imax)",
-        "omega(eta_ic50,eta_ic50)",
-    )
+    variances = [f"omega({name},{name})" for name in ("eta_ka", "eta_imax", "eta_ic50")]
+    assert result.names == ("imax", "ic50", *variances)
     assert result.model.omega[0][1] == 0.0
     assert np.isnan(result.standard_errors).all()
 
@@ -144,17 +130,14 @@ def test_impossible_options_are_refused(original, options, message):
         fit(original, data, **options)
 
 
-def test_the_minimiser_finds_the_minimum_of_a_curved_valley():
-    def rosenbrock(x):
+def test_the_minimiser_finds_a_minimum_and_reports_when_it_does_not_converge():
+    def rosenbrock(x):  # a curved valley
         a, b = 1 - x[0], x[1] - x[0] ** 2
         return a * a + 100 * b * b, np.array([-2 * a - 400 * x[0] * b, 200 * b])
 
     x, good, _ = minimise(rosenbrock, np.array([-1.2, 1.0]), np.eye(2), 200, 1e-12)
     assert good
     np.testing.assert_allclose(x, 1.0, atol=1e-4)
-
-
-def test_the_minimiser_says_when_it_did_not_converge():
     x, good, why = minimise(lambda x: (float(x @ x), 2 * x), np.full(2, 100.0), np.eye(2), 3, 1e-12)
     assert not good
     assert "3 iterations" in why

@@ -1,47 +1,40 @@
 """The likelihood by importance sampling against integrals known otherwise, and its gradient against differences."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.integrate import quad
 from scipy.stats import multivariate_normal, norm
 
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.estimation import importance_sampling
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
 from image_longitudinal.models.nlme.estimation.fit import fit
-from image_longitudinal.models.nlme.estimation.importance_sampling import (
-    ImportanceSearch,
-    draw_from_proposal,
-    even_normals,
-    linearised_covariance,
-    log_normal,
-    maximum_likelihood,
-)
 from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.simulation.simulate import simulate
 from tests.models.nlme.estimation.test_fit import simulated
 
 
-def search_of(model, data, draws, fixed=(), seed=1):
-    objective = Objective(model, data, tolerance=1e-9)
-    coordinates = Coordinates(model, "full", fixed)
-    search = ImportanceSearch(objective, coordinates, None)
+def search_of(model, data, draws):
+    objective, coordinates = Objective(model, data, tolerance=1e-9), Coordinates(model, "full", ())
+    search = importance_sampling.ImportanceSearch(objective, coordinates, None)
     values = PopulationParameters.of(model)
     objective.find_modes(values, np.zeros((1, model.n_random_effects)))
     center = objective.typical_phi(values)[:, objective.random]
-    spread = linearised_covariance(objective, values, objective.eta)
-    search.use(draw_from_proposal(data.ids, center, objective.eta, spread, values.omega, draws, seed))
+    covariance = importance_sampling.linearised_covariance(objective, values, objective.eta)
+    draws = importance_sampling.draw_from_proposal(data.ids, center, objective.eta, covariance, values.omega, draws, 1)
+    search.use(draws)
     return search, coordinates.pack(values)
 
 
 def test_the_likelihood_is_the_integral_over_the_random_effect(original):
-    from dataclasses import replace
-
     parameters = tuple(replace(p, random=p.name == "imax") for p in original.parameters)
     model = replace(original, parameters=parameters, omega=((1.0,),))
     _, data = simulated(original, 3, seed=2)
     search, psi = search_of(model, data, 4000)
-    shares = search.individual_objectives(psi)[0]
+    objectives = search.individual_objectives(psi)[0]
     for i in range(3):
         y = data.observed[21 * i : 21 * (i + 1)]
         mode = search.moments()[0][i, 0]
@@ -52,18 +45,13 @@ def test_the_likelihood_is_the_integral_over_the_random_effect(original):
         integral, _ = quad(joint, mode - 2, mode + 2, points=[mode - 0.1, mode, mode + 0.1], limit=200)
         expected = -2 * (np.log(integral) + 60) - 21 * np.log(2 * np.pi)
         # 4,000 draws, of which over a tenth are effective: standard error of a log-likelihood below 0.05
-        assert shares[i] == pytest.approx(expected, abs=0.2)
+        assert objectives[i] == pytest.approx(expected, abs=0.2)
 
 
 def test_the_gradient_is_that_of_the_value(original):
     _, data = simulated(original, 8, seed=4)
-    from dataclasses import replace
-
-    one_fixed_effect = replace(
-        original,
-        parameters=(replace(original.parameters[0], random=False), *original.parameters[1:]),
-        omega=((1.0, 0.3), (0.3, 1.0)),
-    )
+    parameters = (replace(original.parameters[0], random=False), *original.parameters[1:])
+    one_fixed_effect = replace(original, parameters=parameters, omega=((1.0, 0.3), (0.3, 1.0)))
     for model in (original, one_fixed_effect):
         search, psi = search_of(model, data, 60)
         psi = psi + 0.01 * np.arange(len(psi))
@@ -78,22 +66,23 @@ def test_draws_have_the_density_they_claim_and_depend_on_the_subject_alone():
     spread, omega = np.array([[[0.3, 0.1], [0.1, 0.2]]] * 2), np.array([[1.0, -0.4], [-0.4, 2.0]])
     mean = np.array([[0.5, 0.0], [0.0, 1.0]])
     ids, center = np.array([7, 3]), np.array([[1.0, 2.0], [1.0, 2.0]])
-    many = draw_from_proposal(ids, center, mean, spread, omega, 20_000, 5)
+    many = importance_sampling.draw_from_proposal(ids, center, mean, spread, omega, 20_000, 5)
     # ∫ q = 1: the mean of p / q over the draws is the integral of p, here of N(0, Ω)
     eta = many.phi - center[:, None]
-    ratio = np.exp(log_normal(eta, omega) - many.log_q)
+    ratio = np.exp(importance_sampling.log_normal(eta, omega) - many.log_q)
     np.testing.assert_allclose(ratio.mean(axis=1), 1.0, atol=0.03)
-    np.testing.assert_allclose(log_normal(eta[0, :5], omega), multivariate_normal([0, 0], omega).logpdf(eta[0, :5]))
-    alone = draw_from_proposal(ids[1:], center[1:], mean[1:], spread[1:], omega, 100, 5)
-    whole = draw_from_proposal(ids, center, mean, spread, omega, 100, 5)
+    expected = multivariate_normal([0, 0], omega).logpdf(eta[0, :5])
+    np.testing.assert_allclose(importance_sampling.log_normal(eta[0, :5], omega), expected)
+    alone = importance_sampling.draw_from_proposal(ids[1:], center[1:], mean[1:], spread[1:], omega, 100, 5)
+    whole = importance_sampling.draw_from_proposal(ids, center, mean, spread, omega, 100, 5)
     np.testing.assert_array_equal(alone.phi[0], whole.phi[1])
 
 
 def test_even_draws_are_standard_normal_row_by_row_and_in_every_run():
     """Means and variances over 200 draws err by less than half of what independent ones would, 0.07 and 0.1."""
     ids = np.arange(300)
-    z = even_normals(11, ids, 400, 3)
-    np.testing.assert_array_equal(even_normals(11, ids[250:], 400, 3), z[250:])
+    z = importance_sampling.even_normals(11, ids, 400, 3)
+    np.testing.assert_array_equal(importance_sampling.even_normals(11, ids[250:], 400, 3), z[250:])
     for run in (z[:, :200], z[:, 150:350]):
         assert np.sqrt(np.square(run.mean(1)).mean()) < 0.035
         assert np.sqrt(np.square(run.var(1) - 1).mean()) < 0.05
@@ -104,12 +93,11 @@ def test_even_draws_are_standard_normal_row_by_row_and_in_every_run():
 def test_workers_change_nothing_and_unusable_starts_are_refused(original):
     _, data = simulated(original, 20, seed=6)
     start = fit(original, data, "FOCE", omega="diagonal", covariance="none")
-    one, two = (
-        maximum_likelihood(start, data, omega="diagonal", draws=60, rounds=2, n_threads=workers) for workers in (1, 2)
-    )
+    options = {"omega": "diagonal", "draws": 60, "rounds": 2}
+    one, two = (importance_sampling.maximum_likelihood(start, data, n_threads=n, **options) for n in (1, 2))
     assert one.objective == two.objective
     np.testing.assert_array_equal(one.estimates, two.estimates)
     assert one.method == "IMP"
     assert "Monte Carlo error" in one.message
     with pytest.raises(ConfigError, match="at least 50 draws"):
-        maximum_likelihood(start, data, draws=20)
+        importance_sampling.maximum_likelihood(start, data, draws=20)

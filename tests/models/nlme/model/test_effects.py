@@ -167,7 +167,7 @@ def test_the_pymc_model_has_the_same_density(seen):
 
     table, eta = seen
     population = bayesian_model(MODEL, expand_events(table, MODEL.structural))
-    z = eta @ np.linalg.cholesky(np.linalg.inv(MODEL.omega))  # models.nlme.bayes.whitening, data that say nothing
+    z = eta @ np.linalg.cholesky(np.linalg.inv(MODEL.omega))  # Whitened without information
     with population:
         got = float(pm.compile(population.value_vars, population.logp(vars=population.observed_RVs),
                                mode="FAST_COMPILE")(z))  # fmt: skip

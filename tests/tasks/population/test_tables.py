@@ -8,23 +8,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from image_longitudinal.core.errors import StorageError
-from image_longitudinal.storage.dataset.reader import open_dataset
+from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
 from image_longitudinal.storage.io.open import open_root
-from image_longitudinal.storage.io.root import Root
-from image_longitudinal.tasks.population.export import COLUMNS, export_nmtran
+from image_longitudinal.tasks.population.tables import COLUMNS, export_nmtran
 from tests.storage.conftest import write_dataset
 
 
 @pytest.fixture
-def published(tmp_path: Path) -> Root:
+def dataset(tmp_path: Path) -> Dataset:
     root = open_root(tmp_path / "data")
     write_dataset(root)
-    return root
+    return open_dataset(root)
 
 
 @pytest.mark.parametrize("split", [None, "validation"])
-def test_rows_are_the_observations_number_for_number(published: Root, tmp_path: Path, split: str | None) -> None:
-    dataset, path = open_dataset(published), tmp_path / "out.csv"
+def test_rows_are_the_observations_number_for_number(dataset: Dataset, tmp_path: Path, split: str | None) -> None:
+    path = tmp_path / "out.csv"
     rows = export_nmtran(dataset, path, level=0.0526, split=split)
     with open(path) as file:
         read = list(csv.DictReader(file))
@@ -42,20 +41,19 @@ def test_rows_are_the_observations_number_for_number(published: Root, tmp_path: 
     assert [path.name for path in tmp_path.glob("*.tmp")] == []
 
 
-def test_a_file_that_is_there_is_left_alone(published: Root, tmp_path: Path) -> None:
+def test_an_existing_file_is_kept(dataset: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("years of work")
     with pytest.raises(StorageError, match="exists already"):
-        export_nmtran(open_dataset(published), path, level=1.0)
+        export_nmtran(dataset, path, level=1.0)
     assert path.read_text() == "years of work"
     with pytest.raises(StorageError, match=r"one of 1\.0, 0\.0526; got 0\.3"):
-        export_nmtran(open_dataset(published), tmp_path / "other.csv", level=0.3)
+        export_nmtran(dataset, tmp_path / "other.csv", level=0.3)
     with pytest.raises(StorageError, match="cannot write a file"):
-        export_nmtran(open_dataset(published), tmp_path / "nowhere/other.csv", level=1.0)
+        export_nmtran(dataset, tmp_path / "nowhere/other.csv", level=1.0)
 
 
-def test_other_programs_get_their_dialect(published: Root, tmp_path: Path) -> None:
-    dataset = open_dataset(published)
+def test_other_programs_get_their_dialect(dataset: Dataset, tmp_path: Path) -> None:
     export_nmtran(dataset, tmp_path / "monolix.csv", level=1.0, dialect="monolix")
     assert (tmp_path / "monolix.csv").read_text().splitlines()[0] == "ID,TIME,EVID,AMT,ADM,DV,MDV"
     export_nmtran(dataset, tmp_path / "pumas.parquet", level=1.0, dialect="pumas")
