@@ -144,8 +144,7 @@ def test_every_scheduler_makes_images_that_its_seeds_decide(residual: ResidualDi
     made = images_of(residual, z, seeds, scheduler)
     assert torch.equal(torch.random.get_rng_state(), before), "the caller's random numbers are not used up"
     torch.rand(1)
-    assert made.shape == (3, 32, 32)
-    assert made.dtype == np.uint8
+    assert (made.shape, made.dtype) == ((3, 32, 32), np.uint8)
     assert np.ptp(made) > 0
     np.testing.assert_array_equal(images_of(residual, z, seeds, scheduler), made)
     other_seed, other_z = images_of(residual, z, seeds + 1, scheduler), images_of(residual, z + 1, seeds, scheduler)

@@ -146,8 +146,7 @@ def test_images_encoded_ahead_are_what_a_step_would_encode(latent: LatentTrained
     model, _, folder = latent
     place = folder / "a.encoded"
     encoded = encode_images(model, model.vae, tiny_images, LATENT.encoded_variants, 1, place)
-    assert len(encoded) == 2 * len(tiny_images)
-    assert encoded.working.dtype == np.float16
+    assert (len(encoded), encoded.working.dtype) == (2 * len(tiny_images), np.float16)
     again = encode_images(model, model.vae, tiny_images, LATENT.encoded_variants, 1, folder / "again")
     np.testing.assert_array_equal(again.working, encoded.working)
     assert (encoded.working[0] != encoded.working[len(tiny_images)]).any()  # another view of the same image

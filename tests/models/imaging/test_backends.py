@@ -54,8 +54,7 @@ def test_every_backend_keeps_the_interface(model: ImageModel) -> None:
     z, seeds = draws(4, model.latent_dim)
     images = model.generate(z, seeds)
     assert (model.latent_dim, model.image_size) == (5, 32)
-    assert images.shape == (4, 32, 32)
-    assert images.dtype == np.uint8
+    assert (images.shape, images.dtype) == ((4, 32, 32), np.uint8)
     assert model.digest
     np.testing.assert_array_equal(model.generate(z, seeds), images)
     assert (model.generate(z + 1, seeds) != images).any(axis=(1, 2)).all()

@@ -27,8 +27,7 @@ def test_an_image_is_a_bright_retina_under_a_dark_vitreous_with_the_boundaries_o
     z, seeds = latents_and_seeds(6)
     z[:, LATENT_NAMES.index("luminance")] = 0
     images = render(z, seeds, size)
-    assert images.shape == (6, size, size)
-    assert images.dtype == np.uint8
+    assert (images.shape, images.dtype) == ((6, size, size), np.uint8)
     edges = layer_depths(z, seeds, size)
     row = np.arange(size)[:, None] + 0.5
     for image, top, bottom in zip(images, edges[0], edges[-1], strict=True):

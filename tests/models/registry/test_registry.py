@@ -40,8 +40,7 @@ def leftovers(registry: Registry) -> list[str]:
 
 def test_what_is_registered_comes_back(registry: Registry, version: ModelVersion) -> None:
     again = registry.get(version.version)
-    assert again == version
-    assert again.metadata == METADATA
+    assert (again, again.metadata) == (version, METADATA)
     for name, weights in WEIGHTS.items():
         loaded = again.tensors(name)
         assert loaded.keys() == weights.keys()
@@ -134,8 +133,7 @@ def test_an_unknown_model_is_refused_with_the_known_ones(registry: Registry, ver
 
 
 def test_an_empty_registry_says_how_to_train(registry: Registry) -> None:
-    assert registry.versions() == []
-    assert registry.aliases() == {}
+    assert (registry.versions(), registry.aliases()) == ([], {})
     with pytest.raises(
         ModelError, match=r"this registry is empty; got production. Train one with: image-longitudinal train"
     ):
@@ -162,8 +160,7 @@ def test_what_a_killed_registration_leaves_and_a_damaged_version_hide_no_other(
     other = registry.register(WEIGHTS, OTHER, "")
     (other.folder / "model.json").write_text("{half")
     shutil.copytree(other.folder, registry.root / ".5678abcd.tmp")
-    assert registry.versions() == [version]
-    assert registry.get(version.version) == version
+    assert (registry.versions(), registry.get(version.version)) == ([version], version)
     assert list(registry.damaged()) == [other.version]
     with pytest.raises(ModelError, match=f"damaged .*{other.version}"):
         registry.get(other.version)

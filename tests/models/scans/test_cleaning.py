@@ -131,8 +131,7 @@ def disc(height, width, centre_x, radius_y, radius_x):
 def test_a_structure_has_one_size_whatever_the_frame(height, width, across, size):
     """A disc a quarter of the depth in radius stays one: the frame is cropped or padded, the anatomy not squeezed."""
     square = to_square(disc(height, width, width / 2, height / 4, across * height / 4), size)
-    assert square.shape == (size, size)
-    assert square.dtype == np.uint8
+    assert (square.shape, square.dtype) == ((size, size), np.uint8)
     fine = 8 * size
     expected = disc(fine, fine, fine / 2, fine / 4, fine / 4).reshape(size, 8, size, 8).mean(axis=(1, 3))
     assert np.abs(square - expected).mean() < 255 * 1.2 / size  # the rim is a little sharper or softer

@@ -32,8 +32,7 @@ def test_rows_in_any_order_come_back_in_order_of_ids(tmp_path: Path) -> None:
     columns = effects()
     order = np.random.default_rng(0).permutation(12)
     found = read(tmp_path, {name: values[order] for name, values in columns.items()})
-    assert found.kind == "effects"
-    assert list(found.levels) == [1.0, 0.0526]
+    assert (found.kind, list(found.levels)) == ("effects", [1.0, 0.0526])
     np.testing.assert_array_equal(found.levels[0.0526], np.stack([np.arange(6.0, 12), -np.arange(6.0, 12)], 1))
 
 

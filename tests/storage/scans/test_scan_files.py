@@ -123,9 +123,9 @@ def test_folders_that_cannot_be_listed(tmp_path, monkeypatch):
     ("mode", "extension", "channels", "dtype"),
     [
         ("L", "png", (), np.uint8), ("L", "jpeg", (), np.uint8), ("1", "tif", (), np.bool_),
-        ("F", "tif", (), np.float32), ("I", "tif", (), np.int32), ("LA", "png", (2,), np.uint8), ("P", "png", (3,), np.uint8),
-        ("RGB", "jpg", (3,), np.uint8), ("RGBA", "png", (4,), np.uint8), ("CMYK", "jpeg", (3,), np.uint8),
-        ("YCbCr", "jpeg", (3,), np.uint8), ("LAB", "tif", (3,), np.uint8),
+        ("F", "tif", (), np.float32), ("I", "tif", (), np.int32), ("LA", "png", (2,), np.uint8),
+        ("P", "png", (3,), np.uint8), ("RGB", "jpg", (3,), np.uint8), ("RGBA", "png", (4,), np.uint8),
+        ("CMYK", "jpeg", (3,), np.uint8), ("YCbCr", "jpeg", (3,), np.uint8), ("LAB", "tif", (3,), np.uint8),
     ],
 )  # fmt: skip
 def test_every_mode_is_decoded(tmp_path, mode, extension, channels, dtype):
