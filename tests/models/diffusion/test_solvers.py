@@ -120,19 +120,15 @@ def test_solvers_have_the_documented_order(name: str, order: int) -> None:
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_a_solver_evaluates_the_network_as_often_as_documented(name: str) -> None:
+def test_a_solver_evaluates_the_network_as_often_as_documented_and_an_unknown_one_is_refused(name: str) -> None:
     calls = []
-    sampled = make_sample_schedule(COSINE, 5)
 
     def denoise(x: Tensor, i: int) -> X0Eps:
         calls.append(i)
         return X0Eps(x, x)
 
-    get_solver(name).solve(noise(0), sampled, denoise, noise)
+    get_solver(name).solve(noise(0), make_sample_schedule(COSINE, 5), denoise, noise)
     assert len(calls) == evaluations(name, 5)
-
-
-def test_an_unknown_solver_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"generator\.scheduler .*one of ddim, ddpm, .*; got plms"):
         get_solver("plms")
 
