@@ -13,8 +13,7 @@ def test_the_bundled_model_generates_images(tmp_path: Path) -> None:
     model = il.load_model(workspace=tmp_path, device="cpu")
     latents = np.random.default_rng(1).standard_normal((2, model.latent_dim)).astype(np.float32)
     images = model.generate(latents, np.array([1, 2]))
-    assert images.shape == (2, 64, 64)
-    assert images.dtype == np.uint8
+    assert (images.shape, images.dtype) == ((2, 64, 64), np.uint8)
 
 
 def test_an_unknown_model_is_refused(tmp_path: Path) -> None:

@@ -37,35 +37,23 @@ def test_unknown_keys_are_refused_by_name() -> None:
 @pytest.mark.parametrize(
     ("section", "key", "value", "expected"),
     [
-        ("dataset", "association", [0.5, 0.0], "greater than 0"),
-        ("dataset", "association", [1.5], "less than or equal to 1"),
-        ("dataset", "association", [], "at least 1 item"),
-        ("dataset", "association", 0.5, "valid tuple"),
-        ("dataset", "association", [float("nan")], "finite"),
+        ("dataset", "association", [0.5, 0.0], "greater than 0"), ("dataset", "association", [], "at least 1 item"),
+        ("dataset", "association", [1.5], "less than or equal to 1"), ("dataset", "association", 0.5, "valid tuple"),
+        ("dataset", "association", [float("nan")], "finite"), ("dataset", "n_subjects", 10.5, "valid integer"),
         ("dataset", "association", [0.5, 0.5], "differ from each other"),
         ("dataset", "shard_size", 0, "greater than or equal to 1"),
-        ("dataset", "n_subjects", 10.5, "valid integer"),
-        ("dataset", "test_fraction", 1.0, "less than 1"),
-        ("dataset", "name", "../up", "pattern"),
-        ("dataset", "date", "yesterday", "pattern"),
-        ("dataset", "eta_dims", [0, 0], "differ from each other"),
-        ("dataset", "eta_dims", [-1], "greater than or equal to 0"),
-        ("dataset", "eta_dims", "best", "auto"),
-        ("generator", "scheduler", "plms", "'ddim'"),
-        ("generator", "steps", 0, "greater than or equal to 1"),
-        ("vae", "image_size", 100, "multiple of 32"),
-        ("vae", "batch_size", 1, "greater than or equal to 2"),
-        ("vae", "width", 0, "greater than 0"),
-        ("vae", "learning_rate", float("inf"), "finite"),
-        ("vae", "mixed_precision", "fp8", "'bf16'"),
-        ("diffusion", "channels", [], "one level at least"),
-        ("diffusion", "channels", [20], "multiple of 16"),
-        ("diffusion", "ema_decay", 1.0, "less than 1"),
-        ("outcomes", "times", [0.0, 1.0, 1.0], "ascend"),
-        ("outcomes", "times", [-1.0, 0.0], "ascend"),
+        ("dataset", "test_fraction", 1.0, "less than 1"), ("dataset", "name", "../up", "pattern"),
+        ("dataset", "date", "yesterday", "pattern"), ("dataset", "eta_dims", [0, 0], "differ from each other"),
+        ("dataset", "eta_dims", [-1], "greater than or equal to 0"), ("dataset", "eta_dims", "best", "auto"),
+        ("generator", "scheduler", "plms", "'ddim'"), ("generator", "steps", 0, "greater than or equal to 1"),
+        ("vae", "image_size", 100, "multiple of 32"), ("vae", "batch_size", 1, "greater than or equal to 2"),
+        ("vae", "width", 0, "greater than 0"), ("vae", "learning_rate", float("inf"), "finite"),
+        ("vae", "mixed_precision", "fp8", "'bf16'"), ("diffusion", "channels", [], "one level at least"),
+        ("diffusion", "channels", [20], "multiple of 16"), ("diffusion", "ema_decay", 1.0, "less than 1"),
+        ("outcomes", "times", [0.0, 1.0, 1.0], "ascend"), ("outcomes", "times", [-1.0, 0.0], "ascend"),
         ("outcomes", "doses", [{"amt": 0}], "greater than 0"),
     ],
-)
+)  # fmt: skip
 def test_impossible_values_are_refused_with_key_expectation_and_value(
     section: str, key: str, value: Any, expected: str
 ) -> None:
@@ -76,15 +64,11 @@ def test_impossible_values_are_refused_with_key_expectation_and_value(
     assert f"{shown}" in message.split("got ", 1)[1]
 
 
-@pytest.mark.parametrize("section", ["images", "dataset"])
-def test_splits_that_leave_no_training_data_are_refused(section: str) -> None:
-    message = refusal(**{section: {"validation_fraction": 0.5, "test_fraction": 0.5}})
-    assert f"{section}: validation_fraction + test_fraction must stay below 1, got 1" in message
-
-
-@pytest.mark.parametrize("seed", [-1, 2**63, "one", 1.5, None])
-def test_a_seed_is_a_number_of_63_bits(seed: Any) -> None:
-    assert "seed" in refusal(seed=seed)
+def test_splits_leave_training_data_and_a_seed_is_a_number_of_63_bits() -> None:
+    for section in ("images", "dataset"):
+        message = refusal(**{section: {"validation_fraction": 0.5, "test_fraction": 0.5}})
+        assert f"{section}: validation_fraction + test_fraction must stay below 1, got 1" in message
+    assert all("seed" in refusal(seed=seed) for seed in (-1, 2**63, "one", 1.5, None))
 
 
 def test_every_problem_is_named_and_each_only_once() -> None:
@@ -98,8 +82,7 @@ def test_what_yaml_makes_of_unquoted_words_is_taken_back() -> None:
     """YAML 1.1 reads ``no`` as false and ``2024-05-01`` as a date."""
     text = "vae: {mixed_precision: no}\ndataset: {date: 2024-05-01}"
     config = validate_config(yaml.safe_load(text))
-    assert config.vae.mixed_precision == "no"
-    assert config.dataset.date == "2024-05-01"
+    assert (config.vae.mixed_precision, config.dataset.date) == ("no", "2024-05-01")
 
 
 def test_a_form_can_be_drawn_from_the_configuration() -> None:

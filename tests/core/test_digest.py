@@ -13,11 +13,9 @@ from hypothesis import strategies as st
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.digest import canonical_json, digest_of, file_sha256
 
-scalars = (
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=4)
-)
+numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 values = st.recursive(
-    scalars,
+    st.none() | st.booleans() | numbers | st.text(max_size=4),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
     max_leaves=5,
 )

@@ -17,8 +17,7 @@ def test_work_of_before_does_not_count_towards_the_rate(clock: list[float]) -> N
     pace = Pace(total=50, done=20)
     assert pace.seconds_left(20) == float("inf")
     clock[0] += 4
-    assert pace.rate(30) == 2.5
-    assert pace.seconds_left(30) == 8
+    assert (pace.rate(30), pace.seconds_left(30)) == (2.5, 8)
 
 
 def test_a_throttle_is_ready_once_per_interval_or_when_forced(clock: list[float]) -> None:

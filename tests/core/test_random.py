@@ -90,14 +90,9 @@ def test_uniforms_are_uniform_and_normals_normal() -> None:
 def test_numbers_of_a_row_of_neighbours_and_of_other_stages_are_unrelated() -> None:
     """Correlations of 50,000 pairs stay below four standard errors, 4/√50,000 = 0.018."""
     first = normals(stream_key(1, "latent"), np.arange(50_000), 3)
-    columns = [
-        *first.T,
-        np.roll(first[:, 0], 1),  # the next subject
-        *(
-            normals(stream_key(*stage), np.arange(50_000), 1)[:, 0]
-            for stage in ((1, "residual", 0.5), (1, "residual", 0.1), (2, "latent"))
-        ),
-    ]
+    stages = ((1, "residual", 0.5), (1, "residual", 0.1), (2, "latent"))
+    others = [normals(stream_key(*stage), np.arange(50_000), 1)[:, 0] for stage in stages]
+    columns = [*first.T, np.roll(first[:, 0], 1), *others]  # rolled: the next subject
     correlation = np.corrcoef(columns) - np.eye(len(columns))
     assert np.abs(correlation).max() < 4 / np.sqrt(50_000)
 

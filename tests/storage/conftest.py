@@ -69,9 +69,8 @@ def write_shard(root: Root, shard: Shard, data: Arrays, plan: ShardPlan = PLAN) 
     outcomes = write_subjects(root, shard, seeds=data.seeds[rows], eta=data.eta[rows], licence=LICENCE)
     for level in LEVELS:
         used = data.used[level][rows]
-        outcomes += write_random_effects(
-            root, shard, level, eta=used, parameters={"Ka": np.exp(used[:, 0])}, licence=LICENCE
-        )
+        parameters = {"Ka": np.exp(used[:, 0])}
+        outcomes += write_random_effects(root, shard, level, eta=used, parameters=parameters, licence=LICENCE)
         outcomes += write_observations(
             root, shard, level, times=TIMES, doses=[PlannedDose(0, 1)], dv=data.dv[level][rows], licence=LICENCE
         )
@@ -137,6 +136,12 @@ def root_manifest(plan: ShardPlan, shards: tuple[FileRecord, ...], files: tuple[
 @pytest.fixture
 def root(tmp_path: Path) -> Root:
     return open_root(tmp_path / "data")
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
+    """An empty root, on disk and in memory."""
+    return open_root(tmp_path / "store" if request.param == "local" else f"memory://{tmp_path.name}/store")
 
 
 @pytest.fixture

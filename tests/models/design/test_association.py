@@ -68,8 +68,7 @@ def test_a_subject_is_the_same_in_every_shard(linked: np.ndarray) -> None:
 
 def test_latents_are_standard_normal_and_longer_ones_begin_alike() -> None:
     latents = draw_latents(3, IDS, 8)
-    assert latents.dtype == np.float32
-    assert latents.shape == (N, 8)
+    assert (latents.dtype, latents.shape) == (np.float32, (N, 8))
     np.testing.assert_allclose(np.cov(latents.T), np.eye(8), atol=0.02)  # four standard errors
     np.testing.assert_array_equal(draw_latents(3, IDS, 5), latents[:, :5])
 

@@ -81,9 +81,8 @@ def test_noise_and_velocity_weigh_errors_of_the_clean_tensor_alike(kind: str) ->
     alpha, sigma = own.alpha[kept].double(), own.sigma[kept].double()
     snr = (alpha / sigma).square()
     factor = alpha / sigma if kind == "epsilon" else 1 / sigma
-    torch.testing.assert_close(
-        min_snr_weight(snr, kind, 5.0) * factor.square(), snr.clamp(max=5.0), rtol=1e-4, atol=1e-9
-    )
+    weighed = min_snr_weight(snr, kind, 5.0) * factor.square()
+    torch.testing.assert_close(weighed, snr.clamp(max=5.0), rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize(("kind", "gamma"), [*((kind, None) for kind in KINDS), ("flow_prediction", 5.0)])
@@ -105,7 +104,7 @@ def test_the_loss_of_a_prediction_is_its_weighted_squared_error(kind: str, gamma
     assert zero.item() == pytest.approx(0, abs=1e-6)
 
 
-def test_timesteps_cover_the_schedule_and_noise_has_the_asked_for_offset() -> None:
+def test_timesteps_cover_the_schedule_noise_has_the_asked_for_offset_and_the_generator_decides() -> None:
     """Of nothing but noise: variance 1 + 0.5² per pixel, 1/16 + 0.5² of a channel's mean; 8,000 channels, ± 0.02."""
     oracle = Oracle("epsilon", torch.zeros(4000, 2, 4, 4), 0.0)
     oracle.loss(torch.zeros(4000, 1), noise_offset=0.5)
@@ -115,9 +114,6 @@ def test_timesteps_cover_the_schedule_and_noise_has_the_asked_for_offset() -> No
     noise = noisy / oracle.noise_schedule.sigma[timesteps].reshape(-1, 1, 1, 1)
     assert noise.var().item() == pytest.approx(1.25, abs=0.02)
     assert noise.mean((2, 3)).var().item() == pytest.approx(1 / 16 + 0.25, abs=0.02)
-
-
-def test_the_generator_decides() -> None:
     oracle = Oracle("epsilon", torch.randn(4, 2, 4, 4), 0.5)
     losses = [oracle.loss(torch.zeros(4, 1), seed, min_snr_gamma=5.0)["loss"].item() for seed in (1, 1, 2)]
     assert losses[0] == losses[1]

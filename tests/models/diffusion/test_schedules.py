@@ -8,12 +8,8 @@ import torch
 from diffusers import DDIMScheduler
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.models.diffusion.schedules import (
-    alphas_and_sigmas,
-    make_sample_schedule,
-    prediction_target,
-    to_x0_eps,
-)
+from image_longitudinal.models.diffusion import schedules
+from image_longitudinal.models.diffusion.schedules import alphas_and_sigmas, make_sample_schedule, to_x0_eps
 from tests.models.diffusion.conftest import COSINE, FLOW
 from tests.models.diffusion.test_solvers import STABLE
 from tests.models.diffusion.test_solvers import noise as normal
@@ -37,9 +33,8 @@ def test_timesteps_start_at_the_noisiest_and_strictly_decrease(
 @pytest.mark.parametrize("schedule", [COSINE, STABLE, FLOW], ids=["v", "epsilon", "flow"])
 def test_the_exact_prediction_gives_back_x0_and_eps(schedule: dict[str, Any]) -> None:
     alpha, sigma = (float(values[400]) for values in alphas_and_sigmas(schedule))
-    clean, noise = normal(1), normal(2)
-    kind = schedule["prediction_type"]
-    exact = prediction_target(clean, noise, alpha, sigma, kind)
+    clean, noise, kind = normal(1), normal(2), schedule["prediction_type"]
+    exact = schedules.prediction_target(clean, noise, alpha, sigma, kind)
     parts = to_x0_eps(exact, alpha * clean + sigma * noise, alpha, sigma, kind)
     torch.testing.assert_close(parts.x0, clean, atol=1e-5, rtol=0)
     torch.testing.assert_close(parts.eps, noise, atol=1e-5, rtol=0)

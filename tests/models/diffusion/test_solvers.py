@@ -120,19 +120,15 @@ def test_solvers_have_the_documented_order(name: str, order: int) -> None:
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_a_solver_evaluates_the_network_as_often_as_documented(name: str) -> None:
+def test_a_solver_evaluates_the_network_as_often_as_documented_and_an_unknown_one_is_refused(name: str) -> None:
     calls = []
-    sampled = make_sample_schedule(COSINE, 5)
 
     def denoise(x: Tensor, i: int) -> X0Eps:
         calls.append(i)
         return X0Eps(x, x)
 
-    get_solver(name).solve(noise(0), sampled, denoise, noise)
+    get_solver(name).solve(noise(0), make_sample_schedule(COSINE, 5), denoise, noise)
     assert len(calls) == evaluations(name, 5)
-
-
-def test_an_unknown_solver_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"generator\.scheduler .*one of ddim, ddpm, .*; got plms"):
         get_solver("plms")
 
@@ -144,8 +140,7 @@ def test_every_scheduler_makes_images_that_its_seeds_decide(residual: ResidualDi
     made = images_of(residual, z, seeds, scheduler)
     assert torch.equal(torch.random.get_rng_state(), before), "the caller's random numbers are not used up"
     torch.rand(1)
-    assert made.shape == (3, 32, 32)
-    assert made.dtype == np.uint8
+    assert (made.shape, made.dtype) == ((3, 32, 32), np.uint8)
     assert np.ptp(made) > 0
     np.testing.assert_array_equal(images_of(residual, z, seeds, scheduler), made)
     other_seed, other_z = images_of(residual, z, seeds + 1, scheduler), images_of(residual, z + 1, seeds, scheduler)

@@ -121,7 +121,9 @@ def latent(trained_vae: Trained, tiny_images: np.ndarray, tmp_path_factory: pyte
     return model, figures, folder
 
 
-def test_training_a_latent_model_leaves_every_figure(latent: LatentTrained) -> None:
+def test_a_latent_model_has_every_figure_and_standardised_working_tensors_that_decode_again(
+    latent: LatentTrained, tiny_images: np.ndarray
+) -> None:
     model, figures, _ = latent
     assert model.working_shape == (4, 8, 8)
     assert figures.autoencoder_history is not None
@@ -129,10 +131,6 @@ def test_training_a_latent_model_leaves_every_figure(latent: LatentTrained) -> N
     for value in (figures.validation_loss, figures.pixel_mse, figures.working_mse, figures.autoencoder_mse):
         assert value is not None
         assert np.isfinite(value)
-
-
-def test_its_working_tensors_are_standardised_and_decode_again(latent: LatentTrained, tiny_images: np.ndarray) -> None:
-    model, figures, _ = latent
     images, z = to_unit(tiny_images, "cpu"), torch.zeros(len(tiny_images), model.latent_dim)
     with torch.no_grad():
         working = model.to_working(images, z)
@@ -146,8 +144,7 @@ def test_images_encoded_ahead_are_what_a_step_would_encode(latent: LatentTrained
     model, _, folder = latent
     place = folder / "a.encoded"
     encoded = encode_images(model, model.vae, tiny_images, LATENT.encoded_variants, 1, place)
-    assert len(encoded) == 2 * len(tiny_images)
-    assert encoded.working.dtype == np.float16
+    assert (len(encoded), encoded.working.dtype) == (2 * len(tiny_images), np.float16)
     again = encode_images(model, model.vae, tiny_images, LATENT.encoded_variants, 1, folder / "again")
     np.testing.assert_array_equal(again.working, encoded.working)
     assert (encoded.working[0] != encoded.working[len(tiny_images)]).any()  # another view of the same image
@@ -158,7 +155,7 @@ def test_images_encoded_ahead_are_what_a_step_would_encode(latent: LatentTrained
     torch.testing.assert_close(z.std(0), torch.ones(z.shape[1]), atol=0.35, rtol=0)
 
 
-def test_a_resumed_latent_training_ends_in_the_same_bits(
+def test_a_resumed_latent_training_ends_in_the_same_bits_and_stored_weights_give_the_same_images(
     latent: LatentTrained, tiny_images: np.ndarray, tmp_path: Path
 ) -> None:
     model, _, _ = latent
@@ -167,10 +164,6 @@ def test_a_resumed_latent_training_ends_in_the_same_bits(
     resumed, _ = train_diffusion(model.vae, tiny_images, phantoms(9, 32, 1), LATENT, 1, tmp_path / "a", "cpu")
     for key, value in diffusion_weights(model).items():
         assert torch.equal(diffusion_weights(resumed)[key], value), key
-
-
-def test_stored_weights_give_the_same_images(latent: LatentTrained) -> None:
-    model, _, _ = latent
     networks = NetworkConfigs(vae=VAE_CONFIG, diffusion=LATENT)
     again = assemble_diffusion(networks, model.vae, diffusion_weights(model))
     z, seeds = draws(3, model.latent_dim)

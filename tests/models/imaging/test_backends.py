@@ -54,8 +54,7 @@ def test_every_backend_keeps_the_interface(model: ImageModel) -> None:
     z, seeds = draws(4, model.latent_dim)
     images = model.generate(z, seeds)
     assert (model.latent_dim, model.image_size) == (5, 32)
-    assert images.shape == (4, 32, 32)
-    assert images.dtype == np.uint8
+    assert (images.shape, images.dtype) == ((4, 32, 32), np.uint8)
     assert model.digest
     np.testing.assert_array_equal(model.generate(z, seeds), images)
     assert (model.generate(z + 1, seeds) != images).any(axis=(1, 2)).all()
@@ -96,9 +95,8 @@ def test_the_backends_are_the_phantom_the_decoder_and_the_registered_denoiser(ti
 
 
 def test_digests_tell_apart_what_decides_a_pixel(tiny_version: ModelVersion, tmp_path: Path) -> None:
-    other = Registry(tmp_path).register(
-        tiny_version.all_tensors(), tiny_version.metadata.model_copy(update={"seed": 2}), ""
-    )
+    metadata = tiny_version.metadata.model_copy(update={"seed": 2})
+    other = Registry(tmp_path).register(tiny_version.all_tensors(), metadata, "")
 
     def digest(version: ModelVersion, *arguments: Any, **values: Any) -> str:
         asked = config(*arguments, **values)
@@ -116,13 +114,10 @@ def test_digests_tell_apart_what_decides_a_pixel(tiny_version: ModelVersion, tmp
     assert digest(tiny_version, "phantom", steps=9) == different[0]
 
 
-@pytest.mark.parametrize("backend", ["vae", "diffusion"])
-def test_without_a_trained_model_the_way_to_one_is_named(backend: str) -> None:
-    with pytest.raises(ModelError, match=f"the {backend} backend needs a trained model.*image-longitudinal train"):
-        load_image_model(config(backend), None, "cpu")
-
-
-def test_altered_weights_make_no_image(tiny_version: ModelVersion, tmp_path: Path) -> None:
+def test_missing_and_altered_weights_make_no_image(tiny_version: ModelVersion, tmp_path: Path) -> None:
+    for backend in ("vae", "diffusion"):
+        with pytest.raises(ModelError, match=f"the {backend} backend needs a trained model.*image-longitudinal train"):
+            load_image_model(config(backend), None, "cpu")
     weights = {name: tiny_version.tensors(name) for name in ("vae", "diffusion")}
     version = Registry(tmp_path).register(weights, tiny_version.metadata, "")
     path = version.folder / "diffusion.safetensors"

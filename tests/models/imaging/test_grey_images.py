@@ -12,8 +12,7 @@ from image_longitudinal.models.imaging.grey_images import to_grey_levels, to_uni
 def test_grey_levels_survive_the_way_there_and_back(n: int, size: int, seed: int) -> None:
     images = np.random.default_rng(seed).integers(0, 256, (n, size, size), dtype=np.uint8)
     unit = to_unit(images, "cpu")
-    assert unit.shape == (n, 1, size, size)
-    assert unit.dtype == torch.float32
+    assert (unit.shape, unit.dtype) == ((n, 1, size, size), torch.float32)
     assert 0 <= unit.min() <= unit.max() <= 1
     np.testing.assert_array_equal(to_grey_levels(unit), images)
 

@@ -11,15 +11,9 @@ import pytest
 import torch
 
 from image_longitudinal.core.errors import ModelError
+from image_longitudinal.models.imaging import interface
 from image_longitudinal.models.imaging.device import DeviceUse
-from image_longitudinal.models.imaging.interface import (
-    IN_FLIGHT,
-    BatchInFlight,
-    BatchSize,
-    prefetch,
-    render_batches,
-    start_batch,
-)
+from image_longitudinal.models.imaging.interface import BatchInFlight, BatchSize, prefetch, render_batches
 
 
 class Device:
@@ -64,18 +58,17 @@ def test_every_image_comes_once_and_in_order(n: int, size: int) -> None:
     made = run(device, n, BatchSize(size), use)
     np.testing.assert_array_equal(np.concatenate([*made, np.empty((0, 4, 4))])[:, 0, 0], np.arange(n) * 3 % 256)
     assert set(device.sizes) <= {size}, "every batch has the same shape"
-    assert device.most_open <= IN_FLIGHT
+    assert device.most_open <= interface.IN_FLIGHT
     assert not device.device_lock.locked()
     taken = use.take()
-    assert taken["images"] == n
-    assert taken["busy_seconds"] == 0.5 * len(device.sizes)
+    assert (taken["images"], taken["busy_seconds"]) == (n, 0.5 * len(device.sizes))
 
 
 def test_the_device_has_its_next_batch_before_the_last_is_asked_for() -> None:
     device = Device()
     stream = render_batches(device, *inputs(12), BatchSize(4))
     next(stream)
-    assert len(device.sizes) == IN_FLIGHT == 2
+    assert len(device.sizes) == interface.IN_FLIGHT == 2
     stream.close()
     assert not device.device_lock.locked()
 
@@ -157,6 +150,6 @@ def test_a_batch_on_a_cpu_gives_images_and_the_time_they_took() -> None:
     def render(z: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
         return (seeds[:, None, None] + z[:, :1, None]).to(torch.uint8).expand(-1, 2, 2)
 
-    batch = start_batch(render, torch.device("cpu"), np.ones((3, 2), np.float32), np.arange(3))
+    batch = interface.start_batch(render, torch.device("cpu"), np.ones((3, 2), np.float32), np.arange(3))
     np.testing.assert_array_equal(batch.wait()[:, 0, 0], [1, 2, 3])
     assert batch.seconds > 0

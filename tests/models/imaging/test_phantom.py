@@ -4,31 +4,20 @@ import numpy as np
 import pytest
 
 from image_longitudinal.core.errors import ModelError
-from image_longitudinal.models.imaging.phantom import (
-    DEPTH_MM,
-    LATENT_EFFECTS,
-    LATENT_NAMES,
-    LAYERS,
-    PHANTOM_VERSION,
-    anatomy,
-    layer_depths,
-    render,
-)
-
-SIZES = (32, 64, 128, 224, 512)
+from image_longitudinal.models.imaging import phantom
+from image_longitudinal.models.imaging.phantom import DEPTH_MM, LATENT_EFFECTS, LATENT_NAMES, layer_depths, render
 
 
 def latents_and_seeds(n, d=12, seed=0):
     return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32), np.arange(n) * 7919 + seed
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [32, 64, 128, 224, 512])
 def test_an_image_is_a_bright_retina_under_a_dark_vitreous_with_the_boundaries_of_layer_depths(size):
     z, seeds = latents_and_seeds(6)
     z[:, LATENT_NAMES.index("luminance")] = 0
     images = render(z, seeds, size)
-    assert images.shape == (6, size, size)
-    assert images.dtype == np.uint8
+    assert (images.shape, images.dtype) == ((6, size, size), np.uint8)
     edges = layer_depths(z, seeds, size)
     row = np.arange(size)[:, None] + 0.5
     for image, top, bottom in zip(images, edges[0], edges[-1], strict=True):
@@ -72,7 +61,7 @@ def test_entries_beyond_the_named_ones_do_nothing_and_missing_ones_are_zero():
 def test_an_entry_drives_its_quantity_up_within_bounds_and_nothing_else(entry):
     z = np.zeros((41, len(LATENT_EFFECTS)), np.float32)
     z[:, entry] = np.linspace(-5, 5, 41)
-    values = anatomy(z)
+    values = phantom.anatomy(z)
     driven = values[LATENT_NAMES[entry]][:, 0]
     assert (np.diff(driven) > 0).all()
     assert np.abs(driven - LATENT_EFFECTS[entry].centre).max() <= LATENT_EFFECTS[entry].reach
@@ -97,7 +86,7 @@ def test_layers_have_the_thickness_of_healthy_eyes():
     z[0, 4] = 2.5 * np.arctanh((1 - pit_depth.centre) / pit_depth.reach)
     edges = layer_depths(z, [0], 601)[:, 0] * (DEPTH_MM * 1000 / 601)
     thickness = np.diff(edges, axis=0)[:, 300]  # µm at the foveal centre
-    expected = [layer.fovea for layer in LAYERS]
+    expected = [layer.fovea for layer in phantom.LAYERS]
     expected[0] *= LATENT_EFFECTS[8].centre
     np.testing.assert_allclose(thickness, expected, rtol=0.01, atol=0.1)
     pit = edges[0] + edges[-1][300] - edges[-1]  # inner surface, flattened onto the pigment epithelium
@@ -145,7 +134,7 @@ def test_impossible_requests_are_refused(latents, size):
 
 def test_pixels_do_not_change_without_a_new_version():
     """Means of 8x8 blocks, to one grey level: other processors may round the last bit of an exponential differently."""
-    assert PHANTOM_VERSION == 1
+    assert phantom.PHANTOM_VERSION == 1
     image = render(np.linspace(-1.5, 1.5, 12, dtype=np.float32)[None], [12345], 64)[0]
     blocks = image.astype(float).reshape(8, 8, 8, 8).mean(axis=(1, 3))[1:7, [0, 3, 7]]
     known = [[12, 12, 12], [12, 27, 78], [80, 73, 72], [91, 106, 91], [66, 53, 43], [34, 30, 23]]

@@ -23,16 +23,11 @@ def wedge(height, width, left, right, top=True):
     return rows < line if top else rows >= height - line
 
 
-def test_grey_stays_as_it_is():
+def test_grey_stays_as_it_is_colour_becomes_luma_and_transparency_black():
     image = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    np.testing.assert_array_equal(to_grey(image), image)
-    np.testing.assert_array_equal(to_grey(image[..., None]), image)
-    np.testing.assert_array_equal(to_grey(np.repeat(image[..., None], 3, axis=2)), image)
-
-
-def test_colour_becomes_luma_and_transparency_black():
-    rgb = np.zeros((1, 3, 3), np.uint8)
-    rgb[0, [0, 1, 2], [0, 1, 2]] = 255
+    for same in (image, image[..., None], np.repeat(image[..., None], 3, axis=2)):
+        np.testing.assert_array_equal(to_grey(same), image)
+    rgb = np.eye(3, dtype=np.uint8)[None] * 255
     np.testing.assert_array_equal(to_grey(rgb), [[76, 150, 29]])
     rgba = np.dstack([rgb, np.array([[255, 128, 0]], np.uint8)])
     np.testing.assert_array_equal(to_grey(rgba), [[76, 75, 0]])
@@ -48,9 +43,12 @@ def test_deep_images_are_scaled_by_the_bits_they_use(bits, dtype):
     np.testing.assert_array_equal(to_grey(np.array([[0, 3, 100]], dtype)), [[0, 3, 100]])  # eight bits at least
 
 
-def test_fractions_of_full_scale_and_black_and_white():
+def test_fractions_of_full_scale_and_black_and_white_are_scaled_and_an_empty_scan_is_refused():
     np.testing.assert_array_equal(to_grey(np.array([[0.0, 0.2, 1.0]])), [[0, 51, 255]])
     np.testing.assert_array_equal(to_grey(np.array([[False, True]])), [[0, 255]])
+    for grey in (0, 90, 255):
+        with pytest.raises(IngestError, match="shows nothing"):
+            clean_frame(np.full((200, 200), grey, np.uint8))
 
 
 @pytest.mark.parametrize(
@@ -105,16 +103,9 @@ def test_bright_retina_that_touches_a_wedge_is_kept():
 
 def test_a_scan_without_fill_is_untouched_even_with_bright_tissue_in_a_corner():
     image = phantom().copy()
-    speckle = np.random.default_rng(0).integers(150, 245, (60, 80))
-    image[-60:, :80] = speckle
+    image[-60:, :80] = np.random.default_rng(0).integers(150, 245, (60, 80))
     for scan in (image, phantom(seed=4)):
         np.testing.assert_array_equal(replace_fill(scan), scan)
-
-
-@pytest.mark.parametrize("grey", [0, 90, 255])
-def test_an_empty_scan_is_refused(grey):
-    with pytest.raises(IngestError, match="shows nothing"):
-        clean_frame(np.full((200, 200), grey, np.uint8))
 
 
 def disc(height, width, centre_x, radius_y, radius_x):
@@ -131,25 +122,18 @@ def disc(height, width, centre_x, radius_y, radius_x):
 def test_a_structure_has_one_size_whatever_the_frame(height, width, across, size):
     """A disc a quarter of the depth in radius stays one: the frame is cropped or padded, the anatomy not squeezed."""
     square = to_square(disc(height, width, width / 2, height / 4, across * height / 4), size)
-    assert square.shape == (size, size)
-    assert square.dtype == np.uint8
+    assert (square.shape, square.dtype) == ((size, size), np.uint8)
     fine = 8 * size
     expected = disc(fine, fine, fine / 2, fine / 4, fine / 4).reshape(size, 8, size, 8).mean(axis=(1, 3))
     assert np.abs(square - expected).mean() < 255 * 1.2 / size  # the rim is a little sharper or softer
     assert abs(square.mean() / expected.mean() - 1) < 0.01
 
 
-def test_a_narrow_scan_is_padded_with_black_on_both_sides():
+def test_a_narrow_scan_is_padded_reduction_is_antialiased_and_the_right_size_is_a_copy():
     square = to_square(np.full((400, 200), 99, np.uint8), 400)
     np.testing.assert_array_equal(square, np.repeat([[0, 99, 0]], [100, 200, 100], axis=1).repeat(400, axis=0))
-
-
-def test_reduction_is_antialiased():
     stripes = np.tile(np.array([0, 255], np.uint8), (512, 256))
     assert np.abs(to_square(stripes, 64).astype(int) - 127).max() <= 8
-
-
-def test_a_square_of_the_right_size_is_untouched_and_not_shared():
     image = phantom(224, 224)
     square = to_square(image, 224)
     np.testing.assert_array_equal(square, image)

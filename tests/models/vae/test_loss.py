@@ -16,44 +16,37 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.training.tensor_files import save_tensors
-from image_longitudinal.models.vae.loss import (
-    VGGDistance,
-    kl_per_dimension,
-    kl_weight,
-    kl_with_free_bits,
-    make_perception,
-    reconstruction_loss,
-    structural_distance,
-)
+from image_longitudinal.models.vae import loss as module
+from image_longitudinal.models.vae.loss import VGGDistance, make_perception, structural_distance
 from tests.models.conftest import phantoms
 
 
 def test_kl_is_the_closed_form_per_dimension_and_free_bits_are_its_least() -> None:
     mean, log_variance = torch.randn(50, 4), torch.randn(50, 4)
     expected = kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(0.0, 1.0)).mean(0)
-    torch.testing.assert_close(kl_per_dimension(mean, log_variance), expected)
-    assert torch.equal(kl_per_dimension(torch.zeros(2, 3), torch.zeros(2, 3)), torch.zeros(3))
+    torch.testing.assert_close(module.kl_per_dimension(mean, log_variance), expected)
+    assert torch.equal(module.kl_per_dimension(torch.zeros(2, 3), torch.zeros(2, 3)), torch.zeros(3))
     # Free bits: each dimension counts as at least so much, and has no gradient below that.
     kl = torch.tensor([0.01, 0.05, 0.3], requires_grad=True)
-    counted = kl_with_free_bits(kl, 0.1)
+    counted = module.kl_with_free_bits(kl, 0.1)
     counted.backward()
     assert counted.item() == pytest.approx(0.1 + 0.1 + 0.3)
     assert kl.grad is not None
     assert kl.grad.tolist() == [0, 0, 1]
-    assert kl_with_free_bits(kl, 0).item() == pytest.approx(0.36)
+    assert module.kl_with_free_bits(kl, 0).item() == pytest.approx(0.36)
 
 
 @given(st.integers(0, 200), st.integers(0, 100), st.floats(0, 10))
 def test_beta_rises_linearly_and_stays(step: int, warmup: int, final: float) -> None:
     expected = final if step + 1 >= warmup else final * (step + 1) / warmup
-    assert kl_weight(step, warmup, final) == pytest.approx(expected)
+    assert module.kl_weight(step, warmup, final) == pytest.approx(expected)
 
 
 def test_the_pixel_term_is_a_third_of_400_times_the_squared_error() -> None:
     images = torch.rand(3, 1, 64, 64)
-    assert reconstruction_loss(images, images, structural_distance).item() == pytest.approx(0, abs=1e-6)
+    assert module.reconstruction_loss(images, images, structural_distance).item() == pytest.approx(0, abs=1e-6)
     black, grey = torch.zeros(2, 1, 32, 32), torch.full((2, 1, 32, 32), 0.1)
-    loss = reconstruction_loss(grey, black, lambda a, b: torch.tensor(0.0))
+    loss = module.reconstruction_loss(grey, black, lambda a, b: torch.tensor(0.0))
     assert loss.item() == pytest.approx(400 / 3 * 0.01)
 
 
@@ -120,7 +113,9 @@ def vgg(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Tenso
     return path, tensors
 
 
-def test_the_vgg_distance_is_the_originals(vgg: tuple[Path, dict[str, Tensor]]) -> None:
+def test_the_vgg_distance_is_the_originals_and_passes_gradients_to_the_image_only(
+    vgg: tuple[Path, dict[str, Tensor]],
+) -> None:
     """Against the formula written with plain convolutions; float32 sums in another order."""
     path, weights = vgg
 
@@ -140,15 +135,12 @@ def test_the_vgg_distance_is_the_originals(vgg: tuple[Path, dict[str, Tensor]]) 
     perception = make_perception(path)
     torch.testing.assert_close(perception(output, target), expected, rtol=1e-4, atol=1e-6)
     assert perception(target, target).item() == 0
-
-
-def test_the_vgg_distance_passes_gradients_to_the_image_only(vgg: tuple[Path, dict[str, Tensor]]) -> None:
-    perception = VGGDistance(vgg[0])
-    output = torch.rand(1, 1, 16, 16, requires_grad=True)
-    perception(output, torch.rand(1, 1, 16, 16)).backward()
+    output.requires_grad_()
+    network = VGGDistance(path)
+    network(output, target).backward()
     assert output.grad is not None
     assert output.grad.abs().max() > 0
-    assert not any(parameter.requires_grad for parameter in perception.parameters())
+    assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
 @pytest.mark.parametrize("change", ["missing", "shape", "names"])

@@ -12,16 +12,10 @@ from image_longitudinal.models.imaging.grey_images import ImageRows, to_unit
 from image_longitudinal.models.registry.metadata import VAETraining
 from image_longitudinal.models.training import loop
 from image_longitudinal.models.training.tensor_files import load_tensors
+from image_longitudinal.models.vae import train as module
 from image_longitudinal.models.vae.augmentation import centre_view
 from image_longitudinal.models.vae.network import VAE
-from image_longitudinal.models.vae.train import (
-    build_vae,
-    cycle_loss,
-    latent_importance,
-    reconstruction_error,
-    standardise,
-    train_vae,
-)
+from image_longitudinal.models.vae.train import build_vae, latent_importance, train_vae
 from tests.models.conftest import VAE_CONFIG, assert_same_weights, phantoms
 
 Trained = tuple[VAE, VAETraining]
@@ -67,7 +61,7 @@ def test_standardising_twice_changes_nothing_and_images_stay(trained_vae: Traine
         vae.shift.zero_()
         raw = vae.decode(vae.encode(view))
     torch.testing.assert_close(decoded, raw, atol=1e-4, rtol=0)
-    standardise(vae, tiny_images)
+    module.standardise(vae, tiny_images)
     assert torch.equal(vae.transform, before)
 
 
@@ -77,8 +71,8 @@ def test_the_figures_say_what_was_left(trained_vae: Trained, tiny_images: np.nda
     assert figures.kl == sorted(figures.kl, reverse=True)
     assert len(figures.kl) == 5
     assert figures.active_units == sum(value > 0.1 for value in figures.kl) > 0
-    assert figures.validation_mse == pytest.approx(reconstruction_error(vae, phantoms(9, 32, 1)))
-    assert np.isnan(reconstruction_error(vae, tiny_images[:0]))
+    assert figures.validation_mse == pytest.approx(module.reconstruction_error(vae, phantoms(9, 32, 1)))
+    assert np.isnan(module.reconstruction_error(vae, tiny_images[:0]))
     assert figures.history[-1]["step"] == VAE_CONFIG.steps - 1
     assert figures.history[-1]["mse"] < 0.7 * figures.history[0]["mse"]
 
@@ -115,13 +109,9 @@ class Failing:
 
 @pytest.mark.parametrize("kills", [(1,), (7, 20)], ids=str)
 def test_a_killed_and_resumed_training_ends_in_the_same_bits(
-    trained_vae: Trained,
-    tiny_images: np.ndarray,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    kills: tuple[int, ...],
+    trained_vae: Trained, tiny_images: np.ndarray, tmp_path: Path, kills: tuple[int, ...]
 ) -> None:
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "CHECKPOINT_SECONDS", -1)
         for reads in kills:
             images: ImageRows = Failing(tiny_images, reads)
@@ -148,7 +138,7 @@ def test_the_cycle_term_is_the_error_of_active_entries_read_back() -> None:
         for kl in ([1.0, 0.0, 0.2, 0.0, 0.0], [0.0] * 5):
             active = torch.tensor(kl) > 0.1
             expected = error[:, active].sum(1).mean()
-            torch.testing.assert_close(cycle_loss(vae, prior, torch.tensor(kl)), expected)
+            torch.testing.assert_close(module.cycle_loss(vae, prior, torch.tensor(kl)), expected)
 
 
 def test_initial_weights_depend_on_the_seed_alone() -> None:

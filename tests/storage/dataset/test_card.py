@@ -34,8 +34,7 @@ def test_the_snippets_of_the_card_run(published: Root, monkeypatch: pytest.Monke
 
 def test_the_card_names_files_that_exist_every_column_and_the_paper(published: Root) -> None:
     front = yaml.safe_load(published.read_bytes("README.md").decode().split("---")[1])
-    assert front["license"] == "cc-by-4.0"
-    assert front["size_categories"] == ["n<1K"]
+    assert (front["license"], front["size_categories"]) == ("cc-by-4.0", ["n<1K"])
     patterns = [data["path"] for config in front["configs"] for data in config["data_files"]]
     tables = [path for path in published.files() if path.endswith(".parquet")]
     assert all(any(fnmatch(path, pattern) for path in tables) for pattern in patterns)

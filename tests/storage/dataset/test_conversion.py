@@ -74,8 +74,7 @@ def test_a_converted_data_set_holds_the_files_that_version_2_writes(old: Root, t
         assert converted.parts["outcomes"].key != original.parts["outcomes"].key
     again = digests(target)
     convert_dataset(old, target)
-    assert digests(target) == again
-    assert digests(old) == before
+    assert (digests(target), digests(old)) == (again, before)
 
 
 def test_an_interrupted_conversion_continues(old: Root, target: Root) -> None:

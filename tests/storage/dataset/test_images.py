@@ -44,8 +44,7 @@ def test_plain_zarr_reads_back_what_was_written(tmp_path: Path, n: int, size: in
     group = zarr.open_group(tmp_path / "images.zarr", mode="r")
     np.testing.assert_array_equal(group["image"][:], images)
     np.testing.assert_array_equal(group["latent"][:], latents)
-    assert group["image"].chunks == (1, 6, 6)
-    assert group["image"].shards == (size, 6, 6)
+    assert (group["image"].chunks, group["image"].shards) == ((1, 6, 6), (size, 6, 6))
     assert group["latent"].shards == (size, 5)
     assert group["image"].metadata.dimension_names == ("subject", "y", "x")
     assert group["latent"].metadata.dimension_names == ("subject", "latent")
@@ -92,8 +91,7 @@ def test_the_bytes_do_not_depend_on_threads_or_repetition(tmp_path: Path) -> Non
     for root, workers in zip(roots, (1, 4), strict=True):
         for _ in range(2):
             write(root, ShardPlan(64, 8), images, latents, workers)
-    assert digests(roots[0]) == digests(roots[1])
-    assert len(digests(roots[0])) == 3 + 2 * 8
+    assert (digests(roots[0]), len(digests(roots[0]))) == (digests(roots[1]), 3 + 2 * 8)
 
 
 def test_black_images_and_zero_latents_are_stored_like_any_other(tmp_path: Path) -> None:
@@ -132,27 +130,19 @@ def test_a_flipped_bit_is_found_on_reading(tmp_path: Path, place: int) -> None:
         ShardedArray(root, image_spec(6, 6, 4), 4).read(0, 4)
 
 
-def test_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_arrays_that_do_not_fit_and_metadata_of_another_geometry_are_refused(tmp_path: Path) -> None:
     images, latents = make(4)
     root, shard = open_root(tmp_path), ShardPlan(4, 4).shard(0)
     bad = latents.copy()
     bad[2, 1] = np.nan
-    for wrong_images, wrong_latents, message in (
-        (images[:3], latents, "images do not fit their shard .*expected 4 rows"),
-        (images.astype(float), latents, "images do not fit"),
-        (iter([images[:2]]), latents, "images do not fit"),
-        (iter([images, images[:1]]), latents, "images do not fit"),
-        (iter([]), latents, "images do not fit"),
-        (images, latents.astype(float), "latents do not fit"),
-        (images, bad, "not finite"),
-    ):
+    short, many = iter([images[:2]]), iter([images, images[:1]])
+    for wrong in (images[:3], images.astype(float), short, many, iter([])):
+        with pytest.raises(StorageError, match=r"images do not fit their shard .*expected 4 rows"):
+            write_image_shard(root, shard, wrong, latents, shard_size=4)
+    for wrong, message in ((latents.astype(float), "latents do not fit"), (bad, "not finite")):
         with pytest.raises(StorageError, match=message):
-            write_image_shard(root, shard, wrong_images, wrong_latents, shard_size=4)
+            write_image_shard(root, shard, images, wrong, shard_size=4)
     assert root.files() == []
-
-
-def test_metadata_of_another_geometry_is_refused(tmp_path: Path) -> None:
-    root = open_root(tmp_path)
     create_image_arrays(root, n=8, height=4, width=4, latent_dim=2, shard_size=4)
     with pytest.raises(StorageError, match=r"another data set.*9 images"):
         create_image_arrays(root, n=9, height=4, width=4, latent_dim=2, shard_size=4)

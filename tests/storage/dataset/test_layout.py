@@ -22,12 +22,11 @@ def test_paths_are_those_of_the_contract() -> None:
 
 
 def test_version_1_is_another_name_of_the_same_files() -> None:
-    assert layout.path_in_version_1("subjects/train/00000.parquet") == "subjects/split=train/part-00000.parquet"
-    assert (
-        layout.path_in_version_1("observations/rho2-0.5/test/00012.parquet")
-        == "observations/association=0.5/split=test/part-00012.parquet"
-    )
-    assert layout.path_in_version_1(layout.image_shard_path(3)) == layout.image_shard_path(3)
+    old = layout.path_in_version_1
+    assert old("subjects/train/00000.parquet") == "subjects/split=train/part-00000.parquet"
+    level = "observations/association=0.5/split=test/part-00012.parquet"
+    assert old("observations/rho2-0.5/test/00012.parquet") == level
+    assert old(layout.image_shard_path(3)) == layout.image_shard_path(3)
 
 
 @pytest.mark.parametrize("text", ["1.0", "0.5", "0.1", "0.0526", "0.02"])

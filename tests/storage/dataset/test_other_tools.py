@@ -97,8 +97,7 @@ def test_xarray_and_dask_read_images_without_a_warning_in_chunks_of_a_shard(data
         stored = zarr.open_group(address, mode="r")["image"]
         array = da.from_array(stored, chunks=stored.shards)
         mine = dataset.view().xarray().chunk(subject=dataset.plan.shard_size)
-    assert plain["image"].dims == ("subject", "y", "x")
-    assert plain["image"].dtype == np.uint8
+    assert (plain["image"].dims, plain["image"].dtype) == (("subject", "y", "x"), np.uint8)
     for lazy in (chunked["image"], chunked["latent"], array, mine["image"]):
         assert lazy.chunks[0] == (8, 8, 6)
     for result in (plain["image"], chunked["image"], array, mine["image"]):

@@ -32,8 +32,7 @@ def test_rows_in_any_order_come_back_in_order_of_ids(tmp_path: Path) -> None:
     columns = effects()
     order = np.random.default_rng(0).permutation(12)
     found = read(tmp_path, {name: values[order] for name, values in columns.items()})
-    assert found.kind == "effects"
-    assert list(found.levels) == [1.0, 0.0526]
+    assert (found.kind, list(found.levels)) == ("effects", [1.0, 0.0526])
     np.testing.assert_array_equal(found.levels[0.0526], np.stack([np.arange(6.0, 12), -np.arange(6.0, 12)], 1))
 
 
@@ -53,6 +52,10 @@ def changed(name: str, row: int, value: float) -> Callable[[], dict[str, np.ndar
     return make
 
 
+def without(columns: Callable[[], dict[str, np.ndarray]], rows: int | slice) -> Callable[[], dict[str, np.ndarray]]:
+    return lambda: {name: np.delete(values, rows) for name, values in columns().items()}
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -61,22 +64,12 @@ def changed(name: str, row: int, value: float) -> Callable[[], dict[str, np.ndar
         pytest.param(changed("eta_2", 5, np.nan), "not finite.*row 5, column eta_2.*got nan", id="NaN"),
         pytest.param(changed("eta_1", 5, np.inf), "not finite.*row 5, column eta_1", id="infinite"),
         pytest.param(changed("association", 2, 0.7), "no such association level.*row 2.*got 0.7", id="level"),
-        pytest.param(
-            lambda: {name: np.delete(values, 4) for name, values in effects().items()},
-            "1 predictions are missing.*association 1.*none for id 14",
-            id="missing id",
-        ),
+        pytest.param(without(effects, 4), "1 predictions are missing.*association 1.*none for id 14", id="missing id"),
         pytest.param(lambda: {**effects(), "extra": np.ones(12)}, "other columns.*eta_1, eta_2.*extra", id="columns"),
         pytest.param(lambda: {**effects(), "id": np.ones(12)}, "another type.*column id.*integers", id="type"),
-        pytest.param(
-            lambda: {**outcomes(), "time": outcomes()["time"] + 0.1}, "no such visit.*row 0.*one of 0, 0.5", id="time"
-        ),
-        pytest.param(
-            lambda: {name: np.delete(values, 5) for name, values in outcomes().items()},
-            "none for id 12, time 0.5",
-            id="missing visit",
-        ),
-        pytest.param(lambda: {name: values[:0] for name, values in effects().items()}, "without rows", id="empty"),
+        pytest.param(lambda: {**outcomes(), "time": np.ones(12)}, "no such visit.*row 0.*one of 0, 0.5", id="time"),
+        pytest.param(without(outcomes, 5), "none for id 12, time 0.5", id="missing visit"),
+        pytest.param(without(effects, slice(None)), "without rows", id="empty"),
     ],
 )
 def test_what_is_wrong_is_named(make: Callable[[], dict[str, np.ndarray]], message: str, tmp_path: Path) -> None:

@@ -16,16 +16,14 @@ from image_longitudinal.core.plan import ShardPlan
 from image_longitudinal.storage.dataset.manifest import read_root_manifest, write_root_manifest
 from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
 from image_longitudinal.storage.dataset.run_claim import begin_run
-from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import FileRecord, Root
 from tests.storage.conftest import IDENTITY, LEVELS, TIMES, arrays, write_dataset
 
 
-@pytest.fixture(params=["local", "memory"])
-def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
-    root = open_root(tmp_path / "data" if request.param == "local" else f"memory://{tmp_path.name}/data")
-    write_dataset(root)
-    return open_dataset(root.url)
+@pytest.fixture
+def dataset(store: Root) -> Dataset:
+    write_dataset(store)
+    return open_dataset(store.url)
 
 
 def test_images_and_latents_come_back_across_shards(dataset: Dataset) -> None:
@@ -55,8 +53,7 @@ def test_tables_by_split_level_and_column(dataset: Dataset) -> None:
     assert dataset.subjects("validation", columns=["id"])["id"].to_pylist() == [12, 13, 14]
     assert dataset.random_effects(1.0, "test").num_rows == 7
     observations = dataset.observations(0.0526, "train", columns=["id", "dv"])
-    assert observations.column_names == ["id", "dv"]
-    assert observations.num_rows == 12 * 5
+    assert (observations.column_names, observations.num_rows) == (["id", "dv"], 12 * 5)
     scan = dataset.scan("observations", 1.0)
     assert scan.count_rows() == 22 * 5
     table = scan.to_table(filter=(pads.field("split") == "test") & (pads.field("evid") == 0))
@@ -66,35 +63,31 @@ def test_tables_by_split_level_and_column(dataset: Dataset) -> None:
 
 
 def test_a_request_for_something_missing_names_what_exists(dataset: Dataset) -> None:
-    with pytest.raises(StorageError, match=r"no such association level.*one of 1\.0, 0\.0526; got 0\.5"):
-        dataset.observations(0.5)
-    with pytest.raises(StorageError, match=r"no such split.*one of train, validation, test; got dev"):
-        dataset.subjects("dev")
-    with pytest.raises(StorageError, match="no such table"):
-        dataset.scan("outcomes")
+    for request, message in (
+        (lambda: dataset.observations(0.5), r"no such association level.*one of 1\.0, 0\.0526; got 0\.5"),
+        (lambda: dataset.subjects("dev"), "no such split.*one of train, validation, test; got dev"),
+        (lambda: dataset.scan("outcomes"), "no such table"),
+        (lambda: dataset.view("dev"), "no such split"),
+        (lambda: dataset.view("test", 0.3), "no such association level"),
+        (lambda: dataset.view("test").outcomes(), r"no association level.*one of 1\.0.*dataset.view\(split, level\)"),
+    ):
+        with pytest.raises(StorageError, match=message):
+            request()
     with pytest.raises(IndexError, match="subject 22 of 22"):
         dataset.subject(22)
     for start, stop in ((20, 23), (-1, 2), (3, 2)):
         with pytest.raises(IndexError, match="of 22"):
             dataset.images(start, stop)
-    with pytest.raises(StorageError, match="no such split"):
-        dataset.view("dev")
-    with pytest.raises(StorageError, match="no such association level"):
-        dataset.view("test", 0.3)
-    with pytest.raises(StorageError, match=rf"no association level.*one of {LEVELS[0]}.*dataset.view\(split, level\)"):
-        dataset.view("test").outcomes()
 
 
-def test_unpublished_data_is_refused(root: Root) -> None:
+def test_unpublished_data_is_refused_and_a_lost_table_is_an_error_not_fewer_rows(root: Root) -> None:
     begin_run(root, IDENTITY, {})
     with pytest.raises(StorageError, match=r"no published data set here.*finish the run"):
         open_dataset(root.url)
-
-
-def test_a_lost_table_is_an_error_not_fewer_rows(published: Root) -> None:
-    published.remove("subjects/test/00001.parquet")
+    write_dataset(root)
+    root.remove("subjects/test/00001.parquet")
     with pytest.raises(FileNotFoundError, match=r"test/00001\.parquet"):
-        open_dataset(published).subjects()
+        open_dataset(root).subjects()
 
 
 def test_a_data_set_pickles_as_its_address_and_serves_threads(published: Root) -> None:
@@ -136,10 +129,9 @@ def test_arrays_of_a_view_are_its_subjects(dataset: Dataset) -> None:
     assert view[6].id == 21
     everyone = dataset.view(level=1.0)
     np.testing.assert_array_equal(everyone.outcomes(3, 20), data.dv[1.0][3:20].astype(np.float32))
-    with pytest.raises(IndexError):
-        view.eta(0, 8)
-    with pytest.raises(IndexError):
-        view[7]
+    for beyond in (lambda: view.eta(0, 8), lambda: view[7]):
+        with pytest.raises(IndexError):
+            beyond()
 
 
 def test_rows_of_any_ids_in_any_order(dataset: Dataset) -> None:

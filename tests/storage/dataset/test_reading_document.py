@@ -5,6 +5,7 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import prefect.main  # noqa: F401  # first: its import closes log handlers, with mlcroissant's the captured stderr
 import pytest
 from typer.testing import CliRunner
 

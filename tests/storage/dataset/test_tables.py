@@ -11,12 +11,6 @@ from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.plan import ShardPlan
 from image_longitudinal.storage.dataset import layout, tables
 from image_longitudinal.storage.dataset.table_reader import read_table
-from image_longitudinal.storage.dataset.tables import (
-    PlannedDose,
-    write_observations,
-    write_random_effects,
-    write_subjects,
-)
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
 from tests.storage.conftest import digests
@@ -33,31 +27,26 @@ def write_all(root: Root) -> None:
     for shard in PLAN:
         ids = range(shard.start, shard.stop)
         eta = np.array([[i, -i] for i in ids], float)
-        write_subjects(root, shard, seeds=np.array(ids) * 3, eta=eta)
-        write_random_effects(root, shard, 0.5, eta=eta, parameters={"Ka": np.array(ids, float)})
-        write_observations(root, shard, 0.5, times=TIMES, doses=[(0.0, 1.0, 1)], dv=dv_of(ids))
+        tables.write_subjects(root, shard, seeds=np.array(ids) * 3, eta=eta)
+        tables.write_random_effects(root, shard, 0.5, eta=eta, parameters={"Ka": np.array(ids, float)})
+        tables.write_observations(root, shard, 0.5, times=TIMES, doses=[(0.0, 1.0, 1)], dv=dv_of(ids))
 
 
 def test_a_split_boundary_inside_a_shard_makes_one_file_per_split(root: Root) -> None:
     write_all(root)
-    assert root.files("subjects") == [
-        "subjects/test/00001.parquet",
-        "subjects/test/00002.parquet",
-        "subjects/train/00000.parquet",
-        "subjects/train/00001.parquet",
-        "subjects/validation/00001.parquet",
-    ]
     found = {path: pq.read_table(f"{root.url}/{path}")["id"].to_pylist() for path in root.files("subjects")}
-    assert found["subjects/train/00001.parquet"] == [8, 9, 10]
-    assert found["subjects/validation/00001.parquet"] == [11, 12]
-    assert found["subjects/test/00001.parquet"] == [13, 14, 15]
-    assert sorted(subject for ids in found.values() for subject in ids) == list(range(20))
+    assert found == {
+        "subjects/train/00000.parquet": [*range(8)],
+        "subjects/train/00001.parquet": [8, 9, 10],
+        "subjects/validation/00001.parquet": [11, 12],
+        "subjects/test/00001.parquet": [13, 14, 15],
+        "subjects/test/00002.parquet": [16, 17, 18, 19],
+    }
 
 
 def test_records_say_rows_bytes_and_hash_of_the_file(root: Root) -> None:
-    records = write_observations(
-        root, PLAN.shard(1), 0.5, times=TIMES, doses=[PlannedDose(0, 1)], dv=dv_of(range(8, 16))
-    )
+    doses, dv = [tables.PlannedDose(0, 1)], dv_of(range(8, 16))
+    records = tables.write_observations(root, PLAN.shard(1), 0.5, times=TIMES, doses=doses, dv=dv)
     assert [record.rows for record in records] == [3 * 4, 2 * 4, 3 * 4]
     for record in records:
         assert (root.size(record.path), root.sha256(record.path)) == (record.bytes, record.sha256)
@@ -65,19 +54,14 @@ def test_records_say_rows_bytes_and_hash_of_the_file(root: Root) -> None:
 
 
 def test_doses_come_before_the_observation_at_their_time(root: Root) -> None:
-    doses = [(2.0, 5.0, 2), (0.0, 1.0, 1)]
-    (record,) = write_observations(
-        root, ShardPlan(2, 2).shard(0), 1, times=[2.0, 0.0], doses=doses, dv=np.array([[1.5, 2.5], [3.5, 4.5]])
-    )
+    doses, dv, shard = [(2.0, 5.0, 2), (0.0, 1.0, 1)], np.array([[1.5, 2.5], [3.5, 4.5]]), ShardPlan(2, 2).shard(0)
+    (record,) = tables.write_observations(root, shard, 1, times=[2.0, 0.0], doses=doses, dv=dv)
     rows = pq.read_table(f"{root.url}/{record.path}").to_pydict()
-    assert rows["id"] == [0] * 4 + [1] * 4
-    assert rows["time"] == [0, 0, 2, 2] * 2
+    assert (rows["id"], rows["time"]) == ([0] * 4 + [1] * 4, [0, 0, 2, 2] * 2)
     assert rows["evid"] == rows["mdv"] == [1, 0, 1, 0] * 2
-    assert rows["amt"] == [1, 0, 5, 0] * 2
-    assert rows["cmt"] == [1, 2, 2, 2] * 2
+    assert (rows["amt"], rows["cmt"]) == ([1, 0, 5, 0] * 2, [1, 2, 2, 2] * 2)
     assert rows["dv"] == [None, 2.5, None, 1.5, None, 4.5, None, 3.5]
-    assert rows["association"] == [1.0] * 8
-    assert rows["split"] == ["train"] * 8
+    assert (rows["association"], rows["split"]) == ([1.0] * 8, ["train"] * 8)
 
 
 def test_the_bytes_do_not_depend_on_threads_or_repetition(tmp_path: Path) -> None:
@@ -91,15 +75,13 @@ def test_the_bytes_do_not_depend_on_threads_or_repetition(tmp_path: Path) -> Non
             found.append(digests(root))
     finally:
         pa.set_cpu_count(threads)
-    assert found[0] == found[1]
-    assert len(found[0]) == 15
+    assert (found[0], len(found[0])) == (found[1], 15)
 
 
 def test_row_groups_are_bounded_and_the_order_is_declared(root: Root) -> None:
     n = 70_000
-    (record,) = write_observations(
-        root, ShardPlan(n, n).shard(0), 1.0, times=[0.0, 1.0], doses=[], dv=np.zeros((n, 2), np.float32)
-    )
+    shard, dv = ShardPlan(n, n).shard(0), np.zeros((n, 2), np.float32)
+    (record,) = tables.write_observations(root, shard, 1.0, times=[0.0, 1.0], doses=[], dv=dv)
     metadata = pq.ParquetFile(f"{root.url}/{record.path}").metadata
     assert [metadata.row_group(i).num_rows for i in range(2)] == [tables.ROW_GROUP, 2 * n - tables.ROW_GROUP]
     assert [column.column_index for column in metadata.row_group(0).sorting_columns] == [0, 1]
@@ -143,11 +125,11 @@ def test_numbers_that_do_not_fit_are_refused(root: Root) -> None:
     broken = dv.copy()
     broken[2, 1] = 1e300  # infinite as float32
     with pytest.raises(StorageError, match=r"eta does not fit its shard \(shard 1\); expected 8 rows in 2 dimensions"):
-        write_subjects(root, shard, seeds=seeds, eta=eta[:7])
+        tables.write_subjects(root, shard, seeds=seeds, eta=eta[:7])
     with pytest.raises(StorageError, match="parameter Ka does not fit"):
-        write_random_effects(root, shard, 1.0, eta=eta, parameters={"Ka": eta})
+        tables.write_random_effects(root, shard, 1.0, eta=eta, parameters={"Ka": eta})
     with pytest.raises(StorageError, match="expected 2 columns; got 3"):
-        write_observations(root, shard, 1.0, times=[0, 1], doses=[], dv=dv)
+        tables.write_observations(root, shard, 1.0, times=[0, 1], doses=[], dv=dv)
     with pytest.raises(StorageError, match=r"dv holds numbers that are not finite .*first at id 10"):
-        write_observations(root, shard, 1.0, times=TIMES, doses=[], dv=broken)
+        tables.write_observations(root, shard, 1.0, times=TIMES, doses=[], dv=broken)
     assert root.files() == []

@@ -9,12 +9,8 @@ import pytest
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.storage.dataset import layout
-from image_longitudinal.storage.dataset.manifest import (
-    is_published,
-    read_root_manifest,
-    read_shard_manifest,
-    write_root_manifest,
-)
+from image_longitudinal.storage.dataset import manifest as manifests
+from image_longitudinal.storage.dataset.manifest import is_published, read_root_manifest, write_root_manifest
 from image_longitudinal.storage.dataset.reader import open_dataset
 from image_longitudinal.storage.dataset.transfer import Copied, Selection, copy_dataset
 from image_longitudinal.storage.dataset.verify import verify_dataset
@@ -25,32 +21,26 @@ from image_longitudinal.storage.io.root import Root
 from tests.storage.conftest import arrays, digests, exit_status, in_child, write_dataset
 
 
-@pytest.fixture(params=["local", "memory"])
-def target(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
-    return open_root(tmp_path / "copy" if request.param == "local" else f"memory://{tmp_path.name}/copy")
-
-
-def test_a_copy_is_the_same_bytes_and_copying_again_moves_none(published: Root, target: Root) -> None:
+def test_a_copy_is_the_same_bytes_and_copying_again_moves_none(published: Root, store: Root) -> None:
     steps: list[Copied] = []
-    copy_dataset(published, target, progress=steps.append)
-    assert digests(target) == digests(published)
+    copy_dataset(published, store, progress=steps.append)
+    assert digests(store) == digests(published)
     assert [(step.shards, step.of, step.kept) for step in steps] == [(1, 3, 0), (2, 3, 0), (3, 3, 0)]
-    data = sum(file.bytes for i in range(3) for file in read_shard_manifest(published, i).files)  # type: ignore[union-attr]
+    data = sum(file.bytes for i in range(3) for file in manifests.read_shard_manifest(published, i).files)  # type: ignore[union-attr]
     assert steps[-1].bytes == data
     everything = Selection(("test", "validation", "train"), (0.0526, 1.0), (0, 1, 2))
-    copy_dataset(published, target, everything, progress=steps.append)
+    copy_dataset(published, store, everything, progress=steps.append)
     assert steps[-1] == Copied(3, 3, 3, 0)
 
 
-def test_files_lost_from_a_copy_are_brought_back(published: Root, target: Root) -> None:
-    copy_dataset(published, target)
+def test_files_lost_from_a_copy_are_brought_back(published: Root, store: Root) -> None:
+    copy_dataset(published, store)
     for path in (layout.latent_shard_path(1), layout.shard_manifest_path(2), "README.md"):
-        target.remove(path)
+        store.remove(path)
     steps: list[Copied] = []
-    copy_dataset(published, target, progress=steps.append)
-    assert digests(target) == digests(published)
-    assert steps[-1].kept == 1
-    assert steps[-1].bytes == published.size(layout.latent_shard_path(1))
+    copy_dataset(published, store, progress=steps.append)
+    assert digests(store) == digests(published)
+    assert (steps[-1].kept, steps[-1].bytes) == (1, published.size(layout.latent_shard_path(1)))
 
 
 def test_a_copy_stopped_at_any_file_continues(published: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,27 +81,27 @@ def test_killed_in_the_middle_of_a_file_it_continues(published: Root, tmp_path: 
 
 
 @pytest.mark.parametrize("path", [layout.image_shard_path(1), layout.shard_manifest_path(1), "README.md"])
-def test_a_damaged_source_is_named_and_not_copied(published: Root, target: Root, path: str) -> None:
+def test_a_damaged_source_is_named_and_not_copied(published: Root, store: Root, path: str) -> None:
     data = bytearray(published.read_bytes(path))
     data[len(data) // 2] ^= 4
     Path(published.join(path)).write_bytes(data)
     with pytest.raises(StorageError, match=rf"{path}\).*verify .* --repair"):
-        copy_dataset(published, target)
-    assert not target.exists(path)
-    assert not is_published(target)
+        copy_dataset(published, store)
+    assert not store.exists(path)
+    assert not is_published(store)
 
 
-def test_a_target_that_holds_something_else_is_refused(published: Root, target: Root) -> None:
-    target.write_bytes(".gitattributes", b"what the Hugging Face hub puts into every repository")
-    target.write_bytes("thesis.txt", b"years of work")
+def test_a_target_that_holds_something_else_is_refused(published: Root, store: Root) -> None:
+    store.write_bytes(".gitattributes", b"what the Hugging Face hub puts into every repository")
+    store.write_bytes("thesis.txt", b"years of work")
     with pytest.raises(StorageError, match=r"already holds other files.*thesis\.txt"):
-        copy_dataset(published, target)
-    target.remove("thesis.txt")
-    copy_dataset(published, target, Selection(splits=("test",)))
+        copy_dataset(published, store)
+    store.remove("thesis.txt")
+    copy_dataset(published, store, Selection(splits=("test",)))
     with pytest.raises(StorageError, match="different data set"):
-        copy_dataset(published, target)
+        copy_dataset(published, store)
     with pytest.raises(StorageError, match="no published data set here"):
-        copy_dataset(open_root("memory://nothing"), target)
+        copy_dataset(open_root("memory://nothing"), store)
 
 
 @pytest.mark.parametrize(
@@ -124,12 +114,12 @@ def test_a_target_that_holds_something_else_is_refused(published: Root, target: 
         (Selection(levels=(1.0,)), range(22)),
     ],
 )
-def test_a_part_is_a_data_set_in_itself(published: Root, target: Root, selection: Selection, ids: list[int]) -> None:
-    manifest = copy_dataset(published, target, selection)
-    assert read_root_manifest(target) == manifest
-    report = verify_dataset(target)
+def test_a_part_is_a_data_set_in_itself(published: Root, store: Root, selection: Selection, ids: list[int]) -> None:
+    manifest = copy_dataset(published, store, selection)
+    assert read_root_manifest(store) == manifest
+    report = verify_dataset(store)
     assert report.ok, str(report)
-    part, data = open_dataset(target), arrays()
+    part, data = open_dataset(store), arrays()
     assert len(part) == manifest.n_subjects == len(ids)
     assert sorted(part.subjects()["id"].to_pylist()) == list(ids)
     assert part.levels == (selection.levels or (1.0, 0.0526))
@@ -145,15 +135,15 @@ def test_a_part_is_a_data_set_in_itself(published: Root, target: Root, selection
     whole = read_root_manifest(published)
     assert manifest.part_of is not None
     assert (manifest.part_of.identity, manifest.part_of.n_subjects) == (whole.identity, 22)
-    assert "**A part** of the data set" in target.read_bytes("README.md").decode()
-    before = digests(target)
-    copy_dataset(published, target, selection)
-    assert digests(target) == before
+    assert "**A part** of the data set" in store.read_bytes("README.md").decode()
+    before = digests(store)
+    copy_dataset(published, store, selection)
+    assert digests(store) == before
 
 
-def test_a_part_refuses_the_images_it_does_not_hold(published: Root, target: Root) -> None:
-    copy_dataset(published, target, Selection(shards=(0, 2)))
-    part = open_dataset(target)
+def test_a_part_refuses_the_images_it_does_not_hold(published: Root, store: Root) -> None:
+    copy_dataset(published, store, Selection(shards=(0, 2)))
+    part = open_dataset(store)
     np.testing.assert_array_equal(part.images(16, 22), arrays().images[16:])
     for read in (part.images, part.latents):
         with pytest.raises(StorageError, match=r"no such images; expected images of shards 0, 2, 8 each; got shard 1"):
@@ -180,23 +170,18 @@ def test_a_part_of_a_part_is_that_part_of_the_whole(published: Root, tmp_path: P
         (Selection(shards=(0,), splits=("test",)), "nothing of the data set is selected"),
     ],
 )
-def test_what_is_not_there_cannot_be_chosen(published: Root, target: Root, selection: Selection, said: str) -> None:
+def test_what_is_not_there_cannot_be_chosen(published: Root, store: Root, selection: Selection, said: str) -> None:
     with pytest.raises(StorageError, match=said):
-        copy_dataset(published, target, selection)
-    assert target.files() == []
+        copy_dataset(published, store, selection)
+    assert store.files() == []
 
 
-def test_a_target_that_another_run_writes_to_is_refused(published: Root, tmp_path: Path) -> None:
-    target = open_root(tmp_path / "copy")
-    with hold_lease(target), pytest.raises(StorageError, match="another run"):
-        copy_dataset(published, target)
-    copy_dataset(published, target)
-
-
-def test_another_version_at_the_target_is_refused(published: Root, target: Root, tmp_path: Path) -> None:
-    copy_dataset(published, target)
+def test_a_target_of_another_run_or_version_is_refused(published: Root, store: Root, tmp_path: Path) -> None:
+    with hold_lease(store), pytest.raises(StorageError, match="another run"):
+        copy_dataset(published, store)
+    copy_dataset(published, store)
     other = open_root(tmp_path / "other")
     manifest = write_dataset(other)
     write_root_manifest(other, manifest.model_copy(update={"versions": {"zarr": "4"}}))
     with pytest.raises(StorageError, match="another version of this data set"):
-        copy_dataset(other, target)
+        copy_dataset(other, store)

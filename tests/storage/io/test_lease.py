@@ -17,17 +17,15 @@ from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io import lease
 from image_longitudinal.storage.io.lease import hold_lease
 from image_longitudinal.storage.io.local import LocalRoot
-from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
 from tests.storage.conftest import write_dataset
 
 
-@pytest.fixture(params=["local", "memory"])
-def output(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Root:
-    monkeypatch.setattr(lease, "RENEWAL", 0.1)  # every wait shorter by a factor of 100
-    monkeypatch.setattr(lease, "EXPIRY", 1.5)
-    monkeypatch.setattr(lease, "SETTLE", 0.02)
-    return open_root(tmp_path / "data" if request.param == "local" else f"memory://{tmp_path.name}/data")
+@pytest.fixture
+def output(store: Root, monkeypatch: pytest.MonkeyPatch) -> Root:
+    for name, seconds in (("RENEWAL", 0.1), ("EXPIRY", 1.5), ("SETTLE", 0.02)):  # shorter by a factor of 100
+        monkeypatch.setattr(lease, name, seconds)
+    return store
 
 
 @contextlib.contextmanager
@@ -117,7 +115,7 @@ def foreign_lease(root: Root, host: str = "node7") -> None:
     root.write_bytes(LEASE, json.dumps({"token": "other", "host": host, "pid": 17, "since": "2026"}).encode())
 
 
-@pytest.mark.parametrize("output", ["memory"], indirect=True)
+@pytest.mark.parametrize("store", ["memory"], indirect=True)
 def test_the_lease_of_a_dead_run_is_taken_over_once_it_expired(output: Root) -> None:
     reports: list[str] = []
     foreign_lease(output)
@@ -146,22 +144,15 @@ def test_a_run_that_lost_its_lease_notices_and_leaves_a_new_one_alone(output: Ro
 
 
 def test_an_output_that_cannot_be_locked_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("a file")
-    with (
-        pytest.raises(StorageError, match="Choose an output that is a folder"),
-        hold_lease(LocalRoot(tmp_path / "file")),
-    ):
-        pass
-    if Path("/proc/self").exists():  # a folder where nobody can make another: Linux's /proc
-        with (
-            pytest.raises(StorageError, match="cannot make the output folder"),
-            hold_lease(open_root("/proc/x/y")),
-        ):
-            pass
-
     def no_locks(*_: object) -> None:
         raise OSError(38, "Function not implemented")
 
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(StorageError, match="Choose an output that is a folder"):
+        take(LocalRoot(tmp_path / "file"))
+    if Path("/proc/self").exists():  # a folder where nobody can make another: Linux's /proc
+        with pytest.raises(StorageError, match="cannot make the output folder"):
+            take(LocalRoot(Path("/proc/x/y")))
     monkeypatch.setattr(lease.fcntl, "flock", no_locks)
-    with pytest.raises(StorageError, match="file system with locks"), hold_lease(open_root(tmp_path / "data")):
-        pass
+    with pytest.raises(StorageError, match="file system with locks"):
+        take(LocalRoot(tmp_path / "data"))

@@ -32,6 +32,10 @@ from tests.storage.io.test_kill_points import KILLED, check_and_finish
 s3fs = pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")
 
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_MAX_ATTEMPTS": "1",
+}  # fmt: skip
 SMALL = ShardPlan(n_subjects=2, shard_size=1)
 DATA = arrays(SMALL)
 
@@ -78,11 +82,8 @@ def server() -> Iterator[int]:
     """The port of an S3 server that lives as long as this module's tests."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     patience = time.monotonic() + 180
     while time.monotonic() < patience and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
@@ -99,13 +100,8 @@ def server() -> Iterator[int]:
 def line(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
     """A line to the server; credentials come from the environment, as a user's would, and patience is short."""
     line = Line(server)
-    for name, value in (
-        ("AWS_ACCESS_KEY_ID", "test"),
-        ("AWS_SECRET_ACCESS_KEY", "test"),
-        ("AWS_DEFAULT_REGION", "us-east-1"),
-        ("AWS_ENDPOINT_URL", f"http://127.0.0.1:{line.port}"),
-        ("AWS_MAX_ATTEMPTS", "1"),
-    ):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{line.port}")
+    for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     monkeypatch.setattr(remote, "PAUSES", (0.01, 0.01))
@@ -180,23 +176,16 @@ def test_one_run_at_a_time_writes_to_s3(line: Line, monkeypatch: pytest.MonkeyPa
     assert root.files() == ["once"]
 
 
-STEPS = {
-    "the claim of the run": ".run.json",
-    "the lease": layout.LEASE,
-    "metadata of the arrays": "images.zarr/latent/zarr.json",
-    "an image shard": layout.image_shard_path(0),
-    "a table": layout.table_path("observations", 1, "train", 1.0),
-    "a shard manifest": layout.shard_manifest_path(1),
-    "the root manifest": "dataset.json",
-}
-PROMISES = [STEPS["the lease"], STEPS["a shard manifest"], STEPS["the root manifest"]]
+TABLE = layout.table_path("observations", 1, "train", 1.0)
+DATA_FILES = [".run.json", "images.zarr/latent/zarr.json", layout.image_shard_path(0), TABLE]
+PROMISES = [layout.LEASE, layout.shard_manifest_path(1), layout.ROOT_MANIFEST]
 
 
 def test_killed_around_every_kind_of_write(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (("RENEWAL", 0.2), ("EXPIRY", 0.5), ("SETTLE", 0.1)):  # the killed run's lease must expire
         monkeypatch.setattr(lease, name, seconds)
     reference = whole_run()
-    for path, arrived in [*((path, False) for path in STEPS.values()), *((path, True) for path in PROMISES)]:
+    for path, arrived in [(path, False) for path in DATA_FILES + PROMISES] + [(path, True) for path in PROMISES]:
         root = fresh()
         status = exit_status(in_child(lambda root=root, p=path, a=arrived: die_at(root, p, a)))
         assert status == KILLED

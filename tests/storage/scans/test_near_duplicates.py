@@ -7,12 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_longitudinal.storage.scans.near_duplicates import (
-    MAX_DISTANCE,
-    NearDuplicate,
-    near_duplicates,
-    perceptual_hash,
-)
+from image_longitudinal.storage.scans import near_duplicates as module
+from image_longitudinal.storage.scans.near_duplicates import near_duplicates, perceptual_hash
 
 
 def test_every_close_pair_of_different_groups_is_found_and_no_other():
@@ -27,8 +23,8 @@ def test_every_close_pair_of_different_groups_is_found_and_no_other():
     expected = []
     for i, j in itertools.combinations(range(60), 2):
         distance = int(np.unpackbits(hashes[i] ^ hashes[j]).sum())
-        if distance <= MAX_DISTANCE and groups[i] != groups[j]:
-            expected.append(NearDuplicate(i, j, distance))
+        if distance <= module.MAX_DISTANCE and groups[i] != groups[j]:
+            expected.append(module.NearDuplicate(i, j, distance))
     assert len(expected) >= 7
     assert near_duplicates(hashes, groups) == expected
 

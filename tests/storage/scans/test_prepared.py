@@ -42,12 +42,10 @@ def written(tmp_path):
     return write_prepared(tmp_path / "set", phantoms(), **OPTIONS)
 
 
-def test_what_is_written_is_read(written, tmp_path):
+def test_what_is_written_is_read_and_splits_cover_all_images_once(written, tmp_path):
     again = open_prepared(tmp_path / "set")
     again.verify()
-    assert again == written
-    assert len(again) == 12
-    assert again.sizes == [32, 16]
+    assert (again, len(again), again.sizes) == (written, 12, [32, 16])
     for size in SIZES:
         images = again.images(size)
         assert isinstance(images, np.memmap)
@@ -57,9 +55,6 @@ def test_what_is_written_is_read(written, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["set"]
     files = ["contact_sheet.png", "images-16.npy", "images-32.npy", "manifest.json"]
     assert sorted(os.listdir(tmp_path / "set")) == files
-
-
-def test_splits_cover_all_images_once(written):
     parts = [written.split(name) for name in ("train", "validation", "test")]
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(12))
     assert [len(part) for part in parts] == [7, 3, 2]
@@ -71,11 +66,8 @@ def test_the_manifest_lists_every_file(tmp_path):
     scans = [*phantoms(5), SetAside("b.png", "empty file"), twin]
     aside = [SetAside("a.txt", "not an image file")]
     made = write_prepared(tmp_path / "set", scans, **OPTIONS, set_aside=aside, ignored=4)
-    assert made.manifest.set_aside == (
-        SetAside("a.txt", "not an image file"),
-        SetAside("b.png", "empty file"),
-        SetAside("twin", "same bytes as phantom-003"),
-    )
+    twins = SetAside("twin", "same bytes as phantom-003")
+    assert made.manifest.set_aside == (*aside, scans[5], twins)
     counts = made.manifest.counts
     assert (counts.images, counts.patients, counts.set_aside, counts.ignored) == (5, 5, 3, 4)
     assert sum(counts.by_split.values()) == 5
@@ -84,9 +76,8 @@ def test_the_manifest_lists_every_file(tmp_path):
     assert record.file == "phantom-002"
     assert (record.width, record.height, record.label, record.patient) == (32, 32, "phantom", "phantom-002")
     content = json.loads((tmp_path / "set" / "manifest.json").read_text())
-    assert content["source"] == {
-        "kind": "scans", "folder": "somewhere", "preparation": {"version": 2, "denoise": "none"},
-    }  # fmt: skip
+    preparation = {"version": 2, "denoise": "none"}
+    assert content["source"] == {"kind": "scans", "folder": "somewhere", "preparation": preparation}
     assert content["counts"]["by_class"] == {"phantom": 5}
     assert content["images"][2]["class"] == "phantom"
     assert open_prepared(tmp_path / "set") == made
@@ -102,22 +93,18 @@ def test_the_digest_names_the_content_not_the_place(written, tmp_path):
     assert write_prepared(tmp_path / "resplit", phantoms(), **options).digest != written.digest
 
 
-def test_writing_the_same_again_keeps_what_is_there(written, tmp_path):
+def test_the_same_again_keeps_what_is_there_and_other_content_does_not_overwrite_it(written, tmp_path):
     before = (tmp_path / "set" / "images-32.npy").stat().st_ino
     assert write_prepared(tmp_path / "set", phantoms(), **OPTIONS).digest == written.digest
     assert (tmp_path / "set" / "images-32.npy").stat().st_ino == before
-
-
-def test_other_content_is_not_overwritten(written, tmp_path):
     with pytest.raises(StorageError, match="other prepared images are here already"):
         write_prepared(tmp_path / "set", phantoms(5), **OPTIONS)
     assert open_prepared(tmp_path / "set").digest == written.digest
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("x")
-    with pytest.raises(StorageError, match="holds something else"):
-        write_prepared(tmp_path / "thesis", phantoms(), **OPTIONS)
-    with pytest.raises(StorageError, match="holds something else"):
-        write_prepared(tmp_path / "thesis" / "chapter1.tex", phantoms(), **OPTIONS)
+    for target in ("thesis", "thesis/chapter1.tex"):
+        with pytest.raises(StorageError, match="holds something else"):
+            write_prepared(tmp_path / target, phantoms(), **OPTIONS)
     assert sorted(os.listdir(tmp_path)) == ["set", "thesis"]
 
 
@@ -153,15 +140,14 @@ def test_images_are_taken_one_at_a_time(tmp_path):
 WRONG = phantom_scan("wrong", {32: np.zeros((32, 31), np.uint8), 16: np.zeros((16, 16), np.uint8)}, "phantom")
 
 
+FULL = OSError(errno.ENOSPC, "No space left")
+
+
 @pytest.mark.parametrize(
     ("last", "error", "message"),
     [
         (RuntimeError("a worker died"), RuntimeError, "a worker died"),
-        (
-            OSError(errno.ENOSPC, "No space left"),
-            StorageError,
-            r"cannot write the prepared .*No space.*Free some",
-        ),
+        (FULL, StorageError, r"cannot write the prepared .*No space.*Free some"),
         (WRONG, StorageError, "wrong shape or type"),
     ],
 )
@@ -206,13 +192,6 @@ def test_a_killed_run_leaves_nothing_half_made_and_the_next_one_clears_up(tmp_pa
 # opening what is damaged
 
 
-def test_what_is_missing_is_named(written, tmp_path):
-    with pytest.raises(StorageError, match="no prepared images here"):
-        open_prepared(tmp_path)
-    with pytest.raises(StorageError, match=r"expected one of \[32, 16\]; got 64"):
-        written.images(64)
-
-
 def edited(change):
     """Damage of the manifest: ``change`` of its text."""
 
@@ -241,7 +220,11 @@ def test_damage_is_found_on_opening(written, tmp_path, damage, message):
         open_prepared(tmp_path / "set")
 
 
-def test_a_changed_pixel_is_found_by_verifying_and_a_pickle_is_not_loaded(written, tmp_path):
+def test_what_is_missing_is_named_a_changed_pixel_is_found_and_a_pickle_is_not_loaded(written, tmp_path):
+    with pytest.raises(StorageError, match="no prepared images here"):
+        open_prepared(tmp_path)
+    with pytest.raises(StorageError, match=r"expected one of \[32, 16\]; got 64"):
+        written.images(64)
     path = tmp_path / "set" / "images-32.npy"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -251,9 +234,6 @@ def test_a_changed_pixel_is_found_by_verifying_and_a_pickle_is_not_loaded(writte
     np.save(path, np.array([{}], object), allow_pickle=True)
     with pytest.raises(StorageError, match="damaged"):
         written.images(32)
-
-
-# the parts
 
 
 @pytest.mark.parametrize("n", [0, 1, 9, 10, 1000])
@@ -298,19 +278,16 @@ def test_real_scans_become_a_set(kermany_sample, tmp_path):
     (folder / "CNV" / "notes.txt").write_text("x")
     Image.new("L", (500, 500), 255).save(folder / "blank.png")
     found = find_scans(folder)
-    clean = partial(clean_frame, denoiser="none")
-    job = partial(prepare_scan, clean=clean, finish=partial(to_sizes, sizes=(512, 64)))
+    clean, finish = partial(clean_frame, denoiser="none"), partial(to_sizes, sizes=(512, 64))
+    job, options = partial(prepare_scan, clean=clean, finish=finish), {**OPTIONS, "sizes": (512, 64)}
     with ThreadPoolExecutor(2) as pool:
-        made = write_prepared(
-            tmp_path / "set", pool.map(job, found.scans), **{**OPTIONS, "sizes": (512, 64)}, set_aside=found.set_aside
-        )
+        made = write_prepared(tmp_path / "set", pool.map(job, found.scans), **options, set_aside=found.set_aside)
     assert len(made) == len(usable)
     unused = ["CNV/CNV-1-1.jpeg", "CNV/a copy.jpeg", "CNV/notes.txt", "blank.png"]
     assert [item.file for item in made.manifest.set_aside] == unused
     assert set(made.labels) == {"CNV", "DME", "DRUSEN", "NORMAL"}
     assert made.images(512).shape == (len(usable), 512, 512)
-    splits = {}
-    for record in made.manifest.images:
-        assert splits.setdefault(record.patient, record.split) == record.split
+    splits = {record.patient: record.split for record in made.manifest.images}
+    assert all(splits[record.patient] == record.split for record in made.manifest.images)
     assert made.images(64).max(axis=(1, 2)).min() > 60
     assert open_prepared(tmp_path / "set").digest == made.digest

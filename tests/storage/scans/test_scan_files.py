@@ -8,14 +8,7 @@ from PIL import Image
 
 from image_longitudinal.core.errors import IngestError
 from image_longitudinal.storage.scans import scan_files
-from image_longitudinal.storage.scans.scan_files import (
-    FrameCache,
-    SetAside,
-    find_scans,
-    prepare_scan,
-    read_scan,
-    scan_file,
-)
+from image_longitudinal.storage.scans.scan_files import FrameCache, SetAside, find_scans, prepare_scan, scan_file
 
 
 def picture(path, size=(80, 70), mode="L", **options):
@@ -26,7 +19,7 @@ def picture(path, size=(80, 70), mode="L", **options):
 
 
 def read(path):
-    return read_scan(scan_file(path, path.parent))
+    return scan_files.read_scan(scan_file(path, path.parent))
 
 
 # finding
@@ -97,12 +90,10 @@ def test_a_folder_without_scans_is_an_error(tmp_path):
     with pytest.raises(IngestError, match=r"no scans found .* got an empty folder"):
         find_scans(tmp_path)
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(IngestError, match=r"expected files ending in \.jpeg.* got 1 other files"):
-        find_scans(tmp_path)
-    with pytest.raises(IngestError, match="got nothing there"):
-        find_scans(tmp_path / "missing")
-    with pytest.raises(IngestError, match="got a file"):
-        find_scans(tmp_path / "a.txt")
+    others = r"expected files ending in \.jpeg.* got 1 other files"
+    for name, message in (("", others), ("missing", "got nothing there"), ("a.txt", "got a file")):
+        with pytest.raises(IngestError, match=message):
+            find_scans(tmp_path / name)
 
 
 def test_folders_that_cannot_be_listed(tmp_path, monkeypatch):
@@ -129,44 +120,32 @@ def test_folders_that_cannot_be_listed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("mode", "extension", "shape", "dtype"),
+    ("mode", "extension", "channels", "dtype"),
     [
-        ("L", "png", (70, 80), np.uint8),
-        ("L", "jpeg", (70, 80), np.uint8),
-        ("1", "tif", (70, 80), np.bool_),
-        ("LA", "png", (70, 80, 2), np.uint8),
-        ("P", "png", (70, 80, 3), np.uint8),
-        ("RGB", "jpg", (70, 80, 3), np.uint8),
-        ("RGBA", "png", (70, 80, 4), np.uint8),
-        ("CMYK", "jpeg", (70, 80, 3), np.uint8),
-        ("YCbCr", "jpeg", (70, 80, 3), np.uint8),
-        ("LAB", "tif", (70, 80, 3), np.uint8),
-        ("F", "tif", (70, 80), np.float32),
-        ("I", "tif", (70, 80), np.int32),
+        ("L", "png", (), np.uint8), ("L", "jpeg", (), np.uint8), ("1", "tif", (), np.bool_),
+        ("F", "tif", (), np.float32), ("I", "tif", (), np.int32), ("LA", "png", (2,), np.uint8),
+        ("P", "png", (3,), np.uint8), ("RGB", "jpg", (3,), np.uint8), ("RGBA", "png", (4,), np.uint8),
+        ("CMYK", "jpeg", (3,), np.uint8), ("YCbCr", "jpeg", (3,), np.uint8), ("LAB", "tif", (3,), np.uint8),
     ],
-)
-def test_every_mode_is_decoded(tmp_path, mode, extension, shape, dtype):
+)  # fmt: skip
+def test_every_mode_is_decoded(tmp_path, mode, extension, channels, dtype):
     scan = read(picture(tmp_path / f"a.{extension}", mode=mode))
-    assert scan.content.shape == shape
-    assert scan.content.dtype == dtype
+    assert (scan.content.shape, scan.content.dtype) == ((70, 80, *channels), dtype)
     assert (scan.width, scan.height) == (80, 70)
     assert len(scan.sha256) == 64
 
 
-@pytest.mark.parametrize("extension", ["png", "tif"])
-def test_sixteen_bits_are_kept(tmp_path, extension):
+def test_sixteen_bits_are_kept_and_a_palette_gives_its_colours_not_its_indices(tmp_path):
     values = np.arange(70 * 80, dtype=np.uint16).reshape(70, 80) * 11
-    Image.fromarray(values).save(tmp_path / f"a.{extension}")
-    scan = read(tmp_path / f"a.{extension}")
-    np.testing.assert_array_equal(scan.content, values)
-    assert scan.content.dtype.isnative
-
-
-def test_a_palette_gives_its_colours_not_its_indices(tmp_path):
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(values).save(tmp_path / name)
+        content = read(tmp_path / name).content
+        np.testing.assert_array_equal(content, values)
+        assert content.dtype.isnative
     image = Image.new("P", (64, 64), 3)
     image.putpalette([0] * 9 + [10, 200, 30] + [0] * 756)
-    image.save(tmp_path / "a.png")
-    assert (read(tmp_path / "a.png").content == [10, 200, 30]).all()
+    image.save(tmp_path / "b.png")
+    assert (read(tmp_path / "b.png").content == [10, 200, 30]).all()
 
 
 def png_header(width, height):
@@ -191,6 +170,10 @@ def save_sparse(path):
     os.truncate(path, 300_000_000)  # takes no room
 
 
+def save_three_pages(path):
+    PAGE.save(path, "TIFF", save_all=True, append_images=[PAGE, PAGE])
+
+
 PAGE = Image.new("L", (80, 80))
 NO_IMAGE = "not a JPEG, PNG or TIFF image"
 
@@ -204,10 +187,7 @@ NO_IMAGE = "not a JPEG, PNG or TIFF image"
         (lambda path: path.write_bytes(b"II*\x00\x08\x00\x00\x00\x05\x00"), NO_IMAGE),
         (save_sparse, "300 MB, more than 200 MB"),
         (lambda path: PAGE.save(path, "GIF"), NO_IMAGE),
-        (
-            lambda path: PAGE.save(path, "TIFF", save_all=True, append_images=[PAGE, PAGE]),
-            "3 frames in one file, expected 1",
-        ),
+        (save_three_pages, "3 frames in one file, expected 1"),
         (lambda path: picture(path, size=(63, 500)), "63x500: less than 64 pixels a side"),
     ],
 )
@@ -241,7 +221,7 @@ def test_what_preparation_refuses_is_set_aside(tmp_path):
     file = scan_file(picture(tmp_path / "a.png"), tmp_path)
     assert prepare_scan(file, refuse, np.shape) == SetAside("a.png", "the scan shows nothing")
     prepared = prepare_scan(file, lambda pixels: pixels, np.shape)
-    assert (prepared.content, prepared.width, prepared.sha256) == ((70, 80), 80, read_scan(file).sha256)
+    assert (prepared.content, prepared.width, prepared.sha256) == ((70, 80), 80, read(file.path).sha256)
     file.path.unlink()
     assert prepare_scan(file, refuse, np.shape).reason.startswith("unreadable: No such file")
 

@@ -84,12 +84,8 @@ def test_absolute_paths_stay_inside(tmp_path):
 
 
 def test_links_and_devices_are_passed_over(tmp_path):
-    links = [
-        ("a.jpeg", "/etc/passwd", tarfile.SYMTYPE),
-        ("b.jpeg", "../../secret", tarfile.LNKTYPE),
-        ("c.jpeg", "", tarfile.CHRTYPE),
-        ("d.jpeg", "", tarfile.FIFOTYPE),
-    ]
+    links = [("a.jpeg", "/etc/passwd", tarfile.SYMTYPE), ("b.jpeg", "../../secret", tarfile.LNKTYPE)]
+    links += [("c.jpeg", "", tarfile.CHRTYPE), ("d.jpeg", "", tarfile.FIFOTYPE)]
     assert found(local_scans(make_tar(tmp_path / "a.tar", MEMBERS, links), tmp_path / "scratch")) == IMAGES
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as file:
         item = zipfile.ZipInfo("link.jpeg")
@@ -99,18 +95,14 @@ def test_links_and_devices_are_passed_over(tmp_path):
     assert list(found(local_scans(tmp_path / "b.zip", tmp_path / "scratch"))) == ["CNV-1-1.jpeg"]
 
 
-def test_a_bomb_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_bomb_and_a_member_larger_than_an_image_may_be_are_refused_and_leave_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "RATIO_FROM", 1 << 20)
     archive = make_zip(tmp_path / "a.zip", {f"{i}.png": bytes(1 << 20) for i in range(3)})
     with pytest.raises(IngestError, match=r"archive is larger than allowed .*a\.zip"):
         local_scans(archive, tmp_path / "scratch")
-    assert os.listdir(tmp_path / "scratch") == []
-
-
-def test_a_member_larger_than_an_image_may_be_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "MAX_BYTES", 1000)
     with pytest.raises(IngestError, match="larger than it may be"):
-        local_scans(make_zip(tmp_path / "a.zip", MEMBERS), tmp_path / "scratch")
+        local_scans(make_zip(tmp_path / "b.zip", MEMBERS), tmp_path / "scratch")
     assert os.listdir(tmp_path / "scratch") == []
 
 

@@ -55,8 +55,7 @@ def test_infusions_further_doses_and_columns_of_no_interest_are_read_as_such(ori
     for name, values in {"rate": 0.25 * fourth, "addl": 2 * first, "ii": 1.5 * first, "comment": ["x"] * 25}.items():
         table = table.append_column(name, pa.array(values))
     data = population_data(original.structural, table)
-    assert data.when[:4].tolist() == [0.0, 1.5, 3.0, 4.0]
-    assert data.rate[3] == 0.25
+    assert (data.when[:4].tolist(), data.rate[3]) == ([0.0, 1.5, 3.0, 4.0], 0.25)
 
 
 def test_observations_marked_as_missing_are_left_out(original, table):

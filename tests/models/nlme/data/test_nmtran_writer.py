@@ -78,8 +78,7 @@ def test_missed_visits_and_subjects_without_any_stay_in_the_population():
     columns = {name: np.array(values, dtype=float) for name, values in TABLE.items() if name != "WEIGHT"}
     columns["MDV"] = np.array([1, 0, 1, 0, 1, 1])
     data = expand_events(event_table(columns, ONE), ONE)
-    assert data.ids.tolist() == [1, 2]
-    assert data.row_start.tolist() == [0, 2, 2]
+    assert (data.ids.tolist(), data.row_start.tolist()) == ([1, 2], [0, 2, 2])
     assert data.times.tolist() == [0.1, 2.0]
 
 

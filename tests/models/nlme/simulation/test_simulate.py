@@ -93,14 +93,11 @@ def test_limit_of_fast_absorption_is_a_bolus():
     np.testing.assert_allclose(fast[:, 1:], bolus[:, 1:], atol=2e-6)
 
 
-def test_michaelis_menten_bolus_is_the_lambert_w_closed_form():
+def test_michaelis_menten_bolus_is_the_lambert_w_closed_form_and_large_ic50_linear_elimination():
     times = np.linspace(0, 3, 31)
     exact = 0.4 * lambertw(1 / 0.4 * np.exp((1 - 2.1 * times) / 0.4)).real
     got = simulate(ORIGINAL, [[0, 0, 0]], times, [Dose(0, 1.0, "central")])[0]
     np.testing.assert_allclose(got, exact, atol=1e-6)
-
-
-def test_limit_of_large_ic50_is_linear_elimination():
     k = 0.7
     eta = np.array([[0.0, np.log(k * 1e7 / 2.1), np.log(1e7 / 0.4)]])
     times = np.array(ORIGINAL.design.times)
