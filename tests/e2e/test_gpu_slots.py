@@ -81,12 +81,12 @@ def test_a_task_holds_the_slots_that_its_argument_compute_asks_for(limit: None) 
 def test_a_run_waits_for_another_process_and_a_cancelled_one_stops_waiting(limit: None) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest's workers ignore it
     with ExitStack() as other:  # both slots, as another process takes them
-        other.callback(signal.signal, signal.SIGINT, before)
         other.enter_context(concurrency(GPU_LIMIT, occupy=2, strict=True))
         canceller = threading.Timer(2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
         canceller.start()
         with pytest.raises(KeyboardInterrupt), gpu_slots(GPU):
             pytest.fail("did not wait")
+        signal.signal(signal.SIGINT, before)
         assert taken() == 2
         waiting = threading.Timer(1, other.close)
         began = time.monotonic()
