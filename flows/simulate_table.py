@@ -3,7 +3,7 @@
 from prefect import flow
 
 from image_longitudinal.tasks.population.options import SimulateOptions
-from image_longitudinal.tasks.population.tables import simulate_trial
+from image_longitudinal.tasks.population.simulation import simulate_trial
 
 
 @flow(name="simulate-table", flow_run_name="simulate {options.model} into {output}", persist_result=False)

@@ -106,7 +106,7 @@ def export(
     """Write outcomes as a data file of NONMEM, nlmixr2, Monolix or Pumas: ID, TIME, EVID, AMT, CMT, DV, MDV."""
     from image_longitudinal.models.nlme.data import nmtran_writer
     from image_longitudinal.storage.dataset.reader import open_dataset
-    from image_longitudinal.tasks.population.tables import export_nmtran
+    from image_longitudinal.tasks.population.export import export_nmtran
 
     chosen = cast(nmtran_writer.Dialect, dialect)  # checked by the writer
     rows = export_nmtran(open_dataset(dataset), file, level=level, split=split, dialect=chosen)

@@ -26,14 +26,14 @@ from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io.lease import hold_lease
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.tasks.evaluation.checks import check_is_evaluable
+from image_longitudinal.tasks.population.export import export_nmtran
 from image_longitudinal.tasks.population.options import FitOptions
-from image_longitudinal.tasks.population.tables import export_nmtran
 from image_longitudinal.tasks.reports.dataset_figures import subject_figure
 from image_longitudinal.tasks.shards.derivation import rederive
 from image_longitudinal.tasks.shards.spec import DatasetSpec
 from image_longitudinal.tasks.workspace import Workspace
 from tests.e2e.conftest import cli_arguments, cli_environment, digests
-from tests.storage.dataset.test_verify import forge, rewrite
+from tests.storage.dataset.test_verify import forge, rewrite, with_column
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
 
@@ -308,7 +308,7 @@ def test_damage_and_wrong_content_under_right_hashes_are_found_and_repaired_and_
 
     table = table_path("random_effects", 1, "train", 0.5)
     eta = open_dataset(root).effects(0.5, 16, 32)[:, 1]
-    rewrite(root, 1, table, {"eta_2": (eta + 0.01).tolist()})
+    rewrite(root, table, with_column("eta_2", (eta + 0.01).tolist()), index=1)
     image, (height, width) = image_shard_path(2), open_dataset(root).images(0, 1).shape[1:]
     pieces = encode_shard([np.zeros((16, height, width), np.uint8)], shard_rows=16)
     forge(root, 2, image, root.write(image, pieces, rows=16))

@@ -41,11 +41,11 @@ def forge(root: Root, index: int, path: str, record: FileRecord) -> None:
     manifests.write_root_manifest(root, manifest.model_copy(update={"shards": shards}))
 
 
-def rewrite(root: Root, path: str, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Replace a table of shard 0 by a changed one."""
+def rewrite(root: Root, path: str, change: Callable[[pa.Table], pa.Table], index: int = 0) -> None:
+    """Replace a table of shard ``index`` by a changed one."""
     table, sink = change(pq.ParquetFile(root.join(path)).read()), pa.BufferOutputStream()
     pq.write_table(table, sink)
-    forge(root, 0, path, root.write_bytes(path, memoryview(sink.getvalue()), rows=table.num_rows))
+    forge(root, index, path, root.write_bytes(path, memoryview(sink.getvalue()), rows=table.num_rows))
 
 
 def with_column(name: str, values: list[object]) -> Callable[[pa.Table], pa.Table]:

@@ -10,7 +10,7 @@ import pytest
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
 from image_longitudinal.storage.io.open import open_root
-from image_longitudinal.tasks.population.tables import COLUMNS, export_nmtran
+from image_longitudinal.tasks.population.export import COLUMNS, export_nmtran
 from tests.storage.conftest import write_dataset
 
 
