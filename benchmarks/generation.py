@@ -51,7 +51,7 @@ from image_longitudinal.models.registry.metadata import RANDOM_EFFECTS
 from image_longitudinal.models.registry.registry import PRODUCTION, ModelVersion
 from image_longitudinal.storage.scans.prepared import open_prepared
 from image_longitudinal.tasks.shards.image_shards import render_shard
-from image_longitudinal.tasks.shards.spec import Execution, ImageSpec
+from image_longitudinal.tasks.shards.specs import Execution, ImageSpec
 from image_longitudinal.tasks.workspace import Workspace
 
 ORIGINAL = GeneratorConfig(scheduler="ddpm", steps=50, batch_size=1, compile=False)

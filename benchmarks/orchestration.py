@@ -35,7 +35,7 @@ from image_longitudinal.storage.io.lease import hold_lease
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.tasks.shards.making import DatasetRun
 from image_longitudinal.tasks.shards.parts import make_images, make_outcomes
-from image_longitudinal.tasks.shards.spec import Execution
+from image_longitudinal.tasks.shards.specs import Execution
 from image_longitudinal.tasks.workspace import Workspace
 
 FOLDER = Path(os.environ["PREFECT_HOME"])

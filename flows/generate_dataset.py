@@ -23,7 +23,7 @@ from image_longitudinal.tasks.shards.making import DatasetRun, MadeShard, make_h
 from image_longitudinal.tasks.shards.parts import find_reusable
 from image_longitudinal.tasks.shards.publish import measure_images, publish_dataset
 from image_longitudinal.tasks.shards.shard_artifacts import LatestShard, ShardProgress, show_shards
-from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution, ImageSpec, OutcomeSpec
+from image_longitudinal.tasks.shards.specs import DatasetSpec, Execution, ImageSpec, OutcomeSpec
 from image_longitudinal.tasks.shards.work_pool import make_by_workers
 from image_longitudinal.tasks.workspace import Workspace
 

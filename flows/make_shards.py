@@ -8,7 +8,7 @@ from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.tasks.shards.making import DatasetRun, make_here
 from image_longitudinal.tasks.shards.parts import ReusableParts
 from image_longitudinal.tasks.shards.shard_artifacts import ShardProgress
-from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution
+from image_longitudinal.tasks.shards.specs import DatasetSpec, Execution
 
 
 @flow(name="make-shards", persist_result=False)

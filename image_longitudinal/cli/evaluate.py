@@ -6,18 +6,18 @@ from typing import Annotated
 import typer
 
 from image_longitudinal.cli.console import aligned, print_result
-from image_longitudinal.cli.options import Dataset, File, Overrides, Preset, Threads, Workspace
+from image_longitudinal.cli.options import DatasetArgument, File, Overrides, Preset, Threads, WorkspaceOption
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.presets import load_config
 
 
 def evaluate(
-    dataset: Dataset,
+    dataset: DatasetArgument,
     output: Annotated[str | None, typer.Option(help="Folder for tables, figures and report.")] = None,
     preset: Preset = "demo",
     config: File = None,
     overrides: Overrides = None,
-    workspace: Workspace = "workspace",
+    workspace: WorkspaceOption = "workspace",
     workers: Threads = 2,
     verify: Annotated[bool, typer.Option(help="Verify every byte of the data set first.")] = True,
 ) -> None:
@@ -45,7 +45,7 @@ def evaluate(
 
 
 def score(
-    dataset: Dataset,
+    dataset: DatasetArgument,
     predictions: Annotated[Path, typer.Argument(help="Parquet file; docs/scoring.md describes its columns.")],
     baselines: Annotated[Path | None, typer.Option(help="Folder predictions/ of an evaluation, scored too.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the tables as markdown, LaTeX and CSV.")] = None,

@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from image_longitudinal.cli.console import print_result
-from image_longitudinal.cli.options import Dataset, Workspace
+from image_longitudinal.cli.options import DatasetArgument, WorkspaceOption
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.errors import StorageError
 
 
 def show(
-    dataset: Dataset,
+    dataset: DatasetArgument,
     subject: Annotated[int | None, typer.Option(min=0, help="Plot this subject, and print its numbers.")] = None,
     png: Annotated[Path | None, typer.Option(help="File for the figure (default: NAME-subject-N.png here).")] = None,
 ) -> None:
@@ -38,13 +38,13 @@ def show(
 
 
 def verify(
-    dataset: Dataset,
+    dataset: DatasetArgument,
     repair: Annotated[bool, typer.Option("--repair", help="Generate exactly the bad shards again.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Shards checked at a time.")] = 2,
     sample: Annotated[
         int | None, typer.Option(min=0, help="Subjects generated again and compared; 8, or 0 without the pipeline.")
     ] = None,
-    workspace: Workspace = "workspace",
+    workspace: WorkspaceOption = "workspace",
 ) -> None:
     """Re-hash and re-read a published data set, generate some subjects again, and name what is wrong."""
     if sample is None:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from image_longitudinal.cli.console import print_result
-from image_longitudinal.cli.options import DryRun, File, Images, Overrides, Preset, Refresh, Workspace
+from image_longitudinal.cli.options import DryRun, File, Images, Overrides, Preset, Refresh, WorkspaceOption
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.cli.run_plan import describe_plan
 from image_longitudinal.core.presets import load_config
@@ -18,7 +18,7 @@ def ingest(
     preset: Preset = "demo",
     config: File = None,
     overrides: Overrides = None,
-    workspace: Workspace = "workspace",
+    workspace: WorkspaceOption = "workspace",
 ) -> None:
     """Clean scans and bring them to one geometry, split by patient."""
     settings = load_config(preset, config, overrides or ())
@@ -40,7 +40,7 @@ def train(
     preset: Preset = "demo",
     config: File = None,
     overrides: Overrides = None,
-    workspace: Workspace = "workspace",
+    workspace: WorkspaceOption = "workspace",
     refresh: Refresh = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -62,7 +62,7 @@ def distill(
     preset: Preset = "demo",
     config: File = None,
     overrides: Overrides = None,
-    workspace: Workspace = "workspace",
+    workspace: WorkspaceOption = "workspace",
 ) -> None:
     """Train a few-step student of a model (and a light decoder), and measure what they lose."""
     settings = load_config(preset, config, overrides or ())
@@ -88,7 +88,7 @@ def generate(
     preset: Preset = "demo",
     config: File = None,
     overrides: Overrides = None,
-    workspace: Workspace = "workspace",
+    workspace: WorkspaceOption = "workspace",
     reuse: Annotated[str | None, typer.Option(help="Data set whose images are shared: only outcomes differ.")] = None,
     refresh: Refresh = False,
     dry_run: DryRun = False,

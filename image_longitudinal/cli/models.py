@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from image_longitudinal.cli.console import print_result
-from image_longitudinal.cli.options import File, Images, Overrides, Preset, Workspace
+from image_longitudinal.cli.options import File, Images, Overrides, Preset, WorkspaceOption
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.presets import load_config
 
@@ -24,7 +24,7 @@ Shared = Annotated[
 
 
 @app.command("list")
-def list_models(workspace: Workspace = "workspace", registry: Shared = None) -> None:
+def list_models(workspace: WorkspaceOption = "workspace", registry: Shared = None) -> None:
     """List the versions, with their aliases and metrics."""
     from image_longitudinal.cli.describe import describe_models
 
@@ -32,7 +32,7 @@ def list_models(workspace: Workspace = "workspace", registry: Shared = None) -> 
 
 
 @app.command()
-def show(name: Name, workspace: Workspace = "workspace", registry: Shared = None) -> None:
+def show(name: Name, workspace: WorkspaceOption = "workspace", registry: Shared = None) -> None:
     """Print a version's model card and metrics."""
     version = _registry(workspace, registry).get(name)
     typer.echo(version.card)
@@ -47,7 +47,7 @@ def promote(
     ] = None,
     tolerance: Annotated[float, typer.Option(min=0, help="Relative worsening that is accepted.")] = 0.0,
     force: Annotated[bool, typer.Option("--force", help="Promote without comparing.")] = False,
-    workspace: Workspace = "workspace",
+    workspace: WorkspaceOption = "workspace",
     registry: Shared = None,
 ) -> None:
     """Point the alias `production` to a version if it is no worse than the current one on the same held-out images."""
@@ -67,7 +67,7 @@ def measure(
     preset: Preset = "demo",
     config: File = None,
     overrides: Overrides = None,
-    workspace: Workspace = "workspace",
+    workspace: WorkspaceOption = "workspace",
 ) -> None:
     """Measure a version with the preset's probe; the same networks are registered with the new metrics."""
     settings = load_config(preset, config, overrides or ())
@@ -82,7 +82,7 @@ def export(
     name: Name,
     target: Annotated[str, typer.Argument(help="Folder or fsspec URL.")],
     layout: Annotated[str, typer.Option(help="version (for import) or diffusers (for from_pretrained).")] = "version",
-    workspace: Workspace = "workspace",
+    workspace: WorkspaceOption = "workspace",
     registry: Shared = None,
 ) -> None:
     """Export a version."""
@@ -99,7 +99,7 @@ def export(
 def import_model(
     source: Annotated[str, typer.Argument(help="An exported version: a folder or an fsspec URL.")],
     alias: Annotated[str, typer.Option(help="Alias to set.")] = "candidate",
-    workspace: Workspace = "workspace",
+    workspace: WorkspaceOption = "workspace",
     registry: Shared = None,
 ) -> None:
     """Register an exported version."""
@@ -112,6 +112,6 @@ def import_model(
 
 
 def _registry(workspace: str, shared: str | None) -> Registry:
-    from image_longitudinal.tasks.workspace import Workspace as Files
+    from image_longitudinal.tasks.workspace import Workspace
 
-    return Files.at(workspace).registry_at(shared)
+    return Workspace.at(workspace).registry_at(shared)

@@ -11,8 +11,10 @@ Preset = Annotated[str, typer.Option(help=f"Configuration to start from: {', '.j
 File = Annotated[Path | None, typer.Option("--config", help="YAML file with values over the preset's.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, e.g. dataset.n_subjects=2000.")]
 Images = Annotated[str | None, typer.Option(help="Folder, archive or URL of scans to train on; phantoms without one.")]
-Workspace = Annotated[str, typer.Option(envvar="IMAGE_LONGITUDINAL_WORKSPACE", help="Prepared images and models.")]
+WorkspaceOption = Annotated[
+    str, typer.Option(envvar="IMAGE_LONGITUDINAL_WORKSPACE", help="Prepared images and models.")
+]
 Refresh = Annotated[bool, typer.Option("--refresh", help="Recompute everything, cached or not.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
-Dataset = Annotated[str, typer.Argument(help="The data set: a folder or an fsspec URL.")]
+DatasetArgument = Annotated[str, typer.Argument(help="The data set: a folder or an fsspec URL.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads; the result does not depend on their number.")]

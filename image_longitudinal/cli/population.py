@@ -6,7 +6,7 @@ from typing import Annotated, cast
 import typer
 
 from image_longitudinal.cli.console import print_result
-from image_longitudinal.cli.options import Dataset, Threads
+from image_longitudinal.cli.options import DatasetArgument, Threads
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.errors import ConfigError
 
@@ -15,9 +15,9 @@ METHOD_HELP = (
     "or allow several modes, as with depot-central-mm; nuts: full Bayes."
 )
 Model = Annotated[str, typer.Option(help="Name of the population model.")]
-ModelFile = Annotated[str | None, typer.Option(help="Python file that registers the model.")]
+ModelFileOption = Annotated[str | None, typer.Option(help="Python file that registers the model.")]
 Covariates = Annotated[str, typer.Option(help="Covariates between rows: locf, nocb or linear.")]
-Dialect = Annotated[str, typer.Option(help="nonmem, nlmixr2, monolix or pumas.")]
+DialectOption = Annotated[str, typer.Option(help="nonmem, nlmixr2, monolix or pumas.")]
 Texts = list[str] | None
 Seed = Annotated[int, typer.Option(min=0)]
 
@@ -41,8 +41,8 @@ def simulate_command(
     dropout: Annotated[float, typer.Option(min=0, max=1, help="Probability of leaving before the last visit.")] = 0.0,
     events: Annotated[str | None, typer.Option(help="Table of subjects, doses, covariates, times; no design.")] = None,
     covariates: Covariates = "locf",
-    dialect: Dialect = "nonmem",
-    model_file: ModelFile = None,
+    dialect: DialectOption = "nonmem",
+    model_file: ModelFileOption = None,
     workers: Threads = 2,
 ) -> None:
     """Simulate a trial from a population model, as a table for this or any other program."""
@@ -78,7 +78,7 @@ def fit_command(
     diagonal: Annotated[bool, typer.Option("--diagonal", help="No covariances of random effects.")] = False,
     draws: Annotated[int, typer.Option(min=50, help="Per subject for imp, per chain for nuts.")] = 300,
     seed: Seed = 1,
-    model_file: ModelFile = None,
+    model_file: ModelFileOption = None,
     workers: Threads = 2,
 ) -> None:
     """Fit a population model to a table, save the results and write a report."""
@@ -97,11 +97,11 @@ def fit_command(
 
 
 def export(
-    dataset: Dataset,
+    dataset: DatasetArgument,
     file: Annotated[Path, typer.Argument(help="CSV or Parquet file to write.")],
     level: Annotated[float, typer.Option(help="Association level.")],
     split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
-    dialect: Dialect = "nonmem",
+    dialect: DialectOption = "nonmem",
 ) -> None:
     """Write outcomes as a data file of NONMEM, nlmixr2, Monolix or Pumas: ID, TIME, EVID, AMT, CMT, DV, MDV."""
     from image_longitudinal.models.nlme.data import nmtran_writer

@@ -21,7 +21,7 @@ from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.dataset.verify import Problem
 from image_longitudinal.tasks.shards.image_shards import image_model
-from image_longitudinal.tasks.shards.spec import Execution
+from image_longitudinal.tasks.shards.specs import Execution
 
 RELATIVE, ABSOLUTE = 1e-5, 1e-6  # exponentials differ in the last digits between machines
 GREY_LEVELS = 1  # a network's rounding depends on the device and on the batch

@@ -23,7 +23,7 @@ from image_longitudinal.core.config import ComputeConfig
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.tasks.engine.cancellation import stop_with
 from image_longitudinal.tasks.shards.image_shards import ShardPartResult, render_shard
-from image_longitudinal.tasks.shards.spec import Execution, ImageSpec
+from image_longitudinal.tasks.shards.specs import Execution, ImageSpec
 
 MAX_LOSSES = 3  # processes lost on one shard before the run fails: then the shard is the cause
 _SPAWN = multiprocessing.get_context("spawn")  # a forked process would share locks of threads and could not use CUDA

@@ -16,7 +16,7 @@ from image_longitudinal.storage.dataset.images import write_image_shard
 from image_longitudinal.storage.dataset.manifest import Part
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.tasks.engine.cancellation import until_stopped
-from image_longitudinal.tasks.shards.spec import Execution, ImageSpec
+from image_longitudinal.tasks.shards.specs import Execution, ImageSpec
 
 QUEUE = 4  # batches rendered and not yet taken by the encoders
 _loading = Lock()

@@ -22,7 +22,7 @@ from image_longitudinal.tasks.engine.gpu_slots import gpu_slots
 from image_longitudinal.tasks.shards.host_workers import host_workers, worker_devices
 from image_longitudinal.tasks.shards.image_shards import RenderUse, ShardPartResult
 from image_longitudinal.tasks.shards.parts import ReusableParts, make_images, make_outcomes, place_part
-from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution
+from image_longitudinal.tasks.shards.specs import DatasetSpec, Execution
 
 
 class MadeShard(NamedTuple):

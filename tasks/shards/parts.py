@@ -31,7 +31,7 @@ from image_longitudinal.tasks.engine.gpu_slots import gpu_slots
 from image_longitudinal.tasks.shards.derivation import linked_to_latents, outcomes_at
 from image_longitudinal.tasks.shards.host_workers import render_here
 from image_longitudinal.tasks.shards.image_shards import ShardPartResult
-from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution, ImageSpec, OutcomeSpec
+from image_longitudinal.tasks.shards.specs import DatasetSpec, Execution, ImageSpec, OutcomeSpec
 
 
 @task(name="make-images", task_run_name="images of shard {spec.shard.index}", **CACHED)

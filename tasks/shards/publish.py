@@ -27,7 +27,7 @@ from image_longitudinal.tasks.engine.gpu_slots import gpu_slots
 from image_longitudinal.tasks.reports import dataset_report
 from image_longitudinal.tasks.reports.pictures import picture
 from image_longitudinal.tasks.shards.image_shards import image_model
-from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution, ImageSpec
+from image_longitudinal.tasks.shards.specs import DatasetSpec, Execution, ImageSpec
 
 PACKAGES = ("image-longitudinal", "diffusers", "numpy", "pyarrow", "torch", "zarr")
 

@@ -10,7 +10,7 @@ from image_longitudinal.tasks.engine.progress import LiveArtifact, Progress
 from image_longitudinal.tasks.reports.pictures import mosaic, picture
 from image_longitudinal.tasks.shards.image_shards import RenderUse
 from image_longitudinal.tasks.shards.making import MadeShard
-from image_longitudinal.tasks.shards.spec import DatasetSpec
+from image_longitudinal.tasks.shards.specs import DatasetSpec
 
 SECONDS = 15.0  # between pictures, which cost a read and a write to a database
 PICTURES, SIDE = 8, 96

@@ -24,7 +24,7 @@ from image_longitudinal.tasks.engine.cache_keys import CACHED
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.engine.progress import Progress
 from image_longitudinal.tasks.training.register import registered_version
-from image_longitudinal.tasks.training.spec import DistillationSpec
+from image_longitudinal.tasks.training.specs import DistillationSpec
 from image_longitudinal.tasks.workspace import Workspace
 
 CARD_SECTION = "## Samplers"  # of the model's card

@@ -47,7 +47,7 @@ from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.reports.model_card import model_card
 from image_longitudinal.tasks.reports.model_figures import model_pictures, quality_rows
 from image_longitudinal.tasks.reports.pictures import picture
-from image_longitudinal.tasks.training.spec import RegistrationSpec, RemeasureSpec
+from image_longitudinal.tasks.training.specs import RegistrationSpec, RemeasureSpec
 from image_longitudinal.tasks.workspace import Workspace
 
 EXAMPLES = 24  # held-out images stored with a model, to show beside generated ones

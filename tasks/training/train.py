@@ -32,7 +32,7 @@ from image_longitudinal.tasks.training.register import (
     register_model,
     registered_version,
 )
-from image_longitudinal.tasks.training.spec import DiffusionTrainingSpec, RegistrationSpec, VAETrainingSpec
+from image_longitudinal.tasks.training.specs import DiffusionTrainingSpec, RegistrationSpec, VAETrainingSpec
 from image_longitudinal.tasks.workspace import Workspace
 
 

@@ -30,7 +30,7 @@ from image_longitudinal.tasks.population.export import export_nmtran
 from image_longitudinal.tasks.population.options import FitOptions
 from image_longitudinal.tasks.reports.dataset_figures import subject_figure
 from image_longitudinal.tasks.shards.derivation import rederive
-from image_longitudinal.tasks.shards.spec import DatasetSpec
+from image_longitudinal.tasks.shards.specs import DatasetSpec
 from image_longitudinal.tasks.workspace import Workspace
 from tests.e2e.conftest import cli_arguments, cli_environment, digests
 from tests.storage.dataset.test_verify import forge, rewrite, with_column

@@ -30,7 +30,7 @@ from image_longitudinal.tasks.shards import making
 from image_longitudinal.tasks.shards.image_shards import ShardPartResult
 from image_longitudinal.tasks.shards.making import DatasetRun, make_here
 from image_longitudinal.tasks.shards.parts import ReusableParts
-from image_longitudinal.tasks.shards.spec import Execution
+from image_longitudinal.tasks.shards.specs import Execution
 from image_longitudinal.tasks.workspace import Workspace
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]

@@ -18,7 +18,7 @@ from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
 from image_longitudinal.tasks.shards.derivation import linked_to_latents, outcomes_at, rederive
 from image_longitudinal.tasks.shards.parts import make_images, make_outcomes
-from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution, ImageSpec, OutcomeSpec
+from image_longitudinal.tasks.shards.specs import DatasetSpec, Execution, ImageSpec, OutcomeSpec
 from image_longitudinal.tasks.workspace import Workspace
 
 ETA_DIMS, LEVELS = (0, 1, 2), (1.0, 0.3)

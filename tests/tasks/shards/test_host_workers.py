@@ -22,7 +22,7 @@ from image_longitudinal.storage.dataset.images import create_image_arrays
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.tasks.shards.host_workers import HostWorkers, worker_devices
 from image_longitudinal.tasks.shards.image_shards import render_shard
-from image_longitudinal.tasks.shards.spec import Execution, ImageSpec
+from image_longitudinal.tasks.shards.specs import Execution, ImageSpec
 from image_longitudinal.tasks.workspace import Workspace
 from tests.e2e.conftest import digests
 

@@ -10,7 +10,7 @@ from image_longitudinal.core.config import Config, DiffusionConfig
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.core.presets import load_config
 from image_longitudinal.models.registry.registry import ModelVersion
-from image_longitudinal.tasks.training.spec import (
+from image_longitudinal.tasks.training.specs import (
     DiffusionTrainingSpec,
     DistillationSpec,
     RegistrationSpec,
@@ -82,7 +82,7 @@ def test_a_vae_alone_does_not_depend_on_the_diffusion_configuration() -> None:
 
 
 def test_digests_are_the_same_in_another_process() -> None:
-    program = "from tests.tasks.training.test_spec import *; print(*digests(load_config('demo')).values())"
+    program = "from tests.tasks.training.test_specs import *; print(*digests(load_config('demo')).values())"
     there = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert there.stdout.split() == list(digests(load_config("demo")).values())
 

@@ -18,7 +18,7 @@ from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.storage.dataset.manifest import Part
 from image_longitudinal.tasks.shards.image_shards import RenderUse, ShardPartResult
 from image_longitudinal.tasks.shards.parts import ReusableParts
-from image_longitudinal.tasks.shards.spec import DatasetSpec, Execution, ImageSpec, OutcomeSpec
+from image_longitudinal.tasks.shards.specs import DatasetSpec, Execution, ImageSpec, OutcomeSpec
 from tests.models.conftest import model_metadata
 from tests.paths import ROOT
 from tests.variations import FIELDS, with_another_value
@@ -136,7 +136,7 @@ def test_a_new_code_version_changes_the_keys_of_its_part(
 
 
 def test_digests_are_the_same_in_a_process_that_hashes_differently() -> None:
-    program = "from tests.tasks.shards.test_spec import *; print(*shard_keys(spec()).values(), spec().digest)"
+    program = "from tests.tasks.shards.test_specs import *; print(*shard_keys(spec()).values(), spec().digest)"
     environment = {**os.environ, "PYTHONHASHSEED": "1" if sys.flags.hash_randomization else "random"}
     output = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
