@@ -1,9 +1,11 @@
 """Shared by all tests: real scans, a tiny Stable Diffusion, one torch thread per process, and which tests are slow."""
 
 import os
+from datetime import date
 from pathlib import Path
 
 import pytest
+from platformdirs import user_cache_dir
 
 from tests.paths import ROOT, SHARED_DATA
 
@@ -24,6 +26,14 @@ SLOW = {  # folders and modules that `make check` leaves out, by marker
         "models/quality/test_latent_regressor.py", "models/training/test_processes.py", "models/vae/test_train.py",
     ),
 }  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Write ArviZ's daily stamp before the workers start: two that import it at once on a new day race for the file."""
+    if not hasattr(config, "workerinput"):
+        stamp = Path(user_cache_dir("arviz", "arviz"), "daily_warning")
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(date.today().isoformat())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
