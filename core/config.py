@@ -11,7 +11,7 @@ from image_longitudinal.core.plan import ShardPlan
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Level = Annotated[float, Field(gt=0, le=1)]
-Solver = Literal["ddim", "ddpm", "dpm++", "sde-dpm++", "unipc", "euler", "heun"]
+SolverName = Literal["ddim", "ddpm", "dpm++", "sde-dpm++", "unipc", "euler", "heun"]
 
 
 # YAML 1.1 reads an unquoted `no` as false and 2024-05-01 as a date; people write both without quotes.
@@ -125,7 +125,7 @@ class GeneratorConfig(Section):
     backend: str = Field("diffusion", description="phantom, vae, diffusion, or a custom package.module:factory.")
     image_size: int = Field(64, ge=16, description="Side in pixels of phantom images; trained models have their own.")
     latent_dim: Positive = Field(16, description="Length of z for the phantom; trained models have their own.")
-    scheduler: Literal[Solver, "student"] = Field("ddim", description="Solver; student: the distilled network.")
+    scheduler: Literal[SolverName, "student"] = Field("ddim", description="Solver; student: the distilled network.")
     steps: Positive = 10
     decoder: Literal["full", "light"] = Field("full", description="light: the distilled decoder, if the model has one.")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
@@ -157,7 +157,7 @@ class ProbeConfig(Section):
     """How a trained model is measured, once: the solver of a data set does not decide which dimensions become η."""
 
     n_images: int = Field(512, ge=64, description="Images generated to measure how well z is recovered.")
-    scheduler: Solver = "ddim"
+    scheduler: SolverName = "ddim"
     steps: Positive = 10
     batch_size: Positive = 32
     noise_seeds: int = Field(3, ge=2, description="Noise seeds over which the spread of R² is measured.")
