@@ -12,10 +12,11 @@ from torch.utils.data import DataLoader
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.storage.dataset.loaders import FIELDS, SubjectDataset, SubjectLoader, SubjectStream
+from image_longitudinal.storage.dataset.reader import open_dataset
 from image_longitudinal.storage.dataset.transfer import Selection, copy_dataset
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
-from tests.storage.conftest import Arrays, arrays
+from tests.storage.conftest import Arrays, arrays, write_dataset
 
 LEVEL = 0.0526
 SMALL = {"batch_size": 2, "streams": 2, "mix": 1, "fields": ("id",)}
@@ -133,6 +134,13 @@ def test_bad_requests_say_what_there_is(published: Root) -> None:
         SubjectStream(published, rank=2, world_size=2)
 
 
+def test_a_store_in_memory_serves_workers() -> None:
+    root = open_root("memory://torch/data")
+    write_dataset(root)
+    (batch,) = SubjectLoader(open_dataset(root), split="test", batch_size=7, num_workers=2)
+    np.testing.assert_array_equal(batch["image"][:, 0], arrays().images[batch["id"]])
+
+
 def test_a_part_of_a_data_set_serves_what_it_has(published: Root) -> None:
     part = open_root("memory://torch/part")
     copy_dataset(published, part, Selection(splits=("train", "test"), levels=(LEVEL,), shards=(0, 1)))
@@ -143,7 +151,7 @@ def test_a_part_of_a_data_set_serves_what_it_has(published: Root) -> None:
     for batch in batches:
         check(batch, arrays(), batch["id"].tolist())
     mapped = SubjectDataset(part, level=LEVEL, fields=tuple(FIELDS))
-    (batch,) = DataLoader(mapped, batch_size=13, num_workers=1)
+    (batch,) = DataLoader(mapped, batch_size=13)
     check(batch, arrays(), here)
 
 
