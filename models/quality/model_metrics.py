@@ -21,7 +21,7 @@ from image_longitudinal.models.quality.recoverability import (
     r_squared,
 )
 from image_longitudinal.models.registry.metadata import Measurement
-from image_longitudinal.models.vae.network import VAE
+from image_longitudinal.models.vae.latent_model import LatentModel
 from image_longitudinal.models.vae.train import latent_importance
 
 MAX_REAL = 2048  # training images whose features are compared; more change no visible digit
@@ -37,7 +37,7 @@ class RealImages(NamedTuple):
 
 
 def measure_image_model(
-    model: ImageModel, vae: VAE, real: RealImages, probe: ProbeConfig, seed: int, device: str
+    model: ImageModel, vae: LatentModel, real: RealImages, probe: ProbeConfig, seed: int, device: str
 ) -> Measurement:
     """Generate images of z ~ N(0, I), as a data set has them, and measure them.
 
@@ -54,8 +54,9 @@ def measure_image_model(
     noise_spread = _noise_spread(model, reader, probe, seed)
     fidelity, memorisation = {}, None
     if min(len(real.held_out), len(real.train)) >= MIN_HELD_OUT:
-        new = training_views(real.held_out[slice(None)], seed)
-        known = training_views(evenly_spaced(real.train, MAX_REAL), seed + 1)
+        new, known = real.held_out[slice(None)], evenly_spaced(real.train, MAX_REAL)
+        if vae.views_are_crops:
+            new, known = training_views(new, seed), training_views(known, seed + 1)
         spaces = {"encoder": encoder_features(vae)}
         if probe.dinov2:
             spaces["dinov2"] = dinov2_features(probe.dinov2)

@@ -47,7 +47,9 @@ class NetworkConfigs(Section):
 class VAETraining(Section):
     """Training figures of the VAE: ``kl`` in nats per raw dimension, descending; ``validation_mse`` of grey 0 to 1.
 
-    Without validation images ``validation_mse`` is None.
+    Without validation images ``validation_mse`` is None. A flattened retina has no training and no KL, but the share of
+    the pixels' variance that each component explains, and the held-out log-likelihood (nats per image) of priors with
+    different numbers of Gaussians.
     """
 
     history: History
@@ -55,6 +57,8 @@ class VAETraining(Section):
     active_units: int
     validation_mse: float | None
     perception: str
+    explained_variance: list[float] | None = None
+    prior_likelihood: dict[str, float] | None = None
 
 
 class DiffusionTraining(Section):

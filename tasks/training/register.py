@@ -40,7 +40,7 @@ from image_longitudinal.models.registry.metadata import (
 from image_longitudinal.models.registry.promotion import promote
 from image_longitudinal.models.registry.registry import CANDIDATE, ModelVersion, Registry
 from image_longitudinal.models.training.tensor_files import load_tensors, tensors_digest
-from image_longitudinal.models.vae.network import VAE
+from image_longitudinal.models.vae.latent_model import LatentModel
 from image_longitudinal.storage.scans.prepared import ImageView, PreparedImages, open_prepared
 from image_longitudinal.tasks.engine.cache_keys import CACHED, cached_or_fresh
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
@@ -119,11 +119,13 @@ def register_model(
         networks = networks.model_copy(update={"borrowed": tensors_digest(generator.borrowed_state())})
         generator.to(device)
     model = probed_model(network, generator, probe, device)
-    axes = find_recoverable_axes(model, network, n=probe.n_images, batch_size=probe.batch_size, seed=seed)
-    network.rotate(axes)
+    if network.rotatable:
+        axes = find_recoverable_axes(model, network, n=probe.n_images, batch_size=probe.batch_size, seed=seed)
+        network.rotate(axes)
+        if generator is not None:
+            generator.rotate(axes)
     weights = {"vae": network.state_dict()}
     if generator is not None:
-        generator.rotate(axes)
         weights["diffusion"] = diffusion_weights(generator)
     measured = measure_image_model(model, network, _real_images(images, model.image_size), probe, seed, compute.device)
     metadata = ModelMetadata(
@@ -223,7 +225,7 @@ def _training_images(images: PreparedImages) -> TrainingImages:
 def _gallery(
     model: ImageModel,
     generator: DiffusionModel | None,
-    vae: VAE,
+    vae: LatentModel,
     held_out: NDArray[np.uint8],
     measured: Measurement,
     seed: int,

@@ -121,6 +121,7 @@ def pretrained_digest(diffusion: DiffusionConfig) -> str | None:
     """
     places: dict[str, list[str | None]] = {
         "residual": [],
+        "flattened": [],
         "latent": [diffusion.autoencoder],
         "stable-diffusion": [diffusion.pretrained, diffusion.unet],
     }
