@@ -43,7 +43,8 @@ def trace(images: NDArray[np.uint8]) -> Boundaries:
     grey, unit = images.astype(np.float64), unit_of(images)
     path = _outer_path(grey, unit)
     outer, strength = _outer_by_column(grey, path, unit)
-    return Boundaries(outer, path.astype(np.float64), _inner_path(grey, path, unit).astype(np.float64), strength)
+    inner = _inner_path(grey, path, unit) + 0.5  # the middle of the pixel that the brightness rises in
+    return Boundaries(outer, path + 0.5, inner, strength)
 
 
 def smooth(line: Lines, unit: float) -> Lines:
@@ -113,13 +114,13 @@ def _best_path(reward: Stack, unit: float) -> NDArray[np.int64]:
 def _outer_by_column(grey: Stack, path: NDArray[np.int64], unit: float) -> tuple[Lines, Lines]:
     """Where each column falls most from bright to dark near the path, and by how much."""
     size = grey.shape[1]
-    window = max(2, round(2 * unit))
+    over, under = max(1, round(unit)), max(1, round(2 * unit))  # rows compared: the epithelium is one unit thick
     total = np.pad(np.cumsum(grey, axis=1), ((0, 0), (1, 0), (0, 0)))
     reach = round(REACH * unit)
     offsets = np.arange(-reach, reach + 1)
-    rows = np.clip(path[:, None, :] + offsets[None, :, None], window, size - window)  # edge above this row
-    middle, top, bottom = (np.take_along_axis(total, rows + shift, axis=1) for shift in (0, -window, window))
-    fall = (middle - top - (bottom - middle)) / window
+    rows = np.clip(path[:, None, :] + offsets[None, :, None], over, size - under)  # the edge above this row
+    middle, top, bottom = (np.take_along_axis(total, rows + shift, axis=1) for shift in (0, -over, under))
+    fall = (middle - top) / over - (bottom - middle) / under
     found = np.clip(fall.argmax(1), 1, len(offsets) - 2)[:, None, :]
     before, at, after = (np.take_along_axis(fall, found + shift, axis=1)[:, 0] for shift in (-1, 0, 1))
     bend = before - 2 * at + after

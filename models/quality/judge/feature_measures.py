@@ -15,7 +15,7 @@ from image_longitudinal.models.quality.judge.resampling import Index, Vector
 
 COMPONENTS = 32  # principal components for the Fréchet distance: a few hundred images carry no more
 FOLDS = 5  # of the classifier
-PENALTY = 0.01  # of the classifier's weights, in units of its inputs' total variance
+PENALTY = 0.001  # of the classifier's weights, in units of its inputs' total variance
 
 
 class WeightedSet(NamedTuple):

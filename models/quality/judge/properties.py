@@ -12,8 +12,8 @@ from scipy.ndimage import gaussian_filter
 from image_longitudinal.models.quality.features import Matrix
 from image_longitudinal.models.quality.judge.anatomy import Boundaries, Stack, flatten, smooth, trace, unit_of
 
-FAINT = 0.35  # of the image's median strength of the outer boundary: below it, the boundary is broken
-BREAK = 1.5  # units of width that a break has at least; a vessel's shadow is narrower
+FAINT = 0.55  # of the median strength of an image's outer boundary; below it, it is broken: 0.6 to 0.9 times in a scan
+BREAK = 1.0  # units of width that a break has at least, and two columns: it is no single dark one
 JUMP = 1.2  # units that the boundary moves from column to column, to count as a jump
 PARTS = 8  # of the width, for the thickness map
 PATCH = 32  # pixels a side of flattened images
@@ -46,8 +46,8 @@ def image_properties(images: NDArray[np.uint8]) -> ImageProperties:
     1/64 of the height. Thickness: from inner limit to outer boundary, fraction of the height; its variation is the
     standard deviation along the scan. Layer contrast: standard deviation of the mean column of the flattened retina.
     Speckle: standard deviation of grey levels about their mean along the layers, within the retina; its correlation
-    with itself one unit (1/64 of the side) down and across. Black and white level: 2nd and 98th percentile. Mirror correlation: of the
-    image with its mirror image.
+    with itself one unit (1/64 of the side) down and across. Black and white level: 2nd and 98th percentile. Mirror
+    correlation: of the image with its mirror image.
     """
     parts = [_of_batch(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
     return ImageProperties(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
@@ -80,7 +80,7 @@ def _of_batch(images: NDArray[np.uint8]) -> ImageProperties:
 
 
 def _breaks(lines: Boundaries, unit: float) -> NDArray[np.float64]:
-    """Runs of at least 1.5 units of columns in which the boundary is faint, per image (n,)."""
+    """runs of at least one unit of columns in which the boundary is faint, per image (n,)."""
     least = max(2, round(BREAK * unit))
     faint = lines.strength < FAINT * np.median(lines.strength, axis=1, keepdims=True)
     padded = np.pad(faint, ((0, 0), (1, 1))).astype(np.int8)
@@ -94,7 +94,7 @@ def _breaks(lines: Boundaries, unit: float) -> NDArray[np.float64]:
 def _speckle(grey: Stack, inner: Matrix, outer: Matrix, unit: float) -> list[NDArray[np.float64]]:
     """Standard deviation of speckle, and its correlation one unit down and across, within the retina: (n,) each.
 
-    Speckle is what is left of a flattened retina when every row is smoothed: layers are even along a row, speckle is not.
+    Speckle is what is left of a flattened retina less its rows' smooth course: layers are even along a row, it is not.
     """
     size = grey.shape[1]
     rows = np.rint(outer).astype(int)[:, None, :] + np.arange(-round(0.45 * size), 1)[None, :, None]  # whole pixels

@@ -16,17 +16,16 @@ def latents_and_seeds() -> tuple[np.ndarray, np.ndarray]:
     return normals(stream_key(5, "anatomy"), ids, 12).astype(np.float32), ids
 
 
-@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("size", [64, 128])
 def test_boundaries_of_phantoms_are_found(size: int) -> None:
     latents, seeds = latents_and_seeds()
     lines = trace(render(latents, seeds, size))
     truth = layer_depths(latents, seeds, size)
     unit = size / 64
-    for found, true, most in ((lines.outer, truth[-1], 0.6), (lines.inner, truth[0], 1.0)):
-        # The boundary's row is half a pixel off the index of the pixel above it; medians: shadows hide some columns.
+    for found, true, most in ((lines.outer, truth[-1], 0.6), (lines.inner, truth[0], 0.4)):
         off = np.median(np.abs(found - true), axis=1) / unit
         assert np.median(off) < most
-        assert np.mean(off < 2) > 0.9, "fewer than one in ten images is traced along another layer"
+        assert np.mean(off < 2) > 0.95, "hardly an image is traced along another layer"
 
 
 def test_tears_show_in_the_boundary_and_not_in_its_course() -> None:

@@ -5,7 +5,6 @@ bad set must leave the range of real against real (``null_high`` or ``null_low``
 the untouched third must not. Margins are about half of what was measured (seed 0), so that other seeds pass too.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,9 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.quality.features import Matrix
-from image_longitudinal.models.quality.judge.judge import RealScans, judge_images, nearest
+from image_longitudinal.models.quality.judge.judge import RealScans, judge_images
 from image_longitudinal.models.quality.judge.networks import load_judge
 from image_longitudinal.models.registry.judgement import Figure, Judgement
 from image_longitudinal.models.scans.cleaning import clean_frame, to_sizes
@@ -78,3 +76,33 @@ def scans(kermany_sample: Path) -> Thirds:
 def drawn() -> Thirds:
     """Phantoms, one of each patient."""
     return thirds_of(phantoms(150, SIZE), np.arange(150).astype(str), np.full(150, "phantom"))
+
+
+def judged(sets: Thirds, generated: np.ndarray, network: Remembering) -> Judgement:
+    return judge_images(generated, sets.train, sets.held_out, network)
+
+
+def named(found: Judgement, measure: str) -> Figure:
+    """A measure of sets, or the distance of a property's distributions."""
+    sets = found.measures
+    return getattr(sets, measure) if hasattr(sets, measure) else found.property_named(measure).distance
+
+
+TABLE = [  # bad images, a measure that tells, and by what factor of the null's limit it does; phantoms, scans
+    ("blurred", "frechet", 1.0, 1.0),
+]
+
+
+@pytest.mark.parametrize(("change", "measure", "phantom_factor", "scan_factor"), TABLE)
+@pytest.mark.parametrize("kind", ["drawn", "scans"])
+def test_bad_images_are_worse_than_untouched_ones(
+    kind: str, change: str, measure: str, phantom_factor: float, scan_factor: float, network: Remembering,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    sets: Thirds = request.getfixturevalue(kind)
+    found = named(judged(sets, sets.as_generated(change), network), measure)
+    factor = phantom_factor if kind == "drawn" else scan_factor
+    if measure in ("precision", "recall", "density", "coverage"):
+        assert found.value < found.null_low / factor
+    else:
+        assert found.value > found.null_high * factor

@@ -40,7 +40,7 @@ def test_thickness_is_that_of_the_phantom() -> None:
     true = (truth[-1] - truth[0]).mean(1) / 128
     found = value(images, "thickness")
     assert np.corrcoef(found, true)[0, 1] > 0.95
-    assert np.abs(found - true).mean() < 0.02  # of the height: 2.5 of 128 pixels
+    assert np.abs(found - true).mean() < 0.01  # of the height: 1.3 of 128 pixels
 
 
 def test_gaps_in_the_outer_boundary_are_counted(images: np.ndarray) -> None:
@@ -53,7 +53,7 @@ def test_gaps_in_the_outer_boundary_are_counted(images: np.ndarray) -> None:
 
 @pytest.mark.parametrize(
     ("change", "name", "factor"),
-    [("torn", "RPE roughness", 2.0), ("torn", "RPE jumps", 2.0), ("shuffled", "RPE roughness", 3.0),
+    [("torn", "RPE roughness", 2.0), ("torn", "RPE jumps", 2.0), ("shuffled", "RPE roughness", 2.5),
      ("blurred", "speckle", 0.6), ("stretched", "grey SD", 1.25), ("mirrored", "mirror correlation", 1.2)],
 )  # fmt: skip
 def test_a_change_moves_its_property(images: np.ndarray, change: str, name: str, factor: float) -> None:
