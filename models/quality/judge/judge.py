@@ -1,6 +1,7 @@
 """The judgement of generated images: all measures, beside what real scans of other patients give in their place."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -110,33 +111,20 @@ class _Comparison(NamedTuple):
     def sets(self, floor: Index, known: Index) -> SetMeasures:
         """All measures of sets; ``floor``: as many training images, ``known``: all of them."""
         space, seen = self.pool.space, self.pool.seen
-        distance, null = self._weighted(frechet), self._null(frechet)
-        reference = WeightedSet.of(self.reference)
-        one = frechet(space, WeightedSet.of(floor), reference)
-        floors = null / null.mean()
-        frechet_figure = beside(positive_interval(distance[0] / null.mean(), distance[1:] / null.mean()), floors)
-        found = self._weighted(kernel)
-        terms = neighbourhoods(space, self.made, self.reference)
-        null_terms = [
-            [term.mean() for term in neighbourhoods(space, a, b)] for a, b in self.splits
-        ]  # inside, density, recalled, covered
-        columns = np.array(null_terms).T
-        sides = (0, 0, 1, 1)  # of the weights: generated images, or held-out ones
-        precision, density, recall, coverage = (
-            beside(interval(float(term.mean()), _means(self.weights[side], term), 0, high), null_column)
-            for term, side, null_column, high in zip(terms, sides, columns, (1, np.inf, 1, 1), strict=True)
-        )
+        found, null = self._compared(partial(frechet, space))
+        one = frechet(space, WeightedSet.of(floor), WeightedSet.of(self.reference))
+        kernels, kernel_null = self._compared(partial(kernel, space))
+        precision, density, recall, coverage = self._neighbourhoods()
+        greys, grey_null = self._compared(partial(_histogram_transport, seen.greys.cumsum(1)))
         return SetMeasures(
-            frechet=frechet_figure,
-            frechet_to_one_floor=distance[0] / one,
-            kernel=beside(interval(found[0], found[1:]), self._null(kernel)),
+            frechet=beside(positive_interval(found[0] / null.mean(), found[1:] / null.mean()), null / null.mean()),
+            frechet_to_one_floor=found[0] / one,
+            kernel=beside(interval(kernels[0], kernels[1:]), kernel_null),
             precision=precision, recall=recall, density=density, coverage=coverage,
             classifier_auc=self._classifier(),
             near_copies=self._near_copies(known),
-            grey_levels=self._transport(lambda i, w: _grey_levels(seen.greys, i, w), _grey_transport),
-            thickness_map=self._transport(
-                lambda i, w: (seen.thickness[i] / self._spread(seen.thickness), w), _mean_transport
-            ),
+            grey_levels=beside(positive_interval(greys[0], greys[1:]), grey_null),
+            thickness_map=self._transport(seen.thickness),
         )  # fmt: skip
 
     def properties(self) -> tuple[PropertyFigures, ...]:
@@ -146,29 +134,37 @@ class _Comparison(NamedTuple):
     def _property(self, name: str, values: Vector) -> PropertyFigures:
         made, real = values[self.made], values[self.reference]
         of_made, of_real = _means(self.weights[0], made), _means(self.weights[1], real)
-        scaled = values[:, None] / self._spread(values[:, None])
         least = 1e-3 * max(float(np.abs(real).max()), 1e-9)  # for a property that no held-out image has, such as breaks
+        ratios = np.append(made.mean(), of_made) / _at_least(np.append(real.mean(), of_real), least)
         return PropertyFigures(
             name=name,
             generated=interval(float(made.mean()), of_made),
             real=interval(float(real.mean()), of_real),
-            ratio=interval(
-                float(made.mean()) / _at_least(float(real.mean()), least), of_made / _at_least(of_real, least)
-            ),
-            distance=self._transport(lambda i, w: (scaled[i], w), _mean_transport),
+            ratio=interval(float(ratios[0]), ratios[1:]),
+            distance=self._transport(values[:, None]),
         )
 
-    def _weighted(self, measure: Callable[[FeatureSpace, WeightedSet, WeightedSet], float]) -> Vector:
-        """The measure, and its bootstrap replicates."""
-        first = measure(self.pool.space, WeightedSet.of(self.made), WeightedSet.of(self.reference))
-        others = [
-            measure(self.pool.space, WeightedSet(self.made, a), WeightedSet(self.reference, b))
-            for a, b in zip(*self.weights, strict=True)
-        ]
-        return np.array([first, *others])
+    def _compared(self, measure: Callable[[WeightedSet, WeightedSet], float]) -> tuple[Vector, Vector]:
+        """The measure of the two sets with its bootstrap replicates, (1 + replicates,), and of the real pairs."""
+        weights = [(np.ones(len(self.made)), np.ones(len(self.reference))), *zip(*self.weights, strict=True)]
+        found = [measure(WeightedSet(self.made, a), WeightedSet(self.reference, b)) for a, b in weights]
+        return np.array(found), np.array([measure(WeightedSet.of(a), WeightedSet.of(b)) for a, b in self.splits])
 
-    def _null(self, measure: Callable[[FeatureSpace, WeightedSet, WeightedSet], float]) -> Vector:
-        return np.array([measure(self.pool.space, WeightedSet.of(a), WeightedSet.of(b)) for a, b in self.splits])
+    def _transport(self, values: Matrix) -> Figure:
+        """Wasserstein distance of columns (n, K), in standard deviations of the real images of the splits."""
+        real = np.unique(np.concatenate([part for split in self.splits for part in split]))
+        found, null = self._compared(partial(_mean_transport, values / np.maximum(values[real].std(0), 1e-9)))
+        return beside(positive_interval(found[0], found[1:]), null)
+
+    def _neighbourhoods(self) -> list[Figure]:
+        """Precision, density, recall and coverage; the balls stay as they are when images are drawn again."""
+        terms = neighbourhoods(self.pool.space, self.made, self.reference)
+        null = np.array([[t.mean() for t in neighbourhoods(self.pool.space, a, b)] for a, b in self.splits])
+        bounds, drawn = (1, np.inf, 1, 1), (0, 0, 1, 1)  # of generated images the first two, of real ones the others
+        return [
+            beside(interval(float(term.mean()), _means(self.weights[side], term), 0, high), column)
+            for term, side, high, column in zip(terms, drawn, bounds, null.T, strict=True)
+        ]
 
     def _classifier(self) -> Figure:
         space, groups = self.pool.space, self.pool.groups
@@ -197,22 +193,6 @@ class _Comparison(NamedTuple):
         null = [share(*(real[part] for part in disjoint_sets(patients, len(real) // 2, rng))) for _ in range(SPLITS)]
         return beside(interval(share(made, real), np.array(repeats), 0, 1), np.array(null))
 
-    def _transport(
-        self,
-        of: Callable[[Index, Vector], tuple[Matrix, Vector]],
-        measure: Callable[[tuple[Matrix, Vector], tuple[Matrix, Vector]], float],
-    ) -> Figure:
-        """A Wasserstein distance between two sets, each given by ``of`` its indices and weights."""
-        pairs = [(np.ones(len(self.made)), np.ones(len(self.reference))), *zip(*self.weights, strict=True)]
-        found = np.array([measure(of(self.made, a), of(self.reference, b)) for a, b in pairs])
-        null = [measure(of(a, np.ones(len(a))), of(b, np.ones(len(b)))) for a, b in self.splits]
-        return beside(positive_interval(float(found[0]), found[1:]), np.array(null))
-
-    def _spread(self, values: Matrix) -> Vector:
-        """Standard deviations among all real images of the splits, (columns,)."""
-        real = np.unique(np.concatenate([part for split in self.splits for part in split]))
-        return np.asarray(np.maximum(values[real].std(0), 1e-9))
-
 
 def nearest(images: Matrix, others: Matrix) -> Vector:
     """Root mean squared difference of each image (n, s, s) to its nearest among ``others`` and their mirror images."""
@@ -229,26 +209,18 @@ def _means(weights: Matrix, values: Vector) -> Vector:
     return np.asarray(weights @ values / weights.sum(1))
 
 
-def _at_least(value: float | Vector, least: float) -> float | Vector:
-    """The value, moved away from 0 with its sign."""
-    return (
-        np.where(np.abs(value) < least, least, value)
-        if isinstance(value, np.ndarray)
-        else (least if abs(value) < least else value)
-    )
+def _at_least(values: Vector, least: float) -> Vector:
+    """The values, those nearer to 0 than ``least`` moved away to it."""
+    return np.where(np.abs(values) < least, least, values)
 
 
-def _mean_transport(a: tuple[Matrix, Vector], b: tuple[Matrix, Vector]) -> float:
-    """Wasserstein distance of each column's distributions, averaged."""
-    (left, left_weight), (right, right_weight) = a, b
-    columns = range(left.shape[1])
-    return float(np.mean([wasserstein_distance(left[:, i], right[:, i], left_weight, right_weight) for i in columns]))
+def _mean_transport(values: Matrix, a: WeightedSet, b: WeightedSet) -> float:
+    """Wasserstein distance of each column's distributions (n, K), averaged."""
+    columns = values.T
+    return float(np.mean([wasserstein_distance(x[a.index], x[b.index], a.weight, b.weight) for x in columns]))
 
 
-def _grey_levels(greys: Matrix, index: Index, weight: Vector) -> tuple[Matrix, Vector]:
-    return (weight @ greys[index] / weight.sum())[None], weight
-
-
-def _grey_transport(a: tuple[Matrix, Vector], b: tuple[Matrix, Vector]) -> float:
-    """Wasserstein distance of two histograms of 256 grey levels."""
-    return float(np.abs(np.cumsum(a[0][0]) - np.cumsum(b[0][0])).sum())
+def _histogram_transport(cumulative: Matrix, a: WeightedSet, b: WeightedSet) -> float:
+    """Wasserstein distance of the mean histograms of two sets, from cumulative histograms (n, 256) of images."""
+    first, second = (s.weight @ cumulative[s.index] / s.weight.sum() for s in (a, b))
+    return float(np.abs(first - second).sum())
