@@ -43,8 +43,9 @@ def trace(images: NDArray[np.uint8]) -> Boundaries:
     grey, unit = images.astype(np.float64), unit_of(images)
     path = _outer_path(grey, unit)
     outer, strength = _outer_by_column(grey, path, unit)
-    inner = _inner_path(grey, path, unit) + 0.5  # the middle of the pixel that the brightness rises in
-    return Boundaries(outer, path + 0.5, inner, strength)
+    middle = np.float64(0.5)  # of the pixel that the brightness rises or falls in
+    inner = np.asarray(_inner_path(grey, path, unit) + middle, np.float64)
+    return Boundaries(outer, np.asarray(path + middle, np.float64), inner, strength)
 
 
 def smooth(line: Lines, unit: float) -> Lines:

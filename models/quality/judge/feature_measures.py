@@ -19,15 +19,15 @@ PENALTY = 0.001  # of the classifier's weights, in units of its inputs' total va
 
 
 class WeightedSet(NamedTuple):
-    """Images as indices (n,) into a space, and the weight of each (n,)."""
+    """Images as rows (n,) of a space, and the weight of each (n,)."""
 
-    index: Index
+    rows: Index
     weight: Vector
 
     @classmethod
-    def of(cls, index: Index) -> Self:
+    def of(cls, rows: Index) -> Self:
         """All images with weight 1."""
-        return cls(index, np.ones(len(index)))
+        return cls(rows, np.ones(len(rows)))
 
 
 class FeatureSpace(NamedTuple):
@@ -56,7 +56,7 @@ class FeatureSpace(NamedTuple):
 
 def frechet(space: FeatureSpace, a: WeightedSet, b: WeightedSet) -> float:
     """Fréchet distance of normal distributions fitted to two sets' components (Heusel et al. 2017)."""
-    (mean_a, cov_a), (mean_b, cov_b) = (_moments(space.low[s.index], s.weight) for s in (a, b))
+    (mean_a, cov_a), (mean_b, cov_b) = (_moments(space.low[s.rows], s.weight) for s in (a, b))
     cross = np.sqrt(np.maximum(np.linalg.eigvals(cov_a @ cov_b).real, 0)).sum()
     return float(np.square(mean_a - mean_b).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
 
@@ -65,11 +65,11 @@ def kernel(space: FeatureSpace, a: WeightedSet, b: WeightedSet) -> float:
     """Unbiased squared maximum mean discrepancy under the kernel (x·y/F + 1)³ (Bińkowski et al. 2018, "KID")."""
 
     def within(s: WeightedSet) -> float:
-        values = (space.gram[np.ix_(s.index, s.index)] + 1) ** 3
+        values = (space.gram[np.ix_(s.rows, s.rows)] + 1) ** 3
         np.fill_diagonal(values, 0)  # also an image drawn twice is never compared with itself
         return float(s.weight @ values @ s.weight / (s.weight.sum() ** 2 - np.square(s.weight).sum()))
 
-    between = (space.gram[np.ix_(a.index, b.index)] + 1) ** 3
+    between = (space.gram[np.ix_(a.rows, b.rows)] + 1) ** 3
     return within(a) + within(b) - 2 * float(a.weight @ between @ b.weight / (a.weight.sum() * b.weight.sum()))
 
 

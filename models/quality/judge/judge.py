@@ -217,10 +217,10 @@ def _at_least(values: Vector, least: float) -> Vector:
 def _mean_transport(values: Matrix, a: WeightedSet, b: WeightedSet) -> float:
     """Wasserstein distance of each column's distributions (n, K), averaged."""
     columns = values.T
-    return float(np.mean([wasserstein_distance(x[a.index], x[b.index], a.weight, b.weight) for x in columns]))
+    return float(np.mean([wasserstein_distance(x[a.rows], x[b.rows], a.weight, b.weight) for x in columns]))
 
 
 def _histogram_transport(cumulative: Matrix, a: WeightedSet, b: WeightedSet) -> float:
     """Wasserstein distance of the mean histograms of two sets, from cumulative histograms (n, 256) of images."""
-    first, second = (s.weight @ cumulative[s.index] / s.weight.sum() for s in (a, b))
+    first, second = (s.weight @ cumulative[s.rows] / s.weight.sum() for s in (a, b))
     return float(np.abs(first - second).sum())
