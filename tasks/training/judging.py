@@ -22,12 +22,11 @@ def judged_scans(images: PreparedImages, size: int, judge: str) -> JudgedScans |
     """
     splits = np.array([image.split for image in images.manifest.images])
     train, held_out = np.flatnonzero(splits == "train"), np.flatnonzero(splits != "train")
-    logger = get_run_logger()
     if min(len(train), len(held_out)) < LEAST_IMAGES:
-        logger.warning(f"images are not judged: it takes {LEAST_IMAGES} training and held-out images at least")
+        get_run_logger().warning(f"images are not judged: it takes {LEAST_IMAGES} of training and held out")
         return None
     if judge == VGG16 and not judge_is_installed():
-        logger.warning(
+        get_run_logger().warning(
             f"images are not judged from outside: {PACKAGE} is not installed; models without a judgement are not "
             "compared in features. Install image-longitudinal[judge]"
         )
