@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from image_longitudinal.cli.console import print_result
+from image_longitudinal.cli.console import aligned, print_result
 from image_longitudinal.cli.options import File, Images, Overrides, Preset, WorkspaceOption
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.presets import load_config
@@ -68,12 +68,27 @@ def measure(
     config: File = None,
     overrides: Overrides = None,
     workspace: WorkspaceOption = "workspace",
+    judge: Annotated[
+        str,
+        typer.Option(help="Network that judges images: vgg16, a transformers folder, or VGG16 in a safetensors file."),
+    ] = "vgg16",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Measure a version with the preset's probe; the same networks are registered with the new metrics."""
+    """Measure a version beside held-out scans, and print every figure with its interval.
+
+    The preset's probe samples the images; the same networks are registered with the new figures.
+    """
     settings = load_config(preset, config, overrides or ())
     with starting_prefect():
         from image_longitudinal.flows.remeasure_model import measure_model
-    version = measure_model(name, images, config=settings, workspace=workspace)
+    from image_longitudinal.tasks.reports.model_table import model_report, model_table
+
+    version = measure_model(name, images, config=settings, workspace=workspace, judge=judge)
+    report = model_report(version, settings)
+    if json:
+        typer.echo(report.model_dump_json(indent=1))
+        return
+    typer.echo(aligned(model_table(report)))
     print_result(version.folder, f"image-longitudinal models show {version.version}")
 
 

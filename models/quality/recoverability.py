@@ -11,6 +11,8 @@ from image_longitudinal.core.random import normals, stream_key, subject_seeds
 from image_longitudinal.models.evaluation.pca_regressor import fit_pca_regressor
 from image_longitudinal.models.imaging.interface import ImageModel, generate_in_batches
 from image_longitudinal.models.quality.features import encoded
+from image_longitudinal.models.quality.judge.resampling import REPLICATES, bootstrap_weights, interval
+from image_longitudinal.models.registry.judgement import Interval
 from image_longitudinal.models.vae.latent_model import LatentModel
 
 Reader = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
@@ -21,6 +23,16 @@ def r_squared(truth: NDArray[np.floating], estimate: NDArray[np.floating]) -> ND
     truth, estimate = np.asarray(truth, np.float64), np.asarray(estimate, np.float64)
     total = np.square(truth - truth.mean(0)).sum(0)
     return np.asarray(1 - np.square(truth - estimate).sum(0) / total)
+
+
+def r_squared_intervals(truth: NDArray[np.floating], estimate: NDArray[np.floating], seed: int) -> tuple[Interval, ...]:
+    """:func:`r_squared` of each column (D), with 95 % intervals by bootstrap over the images: (n, D), (n, D)."""
+    truth, estimate = np.asarray(truth, np.float64), np.asarray(estimate, np.float64)
+    weights = bootstrap_weights(np.arange(len(truth)).astype(str), REPLICATES, np.random.default_rng(seed)) / len(truth)
+    total = weights @ np.square(truth) - np.square(weights @ truth)
+    replicates = 1 - weights @ np.square(truth - estimate) / total
+    values = r_squared(truth, estimate)
+    return tuple(interval(float(v), r, high=1.0) for v, r in zip(values, replicates.T, strict=True))
 
 
 def probe_latents(
