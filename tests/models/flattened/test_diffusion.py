@@ -97,3 +97,4 @@ def test_training_lowers_the_loss_and_a_resumed_one_ends_alike(
 def test_larger_images_have_larger_blocks_on_the_same_grid() -> None:
     for size, patch in ((64, (4, 2)), (128, (8, 4))):
         model = build_flattened_diffusion(FlattenedRetina(size, 8, 1), CONFIG, 0)
+        assert (model.patch, model.working_shape[1:]) == (patch, (32, 32))
