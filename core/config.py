@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.plan import ShardPlan
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -339,21 +340,26 @@ class Config(Section):
     compute: ComputeConfig = ComputeConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
-    @model_validator(mode="after")
-    def _flattened_networks_fit(self) -> Self:
-        vae, diffusion = self.vae, self.diffusion
-        if diffusion.kind == "flattened" and vae.kind != "flattened":
-            raise ValueError("diffusion.kind flattened needs vae.kind flattened")
-        if vae.kind != "flattened":
-            return self
-        if vae.latent_dim < FLATTENED_MIN_DIM:
-            raise ValueError(f"vae.kind flattened needs vae.latent_dim {FLATTENED_MIN_DIM} or more: 4 are the curve")
-        if self.generator.backend == "diffusion":
-            if diffusion.kind != "flattened":
-                raise ValueError(f"vae.kind flattened needs diffusion.kind flattened, got {diffusion.kind}")
-            if diffusion.image_size != vae.image_size:
-                raise ValueError(
-                    "vae.kind flattened needs vae.image_size and diffusion.image_size to be equal, "
-                    f"got {vae.image_size} and {diffusion.image_size}"
-                )
-        return self
+
+def check_networks(config: Config) -> None:
+    """Check that the kinds of VAE and diffusion model fit each other.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    vae, diffusion, flattened = config.vae, config.diffusion, "flattened"
+    if (vae.kind == flattened) != (diffusion.kind == flattened):
+        raise ConfigError(
+            "vae.kind and diffusion.kind do not fit", expected="both flattened, or neither",
+            got=f"{vae.kind} and {diffusion.kind}",
+        )  # fmt: skip
+    if vae.kind != flattened:
+        return
+    if vae.latent_dim < FLATTENED_MIN_DIM:
+        expected = f"{FLATTENED_MIN_DIM} or more: four for the curve of the retina, the others for its appearance"
+        raise ConfigError("vae.latent_dim is too small for vae.kind flattened", expected=expected, got=vae.latent_dim)
+    if vae.image_size != diffusion.image_size:
+        raise ConfigError(
+            "vae.image_size and diffusion.image_size differ", where="vae.kind flattened", expected="one size for both",
+            got=f"{vae.image_size} and {diffusion.image_size}",
+        )  # fmt: skip

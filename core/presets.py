@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from image_longitudinal.core.config import Config
+from image_longitudinal.core.config import Config, check_networks
 from image_longitudinal.core.errors import ConfigError
 
 PRESETS = Path(__file__).resolve().parent.parent / "deployments" / "presets"
@@ -37,7 +37,9 @@ def load_config(preset: str = "demo", file: str | Path | None = None, overrides:
         values = _merge(values, _read(Path(file)))
     for override in overrides:
         values = _merge(values, _parse_override(override))
-    return validate_config(values, where=file or f"preset {preset}")
+    config = validate_config(values, where=file or f"preset {preset}")
+    check_networks(config)
+    return config
 
 
 def validate_config(values: Mapping[str, Any], where: object = None) -> Config:

@@ -15,10 +15,18 @@ def describe_plan(config: Config, *, training: bool, generation: bool) -> str:
     backend = config.generator.backend
     if training and backend != "phantom":
         vae, diffusion = config.vae, config.diffusion
-        lines.append(f"train VAE         {vae.steps:,} steps of {vae.batch_size} at {vae.image_size}x{vae.image_size}")
-        perception = vae.vgg_weights or "MS-SSIM; set vae.vgg_weights for VGG16 features"
-        lines.append(f"perceptual loss   {perception}")
-        seconds += vae.steps * _VAE_STEP * vae.batch_size / 32 * (vae.image_size / 64) ** 2 * (vae.width / 0.25) ** 1.5
+        if vae.kind == "flattened":
+            lines.append(
+                f"fit retina        curve and {vae.latent_dim - 4} components at {vae.image_size}x{vae.image_size}"
+            )
+        else:
+            size = f"{vae.image_size}x{vae.image_size}"
+            lines.append(f"train VAE         {vae.steps:,} steps of {vae.batch_size} at {size}")
+            perception = vae.vgg_weights or "MS-SSIM; set vae.vgg_weights for VGG16 features"
+            lines.append(f"perceptual loss   {perception}")
+            seconds += (
+                vae.steps * _VAE_STEP * vae.batch_size / 32 * (vae.image_size / 64) ** 2 * (vae.width / 0.25) ** 1.5
+            )
         if backend != "vae":
             lines.append(
                 f"train diffusion   {diffusion.steps:,} steps of {diffusion.batch_size} at "

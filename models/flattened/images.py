@@ -28,7 +28,6 @@ from image_longitudinal.models.imaging.geometry import (
 )
 from image_longitudinal.models.imaging.grey_images import ImageRows, to_unit
 
-SOURCE_SIZE = 512  # side of the prepared images that are flattened: the finest that every prepared set has
 OVERSAMPLING = 2  # stored rows and columns per row and column of the model's flattened images
 BATCH = 64
 THICKNESS = 0.07  # most relative change of the distance from the outer boundary
@@ -79,7 +78,7 @@ class FlattenedImages:
 
 
 def flatten_images(images: ImageRows, image_size: int, path: Path) -> FlattenedImages:
-    """Trace and flatten images (n, 512, 512) uint8 for a model of images (S, S), or open the files if they exist.
+    """Trace and flatten images (n, H, H) uint8 for a model of images (S, S), or open the files if they exist.
 
     The files are ``<path>.flat.npy`` and ``<path>.curves.npy``.
     """
@@ -89,8 +88,9 @@ def flatten_images(images: ImageRows, image_size: int, path: Path) -> FlattenedI
     files = [path.with_name(f"{path.name}.{name}.npy") for name in ("flat", "curves")]
     if not all(file.exists() for file in files):
         flat_rows = retina_rows(image_size)
-        rows = min(OVERSAMPLING * flat_rows, max(SOURCE_SIZE, flat_rows))  # finer than the source brings nothing
-        columns = min(OVERSAMPLING * image_size, SOURCE_SIZE)
+        source = images[slice(0, 1)].shape[1]
+        rows = min(OVERSAMPLING * flat_rows, max(source, flat_rows))  # finer than the source brings nothing
+        columns = min(OVERSAMPLING * image_size, max(source, image_size))
         with ExitStack() as stack:
             new = [stack.enter_context(replacing(file)) for file in files]
             flat = np.lib.format.open_memmap(new[0], "w+", np.uint8, (len(images), rows, columns))

@@ -26,7 +26,7 @@ from image_longitudinal.models.training.loop import LoopSettings, TrainingProgre
 from image_longitudinal.models.training.processes import check_divisible, process_rows
 from image_longitudinal.models.training.step_random import batch_indices, seeded_weights, step_generator
 
-FITTED_IMAGES = 2048  # of the training set that components and prior are fitted to, each with its mirror image
+FITTED_IMAGES = 1024  # of the training set that components and prior are fitted to, each with its mirror image
 COMPONENT_COUNTS = (1, 2, 3, 4, 6, 8)  # of the prior's mixture, chosen by the likelihood of patients left out
 FOLDS = 5
 MIRROR = np.array([1.0, -1.0, 1.0, -1.0])  # what mirroring makes of a curve's coefficients

@@ -13,6 +13,9 @@ from image_longitudinal.storage.scans.scan_files import FoundScans
 MASTER_SIZES = (512, 224)  # pixels: the original's two geometries, kept for every preset
 
 
+FLATTENING_FACTOR = 4  # phantoms of a flattened model are rendered this much larger, and flattened before they shrink
+
+
 class ImagesSpec(Spec):
     """What phantoms and scans have in common: sizes in pixels, largest first, and the split by patient."""
 
@@ -42,7 +45,9 @@ class PhantomSpec(ImagesSpec):
     @classmethod
     def of(cls, config: Config) -> Self:
         """The spec of a configuration."""
-        return cls(**_common(config), n_phantoms=config.images.n_phantoms)
+        source = min(MASTER_SIZES[0], FLATTENING_FACTOR * config.vae.image_size)
+        sizes = (source,) if config.vae.kind == "flattened" else ()
+        return cls(**_common(config, sizes), n_phantoms=config.images.n_phantoms)
 
 
 class ScansSpec(ImagesSpec):

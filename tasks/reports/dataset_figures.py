@@ -70,12 +70,16 @@ def subject_figure(dataset: Dataset, subject_id: int) -> bytes:
     return rendered(figure)
 
 
-def loss_figure(training: TrainingFigures) -> bytes:
-    """Loss curves of the networks of a model version."""
+def loss_figure(training: TrainingFigures) -> bytes | None:
+    """Loss curves of the networks of a model version; None if none was trained."""
     vae, diffusion = training.vae.history, training.diffusion.history if training.diffusion else None
-    curves = [("vae", vae, "mse", "reconstruction error"), ("vae", vae, "kl", "KL (nats)")]
+    curves = []
+    if vae:  # a flattened retina is fitted, not trained
+        curves += [("vae", vae, "mse", "reconstruction error"), ("vae", vae, "kl", "KL (nats)")]
     if diffusion:
         curves.append(("diffusion", diffusion, "loss", "diffusion loss"))
+    if not curves:
+        return None
     figure = Figure(figsize=(3.6 * len(curves), 2.6), layout="constrained")
     axes = figure.subplots(1, len(curves), squeeze=False)[0]
     for axis, (network, logged, key, label) in zip(axes, curves, strict=True):

@@ -69,7 +69,8 @@ def write_report(
         real = version.tensors("examples")["images"].numpy()
         if len(real):
             pictures["real"] = mosaic(real, 8, scale=_scale(real))
-        pictures["loss"] = loss_figure(version.metadata.training)
+        if (loss := loss_figure(version.metadata.training)) is not None:
+            pictures["loss"] = loss
         pictures |= model_pictures(version)
     template = resources.files("image_longitudinal.tasks.reports").joinpath("templates", REPORT).read_text()
     page = (

@@ -17,15 +17,24 @@ def model_card(metadata: ModelMetadata) -> str:
         for dimension in measured.latent_order
     )
     error = "not measured" if vae.validation_mse is None else f"{vae.validation_mse:.5f}"
+    latents = f"""- Perceptual term of the VAE's loss: {vae.perception}. Validation error (mean squared, grey 0 to 1):
+  {error}. Active dimensions before standardisation: {vae.active_units}.
+- Latents are standardised (over training images they have mean 0 and covariance I) and rotated to the axes that are
+  most recoverable from finished images."""
+    if vae.explained_variance is not None:
+        networks = (
+            "diffusion model of flattened retinas" if metadata.networks.diffusion else "model of flattened retinas"
+        )
+        latents = f"""- Of z, dimensions 0 to 3 are the curve of the retina (position, tilt, curvature, asymmetry), the others
+  principal components of the flattened image, which explain {sum(vae.explained_variance):.0%} of its variance.
+- z is N(0, I) by construction: an increasing, invertible map of a mixture of Gaussians leads to the coordinates of
+  scans; the number of Gaussians has the best likelihood of patients left out."""
     return f"""# Image model of image-longitudinal
 
 A {networks} trained on {images.images} {source}
 ({images.by_split}; splits share no patient). For making synthetic benchmark data; not for diagnosis.
 
-- Perceptual term of the VAE's loss: {vae.perception}. Validation error (mean squared, grey 0 to 1):
-  {error}. Active dimensions before standardisation: {vae.active_units}.
-- Latents are standardised (over training images they have mean 0 and covariance I) and rotated to the axes that are
-  most recoverable from finished images.
+{latents}
 
 Recoverability: R² of z ~ N(0, I), read back from {probe.n_images:,} generated images{sampler} by
 {_reader(measured)};
@@ -41,7 +50,7 @@ Method: arXiv 2410.16177. Weights are safetensors; `model.json` holds configurat
 
 def _reader(measured: Measurement) -> str:
     if measured.read_by == "encoder":
-        return "the VAE's encoder"
+        return "the model's own encoder"
     return (
         f"a network trained for it, apart from the generator, on {measured.probe.reader_images:,} other generated "
         f"images ({measured.probe.reader_steps:,} batches of 64)"

@@ -5,7 +5,13 @@ from typing import Self
 
 import torch
 
-from image_longitudinal.core.config import Config, DiffusionConfig, DistillationConfig, ProbeConfig, VAEConfig
+from image_longitudinal.core.config import (
+    Config,
+    DiffusionConfig,
+    DistillationConfig,
+    ProbeConfig,
+    VAEConfig,
+)
 from image_longitudinal.core.digest import digest_of, file_sha256
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.core.specs import Spec

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from prefect import task
 from torch import Tensor
 
-from image_longitudinal.core.config import ComputeConfig, Config, Section
+from image_longitudinal.core.config import ComputeConfig, Config, Section, check_networks
 from image_longitudinal.core.digest import file_sha256
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.core.files import write_atomically
 from image_longitudinal.models.diffusion.adagn import ResidualDiffusion
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.diffusion.train import train_diffusion
-from image_longitudinal.models.flattened.images import SOURCE_SIZE, FlattenedImages, flatten_images
+from image_longitudinal.models.flattened.images import FlattenedImages, flatten_images
 from image_longitudinal.models.flattened.retina import FlattenedRetina
 from image_longitudinal.models.flattened.train import fit_flattened_retina, train_flattened_diffusion
 from image_longitudinal.models.imaging.assembly import assemble_vae, diffusion_weights
@@ -65,12 +65,12 @@ class TrainingInputs(NamedTuple):
 
     def flattened(self, size: int, path: Path) -> tuple[FlattenedImages, FlattenedImages, NDArray[np.int64]]:
         """Flattened training and validation images for a model's size, kept beside ``path``; patients of the former."""
+        prepared = open_prepared(self.prepared)
+        scans, others = self.images(max(prepared.sizes))
         with main_process_first():
-            train, validation = (
-                flatten_images(images, size, path.with_name(f"{split}-{size}"))
-                for split, images in zip(("train", "validation"), self.images(SOURCE_SIZE), strict=True)
-            )
-        records = [image for image in open_prepared(self.prepared).manifest.images if image.split == "train"]
+            train = flatten_images(scans, size, path.with_name(f"train-{size}"))
+            validation = flatten_images(others, size, path.with_name(f"validation-{size}"))
+        records = [image for image in prepared.manifest.images if image.split == "train"]
         return train, validation, np.unique([image.patient for image in records], return_inverse=True)[1]
 
     def weights(self, network: str) -> dict[str, Tensor] | None:
@@ -89,7 +89,11 @@ def trained_model(
     """The registered version for these images and this configuration; trains what is missing, or all with ``refresh``.
 
     Training starts from the weights of ``start``, or from random ones. Checkpoints are in the workspace.
+
+    Raises:
+        ConfigError: VAE and diffusion model do not fit each other.
     """
+    check_networks(config)
     inputs = TrainingInputs(str(prepared.folder), str(start.folder) if start else None)
 
     def fitted(fit: Any, spec: VAETrainingSpec | DiffusionTrainingSpec, inputs: TrainingInputs) -> TrainedNetwork:

@@ -72,6 +72,20 @@ def test_an_override_that_cannot_be_meant_is_refused_by_name(text: str, named: s
     assert named in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("texts", "problem"),
+    [
+        (["vae.kind=convolutional"], "vae.kind and diffusion.kind do not fit"),
+        (["diffusion.kind=latent"], "vae.kind and diffusion.kind do not fit"),
+        (["vae.latent_dim=4"], "expected 5 or more"),
+        (["vae.image_size=128"], "expected one size for both; got 128 and 64"),
+    ],
+)
+def test_networks_that_do_not_fit_each_other_are_refused(texts: list[str], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        override(*texts)
+
+
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"expected one of demo, .*; got dmeo"):
         load_config("dmeo")

@@ -20,12 +20,17 @@ from tests.e2e.service import Service, cli_environment
 
 TINY = {
     "images": {"n_phantoms": 120, "min_images": 20},
-    "vae": {"image_size": 32, "latent_dim": 6, "width": 0.15, "steps": 30, "batch_size": 16, "kl_warmup_steps": 5},
-    "diffusion": {"image_size": 32, "channels": [32, 32], "steps": 20, "batch_size": 16},
-    "probe": {"n_images": 64, "steps": 4},
-    "generator": {"steps": 4, "batch_size": 16},
+    "vae": {
+        "kind": "convolutional", "image_size": 32, "latent_dim": 6, "width": 0.15, "steps": 30, "batch_size": 16,
+        "learning_rate": 1.5e-3, "kl_weight": 0.03, "kl_warmup_steps": 5, "cycle_weight": 0.3,
+    },
+    "diffusion": {
+        "kind": "residual", "image_size": 32, "channels": [32, 32], "steps": 20, "batch_size": 16, "min_snr_gamma": 5.0,
+    },
+    "probe": {"n_images": 64, "scheduler": "unipc", "steps": 4},
+    "generator": {"scheduler": "unipc", "steps": 4, "batch_size": 16},
     "dataset": {"n_subjects": 60, "shard_size": 16},
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="package")

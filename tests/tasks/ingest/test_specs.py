@@ -28,7 +28,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_exactly_the_fields_that_decide_images_change_their_digest(path: str, scans: Path) -> None:
     config, found = with_another_value(Config(), path), find_scans(scans)
     phantoms = PhantomSpec.of(config).digest != PhantomSpec.of(Config()).digest
-    assert phantoms == (path in {*COMMON, "images.n_phantoms"})
+    assert phantoms == (path in {*COMMON, "images.n_phantoms", "vae.kind"})
     images = ScansSpec.of(config, found, {}).digest != ScansSpec.of(Config(), found, {}).digest
     assert images == (path in {*COMMON, "images.denoise"})
 

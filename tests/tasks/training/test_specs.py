@@ -56,14 +56,14 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
 
 @pytest.mark.parametrize("path", FIELDS)
 def test_a_field_changes_exactly_the_digests_it_decides(path: str) -> None:
-    config, other_weights = load_config("demo"), [f"vae.vgg_weights={__file__}"]  # a file that exists
-    other = load_config("demo", overrides=other_weights) if "vgg" in path else with_another_value(config, path)
+    config, other_weights = load_config("small"), [f"vae.vgg_weights={__file__}"]  # a file that exists
+    other = load_config("small", overrides=other_weights) if "vgg" in path else with_another_value(config, path)
     decided = DECIDES.get(path, DECIDES.get(path.partition(".")[0], set()))
     assert changed(digests(config), digests(other)) == decided
 
 
 def test_images_start_and_code_versions_decide_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = load_config("demo")
+    config = load_config("small")
     before = digests(config)
     assert changed(before, digests(config, "others")) == TRAININGS | {"remeasure"}
     assert changed(before, digests(config, start=MODEL)) == TRAININGS
@@ -72,7 +72,7 @@ def test_images_start_and_code_versions_decide_trainings(monkeypatch: pytest.Mon
 
 
 def test_a_vae_alone_does_not_depend_on_the_diffusion_configuration() -> None:
-    configs = load_config("demo"), load_config("demo", overrides=["diffusion.steps=1"])
+    configs = load_config("small"), load_config("small", overrides=["diffusion.steps=1"])
     vaes = [VAETrainingSpec.of(config, "images") for config in configs]
     one, other = (
         RegistrationSpec.from_config(config, vae=vae, diffusion=None).digest
@@ -82,14 +82,14 @@ def test_a_vae_alone_does_not_depend_on_the_diffusion_configuration() -> None:
 
 
 def test_digests_are_the_same_in_another_process() -> None:
-    program = "from tests.tasks.training.test_specs import *; print(*digests(load_config('demo')).values())"
+    program = "from tests.tasks.training.test_specs import *; print(*digests(load_config('small')).values())"
     there = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert there.stdout.split() == list(digests(load_config("demo")).values())
+    assert there.stdout.split() == list(digests(load_config("small")).values())
 
 
 def test_given_weights_decide_by_their_content(tmp_path: Path) -> None:
     weights = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
-    config = load_config("demo", overrides=[f"vae.vgg_weights={weights}"])
+    config = load_config("small", overrides=[f"vae.vgg_weights={weights}"])
     with pytest.raises(ModelError, match=r"VGG16 weights are missing .*vae\.vgg_weights"):
         VAETrainingSpec.of(config, "images")
     whole = DiffusionConfig(kind="stable-diffusion", pretrained=str(tmp_path))
