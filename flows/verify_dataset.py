@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import shlex
 
 import numpy as np
 from prefect import flow, get_run_logger
@@ -42,7 +43,8 @@ def verify(
         sample: Number of random subjects that are regenerated from their seeds and compared.
 
     Raises:
-        StorageError: a file is missing, damaged or inconsistent; the log and a table list all problems.
+        FaultsFoundError: a file is missing, damaged or inconsistent; the log and a table list all problems.
+        StorageError: there is no data set, or it cannot be repaired.
     """
     root = open_root(output)
     report: VerificationReport | None = None
@@ -55,12 +57,7 @@ def verify(
     if report is None or (repair and not report.ok):
         _regenerate(root, report, workspace)
         report = _check(root, workers, workspace, sample)
-    if not report.ok:
-        raise StorageError(
-            f"{len(report.problems)} problems found; the first: {report.problems[0]}",
-            where=report.url,
-            do=f"regenerate the bad files with: image-longitudinal verify {root.url} --repair",
-        )
+    report.require_ok(f"regenerate the bad files with: image-longitudinal verify {shlex.quote(root.url)} --repair")
     return report
 
 

@@ -1,6 +1,7 @@
 """The plan of a run before it starts: steps, shards, bytes, and an estimate of the time."""
 
 from image_longitudinal.core.config import Config
+from image_longitudinal.core.plan_warnings import plan_warnings
 from image_longitudinal.core.progress import duration, human_bytes
 
 # Seconds, measured on two cores (AMD EPYC) with the demo's networks at 64x64; a GPU is far faster.
@@ -45,6 +46,7 @@ def describe_plan(config: Config, *, training: bool, generation: bool) -> str:
         if backend == "diffusion":
             seconds += dataset.n_subjects * config.generator.steps * _SOLVER_STEP * _diffusion_scale(config)
     lines.append(f"time              about {duration(round(seconds, -1))} on two CPU cores; a GPU is far faster")
+    lines += [f"warning           {warning}" for warning in plan_warnings(config, generation=generation)]
     return "\n".join(lines)
 
 
