@@ -4,6 +4,7 @@ A result that is made again is made beside the old one and takes its place when 
 """
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from image_longitudinal.core.errors import ConfigError, StorageError
 from image_longitudinal.core.files import move_into_place, temporary_folder, temporary_name
 
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 _KEEP = "name another, or replace it with --overwrite"
 
 
@@ -83,6 +85,8 @@ def new_folder(folder: Path, names: Collection[str], overwrite: bool = False) ->
             check_new_folder(folder, names, overwrite)  # another command may have written meanwhile
             _swap(temporary, folder)
     except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
         raise StorageError("cannot write a result", where=folder, got=error, do="name another folder") from error
 
 
