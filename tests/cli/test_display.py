@@ -1,0 +1,78 @@
+"""What is seen while a command works: live rows on a terminal, plain lines in a file, nothing with --quiet."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.terminal import in_terminal
+
+WORK = """
+import logging, sys, time
+from image_longitudinal.cli import display
+from image_longitudinal.cli.console import note, print_result, printing
+from image_longitudinal.core.progress import Counter, Step, report
+display.SILENCE, display.LINE_SECONDS = 0.6, 0.4
+with printing("distill", quiet="quiet" in sys.argv):
+    note("the plan")
+    counter = Counter("train student", 8, "steps")
+    for done in range(1, 9):
+        time.sleep(0.12)
+        counter.update(done)
+    logging.getLogger("image_longitudinal.test").info("half of it")
+    report(Step("compare samplers"))
+    time.sleep(2.6)
+    print_result("out")
+"""
+CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def test_a_terminal_shows_rows_that_count_and_what_is_silent() -> None:
+    status, seen = in_terminal(WORK)
+    text = CODES.sub("", seen)
+    assert status == 0
+    assert re.search(r"train student.*[3-7]/8 steps +[\d.]+/s +\d s left", text)
+    assert re.search(r"compare samplers: at work for [12] s", text)
+    for line in ("the plan", "train student: 8 steps in 1 s", "half of it", "done: out"):
+        assert line in re.split(r"[\r\n]+", text)
+    assert text.index("the plan") < text.index("half of it") < text.index("compare samplers:") < text.index("done: out")
+    assert not seen.rstrip().endswith("\x1b[?25l")
+    assert seen.rfind("\x1b[?25h") > seen.rfind("\x1b[?25l")  # the cursor is visible at the end
+
+
+@pytest.mark.parametrize("columns", [60, 40])
+def test_rows_fit_a_narrow_terminal(columns: int) -> None:
+    _, seen = in_terminal(WORK, columns=columns)
+    for line in re.split(r"[\r\n]+", CODES.sub("", seen)):
+        assert len(line) <= columns
+
+
+def test_no_colour_is_written_where_none_is_wanted() -> None:
+    colours = re.compile(r"\x1b\[[0-9;]*(3[0-7]|38;[0-9;]*|9[0-7])m")
+    assert colours.search(in_terminal(WORK)[1])
+    assert not colours.search(in_terminal(WORK, NO_COLOR="1")[1])
+
+
+def test_a_dumb_terminal_gets_plain_lines() -> None:
+    _, seen = in_terminal(WORK, TERM="dumb")
+    assert "\x1b" not in seen
+    assert "train student: 8 of 8 steps" in seen
+
+
+def test_a_file_gets_plain_lines_now_and_then() -> None:
+    done = subprocess.run([sys.executable, "-c", WORK], capture_output=True, text=True, check=True)
+    lines = done.stderr.splitlines()
+    assert done.stdout.split() == ["the", "plan", "done:", "out"]
+    counted = [
+        line for line in lines if re.match(r"train student: [2-7] of 8 steps, [1-6] to go, [\d.]+ steps/s, ", line)
+    ]
+    assert 1 <= len(counted) <= 3  # in 1 s, at most every 0.4 s
+    assert "train student: 8 of 8 steps, 0 to go" in done.stderr
+    assert "half of it" in lines
+    assert sum("compare samplers: at work for" in line for line in lines) in (1, 2, 3)
+
+
+def test_quiet_leaves_the_result_alone() -> None:
+    done = subprocess.run([sys.executable, "-c", WORK, "quiet"], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("out\n", "")
