@@ -31,6 +31,14 @@ def expanded(place: str) -> str:
     return text
 
 
+def can_be_written(place: Path) -> bool:
+    """Whether a file or folder can be created at ``place``, or below it: its nearest folder that exists says so."""
+    folder = place.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
 def check_new_file(path: Path, overwrite: bool = False) -> None:
     """Refuse to write over a file before any work is done for it.
 

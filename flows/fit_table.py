@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from prefect import flow, get_run_logger
+from prefect import flow
 
 from image_longitudinal.core.outputs import new_folder
+from image_longitudinal.tasks.engine.progress import run_logger
 from image_longitudinal.tasks.population.fit import FILES, finished_fit, fit_to_table
 from image_longitudinal.tasks.population.options import FitOptions
 from image_longitudinal.tasks.population.report import report_fit
@@ -27,7 +28,7 @@ def fit_table(options: FitOptions, output: str, workers: int = 2, overwrite: boo
         The content of fit.json.
     """
     if done := finished_fit(options, Path(output)):
-        get_run_logger().info("cache hit: this fit exists")
+        run_logger().info("cache hit: this fit exists")
         return done
     with new_folder(Path(output), FILES, overwrite) as folder:
         summary = fit_to_table(options, str(folder), workers)

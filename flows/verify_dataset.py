@@ -21,7 +21,7 @@ from image_longitudinal.storage.dataset.verify import VerificationReport, verify
 from image_longitudinal.storage.io.lease import hold_lease
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
-from image_longitudinal.tasks.engine.progress import Progress
+from image_longitudinal.tasks.engine.progress import SHOWN, Progress
 from image_longitudinal.tasks.shards.derivation import rederive
 from image_longitudinal.tasks.workspace import Workspace
 
@@ -129,9 +129,9 @@ def _check(root: Root, workers: int, workspace: str, sample: int) -> Verificatio
             not_checked=not_checked,
         )
     for problem in report.problems:
-        logger.error(str(problem))
+        logger.error(str(problem), extra={SHOWN: True})
     if report.ok:
-        logger.info(str(report))
+        logger.info(str(report), extra={SHOWN: True})
     else:
         rows = [
             {"file": one.path, "shard": one.shard, "problem": one.what, "expected": one.expected, "got": one.got}

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from image_longitudinal.cli.console import aligned, show
 from image_longitudinal.cli.options import WorkspaceOption
+from image_longitudinal.core.outputs import can_be_written
 from image_longitudinal.core.progress import human_bytes
 
 LITTLE_DISK, LITTLE_MEMORY = 5e9, 4e9  # bytes: models and a demo data set; a training of the preset demo
@@ -127,10 +128,11 @@ def _memory() -> Finding:
 
 def _disk(what: str, place: str) -> Finding:
     folder = Path(place).absolute()
+    writable = can_be_written(folder)
     while not folder.exists():
         folder = folder.parent
     free, shown = shutil.disk_usage(folder).free, f"({place})" if place != "." else ""
-    if not os.access(folder, os.W_OK):
+    if not writable:
         return Finding(what, "problem", f"{folder} cannot be written {shown}".strip(), "choose another folder")
     little = "free some space, or choose another folder" if free < LITTLE_DISK else ""
     return Finding(what, "problem" if little else "ok", f"{human_bytes(free)} free {shown}".strip(), little)
@@ -138,12 +140,10 @@ def _disk(what: str, place: str) -> Finding:
 
 def _home() -> Finding:
     folder = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect").absolute()
-    while not folder.exists():
-        folder = folder.parent
-    if os.access(folder, os.W_OK):
+    if can_be_written(folder):
         return Finding("Prefect's folder", "ok", str(folder))
-    do = "set PREFECT_HOME to a folder that can be written"
-    return Finding("Prefect's folder", "problem", f"{folder} cannot be written", do)
+    do = "set PREFECT_HOME to a folder that can be written; else each command that runs a flow starts slowly"
+    return Finding("Prefect's folder", "missing", f"{folder} cannot be written", do)
 
 
 def _locale() -> Finding:

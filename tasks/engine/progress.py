@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -16,6 +17,7 @@ from prefect.artifacts import (
 )
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging import get_run_logger
 
 from image_longitudinal.core.progress import Counter, Throttle
@@ -31,8 +33,18 @@ SHOWN = "image_longitudinal_shown"  # attribute of a record that the command's d
 ROWS, POINTS = 12, 400  # of a training's table and plot, evenly spaced over the run
 
 
+def in_run() -> bool:
+    """Whether a run of Prefect's calls this code; else a command or a program calls the function of a flow."""
+    return (FlowRunContext.get() or TaskRunContext.get()) is not None
+
+
+def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
+    """The logger of the current run, or that of this package outside a run."""
+    return get_run_logger() if in_run() else logging.getLogger("image_longitudinal")
+
+
 class Progress:
-    """One piece of work with a known length, inside a flow or task run.
+    """One piece of work with a known length; inside a run also in its log and as an artifact.
 
     Args:
         what: name in log lines and artifact, e.g. ``train vae``.
@@ -44,18 +56,18 @@ class Progress:
     def __init__(self, what: str, total: int, unit: str, done: int = 0) -> None:
         self.what = what
         self._counter = Counter(what, total, unit, done)
-        self.logger = get_run_logger()
+        self.logger = run_logger()
         self.view: TrainingView | None = None
         self._artifact_throttle, self._log_throttle = Throttle(ARTIFACT_SECONDS), Throttle(LOG_SECONDS)
-        self._artifact = cast(
-            UUID,  # the function is a coroutine only inside an event loop
-            create_progress_artifact(100 * done / max(total, 1), artifact_key(what), f"{what}: starting"),
-        )
+        self._artifact: UUID | None = None
+        if in_run():  # the function is a coroutine only inside an event loop
+            started = create_progress_artifact(100 * done / max(total, 1), artifact_key(what), f"{what}: starting")
+            self._artifact = cast(UUID, started)
 
     def update(self, done: int, extra: str = "") -> None:
         """Report that ``done`` of ``total`` units are finished."""
         step = self._counter.update(done, extra)
-        if self._artifact_throttle.ready(always=step.finished):
+        if self._artifact and self._artifact_throttle.ready(always=step.finished):
             update_progress_artifact(self._artifact, 100 * done / max(step.total, 1), description=str(step))
         if self._log_throttle.ready(always=step.finished):
             self.logger.info(str(step), extra={SHOWN: True})
