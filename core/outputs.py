@@ -68,6 +68,9 @@ def check_new_folder(folder: Path, names: Collection[str], overwrite: bool = Fal
         return
     if not folder.is_dir():
         raise StorageError("this is a file", where=folder, expected="the name of a folder")
+    if Path.cwd().is_relative_to(folder.resolve()):
+        do = "name a folder inside it"
+        raise StorageError("a result cannot take the place of the working folder", where=folder, do=do)
     held = sorted(entry.name for entry in folder.iterdir())
     if foreign := [name for name in held if name not in names]:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""

@@ -68,6 +68,16 @@ def test_other_files_are_never_removed(tmp_path: Path) -> None:
         pass
 
 
+def test_the_working_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in (Path(), tmp_path, tmp_path.parent):
+        with pytest.raises(StorageError, match="working folder"), new_folder(place, NAMES):
+            pass
+    with new_folder(Path("fit"), NAMES) as folder:
+        (folder / "result.json").write_text("1")
+    assert (tmp_path / "fit" / "result.json").exists()
+
+
 def test_a_failure_leaves_no_new_folder(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.mkdir()
