@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-import shlex
+from shlex import quote
 
 import numpy as np
 from prefect import flow, get_run_logger
@@ -57,7 +57,7 @@ def verify(
     if report is None or (repair and not report.ok):
         _regenerate(root, report, workspace)
         report = _check(root, workers, workspace, sample)
-    report.require_ok(f"regenerate the bad files with: image-longitudinal verify {shlex.quote(root.url)} --repair")
+    report.require_ok(f"regenerate the bad files with: image-longitudinal verify {quote(root.url)} --repair")
     return report
 
 
