@@ -37,6 +37,8 @@ class Display:
         self._lock, self._ended, self._process = threading.RLock(), threading.Event(), os.getpid()
         self._latest, self._heard, self._pause = command, time.monotonic(), LINE_SECONDS
         self._printed, self._lines = time.monotonic(), dict[str, Throttle]()
+        self._stages, self._uncounted = Throttle(LINE_SECONDS, ready_at_once=True), False
+        self._active: set[str] = set()  # work that has begun and not ended
         self._rows: dict[str, TaskID] = {}
         self._region: Progress | None = None
         self._idle: TaskID | None = None
@@ -62,13 +64,19 @@ class Display:
         with self._lock:
             if self._ended.is_set():
                 return
-            self._latest, self._heard, self._pause = step.what, time.monotonic(), LINE_SECONDS
+            self._latest = self.command if step.finished else step.what
+            self._heard, self._pause, self._uncounted = time.monotonic(), LINE_SECONDS, not step.total
+            if not step.total:
+                if not self.live and self._stages.ready():
+                    self.line(step.what)
+                return
+            (self._active.discard if step.finished else self._active.add)(step.what)
+            # Work that ends within other work (one shard of many) leaves no line.
+            ends = step.finished and step.elapsed > SILENCE and not self._active
             if self.live:
-                self._show_row(step)
-            elif step.total:
-                line = self._lines.setdefault(step.what, Throttle(LINE_SECONDS))
-                if line.ready(always=step.finished and step.elapsed > SILENCE):
-                    self.line(str(step))
+                self._show_row(step, ends)
+            elif self._lines.setdefault(step.what, Throttle(LINE_SECONDS)).ready(always=ends):
+                self.line(str(step))
 
     def line(self, text: str) -> None:
         """Print one line, above the live region if there is one."""
@@ -81,6 +89,7 @@ class Display:
         with self._lock:
             region = self._region
             if region:
+                self._set_idle(None)
                 region.stop()
             try:
                 yield
@@ -89,14 +98,12 @@ class Display:
                 if region:
                     self._start(region)
 
-    def _show_row(self, step: Step) -> None:
+    def _show_row(self, step: Step, ends: bool) -> None:
         if step.finished:
             if (row := self._rows.pop(step.what, None)) is not None and self._region:
                 self._region.remove_task(row)
-            if step.elapsed > SILENCE:
+            if ends:
                 self.line(f"{step.what}: {step.total:,} {step.unit} in {duration(step.elapsed)}")
-            return
-        if not step.total:
             return
         region = self._opened()
         if step.what not in self._rows:
@@ -114,8 +121,9 @@ class Display:
                 now = time.monotonic()
                 silent, unprinted = now - self._heard, now - self._printed
                 if self.live:
-                    shown = silent > SILENCE and unprinted > SILENCE
-                    self._set_idle(f"{self._latest}: at work for {duration(silent)}" if shown else None)
+                    text = self._latest + (f": at work for {duration(silent)}" if silent > SILENCE else "")
+                    shown = unprinted > SILENCE and (silent > SILENCE or self._uncounted)
+                    self._set_idle(text if shown else None)
                 elif min(silent, unprinted) > self._pause:
                     self.line(f"{self._latest}: at work for {duration(silent)}")
                     self._pause = min(2 * self._pause, LONGEST_PAUSE)

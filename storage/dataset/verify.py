@@ -94,7 +94,7 @@ def verify_dataset(
     root: Root,
     *,
     manifest: RootManifest | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
     workers: int = 2,
 ) -> VerificationReport:
     """Check presence, size and SHA-256 of every file of a data set, then the content of the files.

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.logging import get_run_logger
 
-from image_longitudinal.core.progress import Throttle
+from image_longitudinal.core.progress import Step, Throttle, report
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.diagnostics.residuals import residuals
 from image_longitudinal.models.nlme.estimation.ebes import stream_ebes
@@ -15,6 +14,7 @@ from image_longitudinal.models.nlme.estimation.fit import Evaluated, Fit, fit
 from image_longitudinal.models.nlme.estimation.importance_sampling import maximum_likelihood
 from image_longitudinal.models.nlme.estimation.results import save_fit
 from image_longitudinal.models.nlme.model.population import PopulationModel
+from image_longitudinal.tasks.engine.progress import SHOWN, run_logger
 from image_longitudinal.tasks.population.inputs import named_model, observations_of, population_of, spec_of
 from image_longitudinal.tasks.population.options import FitOptions
 from image_longitudinal.tasks.population.summary import (
@@ -47,7 +47,7 @@ def fit_to_table(options: FitOptions, output: str, workers: int) -> FitSummary:
 
     The results are fit.nc and the empirical Bayes estimates of every subject, or the draws of full Bayes.
     """
-    folder, logger = Path(output), get_run_logger()
+    folder, logger = Path(output), run_logger()
     table = observations_of(options)
     key, nuts = spec_of(options, table).digest, options.method == "nuts"
     model = named_model(options.model, options.model_file, options.start)
@@ -101,13 +101,14 @@ def run_fit(
 
 
 class ObjectiveLog:
-    """Logs evaluation and objective of a fit every five seconds."""
+    """Reports every evaluation of a fit with its objective; logs one every five seconds."""
 
     def __init__(self, logger: Any) -> None:
         self.logger, self.began, self.throttle = logger, time.monotonic(), Throttle(5.0)
 
     def __call__(self, evaluation: int, objective: float) -> None:
         """Called by the fit after each evaluation."""
+        text = f"evaluation {evaluation}, {time.monotonic() - self.began:.0f} s: objective {objective:.3f}"
+        report(Step(text))
         if self.throttle.ready(always=evaluation == 1):
-            seconds = time.monotonic() - self.began
-            self.logger.info(f"evaluation {evaluation}, {seconds:.0f} s: objective {objective:.3f}")
+            self.logger.info(text, extra={SHOWN: True})

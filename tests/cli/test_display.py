@@ -21,6 +21,12 @@ with printing("distill", quiet="quiet" in sys.argv):
         time.sleep(0.12)
         counter.update(done)
     logging.getLogger("image_longitudinal.test").info("half of it")
+    outer, inner = Counter("make subjects", 2, "subjects"), Counter("render shard 7", 2, "images")
+    time.sleep(0.8)
+    inner.update(1)
+    time.sleep(0.1)
+    inner.update(2)
+    outer.update(2)
     report(Step("compare samplers"))
     time.sleep(2.6)
     print_result("out")
@@ -33,9 +39,18 @@ def test_a_terminal_shows_rows_that_count_and_what_is_silent() -> None:
     text = CODES.sub("", seen)
     assert status == 0
     assert re.search(r"train student.*[3-7]/8 steps +[\d.]+/s +\d s left", text)
-    assert re.search(r"compare samplers: at work for [12] s", text)
-    for line in ("the plan", "train student: 8 steps in 1 s", "half of it", "done: out"):
-        assert line in re.split(r"[\r\n]+", text)
+    assert re.search(r"compare samplers: at work for \d s", text)
+    assert re.search(r"render shard 7.*1/2 images", text)
+    assert "render shard 7: 2 images" not in text  # within other work
+    lines = re.split(r"[\r\n]+", text)
+    for line in (
+        "the plan",
+        r"train student: 8 steps in \d s",
+        "half of it",
+        r"make subjects: 2 subjects in \d s",
+        "done: out",
+    ):
+        assert any(re.fullmatch(line, one) for one in lines), line
     assert text.index("the plan") < text.index("half of it") < text.index("compare samplers:") < text.index("done: out")
     assert not seen.rstrip().endswith("\x1b[?25l")
     assert seen.rfind("\x1b[?25h") > seen.rfind("\x1b[?25l")  # the cursor is visible at the end
@@ -67,10 +82,11 @@ def test_a_file_gets_plain_lines_now_and_then() -> None:
     counted = [
         line for line in lines if re.match(r"train student: [2-7] of 8 steps, [1-6] to go, [\d.]+ steps/s, ", line)
     ]
-    assert 1 <= len(counted) <= 3  # in 1 s, at most every 0.4 s
+    assert 1 <= len(counted) <= 3  # in 1 s or a little more, at most every 0.4 s
     assert "train student: 8 of 8 steps, 0 to go" in done.stderr
     assert "half of it" in lines
-    assert sum("compare samplers: at work for" in line for line in lines) in (1, 2, 3)
+    assert "compare samplers" in lines
+    assert any(re.fullmatch(r"compare samplers: at work for \d s", line) for line in lines)
 
 
 def test_quiet_leaves_the_result_alone() -> None:
