@@ -63,9 +63,11 @@ def train_command(
 ) -> None:
     """Train and register the image models."""
     settings = load_config(preset, config, overrides or ())
-    (show if dry_run else note)(describe_plan(settings, training=True, generation=False))
+    plan = describe_plan(settings, training=True, generation=False)
     if dry_run:
+        show(plan, plan=plan.splitlines())
         return
+    note(plan)
     with starting_prefect():
         from image_longitudinal.flows.train_models import train_models
     version = train_models(images, config=settings, workspace=workspace, refresh=refresh)
@@ -120,9 +122,11 @@ def generate_command(
 ) -> None:
     """Generate and publish a data set; train the image models first if no registered one fits."""
     settings = load_config(preset, config, overrides or ())
-    (show if dry_run else note)(describe_plan(settings, training=model is None, generation=True))
+    plan = describe_plan(settings, training=model is None, generation=True)
     if dry_run:
+        show(plan, plan=plan.splitlines())
         return
+    note(plan)
     with starting_prefect():
         from image_longitudinal.flows.generate_dataset import generate_dataset
     url = generate_dataset(
