@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from docs.recording import Screen
 from tests.cli.terminal import in_terminal
 
 WORK = """
@@ -22,9 +23,9 @@ with printing("distill", quiet="quiet" in sys.argv):
         counter.update(done)
     logging.getLogger("image_longitudinal.test").info("half of it")
     outer, inner = Counter("make subjects", 2, "subjects"), Counter("render shard 7", 2, "images")
-    time.sleep(0.8)
+    time.sleep(0.4)
     inner.update(1)
-    time.sleep(0.1)
+    time.sleep(0.8)
     inner.update(2)
     outer.update(2)
     report(Step("compare samplers"))
@@ -52,7 +53,11 @@ def test_a_terminal_shows_rows_that_count_and_what_is_silent() -> None:
     ):
         assert any(re.fullmatch(line, one) for one in lines), line
     assert text.index("the plan") < text.index("half of it") < text.index("compare samplers:") < text.index("done: out")
-    assert not seen.rstrip().endswith("\x1b[?25l")
+    screen = Screen()
+    screen.feed(seen)
+    assert [line for line in screen.text().splitlines() if line] == [
+        one for one in screen.text().splitlines() if one and "at work" not in one and "/" not in one
+    ]  # no row is left
     assert seen.rfind("\x1b[?25h") > seen.rfind("\x1b[?25l")  # the cursor is visible at the end
 
 
