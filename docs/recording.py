@@ -28,7 +28,7 @@ BACK, FORE = "#1d2430", "#d7dde8"
 COLOURS = ("#5c6773", "#f07178", "#9ece6a", "#e6b450", "#59a6f0", "#c792ea", "#56c8d8", "#ffffff")
 CODE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])")
 INTERRUPT = "^C"
-GENERATE = "image-longitudinal generate --output first --set generator.backend=phantom --set dataset.n_subjects=20000"
+GENERATE = "image-longitudinal generate --output first --set generator.backend=phantom --set dataset.n_subjects=6000"
 SCRIPT = (
     "image-longitudinal --version",
     GENERATE,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # 20 ms to import, for commands that end before anything is s
 SILENCE = 3.0  # seconds after which something is shown, and after which finished work is worth a line
 LINE_SECONDS = 10.0  # between two lines about the same work where there is no terminal
 LONGEST_PAUSE = 60.0  # seconds between two lines that only say that work goes on
-NARROW = 80  # columns; below, rows have no bar
+NARROW, WIDE = 80, 110  # columns; below and above, rows have no bar, or also what else is known
 
 
 class Display:
@@ -107,11 +107,11 @@ class Display:
             return
         region = self._opened()
         if step.what not in self._rows:
-            self._rows[step.what] = region.add_task(step.what, total=step.total, text="")
+            self._rows[step.what] = region.add_task(step.what, total=step.total, text="", extra="")
         left = f"{duration(step.seconds_left)} left" if step.rate > 0 else ""
         rate = f"{step.rate:.3g}/s" if step.rate > 0 else ""
         text = "  ".join(part for part in (f"{step.done:,}/{step.total:,} {step.unit}", rate, left) if part)
-        region.update(self._rows[step.what], completed=step.done, total=step.total, text=text)
+        region.update(self._rows[step.what], completed=step.done, total=step.total, text=text, extra=step.extra)
         self._set_idle(None)
 
     def _watch(self) -> None:
@@ -135,7 +135,7 @@ class Display:
                 self._region.remove_task(self._idle)
             self._idle = None
         elif self._idle is None:
-            self._idle = self._opened().add_task(text, total=None, text="")
+            self._idle = self._opened().add_task(text, total=None, text="", extra="")
         elif self._region:
             self._region.update(self._idle, description=text)
 
@@ -149,6 +149,8 @@ class Display:
             if console.width >= NARROW:
                 columns.append(BarColumn(bar_width=20))
             columns.append(TextColumn("{task.fields[text]}", markup=False))
+            if console.width >= WIDE:
+                columns.append(TextColumn("{task.fields[extra]}", style="dim", markup=False))
             options: dict[str, Any] = {"transient": True, "redirect_stdout": False, "redirect_stderr": False}
             self._region = Progress(*columns, console=console, refresh_per_second=5, **options)
             self._start(self._region)

@@ -20,7 +20,7 @@ with printing("distill", quiet="quiet" in sys.argv):
     counter = Counter("train student", 8, "steps")
     for done in range(1, 9):
         time.sleep(0.12)
-        counter.update(done)
+        counter.update(done, "loss 0.1, a text that is longer than any terminal " + 99 * "x")
     logging.getLogger("image_longitudinal.test").info("half of it")
     outer, inner = Counter("make subjects", 2, "subjects"), Counter("render shard 7", 2, "images")
     time.sleep(0.4)
@@ -61,11 +61,12 @@ def test_a_terminal_shows_rows_that_count_and_what_is_silent() -> None:
     assert seen.rfind("\x1b[?25h") > seen.rfind("\x1b[?25l")  # the cursor is visible at the end
 
 
-@pytest.mark.parametrize("columns", [60, 40])
-def test_rows_fit_a_narrow_terminal(columns: int) -> None:
+@pytest.mark.parametrize("columns", [40, 60, 130])
+def test_rows_fit_the_terminal(columns: int) -> None:
     _, seen = in_terminal(WORK, columns=columns)
     for line in re.split(r"[\r\n]+", CODES.sub("", seen)):
         assert len(line) <= columns
+    assert ("loss 0.1" in seen) == (columns > 100)
 
 
 def test_no_colour_is_written_where_none_is_wanted() -> None:
