@@ -16,7 +16,7 @@ from image_longitudinal.core.files import move_into_place, temporary_folder, tem
 
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
-_KEEP = "name another, or replace it with --overwrite"
+_KEEP = "name another, or replace it with --overwrite (in Python: overwrite=True)"
 
 
 def expanded(place: str) -> str:
