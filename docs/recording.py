@@ -5,6 +5,7 @@ changes on the screen is shortened. A line that begins with ``^C`` interrupts th
 """
 
 import html
+import itertools
 import os
 import pty
 import re
@@ -168,10 +169,18 @@ def recorded(script: tuple[str, ...], folder: Path) -> list[Frame]:
     return [*thinned(frames), Frame(screen.view(), END)]
 
 
-def thinned(frames: list[Frame], most: int = 90) -> Iterator[Frame]:
-    """Without frames that repeat the one before, and not more than a page can hold."""
-    different = [frame for place, frame in enumerate(frames) if not place or frame.rows != frames[place - 1].rows]
-    yield from different[:: -(-len(different) // most) or 1]
+def thinned(frames: list[Frame], most: int = 8) -> Iterator[Frame]:
+    """Without frames that repeat the one before; at most so many in a row that differ in their last line alone."""
+
+    def above(frame: Frame) -> object:
+        """All that is not the row that counts."""
+        rows = [row for row in frame.rows if row]
+        return rows[:-1]
+
+    for _, group in itertools.groupby(frames, above):
+        alike = [next(same) for _, same in itertools.groupby(group, lambda frame: frame.rows)]
+        step = -(-len(alike) // most)
+        yield from alike[(len(alike) - 1) % step :: step]  # the last of them in any case
 
 
 def svg(frames: list[Frame]) -> str:
