@@ -29,6 +29,7 @@ MixedPrecision = Annotated[Literal["no", "fp16", "bf16"], BeforeValidator(_preci
 PRECISION = "Data type of the networks' arithmetic in training; no: float32."
 EMA = "Decay per step of the average of the weights, which is what is kept."
 FREE_ROWS = 65_536  # rows of a shard whose index, 1 MiB, matters to nobody
+FLATTENED_MIN_DIM = 5  # four dimensions for the curve of the retina, one or more for its appearance
 EXECUTION_SECTIONS = frozenset({"compute", "evaluation"})  # sections of Config that do not change a data set
 
 
@@ -75,6 +76,11 @@ class TrainingSection(Section):
 class VAEConfig(TrainingSection):
     """The variational autoencoder; defaults are the original's."""
 
+    kind: Literal["convolutional", "flattened"] = Field(
+        "convolutional",
+        description="convolutional: the original's; flattened: explicit curve of the retina and principal components "
+        "of the flattened image, fitted without training (uses image_size and latent_dim only).",
+    )
     image_size: int = Field(224, ge=32, multiple_of=32, description="Side in pixels; the decoder doubles five times.")
     latent_dim: Positive = Field(128, description="Length of z.")
     width: float = Field(1.0, gt=0, le=4, description="Factor on all channel counts; 1 is the original.")
@@ -91,12 +97,13 @@ class VAEConfig(TrainingSection):
 class DiffusionConfig(TrainingSection):
     """The diffusion model: a small residual or latent model, or a fine-tuned Stable Diffusion as in the original."""
 
-    kind: Literal["residual", "latent", "stable-diffusion"] = Field(
+    kind: Literal["residual", "latent", "stable-diffusion", "flattened"] = Field(
         "residual",
-        description="On the VAE's residual, in a latent space, or Stable Diffusion fine-tuned.",
+        description="On the VAE's residual, in a latent space, Stable Diffusion fine-tuned, or the detail of the "
+        "flattened retina, for vae.kind flattened.",
     )
     image_size: int = Field(64, ge=32, multiple_of=32, description="Side in pixels of images.")
-    channels: tuple[Positive, ...] = Field((64, 96), description="UNet levels of the residual model, multiples of 16.")
+    channels: tuple[Positive, ...] = Field((64, 96), description="UNet levels of the trained models, multiples of 16.")
     objective: Literal["flow", "velocity"] = Field("flow", description="What the latent model predicts.")
     autoencoder: str | None = Field(None, description="Folder or hub name of a diffusers autoencoder; null: train one.")
     autoencoder_width: Positive = Field(32, description="Channels of the trained autoencoder.")
@@ -343,3 +350,22 @@ class Config(Section):
     dataset: DatasetConfig = DatasetConfig()
     compute: ComputeConfig = ComputeConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _flattened_networks_fit(self) -> Self:
+        vae, diffusion = self.vae, self.diffusion
+        if diffusion.kind == "flattened" and vae.kind != "flattened":
+            raise ValueError("diffusion.kind flattened needs vae.kind flattened")
+        if vae.kind != "flattened":
+            return self
+        if vae.latent_dim < FLATTENED_MIN_DIM:
+            raise ValueError(f"vae.kind flattened needs vae.latent_dim {FLATTENED_MIN_DIM} or more: 4 are the curve")
+        if self.generator.backend == "diffusion":
+            if diffusion.kind != "flattened":
+                raise ValueError(f"vae.kind flattened needs diffusion.kind flattened, got {diffusion.kind}")
+            if diffusion.image_size != vae.image_size:
+                raise ValueError(
+                    "vae.kind flattened needs vae.image_size and diffusion.image_size to be equal, "
+                    f"got {vae.image_size} and {diffusion.image_size}"
+                )
+        return self

@@ -5,7 +5,10 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 
 # Packages of an optional part of the installation, by the extra that brings them.
-_EXTRA_OF = {"bm3d": "bm3d", "huggingface_hub": "hub", "prefect_dask": "dask", "distributed": "dask", "s3fs": "s3"}
+_EXTRA_OF = {
+    "bm3d": "bm3d", "distributed": "dask", "h5py": "judge", "huggingface_hub": "hub", "prefect_dask": "dask",
+    "s3fs": "s3",
+}  # fmt: skip
 _PIPELINE = frozenset({
     "PIL", "accelerate", "arviz", "diffusers", "fastapi", "jinja2", "llvmlite", "matplotlib", "numba", "prefect",
     "psutil", "pymc", "pytensor", "safetensors", "scipy", "skimage", "sqlalchemy", "tensorboard", "torch",

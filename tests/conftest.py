@@ -23,7 +23,8 @@ SLOW = {  # folders and modules that `make check` leaves out, by marker
         "models/evaluation/test_image_informed.py", "models/evaluation/test_subject_likelihood.py",
         "models/evaluation/test_resnet.py",
         "models/nlme/bayes", "models/nlme/estimation", "models/nlme/kernels", "models/nlme/library",
-        "models/quality/test_latent_regressor.py", "models/training/test_processes.py", "models/vae/test_train.py",
+        "models/quality/judge/test_judge.py", "models/quality/test_latent_regressor.py",
+        "models/training/test_processes.py", "models/vae/test_train.py",
     ),
 }  # fmt: skip
 

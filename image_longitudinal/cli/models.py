@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from image_longitudinal.cli.commands import add_command
-from image_longitudinal.cli.console import command_line, print_result, show
+from image_longitudinal.cli.console import aligned, command_line, print_result, show
 from image_longitudinal.cli.options import File, Images, ModelArgument, Overrides, Preset, WorkspaceOption
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.outputs import expanded
@@ -67,13 +67,23 @@ def measure_model_command(
     config: File = None,
     overrides: Overrides = None,
     workspace: WorkspaceOption = "workspace",
+    judge: Annotated[
+        str,
+        typer.Option(help="Network that judges images: vgg16, a transformers folder, or VGG16 in a safetensors file."),
+    ] = "vgg16",
 ) -> None:
-    """Measure a version with the preset's probe; the same networks are registered with the new metrics."""
+    """Measure a version beside held-out scans, and print every figure with its interval.
+
+    The preset's probe samples the images; the same networks are registered with the new figures.
+    """
     settings = load_config(preset, config, overrides or ())
     with starting_prefect():
         from image_longitudinal.flows.remeasure_model import measure_model
-    version = measure_model(name, images, config=settings, workspace=workspace)
-    show(f"model {version.version}", model=version.version, metrics=version.metadata.metrics)
+    from image_longitudinal.tasks.reports.model_table import model_report, model_table
+
+    version = measure_model(name, images, config=settings, workspace=workspace, judge=judge)
+    report = model_report(version, settings)
+    show(aligned(model_table(report)), model=version.version, report=report)
     print_result(version.folder, command_line("models", "show", version.version, workspace=workspace))
 
 

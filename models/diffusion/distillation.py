@@ -27,13 +27,13 @@ from image_longitudinal.models.registry.metadata import History
 from image_longitudinal.models.training.loop import LoopSettings, TrainingProgress, train
 from image_longitudinal.models.training.step_random import seeded_weights
 from image_longitudinal.models.vae.augmentation import augmented_batch
+from image_longitudinal.models.vae.latent_model import LatentModel
 from image_longitudinal.models.vae.loss import PIXEL_WEIGHT, structural_distance
-from image_longitudinal.models.vae.network import VAE
 
 
 def train_student(
     model: DiffusionModel,
-    vae: VAE,
+    vae: LatentModel,
     images: ImageRows,
     config: DistillationConfig,
     seed: int,

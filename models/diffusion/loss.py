@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.diffusion.schedules import NoiseSchedule, prediction_target, to_x0_eps
-from image_longitudinal.models.vae.network import VAE
+from image_longitudinal.models.vae.latent_model import LatentModel
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,13 @@ class EncoderLoss:
     ``readability`` (D,), 0 to 1: how well the encoder can read each dimension at all. ``weight``: of the term.
     """
 
-    vae: VAE
+    vae: LatentModel
     readability: Tensor
     weight: float
 
     def squared_error(self, images: Tensor, latents: Tensor) -> Tensor:
         """Squared error averaged over readable dimensions, (B,), of images (B, 1, S, S) generated from z (B, D)."""
-        mean, _ = self.vae.posterior(images)
-        squared = (self.vae.standardised(mean) - latents).square()
+        squared = (self.vae.encode(images) - latents).square()
         return (squared * self.readability).sum(1) / self.readability.sum()
 
 
@@ -53,6 +52,7 @@ def diffusion_loss(
     min_snr_gamma: float | None,
     noise_offset: float = 0.0,
     encoder_loss: EncoderLoss | None = None,
+    context: Tensor | None = None,
     rows: slice = slice(None),
 ) -> dict[str, Tensor]:
     """Weighted mean squared error of the prediction at random timesteps.
@@ -66,6 +66,7 @@ def diffusion_loss(
         min_snr_gamma: see :func:`min_snr_weight`.
         noise_offset: standard deviation of noise that is constant over the pixels of a channel (original: 0.1).
         encoder_loss: reads z back from the predicted clean image.
+        context: of the whole batch; that of the latents if not given.
         rows: of the batch that the loss is computed for; random numbers are generated for all.
 
     Returns:
@@ -81,8 +82,11 @@ def diffusion_loss(
     a, s = alpha[:, None, None, None], sigma[:, None, None, None]
     noisy = a * working + s * noise
     target = prediction_target(working, noise, a, s, schedule.prediction_type)
-    with torch.no_grad():
-        context = model.context(latents)
+    if context is None:
+        with torch.no_grad():
+            context = model.context(latents)
+    else:
+        context = context[rows]
     predicted = model.denoise(denoiser, noisy, timesteps, latents, context).float()
     weight = min_snr_weight((alpha / sigma).square(), schedule.prediction_type, min_snr_gamma)
     loss = (weight * (predicted - target.float()).square().mean((1, 2, 3))).mean()

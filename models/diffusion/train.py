@@ -29,6 +29,7 @@ from image_longitudinal.models.training.loop import LoopSettings, TrainingProgre
 from image_longitudinal.models.training.processes import check_divisible, main_process_first, process_rows
 from image_longitudinal.models.training.step_random import batch_indices, seeded_weights, step_generator
 from image_longitudinal.models.vae.augmentation import augment, augmented_batch, centre_view
+from image_longitudinal.models.vae.latent_model import LatentModel
 from image_longitudinal.models.vae.network import VAE
 from image_longitudinal.models.vae.train import latent_importance
 
@@ -138,7 +139,7 @@ def train_diffusion(
 
 @torch.no_grad()
 def reconstruction_errors(
-    model: DiffusionModel, vae: VAE, images: NDArray[np.uint8], device: torch.device
+    model: DiffusionModel, vae: LatentModel, images: NDArray[np.uint8], device: torch.device
 ) -> tuple[float | None, float | None]:
     """Mean squared errors of scans (n, S, S) uint8, encoded by the VAE and generated again from the posterior mean.
 
@@ -146,9 +147,8 @@ def reconstruction_errors(
     """
     if not len(images):
         return None, None
-    view = centre_view(to_unit(images, device))
-    mean, _ = vae.posterior(view)
-    latents = vae.standardised(mean)
+    view = vae.view(to_unit(images, device))
+    latents = vae.encode(view)
     seeds = torch.arange(len(images), device=device)
     sampled = sample_on_device(model, latents, seeds, scheduler="ddim", steps=RECONSTRUCTION_STEPS)
     generated = sampled[:, None].float() / 255
@@ -173,7 +173,7 @@ def build_diffusion(
         return ResidualDiffusion(vae, config.image_size, config.channels)
 
 
-def sample_latents(vae: VAE, images: Tensor, generator: torch.Generator) -> Tensor:
+def sample_latents(vae: LatentModel, images: Tensor, generator: torch.Generator) -> Tensor:
     """Standardised latents (B, D) sampled from the posterior of images (B, 1, S, S) of any size, values 0 to 1."""
     return vae.encode(images, torch.randn(len(images), vae.latent_dim, generator=generator).to(images.device))
 

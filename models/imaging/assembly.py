@@ -2,15 +2,19 @@
 
 from torch import Tensor
 
+from image_longitudinal.core.config import DiffusionConfig
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.diffusion.adagn import ResidualDiffusion
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.diffusion.distillation import build_light_decoder
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
 from image_longitudinal.models.diffusion.train import build_diffusion
+from image_longitudinal.models.flattened.retina import FlattenedRetina, assemble_flattened_retina
+from image_longitudinal.models.flattened.train import build_flattened_diffusion
 from image_longitudinal.models.registry.metadata import NetworkConfigs
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.models.training.tensor_files import tensors_digest
+from image_longitudinal.models.vae.latent_model import LatentModel
 from image_longitudinal.models.vae.network import VAE
 from image_longitudinal.models.vae.train import build_vae
 
@@ -18,7 +22,7 @@ FROZEN = "frozen/"  # prefix of the names of weights that are not the denoiser's
 STUDENT, LIGHT_DECODER = "student", "light-decoder"  # names of distilled weights
 
 
-def load_vae(version: ModelVersion) -> VAE:
+def load_vae(version: ModelVersion) -> LatentModel:
     """The VAE of a registered version."""
     return assemble_vae(version.metadata.networks, version.tensors("vae"))
 
@@ -59,14 +63,16 @@ def load_diffusion(version: ModelVersion, student: bool = False, light: bool = F
     return model
 
 
-def assemble_vae(networks: NetworkConfigs, weights: dict[str, Tensor]) -> VAE:
+def assemble_vae(networks: NetworkConfigs, weights: dict[str, Tensor]) -> LatentModel:
     """A VAE with these weights."""
+    if networks.vae.kind == "flattened":
+        return assemble_flattened_retina(networks.vae, weights)
     vae = build_vae(networks.vae, 0)
     vae.load_state_dict(weights)
     return vae.eval()
 
 
-def assemble_diffusion(networks: NetworkConfigs, vae: VAE, weights: dict[str, Tensor]) -> DiffusionModel:
+def assemble_diffusion(networks: NetworkConfigs, vae: LatentModel, weights: dict[str, Tensor]) -> DiffusionModel:
     """A diffusion model around ``vae``, with the weights that :func:`diffusion_weights` gave.
 
     Raises:
@@ -74,7 +80,7 @@ def assemble_diffusion(networks: NetworkConfigs, vae: VAE, weights: dict[str, Te
     """
     config = networks.diffusion
     assert config is not None, "a VAE alone has no diffusion model to assemble"
-    model = build_diffusion(vae, config, 0)
+    model = build_network(vae, config)
     found, expected = tensors_digest(model.borrowed_state()), networks.borrowed
     if expected not in (None, found):
         raise ModelError(
@@ -87,6 +93,14 @@ def assemble_diffusion(networks: NetworkConfigs, vae: VAE, weights: dict[str, Te
     if isinstance(model, ResidualDiffusion) and networks.residual_scale is not None:
         model.residual_scale = networks.residual_scale
     return model.eval()
+
+
+def build_network(vae: LatentModel, config: DiffusionConfig) -> DiffusionModel:
+    """The configured diffusion model around a VAE, or around a flattened retina, to load weights into."""
+    if isinstance(vae, FlattenedRetina):
+        return build_flattened_diffusion(vae, config, 0)
+    assert isinstance(vae, VAE), "the configuration checks that both kinds fit"
+    return build_diffusion(vae, config, 0)
 
 
 def diffusion_weights(model: DiffusionModel) -> dict[str, Tensor]:

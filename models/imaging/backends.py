@@ -27,7 +27,7 @@ from image_longitudinal.models.imaging.device import auto_batch_size, default_de
 from image_longitudinal.models.imaging.grey_images import as_grey_levels
 from image_longitudinal.models.imaging.interface import BatchInFlight, ImageModel, start_batch
 from image_longitudinal.models.registry.registry import ModelVersion
-from image_longitudinal.models.vae.network import VAE
+from image_longitudinal.models.vae.latent_model import LatentModel
 
 BACKENDS_VERSION = 2  # goes into cache keys: raise it whenever a backend's pixels change for the same weights
 
@@ -60,7 +60,7 @@ class NetworkImages:
     ``sample``: latents (B, D) and seeds (B,) on the device → grey levels (B, S, S) uint8 there.
     """
 
-    network: VAE | DiffusionModel
+    network: LatentModel | DiffusionModel
     sample: Callable[[Tensor, Tensor], Tensor]
     device: torch.device
     digest: str
@@ -85,14 +85,14 @@ class NetworkImages:
         return start_batch(self.sample, self.device, latents, seeds)
 
 
-def vae_images(vae: VAE, digest: str) -> NetworkImages:
+def vae_images(vae: LatentModel, digest: str) -> NetworkImages:
     """The VAE's decoder as an image model: one forward pass, smooth images; the seeds are not used."""
 
     @torch.no_grad()
     def sample(latents: Tensor, seeds: Tensor) -> Tensor:
         return as_grey_levels(vae.decode(latents))
 
-    return NetworkImages(vae, sample, vae.shift.device, digest)
+    return NetworkImages(vae, sample, vae.device, digest)
 
 
 def diffusion_images(
@@ -177,7 +177,9 @@ def load_image_model(config: GeneratorConfig, version: ModelVersion | None, devi
     return find_backend(config.backend)(config, version, default_device(device))
 
 
-def probed_model(vae: VAE, diffusion: DiffusionModel | None, probe: ProbeConfig, device: torch.device) -> ImageModel:
+def probed_model(
+    vae: LatentModel, diffusion: DiffusionModel | None, probe: ProbeConfig, device: torch.device
+) -> ImageModel:
     """Finished networks on ``device`` as the image model that a probe measures; not registered, so without a digest."""
     if diffusion is None:
         return vae_images(vae, digest="")

@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.imaging.grey_images import to_unit
-from image_longitudinal.models.vae.network import VAE
+from image_longitudinal.models.vae.latent_model import LatentModel
 
 Matrix = NDArray[np.float64]
 Features = Callable[[NDArray[np.uint8]], Matrix]  # images (n, S, S) uint8 → (n, F)
@@ -18,14 +18,14 @@ Features = Callable[[NDArray[np.uint8]], Matrix]  # images (n, S, S) uint8 → (
 ENCODER_BATCH, DINOV2_BATCH = 256, 32
 
 
-def encoder_features(vae: VAE) -> Features:
-    """Features of the VAE's encoder, before its two heads: images (n, S, S) of any size → (n, F)."""
-    return lambda images: encoded(vae, images, lambda pixels: vae.encoder.features(pixels).pooler_output.flatten(1))
+def encoder_features(vae: LatentModel) -> Features:
+    """Features of the model between images and z: images (n, S, S) of any size → (n, F)."""
+    return lambda images: encoded(vae, images, vae.features)
 
 
-def encoded(vae: VAE, images: NDArray[np.uint8], function: Callable[[Tensor], Tensor]) -> Matrix:
+def encoded(vae: LatentModel, images: NDArray[np.uint8], function: Callable[[Tensor], Tensor]) -> Matrix:
     """``function`` of images (n, S, S), as float32 (b, 1, s, s) at the VAE's size on its device: (n, F)."""
-    device, size = next(vae.parameters()).device, (vae.image_size, vae.image_size)
+    device, size = vae.device, (vae.image_size, vae.image_size)
 
     def of_batch(batch: NDArray[np.uint8]) -> Tensor:
         pixels = to_unit(batch, device)

@@ -13,8 +13,7 @@ from image_longitudinal.models.diffusion.solvers import sample_on_device
 from image_longitudinal.models.imaging.grey_images import to_grey_levels, to_unit
 from image_longitudinal.models.imaging.interface import ImageModel, generate_in_batches
 from image_longitudinal.models.quality.recoverability import probe_latents
-from image_longitudinal.models.vae.augmentation import centre_view
-from image_longitudinal.models.vae.network import VAE
+from image_longitudinal.models.vae.latent_model import LatentModel
 
 SWEEP = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # values of a latent dimension, in standard deviations
 SWEPT, TRIPTYCHS, FRAMED = 4, 6, 4  # dimensions, scans, denoised images
@@ -35,10 +34,10 @@ def traversal(model: ImageModel, latent_dims: list[int], batch_size: int) -> NDA
     return images.reshape(len(rows), len(SWEEP), *images.shape[1:])
 
 
-def triptychs(model: ImageModel, vae: VAE, images: NDArray[np.uint8], batch_size: int) -> NDArray[np.uint8]:
+def triptychs(model: ImageModel, vae: LatentModel, images: NDArray[np.uint8], batch_size: int) -> NDArray[np.uint8]:
     """Scans (n, S, S) uint8, the VAE's reconstructions, and images generated from the same latents: (3, n, S, S)."""
-    device, size = vae.shift.device, (vae.image_size, vae.image_size)
-    view = centre_view(to_unit(images[:TRIPTYCHS], device))
+    device, size = vae.device, (vae.image_size, vae.image_size)
+    view = vae.view(to_unit(images[:TRIPTYCHS], device))
     small = torch.nn.functional.interpolate(view, size, mode="bilinear", antialias=True)
     with torch.no_grad():
         latents = vae.encode(small)

@@ -12,6 +12,8 @@ from image_longitudinal.models.imaging.grey_images import ImageRows, evenly_spac
 from image_longitudinal.models.imaging.interface import ImageModel, generate_in_batches
 from image_longitudinal.models.quality.features import dinov2_features, encoder_features
 from image_longitudinal.models.quality.fidelity import fidelity_figures
+from image_longitudinal.models.quality.judge.judge import RealScans, judge_images
+from image_longitudinal.models.quality.judge.networks import FeatureNetwork
 from image_longitudinal.models.quality.latent_regressor import train_latent_regressor
 from image_longitudinal.models.quality.memorisation import memorisation_figures, training_views
 from image_longitudinal.models.quality.recoverability import (
@@ -20,13 +22,22 @@ from image_longitudinal.models.quality.recoverability import (
     most_recoverable,
     probe_latents,
     r_squared,
+    r_squared_intervals,
 )
 from image_longitudinal.models.registry.metadata import Measurement
-from image_longitudinal.models.vae.network import VAE
+from image_longitudinal.models.vae.latent_model import LatentModel
 from image_longitudinal.models.vae.train import latent_importance
 
 MAX_REAL = 2048  # training images whose features are compared; more change no visible digit
 MIN_HELD_OUT = 8  # images; with fewer, only recoverability is measured
+
+
+class JudgedScans(NamedTuple):
+    """A judge's network, and the real scans that it compares with."""
+
+    network: FeatureNetwork
+    train: RealScans
+    held_out: RealScans  # of patients that no network was trained on
 
 
 class RealImages(NamedTuple):
@@ -38,12 +49,19 @@ class RealImages(NamedTuple):
 
 
 def measure_image_model(
-    model: ImageModel, vae: VAE, real: RealImages, probe: ProbeConfig, seed: int, device: str
+    model: ImageModel,
+    vae: LatentModel,
+    real: RealImages,
+    probe: ProbeConfig,
+    seed: int,
+    device: str,
+    judged: JudgedScans | None = None,
 ) -> Measurement:
     """Generate images of z ~ N(0, I), as a data set has them, and measure them.
 
     The VAE, on the model's device, gives the feature space, and reads z back with ``probe.reader`` encoder; a network
-    reader is trained on ``device``. ``seed`` is that of all latents and noise.
+    reader is trained on ``device``. ``seed`` is that of all latents and noise. With ``judged``, the first images, as
+    many as its held-out scans, are judged from outside.
     """
     latents, images = _generate(model, probe, seed, "measure", probe.n_images)
     reader = encoder_reader(vae)
@@ -52,22 +70,29 @@ def measure_image_model(
         where = default_device(device)
         reader = train_latent_regressor(others, targets, steps=probe.reader_steps, seed=seed, device=where)
     report(Step("measure recoverability"))
-    recoverability = r_squared(latents, reader(images)).tolist()
+    estimates = reader(images)
+    recoverability = r_squared(latents, estimates).tolist()
     noise_spread = _noise_spread(model, reader, probe, seed)
     fidelity, memorisation = {}, None
     if min(len(real.held_out), len(real.train)) >= MIN_HELD_OUT:
         report(Step("compare generated with real images"))
-        new = training_views(real.held_out[slice(None)], seed)
-        known = training_views(evenly_spaced(real.train, MAX_REAL), seed + 1)
+        new, known = real.held_out[slice(None)], evenly_spaced(real.train, MAX_REAL)
+        if vae.views_are_crops:
+            new, known = training_views(new, seed), training_views(known, seed + 1)
         spaces = {"encoder": encoder_features(vae)}
         if probe.dinov2:
             spaces["dinov2"] = dinov2_features(probe.dinov2)
         fidelity = {name: fidelity_figures(of(known), of(new), of(images), seed) for name, of in spaces.items()}
         memorisation = memorisation_figures(images, new, real.train)
+    judgement = None
+    if judged is not None:
+        made = images[: len(judged.held_out.images)]
+        judgement = judge_images(made, judged.train, judged.held_out, judged.network, seed)
     return Measurement(
         probe=probe, held_out=real.digest, recoverability=recoverability, read_by=probe.reader,
         noise_spread=noise_spread, latent_order=most_recoverable(recoverability),
         importance=latent_importance(vae, seed), fidelity=fidelity, memorisation=memorisation,
+        recoverability_intervals=r_squared_intervals(latents, estimates, seed), judgement=judgement,
     )  # fmt: skip
 
 

@@ -11,7 +11,9 @@ from image_longitudinal.core.random import normals, stream_key, subject_seeds
 from image_longitudinal.models.evaluation.pca_regressor import fit_pca_regressor
 from image_longitudinal.models.imaging.interface import ImageModel, generate_in_batches
 from image_longitudinal.models.quality.features import encoded
-from image_longitudinal.models.vae.network import VAE
+from image_longitudinal.models.quality.judge.resampling import REPLICATES, bootstrap_weights, interval
+from image_longitudinal.models.registry.judgement import Interval
+from image_longitudinal.models.vae.latent_model import LatentModel
 
 Reader = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
 
@@ -23,6 +25,16 @@ def r_squared(truth: NDArray[np.floating], estimate: NDArray[np.floating]) -> ND
     return np.asarray(1 - np.square(truth - estimate).sum(0) / total)
 
 
+def r_squared_intervals(truth: NDArray[np.floating], estimate: NDArray[np.floating], seed: int) -> tuple[Interval, ...]:
+    """:func:`r_squared` of each column (D), with 95 % intervals by bootstrap over the images: (n, D), (n, D)."""
+    truth, estimate = np.asarray(truth, np.float64), np.asarray(estimate, np.float64)
+    weights = bootstrap_weights(np.arange(len(truth)).astype(str), REPLICATES, np.random.default_rng(seed)) / len(truth)
+    total = weights @ np.square(truth) - np.square(weights @ truth)
+    replicates = 1 - weights @ np.square(truth - estimate) / total
+    values = r_squared(truth, estimate)
+    return tuple(interval(float(v), r, high=1.0) for v, r in zip(values, replicates.T, strict=True))
+
+
 def probe_latents(
     seed: int, n: int, latent_dim: int, purpose: str = "measure"
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -32,14 +44,14 @@ def probe_latents(
     return latents, subject_seeds(stream_key(seed, "probe-seed", purpose) >> 1, ids)
 
 
-def encoder_reader(vae: VAE) -> Reader:
+def encoder_reader(vae: LatentModel) -> Reader:
     """A function that reads z as the encoder's standardised posterior mean: images (n, S, S) uint8, any S → (n, D)."""
 
     return lambda images: encoded(vae, images, vae.encode)
 
 
 def measure_recoverability(
-    model: ImageModel, vae: VAE | None, *, n: int, batch_size: int, seed: int
+    model: ImageModel, vae: LatentModel | None, *, n: int, batch_size: int, seed: int
 ) -> tuple[list[float], str]:
     """R² of each latent dimension read back from ``n`` images of z ~ N(0, I), and what read it.
 
@@ -57,7 +69,7 @@ def measure_recoverability(
     return [float(value) for value in figures], "encoder" if vae else "regression"
 
 
-def find_recoverable_axes(model: ImageModel, vae: VAE, *, n: int, batch_size: int, seed: int) -> Tensor:
+def find_recoverable_axes(model: ImageModel, vae: LatentModel, *, n: int, batch_size: int, seed: int) -> Tensor:
     """:func:`recoverable_axes` of ``n`` images of a finished model, float32 (D, D); no figure uses these images."""
     latents, seeds = probe_latents(seed, n, model.latent_dim, "axes")
     reading = encoder_reader(vae)(generate_in_batches(model, latents, seeds, batch_size))

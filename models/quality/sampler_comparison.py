@@ -25,7 +25,7 @@ from image_longitudinal.models.quality.fidelity import frechet_distance
 from image_longitudinal.models.quality.recoverability import encoder_reader, probe_latents, r_squared
 from image_longitudinal.models.registry.metadata import RANDOM_EFFECTS, SamplerComparison
 from image_longitudinal.models.registry.registry import ModelVersion
-from image_longitudinal.models.vae.network import VAE
+from image_longitudinal.models.vae.latent_model import LatentModel
 
 REFERENCE = ("ddpm", 50)  # the published sampler, which losses are relative to
 
@@ -39,7 +39,7 @@ class SamplerFigures(NamedTuple):
 
 def measure_sampler(
     model: ImageModel,
-    vae: VAE,
+    vae: LatentModel,
     latent_dims: Sequence[int],
     real: NDArray[np.uint8],
     *,

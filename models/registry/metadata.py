@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from image_longitudinal.core.config import DiffusionConfig, DistillationConfig, ProbeConfig, Section, VAEConfig
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import ModelError
+from image_longitudinal.models.registry.judgement import Interval, Judgement
 
 FORMAT = 2  # of model.json; raise it with an upgrade in _UPGRADES
 WEIGHTS = ".safetensors"  # no other file of a version is copied or opened: a pickle could run code
@@ -47,7 +48,9 @@ class NetworkConfigs(Section):
 class VAETraining(Section):
     """Training figures of the VAE: ``kl`` in nats per raw dimension, descending; ``validation_mse`` of grey 0 to 1.
 
-    Without validation images ``validation_mse`` is None.
+    Without validation images ``validation_mse`` is None. A flattened retina has no training and no KL, but the share of
+    the pixels' variance that each component explains, and the held-out log-likelihood (nats per image) of priors with
+    different numbers of Gaussians.
     """
 
     history: History
@@ -55,6 +58,8 @@ class VAETraining(Section):
     active_units: int
     validation_mse: float | None
     perception: str
+    explained_variance: list[float] | None = None
+    prior_likelihood: dict[str, float] | None = None
 
 
 class DiffusionTraining(Section):
@@ -132,8 +137,9 @@ class Measurement(Section):
 
     ``recoverability``: R² per latent dimension of z read back from generated images by ``read_by``; ``noise_spread``:
     its standard deviation over the noise seeds; ``latent_order``: the dimensions, most recoverable first.
-    ``held_out``: digest of the held-out images; with too few of them ``fidelity`` (by feature space) is empty and
-    ``memorisation`` None.
+    ``recoverability_intervals``: by bootstrap over images; None in older records. ``held_out``: digest of the held-out
+    images; with too few of them ``fidelity`` (by feature space) is empty and ``memorisation`` None. ``judgement``: by a
+    judge from outside; None without one, or in older records.
     """
 
     probe: ProbeConfig
@@ -145,6 +151,8 @@ class Measurement(Section):
     importance: LatentImportance
     fidelity: dict[str, FidelityFigures]
     memorisation: MemorisationFigures | None = None
+    recoverability_intervals: tuple[Interval, ...] | None = None
+    judgement: Judgement | None = None
 
 
 class SamplerComparison(Section):
@@ -197,7 +205,9 @@ class ModelMetadata(Section):
         found = {"recoverability": measured.recoverability[dimension]}
         if self.training.vae.validation_mse is not None:
             found["validation_mse"] = self.training.vae.validation_mse
-        if encoder := measured.fidelity.get("encoder"):
+        if measured.judgement:
+            found |= measured.judgement.metrics
+        elif encoder := measured.fidelity.get("encoder"):
             found |= encoder.generated.model_dump()
         if measured.memorisation:
             found["nearest_ratio"] = measured.memorisation.nearest_ratio

@@ -1,16 +1,22 @@
-"""Promotion: a candidate becomes production if no named metric is worse on the same held-out images."""
+"""Promotion: a candidate becomes production if no named metric is worse on the same held-out images.
+
+Distances in features are compared only if the same network gave the features to both: the same judge, or, for models
+that no judge has seen, the same encoder.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from image_longitudinal.core.digest import SHORT
 from image_longitudinal.core.errors import ModelError, RefusedByGateError
 from image_longitudinal.models.registry.registry import PRODUCTION, ModelVersion, Registry
 
 # 1: higher is better; -1: lower is better. See models.registry.metadata.ModelMetadata.metrics.
 DIRECTION = {
     "recoverability": 1, "fd": -1, "kid": -1, "precision": 1, "recall": 1, "density": 1, "coverage": 1,
-    "nearest_ratio": 1, "validation_mse": -1,
+    "classifier_auc": -1, "near_copies": -1, "nearest_ratio": 1, "validation_mse": -1,
 }  # fmt: skip
+IN_FEATURES = frozenset({"fd", "kid", "precision", "recall", "density", "coverage", "classifier_auc"})
 GATE = ("recoverability", "fd")  # what a data set depends on: images hold z, and look like real ones
 
 
@@ -40,7 +46,8 @@ def compare(
     ``tolerance`` is a worsening to ignore, as a fraction of production's value: these figures are noisy.
 
     Raises:
-        ModelError: a metric is unknown or was not measured, or the two were measured on different held-out images.
+        ModelError: a metric is unknown or was not measured, or the two were measured on different held-out images or in
+            the features of different networks.
     """
     if candidate.metadata.measured.held_out != production.metadata.measured.held_out:
         raise ModelError(
@@ -49,6 +56,14 @@ def compare(
             do="train both on the same images, or promote with --force",
         )
     figures = [(name, _figure(candidate, name), _figure(production, name)) for name in metrics]
+    if (compared := IN_FEATURES & set(metrics)) and not same_features(candidate, production):
+        raise ModelError(
+            f"{', '.join(sorted(compared))} of the two models are not of the same judge",
+            where=f"{candidate.version} and production, {production.version}",
+            expected=_features(production), got=_features(candidate),
+            do="measure both with image-longitudinal models measure and the same --judge (the extra judge), choose "
+            "other metrics, or promote with --force",
+        )  # fmt: skip
     return [Comparison(name, new, current, tolerance * abs(current)) for name, new, current in figures]
 
 
@@ -75,6 +90,18 @@ def promote(
             )
     registry.set_alias(PRODUCTION, candidate.version)
     return comparisons
+
+
+def same_features(one: ModelVersion, other: ModelVersion) -> bool:
+    """Whether the same network gave the features in which the two versions were compared with real images."""
+    return _features(one) == _features(other)
+
+
+def _features(version: ModelVersion) -> str:
+    judged = version.metadata.measured.judgement
+    if judged is not None:
+        return f"judge {judged.judge.name} {judged.judge.digest[:SHORT]}"
+    return f"its own encoder {version.files.get('vae.safetensors', version.digest)[:SHORT]}"
 
 
 def _figure(version: ModelVersion, name: str) -> float:

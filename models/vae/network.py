@@ -5,6 +5,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from image_longitudinal.core.errors import ModelError
+from image_longitudinal.models.vae.augmentation import centre_view
+from image_longitudinal.models.vae.latent_model import LatentModel
 
 SCALE = 32  # the encoder halves the image five times, the decoder doubles it five times
 
@@ -56,7 +58,7 @@ class Decoder(nn.Sequential):
         super().__init__(*layers)
 
 
-class VAE(nn.Module):
+class VAE(LatentModel):
     """Images ↔ latent vectors.
 
     Training works on the *raw* latent; :meth:`encode` and :meth:`decode` work on the *standardised* one. The affine map
@@ -67,6 +69,8 @@ class VAE(nn.Module):
     (original: 128); ``width`` multiplies every channel count (original: 1).
     """
 
+    views_are_crops = True
+    rotatable = True
     shift: Tensor
     transform: Tensor
 
@@ -107,6 +111,14 @@ class VAE(nn.Module):
         """Images (B, 1, H, W), values 0 to 1, of standardised latents (B, D)."""
         # Row by row: the rounding of a small matrix product depends on a row's place in the batch; an image must not.
         return self.decoder(self.shift + (latents[:, None] * self.transform).sum(-1))
+
+    def view(self, images: Tensor) -> Tensor:
+        """The centre window of images (B, 1, S, S); see :func:`models.vae.augmentation.centre_view`."""
+        return centre_view(images)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features (B, F) of the encoder before its two heads."""
+        return self.encoder.features(images).pooler_output.flatten(1)
 
     @torch.no_grad()
     def rotate(self, axes: Tensor) -> None:

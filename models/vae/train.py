@@ -17,6 +17,7 @@ from image_longitudinal.models.training.loop import LoopSettings, TrainingProgre
 from image_longitudinal.models.training.processes import check_divisible, process_rows
 from image_longitudinal.models.training.step_random import seeded_weights, step_generator
 from image_longitudinal.models.vae.augmentation import augmented_batch, centre_views
+from image_longitudinal.models.vae.latent_model import LatentModel
 from image_longitudinal.models.vae.loss import (
     Perception,
     kl_per_dimension,
@@ -148,9 +149,9 @@ def reconstruction_error(vae: VAE, images: ImageRows, distance: Perception = mse
 
 
 @torch.no_grad()
-def latent_importance(vae: VAE, seed: int) -> LatentImportance:
+def latent_importance(vae: LatentModel, seed: int) -> LatentImportance:
     """The figures of the original's two rankings of a VAE's dimensions, for latents sampled from N(0, I)."""
-    device, dim = vae.shift.device, vae.latent_dim
+    device, dim = vae.device, vae.latent_dim
     generator = step_generator(seed, "importance", 0)
     n = max(16, DECODED_IMAGES // dim)
     latents, resampled = (torch.randn(n, dim, generator=generator).to(device) for _ in range(2))

@@ -40,6 +40,14 @@ def quality_rows(measured: Measurement) -> list[dict[str, Any]]:
         for space, figures in measured.fidelity.items()
         for name, value in figures.generated
     ]
+    if measured.judgement:
+        sets, space = measured.judgement.measures, f"judge {measured.judgement.judge.name}"
+        for name, one in (
+            ("FD, floors", sets.frechet), ("KID", sets.kernel), ("classifier AUC", sets.classifier_auc),
+            ("precision", sets.precision), ("recall", sets.recall), ("density", sets.density),
+            ("coverage", sets.coverage),
+        ):  # fmt: skip
+            rows.append((space, name, one.value, one.null))
     if near := measured.memorisation:
         figure = "nearest training image, 1st percentile"
         rows.append(("pixels", figure, near.generated_first_percentile, near.held_out_first_percentile))

@@ -26,6 +26,7 @@ from image_longitudinal.models.imaging.backends import probed_model
 from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.models.imaging.interface import ImageModel
 from image_longitudinal.models.quality.gallery import noise_to_image, traversal, triptychs
+from image_longitudinal.models.quality.judge.networks import VGG16, load_judge
 from image_longitudinal.models.quality.model_metrics import RealImages, measure_image_model
 from image_longitudinal.models.quality.recoverability import find_recoverable_axes
 from image_longitudinal.models.registry.metadata import (
@@ -40,13 +41,14 @@ from image_longitudinal.models.registry.metadata import (
 from image_longitudinal.models.registry.promotion import promote
 from image_longitudinal.models.registry.registry import CANDIDATE, ModelVersion, Registry
 from image_longitudinal.models.training.tensor_files import load_tensors, tensors_digest
-from image_longitudinal.models.vae.network import VAE
+from image_longitudinal.models.vae.latent_model import LatentModel
 from image_longitudinal.storage.scans.prepared import ImageView, PreparedImages, open_prepared
 from image_longitudinal.tasks.engine.cache_keys import CACHED, cached_or_fresh
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.reports.model_card import model_card
 from image_longitudinal.tasks.reports.model_figures import model_pictures, quality_rows
 from image_longitudinal.tasks.reports.pictures import picture
+from image_longitudinal.tasks.training.judging import judged_scans
 from image_longitudinal.tasks.training.specs import RegistrationSpec, RemeasureSpec
 from image_longitudinal.tasks.workspace import Workspace
 
@@ -119,13 +121,18 @@ def register_model(
         networks = networks.model_copy(update={"borrowed": tensors_digest(generator.borrowed_state())})
         generator.to(device)
     model = probed_model(network, generator, probe, device)
-    axes = find_recoverable_axes(model, network, n=probe.n_images, batch_size=probe.batch_size, seed=seed)
-    network.rotate(axes)
+    if network.rotatable:
+        axes = find_recoverable_axes(model, network, n=probe.n_images, batch_size=probe.batch_size, seed=seed)
+        network.rotate(axes)
+        if generator is not None:
+            generator.rotate(axes)
     weights = {"vae": network.state_dict()}
     if generator is not None:
-        generator.rotate(axes)
         weights["diffusion"] = diffusion_weights(generator)
-    measured = measure_image_model(model, network, _real_images(images, model.image_size), probe, seed, compute.device)
+    measured = measure_image_model(
+        model, network, _real_images(images, model.image_size), probe, seed, compute.device,
+        judged_scans(images, model.image_size, VGG16),
+    )  # fmt: skip
     metadata = ModelMetadata(
         training_key=spec.digest, seed=seed, images=_training_images(images), networks=networks, training=training,
         measured=measured, pretrained=spec.diffusion.pretrained if spec.diffusion else None,
@@ -142,12 +149,12 @@ def register_model(
 
 
 def remeasured_model(
-    version: ModelVersion, config: Config, prepared: PreparedImages, workspace: Workspace
+    version: ModelVersion, config: Config, prepared: PreparedImages, workspace: Workspace, judge: str = VGG16
 ) -> ModelVersion:
-    """The registered version with these networks and the figures that ``config.probe`` measures.
+    """The registered version with these networks and the figures that ``config.probe`` and ``judge`` measure.
 
     Raises:
-        ModelError: the held-out images differ from those of the model's training.
+        ModelError: the held-out images differ from those of the model's training, or the judge cannot be loaded.
     """
     recorded = version.metadata.measured.held_out
     if (found := _held_out_digest(prepared, version.metadata.networks.image_size)) != recorded:
@@ -156,20 +163,25 @@ def remeasured_model(
             expected=f"images {recorded[:12]}", got=found[:12],
             do="name the scans it was trained on with --images, and the preset and seed that split them",
         )  # fmt: skip
-    spec = RemeasureSpec.from_config(config, model=version.digest, images=prepared.digest)
-    return registered_version(register_remeasured, spec, config, prepared, workspace)
+    spec = RemeasureSpec.from_config(
+        config, model=version.digest, images=prepared.digest, judge=load_judge(judge).digest
+    )
+    return registered_version(register_remeasured, spec, config, prepared, workspace, judge=judge)
 
 
 @task(name="measure-model", task_run_name="measure and register", **CACHED)
 @holds_gpu_slots
-def register_remeasured(spec: RemeasureSpec, prepared: str, workspace: str, compute: ComputeConfig) -> str:
+def register_remeasured(spec: RemeasureSpec, prepared: str, workspace: str, compute: ComputeConfig, judge: str) -> str:
     """Measure a version's networks, and register them with new figures, card and latent order."""
     registry, probe, device = Workspace.at(workspace).registry, spec.probe, default_device(compute.device)
     base, images = registry.get(spec.model), open_prepared(prepared)
     vae = load_vae(base).to(device)
     generator = load_diffusion(base).to(device) if base.metadata.networks.diffusion else None
     model = probed_model(vae, generator, probe, device)
-    measured = measure_image_model(model, vae, _real_images(images, model.image_size), probe, spec.seed, compute.device)
+    measured = measure_image_model(
+        model, vae, _real_images(images, model.image_size), probe, spec.seed, compute.device,
+        judged_scans(images, model.image_size, judge),
+    )  # fmt: skip
     metadata = base.metadata.model_copy(update={"measured": measured, "training_key": spec.digest})
     weights = base.all_tensors()
     if "gallery" in weights:
@@ -223,7 +235,7 @@ def _training_images(images: PreparedImages) -> TrainingImages:
 def _gallery(
     model: ImageModel,
     generator: DiffusionModel | None,
-    vae: VAE,
+    vae: LatentModel,
     held_out: NDArray[np.uint8],
     measured: Measurement,
     seed: int,

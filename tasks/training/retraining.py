@@ -17,7 +17,7 @@ from prefect.events import emit_event
 
 from image_longitudinal.core.digest import SHORT, digest_of
 from image_longitudinal.core.errors import StorageError
-from image_longitudinal.models.registry.promotion import DIRECTION, compare
+from image_longitudinal.models.registry.promotion import DIRECTION, IN_FEATURES, compare, same_features
 from image_longitudinal.models.registry.registry import PRODUCTION, ModelVersion, Registry
 from image_longitudinal.storage.io.local import LocalRoot
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
@@ -81,6 +81,8 @@ def show_comparison(candidate: ModelVersion, production: ModelVersion | None, pr
         table = [{"metric": "none compared", "why": "measured on different held-out patients"}]
     else:
         both = candidate.metadata.metrics.keys() & production.metadata.metrics.keys()
+        if not same_features(candidate, production):
+            both -= IN_FEATURES
         table = [
             {
                 "metric": one.metric,

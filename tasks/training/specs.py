@@ -12,7 +12,7 @@ from image_longitudinal.core.specs import Spec
 from image_longitudinal.models.registry.registry import ModelVersion
 
 TRAINING_VERSION = 3  # raise it whenever the same spec would give other weights
-MEASURING_VERSION = 2  # raise it whenever the same networks would be measured or shown differently
+MEASURING_VERSION = 3  # raise it whenever the same networks would be measured or shown differently
 DISTILLATION_VERSION = 2  # raise it whenever the same spec would give other distilled weights
 TORCH = str(torch.__version__)  # other versions round differently
 
@@ -103,12 +103,16 @@ class DistillationSpec(Spec):
 
 
 class RemeasureSpec(Spec):
-    """Decides a version with new figures, on these ``images``, of the networks of the version with digest ``model``."""
+    """Decides a version with new figures, on these ``images``, of the networks of the version with digest ``model``.
+
+    ``judge``: digest of the judge's network.
+    """
 
     product = "remeasured model"
     code_version = MEASURING_VERSION
     model: str
     images: str
+    judge: str
     probe: ProbeConfig
     seed: int
     torch: str = TORCH
@@ -121,6 +125,7 @@ def pretrained_digest(diffusion: DiffusionConfig) -> str | None:
     """
     places: dict[str, list[str | None]] = {
         "residual": [],
+        "flattened": [],
         "latent": [diffusion.autoencoder],
         "stable-diffusion": [diffusion.pretrained, diffusion.unet],
     }

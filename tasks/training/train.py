@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from prefect import task
 from torch import Tensor
 
@@ -13,14 +15,25 @@ from image_longitudinal.core.digest import file_sha256
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.core.files import write_atomically
 from image_longitudinal.models.diffusion.adagn import ResidualDiffusion
+from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.diffusion.train import train_diffusion
+from image_longitudinal.models.flattened.images import SOURCE_SIZE, FlattenedImages, flatten_images
+from image_longitudinal.models.flattened.retina import FlattenedRetina
+from image_longitudinal.models.flattened.train import fit_flattened_retina, train_flattened_diffusion
 from image_longitudinal.models.imaging.assembly import assemble_vae, diffusion_weights
 from image_longitudinal.models.imaging.backends import needs_diffusion
 from image_longitudinal.models.imaging.grey_images import ImageRows
 from image_longitudinal.models.registry.metadata import NetworkConfigs
 from image_longitudinal.models.registry.registry import ModelVersion
-from image_longitudinal.models.training.processes import Reporter, rank, run_in_processes, training_processes
+from image_longitudinal.models.training.processes import (
+    Reporter,
+    main_process_first,
+    rank,
+    run_in_processes,
+    training_processes,
+)
 from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
+from image_longitudinal.models.vae.network import VAE
 from image_longitudinal.models.vae.train import train_vae
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
 from image_longitudinal.tasks.engine.cache_keys import CACHED, cached_or_fresh
@@ -49,6 +62,16 @@ class TrainingInputs(NamedTuple):
         if not len(images.split("train")):
             raise ModelError("no training images", where=images.folder, do="lower the other splits' fractions")
         return images.rows(size, "train"), images.rows(size, "validation")
+
+    def flattened(self, size: int, path: Path) -> tuple[FlattenedImages, FlattenedImages, NDArray[np.int64]]:
+        """Flattened training and validation images for a model's size, kept beside ``path``; patients of the former."""
+        with main_process_first():
+            train, validation = (
+                flatten_images(images, size, path.with_name(f"{split}-{size}"))
+                for split, images in zip(("train", "validation"), self.images(SOURCE_SIZE), strict=True)
+            )
+        records = [image for image in open_prepared(self.prepared).manifest.images if image.split == "train"]
+        return train, validation, np.unique([image.patient for image in records], return_inverse=True)[1]
 
     def weights(self, network: str) -> dict[str, Tensor] | None:
         """The weights of a network of the start version, if there is one and it has that network."""
@@ -116,6 +139,11 @@ def _fitted(
 
 def _train_vae(path: Path, device: str, spec: VAETrainingSpec, inputs: TrainingInputs, report: Reporter | None) -> None:
     """What each process of :func:`fit_vae` runs."""
+    if spec.vae.kind == "flattened":
+        train, _, patients = inputs.flattened(spec.vae.image_size, path)
+        retina, fitted = fit_flattened_retina(train, patients, spec.vae, spec.seed)
+        _save(path, retina.state_dict(), fitted)
+        return
     vae, figures = train_vae(
         *inputs.images(spec.vae.image_size), spec.vae, spec.seed, path.with_suffix(".checkpoint"), device, report,
         initial=inputs.weights("vae"),
@@ -129,10 +157,16 @@ def _train_diffusion(
     """What each process of :func:`fit_diffusion` runs."""
     assert inputs.vae is not None
     vae = assemble_vae(NetworkConfigs(vae=spec.vae.vae), load_tensors(Path(inputs.vae))[0])
-    model, figures = train_diffusion(
-        vae, *inputs.images(spec.diffusion.image_size), spec.diffusion, spec.vae.seed, path.with_suffix(".checkpoint"),
-        device, report, initial=inputs.weights("diffusion"),
-    )  # fmt: skip
+    size, config, initial = spec.diffusion.image_size, spec.diffusion, inputs.weights("diffusion")
+    arguments = (spec.vae.seed, path.with_suffix(".checkpoint"), device, report, initial)
+    model: DiffusionModel
+    if isinstance(vae, FlattenedRetina):
+        train, validation, _ = inputs.flattened(size, Path(inputs.vae))
+        model, figures = train_flattened_diffusion(vae, train, validation, inputs.images(size)[1], config, *arguments)
+    else:
+        assert isinstance(vae, VAE)
+        scans, other = inputs.images(size)
+        model, figures = train_diffusion(vae, scans, other, config, *arguments)
     scale = model.residual_scale if isinstance(model, ResidualDiffusion) else None
     _save(path, diffusion_weights(model), TrainedDiffusion(training=figures, residual_scale=scale))
 

@@ -43,8 +43,11 @@ def test_every_family_is_caught_by_the_base_and_survives_a_trip_between_processe
 
 @pytest.mark.parametrize(
     ("module", "extra"),
-    [("torch", "pipeline"), ("prefect.client", "pipeline"), ("prefect_dask", "dask"), ("s3fs", "s3"), ("bm3d", "bm3d")],
-)
+    [
+        ("torch", "pipeline"), ("prefect.client", "pipeline"), ("prefect_dask", "dask"), ("s3fs", "s3"),
+        ("bm3d", "bm3d"), ("h5py", "judge"),
+    ],
+)  # fmt: skip
 def test_a_missing_package_names_its_extra(module: str, extra: str) -> None:
     named = rf"pip install 'image-longitudinal\[{extra}\]'"
     with pytest.raises(MissingExtraError, match=named), naming_missing_extra():

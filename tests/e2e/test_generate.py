@@ -277,6 +277,7 @@ def test_a_vae_alone_generates_a_data_set(tmp_path: Path, tiny: Callable[..., Co
 
 def test_a_model_is_measured_again_by_another_probe(first: Path, tiny: Callable[..., Config], workspace: str) -> None:
     from image_longitudinal.flows.remeasure_model import measure_model
+    from image_longitudinal.tasks.reports.model_table import model_report, model_table
 
     base = Workspace.at(workspace).registry.get(open_dataset(first).manifest.image.model)
     config = tiny("probe.reader=network", "probe.reader_images=128", "probe.reader_steps=5")
@@ -286,6 +287,13 @@ def test_a_model_is_measured_again_by_another_probe(first: Path, tiny: Callable[
         assert version.files[network] == base.files[network], "the same networks"
     assert (version.metadata.measured.read_by, base.metadata.measured.read_by) == ("network", "encoder")
     assert version.metadata.training == base.metadata.training
+    judgement = version.metadata.measured.judgement
+    assert judgement is not None
+    assert (judgement.judge.name, judgement.pathology) == ("vgg16", None)
+    rows = model_table(model_report(version, config))
+    assert {"outside judge, floors", "RPE roughness, ratio", "images per second, on this machine"} < {
+        r[0] for r in rows
+    }
     card = (version.folder / "README.md").read_text()
     assert "a network trained for it, apart from the generator, on 128 other generated images (5 batches of 64)" in card
     assert measure_model(base.version, config=config, workspace=workspace).version == version.version

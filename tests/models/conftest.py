@@ -11,6 +11,16 @@ from image_longitudinal.core.random import normals, stream_key
 from image_longitudinal.models.diffusion.adagn import ResidualDiffusion
 from image_longitudinal.models.diffusion.train import train_diffusion
 from image_longitudinal.models.imaging.phantom import render
+from image_longitudinal.models.registry.judgement import (
+    ClassShare,
+    Figure,
+    Interval,
+    Judge,
+    Judgement,
+    PathologyFigures,
+    PropertyFigures,
+    SetMeasures,
+)
 from image_longitudinal.models.registry.metadata import (
     DiffusionTraining,
     FidelityFigures,
@@ -37,6 +47,25 @@ DIFFUSION_CONFIG = DiffusionConfig(
 )
 
 
+def judgement(digest: str, frechet: float) -> Judgement:
+    """A complete judgement with invented figures."""
+    interval = Interval(value=0.5, low=0.4, high=0.6)
+    figure = Figure(**interval.model_dump(), null=0.5, null_low=0.45, null_high=0.55)
+    measures = SetMeasures.model_construct(**dict.fromkeys(SetMeasures.model_fields, figure))
+    changes = {"frechet": figure.model_copy(update={"value": frechet}), "frechet_to_one_floor": 1.2 * frechet}
+    shares = tuple(
+        ClassShare(label=label, generated=interval, real=interval, difference=interval) for label in ("CNV", "NORMAL")
+    )
+    breaks = PropertyFigures(name="RPE breaks", generated=interval, real=interval, ratio=interval, distance=figure)
+    return Judgement(
+        judge=Judge(name="vgg16", digest=digest),
+        n=50,
+        measures=measures.model_copy(update=changes),
+        properties=(breaks,),
+        pathology=PathologyFigures(accuracy=0.7, shares=shares),
+    )
+
+
 def model_metadata(
     *,
     vae: VAEConfig = VAE_CONFIG,
@@ -45,9 +74,13 @@ def model_metadata(
     recoverability: float = 0.8,
     fd: float | None = 2.0,
     held_out: str = "a",
+    judge: str | None = None,
     **changes: object,
 ) -> ModelMetadata:
-    """Complete metadata with invented figures; ``fd`` None leaves out all that needs held-out images."""
+    """Complete metadata with invented figures; ``fd`` None leaves out all that needs held-out images.
+
+    ``judge``: digest of the judge whose Fréchet distance ``fd`` is; without one it is that of the encoder.
+    """
     dims = vae.latent_dim
     figures = SetFigures(fd=fd or 0.0, kid=0.5, precision=0.5, recall=0.5, density=0.5, coverage=0.5)
     nearest = MemorisationFigures(
@@ -63,6 +96,7 @@ def model_metadata(
         importance=LatentImportance(change=[0.1] * dims, reading_error=[0.2] * dims),
         fidelity={} if fd is None else {"encoder": FidelityFigures(n=50, generated=figures, floor=figures)},
         memorisation=None if fd is None else nearest,
+        judgement=None if judge is None else judgement(judge, fd or 0.0),
     )
     trained = VAETraining(
         history=[{"step": 0, "mse": 0.25}], kl=[1.0, 0.5], active_units=2, validation_mse=0.25, perception="ms-ssim"

@@ -7,7 +7,9 @@ import torch
 from image_longitudinal.core.config import ProbeConfig
 from image_longitudinal.models.imaging.assembly import load_vae
 from image_longitudinal.models.imaging.backends import vae_images
-from image_longitudinal.models.quality.model_metrics import RealImages, measure_image_model
+from image_longitudinal.models.quality.judge.judge import RealScans
+from image_longitudinal.models.quality.judge.networks import load_judge
+from image_longitudinal.models.quality.model_metrics import JudgedScans, RealImages, measure_image_model
 from image_longitudinal.models.registry.metadata import Measurement
 from image_longitudinal.models.registry.registry import ModelVersion
 from tests.models.conftest import phantoms
@@ -46,3 +48,21 @@ def test_without_other_patients_only_the_latents_are_read_here_by_a_network(
     assert (alone.fidelity, alone.memorisation, alone.read_by) == ({}, None, "network")
     assert len(alone.recoverability) == 5
     assert alone.recoverability != measured.recoverability
+
+
+def test_images_are_judged_beside_as_many_held_out_scans(measured: Measurement, tiny_version: ModelVersion) -> None:
+    vae, held_out = load_vae(tiny_version), phantoms(40, 32, 7)
+    train, new = (RealScans(one, np.arange(len(one)).astype(str)) for one in (phantoms(20, 32), held_out[:12]))
+    found = measure_image_model(
+        vae_images(vae, ""), vae, RealImages(phantoms(96, 32), held_out, "h"), ProbeConfig(n_images=64), 1, "cpu",
+        JudgedScans(load_judge(), train, new),
+    )  # fmt: skip
+    judgement = found.judgement
+    assert judgement is not None
+    assert (judgement.n, judgement.judge.digest) == (12, load_judge().digest)
+    assert judgement.measures.frechet.value > judgement.measures.frechet.null_high, "a VAE's images are smooth"
+    assert found.model_copy(update={"judgement": None}) == measured
+    assert found.recoverability_intervals is not None
+    for value, interval in zip(found.recoverability, found.recoverability_intervals, strict=True):
+        assert interval.value == pytest.approx(value)
+        assert interval.low < value < interval.high <= 1

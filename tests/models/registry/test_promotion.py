@@ -16,9 +16,16 @@ def registry(tmp_path: Path) -> Registry:
     return Registry(tmp_path)
 
 
-def register(registry: Registry, recoverability: float, fd: float | None, held_out: str = "a") -> ModelVersion:
-    metadata = model_metadata(recoverability=recoverability, fd=fd, held_out=held_out)
-    return registry.register({"vae": {"a": torch.zeros(1)}}, metadata, "")
+def register(
+    registry: Registry,
+    recoverability: float,
+    fd: float | None,
+    held_out: str = "a",
+    judge: str | None = None,
+    weight: float = 0.0,
+) -> ModelVersion:
+    metadata = model_metadata(recoverability=recoverability, fd=fd, held_out=held_out, judge=judge)
+    return registry.register({"vae": {"a": torch.full((1,), weight)}}, metadata, "")
 
 
 BOTH = ("recoverability", "fd")
@@ -63,3 +70,22 @@ def test_other_held_out_images_and_missing_figures_compare_with_nothing(registry
     assert registry.get("production") == first
     promote(registry, unmeasured.version, force=True)
     assert registry.get("production") == unmeasured
+
+
+def test_distances_in_the_features_of_different_networks_are_never_compared(registry: Registry) -> None:
+    """A worse model looked better than production because its own encoder saw less: now the two do not compare."""
+    promote(registry, register(registry, 0.8, 2.0, judge="j" * 64).version)
+    better = register(registry, 0.9, 1.0, judge="j" * 64, weight=1.0)
+    assert [one.candidate for one in promote(registry, better.version, BOTH)] == [0.9, 1.0]
+    for other in (register(registry, 0.9, 0.5, judge="k" * 64), register(registry, 0.9, 0.5, weight=2.0)):
+        with pytest.raises(ModelError, match=r"fd of the two models are not of the same judge .*models measure"):
+            promote(registry, other.version, BOTH)
+        assert [one.no_worse for one in promote(registry, other.version, ["recoverability"])] == [True]
+        promote(registry, better.version, force=True)
+
+
+def test_models_that_no_judge_has_seen_compare_in_features_with_the_same_encoder_only(registry: Registry) -> None:
+    promote(registry, register(registry, 0.8, 2.0).version)
+    assert len(promote(registry, register(registry, 0.9, 1.0).version, BOTH)) == 2
+    with pytest.raises(ModelError, match=r"expected its own encoder \w+; got its own encoder \w+"):
+        promote(registry, register(registry, 0.9, 0.5, weight=1.0).version, BOTH)

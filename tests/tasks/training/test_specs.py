@@ -46,7 +46,7 @@ def digests(config: Config, images: str = "images", start: ModelVersion | None =
         "registration": RegistrationSpec.from_config(config, vae=vae, diffusion=diffusion).digest,
         "distilled networks": distillation.networks.digest,
         "distillation": distillation.digest,
-        "remeasure": RemeasureSpec.from_config(config, model=MODEL.digest, images=images).digest,
+        "remeasure": RemeasureSpec.from_config(config, model=MODEL.digest, images=images, judge="judge").digest,
     }
 
 

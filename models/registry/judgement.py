@@ -1,0 +1,106 @@
+"""What a judge from outside found of a set of generated images, each figure beside what real scans give."""
+
+from image_longitudinal.core.config import Section
+
+
+class Judge(Section):
+    """The feature network that judged: distances of two models compare only if its ``digest`` is the same."""
+
+    name: str
+    digest: str
+
+
+class Interval(Section):
+    """A figure with an interval that covers 95 % of what other patients and other images would give."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Figure(Interval):
+    """A measure of generated against held-out images.
+
+    ``null`` is its mean when real scans of other patients take the place of generated images, in sets of the same size;
+    ``null_low`` to ``null_high`` holds 95 % of such sets.
+    """
+
+    null: float
+    null_low: float
+    null_high: float
+
+
+class SetMeasures(Section):
+    """Generated images as a set, against as many held-out ones.
+
+    ``frechet``: Fréchet distance in 32 principal components of the features, in floors: 1 is the mean of real scans
+    of other patients. ``frechet_to_one_floor``: the same, in units of the distance of one such set, the training
+    images. ``kernel``: unbiased squared kernel distance ("KID") of standardised features. ``precision``, ``recall``
+    (Kynkäänniemi et al. 2019), ``density``, ``coverage`` (Naeem et al. 2020): higher is better. ``classifier_auc``:
+    area under the curve of a classifier that tells the two apart, cross-fitted; 0.5 is chance. ``near_copies``: share
+    of images that are nearer to a training image than 95 % of held-out images are. ``grey_levels``: Wasserstein
+    distance of all pixels' grey levels (0 to 255). ``thickness_map``: Wasserstein distance of retinal thickness in
+    eight parts of the width, averaged, in standard deviations of real scans.
+    """
+
+    frechet: Figure
+    frechet_to_one_floor: float
+    kernel: Figure
+    precision: Figure
+    recall: Figure
+    density: Figure
+    coverage: Figure
+    classifier_auc: Figure
+    near_copies: Figure
+    grey_levels: Figure
+    thickness_map: Figure
+
+
+class PropertyFigures(Section):
+    """One property of single images, see :mod:`models.quality.judge.properties`: means, their ratio, and distributions.
+
+    ``distance``: Wasserstein distance of the property's distributions, in standard deviations of real scans.
+    """
+
+    name: str
+    generated: Interval
+    real: Interval
+    ratio: Interval
+    distance: Figure
+
+
+class ClassShare(Section):
+    """Share of a class among generated and among held-out images, and their difference, by the same classifier."""
+
+    label: str
+    generated: Interval
+    real: Interval
+    difference: Interval
+
+
+class PathologyFigures(Section):
+    """Shares of the classes by a classifier trained on real scans; ``accuracy`` on patients that it has not seen."""
+
+    accuracy: float
+    shares: tuple[ClassShare, ...]
+
+
+class Judgement(Section):
+    """All that a judge found, with ``n`` images in each set; ``pathology`` is None without classes of real images."""
+
+    judge: Judge
+    n: int
+    measures: SetMeasures
+    properties: tuple[PropertyFigures, ...]
+    pathology: PathologyFigures | None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The figures that versions are compared by, as :attr:`models.registry.metadata.ModelMetadata.metrics`."""
+        names = {"fd": "frechet", "kid": "kernel", "classifier_auc": "classifier_auc", "near_copies": "near_copies"}
+        names |= {name: name for name in ("precision", "recall", "density", "coverage")}
+        return {metric: getattr(self.measures, name).value for metric, name in names.items()}
+
+    def property_named(self, name: str) -> PropertyFigures:
+        """The figures of one property of single images; KeyError if there is none of that name."""
+        return {one.name: one for one in self.properties}[name]

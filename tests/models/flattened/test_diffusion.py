@@ -1,0 +1,100 @@
+"""The diffusion model of the flattened retina: from images to working tensors and back, training, sampling."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from image_longitudinal.core.config import DiffusionConfig
+from image_longitudinal.models.diffusion.solvers import sample_on_device
+from image_longitudinal.models.flattened.diffusion import FlattenedDiffusion
+from image_longitudinal.models.flattened.images import FlattenedImages
+from image_longitudinal.models.flattened.retina import FlattenedRetina
+from image_longitudinal.models.flattened.train import build_flattened_diffusion, train_flattened_diffusion
+
+CONFIG = DiffusionConfig(
+    kind="flattened", image_size=32, channels=(16, 32), steps=6, batch_size=4, learning_rate=1e-3, min_snr_gamma=None
+)
+
+
+@pytest.fixture(scope="module")
+def model(retina: FlattenedRetina, flattened: FlattenedImages) -> FlattenedDiffusion:
+    """Untrained: it predicts a velocity of 0."""
+    built = build_flattened_diffusion(retina, CONFIG, 0)
+    built.standardise(flattened.plain(np.arange(100), torch.device("cpu")))
+    return built.eval()
+
+
+def _latents(n: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(3).standard_normal((n, 10))).float()
+
+
+def test_working_tensors_hold_the_residual(model: FlattenedDiffusion, flattened: FlattenedImages) -> None:
+    flat = flattened.plain(np.arange(100), torch.device("cpu"))
+    mean = model.vae.mean_flat(model.vae.scores(flat))
+    working = model.fold(model.residual(flat, mean))
+    assert working.shape == (100, *model.working_shape)
+    # Halfway, in logarithms, between a row's own scale and the average one: in all, near 1.
+    assert 0.7 < float(working.std()) < 1.4
+    context = model.with_curves(model.fold_mean(mean), torch.tensor(np.array(flattened.curves)))
+    images = model.to_images(working, context)
+    expected = model.to_images(model.fold(flat - mean), context)
+    torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
+
+
+def test_the_scores_of_a_drawn_image_are_those_of_its_latents(model: FlattenedDiffusion) -> None:
+    """Whatever the network draws: its part in the components is taken out."""
+    z = _latents(64)
+    drawn = 3 * torch.randn(64, *model.working_shape, generator=torch.Generator().manual_seed(0))
+    images = model.to_images(drawn * 0.2, model.context(z))
+    curves, scores = model.vae.coordinates(z)
+    read_curves, read_scores = model.vae.read(images)
+    far = (read_curves[:, 0] - curves[:, 0]).abs() < 0.02
+    assert far.float().mean() > 0.9
+    correlation = np.corrcoef(read_scores[:, 0].numpy(), scores[:, 0].numpy())[0, 1]
+    assert correlation > 0.9
+
+
+def test_sampling_depends_on_latents_and_seeds_alone(model: FlattenedDiffusion) -> None:
+    z, seeds = _latents(5), torch.arange(5)
+    together = sample_on_device(model, z, seeds, scheduler="dpm++", steps=2)
+    ones = zip(z.split(1), seeds.split(1), strict=True)
+    alone = torch.cat([sample_on_device(model, *one, scheduler="dpm++", steps=2) for one in ones])
+    assert together.shape == (5, 32, 32)
+    # Within one grey level: the batch decides how the device rounds.
+    assert (together.int() - alone.int()).abs().max() <= 1
+    other = sample_on_device(model, z, seeds + 9, scheduler="dpm++", steps=2)
+    assert not torch.equal(other, together)
+
+
+def test_training_lowers_the_loss_and_a_resumed_one_ends_alike(
+    retina: FlattenedRetina, flattened: FlattenedImages, tmp_path: Path
+) -> None:
+    none = FlattenedImages(flattened.flat[:0], flattened.curves[:0], 32)
+    held_out = np.zeros((0, 32, 32), np.uint8)
+
+    def trained(steps: int, name: str) -> tuple[FlattenedDiffusion, list[dict[str, float]]]:
+        config = CONFIG.model_copy(update={"steps": steps, "ema_decay": 0.5})
+        arguments = (retina, flattened, none, held_out, config, 0, tmp_path / name, "cpu")
+        model, figures = train_flattened_diffusion(*arguments)
+        assert figures.validation_loss is None
+        return model, figures.history
+
+    long, history = trained(40, "long")
+    assert history[-1]["loss"] < history[0]["loss"]
+    trained(3, "short")
+    resumed, _ = trained(6, "short")
+    direct, _ = trained(6, "direct")
+    for one, other in zip(resumed.denoiser.parameters(), direct.denoiser.parameters(), strict=True):
+        assert torch.equal(one, other)
+    frozen = long.frozen_state()
+    again = build_flattened_diffusion(retina, CONFIG, 0)
+    again.load_frozen_state(frozen)
+    assert torch.equal(again.row_scale, long.row_scale)
+
+
+def test_larger_images_have_larger_blocks_on_the_same_grid() -> None:
+    for size, patch in ((64, (4, 2)), (128, (8, 4))):
+        model = build_flattened_diffusion(FlattenedRetina(size, 8, 1), CONFIG, 0)
+        assert (model.patch, model.working_shape[1:]) == (patch, (32, 32))
