@@ -27,6 +27,9 @@ def _date_text(value: Any) -> Any:
 MixedPrecision = Annotated[Literal["no", "fp16", "bf16"], BeforeValidator(_precision_text)]
 
 
+PRECISION = "Data type of the networks' arithmetic in training; no: float32."
+EMA = "Decay per step of the average of the weights, which is what is kept."
+FREE_ROWS = 65_536  # rows of a shard whose index, 1 MiB, matters to nobody
 FLATTENED_MIN_DIM = 5  # four dimensions for the curve of the retina, one or more for its appearance
 EXECUTION_SECTIONS = frozenset({"compute", "evaluation"})  # sections of Config that do not change a data set
 
@@ -65,8 +68,8 @@ class TrainingSection(Section):
     steps: Positive
     batch_size: Positive
     learning_rate: float = Field(gt=0)
-    mixed_precision: MixedPrecision = "no"
-    gradient_accumulation: Positive = 1
+    mixed_precision: MixedPrecision = Field("no", description=PRECISION)
+    gradient_accumulation: Positive = Field(1, description="Batches whose gradients make one step.")
     validate_every: int = Field(0, ge=0, description="Steps between validations, which keep the best weights; 0: none.")
     patience: int = Field(0, ge=0, description="Validations without improvement before training stops; 0: never.")
 
@@ -84,7 +87,7 @@ class VAEConfig(TrainingSection):
     width: float = Field(1.0, gt=0, le=4, description="Factor on all channel counts; 1 is the original.")
     steps: Positive = Field(500_000, description="About 30 epochs of the original's 84,000 training scans.")
     batch_size: int = Field(5, ge=2, description="Batch norm needs at least two.")
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0, description="Of Adam.")
     kl_weight: float = Field(0.037558578, ge=0, description="β after warm-up.")
     kl_warmup_steps: int = Field(84_000, ge=0, description="β rises linearly over these steps (original: 5 epochs).")
     free_bits: float = Field(0.0, ge=0, description="Nats per dimension without KL penalty (Kingma et al. 2016).")
@@ -96,29 +99,31 @@ class DiffusionConfig(TrainingSection):
     """The diffusion model: a small residual or latent model, or a fine-tuned Stable Diffusion as in the original."""
 
     kind: Literal["residual", "latent", "stable-diffusion", "flattened"] = Field(
-        "residual", description="flattened: the detail of the flattened retina, for vae.kind flattened."
+        "residual",
+        description="On the VAE's residual, in a latent space, Stable Diffusion fine-tuned, or the detail of the "
+        "flattened retina, for vae.kind flattened.",
     )
-    image_size: int = Field(64, ge=32, multiple_of=32)
+    image_size: int = Field(64, ge=32, multiple_of=32, description="Side in pixels of images.")
     channels: tuple[Positive, ...] = Field((64, 96), description="UNet levels of the trained models, multiples of 16.")
     objective: Literal["flow", "velocity"] = Field("flow", description="What the latent model predicts.")
     autoencoder: str | None = Field(None, description="Folder or hub name of a diffusers autoencoder; null: train one.")
     autoencoder_width: Positive = Field(32, description="Channels of the trained autoencoder.")
     autoencoder_levels: int = Field(3, ge=2, description="Of the trained one: each but the first halves the image.")
-    autoencoder_steps: Positive = 2000
-    autoencoder_learning_rate: float = Field(1e-3, gt=0)
+    autoencoder_steps: Positive = Field(2000, description="Training steps of the trained one.")
+    autoencoder_learning_rate: float = Field(1e-3, gt=0, description="Of the trained one.")
     encoded_variants: Positive = Field(8, description="Augmented views of each image for training in latent space.")
     encoder_weight: float = Field(0.0, ge=0, description="Weight of recovering z from the predicted image by encoder.")
     unet: str | None = Field(None, description="Folder or hub name of a UNet to start from; null: that of pretrained.")
     pretrained: str = Field(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", description="Folder or hub name of the model to fine-tune."
     )
-    steps: Positive = 115_000
-    batch_size: Positive = 4
-    learning_rate: float = Field(1e-5, gt=0)
-    learning_rate_decay: Literal["constant", "cosine"] = "constant"
-    ema_decay: float = Field(0.9999, ge=0, lt=1)
+    steps: Positive = Field(115_000, description="Training steps.")
+    batch_size: Positive = Field(4, description="Images per step of one process.")
+    learning_rate: float = Field(1e-5, gt=0, description="Of AdamW, at its peak.")
+    learning_rate_decay: Literal["constant", "cosine"] = Field("constant", description="Course of the learning rate.")
+    ema_decay: float = Field(0.9999, ge=0, lt=1, description=EMA)
     min_snr_gamma: float | None = Field(5.0, gt=0, description="Cap of the min-SNR weights; null: equal weights.")
-    noise_offset: float = Field(0.0, ge=0)
+    noise_offset: float = Field(0.0, ge=0, description="Standard deviation of noise that a whole image shares.")
 
     @field_validator("channels")
     @classmethod
@@ -135,7 +140,7 @@ class GeneratorConfig(Section):
     image_size: int = Field(64, ge=16, description="Side in pixels of phantom images; trained models have their own.")
     latent_dim: Positive = Field(16, description="Length of z for the phantom; trained models have their own.")
     scheduler: Literal[SolverName, "student"] = Field("ddim", description="Solver; student: the distilled network.")
-    steps: Positive = 10
+    steps: Positive = Field(10, description="Solver steps for each image.")
     decoder: Literal["full", "light"] = Field("full", description="light: the distilled decoder, if the model has one.")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Data type of the network; the solver always uses float32."
@@ -156,19 +161,19 @@ class DistillationConfig(Section):
     solver_steps: Positive = Field(3, description="Solver steps with which the student is measured.")
     decoder_steps: int = Field(20_000, ge=0, description="Of the light decoder (stable-diffusion only); 0: none.")
     decoder_width: Positive = Field(64, description="Channels of the light decoder (TAESD: 64).")
-    batch_size: Positive = 32
-    learning_rate: float = Field(1e-4, gt=0)
-    ema_decay: float = Field(0.999, ge=0, lt=1)
-    mixed_precision: MixedPrecision = "no"
+    batch_size: Positive = Field(32, description="Images per step.")
+    learning_rate: float = Field(1e-4, gt=0, description="Of AdamW, at its peak.")
+    ema_decay: float = Field(0.999, ge=0, lt=1, description=EMA)
+    mixed_precision: MixedPrecision = Field("no", description=PRECISION)
 
 
 class ProbeConfig(Section):
     """How a trained model is measured, once: the solver of a data set does not decide which dimensions become η."""
 
     n_images: int = Field(512, ge=64, description="Images generated to measure how well z is recovered.")
-    scheduler: SolverName = "ddim"
-    steps: Positive = 10
-    batch_size: Positive = 32
+    scheduler: SolverName = Field("ddim", description="Solver of the images that are measured.")
+    steps: Positive = Field(10, description="Its steps for each image.")
+    batch_size: Positive = Field(32, description="Images generated together.")
     noise_seeds: int = Field(3, ge=2, description="Noise seeds over which the spread of R² is measured.")
     reader: Literal["encoder", "network"] = Field(
         "encoder", description="What recovers z: the VAE's encoder, or a network trained for it on generated images."
@@ -200,7 +205,7 @@ class OutcomesConfig(Section):
 
     model: str = Field("depot-central-mm", description="Name of a model in models/nlme.")
     times: tuple[float, ...] = Field(tuple(i / 2 for i in range(21)), min_length=1, description="Observation times.")
-    doses: tuple[DoseConfig, ...] = (DoseConfig(),)
+    doses: tuple[DoseConfig, ...] = Field((DoseConfig(),), description="Doses that every subject gets.")
     jitter: float = Field(
         0.0, ge=0, description="Visits are up to this much earlier or later, except the first and those with a dose."
     )
@@ -237,26 +242,33 @@ class OutcomesConfig(Section):
 class DatasetConfig(Section):
     """The published data set."""
 
-    name: str = Field("image-longitudinal-demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(
+        "image-longitudinal-demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name in its card and manifest."
+    )
     date: Annotated[str | None, BeforeValidator(_date_text)] = Field(
         None, pattern=r"^\d{4}-\d{2}-\d{2}$", description="Date in the Croissant description."
     )
     licence: str = Field("CC-BY-4.0", description="SPDX licence identifier.")
-    n_subjects: Positive = 512
-    shard_size: Positive = 128
+    n_subjects: Positive = Field(512, description="Subjects in all splits.")
+    shard_size: Positive = Field(128, description="Subjects that are generated and written together.")
     association: tuple[Level, ...] = Field(
         (1.0, 0.5, 0.1, 0.0526, 0.02), min_length=1, description="ρ²: fraction of Var(η) that the image can explain."
     )
     eta_dims: Literal["auto"] | tuple[Annotated[int, Field(ge=0)], ...] = Field(
         "auto", description="Latent dimensions (from 0) that become η; auto: the most recoverable ones."
     )
-    validation_fraction: Fraction = 0.0
+    validation_fraction: Fraction = Field(0.0, description="Subjects for choosing among one's models.")
     test_fraction: Fraction = Field(1 / 11, description="Held-out subjects; original: 100,000 of 1,100,000.")
 
     @property
     def plan(self) -> ShardPlan:
-        """Which subjects belong to which shard and split."""
-        return ShardPlan(self.n_subjects, self.shard_size, self.validation_fraction, self.test_fraction)
+        """Which subjects belong to which shard and split.
+
+        The index of a shard's file takes 16 bytes for each row that the shard could hold: a shard that is far larger
+        than the data set is planned smaller.
+        """
+        size = min(self.shard_size, max(self.n_subjects, FREE_ROWS))
+        return ShardPlan(self.n_subjects, size, self.validation_fraction, self.test_fraction)
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -292,7 +304,7 @@ class ResNetConfig(Section):
     steps: int = Field(0, ge=0, description="Maximum training steps per association level; 0: no network.")
     batch_size: Positive = Field(16, description="Batch size of the original.")
     width: float = Field(1.0, gt=0, le=4, description="Factor on its channel counts; 1 is ResNet18.")
-    mixed_precision: MixedPrecision = "no"
+    mixed_precision: MixedPrecision = Field("no", description=PRECISION)
 
 
 class EvaluationConfig(Section):
@@ -328,7 +340,7 @@ class EvaluationConfig(Section):
 class Config(Section):
     """The whole configuration, from training images to evaluation."""
 
-    seed: int = Field(1, ge=0, lt=2**63)
+    seed: int = Field(1, ge=0, lt=2**63, description="Of everything that is drawn.")
     images: ImagesConfig = ImagesConfig()
     vae: VAEConfig = VAEConfig()
     diffusion: DiffusionConfig = DiffusionConfig()

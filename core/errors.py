@@ -1,7 +1,8 @@
 """Errors that a person can act on: every one says what, where, what was expected, what came and what to do."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 # Packages of an optional part of the installation, by the extra that brings them.
 _EXTRA_OF = {
@@ -18,8 +19,10 @@ _PIPELINE = frozenset({
 class ImageLongitudinalError(Exception):
     """Base of every error this project raises on purpose.
 
-    The command line prints its message as one line and exits non-zero; anything else that escapes is a bug.
+    The command line prints its message as one line and exits with ``exit_status``; anything else that escapes is a bug.
     """
+
+    exit_status = 1
 
     def __init__(
         self, what: str, *, where: object = None, expected: object = None, got: object = None, do: str | None = None
@@ -31,6 +34,15 @@ class ImageLongitudinalError(Exception):
         if do:
             message = f"{message.rstrip(' .')}. {do[0].upper()}{do[1:]}"
         super().__init__(" ".join(message.split()))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """A question that names what ``name`` may have been meant to be; None if nothing is close."""
+    by_lower = {one.lower(): one for one in known}
+    close = [by_lower[one] for one in get_close_matches(name.lower(), by_lower, n=2, cutoff=0.7)]
+    if not close and (part := [one for one in by_lower.values() if name and one.endswith(f".{name}")]):
+        close = part[:2]
+    return f"did you mean {' or '.join(close)}?" if close else None
 
 
 @contextmanager
@@ -61,6 +73,12 @@ class SimulationError(ImageLongitudinalError):
 
 class StorageError(ImageLongitudinalError):
     """A data set on disk or in an object store is missing, damaged, foreign or cannot be written."""
+
+
+class RefusedByGateError(ModelError):
+    """A model is worse than the one in production."""
+
+    exit_status = 4
 
 
 class MissingExtraError(ImageLongitudinalError):

@@ -68,7 +68,12 @@ class ShardPlan:
     @property
     def n_shards(self) -> int:
         """Number of shards."""
-        return sum(1 for _ in self) if self.is_part else self._all_shards
+        return len(self.indices)
+
+    @property
+    def indices(self) -> Sequence[int]:
+        """Indices of the shards, ascending; of a whole data set without any work for each."""
+        return [shard.index for shard in self] if self.is_part else range(self._all_shards)
 
     @property
     def is_part(self) -> bool:

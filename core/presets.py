@@ -3,13 +3,14 @@
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic import ValidationError
 
 from image_longitudinal.core.config import Config, check_networks
-from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.config_keys import config_keys
+from image_longitudinal.core.errors import ConfigError, did_you_mean
 
 PRESETS = Path(__file__).resolve().parent.parent / "deployments" / "presets"
 
@@ -30,16 +31,30 @@ def load_config(preset: str = "demo", file: str | Path | None = None, overrides:
     Raises:
         ConfigError: a file cannot be read, or keys or values are invalid; names all of them.
     """
-    if preset not in preset_names():
-        raise ConfigError("unknown preset", expected=f"one of {', '.join(preset_names())}", got=preset)
-    values = _read(PRESETS / f"{preset}.yaml")
-    if file is not None:
-        values = _merge(values, _read(Path(file)))
-    for override in overrides:
-        values = _merge(values, _parse_override(override))
+    values: dict[str, Any] = {}
+    for layer in config_layers(preset, file, overrides):
+        values = _merge(values, layer.values)
     config = validate_config(values, where=file or f"preset {preset}")
     check_networks(config)
     return config
+
+
+class Layer(NamedTuple):
+    """Values that one source gives, over those of earlier layers."""
+
+    source: str
+    values: dict[str, Any]
+
+
+def config_layers(preset: str = "demo", file: str | Path | None = None, overrides: Iterable[str] = ()) -> list[Layer]:
+    """What :func:`load_config` merges, in order; later layers win. Arguments and errors as there."""
+    if preset not in preset_names():
+        do = did_you_mean(preset, preset_names())
+        raise ConfigError("unknown preset", expected=f"one of {', '.join(preset_names())}", got=preset, do=do)
+    layers = [Layer(f"preset {preset}", _read(PRESETS / f"{preset}.yaml"))]
+    if file is not None:
+        layers.append(Layer(str(file), _read(Path(file))))
+    return layers + [Layer(f"--set {override}", _parse_override(override)) for override in overrides]
 
 
 def validate_config(values: Mapping[str, Any], where: object = None) -> Config:
@@ -62,7 +77,9 @@ def _location(problem: Any) -> str:
 
 def _describe(location: str, problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
-        return f"{location}: unknown key"
+        known = [key.name for key in config_keys()]
+        close = did_you_mean(location, [*known, *{name.rpartition(".")[0] for name in known}])
+        return f"{location}: unknown key" + (f" ({close})" if close else "")
     value = problem["input"]
     shown = "" if isinstance(value, Mapping) else f", got {value!r}"
     return f"{location}: {problem['msg'].removeprefix('Value error, ')}{shown}"

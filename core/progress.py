@@ -1,6 +1,81 @@
-"""Rate and remaining time of work, and durations and sizes as text, for displays of any kind."""
+"""Rate and remaining time of work, what listens to it, and durations and sizes as text, for displays of any kind."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+
+class Step(NamedTuple):
+    """Where one piece of work is: ``done`` of ``total`` units; ``total`` is 0 while its length is not known."""
+
+    what: str
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+    rate: float = 0.0  # units per second
+    elapsed: float = 0.0  # seconds
+    seconds_left: float = float("inf")
+    extra: str = ""
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return 0 < self.total <= self.done
+
+    def __str__(self) -> str:
+        if not self.total:
+            return self.what
+        time = f"done in {duration(self.elapsed)}" if self.finished else f"{duration(self.seconds_left)} left"
+        return (
+            f"{self.what}: {self.done:,} of {self.total:,} {self.unit}, {self.total - self.done:,} to go, "
+            f"{self.rate:.3g} {self.unit}/s, {time}{self.extra and f'; {self.extra}'}"
+        )
+
+
+Listener = Callable[[Step], None]
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Call ``listener`` at every step that any thread of this process reports during the body."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def report(step: Step) -> None:
+    """Tell who listens where a piece of work is."""
+    for listener in tuple(_listeners):
+        listener(step)
+
+
+class Counter:
+    """Reports one piece of work with a known length; cheap enough for every batch.
+
+    Args:
+        what: a few words, such as ``generate images``.
+        total: units of work.
+        unit: what is counted, in the plural.
+        done: units finished before; they do not count towards the rate.
+    """
+
+    def __init__(self, what: str, total: int, unit: str, done: int = 0) -> None:
+        self.what, self.unit = what, unit
+        self.pace = Pace(total, done)
+        self.update(done)
+
+    def update(self, done: int, extra: str = "") -> Step:
+        """Report that ``done`` of ``total`` units are finished."""
+        pace = self.pace
+        step = Step(
+            self.what, done, pace.total, self.unit, pace.rate(done), pace.elapsed, pace.seconds_left(done), extra
+        )
+        report(step)
+        return step
 
 
 class Throttle:

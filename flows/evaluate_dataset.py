@@ -6,6 +6,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 
 from image_longitudinal.core.config import Config
+from image_longitudinal.core.outputs import check_new_folder
 from image_longitudinal.models.evaluation.records import Evaluation
 from image_longitudinal.storage.dataset.reader import open_dataset
 from image_longitudinal.tasks.engine.parameters import ConfigChoice, resolve
@@ -17,7 +18,7 @@ from image_longitudinal.tasks.evaluation.predictions import (
     read_latents,
     score_predictors,
 )
-from image_longitudinal.tasks.evaluation.report import PAGE, write_evaluation
+from image_longitudinal.tasks.evaluation.report import FILES, PAGE, finished_evaluation, write_evaluation
 from image_longitudinal.tasks.evaluation.run import EvaluationRun, LevelFiles, StageFiles, default_output, run_stage
 from image_longitudinal.tasks.evaluation.specs import EvaluationSpec
 
@@ -40,6 +41,7 @@ def evaluate_dataset(
     workspace: str = "workspace",
     workers: int = 2,
     verify: bool = True,
+    overwrite: bool = False,
 ) -> EvaluationResult:
     """Evaluate a published data set; finished stages are not computed again.
 
@@ -52,6 +54,7 @@ def evaluate_dataset(
         workspace: Folder of registered models and of the files of finished stages.
         workers: Threads; no figure depends on their number.
         verify: Verify the data set first, every byte of it.
+        overwrite: Replace another evaluation in the output.
     """
     config = resolve(preset, config, overrides)
     settings, opened = config.evaluation, open_dataset(dataset)
@@ -60,16 +63,24 @@ def evaluate_dataset(
     run = EvaluationRun(url=opened.root.url, workspace=workspace, device=config.compute.device, workers=workers)
     encoder = run.encoder(settings.latent_regressor)
     spec = EvaluationSpec.of(opened.manifest.identity, settings, levels, encoder.digest if encoder else None)
+    folder = Path(output or default_output(opened.manifest))
+    done = finished_evaluation(folder, spec.digest)
+    if done is None:
+        check_new_folder(folder, FILES, overwrite)
     if verify:
         check_input(run)
+    if done is not None:
+        get_run_logger().info(f"cache hit: this evaluation exists: {folder / PAGE}")
+        return EvaluationResult(done, folder)
     reading = run_stage(read_latents, run, spec.reading)
     evaluated = [evaluate_level(run, spec, level, reading) for level in levels]
     checks = run_stage(check_design, run, spec.design)
     best = max(evaluated, key=lambda files: files.level)
     fitted = {"population": best.population, "estimates": best.estimates}
     null = run_stage(check_null, run, spec.null, best.level, reading=reading, **fitted)
-    folder = Path(output or default_output(opened.manifest))
-    evaluation = write_evaluation(folder, run, settings, reading, evaluated, checks, null)
+    evaluation = write_evaluation(
+        folder, run, settings, reading, evaluated, checks, null, key=spec.digest, overwrite=overwrite
+    )
     get_run_logger().info(f"evaluated {run.url}: {folder / PAGE}")
     return EvaluationResult(evaluation, folder)
 

@@ -1,16 +1,20 @@
 """fit-table: a population model fitted to a table or to one association level of a published data set."""
 
+from pathlib import Path
+
 from prefect import flow
 
-from image_longitudinal.tasks.population.fit import fit_to_table
+from image_longitudinal.core.outputs import new_folder
+from image_longitudinal.tasks.engine.progress import run_logger
+from image_longitudinal.tasks.population.fit import FILES, finished_fit, fit_to_table
 from image_longitudinal.tasks.population.options import FitOptions
 from image_longitudinal.tasks.population.report import report_fit
 from image_longitudinal.tasks.population.summary import FitSummary
 
 
 @flow(name="fit-table", flow_run_name="fit {options.model} to {options.table}", persist_result=False)
-def fit_table(options: FitOptions, output: str, workers: int = 2) -> FitSummary:
-    """Fit, save the results, write a report; a fit with equal inputs is not repeated.
+def fit_table(options: FitOptions, output: str, workers: int = 2, overwrite: bool = False) -> FitSummary:
+    """Fit, save the results, write a report; a fit with equal inputs is not repeated, another one not replaced.
 
     Full Bayes writes draws (posterior.nc) in place of fit.nc and ebes.parquet.
 
@@ -18,10 +22,15 @@ def fit_table(options: FitOptions, output: str, workers: int = 2) -> FitSummary:
         options: Table, model and method.
         output: Folder for fit.nc, ebes.parquet, fit.json and report.html.
         workers: Threads; the result does not depend on it.
+        overwrite: Replace the results of another fit.
 
     Returns:
         The content of fit.json.
     """
-    summary = fit_to_table(options, output, workers)
-    report_fit(options, output)
+    if done := finished_fit(options, Path(output)):
+        run_logger().info("cache hit: this fit exists")
+        return done
+    with new_folder(Path(output), FILES, overwrite) as folder:
+        summary = fit_to_table(options, str(folder), workers)
+        report_fit(options, str(folder))
     return summary

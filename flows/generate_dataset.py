@@ -96,7 +96,7 @@ def generate_dataset(
 def make_missing_shards(run: DatasetRun, lease: Lease) -> list[FileRecord]:
     """Make every unfinished shard, here or by workers of a pool; returns the records of all manifests, in order."""
     plan = run.spec.plan
-    records, wanted = run.unfinished(plan)
+    records, wanted = run.unfinished(plan.indices)
     kept, why = records.items(), "up to date, files present"
     shards = [MadeShard(plan.shard(index), record, "kept", why) for index, record in kept]
     progress = ShardProgress(plan.n_subjects, sum(len(one.shard) for one in shards))
@@ -141,4 +141,4 @@ def _is_complete(run: DatasetRun) -> bool:
     """Whether every file of a published data set still has its recorded size."""
     manifest = read_root_manifest(run.root)
     others = all(file_is_intact(run.root, file, rehash=False) for file in (*manifest.files, *manifest.shards))
-    return others and not run.unfinished(run.spec.plan)[1]
+    return others and not run.unfinished(run.spec.plan.indices)[1]

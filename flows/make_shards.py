@@ -35,7 +35,7 @@ def make_shards(
     """
     run = DatasetRun(open_root(output), spec, execution, reusable or ReusableParts(), refresh)
     chosen = [spec.plan.shard(index) for index in shards]
-    finished, wanted = run.unfinished(chosen)
+    finished, wanted = run.unfinished(shards)
     progress = ShardProgress(sum(map(len, chosen)), sum(len(shard) for shard in chosen if shard.index in finished))
     with closing(make_here(run, wanted)) as making:
         for made in making:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from shlex import quote
 
 import numpy as np
 from prefect import flow, get_run_logger
@@ -20,7 +21,7 @@ from image_longitudinal.storage.dataset.verify import VerificationReport, verify
 from image_longitudinal.storage.io.lease import hold_lease
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
-from image_longitudinal.tasks.engine.progress import Progress
+from image_longitudinal.tasks.engine.progress import SHOWN, Progress
 from image_longitudinal.tasks.shards.derivation import rederive
 from image_longitudinal.tasks.workspace import Workspace
 
@@ -42,7 +43,8 @@ def verify(
         sample: Number of random subjects that are regenerated from their seeds and compared.
 
     Raises:
-        StorageError: a file is missing, damaged or inconsistent; the log and a table list all problems.
+        FaultsFoundError: a file is missing, damaged or inconsistent; the log and a table list all problems.
+        StorageError: there is no data set, or it cannot be repaired.
     """
     root = open_root(output)
     report: VerificationReport | None = None
@@ -55,12 +57,7 @@ def verify(
     if report is None or (repair and not report.ok):
         _regenerate(root, report, workspace)
         report = _check(root, workers, workspace, sample)
-    if not report.ok:
-        raise StorageError(
-            f"{len(report.problems)} problems found; the first: {report.problems[0]}",
-            where=report.url,
-            do=f"regenerate the bad files with: image-longitudinal verify {root.url} --repair",
-        )
+    report.require_ok(f"regenerate the bad files with: image-longitudinal verify {quote(root.url)} --repair")
     return report
 
 
@@ -132,9 +129,9 @@ def _check(root: Root, workers: int, workspace: str, sample: int) -> Verificatio
             not_checked=not_checked,
         )
     for problem in report.problems:
-        logger.error(str(problem))
+        logger.error(str(problem), extra={SHOWN: True})
     if report.ok:
-        logger.info(str(report))
+        logger.info(str(report), extra={SHOWN: True})
     else:
         rows = [
             {"file": one.path, "shard": one.shard, "problem": one.what, "expected": one.expected, "got": one.got}

@@ -74,6 +74,7 @@ def evaluate(
     workspace: str | Path = "workspace",
     workers: int = 2,
     verify: bool = True,
+    overwrite: bool = False,
 ) -> EvaluationResult:
     """Measure how well the images of a data set predict its outcomes, compared with the design.
 
@@ -84,15 +85,19 @@ def evaluate(
         workspace: local folder of registered models and finished stages.
         workers: threads; the result does not depend on their number.
         verify: verify every byte of the data set first.
+        overwrite: replace another evaluation in the output.
 
     Returns:
         The content of ``evaluation.json`` as records, and the folder.
+
+    Raises:
+        StorageError: the output holds another evaluation or other files, or the data set does not verify.
     """
     with _importing_flows():
         from image_longitudinal.flows.evaluate_dataset import evaluate_dataset
     return evaluate_dataset(
         str(dataset), str(output) if output else None, config=config or load_config(preset, overrides=overrides),
-        workspace=str(workspace), workers=workers, verify=verify,
+        workspace=str(workspace), workers=workers, verify=verify, overwrite=overwrite,
     )  # fmt: skip
 
 
@@ -136,6 +141,7 @@ def simulate(
     *,
     truth: str | Path | None = None,
     workers: int = 2,
+    overwrite: bool = False,
     **options: Any,
 ) -> Path:
     """Simulate a trial from a population model and write its table, in NM-TRAN's columns.
@@ -145,6 +151,7 @@ def simulate(
         model: name of the population model.
         truth: file for each subject's random effects and parameters.
         workers: threads; the result does not depend on their number.
+        overwrite: replace files that exist.
         options: fields of :class:`tasks.population.options.SimulateOptions`, such as ``subjects=200, seed=2``.
 
     Returns:
@@ -152,24 +159,34 @@ def simulate(
 
     Raises:
         ConfigError: an unknown model, or impossible options.
+        StorageError: a file exists already.
     """
     with _importing_flows():
         from image_longitudinal.flows.simulate_table import simulate_table
         from image_longitudinal.tasks.population.options import SimulateOptions, options_of
     chosen = options_of(SimulateOptions, {"model": model, **options})
-    return Path(simulate_table(chosen, str(output), str(truth) if truth else None, workers))
+    return Path(simulate_table(chosen, str(output), str(truth) if truth else None, workers, overwrite))
 
 
 def fit(
-    table: str | Path, output: str | Path, model: str = "depot-central-mm", *, workers: int = 2, **options: Any
+    table: str | Path,
+    output: str | Path,
+    model: str = "depot-central-mm",
+    *,
+    workers: int = 2,
+    overwrite: bool = False,
+    **options: Any,
 ) -> FitSummary:
     """Fit a population model to a table or to one level of a data set; write results and a report.
+
+    A fit that the folder holds already is not repeated.
 
     Args:
         table: CSV or Parquet file in NM-TRAN's columns, or the address of a data set.
         output: folder for results and report.
         model: name of the population model.
         workers: threads; the result does not depend on their number.
+        overwrite: replace another fit in the folder.
         options: fields of :class:`tasks.population.options.FitOptions`, such as ``method="imp", level=0.5``.
 
     Returns:
@@ -177,11 +194,13 @@ def fit(
 
     Raises:
         ConfigError: an unknown model or method, or impossible options.
+        StorageError: the folder holds another fit or other files.
     """
     with _importing_flows():
         from image_longitudinal.flows.fit_table import fit_table
         from image_longitudinal.tasks.population.options import FitOptions, options_of
-    return fit_table(options_of(FitOptions, {"table": str(table), "model": model, **options}), str(output), workers)
+    chosen = options_of(FitOptions, {"table": str(table), "model": model, **options})
+    return fit_table(chosen, str(output), workers, overwrite)
 
 
 def load_model(name: str = "pretrained", *, workspace: str | Path = "workspace", device: str = "auto") -> ImageModel:

@@ -1,39 +1,143 @@
-"""The console script ``image-longitudinal``: its commands, and how their errors are printed."""
+"""The console script ``image-longitudinal``: its commands, exit statuses, and how errors are printed."""
 
+import contextlib
 import sys
+from typing import Annotated
 
 import typer
 
-from image_longitudinal.cli import models
-from image_longitudinal.cli.evaluate import evaluate, score
-from image_longitudinal.cli.inspect import show, verify
-from image_longitudinal.cli.make import distill, generate, ingest, train
-from image_longitudinal.cli.population import export, fit_command, simulate_command
-from image_longitudinal.cli.transfer import convert, fetch, publish
+from image_longitudinal.cli import config, models
+from image_longitudinal.cli.commands import add_command
+from image_longitudinal.cli.doctor import doctor_command
+from image_longitudinal.cli.evaluate import evaluate_command, score_command
+from image_longitudinal.cli.inspect import show_command, verify_command
+from image_longitudinal.cli.make import distill_command, generate_command, ingest_command, train_command
+from image_longitudinal.cli.population import export_command, fit_command, simulate_command
+from image_longitudinal.cli.transfer import convert_command, fetch_command, publish_command
 from image_longitudinal.core.errors import ImageLongitudinalError, naming_missing_extra
+
+STATUSES = (
+    "Exit status: 0 done; 1 an error, explained in one line; 2 the command line cannot be read; 3 verify found faults; "
+    "4 a model was not promoted because it is worse; 130 interrupted."
+)
 
 app = typer.Typer(
     help="Benchmark data sets of synthetic retinal OCT images paired with longitudinal outcomes.",
+    epilog=STATUSES,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(models.app, name="models")
-for command in (
-    ingest, train, generate, verify, show, evaluate, score, publish, fetch, convert, export, simulate_command,
-    fit_command, distill,
-):  # fmt: skip
-    app.command(command.__name__.removesuffix("_command"))(command)
+app.add_typer(config.app, name="config")
+
+DATA = "datasets/demo"
+add_command(
+    app, ingest_command, "image-longitudinal ingest scans/", "image-longitudinal ingest OCT2017.zip --preset scans"
+)
+add_command(
+    app,
+    train_command,
+    "image-longitudinal train --images scans/ --preset scans",
+    "image-longitudinal train --preset demo --dry-run",
+)
+add_command(
+    app,
+    generate_command,
+    f"image-longitudinal generate --output {DATA}",
+    "image-longitudinal generate --model pretrained --set dataset.n_subjects=2000 --output datasets/quick",
+)
+add_command(app, verify_command, f"image-longitudinal verify {DATA}", f"image-longitudinal verify {DATA} --repair")
+add_command(
+    app, show_command, f"image-longitudinal show {DATA}", f"image-longitudinal show {DATA} --subject 17 --png 17.png"
+)
+add_command(
+    app,
+    evaluate_command,
+    f"image-longitudinal evaluate {DATA}",
+    f"image-longitudinal evaluate {DATA} --set evaluation.bootstrap=200 --output quick-look",
+)
+add_command(
+    app,
+    score_command,
+    f"image-longitudinal score {DATA} mine.parquet",
+    f"image-longitudinal score {DATA} mine.parquet --output tables --json",
+)
+add_command(
+    app,
+    publish_command,
+    f"image-longitudinal publish {DATA} s3://bucket/demo",
+    f"image-longitudinal publish {DATA} /mnt/share/demo",
+)
+add_command(
+    app,
+    fetch_command,
+    "image-longitudinal fetch s3://bucket/demo datasets/demo",
+    "image-longitudinal fetch hf://datasets/me/demo part --split test --level 0.5 --shards 0-9",
+)
+add_command(
+    app,
+    convert_command,
+    "image-longitudinal convert datasets/old datasets/new",
+    "image-longitudinal convert s3://bucket/old s3://bucket/new",
+)
+add_command(
+    app,
+    export_command,
+    f"image-longitudinal export {DATA} test.csv --level 0.5 --split test",
+    f"image-longitudinal export {DATA} all.parquet --level 1 --dialect nlmixr2",
+)
+add_command(
+    app,
+    simulate_command,
+    "image-longitudinal simulate trial.csv --model one-compartment --subjects 200",
+    "image-longitudinal simulate trial.parquet --set imax=1.1 --missed 0.1 --truth truth.csv",
+)
+add_command(
+    app,
+    fit_command,
+    "image-longitudinal fit trial.csv --model one-compartment --output trial-fit",
+    f"image-longitudinal fit {DATA} --level 0.5 --method imp --output demo-fit",
+)
+add_command(
+    app,
+    distill_command,
+    "image-longitudinal distill production --images scans/ --preset scans",
+    "image-longitudinal distill candidate --set distillation.student_steps=2000",
+)
+add_command(app, doctor_command,
+    "image-longitudinal doctor", "image-longitudinal doctor --json")  # fmt: skip
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"image-longitudinal {version('image-longitudinal')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", callback=print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of the program itself."""
 
 
 def main() -> None:
-    """Run the command; an error of this project is printed in one line, with exit status 1."""
+    """Run the command; an error of this project is printed in one line, with its exit status."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal whose encoding lacks a letter shows ? in its place
+        with contextlib.suppress(AttributeError):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         with naming_missing_extra():
             app()
     except ImageLongitudinalError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(error.exit_status)
     except KeyboardInterrupt:
         print("interrupted: run the same command again to continue", file=sys.stderr)
         sys.exit(130)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -67,6 +67,26 @@ def describe_subject(dataset: Dataset, subject_id: int) -> str:
         shown = ", ".join(f"{row['time']:g}: {row['dv']:.3f}" for row in seen[::4])
         lines.append(f"outcomes at association {level}: {shown}")
     return "\n".join([*lines, "", characters(subject.image)])
+
+
+def subject_data(dataset: Dataset, subject_id: int) -> dict[str, Any]:
+    """The same numbers for programs; StorageError as above."""
+    subject = dataset.subject(subject_id)
+    tables = {"random_effects": subject.random_effects, "observations": subject.observations}
+    by_level = {name: {level: table.to_pylist() for level, table in rows.items()} for name, rows in tables.items()}
+    return {"id": subject_id, "split": subject.split, "eta": subject.eta.tolist(), **by_level}
+
+
+def model_data(registry: Registry) -> list[dict[str, Any]]:
+    """The registered versions for programs."""
+    aliases = registry.aliases()
+    intact = [
+        {"version": one.version, "aliases": [alias for alias, name in aliases.items() if name == one.version],
+         "backend": one.metadata.backend, "image_size": one.metadata.networks.image_size,
+         "metrics": one.metadata.metrics}
+        for one in registry.versions()
+    ]  # fmt: skip
+    return intact + [{"version": name, "damaged": str(problem)} for name, problem in registry.damaged().items()]
 
 
 def describe_models(registry: Registry) -> str:

@@ -5,59 +5,93 @@ from typing import Annotated
 
 import typer
 
-from image_longitudinal.cli.console import aligned, print_result
-from image_longitudinal.cli.options import DatasetArgument, File, Overrides, Preset, Threads, WorkspaceOption
+from image_longitudinal.cli.console import aligned, command_line, note, print_result, show
+from image_longitudinal.cli.options import (
+    DatasetArgument,
+    File,
+    Overrides,
+    Overwrite,
+    Preset,
+    Threads,
+    WorkspaceOption,
+)
 from image_longitudinal.cli.prefect_session import starting_prefect
+from image_longitudinal.core.outputs import check_new_folder, expanded, new_folder
 from image_longitudinal.core.presets import load_config
 
 
-def evaluate(
+def evaluate_command(
     dataset: DatasetArgument,
-    output: Annotated[str | None, typer.Option(help="Folder for tables, figures and report.")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Folder for tables, figures and report.", parser=expanded, metavar="FOLDER")
+    ] = None,
     preset: Preset = "demo",
     config: File = None,
     overrides: Overrides = None,
     workspace: WorkspaceOption = "workspace",
     workers: Threads = 2,
     verify: Annotated[bool, typer.Option(help="Verify every byte of the data set first.")] = True,
+    overwrite: Overwrite = False,
 ) -> None:
     """Measure how well images predict outcomes, compared with the design; write tables, figures and a report."""
     settings = load_config(preset, config, overrides or ())
     chosen = settings.evaluation
-    typer.echo(f"evaluate {dataset}: {chosen.population} population, {chosen.bootstrap} resamples")
+    note(f"evaluate {dataset}: {chosen.population} population, {chosen.bootstrap} resamples")
     with starting_prefect():
         from image_longitudinal.flows.evaluate_dataset import evaluate_dataset
     from image_longitudinal.tasks.evaluation.report import PAGE
     from image_longitudinal.tasks.evaluation.tables import headline_table
 
-    result = evaluate_dataset(dataset, output, config=settings, workspace=workspace, workers=workers, verify=verify)
+    result = evaluate_dataset(
+        dataset, output, config=settings, workspace=workspace, workers=workers, verify=verify, overwrite=overwrite
+    )
     evaluation, table = result.evaluation, headline_table(result.evaluation.levels)
-    typer.echo(aligned([table.columns, *table.rows]))
+    show(aligned([table.columns, *table.rows]), evaluation=evaluation)
     if any("–" in row for row in table.rows):
-        typer.echo("–: with so few test subjects, the ceiling of that level does not differ clearly from 0")
+        note("–: with so few test subjects, the ceiling of that level does not differ clearly from 0")
     n, failed = len(evaluation.checks), evaluation.failed
-    typer.echo(f"design against truth: {n - len(failed)} of {n} checks pass")
+    note(f"design against truth: {n - len(failed)} of {n} checks pass")
     for check in failed:
-        typer.echo(f"  FAIL {check.group}: {check.name}, found {check.value:.4g}, expected {check.expected:g}")
-    typer.echo(f"report: {result.folder / PAGE}")
+        note(f"  FAIL {check.group}: {check.name}, found {check.value:.4g}, expected {check.expected:g}")
+    note(f"report: {result.folder / PAGE}")
     example = f"{result.folder}/predictions/informed-{evaluation.levels[0].level:g}.parquet"
-    print_result(result.folder, f"image-longitudinal score {dataset} {example}")
+    print_result(result.folder, command_line("score", dataset, example))
 
 
-def score(
+def score_command(
     dataset: DatasetArgument,
-    predictions: Annotated[Path, typer.Argument(help="Parquet file; docs/scoring.md describes its columns.")],
-    baselines: Annotated[Path | None, typer.Option(help="Folder predictions/ of an evaluation, scored too.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for the tables as markdown, LaTeX and CSV.")] = None,
+    predictions: Annotated[
+        str,
+        typer.Argument(
+            help="Parquet file; docs/scoring.md describes its columns.", parser=expanded, metavar="PREDICTIONS"
+        ),
+    ],
+    baselines: Annotated[
+        str | None,
+        typer.Option(help="Folder predictions/ of an evaluation, scored too.", parser=expanded, metavar="FOLDER"),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(help="Folder for the tables as markdown, LaTeX and CSV.", parser=expanded, metavar="FOLDER"),
+    ] = None,
     bootstrap: Annotated[int, typer.Option(min=100, help="Resamples behind each interval.")] = 1000,
     workers: Threads = 2,
+    overwrite: Overwrite = False,
 ) -> None:
     """Score predictions of random effects or outcomes for the test subjects."""
-    from image_longitudinal.api import score as score_predictions
+    from image_longitudinal.api import score
+    from image_longitudinal.tasks.evaluation.submissions import TABLES
+    from image_longitudinal.tasks.evaluation.tables import file_names
 
-    typer.echo(f"score {predictions} on the test subjects of {dataset}{f', beside {baselines}' if baselines else ''}")
-    for table in score_predictions(dataset, predictions, baselines, bootstrap=bootstrap, workers=workers):
-        typer.echo(f"\n{table.title}\n{aligned([table.columns, *table.rows], left=2)}")
-        if output is not None:
-            table.write(output)
-    print_result(output or predictions, f"image-longitudinal show {dataset}")
+    names = [file for table in TABLES for file in file_names(table)]
+    if output is not None:
+        check_new_folder(Path(output), names, overwrite)
+    note(f"score {predictions} on the test subjects of {dataset}{f', beside {baselines}' if baselines else ''}")
+    tables = score(dataset, predictions, baselines, bootstrap=bootstrap, workers=workers)
+    texts = (f"\n{table.title}\n{aligned([table.columns, *table.rows], left=2)}" for table in tables)
+    show("\n".join(texts), tables={table.name: table.records for table in tables})
+    if output is not None:
+        with new_folder(Path(output), names, overwrite) as folder:
+            for table in tables:
+                table.write(folder)
+    print_result(output or predictions, command_line("show", dataset))

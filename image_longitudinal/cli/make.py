@@ -4,16 +4,31 @@ from typing import Annotated
 
 import typer
 
-from image_longitudinal.cli.console import print_result
-from image_longitudinal.cli.options import DryRun, File, Images, Overrides, Preset, Refresh, WorkspaceOption
+from image_longitudinal.cli.console import command_line, note, print_result, show
+from image_longitudinal.cli.options import (
+    DryRun,
+    File,
+    Images,
+    Model,
+    ModelArgument,
+    OutputPlace,
+    Overrides,
+    Preset,
+    Refresh,
+    WorkspaceOption,
+)
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.cli.run_plan import describe_plan
+from image_longitudinal.core.outputs import expanded
 from image_longitudinal.core.presets import load_config
 
 
-def ingest(
+def ingest_command(
     images: Annotated[
-        str | None, typer.Argument(help="Folder, zip or tar file, or URL of scans; phantoms without one.")
+        str | None,
+        typer.Argument(
+            help="Folder, zip or tar file, or URL of scans; phantoms without one.", parser=expanded, metavar="SCANS"
+        ),
     ] = None,
     preset: Preset = "demo",
     config: File = None,
@@ -22,20 +37,22 @@ def ingest(
 ) -> None:
     """Clean scans and bring them to one geometry, split by patient."""
     settings = load_config(preset, config, overrides or ())
-    typer.echo(f"ingest {images or 'phantom images'} into {workspace}")
+    note(f"ingest {images or 'phantom images'} into {workspace}")
     with starting_prefect():
         from image_longitudinal.flows.ingest_images import ingest_images
     prepared = ingest_images(images, config=settings, workspace=workspace)
     counts, duplicates = prepared.manifest.counts, len(prepared.manifest.near_duplicates)
-    typer.echo(
+    show(
         f"{counts.images} images of {counts.patients} patients, {counts.set_aside} files set aside with reason, "
-        f"{duplicates} near-duplicates across patients"
-    )
-    source = f" --images {images}" if images else ""
-    print_result(prepared.folder, f"image-longitudinal train --preset {preset}{source}")
+        f"{duplicates} near-duplicates across patients",
+        counts=counts, near_duplicates=duplicates,
+    )  # fmt: skip
+    source = ["--images", images] if images else []
+    given = given_config(preset, config, overrides)
+    print_result(prepared.folder, command_line("train", *given, *source, workspace=workspace))
 
 
-def train(
+def train_command(
     images: Images = None,
     preset: Preset = "demo",
     config: File = None,
@@ -46,18 +63,22 @@ def train(
 ) -> None:
     """Train and register the image models."""
     settings = load_config(preset, config, overrides or ())
-    typer.echo(describe_plan(settings, training=True, generation=False))
+    plan = describe_plan(settings, training=True, generation=False)
     if dry_run:
+        show(plan, plan=plan.splitlines())
         return
+    note(plan)
     with starting_prefect():
         from image_longitudinal.flows.train_models import train_models
     version = train_models(images, config=settings, workspace=workspace, refresh=refresh)
-    command = f"image-longitudinal generate --preset {preset} --model {version.version} --output DIR"
-    print_result(version.folder, command)
+    given = given_config(preset, config, overrides)
+    words = ("generate", *given, "--model", version.version, "--output", "DIR")
+    show(f"model {version.version}", model=version.version, metrics=version.metadata.metrics)
+    print_result(version.folder, command_line(*words, workspace=workspace))
 
 
-def distill(
-    model: Annotated[str, typer.Argument(help="Registered model, a version or an alias.")] = "production",
+def distill_command(
+    model: ModelArgument = "production",
     images: Images = None,
     preset: Preset = "demo",
     config: File = None,
@@ -68,40 +89,54 @@ def distill(
     settings = load_config(preset, config, overrides or ())
     wanted = settings.distillation
     steps = f"student {wanted.student_steps:,} steps, light decoder {wanted.decoder_steps:,} steps"
-    typer.echo(f"distill model {model}: {steps}")
+    note(f"distill model {model}: {steps}")
     with starting_prefect():
         from image_longitudinal.flows.distill_model import distill_model
     version = distill_model(model, images, config=settings, workspace=workspace)
-    made = version.metadata.distillation.networks if version.metadata.distillation else ()
-    chosen = [f"--set generator.scheduler=student --set generator.steps={wanted.solver_steps}"] * ("student" in made)
-    chosen += ["--set generator.decoder=light"] * ("light-decoder" in made)
-    command = f"image-longitudinal generate --model {version.version} {' '.join(chosen)} --output DIR"
-    print_result(version.folder, command)
+    distillation = version.metadata.distillation
+    made = distillation.networks if distillation else ()
+    chosen = ["--set", "generator.scheduler=student", "--set", f"generator.steps={wanted.solver_steps}"]
+    chosen = chosen if "student" in made else []
+    chosen += ["--set", "generator.decoder=light"] if "light-decoder" in made else []
+    show(f"model {version.version}", model=version.version, samplers=distillation.samplers if distillation else ())
+    words = ("generate", "--model", version.version, *chosen, "--output", "DIR")
+    print_result(version.folder, command_line(*words, workspace=workspace))
 
 
-def generate(
-    output: Annotated[str, typer.Option(help="Where to write the data set: a folder or an fsspec URL.")],
+def generate_command(
+    output: OutputPlace,
     images: Images = None,
-    model: Annotated[
-        str | None, typer.Option(help="Registered model, or `pretrained`, to use instead of training one.")
-    ] = None,
+    model: Model = None,
     preset: Preset = "demo",
     config: File = None,
     overrides: Overrides = None,
     workspace: WorkspaceOption = "workspace",
-    reuse: Annotated[str | None, typer.Option(help="Data set whose images are shared: only outcomes differ.")] = None,
+    reuse: Annotated[
+        str | None,
+        typer.Option(
+            help="Data set whose images are shared: only outcomes differ.", parser=expanded, metavar="PATH|URL"
+        ),
+    ] = None,
     refresh: Refresh = False,
     dry_run: DryRun = False,
 ) -> None:
     """Generate and publish a data set; train the image models first if no registered one fits."""
     settings = load_config(preset, config, overrides or ())
-    typer.echo(describe_plan(settings, training=model is None, generation=True))
+    plan = describe_plan(settings, training=model is None, generation=True)
     if dry_run:
+        show(plan, plan=plan.splitlines())
         return
+    note(plan)
     with starting_prefect():
         from image_longitudinal.flows.generate_dataset import generate_dataset
     url = generate_dataset(
         output, images, config=settings, model=model, workspace=workspace, reuse=reuse, refresh=refresh
     )
-    typer.echo(f"report: {url}/report.html")
-    print_result(url, f"image-longitudinal verify {url}")
+    note(f"report: {url}/report.html")
+    print_result(url, command_line("verify", url, workspace=workspace))
+
+
+def given_config(preset: str, file: str | None, overrides: list[str] | None) -> list[str]:
+    """The options that choose a configuration, for a next command that needs the same one."""
+    chosen = ["--preset", preset] + (["--config", file] if file else [])
+    return chosen + [word for override in overrides or () for word in ("--set", override)]

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from image_longitudinal.cli.console import aligned, print_result
-from image_longitudinal.cli.options import File, Images, Overrides, Preset, WorkspaceOption
+from image_longitudinal.cli.commands import add_command
+from image_longitudinal.cli.console import aligned, command_line, print_result, show
+from image_longitudinal.cli.options import File, Images, ModelArgument, Overrides, Preset, WorkspaceOption
 from image_longitudinal.cli.prefect_session import starting_prefect
+from image_longitudinal.core.outputs import expanded
 from image_longitudinal.core.presets import load_config
 
 if TYPE_CHECKING:  # imports torch
@@ -16,32 +18,29 @@ if TYPE_CHECKING:  # imports torch
 
 app = typer.Typer(help="List, show, promote, measure, export and import registered models.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="Version, its first six digits or more, or an alias.")]
 Shared = Annotated[
     str | None,
     typer.Option("--registry", envvar="IMAGE_LONGITUDINAL_REGISTRY", help="Shared registry: an fsspec URL."),
 ]
 
 
-@app.command("list")
-def list_models(workspace: WorkspaceOption = "workspace", registry: Shared = None) -> None:
+def list_models_command(workspace: WorkspaceOption = "workspace", registry: Shared = None) -> None:
     """List the versions, with their aliases and metrics."""
-    from image_longitudinal.cli.describe import describe_models
+    from image_longitudinal.cli.describe import describe_models, model_data
 
-    typer.echo(describe_models(_registry(workspace, registry)))
+    found = _registry(workspace, registry)
+    show(describe_models(found), models=model_data(found))
 
 
-@app.command()
-def show(name: Name, workspace: WorkspaceOption = "workspace", registry: Shared = None) -> None:
+def show_model_command(name: ModelArgument, workspace: WorkspaceOption = "workspace", registry: Shared = None) -> None:
     """Print a version's model card and metrics."""
     version = _registry(workspace, registry).get(name)
-    typer.echo(version.card)
-    typer.echo(f"version {version.digest}\nfiles   {', '.join(sorted(version.files))}")
+    text = f"{version.card}\nversion {version.digest}\nfiles   {', '.join(sorted(version.files))}"
+    show(text, version=version.digest, files=version.files, metadata=version.metadata)
 
 
-@app.command()
-def promote(
-    name: Name = "candidate",
+def promote_model_command(
+    name: ModelArgument = "candidate",
     metric: Annotated[
         list[str] | None, typer.Option(help="Metric that must be no worse than production's; may be repeated.")
     ] = None,
@@ -50,19 +49,19 @@ def promote(
     workspace: WorkspaceOption = "workspace",
     registry: Shared = None,
 ) -> None:
-    """Point the alias `production` to a version if it is no worse than the current one on the same held-out images."""
+    """Point the alias `production` to a version if it is no worse than the current one (else exit status 4)."""
     from image_longitudinal.models.registry import promotion
 
     models = _registry(workspace, registry)
-    for comparison in promotion.promote(models, name, metric or promotion.GATE, tolerance=tolerance, force=force):
-        typer.echo(str(comparison))
-    name = models.aliases()["production"]
-    print_result(f"production is {name}", "image-longitudinal generate --model production --output DIR")
+    compared = promotion.promote(models, name, metric or promotion.GATE, tolerance=tolerance, force=force)
+    current = models.aliases()["production"]
+    show("\n".join([*map(str, compared), f"production is {current}"]), production=current, comparisons=compared)
+    words = ("generate", "--model", "production", "--output", "DIR")
+    print_result(models.get(current).folder, command_line(*words, workspace=workspace))
 
 
-@app.command()
-def measure(
-    name: Name = "production",
+def measure_model_command(
+    name: ModelArgument = "production",
     images: Images = None,
     preset: Preset = "demo",
     config: File = None,
@@ -72,7 +71,6 @@ def measure(
         str,
         typer.Option(help="Network that judges images: vgg16, a transformers folder, or VGG16 in a safetensors file."),
     ] = "vgg16",
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure a version beside held-out scans, and print every figure with its interval.
 
@@ -85,34 +83,31 @@ def measure(
 
     version = measure_model(name, images, config=settings, workspace=workspace, judge=judge)
     report = model_report(version, settings)
-    if json:
-        typer.echo(report.model_dump_json(indent=1))
-        return
-    typer.echo(aligned(model_table(report)))
-    print_result(version.folder, f"image-longitudinal models show {version.version}")
+    show(aligned(model_table(report)), model=version.version, report=report)
+    print_result(version.folder, command_line("models", "show", version.version, workspace=workspace))
 
 
-@app.command()
-def export(
-    name: Name,
-    target: Annotated[str, typer.Argument(help="Folder or fsspec URL.")],
+def export_model_command(
+    name: ModelArgument,
+    target: Annotated[str, typer.Argument(help="Folder or fsspec URL.", parser=expanded, metavar="PATH|URL")],
     layout: Annotated[str, typer.Option(help="version (for import) or diffusers (for from_pretrained).")] = "version",
     workspace: WorkspaceOption = "workspace",
     registry: Shared = None,
 ) -> None:
-    """Export a version."""
+    """Export a version; a folder that holds a model is left alone."""
     from image_longitudinal.models.registry.exchange import export_model
     from image_longitudinal.storage.io.open import open_root
 
-    for file in export_model(_registry(workspace, registry).get(name), open_root(target), layout):
-        typer.echo(file)
-    used_by = f"image-longitudinal models import {target}" if layout == "version" else "diffusers from_pretrained"
-    print_result(target, used_by)
+    files = export_model(_registry(workspace, registry).get(name), open_root(target), layout)
+    show("\n".join(files), files=files)
+    print_result(target, command_line("models", "import", target) if layout == "version" else None)
 
 
-@app.command("import")
-def import_model(
-    source: Annotated[str, typer.Argument(help="An exported version: a folder or an fsspec URL.")],
+def import_model_command(
+    source: Annotated[
+        str,
+        typer.Argument(help="An exported version: a folder or an fsspec URL.", parser=expanded, metavar="PATH|URL"),
+    ],
     alias: Annotated[str, typer.Option(help="Alias to set.")] = "candidate",
     workspace: WorkspaceOption = "workspace",
     registry: Shared = None,
@@ -123,10 +118,26 @@ def import_model(
     models = _registry(workspace, registry)
     version = models.add(open_root(source))
     models.set_alias(alias, version.version)
-    print_result(version.folder, f"image-longitudinal generate --model {version.version} --output DIR")
+    show(f"model {version.version}, alias {alias}", model=version.version, alias=alias)
+    words = ("generate", "--model", version.version, "--output", "DIR")
+    print_result(version.folder, command_line(*words, workspace=workspace))
 
 
 def _registry(workspace: str, shared: str | None) -> Registry:
     from image_longitudinal.tasks.workspace import Workspace
 
     return Workspace.at(workspace).registry_at(shared)
+
+
+for _name, _function, _examples in (
+    ("list", list_models_command, ("list", "list --registry s3://bucket/models")),
+    ("show", show_model_command, ("show production", "show production --json")),
+    ("promote", promote_model_command, ("promote candidate", "promote candidate --metric fd --tolerance 0.02")),
+    ("measure", measure_model_command, ("measure production --images scans/ --preset scans", "measure candidate")),
+    ("export", export_model_command,
+     ("export production exported", "export production for-diffusers --layout diffusers")),
+    ("import", import_model_command, ("import exported", "import s3://bucket/exported --alias candidate")),
+):  # fmt: skip
+    add_command(
+        app, _function, *(f"image-longitudinal models {words}" for words in _examples), group="models", name=_name
+    )

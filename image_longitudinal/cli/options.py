@@ -1,20 +1,56 @@
 """Options and arguments that several commands have."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from image_longitudinal.cli.completion import complete_keys, complete_models, complete_presets
+from image_longitudinal.core.outputs import expanded
 from image_longitudinal.core.presets import preset_names
 
-Preset = Annotated[str, typer.Option(help=f"Configuration to start from: {', '.join(preset_names())}.")]
-File = Annotated[Path | None, typer.Option("--config", help="YAML file with values over the preset's.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, e.g. dataset.n_subjects=2000.")]
-Images = Annotated[str | None, typer.Option(help="Folder, archive or URL of scans to train on; phantoms without one.")]
+_PLACE = {"parser": expanded, "metavar": "PATH|URL"}
+_FILE = {"parser": expanded, "metavar": "FILE"}
+_FOLDER = {"parser": expanded, "metavar": "FOLDER"}
+
+Preset = Annotated[
+    str,
+    typer.Option(
+        help=f"Configuration to start from: {', '.join(preset_names())}.", autocompletion=complete_presets,
+        metavar="NAME",
+    ),
+]  # fmt: skip
+File = Annotated[str | None, typer.Option("--config", help="YAML file with values over the preset's.", **_FILE)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Override, e.g. dataset.n_subjects=2000; `config list` shows all.", metavar="KEY=VALUE",
+        autocompletion=complete_keys,
+    ),
+]  # fmt: skip
+Images = Annotated[
+    str | None, typer.Option(help="Folder, archive or URL of scans to train on; phantoms without one.", **_PLACE)
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Registered model, or `pretrained`, to use instead of training one.", metavar="NAME",
+        autocompletion=complete_models,
+    ),
+]  # fmt: skip
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Version, its first six digits or more, or an alias.", metavar="MODEL", autocompletion=complete_models
+    ),
+]
 WorkspaceOption = Annotated[
-    str, typer.Option(envvar="IMAGE_LONGITUDINAL_WORKSPACE", help="Prepared images and models.")
+    str, typer.Option(envvar="IMAGE_LONGITUDINAL_WORKSPACE", help="Prepared images and models.", **_FOLDER)
 ]
 Refresh = Annotated[bool, typer.Option("--refresh", help="Recompute everything, cached or not.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
-DatasetArgument = Annotated[str, typer.Argument(help="The data set: a folder or an fsspec URL.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a result that exists.")]
+DatasetArgument = Annotated[str, typer.Argument(help="The data set: a folder or an fsspec URL.", **_PLACE)]
 Threads = Annotated[int, typer.Option(min=1, help="Threads; the result does not depend on their number.")]
+OutputPlace = Annotated[
+    str, typer.Option("--output", help="Where to write the data set: a folder or an fsspec URL.", **_PLACE)
+]

@@ -5,17 +5,21 @@ from typing import Annotated, cast
 
 import typer
 
-from image_longitudinal.cli.console import print_result
-from image_longitudinal.cli.options import DatasetArgument, Threads
+from image_longitudinal.cli.console import command_line, note, opening, print_result, show
+from image_longitudinal.cli.options import DatasetArgument, Overwrite, Threads
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.outputs import check_new_file, expanded
 
 METHOD_HELP = (
     "fo, foce, focei, laplace; imp: maximum likelihood, without the bias of the others if individual data are sparse "
     "or allow several modes, as with depot-central-mm; nuts: full Bayes."
 )
-Model = Annotated[str, typer.Option(help="Name of the population model.")]
-ModelFileOption = Annotated[str | None, typer.Option(help="Python file that registers the model.")]
+PopulationModelOption = Annotated[str, typer.Option("--model", help="Name of the population model.")]
+ModelFileOption = Annotated[
+    str | None, typer.Option(help="Python file that registers the model.", parser=expanded, metavar="FILE")
+]
+TableFile = Annotated[str, typer.Argument(help="CSV or Parquet file to write.", parser=expanded, metavar="FILE")]
 Covariates = Annotated[str, typer.Option(help="Covariates between rows: locf, nocb or linear.")]
 DialectOption = Annotated[str, typer.Option(help="nonmem, nlmixr2, monolix or pumas.")]
 Texts = list[str] | None
@@ -23,8 +27,8 @@ Seed = Annotated[int, typer.Option(min=0)]
 
 
 def simulate_command(
-    output: Annotated[Path, typer.Argument(help="CSV or Parquet file to write.")],
-    model: Model = "depot-central-mm",
+    output: TableFile,
+    model: PopulationModelOption = "depot-central-mm",
     subjects: Annotated[int, typer.Option(min=1)] = 100,
     times: Annotated[str | None, typer.Option(help="Observation times, e.g. 0,0.5,1,2; else the model's.")] = None,
     dose: Annotated[
@@ -34,16 +38,23 @@ def simulate_command(
     values: Annotated[
         Texts, typer.Option("--set", help="Value in place of the model's, e.g. imax=1.1, omega=0.2.")
     ] = None,
-    truth: Annotated[Path | None, typer.Option(help="File for the true random effects and parameters.")] = None,
+    truth: Annotated[
+        str | None,
+        typer.Option(help="File for the true random effects and parameters.", parser=expanded, metavar="FILE"),
+    ] = None,
     covariate: Annotated[Texts, typer.Option(help="NAME=LOW:HIGH, uniform over subjects, or NAME=VALUE.")] = None,
     jitter: Annotated[float, typer.Option(min=0, help="Visits are up to this much earlier or later.")] = 0.0,
     missed: Annotated[float, typer.Option(min=0, max=1, help="Probability of missing a visit.")] = 0.0,
     dropout: Annotated[float, typer.Option(min=0, max=1, help="Probability of leaving before the last visit.")] = 0.0,
-    events: Annotated[str | None, typer.Option(help="Table of subjects, doses, covariates, times; no design.")] = None,
+    events: Annotated[
+        str | None,
+        typer.Option(help="Table of subjects, doses, covariates, times; no design.", parser=expanded, metavar="FILE"),
+    ] = None,
     covariates: Covariates = "locf",
     dialect: DialectOption = "nonmem",
     model_file: ModelFileOption = None,
     workers: Threads = 2,
+    overwrite: Overwrite = False,
 ) -> None:
     """Simulate a trial from a population model, as a table for this or any other program."""
     from image_longitudinal.tasks.population.options import SimulateOptions, options_of
@@ -57,17 +68,26 @@ def simulate_command(
         "dropout": dropout, "events": events, "covariates": covariates,
     })  # fmt: skip
     source = f"the events of {events}" if events else f"{subjects:,} subjects"
-    typer.echo(f"simulate {source} with {model} into {output}")
+    for path in (output, truth):
+        if path is not None:
+            check_new_file(Path(path), overwrite)
+    note(f"simulate {source} with {model} into {output}")
     with starting_prefect():
         from image_longitudinal.flows.simulate_table import simulate_table
-    path = simulate_table(options, str(output), str(truth) if truth else None, workers)
-    print_result(path, f"image-longitudinal fit {path} --model {model} --output {Path(path).with_suffix('')}-fit")
+    path = simulate_table(options, output, truth, workers, overwrite)
+    words = ["fit", path, "--model", model, *(["--model-file", model_file] if model_file else [])]
+    print_result(path, command_line(*words, "--output", f"{Path(path).with_suffix('')}-fit"))
 
 
 def fit_command(
-    table: Annotated[str, typer.Argument(help="CSV or Parquet table, or the address of a published data set.")],
-    output: Annotated[Path, typer.Option(help="Folder for results and report.")],
-    model: Model = "depot-central-mm",
+    table: Annotated[
+        str,
+        typer.Argument(
+            help="CSV or Parquet table, or the address of a published data set.", parser=expanded, metavar="TABLE"
+        ),
+    ],
+    output: Annotated[str, typer.Option(help="Folder for results and report.", parser=expanded, metavar="FOLDER")],
+    model: PopulationModelOption = "depot-central-mm",
     method: Annotated[str, typer.Option(help=METHOD_HELP)] = "focei",
     level: Annotated[float | None, typer.Option(help="Association level of a published data set.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a published data set; all without one.")] = None,
@@ -80,6 +100,7 @@ def fit_command(
     seed: Seed = 1,
     model_file: ModelFileOption = None,
     workers: Threads = 2,
+    overwrite: Overwrite = False,
 ) -> None:
     """Fit a population model to a table, save the results and write a report."""
     from image_longitudinal.tasks.population.options import FitOptions, options_of
@@ -89,19 +110,21 @@ def fit_command(
         "split": split, "covariates": covariates, "subjects": subjects, "start": _named(start), "fixed": fixed or (),
         "omega": "diagonal" if diagonal else "full", "draws": draws, "seed": seed,
     })  # fmt: skip
-    typer.echo(f"fit {model} to {table} by {method}")
+    note(f"fit {model} to {table} by {method}")
     with starting_prefect():
         from image_longitudinal.flows.fit_table import fit_table
-    typer.echo("\n".join(fit_table(options, str(output), workers).lines()))
-    print_result(output / "report.html", f"open {output / 'report.html'}")
+    summary, page = fit_table(options, output, workers, overwrite), Path(output, "report.html")
+    show("\n".join(summary.lines()), fit=summary)
+    print_result(page, opening(page))
 
 
-def export(
+def export_command(
     dataset: DatasetArgument,
-    file: Annotated[Path, typer.Argument(help="CSV or Parquet file to write.")],
+    file: TableFile,
     level: Annotated[float, typer.Option(help="Association level.")],
     split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
     dialect: DialectOption = "nonmem",
+    overwrite: Overwrite = False,
 ) -> None:
     """Write outcomes as a data file of NONMEM, nlmixr2, Monolix or Pumas: ID, TIME, EVID, AMT, CMT, DV, MDV."""
     from image_longitudinal.models.nlme.data import nmtran_writer
@@ -109,8 +132,8 @@ def export(
     from image_longitudinal.tasks.population.export import export_nmtran
 
     chosen = cast(nmtran_writer.Dialect, dialect)  # checked by the writer
-    rows = export_nmtran(open_dataset(dataset), file, level=level, split=split, dialect=chosen)
-    typer.echo(f"{rows:,} rows")
+    rows = export_nmtran(open_dataset(dataset), file, level=level, split=split, dialect=chosen, overwrite=overwrite)
+    show(f"{rows:,} rows", rows=rows)
     print_result(file)
 
 

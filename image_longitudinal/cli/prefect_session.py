@@ -2,14 +2,12 @@
 
 import atexit
 import contextlib
-import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import typer
-
-from image_longitudinal.tasks.engine.prefect_setup import SHORTENED, configure_prefect
+from image_longitudinal.cli.console import note
+from image_longitudinal.tasks.engine.prefect_setup import configure_prefect
 
 STARTED_BY = "IMAGE_LONGITUDINAL_STARTED_BY"  # environment variable of a temporary server: process id of its command
 APPLICATION = "prefect.server.api.server:create_app"
@@ -25,22 +23,10 @@ def starting_prefect() -> Iterator[None]:
     import psutil  # noqa: F401 - without the pipeline, fail before anything is printed
 
     configure_prefect()
-    typer.echo("starting (the first start on a machine takes longer)")
+    note("starting (the first start on a machine takes longer)")
     stop_orphaned_servers()
-    from prefect.logging.configuration import setup_logging
-
-    setup_logging()
-    for handler in logging.getLogger().handlers:  # the console; the Prefect UI keeps the whole record
-        handler.addFilter(belongs_on_console)
     with temporary_server():
         yield
-
-
-def belongs_on_console(record: logging.LogRecord) -> bool:
-    """Keep from the console what ``main`` prints in one line anyway, and Prefect's notes about its own server."""
-    message = record.getMessage()
-    about_prefect = record.name == "EventsWorker" or "temporary server on" in message
-    return not (hasattr(record, SHORTENED) or about_prefect or "Finished in state Failed" in message)
 
 
 def stop_orphaned_servers() -> None:

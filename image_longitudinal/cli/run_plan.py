@@ -1,6 +1,7 @@
 """The plan of a run before it starts: steps, shards, bytes, and an estimate of the time."""
 
 from image_longitudinal.core.config import Config
+from image_longitudinal.core.plan_warnings import plan_warnings
 from image_longitudinal.core.progress import duration, human_bytes
 
 # Seconds, measured on two cores (AMD EPYC) with the demo's networks at 64x64; a GPU is far faster.
@@ -16,17 +17,13 @@ def describe_plan(config: Config, *, training: bool, generation: bool) -> str:
     if training and backend != "phantom":
         vae, diffusion = config.vae, config.diffusion
         if vae.kind == "flattened":
-            lines.append(
-                f"fit retina        curve and {vae.latent_dim - 4} components at {vae.image_size}x{vae.image_size}"
-            )
+            lines.append(f"fit retina        curve and {vae.latent_dim - 4} components, size {vae.image_size}")
         else:
-            size = f"{vae.image_size}x{vae.image_size}"
-            lines.append(f"train VAE         {vae.steps:,} steps of {vae.batch_size} at {size}")
+            lines.append(f"train VAE         {vae.steps:,} steps of {vae.batch_size}, size {vae.image_size}")
             perception = vae.vgg_weights or "MS-SSIM; set vae.vgg_weights for VGG16 features"
             lines.append(f"perceptual loss   {perception}")
-            seconds += (
-                vae.steps * _VAE_STEP * vae.batch_size / 32 * (vae.image_size / 64) ** 2 * (vae.width / 0.25) ** 1.5
-            )
+            cost = vae.batch_size / 32 * (vae.image_size / 64) ** 2 * (vae.width / 0.25) ** 1.5
+            seconds += vae.steps * _VAE_STEP * cost
         if backend != "vae":
             lines.append(
                 f"train diffusion   {diffusion.steps:,} steps of {diffusion.batch_size} at "
@@ -53,6 +50,7 @@ def describe_plan(config: Config, *, training: bool, generation: bool) -> str:
         if backend == "diffusion":
             seconds += dataset.n_subjects * config.generator.steps * _SOLVER_STEP * _diffusion_scale(config)
     lines.append(f"time              about {duration(round(seconds, -1))} on two CPU cores; a GPU is far faster")
+    lines += [f"warning           {warning}" for warning in plan_warnings(config, generation=generation)]
     return "\n".join(lines)
 
 
@@ -61,4 +59,6 @@ def _diffusion_scale(config: Config) -> float:
     diffusion = config.diffusion
     if diffusion.kind == "stable-diffusion":
         return 803 / 0.32 * (diffusion.image_size / 512) ** 2
+    if diffusion.kind == "flattened":  # the same grid at every size
+        return 1.8 * (sum(diffusion.channels) / 256) ** 2
     return (diffusion.image_size / 64) ** 2 * (sum(diffusion.channels) / 160) ** 2

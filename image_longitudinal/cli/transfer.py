@@ -6,21 +6,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from image_longitudinal.cli.console import print_result
+from image_longitudinal.cli.console import command_line, note, print_result, show
+from image_longitudinal.core.outputs import expanded
 from image_longitudinal.core.plan import parse_shard_ranges
-from image_longitudinal.core.progress import Pace, Throttle, duration, human_bytes
+from image_longitudinal.core.progress import Counter, human_bytes
 
 if TYPE_CHECKING:  # imports pyarrow, which other commands do not need
     from image_longitudinal.storage.dataset.transfer import Copied, Selection
 
-Source = Annotated[str, typer.Argument(help="The data set: a folder or an fsspec URL.")]
+Source = Annotated[
+    str, typer.Argument(help="The data set: a folder or an fsspec URL.", parser=expanded, metavar="PATH|URL")
+]
+Target = Annotated[str, typer.Argument(help="Where to: a folder or an fsspec URL.", parser=expanded, metavar="TARGET")]
 CopyWorkers = Annotated[int, typer.Option("--workers", min=1, help="Shards copied at a time.")]
-REPORT_SECONDS = 2.0  # between two lines of progress
 
 
-def publish(
+def publish_command(
     source: Source,
-    target: Annotated[str, typer.Argument(metavar="URL", help="Where to: a folder, s3://, gs://, hf://datasets/...")],
+    target: Target,
     workers: CopyWorkers = 4,
 ) -> None:
     """Copy a published data set to another store; files that the target has already are kept."""
@@ -29,9 +32,9 @@ def publish(
     _copy(source, target, workers, Selection())
 
 
-def fetch(
-    source: Annotated[str, typer.Argument(metavar="URL", help="The data set: a folder or an fsspec URL.")],
-    target: Annotated[str, typer.Argument(metavar="FOLDER", help="Target: a folder or an fsspec URL.")],
+def fetch_command(
+    source: Source,
+    target: Target,
     split: Annotated[list[str] | None, typer.Option(help="Only this split; may be given several times.")] = None,
     level: Annotated[
         list[float] | None, typer.Option(help="Only this association level; may be given several times.")
@@ -46,41 +49,39 @@ def fetch(
     _copy(source, target, workers, Selection(tuple(split or ()) or None, tuple(level or ()) or None, chosen))
 
 
-def convert(
-    source: Annotated[str, typer.Argument(metavar="OLD", help="The data set of layout version 1.")],
-    target: Annotated[str, typer.Argument(metavar="NEW", help="An empty folder or URL.")],
+def convert_command(
+    source: Annotated[str, typer.Argument(metavar="OLD", help="The data set of layout version 1.", parser=expanded)],
+    target: Annotated[str, typer.Argument(metavar="NEW", help="An empty folder or URL.", parser=expanded)],
 ) -> None:
     """Rewrite a data set of layout version 1 in version 2: the same images and numbers, nothing is generated."""
     from image_longitudinal.storage.dataset.transfer import convert_dataset
     from image_longitudinal.storage.io.open import open_root
 
-    typer.echo(f"convert {source} to {target}")
+    note(f"convert {source} to {target}")
     manifest = convert_dataset(open_root(source), open_root(target))
-    typer.echo(f"{manifest.n_subjects:,} subjects in {manifest.plan.n_shards:,} shards, verified")
-    print_result(target, f"image-longitudinal show {target}")
+    shards = manifest.plan.n_shards
+    show(
+        f"{manifest.n_subjects:,} subjects in {shards:,} shards, verified", subjects=manifest.n_subjects, shards=shards
+    )
+    print_result(target, command_line("show", target))
 
 
 def _copy(source: str, target: str, workers: int, selection: Selection) -> None:
     from image_longitudinal.storage.dataset.transfer import copy_dataset
     from image_longitudinal.storage.io.open import open_root
 
-    pace, throttle = Pace(0), Throttle(REPORT_SECONDS)
+    counters: list[Counter] = []
 
-    def report(copied: Copied) -> None:
-        """Print the progress, with rate and time left, every few seconds and at the end."""
-        if not throttle.ready(always=copied.shards >= copied.of):
-            return
-        pace.total, pace.first = copied.of, copied.kept  # shards already there do not count for the rate
-        left = pace.seconds_left(copied.shards)
-        typer.echo(
-            f"{copied.shards:,} of {copied.of:,} shards, {human_bytes(copied.bytes)} copied, "
-            f"{human_bytes(copied.bytes / pace.elapsed)}/s"
-            + (f", {copied.kept:,} were already there" if copied.kept else "")
-            + (f", about {duration(left)} left" if 1 <= left < float("inf") else "")
-        )
+    def progress(copied: Copied) -> None:
+        """Shards that were there already do not count for the rate."""
+        counters.extend([] if counters else [Counter("copy", copied.of, "shards", copied.kept)])
+        counters[0].pace.first = copied.kept
+        kept = f", {copied.kept:,} were already there" if copied.kept else ""
+        counters[0].update(copied.shards, f"{human_bytes(copied.bytes)} copied{kept}")
 
-    typer.echo(f"copy {source} to {target}")
-    manifest = copy_dataset(open_root(source), open_root(target), selection, workers=workers, progress=report)
+    note(f"copy {source} to {target}")
+    manifest = copy_dataset(open_root(source), open_root(target), selection, workers=workers, progress=progress)
     of = f", part of {manifest.part_of.n_subjects:,}" if manifest.part_of else ""
-    typer.echo(f"{manifest.n_subjects:,} subjects{of}, the SHA-256 of every file was checked")
-    print_result(target, f"image-longitudinal show {target}")
+    text = f"{manifest.n_subjects:,} subjects{of}, the SHA-256 of every file was checked"
+    show(text, subjects=manifest.n_subjects, identity=manifest.identity)
+    print_result(target, command_line("show", target))

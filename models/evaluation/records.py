@@ -154,6 +154,7 @@ class Evaluation(EvaluationRecord):
     levels: tuple[LevelScores, ...]
     checks: tuple[Check, ...]
     null: NullCheck
+    key: str | None = None  # digest of the evaluation's spec; None before version 0.2
 
     @property
     def failed(self) -> list[Check]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from image_longitudinal.core.errors import ModelError
+from image_longitudinal.core.progress import Counter
 from image_longitudinal.models.imaging.device import DeviceUse, out_of_memory
 
 T = TypeVar("T")
@@ -194,10 +195,11 @@ def generate_in_batches(
 ) -> NDArray[np.uint8]:
     """Images (n, S, S) uint8 of latents (n, D); see :func:`render_batches`."""
     images = np.empty((len(latents), model.image_size, model.image_size), np.uint8)
-    start = 0
+    start, counter = 0, Counter("generate images", len(latents), "images")
     for batch in render_batches(model, latents, seeds, BatchSize(batch_size)):
         images[start : start + len(batch)] = batch
         start += len(batch)
+        counter.update(start)
     return images
 
 

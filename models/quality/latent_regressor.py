@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, mse_loss
 
+from image_longitudinal.core.progress import Counter
 from image_longitudinal.core.random import stream_key
 from image_longitudinal.models.imaging.grey_images import to_unit
 from image_longitudinal.models.quality.features import in_batches
@@ -35,7 +36,7 @@ def train_latent_regressor(
         network = _network(latents.shape[1]).to(device)
         optimizer = torch.optim.AdamW(network.parameters(), PEAK_RATE, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps)
-        targets = torch.from_numpy(latents).to(device)
+        targets, counter = torch.from_numpy(latents).to(device), Counter("train reader", steps, "steps")
         for step in range(steps):
             chosen = batch_indices(len(images), BATCH, seed, "reader", step)
             loss = mse_loss(network(_pixels(images[chosen], device)), targets[torch.from_numpy(chosen).to(device)])
@@ -43,6 +44,7 @@ def train_latent_regressor(
             loss.backward()
             optimizer.step()
             schedule.step()
+            counter.update(step + 1)
     network.eval()
     return lambda new: in_batches(lambda batch: network(_pixels(batch, device)), new, BLOCK)
 

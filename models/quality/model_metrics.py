@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_longitudinal.core.config import ProbeConfig
+from image_longitudinal.core.progress import Step, report
 from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.models.imaging.grey_images import ImageRows, evenly_spaced
 from image_longitudinal.models.imaging.interface import ImageModel, generate_in_batches
@@ -68,11 +69,13 @@ def measure_image_model(
         targets, others = _generate(model, probe, seed, "reader", probe.reader_images)
         where = default_device(device)
         reader = train_latent_regressor(others, targets, steps=probe.reader_steps, seed=seed, device=where)
+    report(Step("measure recoverability"))
     estimates = reader(images)
     recoverability = r_squared(latents, estimates).tolist()
     noise_spread = _noise_spread(model, reader, probe, seed)
     fidelity, memorisation = {}, None
     if min(len(real.held_out), len(real.train)) >= MIN_HELD_OUT:
+        report(Step("compare generated with real images"))
         new, known = real.held_out[slice(None)], evenly_spaced(real.train, MAX_REAL)
         if vae.views_are_crops:
             new, known = training_views(new, seed), training_views(known, seed + 1)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from image_longitudinal.core.config import ProbeConfig
+from image_longitudinal.core.progress import Step, report
 from image_longitudinal.models.imaging.assembly import (
     LIGHT_DECODER,
     STUDENT,
@@ -101,7 +102,11 @@ def compare_samplers(
             n=probe.n_images, batch_size=probe.batch_size, seed=seed,
         )  # fmt: skip
 
-    measured = [figures(*one) for one in compared]
+    measured = []
+    for place, (scheduler, steps, decoder) in enumerate(compared, 1):
+        name = f"{scheduler} with {steps} steps, {decoder} decoder"
+        report(Step(f"compare samplers, {place} of {len(compared)}: {name}"))
+        measured.append(figures(scheduler, steps, decoder))
     return tuple(
         SamplerComparison(
             solver=scheduler, steps=steps, decoder=decoder, recoverability=found.recoverability, fd=found.fd,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from image_longitudinal.core.digest import SHORT
-from image_longitudinal.core.errors import ModelError
+from image_longitudinal.core.errors import ModelError, RefusedByGateError
 from image_longitudinal.models.registry.registry import PRODUCTION, ModelVersion, Registry
 
 # 1: higher is better; -1: lower is better. See models.registry.metadata.ModelMetadata.metrics.
@@ -75,7 +75,8 @@ def promote(
     Returns the comparisons; none for the first version, or with ``force``.
 
     Raises:
-        ModelError: it is worse in some metric, or cannot be compared; the alias is then unchanged.
+        RefusedByGateError: it is worse in some metric; the alias is then unchanged.
+        ModelError: it cannot be compared; likewise.
     """
     candidate = registry.get(name)
     comparisons: list[Comparison] = []
@@ -84,7 +85,7 @@ def promote(
         comparisons = compare(candidate, registry.get(current), metrics, tolerance)
         if worse := [str(one) for one in comparisons if not one.no_worse]:
             do = "keep production, choose another --metric, or promote with --force"
-            raise ModelError(
+            raise RefusedByGateError(
                 f"model {candidate.version} is worse than production: {'; '.join(worse)}", where=current, do=do
             )
     registry.set_alias(PRODUCTION, candidate.version)

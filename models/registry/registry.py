@@ -22,7 +22,7 @@ from typing import Protocol
 from torch import Tensor
 
 from image_longitudinal.core.digest import SHORT, file_sha256
-from image_longitudinal.core.errors import ModelError, StorageError
+from image_longitudinal.core.errors import ModelError, StorageError, did_you_mean
 from image_longitudinal.core.files import move_into_place, temporary_folder, write_atomically
 from image_longitudinal.models.registry.metadata import (
     WEIGHTS,
@@ -166,7 +166,7 @@ class Registry:
             expected = f"one of {', '.join(names)}" if names else "a registered model; this registry is empty"
             raise ModelError(
                 "no such model", where=self.shared.url if self.shared else self.root, expected=expected, got=name,
-                do="train one with: image-longitudinal train",
+                do=did_you_mean(name, names) or "train one with: image-longitudinal train",
             )  # fmt: skip
         return self._fetched(found[0])
 

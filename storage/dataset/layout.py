@@ -22,7 +22,7 @@ HUB_FILE = ".gitattributes"  # the Hugging Face hub adds it to every repository
 CARD = "README.md"
 CARD_PICTURE = "examples.png"
 CROISSANT = "croissant.json"
-IMAGES = "images.zarr"
+IMAGES, SHARDS = "images.zarr", "shards"
 
 TABLES = ("subjects", "random_effects", "observations")
 TABLE_DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
@@ -54,7 +54,7 @@ def zarr_metadata_paths() -> tuple[str, ...]:
 
 def shard_manifest_path(index: int) -> str:
     """The manifest of shard ``index``."""
-    return f"shards/{index:05d}.json"
+    return f"{SHARDS}/{index:05d}.json"
 
 
 def level_name(level: float) -> str:

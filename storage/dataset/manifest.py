@@ -179,6 +179,9 @@ def read_shard_manifest(root: Root, index: int) -> ShardManifest | None:
     return manifest
 
 
+NOT_MADE = "not made yet"  # a shard without a manifest
+
+
 def finished_shard(root: Root, index: int, keys: Mapping[str, Digest]) -> FileRecord | str:
     """The record of the manifest of a finished shard, or the reason, a short text, why it is not finished.
 
@@ -189,7 +192,7 @@ def finished_shard(root: Root, index: int, keys: Mapping[str, Digest]) -> FileRe
     except StorageError:
         return "its manifest is damaged"
     if manifest is None:
-        return "not made yet"
+        return NOT_MADE
     found = {name: part.key for name, part in manifest.parts.items()}
     if found != dict(keys):
         different = [name for name in sorted({*found, *keys}) if found.get(name) != keys.get(name)]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any, Literal
 
 from image_longitudinal.core.digest import canonical_json
@@ -64,7 +65,7 @@ def check_same_dataset(root: Root, identity: Digest, layout_version: int = layou
     if found.layout_version != layout_version:
         problem = f"the output already holds this data set in another layout ({state})"
         expected, got = f"layout version {layout_version}", str(found.layout_version)
-        do = f"choose another output; image-longitudinal convert {root.url} NEW rewrites a published version 1"
+        do = f"choose another output; image-longitudinal convert {quote(root.url)} NEW rewrites a published version 1"
         raise StorageError(problem, where=root.url, expected=expected, got=got, do=do)
     return state
 

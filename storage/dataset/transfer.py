@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from shlex import quote
 
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import StorageError
@@ -243,7 +244,7 @@ def _not_as_recorded(source: Root, path: str) -> StorageError:
     return StorageError(
         "a file of the source is not as recorded, so it was not copied",
         where=source.join(path),
-        do=f"repair the source with: image-longitudinal verify {source.url} --repair",
+        do=f"repair the source with: image-longitudinal verify {quote(source.url)} --repair",
     )
 
 
@@ -268,7 +269,7 @@ def convert_dataset(
     old = read_root_manifest(source)
     if old.layout_version != 1:
         expected, got = "a data set of layout version 1", f"layout version {old.layout_version}"
-        do = f"copy it with: image-longitudinal publish {source.url} {target.url}"
+        do = f"copy it with: image-longitudinal publish {quote(source.url)} {quote(target.url)}"
         raise StorageError("nothing to convert", where=source.url, expected=expected, got=got, do=do)
     new = old.model_copy(update={"layout_version": layout.LAYOUT_VERSION, "shards": (), "files": ()})
     with hold_lease(target):

@@ -60,6 +60,15 @@ class VerificationReport:
         """Whether there is no problem."""
         return not self.problems
 
+    def require_ok(self, do: str | None = None) -> None:
+        """Raise FaultsFoundError, which holds this report, if there is a problem; ``do`` says what to do."""
+        if not self.ok:
+            error = FaultsFoundError(
+                f"{len(self.problems)} problems found; the first: {self.problems[0]}", where=self.url, do=do
+            )
+            error.report = self
+            raise error
+
     def __str__(self) -> str:
         seen = f"{self.url}: {self.subjects} subjects, {self.files} files, {self.bytes / 1e6:.1f} MB"
         if self.regenerated:
@@ -71,6 +80,13 @@ class VerificationReport:
         return "\n".join([f"{seen}: {len(self.problems)} problems", *(f"  {problem}" for problem in self.problems)])
 
 
+class FaultsFoundError(StorageError):
+    """A verification found problems; ``report`` lists them all."""
+
+    exit_status = 3
+    report: VerificationReport | None = None
+
+
 _Checked = tuple[tuple[FileRecord, ...], list[Problem]]
 
 
@@ -78,7 +94,7 @@ def verify_dataset(
     root: Root,
     *,
     manifest: RootManifest | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
     workers: int = 2,
 ) -> VerificationReport:
     """Check presence, size and SHA-256 of every file of a data set, then the content of the files.

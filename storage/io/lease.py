@@ -62,7 +62,8 @@ def hold_lease(root: Root, report: Callable[[str], None] = lambda _: None) -> It
             yield lease
         return
     assert isinstance(root, LocalRoot)
-    path, created_folder = root.folder / LEASE, not root.folder.exists()
+    path = root.folder / LEASE
+    created = [folder for folder in path.parents if not folder.exists()]  # the innermost first
     file = _lock(root, path)  # forked children share it: a worker that outlives its run keeps the output locked
     try:
         yield Lease(root, lambda: "" if _is_open_at(path, file) else "its lock file was removed")
@@ -70,8 +71,8 @@ def hold_lease(root: Root, report: Callable[[str], None] = lambda _: None) -> It
         if _is_open_at(path, file):
             with contextlib.suppress(OSError):
                 path.unlink()
-                if created_folder:
-                    root.folder.rmdir()  # fails, as it should, unless the run wrote nothing
+                for folder in created:
+                    folder.rmdir()  # fails, as it should, unless the run wrote nothing
         os.close(file)
 
 

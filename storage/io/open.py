@@ -5,6 +5,7 @@ from pathlib import Path
 from image_longitudinal.storage.io.local import LocalRoot
 from image_longitudinal.storage.io.remote import RemoteRoot
 from image_longitudinal.storage.io.root import Root
+from image_longitudinal.storage.io.schemes import LOCAL, scheme_of
 
 
 def open_root(url: str | Path) -> Root:
@@ -14,7 +15,7 @@ def open_root(url: str | Path) -> Root:
         StorageError: for an unknown protocol, or one whose driver is not installed.
     """
     text = str(url)
-    protocol, separator, path = text.partition("://")
-    if not separator:
+    scheme = scheme_of(text)
+    if not scheme:
         return LocalRoot(text)
-    return LocalRoot(path) if protocol in ("file", "local") else RemoteRoot(text)
+    return LocalRoot(text.partition("://")[2]) if scheme in LOCAL else RemoteRoot(text)

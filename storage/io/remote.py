@@ -18,7 +18,8 @@ import fsspec
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.files import temporary_name
-from image_longitudinal.storage.io.root import Root, storage_errors
+from image_longitudinal.storage.io.root import Root, storage_error, storage_errors
+from image_longitudinal.storage.io.schemes import check_scheme, driver_advice
 
 OBJECT_STORES = {"memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "hf"}  # a put is atomic
 REQUEST = 8 << 20  # bytes per request when a whole object is read: long beside a round trip
@@ -47,11 +48,13 @@ class RemoteRoot(Root):
 
     def __init__(self, url: str) -> None:
         super().__init__(url.rstrip("/"))
+        check_scheme(url)
         try:
             self._fs, base = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
-            do = "check the address, or install the fsspec driver of its protocol"
-            raise StorageError("cannot open a store", where=url, got=error, do=do) from error
+            raise StorageError("cannot open a store", where=url, got=error, do=driver_advice(url)) from error
+        except Exception as error:  # drivers that connect at once raise errors of any type
+            raise storage_error("cannot open a store", url, error) from error
         self._process = os.getpid()
         self.base = base.rstrip("/")
         protocols = (self.fs.protocol,) if isinstance(self.fs.protocol, str) else self.fs.protocol

@@ -17,6 +17,7 @@ from image_longitudinal.core.errors import IngestError
 from image_longitudinal.core.files import BLOCK, move_into_place, temporary_folder
 from image_longitudinal.storage.io.remote import RemoteRoot
 from image_longitudinal.storage.io.root import storage_errors
+from image_longitudinal.storage.io.schemes import check_scheme
 from image_longitudinal.storage.scans.scan_files import EXTENSIONS, MAX_BYTES
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -60,6 +61,7 @@ def local_scans(source: str | Path, scratch: Path) -> Path:
 
 
 def _from_url(url: str, scratch: Path) -> Path:
+    check_scheme(url)
     try:
         root = RemoteRoot(url)
         info = root.fs.info(root.base)

@@ -1,9 +1,14 @@
 """Prefect in a process that runs flows: its settings, and errors in a run's log that are one line with their cause."""
 
+import atexit
 import logging
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 from image_longitudinal.core.errors import ImageLongitudinalError
+from image_longitudinal.core.outputs import can_be_written
 
 DEFAULTS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
@@ -16,9 +21,15 @@ SHORTENED = "image_longitudinal_shortened"  # attribute of a record whose traceb
 
 
 def configure_prefect() -> None:
-    """Set the defaults as environment variables, before Prefect is imported; variables that are set already stay."""
+    """Set the defaults as environment variables, before Prefect is imported; variables that are set already stay.
+
+    A home folder that cannot be written is replaced by a temporary one.
+    """
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    if "PREFECT_HOME" not in os.environ and not can_be_written(Path.home() / ".prefect"):
+        os.environ["PREFECT_HOME"] = home = tempfile.mkdtemp(prefix="image-longitudinal-prefect-")
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
 
 
 def log_errors_in_one_line() -> None:

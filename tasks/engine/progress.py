@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -16,9 +17,10 @@ from prefect.artifacts import (
 )
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging import get_run_logger
 
-from image_longitudinal.core.progress import Pace, Throttle, duration
+from image_longitudinal.core.progress import Counter, Throttle
 from image_longitudinal.tasks.reports.pictures import picture
 
 if TYPE_CHECKING:  # imports torch, which simulations and fits do not need
@@ -27,11 +29,22 @@ if TYPE_CHECKING:  # imports torch, which simulations and fits do not need
 ARTIFACT_SECONDS, LOG_SECONDS = 2.0, 10.0  # an update of an artifact is a write to a database
 PLOT_SECONDS = 10.0  # between updates of a training's table and plot: a plot takes 0.2 s
 PLOTTED = ("loss", "mse", "kl", "cycle", "validation", "active units")  # if the network has them
+SHOWN = "image_longitudinal_shown"  # attribute of a record that the command's display shows in its own way
 ROWS, POINTS = 12, 400  # of a training's table and plot, evenly spaced over the run
 
 
+def in_run() -> bool:
+    """Whether a run of Prefect's calls this code; else a command or a program calls the function of a flow."""
+    return (FlowRunContext.get() or TaskRunContext.get()) is not None
+
+
+def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
+    """The logger of the current run, or that of this package outside a run."""
+    return get_run_logger() if in_run() else logging.getLogger("image_longitudinal")
+
+
 class Progress:
-    """One piece of work with a known length, inside a flow or task run.
+    """One piece of work with a known length; inside a run also in its log and as an artifact.
 
     Args:
         what: name in log lines and artifact, e.g. ``train vae``.
@@ -41,33 +54,28 @@ class Progress:
     """
 
     def __init__(self, what: str, total: int, unit: str, done: int = 0) -> None:
-        self.what, self.unit = what, unit
-        self.pace = Pace(total, done)
-        self.logger = get_run_logger()
+        self.what = what
+        self._counter = Counter(what, total, unit, done)
+        self.logger = run_logger()
         self.view: TrainingView | None = None
         self._artifact_throttle, self._log_throttle = Throttle(ARTIFACT_SECONDS), Throttle(LOG_SECONDS)
-        self._artifact = cast(
-            UUID,  # the function is a coroutine only inside an event loop
-            create_progress_artifact(100 * done / max(total, 1), artifact_key(what), f"{what}: starting"),
-        )
+        self._artifact: UUID | None = None
+        if in_run():  # the function is a coroutine only inside an event loop
+            started = create_progress_artifact(100 * done / max(total, 1), artifact_key(what), f"{what}: starting")
+            self._artifact = cast(UUID, started)
 
     def update(self, done: int, extra: str = "") -> None:
         """Report that ``done`` of ``total`` units are finished."""
-        pace, finished = self.pace, done >= self.pace.total
-        time = f"done in {duration(pace.elapsed)}" if finished else f"{duration(pace.seconds_left(done))} left"
-        text = (
-            f"{self.what}: {done:,} of {pace.total:,} {self.unit}, {pace.total - done:,} to go, "
-            f"{pace.rate(done):.3g} {self.unit}/s, {time}{extra and f'; {extra}'}"
-        )
-        if self._artifact_throttle.ready(always=finished):
-            update_progress_artifact(self._artifact, 100 * done / max(pace.total, 1), description=text)
-        if self._log_throttle.ready(always=finished):
-            self.logger.info(text)
+        step = self._counter.update(done, extra)
+        if self._artifact and self._artifact_throttle.ready(always=step.finished):
+            update_progress_artifact(self._artifact, 100 * done / max(step.total, 1), description=str(step))
+        if self._log_throttle.ready(always=step.finished):
+            self.logger.info(str(step), extra={SHOWN: True})
 
     def of_training(self, progress: TrainingProgress) -> None:
         """The ``report`` argument of a training; adds a table of the latest metrics and a plot of all."""
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in progress.figures.items() if name != "step")
-        self.pace.first = progress.first_step  # steps of an earlier run do not count towards the rate
+        self._counter.pace.first = progress.first_step  # steps of an earlier run do not count towards the rate
         self.update(progress.step, metrics)
         self.view = self.view or TrainingView(artifact_key(self.what))
         self.view.show(progress)

@@ -1,6 +1,7 @@
 """Stages that check: the data set before anything is computed, its design, and the predictors on shuffled images."""
 
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 from prefect import task
@@ -58,7 +59,7 @@ def check_input(run: EvaluationRun) -> None:
     if not report.ok:
         raise StorageError(
             f"the data set does not verify, {len(report.problems)} problems; the first: {report.problems[0]}",
-            where=run.url, do=f"list them with: image-longitudinal verify {run.url}",
+            where=run.url, do=f"list them with: image-longitudinal verify {quote(run.url)}",
         )  # fmt: skip
 
 

@@ -8,9 +8,11 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from pydantic import ValidationError
 
 from image_longitudinal.core.config import EvaluationConfig
 from image_longitudinal.core.files import write_atomically
+from image_longitudinal.core.outputs import new_folder
 from image_longitudinal.models.evaluation.records import (
     DesignChecks,
     EvaluatedDataset,
@@ -26,15 +28,43 @@ from image_longitudinal.tasks.evaluation.predictions import load_predictions
 from image_longitudinal.tasks.evaluation.run import EvaluationRun, LevelFiles, StageFiles
 from image_longitudinal.tasks.reports.pictures import data_url, picture
 
-PAGE = "evaluation.html"
+NAME, PAGE = "evaluation.json", "evaluation.html"
+FILES = (NAME, PAGE, "tables", "figures", "predictions")
 
 
 @task(name="write-evaluation", task_run_name="write tables and report", persist_result=False)
 def write_evaluation(
     folder: Path, run: EvaluationRun, settings: EvaluationConfig, reading: StageFiles, levels: Sequence[LevelFiles],
-    checks: StageFiles, null: StageFiles,
+    checks: StageFiles, null: StageFiles, key: str, overwrite: bool,
 ) -> Evaluation:  # fmt: skip
-    """Write every table, figure and prediction into a local folder; files of an earlier evaluation are replaced."""
+    """Write every table, figure and prediction, a whole evaluation or nothing; see :func:`core.outputs.new_folder`.
+
+    ``key`` is the digest of the evaluation's spec, by which :func:`finished_evaluation` finds it again.
+    """
+    with new_folder(folder, FILES, overwrite) as made:
+        evaluation, r2, trajectories = _write(made, run, settings, reading, levels, checks, null, key)
+    create_markdown_artifact(
+        f"# Evaluation of {evaluation.dataset.name}\n\n{picture(r2, 'R² against designed level')}\n\n"
+        f"{picture(trajectories, 'trajectories')}",
+        key="evaluation", description=f"Evaluation of {evaluation.dataset.name}, report in {folder / PAGE}",
+    )  # fmt: skip
+    return evaluation
+
+
+def finished_evaluation(folder: Path, key: str) -> Evaluation | None:
+    """The evaluation that a folder holds, if it is whole and has this key."""
+    try:
+        found = Evaluation.read(folder / NAME)
+    except (OSError, ValidationError):
+        return None
+    return found if found.key == key and all((folder / name).exists() for name in FILES) else None
+
+
+def _write(
+    folder: Path, run: EvaluationRun, settings: EvaluationConfig, reading: StageFiles, levels: Sequence[LevelFiles],
+    checks: StageFiles, null: StageFiles, key: str,
+) -> tuple[Evaluation, bytes, bytes]:  # fmt: skip
+    """Fill a folder; returns the content of its JSON file, and the two pictures that a run shows."""
     dataset = run.dataset
     manifest, names = dataset.manifest, dataset.manifest.random_effects
     evaluation = Evaluation(
@@ -44,8 +74,9 @@ def write_evaluation(
         levels=tuple(LevelScores.read(files.scores.path("scores.json")) for files in levels),
         checks=DesignChecks.read(checks.path("checks.json")).checks,
         null=NullCheck.read(null.path("null.json")),
+        key=key,
     )
-    evaluation.write(folder / "evaluation.json")
+    evaluation.write(folder / NAME)
     scored = evaluation.levels
     written = [
         tables.effect_table(scored),
@@ -91,9 +122,4 @@ def write_evaluation(
         tables={table.name: table for table in written},
     )  # fmt: skip
     write_atomically(folder / PAGE, page)
-    create_markdown_artifact(
-        f"# Evaluation of {manifest.name}\n\n{picture(pictures['r2'], 'R² against designed level')}\n\n"
-        f"{picture(pictures['trajectories'], 'trajectories')}",
-        key="evaluation", description=f"Evaluation of {manifest.name}, report in {folder / PAGE}",
-    )  # fmt: skip
-    return evaluation
+    return evaluation, pictures["r2"], pictures["trajectories"]

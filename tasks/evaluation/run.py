@@ -10,6 +10,8 @@ from prefect.tasks import Task
 
 from image_longitudinal.core.config import ComputeConfig, Section
 from image_longitudinal.core.digest import SHORT, digest_of, file_sha256
+from image_longitudinal.core.outputs import removing_empty_parents
+from image_longitudinal.core.progress import Step, report
 from image_longitudinal.core.specs import Spec
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.nlme.model.population import Design, PopulationModel
@@ -114,9 +116,11 @@ def run_stage(
     """
     key = digest_of(spec.digest, level, {name: files and files.digest for name, files in inputs.items()})
     folder = Workspace.at(run.workspace).evaluation(key)
-    folder.mkdir(parents=True, exist_ok=True)
     parameters: dict[str, Any] = inputs if level is None else {**inputs, "level": level}
-    return cached_or_fresh(stage, StageFiles.intact, key=key, folder=folder, run=run, spec=spec, **parameters)
+    report(Step(stage.name if level is None else f"{stage.name} at association {level:g}"))
+    with removing_empty_parents(folder / "files"):
+        folder.mkdir(parents=True, exist_ok=True)
+        return cached_or_fresh(stage, StageFiles.intact, key=key, folder=folder, run=run, spec=spec, **parameters)
 
 
 def true_model(manifest: RootManifest) -> PopulationModel:

@@ -3,6 +3,7 @@
 from typing import ClassVar, Self
 
 from image_longitudinal.core.config import EvaluationConfig, ResNetConfig, Section
+from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.specs import Spec
 
 
@@ -86,6 +87,11 @@ class EvaluationSpec(Section):
     scores: ScoreSpec
     design: DesignCheckSpec
     null: NullCheckSpec
+
+    @property
+    def digest(self) -> str:
+        """Changes with the digest of any stage."""
+        return digest_of({name: part.digest for name, part in self if isinstance(part, Spec)})
 
     @classmethod
     def of(cls, dataset: str, settings: EvaluationConfig, levels: tuple[float, ...], encoder: str | None) -> Self:

@@ -19,6 +19,8 @@ from image_longitudinal.tasks.evaluation import data, tables
 from image_longitudinal.tasks.evaluation.checks import check_is_evaluable
 from image_longitudinal.tasks.evaluation.run import true_model
 
+TABLES = ("effects", "each-effect", "outcomes")  # names of those that a submission may have
+
 
 def score_predictions(
     dataset: Dataset, path: Path, baselines: Path | None, *, replicates: int, workers: int

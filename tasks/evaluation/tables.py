@@ -46,8 +46,8 @@ class Table(NamedTuple):
 
     def write(self, folder: Path) -> None:
         """Write it in the three formats, each file whole or not at all."""
-        for suffix, text in (("md", self.markdown()), ("tex", self.latex()), ("csv", self.csv())):
-            write_atomically(folder / f"{self.name}.{suffix}", text)
+        for file, text in zip(file_names(self.name), (self.markdown(), self.latex(), self.csv()), strict=True):
+            write_atomically(folder / file, text)
 
     def csv(self) -> str:
         """As CSV."""
@@ -56,6 +56,11 @@ class Table(NamedTuple):
         writer.writerow(self.columns)
         writer.writerows(self.rows)
         return out.getvalue()
+
+
+def file_names(table: str) -> list[str]:
+    """The files of a table: markdown, LaTeX, CSV."""
+    return [f"{table}.{suffix}" for suffix in ("md", "tex", "csv")]
 
 
 def effect_table(levels: Sequence[LevelScores]) -> Table:

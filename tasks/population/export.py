@@ -5,15 +5,17 @@ from pathlib import Path
 import pyarrow as pa
 
 from image_longitudinal.core.errors import StorageError
-from image_longitudinal.models.nlme.data.nmtran_writer import Dialect, write_rows
+from image_longitudinal.core.outputs import check_new_file
+from image_longitudinal.models.nlme.data.nmtran_writer import Dialect, check_target, write_rows
 from image_longitudinal.storage.dataset.reader import Dataset
 
 COLUMNS = ("ID", "TIME", "EVID", "AMT", "CMT", "DV", "MDV")  # and RATE after AMT, if a dose is an infusion
 
 
 def export_nmtran(
-    dataset: Dataset, path: str | Path, *, level: float, split: str | None = None, dialect: Dialect = "nonmem"
-) -> int:
+    dataset: Dataset, path: str | Path, *, level: float, split: str | None = None, dialect: Dialect = "nonmem",
+    overwrite: bool = False,
+) -> int:  # fmt: skip
     """Write doses and observations of one association level as CSV or Parquet, in constant memory.
 
     One row per dose and observation, in the order of ``observations``: by id and time, a dose before observations at
@@ -22,22 +24,21 @@ def export_nmtran(
 
     Args:
         dataset: an open data set.
-        path: a new local file, Parquet if it ends in .parquet, else CSV; it appears whole or not at all.
+        path: a local file that ends in .csv or .parquet; it appears whole or not at all.
         level: association level.
         split: one split, or all.
         dialect: spelling of columns and missing values.
+        overwrite: replace the file if it exists.
 
     Returns:
         The number of rows.
 
     Raises:
-        ConfigError: an unknown dialect.
+        ConfigError: an unknown dialect or format.
         StorageError: the file exists or cannot be written, or the data set has no such level or split.
     """
-    if Path(path).exists():
-        raise StorageError("the file exists already", where=path, do="name another, or remove it")
-    if not Path(path).parent.is_dir():
-        raise StorageError("cannot write a file", where=path, got="no such folder")
+    check_new_file(Path(path), overwrite)
+    check_target(path)
     infusions = any(dose.rate for dose in dataset.manifest.doses)
     names = (*COLUMNS[:4], "RATE", *COLUMNS[4:]) if infusions else COLUMNS
     batches = dataset.scan("observations", level, split).to_batches(

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.logging import get_run_logger
 
-from image_longitudinal.core.progress import Throttle
+from image_longitudinal.core.progress import Step, Throttle, report
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.diagnostics.residuals import residuals
 from image_longitudinal.models.nlme.estimation.ebes import stream_ebes
@@ -15,10 +14,14 @@ from image_longitudinal.models.nlme.estimation.fit import Evaluated, Fit, fit
 from image_longitudinal.models.nlme.estimation.importance_sampling import maximum_likelihood
 from image_longitudinal.models.nlme.estimation.results import save_fit
 from image_longitudinal.models.nlme.model.population import PopulationModel
+from image_longitudinal.tasks.engine.progress import SHOWN, run_logger
 from image_longitudinal.tasks.population.inputs import named_model, observations_of, population_of, spec_of
 from image_longitudinal.tasks.population.options import FitOptions
 from image_longitudinal.tasks.population.summary import (
     DRAWS,
+    EBES,
+    NAME,
+    REPORT,
     RESULTS,
     FitSummary,
     ParameterEstimate,
@@ -26,25 +29,29 @@ from image_longitudinal.tasks.population.summary import (
     read_summary,
 )
 
+FILES = (NAME, RESULTS, EBES, DRAWS, REPORT)
 METHODS = {"fo": "FO", "foce": "FOCE", "focei": "FOCEI", "laplace": "Laplace", "imp": "FOCEI"}
+
+
+def finished_fit(options: FitOptions, folder: Path) -> FitSummary | None:
+    """The summary of a fit that exists in a folder, if it is the fit of these options."""
+    done = read_summary(folder)
+    if done is None or not (folder / REPORT).exists():
+        return None
+    return done if done.key == spec_of(options, observations_of(options)).digest else None
 
 
 @task(name="fit-population", task_run_name="fit {options.model} by {options.method}")
 def fit_to_table(options: FitOptions, output: str, workers: int) -> FitSummary:
-    """Fit, and write the results and fit.json, whose content is returned; an equal fit is kept.
+    """Fit, and write the results and fit.json, whose content is returned, into an existing folder.
 
     The results are fit.nc and the empirical Bayes estimates of every subject, or the draws of full Bayes.
     """
-    folder, logger = Path(output), get_run_logger()
+    folder, logger = Path(output), run_logger()
     table = observations_of(options)
-    key, done = spec_of(options, table).digest, read_summary(folder)
-    nuts = options.method == "nuts"
-    if done is not None and done.key == key and (folder / (DRAWS if nuts else RESULTS)).exists():
-        logger.info("cache hit: this fit exists")
-        return done
+    key, nuts = spec_of(options, table).digest, options.method == "nuts"
     model = named_model(options.model, options.model_file, options.start)
     data = population_of(options, model, table)
-    folder.mkdir(parents=True, exist_ok=True)
     size = f"{len(data):,} subjects, {len(data.times):,} observations"
     logger.info(f"{size}; {options.method} from {model.typical_values}")
     if nuts:
@@ -55,8 +62,7 @@ def fit_to_table(options: FitOptions, output: str, workers: int) -> FitSummary:
         return summary
     found = run_fit(options, model, data, workers, ObjectiveLog(logger))
     save_fit(found, folder / RESULTS, data, vars(residuals(found.model, data, found.eta)))
-    target = folder / "ebes.parquet"
-    ebes = stream_ebes(found.model, table.rows, target, interpolation=options.covariates, n_threads=workers)
+    ebes = stream_ebes(found.model, table.rows, folder / EBES, interpolation=options.covariates, n_threads=workers)
     summary = FitSummary(
         key=key,
         model=options.model,
@@ -95,13 +101,14 @@ def run_fit(
 
 
 class ObjectiveLog:
-    """Logs evaluation and objective of a fit every five seconds."""
+    """Reports every evaluation of a fit with its objective; logs one every five seconds."""
 
     def __init__(self, logger: Any) -> None:
         self.logger, self.began, self.throttle = logger, time.monotonic(), Throttle(5.0)
 
     def __call__(self, evaluation: int, objective: float) -> None:
         """Called by the fit after each evaluation."""
+        text = f"evaluation {evaluation}, {time.monotonic() - self.began:.0f} s: objective {objective:.3f}"
+        report(Step(text))
         if self.throttle.ready(always=evaluation == 1):
-            seconds = time.monotonic() - self.began
-            self.logger.info(f"evaluation {evaluation}, {seconds:.0f} s: objective {objective:.3f}")
+            self.logger.info(text, extra={SHOWN: True})

@@ -50,7 +50,7 @@ def observations_of(options: FitOptions) -> ObservationTable:
         ConfigError: an unknown or missing level, or a level of a file.
         StorageError: an address without a data set.
     """
-    if Path(options.table).suffix in (".csv", ".parquet"):
+    if Path(options.table).suffix.lower() in (".csv", ".parquet"):
         if options.level is not None or options.split is not None:
             raise ConfigError("only published data sets have levels and splits", got=options.table)
         return ObservationTable(open_observations(options.table), file_sha256(options.table))

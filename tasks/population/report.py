@@ -18,10 +18,9 @@ from image_longitudinal.models.nlme.estimation.fit import Fit
 from image_longitudinal.models.nlme.estimation.results import fit_warnings, load_fit, load_results
 from image_longitudinal.tasks.population.inputs import named_model, observations_of, population_of
 from image_longitudinal.tasks.population.options import FitOptions
-from image_longitudinal.tasks.population.summary import DRAWS, RESULTS, FitSummary, read_summary
+from image_longitudinal.tasks.population.summary import DRAWS, REPORT, RESULTS, FitSummary, read_summary
 from image_longitudinal.tasks.reports.pictures import data_url, rendered
 
-REPORT = "report.html"
 REPLICATES = 300
 SHOWN = 1000  # subjects of simulated diagnostics, spread evenly over all
 

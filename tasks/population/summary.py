@@ -10,6 +10,7 @@ from image_longitudinal.core.config import Section
 from image_longitudinal.core.files import write_atomically
 
 NAME, RESULTS, DRAWS = "fit.json", "fit.nc", "posterior.nc"
+EBES, REPORT = "ebes.parquet", "report.html"
 
 
 class ParameterEstimate(Section):

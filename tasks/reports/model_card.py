@@ -22,13 +22,11 @@ def model_card(metadata: ModelMetadata) -> str:
 - Latents are standardised (over training images they have mean 0 and covariance I) and rotated to the axes that are
   most recoverable from finished images."""
     if vae.explained_variance is not None:
-        networks = (
-            "diffusion model of flattened retinas" if metadata.networks.diffusion else "model of flattened retinas"
-        )
-        latents = f"""- Of z, dimensions 0 to 3 are the curve of the retina (position, tilt, curvature, asymmetry), the others
-  principal components of the flattened image, which explain {sum(vae.explained_variance):.0%} of its variance.
-- z is N(0, I) by construction: an increasing, invertible map of a mixture of Gaussians leads to the coordinates of
-  scans; the number of Gaussians has the best likelihood of patients left out."""
+        networks = "model of flattened retinas, with diffusion" if metadata.networks.diffusion else "flattened retina"
+        latents = f"""- Of z, dimensions 0 to 3 are the curve of the retina (position, tilt, curvature, asymmetry), the
+  others principal components of the flattened image: {sum(vae.explained_variance):.0%} of its variance.
+- z is N(0, I) by construction: an increasing, invertible map of a mixture of Gaussians leads to the coordinates
+  of scans; the number of Gaussians has the best likelihood of patients left out."""
     return f"""# Image model of image-longitudinal
 
 A {networks} trained on {images.images} {source}

@@ -1,12 +1,18 @@
 """The images of one shard, from latents to a file, in the process that renders them. Independent of Prefect."""
 
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import lru_cache
 from threading import Lock
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from image_longitudinal.core.config import ComputeConfig, Section
 from image_longitudinal.core.errors import ModelError
+from image_longitudinal.core.plan import Shard
+from image_longitudinal.core.progress import Counter
 from image_longitudinal.core.random import subject_seeds
 from image_longitudinal.models.design.association import draw_latents
 from image_longitudinal.models.imaging.backends import first_batch_size, load_image_model
@@ -69,11 +75,19 @@ def render_shard(spec: ImageSpec, output: str, execution: Execution) -> ShardPar
         )
     stream = render_batches(renderer.model, latents, seeds, renderer.batch, renderer.use)
     with closing(prefetch(stream, QUEUE)) as batches:
-        records = write_image_shard(
-            open_root(output), spec.shard, until_stopped(batches), latents, shard_size=spec.shard_size
-        )
+        rendered = _counted(until_stopped(batches), spec.shard)
+        records = write_image_shard(open_root(output), spec.shard, rendered, latents, shard_size=spec.shard_size)
     use = RenderUse.model_validate(renderer.use.take() | {"batch_size": renderer.batch.size})
     return ShardPartResult(root=output, part=Part(key=spec.digest, files=records), use=use)
+
+
+def _counted(batches: Iterable[NDArray[np.uint8]], shard: Shard) -> Iterator[NDArray[np.uint8]]:
+    """The same batches of images; reports how many of the shard's have gone through."""
+    counter, done = Counter(f"render shard {shard.index}", len(shard), "images"), 0
+    for batch in batches:
+        yield batch
+        done += len(batch)
+        counter.update(done)
 
 
 def image_model(execution: Execution) -> ImageModel:

@@ -15,7 +15,14 @@ from image_longitudinal.core.config import ComputeConfig
 from image_longitudinal.core.errors import ConfigError, StorageError, naming
 from image_longitudinal.core.plan import Shard
 from image_longitudinal.models.imaging.device import default_device
-from image_longitudinal.storage.dataset.manifest import Part, ShardManifest, finished_shard, write_shard_manifest
+from image_longitudinal.storage.dataset.layout import SHARDS, shard_manifest_path
+from image_longitudinal.storage.dataset.manifest import (
+    NOT_MADE,
+    Part,
+    ShardManifest,
+    finished_shard,
+    write_shard_manifest,
+)
 from image_longitudinal.storage.io.root import FileRecord, Root
 from image_longitudinal.tasks.engine.cancellation import stopping_tasks
 from image_longitudinal.tasks.engine.gpu_slots import gpu_slots
@@ -72,12 +79,24 @@ class DatasetRun:
         """The record of a shard's manifest if the shard is finished and is this data set's; else why it is not."""
         return finished_shard(self.root, shard.index, self.spec.shard_keys(shard))
 
-    def unfinished(self, shards: Iterable[Shard]) -> tuple[dict[int, FileRecord], dict[int, str]]:
-        """By shard index: the manifests of finished shards, and why each other shard must be made."""
-        why = "refresh was requested"
-        found = {shard.index: why if self.refresh else self.finished_record(shard) for shard in shards}
-        records = {index: record for index, record in found.items() if isinstance(record, FileRecord)}
-        return records, {index: why for index, why in found.items() if isinstance(why, str)}
+    def unfinished(self, indices: Iterable[int]) -> tuple[dict[int, FileRecord], dict[int, str]]:
+        """By shard index: the manifests of finished shards, and why each other shard must be made.
+
+        Keys are computed and files looked up for shards that have a manifest: one listing tells which.
+        """
+        if self.refresh:
+            return {}, dict.fromkeys(indices, "refresh was requested")
+        there = set(self.root.files(SHARDS))
+        records: dict[int, FileRecord] = {}
+        wanted: dict[int, str] = {}
+        for index in indices:
+            if not there or shard_manifest_path(index) not in there:
+                wanted[index] = NOT_MADE
+            elif isinstance(found := self.finished_record(self.spec.plan.shard(index)), FileRecord):
+                records[index] = found
+            else:
+                wanted[index] = found
+        return records, wanted
 
 
 def make_here(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[MadeShard, None, None]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from image_longitudinal.core import progress
 from image_longitudinal.core.config import ProbeConfig
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import StorageError
@@ -57,6 +58,7 @@ def measure_images(images: ImageSpec, probe: ProbeConfig, execution: Execution) 
 @lru_cache(maxsize=1)
 def _measured(images: ImageSpec, probe: ProbeConfig, execution: Execution) -> Recoverability:
     """Measured once for both uses in a run: the choice of the random effects' dimensions, and the report."""
+    progress.report(progress.Step("measure how well z is recovered"))
     version, model = execution.version(), image_model(execution)
     vae = load_vae(version) if version else None
     return Recoverability(
@@ -79,6 +81,7 @@ def publish_dataset(
         StorageError: verification found a problem; nothing is published.
     """
     root = open_root(output)
+    progress.report(progress.Step("write report and card"))
     manifest = _manifest(root, spec, shards, [file_record(root, RUN_FILE), *arrays])
     achieved = dataset_report.achieved_association(Dataset(root, manifest))
     report = dataset_report.write_report(
@@ -88,7 +91,11 @@ def publish_dataset(
     pairs, strip = dataset_report.thumbnails(Dataset(root, manifest))
     card = write_card(root, manifest, examples=pairs)
     manifest = manifest.model_copy(update={"files": (*manifest.files, report, *card)})
-    found = verify_dataset(root, manifest=manifest, workers=execution.compute.concurrent_shards)
+    counter = progress.Counter("verify", manifest.plan.n_shards, "shards")
+    found = verify_dataset(
+        root, manifest=manifest, workers=execution.compute.concurrent_shards,
+        progress=lambda done, _: counter.update(done),
+    )  # fmt: skip
     if not found.ok:
         raise StorageError(
             f"the finished data set does not verify: {found.problems[0]}",

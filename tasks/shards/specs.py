@@ -33,8 +33,8 @@ class ImageSpec(Spec):
         """All images of the data set that ``config`` describes."""
         return cls(
             generator=described.digest, image_size=described.image_size, latent_dim=described.latent_dim,
-            batch_size=config.generator.batch_size, seed=config.seed, shard_size=config.dataset.shard_size, start=0,
-            stop=config.dataset.n_subjects,
+            batch_size=config.generator.batch_size, seed=config.seed, shard_size=config.dataset.plan.shard_size,
+            start=0, stop=config.dataset.n_subjects,
         )  # fmt: skip
 
     def of_shard(self, shard: Shard) -> Self:

@@ -55,14 +55,14 @@ def make_by_workers(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[Mad
         ModelError: a shard was submitted :data:`MAX_TRIES` times and is not finished; names it and its last run's end.
     """
     width, logger = run.execution.compute.concurrent_shards, get_run_logger()
-    waiting = deque(run.spec.plan.shard(index) for index in wanted)
+    plan, waiting = run.spec.plan, deque(wanted)
     tries: Counter[int] = Counter()
     submitted: list[ShardBatch] = []
     last_active = time.monotonic()
     with _cancelled_with_this_run(submitted):
         while waiting or submitted:
             while waiting and len(submitted) < width:
-                shards = [waiting.popleft() for _ in range(min(MAX_BATCH, -(-len(waiting) // width)))]
+                shards = [plan.shard(waiting.popleft()) for _ in range(min(MAX_BATCH, -(-len(waiting) // width)))]
                 submitted.append(_submit(run, shards))
             with suppress(ObjectNotFound):
                 PrefectFlowRunFuture(submitted[0].id).wait(timeout=POLL_SECONDS)  # raises if this run is suspended
@@ -81,7 +81,7 @@ def make_by_workers(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[Mad
                     if batch.shards:
                         _count_try(tries, run, batch.shards[0], state)
                         logger.warning(f"{batch.name}: {_text(state)}; {len(batch.shards)} shards are submitted again")
-                        waiting.extendleft(reversed(batch.shards))
+                        waiting.extendleft(shard.index for shard in reversed(batch.shards))
             if any(state.is_running() or state.is_final() for state in states.values()):
                 last_active = time.monotonic()
             elif time.monotonic() - last_active > WAITING_SECONDS:

@@ -5,7 +5,13 @@ import pickle
 import pytest
 
 from image_longitudinal.core import errors
-from image_longitudinal.core.errors import ImageLongitudinalError, MissingExtraError, ModelError, naming_missing_extra
+from image_longitudinal.core.errors import (
+    ImageLongitudinalError,
+    MissingExtraError,
+    ModelError,
+    did_you_mean,
+    naming_missing_extra,
+)
 
 
 @pytest.mark.parametrize(
@@ -51,3 +57,14 @@ def test_a_missing_package_names_its_extra(module: str, extra: str) -> None:
 def test_another_failed_import_is_not_touched() -> None:
     with pytest.raises(ModuleNotFoundError, match="no_such_module"), naming_missing_extra():
         import no_such_module  # noqa: F401
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("dmeo", "did you mean demo?"), ("Demo", "did you mean demo?"), ("scan", "did you mean scans?"),
+        ("x", None), ("", None), ("n_subjects", "did you mean dataset.n_subjects?"),
+    ],
+)  # fmt: skip
+def test_a_close_name_is_asked_for(name: str, answer: str | None) -> None:
+    assert did_you_mean(name, ("demo", "scans", "small", "paper", "dataset.n_subjects")) == answer

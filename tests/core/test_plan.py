@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from image_longitudinal.core.config import DatasetConfig
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.plan import SPLITS, ShardPlan, parse_shard_ranges, shard_ranges
 
@@ -98,3 +99,21 @@ def test_shard_ranges_are_read_back(indices: set[int]) -> None:
 def test_shards_that_make_no_sense_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="cannot read shard ranges"):
         parse_shard_ranges(text)
+
+
+@given(plans)
+def test_indices_are_those_of_the_shards(plan: ShardPlan) -> None:
+    part = replace(plan, only_splits=("train",))
+    for one in (plan, part):
+        assert list(one.indices) == [shard.index for shard in one]
+        assert one.n_shards == len(one.indices)
+
+
+def test_a_shard_far_larger_than_the_data_set_is_planned_smaller() -> None:
+    def shard_size(n: int, size: int) -> int:
+        return DatasetConfig(n_subjects=n, shard_size=size).plan.shard_size
+
+    assert shard_size(20, 128) == 128  # as published data sets have it
+    assert shard_size(20, 10**8) == 65_536  # an index of 1 MiB, not of 1.6 GB
+    assert shard_size(10**6, 10**8) == 10**6
+    assert shard_size(10**6, 2000) == 2000

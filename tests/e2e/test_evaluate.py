@@ -18,6 +18,7 @@ from image_longitudinal.models.evaluation.records import Evaluation
 from image_longitudinal.storage.dataset.reader import open_dataset
 from image_longitudinal.tasks.evaluation.checks import FEWEST
 from image_longitudinal.tasks.evaluation.submissions import score_predictions
+from tests.e2e.conftest import digests
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
 
@@ -100,6 +101,15 @@ def test_the_same_evaluation_again_computes_no_stage(
     assert {path: path.stat().st_mtime_ns for path in stages} == stages
     for path in (p for p in evaluated.rglob("*") if p.is_file() and p.suffix != ".html"):
         assert (tmp_path / path.relative_to(evaluated)).read_bytes() == path.read_bytes(), path.name
+
+
+def test_another_evaluation_does_not_replace_one_unasked(data: Path, evaluated: Path, evaluate: Evaluate) -> None:
+    before = digests(evaluated)
+    again = evaluate(data, evaluated).evaluation  # the same: a cache hit
+    assert again.model_dump_json() == Evaluation.read(evaluated / "evaluation.json").model_dump_json()
+    with pytest.raises(StorageError, match=r"earlier result.*--overwrite"):
+        evaluate(data, evaluated, "evaluation.folds=3")
+    assert digests(evaluated) == before
 
 
 def test_the_population_is_the_likeliest_or_that_of_foce(

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from image_longitudinal.core.config import Config
-from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.errors import ConfigError, StorageError
 from image_longitudinal.flows.fit_table import fit_table
 from image_longitudinal.flows.generate_dataset import generate_dataset
 from image_longitudinal.flows.simulate_table import simulate_table
@@ -46,7 +46,12 @@ def test_a_simulated_table_is_fitted_reported_and_not_fitted_again(tmp_path: Pat
 
     before = digests(output)
     assert fit_table(options, str(output)) == summary
+    with pytest.raises(StorageError, match=r"earlier result.*--overwrite"):
+        fit_table(options.model_copy(update={"seed": 9}), str(output))
     assert digests(output) == before
+    with pytest.raises(StorageError, match=r"exists already.*--overwrite"):
+        simulate_table(trial, table)
+    assert simulate_table(trial, table, overwrite=True) == table
 
     moved = simulate_table(trial.model_copy(update={"events": table}), str(tmp_path / "again.csv"))
     rows, again = (pd.read_csv(path)[["ID", "TIME", "EVID"]] for path in (table, moved))
@@ -76,4 +81,4 @@ def test_what_cannot_be_fitted_is_refused_by_name(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             fit_table(FitOptions(**{"table": str(table)} | values), str(tmp_path / "out"))
-    assert not list(tmp_path.glob("out/*"))
+    assert not (tmp_path / "out").exists()

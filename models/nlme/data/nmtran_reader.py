@@ -40,7 +40,7 @@ def open_table(source: Source) -> pads.Dataset:
         if not file.is_file():
             raise ConfigError("no such table", got=file)
     try:
-        if files[0].suffix == ".csv":
+        if files[0].suffix.lower() == ".csv":
             options = pacsv.ConvertOptions(null_values=MISSING, strings_can_be_null=True)
             return pads.dataset([pacsv.read_csv(file, convert_options=options) for file in files])
         return pads.dataset([str(file) for file in files], format="parquet")

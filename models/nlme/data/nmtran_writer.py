@@ -31,6 +31,7 @@ class _Style(NamedTuple):
 
 
 Dialect = Literal["nonmem", "nlmixr2", "monolix", "pumas"]
+FORMATS = (".csv", ".parquet")
 DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
 _STYLES = {
     "nonmem": _Style("."),
@@ -42,8 +43,11 @@ _STYLES = {
 
 def check_target(path: str | Path) -> None:
     """ConfigError unless the file of a table ends in .csv or .parquet and its folder exists."""
-    if Path(path).suffix not in (".csv", ".parquet") or not Path(path).parent.is_dir():
-        raise ConfigError("cannot write a table there", expected=".csv or .parquet in an existing folder", got=path)
+    if Path(path).suffix.lower() not in FORMATS:
+        expected = f"a name that ends in {' or '.join(FORMATS)}"
+        raise ConfigError("unknown format of a table", expected=expected, got=path)
+    if not Path(path).parent.is_dir():
+        raise ConfigError("cannot write a table there", where=path, got="no such folder", do="create the folder first")
 
 
 def write_rows(path: str | Path, pieces: Iterable[pa.Table], dialect: Dialect = "nonmem") -> int:
@@ -61,12 +65,13 @@ def write_rows(path: str | Path, pieces: Iterable[pa.Table], dialect: Dialect = 
     if dialect not in DIALECTS:
         raise ConfigError("unknown dialect of a table", expected=", ".join(DIALECTS), got=repr(dialect))
     file, style, rows = Path(path), _STYLES[dialect], 0
+    parquet = file.suffix.lower() == ".parquet"
     remaining = (_spelled(piece, style) for piece in pieces)
     first = next(remaining, None)
     if first is None:
         raise ConfigError("a table has no rows", where=file)
     with replacing(file) as temporary:
-        if file.suffix == ".parquet":
+        if parquet:
             writer = pq.ParquetWriter(temporary, first.schema, compression="zstd")
         else:
             options = pacsv.WriteOptions(quoting_style="none", quoting_header="none")
@@ -74,7 +79,7 @@ def write_rows(path: str | Path, pieces: Iterable[pa.Table], dialect: Dialect = 
             writer = pacsv.CSVWriter(temporary, text, write_options=options)
         with writer:
             for piece in chain([first], remaining):
-                writer.write_table(piece if file.suffix == ".parquet" else _as_text(piece, style.missing))
+                writer.write_table(piece if parquet else _as_text(piece, style.missing))
                 rows += piece.num_rows
     return rows
 

@@ -31,7 +31,7 @@ from traceback import extract_tb
 from types import ModuleType
 
 from image_longitudinal.core.digest import file_sha256
-from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.errors import ConfigError, did_you_mean
 from image_longitudinal.models.nlme.library import pharmacokinetics, visual_acuity
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
@@ -57,7 +57,10 @@ def get_model(name: str) -> PopulationModel:
     if file is not None and _FILES.get(str(file.resolve()), ("",))[0] != _digest(file):
         load_models(file)
     if name not in _MODELS:
-        raise ConfigError("unknown longitudinal model", expected=f"one of {', '.join(known_models())}", got=repr(name))
+        raise ConfigError(
+            "unknown longitudinal model", expected=f"one of {', '.join(known_models())}", got=repr(name),
+            do=did_you_mean(name, known_models()),
+        )  # fmt: skip
     return _MODELS[name]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from image_longitudinal.core.errors import ModelError
+from image_longitudinal.core.errors import ModelError, RefusedByGateError
 from image_longitudinal.models.registry.promotion import promote
 from image_longitudinal.models.registry.registry import ModelVersion, Registry
 from tests.models.conftest import model_metadata
@@ -44,8 +44,9 @@ def test_after_the_first_it_must_be_no_worse_in_every_metric(
     if accepted:
         assert [one.metric for one in promote(registry, second.version, BOTH)] == list(BOTH)
     else:
-        with pytest.raises(ModelError, match="is worse than production"):
+        with pytest.raises(RefusedByGateError, match="is worse than production") as refused:
             promote(registry, second.version, BOTH)
+        assert refused.value.exit_status == 4
     assert registry.get("production") == (second if accepted else first)
 
 

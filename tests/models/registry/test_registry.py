@@ -124,6 +124,8 @@ def test_an_unknown_model_is_refused_with_the_known_ones(registry: Registry) -> 
     for name in ("production", "0123456789ab", "", version.version[:5]):
         with pytest.raises(ModelError, match=f"no such model .*expected one of {version.version}; got ?{name}"):
             registry.get(name)
+    with pytest.raises(ModelError, match=f"Did you mean {version.version}"):
+        registry.get(f"{version.version[:-1]}g")
     with pytest.raises(ModelError, match="no such model"):
         registry.set_alias("production", "0" * 12)
     assert registry.aliases() == {}
