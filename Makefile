@@ -9,7 +9,7 @@ OUTPUT  ?= datasets/$(PRESET)$(if $(IMAGES),-$(notdir $(patsubst %/,%,$(IMAGES))
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dataset check test lint clean
+.PHONY: help setup dataset check test test-operations lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -35,8 +35,11 @@ PYTEST  := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 check: lint ## lint, and run the tests that need no service and no training (3 minutes)
 	$(PYTEST) -m "not e2e and not service and not training" $(ARGS)
 
-test: $(READY) ## run all tests (15 minutes)
-	$(PYTEST) $(ARGS)
+test: $(READY) ## run all tests but those of test-operations (15 minutes)
+	$(PYTEST) -m "not operations" $(ARGS)
+
+test-operations: $(READY) ## interrupt commands of every kind in a terminal (minutes)
+	$(PYTEST) -m operations $(ARGS)
 
 lint: $(READY) ## check style, types and the direction of imports
 	$(BIN)/ruff check .

@@ -26,9 +26,9 @@ import psutil
 from prefect import flow
 
 from benchmarks.report import argument_parser, print_result
-from image_longitudinal.cli.prefect_session import temporary_server
 from image_longitudinal.core.plan import Shard
 from image_longitudinal.core.presets import load_config
+from image_longitudinal.deployments.temporary_server import server_for_this_process
 from image_longitudinal.flows.generate_dataset import make_missing_shards, specify
 from image_longitudinal.storage.dataset.manifest import ShardManifest, write_shard_manifest
 from image_longitudinal.storage.io.lease import hold_lease
@@ -107,8 +107,8 @@ def main() -> None:
     large = [*PHANTOM, f"generator.image_size={size}", f"dataset.n_subjects={n}", f"dataset.shard_size={n}"]
     rerun = rerun_seconds()
     plain = plain_seconds(dataset_run("plain", small))
-    with temporary_server():
-        pass
+    if server := server_for_this_process():
+        server.wait()
     overhead = (flow_seconds(dataset_run("flow", small)) - plain) / shards
     work = plain_seconds(dataset_run("large", large)) * shard_size / n
     figures = {

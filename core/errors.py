@@ -1,6 +1,6 @@
 """Errors that a person can act on: every one says what, where, what was expected, what came and what to do."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -53,6 +53,36 @@ def naming(place: str) -> Iterator[None]:
     except ImageLongitudinalError as error:
         error.args = (f"{place}: {error}",)
         raise
+
+
+class Problems:
+    """Errors that are collected and reported together, so that a person corrects all of them at once."""
+
+    def __init__(self) -> None:
+        self.found: list[ImageLongitudinalError] = []
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """End the body at an error of ours, and keep the error."""
+        try:
+            yield
+        except ImageLongitudinalError as error:
+            self.found.append(error)
+
+    def require_none(self) -> None:
+        """Raise the error that was found, or one that lists all of them."""
+        if len(self.found) == 1:
+            raise self.found[0]
+        if self.found:
+            raise SeveralProblemsError(self.found)
+
+
+class SeveralProblemsError(ImageLongitudinalError):
+    """Several errors, one a line."""
+
+    def __init__(self, problems: Sequence[ImageLongitudinalError]) -> None:
+        lines = (f"  {number}. {problem}" for number, problem in enumerate(problems, 1))
+        Exception.__init__(self, "\n".join([f"{len(problems)} problems", *lines]))
 
 
 class ConfigError(ImageLongitudinalError):

@@ -10,7 +10,6 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from prefect.cli import app
 from prefect.server.database.configurations import SQLITE_BEGIN_MODE, AioSqliteConfiguration
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
@@ -31,6 +30,8 @@ async def begin_as_writer(
 
 def main() -> None:
     """Run ``prefect server start`` with the arguments of this command."""
+    from prefect.cli import app  # here: the temporary server of a command uses this module too, and is in a hurry
+
     AioSqliteConfiguration.begin_transaction = begin_as_writer  # type: ignore[method-assign]
     sys.argv[1:1] = ["server", "start"]
     app()

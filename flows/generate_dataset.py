@@ -6,7 +6,6 @@ from dataclasses import replace
 from prefect import flow, get_run_logger
 
 from image_longitudinal.core.config import EXECUTION_SECTIONS, Config
-from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.flows.train_models import train_models
 from image_longitudinal.models.imaging.backends import describe, needs_training
 from image_longitudinal.models.nlme.library import get_model
@@ -19,6 +18,7 @@ from image_longitudinal.storage.io.lease import Lease, hold_lease
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import FileRecord, clean_temporaries
 from image_longitudinal.tasks.engine.parameters import ConfigChoice, resolve
+from image_longitudinal.tasks.preflight import check_eta_dims
 from image_longitudinal.tasks.shards.making import DatasetRun, MadeShard, make_here
 from image_longitudinal.tasks.shards.parts import find_reusable
 from image_longitudinal.tasks.shards.publish import measure_images, publish_dataset
@@ -128,12 +128,7 @@ def specify(config: Config, version: ModelVersion | None, workspace: Workspace) 
         else:
             recoverability = measure_images(images, config.probe, Execution.of(config, version, workspace)).r_squared
         eta_dims = tuple(most_recoverable(recoverability, count))
-    if len(eta_dims) != count or max(eta_dims) >= described.latent_dim:
-        raise ConfigError(
-            "dataset.eta_dims do not fit",
-            expected=f"{count} different ones from 0 to {described.latent_dim - 1} (model {config.outcomes.model})",
-            got=list(eta_dims),
-        )
+    check_eta_dims(eta_dims, config, described.latent_dim)
     return DatasetSpec.of(config, images, OutcomeSpec.of(config, described.latent_dim, eta_dims), version)
 
 

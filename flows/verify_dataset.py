@@ -5,7 +5,7 @@ import dataclasses
 from shlex import quote
 
 import numpy as np
-from prefect import flow, get_run_logger
+from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from image_longitudinal.core.config import Config
@@ -21,7 +21,7 @@ from image_longitudinal.storage.dataset.verify import VerificationReport, verify
 from image_longitudinal.storage.io.lease import hold_lease
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
-from image_longitudinal.tasks.engine.progress import SHOWN, Progress
+from image_longitudinal.tasks.engine.progress import SHOWN, Progress, in_run, run_logger
 from image_longitudinal.tasks.shards.derivation import rederive
 from image_longitudinal.tasks.workspace import Workspace
 
@@ -53,7 +53,7 @@ def verify(
     except StorageError as error:
         if not (repair and is_published(root)):
             raise
-        get_run_logger().error(f"{error}; it is recreated from {RUN_FILE}")
+        run_logger().error(f"{error}; it is recreated from {RUN_FILE}")
     if report is None or (repair and not report.ok):
         _regenerate(root, report, workspace)
         report = _check(root, workers, workspace, sample)
@@ -82,7 +82,7 @@ def _regenerate(root: Root, report: VerificationReport | None, workspace: str) -
                 got=identity_now[:12],
                 do="repair it with the version that generated it, or restore the bad files from a copy",
             )
-    with hold_lease(root, get_run_logger().info):
+    with hold_lease(root, run_logger().info):
         if manifest and report:
             _forget(root, manifest, report)
         else:
@@ -112,7 +112,7 @@ def _model_of(identity: str, config: Config, files: Workspace, root: Root) -> st
 
 def _check(root: Root, workers: int, workspace: str, sample: int) -> VerificationReport:
     """Verify all files and regenerate a random sample of the subjects, another one each time; report all problems."""
-    logger = get_run_logger()
+    logger = run_logger()
     progress = Progress("verify", read_root_manifest(root).plan.n_shards, "shards")
     report = verify_dataset(root, progress=lambda done, total: progress.update(done), workers=workers)
     dataset = open_dataset(root)
@@ -132,7 +132,7 @@ def _check(root: Root, workers: int, workspace: str, sample: int) -> Verificatio
         logger.error(str(problem), extra={SHOWN: True})
     if report.ok:
         logger.info(str(report), extra={SHOWN: True})
-    else:
+    elif in_run():
         rows = [
             {"file": one.path, "shard": one.shard, "problem": one.what, "expected": one.expected, "got": one.got}
             for one in report.problems

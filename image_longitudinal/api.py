@@ -1,6 +1,7 @@
 """The functions of ``import image_longitudinal`` that run the pipeline: each forwards to a flow, a task or a model.
 
-They need the extra ``pipeline``. A flow uses the Prefect server that PREFECT_API_URL names, else a temporary one.
+They need the extra ``pipeline``. :func:`generate` and :func:`evaluate` are runs on the Prefect server that
+PREFECT_API_URL names, else on a temporary one. The others are runs only if PREFECT_API_URL names a server.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from image_longitudinal.core.errors import naming_missing_extra
 from image_longitudinal.core.presets import load_config
-from image_longitudinal.tasks.engine.prefect_setup import configure_prefect
+from image_longitudinal.tasks.engine.prefect_setup import configure_prefect, run_or_call
 
 if TYPE_CHECKING:
     from image_longitudinal.core.config import Config
@@ -161,11 +162,11 @@ def simulate(
         ConfigError: an unknown model, or impossible options.
         StorageError: a file exists already.
     """
-    with _importing_flows():
+    with _importing_flows(server=False):
         from image_longitudinal.flows.simulate_table import simulate_table
         from image_longitudinal.tasks.population.options import SimulateOptions, options_of
     chosen = options_of(SimulateOptions, {"model": model, **options})
-    return Path(simulate_table(chosen, str(output), str(truth) if truth else None, workers, overwrite))
+    return Path(run_or_call(simulate_table, chosen, str(output), str(truth) if truth else None, workers, overwrite))
 
 
 def fit(
@@ -196,11 +197,11 @@ def fit(
         ConfigError: an unknown model or method, or impossible options.
         StorageError: the folder holds another fit or other files.
     """
-    with _importing_flows():
+    with _importing_flows(server=False):
         from image_longitudinal.flows.fit_table import fit_table
         from image_longitudinal.tasks.population.options import FitOptions, options_of
     chosen = options_of(FitOptions, {"table": str(table), "model": model, **options})
-    return fit_table(chosen, str(output), workers, overwrite)
+    return run_or_call(fit_table, chosen, str(output), workers, overwrite)
 
 
 def load_model(name: str = "pretrained", *, workspace: str | Path = "workspace", device: str = "auto") -> ImageModel:
@@ -225,7 +226,12 @@ def load_model(name: str = "pretrained", *, workspace: str | Path = "workspace",
 
 
 @contextmanager
-def _importing_flows() -> Iterator[None]:
+def _importing_flows(server: bool = True) -> Iterator[None]:
     configure_prefect()
     with naming_missing_extra():
+        from image_longitudinal.deployments.temporary_server import server_for_this_process
+
+        started = server_for_this_process() if server else None
         yield
+        if started:
+            started.wait()

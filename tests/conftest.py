@@ -15,7 +15,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 SLOW = {  # folders and modules that `make check` leaves out, by marker
     "e2e": ("e2e", "cli/test_first_run.py"),
     "service": (
-        "cli/test_prefect_session.py", "storage/io/test_kill_points.py", "storage/io/test_lease.py",
+        "deployments/test_temporary_server.py", "storage/io/test_kill_points.py", "storage/io/test_lease.py",
         "storage/io/test_s3.py", "tasks/shards/test_host_workers.py",
     ),
     "training": (

@@ -13,12 +13,13 @@ from image_longitudinal.cli.evaluate import evaluate_command, score_command
 from image_longitudinal.cli.inspect import show_command, verify_command
 from image_longitudinal.cli.make import distill_command, generate_command, ingest_command, train_command
 from image_longitudinal.cli.population import export_command, fit_command, simulate_command
+from image_longitudinal.cli.signals import ending_by_signals
 from image_longitudinal.cli.transfer import convert_command, fetch_command, publish_command
 from image_longitudinal.core.errors import ImageLongitudinalError, naming_missing_extra
 
 STATUSES = (
     "Exit status: 0 done; 1 an error, explained in one line; 2 the command line cannot be read; 3 verify found faults; "
-    "4 a model was not promoted because it is worse; 130 interrupted."
+    "4 a model was not promoted because it is worse; 129, 130 and 143 interrupted."
 )
 
 app = typer.Typer(
@@ -132,15 +133,13 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal whose encoding lacks a letter shows ? in its place
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    try:
-        with naming_missing_extra():
-            app()
-    except ImageLongitudinalError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to continue", file=sys.stderr)
-        sys.exit(130)
+    with ending_by_signals(next(iter(sys.argv[1:]), "")):
+        try:
+            with naming_missing_extra():
+                app()
+        except ImageLongitudinalError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(error.exit_status)
 
 
 if __name__ == "__main__":

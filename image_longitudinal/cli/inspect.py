@@ -14,6 +14,7 @@ from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.files import write_atomically
 from image_longitudinal.core.outputs import check_new_file, expanded
+from image_longitudinal.tasks.engine.prefect_setup import run_or_call
 
 if TYPE_CHECKING:
     from image_longitudinal.storage.dataset.verify import VerificationReport
@@ -78,9 +79,9 @@ def verify_command(
 
 def _verified(dataset: str, repair: bool, workers: int, sample: int, workspace: str) -> VerificationReport:
     if sample or repair:
-        with starting_prefect():
+        with starting_prefect(server=repair):
             from image_longitudinal.flows.verify_dataset import verify as verify_flow
-        return verify_flow(dataset, repair=repair, workers=workers, workspace=workspace, sample=sample)
+        return run_or_call(verify_flow, dataset, repair=repair, workers=workers, workspace=workspace, sample=sample)
     from image_longitudinal.core.progress import Counter
     from image_longitudinal.storage.dataset.verify import verify_dataset
     from image_longitudinal.storage.io.open import open_root

@@ -1,6 +1,8 @@
 """Commands that make something: ``ingest``, ``train``, ``distill`` and ``generate``."""
 
-from typing import Annotated
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,8 +21,13 @@ from image_longitudinal.cli.options import (
 )
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.cli.run_plan import describe_plan
+from image_longitudinal.core.errors import Problems, naming_missing_extra
 from image_longitudinal.core.outputs import expanded
 from image_longitudinal.core.presets import load_config
+
+if TYPE_CHECKING:
+    from image_longitudinal.core.config import Config
+    from image_longitudinal.tasks.preflight import Found
 
 
 def ingest_command(
@@ -62,12 +69,15 @@ def train_command(
     dry_run: DryRun = False,
 ) -> None:
     """Train and register the image models."""
-    settings = load_config(preset, config, overrides or ())
-    plan = describe_plan(settings, training=True, generation=False)
+    problems, found = Problems(), None
+    settings = _settings(problems, preset, config, overrides)
+    with problems.noting(), naming_missing_extra():
+        from image_longitudinal.tasks.preflight import foresee_training
+
+        found = foresee_training(problems, settings, images, workspace)
+    settings = _agreed(problems, settings, found, dry_run, training=True, generation=False)
     if dry_run:
-        show(plan, plan=plan.splitlines())
         return
-    note(plan)
     with starting_prefect():
         from image_longitudinal.flows.train_models import train_models
     version = train_models(images, config=settings, workspace=workspace, refresh=refresh)
@@ -121,12 +131,15 @@ def generate_command(
     dry_run: DryRun = False,
 ) -> None:
     """Generate and publish a data set; train the image models first if no registered one fits."""
-    settings = load_config(preset, config, overrides or ())
-    plan = describe_plan(settings, training=model is None, generation=True)
+    problems, found = Problems(), None
+    settings = _settings(problems, preset, config, overrides)
+    with problems.noting(), naming_missing_extra():
+        from image_longitudinal.tasks.preflight import foresee_generation
+
+        found = foresee_generation(problems, settings, output, images, model, workspace, reuse)
+    settings = _agreed(problems, settings, found, dry_run, training=model is None, generation=True)
     if dry_run:
-        show(plan, plan=plan.splitlines())
         return
-    note(plan)
     with starting_prefect():
         from image_longitudinal.flows.generate_dataset import generate_dataset
     url = generate_dataset(
@@ -134,6 +147,28 @@ def generate_command(
     )
     note(f"report: {url}/report.html")
     print_result(url, command_line("verify", url, workspace=workspace))
+
+
+def _settings(problems: Problems, preset: str, file: str | None, overrides: list[str] | None) -> Config | None:
+    """The configuration, or None with the reason among the problems."""
+    with problems.noting():
+        return load_config(preset, file, overrides or ())
+    return None
+
+
+def _agreed(
+    problems: Problems, settings: Config | None, found: Found | None, dry_run: bool, *, training: bool, generation: bool
+) -> Config:
+    """The configuration, after the plan was shown and nothing was found that the run would refuse."""
+    if settings is not None and (dry_run or not problems.found):
+        plan = describe_plan(settings, training=training, generation=generation, found=found)
+        if dry_run:
+            show(plan, plan=plan.splitlines(), found=found)
+        else:
+            note(plan)
+    problems.require_none()
+    assert settings is not None
+    return settings
 
 
 def given_config(preset: str, file: str | None, overrides: list[str] | None) -> list[str]:

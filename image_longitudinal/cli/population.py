@@ -10,6 +10,7 @@ from image_longitudinal.cli.options import DatasetArgument, Overwrite, Threads
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.outputs import check_new_file, expanded
+from image_longitudinal.tasks.engine.prefect_setup import run_or_call
 
 METHOD_HELP = (
     "fo, foce, focei, laplace; imp: maximum likelihood, without the bias of the others if individual data are sparse "
@@ -72,9 +73,9 @@ def simulate_command(
         if path is not None:
             check_new_file(Path(path), overwrite)
     note(f"simulate {source} with {model} into {output}")
-    with starting_prefect():
+    with starting_prefect(server=False):
         from image_longitudinal.flows.simulate_table import simulate_table
-    path = simulate_table(options, output, truth, workers, overwrite)
+    path = run_or_call(simulate_table, options, output, truth, workers, overwrite)
     words = ["fit", path, "--model", model, *(["--model-file", model_file] if model_file else [])]
     print_result(path, command_line(*words, "--output", f"{Path(path).with_suffix('')}-fit"))
 
@@ -111,9 +112,9 @@ def fit_command(
         "omega": "diagonal" if diagonal else "full", "draws": draws, "seed": seed,
     })  # fmt: skip
     note(f"fit {model} to {table} by {method}")
-    with starting_prefect():
+    with starting_prefect(server=False):
         from image_longitudinal.flows.fit_table import fit_table
-    summary, page = fit_table(options, output, workers, overwrite), Path(output, "report.html")
+    summary, page = run_or_call(fit_table, options, output, workers, overwrite), Path(output, "report.html")
     show("\n".join(summary.lines()), fit=summary)
     print_result(page, opening(page))
 

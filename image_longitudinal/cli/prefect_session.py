@@ -1,69 +1,33 @@
-"""Prefect for one command: settings, the console's log, and a temporary server where no server is configured."""
+"""Prefect for one command: its settings, and a temporary server where a run needs one and none is configured."""
 
-import atexit
 import contextlib
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 from image_longitudinal.cli.console import note
 from image_longitudinal.tasks.engine.prefect_setup import configure_prefect
 
-STARTED_BY = "IMAGE_LONGITUDINAL_STARTED_BY"  # environment variable of a temporary server: process id of its command
-APPLICATION = "prefect.server.api.server:create_app"
-
 
 @contextlib.contextmanager
-def starting_prefect() -> Iterator[None]:
+def starting_prefect(server: bool = True) -> Iterator[None]:
     """Start Prefect while the body imports a flow, which takes as long as the start of the temporary server.
+
+    Args:
+        server: whether the flow needs one; else :func:`tasks.engine.prefect_setup.run_or_call` calls it.
 
     Raises:
         ModuleNotFoundError: the pipeline is not installed.
+        ConfigError: the temporary server does not start.
     """
-    import psutil  # noqa: F401 - without the pipeline, fail before anything is printed
-
     configure_prefect()
-    note("starting (the first start on a machine takes longer)")
-    stop_orphaned_servers()
-    with temporary_server():
-        yield
-
-
-def stop_orphaned_servers() -> None:
-    """Stop temporary servers that commands ended by ``kill -9`` left (230 MB each); mark the next as this process's."""
-    import psutil
-
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):  # ended meanwhile, or another user's
-            starter = process.environ().get(STARTED_BY) if APPLICATION in process.cmdline() else None
-            if starter and int(starter) != process.ppid():
-                process.terminate()
-    os.environ[STARTED_BY] = str(os.getpid())
-
-
-@contextlib.contextmanager
-def temporary_server() -> Iterator[None]:
-    """Start Prefect's temporary server while the body runs; it answers when the body has ended.
-
-    Does nothing where a server is configured. Prefect itself would start it at the first flow, with everything waiting.
-    """
-    from prefect.settings import get_current_settings
-
-    if get_current_settings().api.url or not get_current_settings().server.ephemeral.enabled:
+    if not server:
         yield
         return
-    from prefect.server.api.server import SubprocessASGIServer
+    import prefect  # noqa: F401 - without the pipeline, fail before anything is printed
 
-    server = SubprocessASGIServer()
-    with ThreadPoolExecutor(1) as pool:
-        started = pool.submit(server.start)
-        yield
-        started.result()
+    from image_longitudinal.deployments.temporary_server import server_for_this_process
 
-    def kill() -> None:
-        if server.server_process:
-            server.server_process.kill()
-
-    # Exit handlers run last to first: after Prefect's workers have sent their events, before Prefect's own handler,
-    # which asks the server to end and waits up to 5 s. Nothing is lost: SQLite commits as it goes.
-    atexit.register(kill)
+    note("starting (the first start on a machine takes longer)")
+    started = server_for_this_process()
+    yield
+    if started:
+        started.wait()

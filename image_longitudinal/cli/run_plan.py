@@ -1,18 +1,32 @@
 """The plan of a run before it starts: steps, shards, bytes, and an estimate of the time."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from image_longitudinal.core.config import Config
+from image_longitudinal.core.estimates import expected_bytes, image_side, observation_rows
 from image_longitudinal.core.plan_warnings import plan_warnings
 from image_longitudinal.core.progress import duration, human_bytes
+
+if TYPE_CHECKING:  # imports torch, which readers do not have
+    from image_longitudinal.tasks.preflight import Found
 
 # Seconds, measured on two cores (AMD EPYC) with the demo's networks at 64x64; a GPU is far faster.
 _VAE_STEP, _DIFFUSION_STEP, _SOLVER_STEP = 0.15, 0.33, 0.0022
 _START, _SUBJECT = 25.0, 0.0004
-_ROW_BYTES = 7.0  # of an observations row, compressed
 
 
-def describe_plan(config: Config, *, training: bool, generation: bool) -> str:
-    """What a run will do: training steps, images, outcomes, shards, bytes, and an estimate of the time on two cores."""
+def describe_plan(config: Config, *, training: bool, generation: bool, found: Found | None = None) -> str:
+    """What a run will do: training steps, images, outcomes, shards, bytes, and an estimate of the time on two cores.
+
+    ``found``: what is there already, if that is known.
+    """
     lines, seconds = [], _START
+    if found and found.model:
+        lines.append(f"model             {found.model}")
+    if found and found.scans:
+        lines.append(f"scans             {found.scans:,} files")
     backend = config.generator.backend
     if training and backend != "phantom":
         vae, diffusion = config.vae, config.diffusion
@@ -32,11 +46,9 @@ def describe_plan(config: Config, *, training: bool, generation: bool) -> str:
             seconds += diffusion.steps * _DIFFUSION_STEP * diffusion.batch_size / 32 * _diffusion_scale(config)
     if generation:
         dataset, shards = config.dataset, config.dataset.plan
-        sizes = {"phantom": config.generator.image_size, "vae": config.vae.image_size}
-        size = sizes.get(backend, config.diffusion.image_size)
+        size, rows = (found and found.image_side) or image_side(config), observation_rows(config)
+        n_missing = dataset.n_subjects
         splits = ", ".join(f"{count:,} {name}" for name, count in shards.split_counts.items() if count)
-        pixels = dataset.n_subjects * size**2
-        rows = dataset.n_subjects * len(dataset.association) * (len(config.outcomes.times) + len(config.outcomes.given))
         diffusion_steps = f", {config.generator.scheduler} {config.generator.steps} steps"
         method = backend + (diffusion_steps if backend == "diffusion" else "")
         lines += [
@@ -44,11 +56,16 @@ def describe_plan(config: Config, *, training: bool, generation: bool) -> str:
             f"outcomes          {len(dataset.association)} association levels "
             f"({', '.join(map(str, dataset.association))}), {rows:,} rows, model {config.outcomes.model}",
             f"in shards         {shards.n_shards:,} of {dataset.shard_size:,} subjects ({splits})",
-            f"size              about {human_bytes(0.8 * pixels + _ROW_BYTES * rows)}",
+            f"size              about {human_bytes(expected_bytes(config, size))}",
         ]
-        seconds += dataset.n_subjects * _SUBJECT
+        if found and found.finished:
+            n_missing = max(0, n_missing - found.finished * dataset.shard_size)
+            lines.append(f"finished          {found.finished:,} of {shards.n_shards:,} shards are there and are kept")
+        if found and found.free is not None:
+            lines.append(f"free              {human_bytes(found.free)} where it is written")
+        seconds += n_missing * _SUBJECT
         if backend == "diffusion":
-            seconds += dataset.n_subjects * config.generator.steps * _SOLVER_STEP * _diffusion_scale(config)
+            seconds += n_missing * config.generator.steps * _SOLVER_STEP * _diffusion_scale(config)
     lines.append(f"time              about {duration(round(seconds, -1))} on two CPU cores; a GPU is far faster")
     lines += [f"warning           {warning}" for warning in plan_warnings(config, generation=generation)]
     return "\n".join(lines)

@@ -11,15 +11,15 @@ The root is a local folder. With a shared store of the same layout, versions reg
 registered elsewhere are fetched on first use, and the aliases are those of the store.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from image_longitudinal.core.digest import SHORT, file_sha256
 from image_longitudinal.core.errors import ModelError, StorageError, did_you_mean
@@ -31,7 +31,9 @@ from image_longitudinal.models.registry.metadata import (
     read_model_file,
     write_model_file,
 )
-from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
+
+if TYPE_CHECKING:  # takes a second, which a look at the registry does not need
+    from torch import Tensor
 
 MODEL, CARD, ALIASES = "model.json", "README.md", "aliases.json"
 PRODUCTION, CANDIDATE = "production", "candidate"
@@ -104,7 +106,21 @@ class ModelVersion:
                 "registered weights were altered", where=path, expected=f"sha256 {expected}",
                 do="remove this version's folder and train again",
             )  # fmt: skip
+        from image_longitudinal.models.training.tensor_files import load_tensors
+
         return load_tensors(path)[0]
+
+
+def open_version(folder: Path) -> ModelVersion:
+    """The version in a folder, wherever that is; its weights are checked when they are read.
+
+    Raises:
+        ModelError: it has no ``model.json``, or a damaged one.
+    """
+    try:
+        return ModelVersion(folder, *read_model_file((folder / MODEL).read_bytes(), folder))
+    except OSError as error:
+        raise ModelError("a registered model cannot be read", where=folder, got=error) from error
 
 
 class Registry:
@@ -118,6 +134,8 @@ class Registry:
 
         Registering equal content again returns the existing version.
         """
+        from image_longitudinal.models.training.tensor_files import save_tensors
+
         with self._new_folder() as temporary:
             for name, tensors in weights.items():
                 save_tensors(temporary / f"{name}{WEIGHTS}", dict(tensors))

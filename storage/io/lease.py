@@ -29,6 +29,7 @@ from image_longitudinal.storage.io.root import Root, storage_errors
 RENEWAL = 10.0  # seconds between renewals: one small request each
 EXPIRY = 3 * RENEWAL  # seconds without a renewal: two may be lost
 SETTLE = 2.0  # seconds after a takeover until we check that no other run took over at the same moment
+_held: list[Callable[[], None]] = []  # release the leases of this process
 _STARTED = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
@@ -65,15 +66,36 @@ def hold_lease(root: Root, report: Callable[[str], None] = lambda _: None) -> It
     path = root.folder / LEASE
     created = [folder for folder in path.parents if not folder.exists()]  # the innermost first
     file = _lock(root, path)  # forked children share it: a worker that outlives its run keeps the output locked
-    try:
-        yield Lease(root, lambda: "" if _is_open_at(path, file) else "its lock file was removed")
-    finally:
+
+    def release() -> None:
         if _is_open_at(path, file):
             with contextlib.suppress(OSError):
                 path.unlink()
                 for folder in created:
                     folder.rmdir()  # fails, as it should, unless the run wrote nothing
+
+    try:
+        with _listed(release):
+            yield Lease(root, lambda: "" if _is_open_at(path, file) else "its lock file was removed")
+    finally:
         os.close(file)
+
+
+def release_all() -> None:
+    """Release what this process holds, if it is about to end without leaving the bodies of :func:`hold_lease`."""
+    for release in tuple(_held):
+        release()
+
+
+@contextlib.contextmanager
+def _listed(release: Callable[[], None]) -> Iterator[None]:
+    """Release a lease after the body, or earlier by :func:`release_all`."""
+    _held.append(release)
+    try:
+        yield
+    finally:
+        _held.remove(release)
+        release()
 
 
 def _lock(root: LocalRoot, path: Path) -> int:
@@ -130,14 +152,16 @@ def _renewed_object(root: RemoteRoot, report: Callable[[str], None]) -> Iterator
         raise _busy(root, content)
     thread = threading.Thread(target=renew, name="lease", daemon=True)
     thread.start()
-    try:
-        yield Lease(root, lambda: "".join(losses))
-    finally:
+
+    def release() -> None:
         stop.set()
         thread.join()
         with contextlib.suppress(StorageError):  # out of reach: the lease expires
             if token.encode() in _read(root):
                 root.remove(LEASE)
+
+    with _listed(release):
+        yield Lease(root, lambda: "".join(losses))
 
 
 def _await_expiry(root: RemoteRoot, report: Callable[[str], None]) -> None:

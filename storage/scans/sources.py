@@ -47,7 +47,7 @@ def local_scans(source: str | Path, scratch: Path) -> Path:
     path = Path(text.split("://", 1)[-1])
     if not path.is_file():
         return path
-    if not _is_archive(path.name):
+    if not is_archive(path.name):
         raise IngestError(
             "no folder of scans", where=path, expected=f"a folder, or a file ending in {', '.join(ARCHIVES)}",
             got="another file", do="check the path",
@@ -79,7 +79,7 @@ def _from_url(url: str, scratch: Path) -> Path:
                     inside = _inside(path)
                     if inside is not None:
                         _copy(root.fs.open(root.key(path), "rb"), folder / inside, root.size(path) or 0, url)
-            elif _is_archive(name):
+            elif is_archive(name):
                 with contextlib.closing(root.fs.open(root.base, "rb")) as stream, open(folder / name, "wb") as file:
                     shutil.copyfileobj(stream, file, BLOCK)
                 _extract(folder / name, folder)
@@ -163,7 +163,8 @@ def _wanted(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in EXTENSIONS
 
 
-def _is_archive(name: str) -> bool:
+def is_archive(name: str) -> bool:
+    """Whether a file of this name is taken for an archive."""
     return name.lower().endswith(ARCHIVES)
 
 

@@ -16,12 +16,12 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL
 
 from image_longitudinal.core.config import ComputeConfig
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.models.training.processes import training_processes
+from image_longitudinal.tasks.engine.prefect_setup import lasting_server
 
 GPU_LIMIT = "gpu"
 P = ParamSpec("P")
@@ -61,13 +61,13 @@ def holds_gpu_slots(function: Callable[P, R]) -> Callable[P, R]:
 
 def _available_slots(client: SyncPrefectClient, count: int) -> int:
     """``count``, or fewer if an operator lowered the limit; a command's own temporary server gets the limit here."""
-    if not PREFECT_API_URL.value():  # nobody ran make deploy on a temporary server
+    if (server := lasting_server()) is None:  # nobody ran make deploy on a temporary server
         return min(count, ensure_limit(client, max(torch.cuda.device_count(), 1)))
     try:
         return min(count, client.read_global_concurrency_limit_by_name(GPU_LIMIT).limit)
     except ObjectNotFound as error:
         what, do = f"the Prefect server has no global concurrency limit {GPU_LIMIT!r}", "create it with: make deploy"
-        raise ConfigError(what, where=PREFECT_API_URL.value(), do=do) from error
+        raise ConfigError(what, where=server, do=do) from error
 
 
 def ensure_limit(client: SyncPrefectClient, slots: int) -> int:

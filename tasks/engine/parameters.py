@@ -8,8 +8,7 @@ from prefect.runtime import flow_run
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.presets import load_config
-from image_longitudinal.models.imaging.backends import find_backend
-from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.tasks.preflight import check_names
 
 ConfigChoice = Literal["demo", "scans", "scans-128", "small", "paper"]
 
@@ -25,11 +24,7 @@ def resolve(preset: str, config: Config | None, overrides: tuple[str, ...] = ())
     elif overrides:
         do = "write the values into the configuration"
         raise ConfigError("overrides and a whole configuration are given", got=overrides, do=do)
-    find_backend(config.generator.backend)
-    count, eta_dims = get_model(config.outcomes.model).n_random_effects, config.dataset.eta_dims
-    if eta_dims != "auto" and len(eta_dims) != count:
-        expected = f"{count} dimensions ({config.outcomes.model})"
-        raise ConfigError("dataset.eta_dims do not fit", expected=expected, got=list(eta_dims))
+    check_names(config)
     return config
 
 

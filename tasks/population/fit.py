@@ -4,8 +4,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-
 from image_longitudinal.core.progress import Step, Throttle, report
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.diagnostics.residuals import residuals
@@ -41,7 +39,6 @@ def finished_fit(options: FitOptions, folder: Path) -> FitSummary | None:
     return done if done.key == spec_of(options, observations_of(options)).digest else None
 
 
-@task(name="fit-population", task_run_name="fit {options.model} by {options.method}")
 def fit_to_table(options: FitOptions, output: str, workers: int) -> FitSummary:
     """Fit, and write the results and fit.json, whose content is returned, into an existing folder.
 

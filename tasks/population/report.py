@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
-from prefect import task
 
 from image_longitudinal.core.files import write_atomically
 from image_longitudinal.models.nlme.data.population_data import PopulationData
@@ -25,7 +24,6 @@ REPLICATES = 300
 SHOWN = 1000  # subjects of simulated diagnostics, spread evenly over all
 
 
-@task(name="report-fit", task_run_name="report on {options.model} by {options.method}")
 def report_fit(options: FitOptions, output: str) -> str:
     """Write report.html beside the results of a fit, and return its path."""
     folder = Path(output)

@@ -1,6 +1,4 @@
-"""The task that simulates a trial as a table in NM-TRAN's columns."""
-
-from prefect import task
+"""Simulates a trial as a table in NM-TRAN's columns."""
 
 from image_longitudinal.models.nlme.data.nmtran_reader import read_events
 from image_longitudinal.models.nlme.simulation.trial import write_simulated_events, write_trial
@@ -10,7 +8,6 @@ from image_longitudinal.tasks.population.inputs import named_model
 from image_longitudinal.tasks.population.options import SimulateOptions, dose_of
 
 
-@task(name="simulate-table", task_run_name="simulate {output}")
 def simulate_trial(options: SimulateOptions, output: str, truth: str | None, workers: int) -> str:
     """Write a simulated table; see :mod:`models.nlme.simulation.trial`. Returns its path."""
     model = named_model(options.model, options.model_file, options.values)

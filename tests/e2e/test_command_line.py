@@ -44,7 +44,7 @@ def test_folders_without_usable_scans_are_refused(command: Command, tmp_path: Pa
     assert "no scans found" in refused(command("generate", "--output", "out", "--images", text))
     message = refused(command("train", "--images", bad))
     assert "too few usable scans" in message
-    assert "got 0 of 0; set aside: 1 x" in message
+    assert "got 0 of 2; the first: broken.jpeg: " in message
     assert "no folder of scans" in refused(command("ingest", tmp_path / "nowhere"))
     assert not (tmp_path / "out").exists()
 
@@ -88,6 +88,9 @@ def test_a_full_disk_is_reported_and_nothing_is_published(command: Command, tmp_
     phantom = ("generator.backend=phantom", "generator.image_size=32", "dataset.n_subjects=300")
     many = ("--config", tiny_file, *(f"--set={one}" for one in phantom))
     try:
+        assert "the disk is too full" in refused(command("generate", "--output", disk / "data", *many))
+        assert not (disk / "data").exists()
+        subprocess.run(["mount", "-o", "remount,size=300k", disk], check=True)  # the report alone has as much
         message = refused(command("generate", "--output", disk / "data", *many))
         assert "No space left on device" in message
         assert not (disk / "data" / "dataset.json").exists()

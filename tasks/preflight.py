@@ -1,0 +1,232 @@
+"""What a run would refuse, found before anything is started: all problems at once, in seconds, without Prefect.
+
+The flows check again what they need: a run may be started in other ways, and things change. What needs torch, which
+takes a second to import, is checked if nothing else is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from image_longitudinal.core.config import EXECUTION_SECTIONS, ComputeConfig, Config
+from image_longitudinal.core.errors import ConfigError, IngestError, Problems, StorageError
+from image_longitudinal.core.estimates import expected_bytes, image_side
+from image_longitudinal.core.progress import human_bytes
+from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.models.pretrained import FOLDER, PRETRAINED
+from image_longitudinal.models.registry.registry import ModelVersion, open_version
+from image_longitudinal.storage.dataset import layout
+from image_longitudinal.storage.dataset.manifest import is_published, read_root_manifest
+from image_longitudinal.storage.dataset.run_claim import check_configuration
+from image_longitudinal.storage.io.local import LocalRoot
+from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.root import Root
+from image_longitudinal.storage.scans.scan_files import SetAside, find_scans, read_scan
+from image_longitudinal.storage.scans.sources import is_archive
+from image_longitudinal.tasks.workspace import Workspace
+
+READ = 100  # scans that are decoded, evenly over the folder: half a second
+SURELY = 0.5  # of the estimated bytes are needed at least: images compress to 0.4 to 0.9 of their pixels
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a run will find: the model that it uses, its images, scans, finished shards, and room where it writes."""
+
+    model: str | None = None  # None: phantom images, or a model that is still to be trained
+    image_side: int | None = None  # pixels, of that model or of phantoms
+    scans: int | None = None  # None: none are named, or they are in an archive or elsewhere
+    finished: int = 0
+    free: int | None = None  # None: not a local folder
+
+
+def check_names(config: Config) -> None:
+    """Check that a configuration names a known backend and longitudinal model.
+
+    Raises:
+        ConfigError: it does not, or ``dataset.eta_dims`` does not have one dimension for each random effect.
+    """
+    from image_longitudinal.models.imaging.backends import find_backend
+
+    find_backend(config.generator.backend)
+    _check_effects(config)
+
+
+def check_eta_dims(eta_dims: tuple[int, ...], config: Config, latent_dim: int) -> None:
+    """Check the latent dimensions of the random effects against both models.
+
+    Raises:
+        ConfigError: they are too few or too many, or the images have no such dimension.
+    """
+    count = get_model(config.outcomes.model).n_random_effects
+    if len(eta_dims) != count or max(eta_dims) >= latent_dim:
+        raise ConfigError(
+            "dataset.eta_dims do not fit",
+            expected=f"{count} different ones from 0 to {latent_dim - 1} (model {config.outcomes.model})",
+            got=list(eta_dims),
+        )
+
+
+def foresee_generation(
+    problems: Problems,
+    config: Config | None,
+    output: str,
+    images: str | None,
+    model: str | None,
+    workspace: str,
+    reuse: str | None,
+) -> Found:
+    """Check the arguments of ``generate-dataset``; see :mod:`flows.generate_dataset`.
+
+    Args:
+        problems: gets what a run would refuse.
+        config: None if it cannot be read: then only what does not depend on it is checked.
+        output, images, model, workspace, reuse: those of the flow.
+    """
+    version, scans, finished, free = None, None, 0, None
+    with problems.noting():
+        if model is not None:
+            version = _version(model, Workspace.at(workspace))
+    if reuse is not None:
+        with problems.noting():
+            read_root_manifest(open_root(reuse))
+    if config is None:
+        with problems.noting():
+            open_root(output)
+        return Found()
+    side = version.metadata.networks.image_size if version else image_side(config)
+    if model is None and _is_trained(config):
+        scans = _check_training(problems, config, images, workspace)
+    with problems.noting():
+        _check_effects(config)
+    with problems.noting():
+        root = open_root(output)
+        check_configuration(root, config.model_dump(mode="json", exclude=set(EXECUTION_SECTIONS)))
+        finished = _finished(root)
+        free = _room(root, config, side, finished)
+    with problems.noting():
+        _check_executor(config.compute)
+    if not problems.found:
+        _check_generator(problems, config, version)
+    return Found(version.version if version else None, side, scans, finished, free)
+
+
+def foresee_training(problems: Problems, config: Config | None, images: str | None, workspace: str) -> Found:
+    """Check the arguments of ``train-models``, as :func:`foresee_generation` does."""
+    if config is None:
+        return Found()
+    with problems.noting():
+        if not _is_trained(config):
+            expected = "generator.backend vae or diffusion"
+            raise ConfigError("nothing to train", expected=expected, got=config.generator.backend)
+    scans = _check_training(problems, config, images, workspace)
+    if not problems.found:
+        _check_generator(problems, config, None)
+    return Found(scans=scans)
+
+
+def _check_effects(config: Config) -> None:
+    count, eta_dims = get_model(config.outcomes.model).n_random_effects, config.dataset.eta_dims
+    if eta_dims != "auto" and len(eta_dims) != count:
+        expected = f"{count} dimensions ({config.outcomes.model})"
+        raise ConfigError("dataset.eta_dims do not fit", expected=expected, got=list(eta_dims))
+
+
+def _is_trained(config: Config) -> bool:
+    """Whether the image model is a network; as :func:`models.imaging.backends.needs_training`, without torch."""
+    return config.generator.backend != "phantom"
+
+
+def _version(name: str, workspace: Workspace) -> ModelVersion:
+    """A registered version; the bundled one is not copied into the workspace, as a run does."""
+    return open_version(FOLDER) if name == PRETRAINED else workspace.registry.get(name)
+
+
+def _check_generator(problems: Problems, config: Config, version: ModelVersion | None) -> None:
+    """Check backend, device, and a model that exists against the configuration; imports torch."""
+    from image_longitudinal.models.imaging.backends import describe, find_backend
+    from image_longitudinal.models.imaging.device import default_device
+
+    with problems.noting():
+        default_device(config.compute.device)
+    with problems.noting():
+        find_backend(config.generator.backend)
+        if version is not None or not _is_trained(config):
+            described = describe(config.generator, version)
+            if config.dataset.eta_dims != "auto":
+                check_eta_dims(config.dataset.eta_dims, config, described.latent_dim)
+
+
+def _check_training(problems: Problems, config: Config, images: str | None, workspace: str) -> int | None:
+    """Check the scans and the workspace; the number of scans, if they are in a local folder."""
+    with problems.noting():
+        _check_writable(Workspace.at(workspace).root)
+    if images is None or "://" in images:
+        return None
+    with problems.noting():
+        path = Path(images)
+        if path.is_file() and is_archive(path.name):
+            return None
+        found = find_scans(path).scans
+        some = found[:: -(-len(found) // READ)]
+        bad = [one for one in map(read_scan, some) if isinstance(one, SetAside)]
+        usable = len(found) - len(bad) * len(found) // len(some)
+        if usable < config.images.min_images and (len(some) == len(found) or len(bad) == len(some)):
+            reasons = f"; the first: {bad[0].file}: {bad[0].reason}" if bad else ""
+            raise IngestError(
+                "too few usable scans", where=path, expected=f"at least images.min_images = {config.images.min_images}",
+                got=f"{usable} of {len(found)}{reasons}",
+            )  # fmt: skip
+        return len(found)
+    return None
+
+
+def _check_executor(compute: ComputeConfig) -> None:
+    if compute.executor == "dask" and find_spec("prefect_dask") is None:
+        do = "install it with: pip install 'image-longitudinal[dask]'"
+        raise ConfigError("compute.executor=dask needs Dask", do=do)
+    if compute.executor == "work-pool" and not os.environ.get("PREFECT_API_URL"):
+        do = "start server, deployments and workers: make server, make deploy, make worker POOL=shards"
+        raise ConfigError("compute.executor=work-pool needs a Prefect server", expected="PREFECT_API_URL", do=do)
+
+
+def _finished(root: Root) -> int:
+    """Shards that have a manifest."""
+    if is_published(root):
+        return read_root_manifest(root).plan.n_shards
+    return sum(path.endswith(".json") for path in root.files(layout.SHARDS))
+
+
+def _room(root: Root, config: Config, side: int, finished: int) -> int | None:
+    """Free bytes where the data set is written.
+
+    Raises:
+        StorageError: too few for the shards that are missing, or nothing can be written there.
+    """
+    missing = 1 - finished / config.dataset.plan.n_shards
+    if not isinstance(root, LocalRoot) or missing <= 0:
+        return None
+    _check_writable(root.folder)
+    free, needed = shutil.disk_usage(_existing(root.folder)).free, missing * expected_bytes(config, side)
+    if free < SURELY * needed:
+        raise StorageError(
+            "the disk is too full", where=root.url, expected=f"about {human_bytes(needed)}",
+            got=f"{human_bytes(free)} free", do="free space, or choose another output",
+        )  # fmt: skip
+    return free
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
+def _check_writable(folder: Path) -> None:
+    existing = _existing(folder)
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        got = "a file" if not existing.is_dir() else "no permission to write"
+        raise StorageError("nothing can be written there", where=folder, expected="a folder", got=f"{existing}: {got}")
