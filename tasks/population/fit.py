@@ -36,14 +36,16 @@ def fit_to_table(options: FitOptions, output: str, workers: int) -> FitSummary:
     The results are fit.nc and the empirical Bayes estimates of every subject, or the draws of full Bayes.
     """
     folder, logger = Path(output), get_run_logger()
-    table = observations_of(options)
+    model = named_model(options.model, options.model_file, options.start)
+    table = observations_of(options, model)
+    for note in table.rows.notes:
+        logger.warning(f"{options.table}: {note}")
     key, done = spec_of(options, table).digest, read_summary(folder)
     nuts = options.method == "nuts"
     if done is not None and done.key == key and (folder / (DRAWS if nuts else RESULTS)).exists():
         logger.info("cache hit: this fit exists")
         return done
-    model = named_model(options.model, options.model_file, options.start)
-    data = population_of(options, model, table)
+    data = population_of(options, table)
     folder.mkdir(parents=True, exist_ok=True)
     size = f"{len(data):,} subjects, {len(data.times):,} observations"
     logger.info(f"{size}; {options.method} from {model.typical_values}")
@@ -56,7 +58,7 @@ def fit_to_table(options: FitOptions, output: str, workers: int) -> FitSummary:
     found = run_fit(options, model, data, workers, ObjectiveLog(logger))
     save_fit(found, folder / RESULTS, data, vars(residuals(found.model, data, found.eta)))
     target = folder / "ebes.parquet"
-    ebes = stream_ebes(found.model, table.rows, target, interpolation=options.covariates, n_threads=workers)
+    ebes = stream_ebes(found.model, table.rows, target, n_threads=workers)
     summary = FitSummary(
         key=key,
         model=options.model,

@@ -73,7 +73,7 @@ def inference_data(
         "objective": ("subject", fit.objectives),
         "converged": ("subject", fit.searches_converged.astype(np.int8)),
     }
-    subjects = {"subject": np.arange(len(fit.eta)) if data is None else data.ids, "random_effect": effects}
+    subjects = {"subject": np.arange(len(fit.eta)) if data is None else data.names, "random_effect": effects}
     statistics = {
         "objective": fit.objective,
         "condition_number": fit.condition_number,
@@ -90,7 +90,7 @@ def inference_data(
     if data is not None:
         by_row: dict[str, Mapping[str, NDArray[Any]]] = {
             "observed_data": {"outcome": data.observed},
-            "constant_data": {"time": data.times, "subject_of": data.ids[data.subject_of_row]},
+            "constant_data": {"time": data.times, "subject_of": data.names[data.subject_of_row]},
             "predictions": predictions or {},
         }
         rows = {"observation": np.arange(len(data.times))}

@@ -4,7 +4,8 @@ For example ``growth.py``, whose model is then called ``growth.py:gompertz-growt
 
     from image_longitudinal.models.nlme.model import symbolic as s
     from image_longitudinal.models.nlme.library import register
-    from image_longitudinal.models.nlme.model.population import Design, Parameter, PopulationModel
+    from image_longitudinal.models.nlme.model.explanations import explained
+from image_longitudinal.models.nlme.model.population import Design, Parameter, PopulationModel
     from image_longitudinal.models.nlme.model.residual_error import ResidualError
     from image_longitudinal.models.nlme.model.structural import StructuralModel
 
@@ -27,12 +28,12 @@ Lag times and the like (``dosing``), covariates and several endpoints are furthe
 """
 
 from pathlib import Path
-from traceback import extract_tb
 from types import ModuleType
 
 from image_longitudinal.core.digest import file_sha256
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.library import pharmacokinetics, visual_acuity
+from image_longitudinal.models.nlme.model.explanations import explained
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
 _MODELS: dict[str, PopulationModel] = {}
@@ -77,10 +78,8 @@ def load_models(path: str | Path) -> list[str]:
     # Not by an import: its bytecode cache misses an edit within a second that does not change the file's size.
     try:
         exec(compile(file.read_bytes(), place, "exec"), module.__dict__)  # noqa: S102 - the user asked to run it
-    except (SyntaxError, NameError, ImportError, AttributeError, TypeError) as error:
-        lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == place]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-        raise ConfigError("the model file cannot be run", where=f"{file}, line {line}", got=error) from error
+    except Exception as error:  # whatever a person's code raises
+        raise explained(error, "the model file cannot be run", file=place) from error
     added = sorted(set(_MODELS) - before)
     if not added:
         raise ConfigError("the model file registers no model", where=file, do="call register(...) in it")

@@ -4,7 +4,7 @@ import pytest
 
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.model.dosing import Dose
-from image_longitudinal.tasks.population.inputs import ObservationTable, spec_of
+from image_longitudinal.tasks.population.inputs import FitTable, spec_of
 from image_longitudinal.tasks.population.options import FitOptions, FitSettings, dose_of, options_of
 
 
@@ -25,10 +25,10 @@ def test_the_cache_key_depends_on_every_setting_and_the_content_but_not_on_the_p
         "fixed": ("ka",), "covariance": "none", "start": {"ka": 2.0}, "draws": 60, "seed": 2,
     }  # fmt: skip
     assert set(changed) == set(FitSettings.model_fields)
-    key = spec_of(options, ObservationTable(None, "content")).digest
-    keys = {spec_of(options.model_copy(update={name: value}), ObservationTable(None, "content")).digest
+    key = spec_of(options, FitTable(None, "content")).digest
+    keys = {spec_of(options.model_copy(update={name: value}), FitTable(None, "content")).digest
             for name, value in changed.items()}  # fmt: skip
-    keys |= {spec_of(options, ObservationTable(None, "other")).digest}
-    keys |= {spec_of(options.model_copy(update={"model": "emax"}), ObservationTable(None, "content")).digest}
+    keys |= {spec_of(options, FitTable(None, "other")).digest}
+    keys |= {spec_of(options.model_copy(update={"model": "emax"}), FitTable(None, "content")).digest}
     assert len(keys | {key}) == len(changed) + 3
-    assert spec_of(options.model_copy(update={"table": "b.csv"}), ObservationTable(None, "content")).digest == key
+    assert spec_of(options.model_copy(update={"table": "b.csv"}), FitTable(None, "content")).digest == key
