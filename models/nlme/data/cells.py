@@ -13,7 +13,7 @@ from image_longitudinal.core.errors import ConfigError
 FloatArray = NDArray[np.float64]
 MISSING = ("", ".", "NA", "NaN", "nan")
 FLAGS = {"TRUE": 1.0, "T": 1.0, "FALSE": 0.0, "F": 0.0}  # R's logical values
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def is_number(kind: pa.DataType) -> bool:
@@ -63,7 +63,7 @@ def as_labels(name: str, column: pa.ChunkedArray, *, first_row: int = 0) -> NDAr
         return as_numbers(name, column, first_row=first_row)
     values = np.array([(text or "").strip() for text in column.cast(pa.string()).to_pylist()], dtype=object)
     values[np.isin(values, MISSING)] = ""
-    if name.upper() != "ID" and all(_NUMBER.fullmatch(text) or not text for text in set(values)):
+    if name.upper() != "ID" and all(_number(text, False) is not None for text in set(values)):
         return np.array([float(text or "nan") for text in values])
     return values
 
@@ -88,6 +88,8 @@ def by_distinct_text(
 def plain_column(values: ArrayLike) -> pa.ChunkedArray:
     """A column of a table that Python holds: numbers, Booleans or text."""
     array = np.asarray(values)
+    if array.dtype.kind == "b":  # Python's True is 1
+        array = array.astype(np.int8)
     if array.dtype.kind in "OU":  # None and NaN are missing
         given = [None if cell is None or cell != cell else cell for cell in array.tolist()]
         if all(cell is None or isinstance(cell, int | float) for cell in given):
@@ -101,7 +103,7 @@ def _number(text: str, flag: bool) -> float | None:
         return np.nan
     if flag and text.upper() in FLAGS:
         return FLAGS[text.upper()]
-    return float(text) if _NUMBER.fullmatch(text) else None
+    return float(text) if _NUMBER.fullmatch(text) and np.isfinite(float(text)) else None
 
 
 def _refusal(name: str, flag: bool) -> Callable[[int, str], ConfigError]:

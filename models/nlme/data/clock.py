@@ -14,7 +14,7 @@ from image_longitudinal.models.nlme.data.cells import by_distinct_text, is_numbe
 FloatArray = NDArray[np.float64]
 HOURS = {"h": 1.0, "hour": 1.0, "hours": 1.0, "min": 1 / 60, "day": 24.0, "days": 24.0, "d": 24.0, "week": 168.0}
 _CLOCK = re.compile(r"(\d{1,3}):([0-5]\d)(?::([0-5]\d(?:\.\d+)?))?")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _EPOCH = datetime(1970, 1, 1)
 
 

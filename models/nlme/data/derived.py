@@ -36,22 +36,26 @@ def rates(given: Mapping[str, FloatArray], dosed: NDArray[np.bool_], where: Wher
     return np.divide(amount, duration, out=np.zeros(len(dosed)), where=dosed & (duration > 0))
 
 
-def censored_values(
-    given: Mapping[str, FloatArray], observed: NDArray[np.bool_], where: Where
-) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """DV, in which an observation with CENS 1 is its limit of quantification, and which rows LLOQ changed.
+def limited(
+    given: Mapping[str, FloatArray], observed: NDArray[np.bool_]
+) -> tuple[FloatArray, NDArray[np.bool_]]:  # fmt: skip
+    """DV, in which LLOQ (where the table has it) stands for observations with CENS 1, and which rows these are."""
+    dv = given["DV"]
+    marked = observed & (np.nan_to_num(given["CENS"]) == 1) if "CENS" in given else np.zeros(len(dv), dtype=bool)
+    limit = given.get("LLOQ", np.full(len(dv), np.nan))
+    return np.where(marked & ~np.isnan(limit), limit, dv), marked
 
-    LLOQ gives the limit where the table has this column, else DV is it.
+
+def censored_values(given: Mapping[str, FloatArray], observed: NDArray[np.bool_], where: Where) -> FloatArray:
+    """DV, in which an observation with CENS 1 is its limit of quantification: LLOQ where the table has it, else DV.
 
     Raises:
-        ConfigError: a censored observation without a limit above its DV, an observation below LLOQ that CENS does not
-            mark, or a LIMIT: intervals are not supported.
+        ConfigError: a censored observation without a limit or with DV above it, an observation below LLOQ that CENS
+            does not mark, or a LIMIT: intervals are not supported.
     """
-    dv = given["DV"]
-    none = np.full(len(dv), np.nan)
+    dv, none = given["DV"], np.full(len(given["DV"]), np.nan)
     limit, other = given.get("LLOQ", none), given.get("LIMIT", none)
-    marked = observed & (np.nan_to_num(given["CENS"]) == 1) if "CENS" in given else np.zeros(len(dv), dtype=bool)
-    new = np.where(marked & ~np.isnan(limit), limit, dv)
+    new, marked = limited(given, observed)
     problems = (
         (observed & ~np.isnan(other), "LIMIT", other, "none: an observation in an interval is not supported"),
         (marked & (dv > limit), "DV", dv, "at most LLOQ where CENS (or BLQ) is 1"),
@@ -62,4 +66,4 @@ def censored_values(
         if bad.any():
             row = int(np.argmax(bad))
             raise ConfigError(f"event table: impossible {name}", where=where(row), expected=expected, got=values[row])
-    return new, marked & ~(new == dv)
+    return new

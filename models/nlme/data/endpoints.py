@@ -16,20 +16,22 @@ Labels = NDArray[np.object_] | FloatArray  # of text, or of numbers
 Where = Callable[[int | np.integer], str]  # names a row
 
 
-def compartments(cmt: Labels, model: StructuralModel, observed: NDArray[np.bool_], where: Where) -> FloatArray:
+def compartments(
+    cmt: Labels, model: StructuralModel, chosen: Sequence[tuple[str, str]], observed: NDArray[np.bool_], where: Where
+) -> FloatArray:
     """CMT as numbers: names of states become their numbers; an endpoint's name at an observation becomes missing.
 
-    Raises:
-        ConfigError: text that names neither.
+    Arguments as for :func:`endpoint_numbers`, which looks up the endpoint. ConfigError: text that names neither.
     """
     if cmt.dtype != object:
         return np.asarray(cmt, dtype=np.float64)
     numbers = {name.lower(): float(number) for number, name in enumerate(model.states, 1)} | {"": np.nan}
+    of_observations = {name.lower() for name in model.endpoints} | {_plain(value) for _, value in chosen}
     out = np.full(len(cmt), np.nan)
     for row, text in enumerate(cmt):
         value = numbers.get(text.lower(), _float(text))
-        if value is None and observed[row]:
-            continue  # the observation's endpoint is looked up by endpoint_numbers
+        if value is None and observed[row] and text.lower() in of_observations:
+            continue
         if value is None:
             expected = f"1 to {len(model.states)}, or {', '.join(model.states) or 'nothing'}"
             raise ConfigError("event table: impossible CMT", where=where(row), expected=expected, got=repr(text))

@@ -142,12 +142,12 @@ def _completed(
         full["EVID"] = derived.event_kinds(full, n)
     dosed, observed = np.isin(full["EVID"], (1, 4)), full["EVID"] == 0
     full["DVID"] = endpoint_numbers(read.get("DVID"), read.get("CMT"), model, endpoints, observed, where)
-    cmt = compartments(read["CMT"], model, observed, where) if "CMT" in read else np.full(n, DEFAULTS["CMT"])
+    cmt = compartments(read["CMT"], model, endpoints, observed, where) if "CMT" in read else np.full(n, DEFAULTS["CMT"])
     full["CMT"] = np.where(dosed & (np.isnan(cmt) | (cmt == 0)), DEFAULTS["CMT"], cmt)
     if "TINF" in full and "RATE" not in full:
         full["RATE"] = derived.rates(full, dosed, where)
     if "DV" in full:
-        full["DV"] = derived.censored_values(full, observed & (full.get("MDV", np.zeros(n)) != 1), where)[0]
+        full["DV"] = derived.censored_values(full, observed & (full.get("MDV", np.zeros(n)) != 1), where)
     for name, default in DEFAULTS.items():
         full.setdefault(name, np.full(n, default))
     for name in ("AMT", "RATE", "ADDL", "II", "SS", "CENS"):

@@ -131,7 +131,8 @@ def _numbers(known: pa.ChunkedArray, decimal: Decimal) -> pa.ChunkedArray | None
         return None  # (Arrow would read 0x10 as a number)
     for kind in (pa.int64(), pa.float64()):
         try:
-            return known.cast(kind)
+            numbers = known.cast(kind)
         except pa.ArrowInvalid:
             continue
+        return numbers if pc.all(pc.is_finite(numbers)).as_py() else None
     return None
