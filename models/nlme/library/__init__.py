@@ -4,8 +4,7 @@ For example ``growth.py``, whose model is then called ``growth.py:gompertz-growt
 
     from image_longitudinal.models.nlme.model import symbolic as s
     from image_longitudinal.models.nlme.library import register
-    from image_longitudinal.models.nlme.model.explanations import explained
-from image_longitudinal.models.nlme.model.population import Design, Parameter, PopulationModel
+    from image_longitudinal.models.nlme.model.population import Design, Parameter, PopulationModel
     from image_longitudinal.models.nlme.model.residual_error import ResidualError
     from image_longitudinal.models.nlme.model.structural import StructuralModel
 
@@ -79,6 +78,8 @@ def load_models(path: str | Path) -> list[str]:
     try:
         exec(compile(file.read_bytes(), place, "exec"), module.__dict__)  # noqa: S102 - the user asked to run it
     except Exception as error:  # whatever a person's code raises
+        for name in set(_MODELS) - before:  # those registered above the error
+            _MODELS.pop(name)
         raise explained(error, "the model file cannot be run", file=place) from error
     added = sorted(set(_MODELS) - before)
     if not added:
