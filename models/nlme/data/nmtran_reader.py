@@ -63,8 +63,8 @@ class ObservationTable:
         notes = list(self.found.notes)
         if self.ignored:
             notes.append(f"{self.ignored} lines are comments and were ignored; rows are counted without them.")
-        if self.unused:
-            items = [name for name in self.unused if name.upper() in WITHOUT_EFFECT]
+        if self.unused and self.file:  # (a published data set has columns of its own)
+            items = [self.names[name] for name in self.unused if name.upper() in WITHOUT_EFFECT]
             what = f" (NM-TRAN's {', '.join(items)} have no effect here)" if items else ""
             notes.append(f"Columns not used: {', '.join(self.names[name] for name in self.unused)}{what}.")
         return tuple(notes)

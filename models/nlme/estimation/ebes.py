@@ -199,7 +199,7 @@ def _is_finished(path: Path, key: str) -> bool:
 def _check_ids(files: Sequence[Path]) -> None:
     """ConfigError if a subject occurs in two parts: its rows are not together."""
     ids = np.sort(np.concatenate([pq.read_table(file, columns=["id"])["id"].to_numpy() for file in files]))
-    twice = np.flatnonzero(np.diff(ids) == 0)
+    twice = np.flatnonzero(ids[1:] == ids[:-1])  # (ids may be text)
     if len(twice):
         raise ConfigError("table of observations: rows of a subject are not together", where=f"id {ids[twice[0]]}")
 

@@ -138,7 +138,7 @@ def test_a_table_without_doses_is_read_and_said_to_be_one(read, opened):
 
 def test_columns_without_use_are_listed_once(opened):
     text = with_column(with_column(PLAIN, "Comment", *"abcde"), "L2", 1, 1, 2, 3, 4)
-    assert "Columns not used: Comment, L2 (NM-TRAN's l2 have no effect here)." in opened(text).notes
+    assert "Columns not used: Comment, L2 (NM-TRAN's L2 have no effect here)." in opened(text).notes
     assert opened(PLAIN).notes == ()
     assert opened(PLAIN).found.rules == ()
 
