@@ -14,6 +14,7 @@ from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates, by_coordinates, central_differences
 from image_longitudinal.models.nlme.estimation.minimise import minimise
 from image_longitudinal.models.nlme.estimation.objective import Objective
+from image_longitudinal.models.nlme.estimation.plateaus import escape
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
@@ -24,6 +25,7 @@ INFEASIBLE = 1e15  # objective of a trial that cannot be evaluated: finite, so t
 TOLERANCE = 1e-5  # predicted decrease at convergence per √subject: the rounding of the sum grows like that
 WARM_UP = 30  # at most; each costs as much as one gradient
 ROUNDS = 2  # of minimisation, if a search from several starts finds better modes
+ESCAPES = 3  # further minimisations, if a variance that went to nearly 0 should not have
 SAMPLE = 2000  # subjects, spread evenly over all, of the first fit if there are many more
 
 
@@ -245,8 +247,9 @@ def fit(
     """Estimate typical values, Ω and residual error, starting at the values of ``model``.
 
     BFGS in unconstrained coordinates, with the outer product of the subjects' gradients as first curvature. Modes are
-    searched from several starts before and after; if the second search finds better ones, the fit continues. A fit of
-    8,000 subjects or more starts at the estimates of a fit of 2,000 of them.
+    searched from several starts before and after; if the second search finds better ones, the fit continues. So it does
+    if a variance that went to nearly 0 lowers the objective with some size again. A fit of 8,000 subjects or more starts
+    at the estimates of a fit of 2,000 of them.
 
     Args:
         model: the population model; its values are the start values.
@@ -282,6 +285,12 @@ def fit(
         psi, converged, message = search.minimise(psi, max_iterations)
         if method == "FO" or not _restart_modes(objective, coordinates.unpack(psi)):
             break
+    for _ in range(ESCAPES if len(psi) else 0):
+        point = escape(objective, coordinates, psi)
+        if point is None:
+            break
+        psi, converged, message = search.minimise(point, max_iterations)
+        _restart_modes(objective, coordinates.unpack(psi))
     values = coordinates.unpack(psi)
     searches = objective.find_modes(values)[1]
     objectives = objective.at_modes(values, gradient=False).objective + objective.constant_per_subject

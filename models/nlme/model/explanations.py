@@ -44,7 +44,7 @@ def explained(error: Exception, what: str, *, file: str | None = None, function:
         own = [(function.__code__.co_filename, function.__code__.co_firstlineno)]
     where = f"{own[-1][0]}, line {own[-1][1]}" if own else file
     got = str(error)
-    source = linecache.getline(*own[-1]).strip() if own and own[-1][1] else ""
+    source = linecache.getline(own[-1][0], own[-1][1] or 0).strip() if own else ""
     if source and not isinstance(error, ImageLongitudinalError):
         got = f"{got} in: {source}"
     cure = next((cure for part, cure in _CURES if part in str(error)), do)
