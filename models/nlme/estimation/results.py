@@ -200,8 +200,10 @@ def fit_warnings(fit: Fit) -> list[str]:
         found.append(f"The fit did not converge: {fit.message}.")
     if lost := int((~fit.searches_converged).sum()):
         found.append(f"{lost} of {len(fit.eta)} subjects: the search for the random effects did not converge.")
-    if len(fit.names) and not np.isfinite(fit.standard_errors).all():
-        found.append("Some or all estimates have no standard error.")
+    unknown = [name for name, error in zip(fit.names, fit.standard_errors, strict=True) if not np.isfinite(error)]
+    if unknown:
+        of = "any estimate" if len(unknown) == len(fit.names) else ", ".join(unknown)
+        found.append(f"There is no standard error of {of}.")
     if fit.condition_number > ILL_CONDITIONED:
         found.append(f"The estimates are hardly identifiable: condition number {fit.condition_number:.3g}.")
     omega = np.asarray(fit.model.omega)
