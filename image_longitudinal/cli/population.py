@@ -24,6 +24,11 @@ TableFile = Annotated[str, typer.Argument(help="CSV or Parquet file to write.", 
 Covariates = Annotated[str, typer.Option(help="Covariates between rows: locf, nocb or linear.")]
 DialectOption = Annotated[str, typer.Option(help="nonmem, nlmixr2, monolix or pumas.")]
 Texts = list[str] | None
+Endpoints = Annotated[
+    Texts,
+    typer.Option("--endpoint", help="NAME=VALUE of an endpoint's observations in DVID, or in CMT; repeatable."),
+]
+DecimalOption = Annotated[str, typer.Option(help="Decimal mark of a text file: . or a comma.")]
 Seed = Annotated[int, typer.Option(min=0)]
 
 
@@ -52,6 +57,8 @@ def simulate_command(
         typer.Option(help="Table of subjects, doses, covariates, times; no design.", parser=expanded, metavar="FILE"),
     ] = None,
     covariates: Covariates = "locf",
+    endpoint: Endpoints = None,
+    decimal: DecimalOption = ".",
     dialect: DialectOption = "nonmem",
     model_file: ModelFileOption = None,
     workers: Threads = 2,
@@ -66,7 +73,8 @@ def simulate_command(
         "model": model, "model_file": model_file, "values": _named(values), "seed": seed, "dialect": dialect,
         "subjects": subjects, "times": times.split(",") if times else None,
         "doses": dose or (), "covariate_ranges": ranges, "jitter": jitter, "missed": missed,
-        "dropout": dropout, "events": events, "covariates": covariates,
+        "dropout": dropout, "events": events, "covariates": covariates, "endpoints": _named(endpoint),
+        "decimal": decimal,
     })  # fmt: skip
     source = f"the events of {events}" if events else f"{subjects:,} subjects"
     for path in (output, truth):
@@ -93,6 +101,8 @@ def fit_command(
     level: Annotated[float | None, typer.Option(help="Association level of a published data set.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a published data set; all without one.")] = None,
     covariates: Covariates = "locf",
+    endpoint: Endpoints = None,
+    decimal: DecimalOption = ".",
     subjects: Annotated[int | None, typer.Option(min=1, help="Fit the first N subjects; EBEs are for all.")] = None,
     start: Annotated[Texts, typer.Option(help="Start value, e.g. imax=1.1, omega=0.2.")] = None,
     fixed: Annotated[Texts, typer.Option(help="Parameter to hold; also omega, residual.")] = None,
@@ -109,7 +119,8 @@ def fit_command(
     options = options_of(FitOptions, {
         "table": table, "model": model, "model_file": model_file, "method": method.lower(), "level": level,
         "split": split, "covariates": covariates, "subjects": subjects, "start": _named(start), "fixed": fixed or (),
-        "omega": "diagonal" if diagonal else "full", "draws": draws, "seed": seed,
+        "omega": "diagonal" if diagonal else "full", "draws": draws, "seed": seed, "endpoints": _named(endpoint),
+        "decimal": decimal,
     })  # fmt: skip
     note(f"fit {model} to {table} by {method}")
     with starting_prefect(server=False):

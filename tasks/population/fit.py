@@ -36,7 +36,8 @@ def finished_fit(options: FitOptions, folder: Path) -> FitSummary | None:
     done = read_summary(folder)
     if done is None or not (folder / REPORT).exists():
         return None
-    return done if done.key == spec_of(options, observations_of(options)).digest else None
+    model = named_model(options.model, options.model_file, options.start)
+    return done if done.key == spec_of(options, observations_of(options, model)).digest else None
 
 
 def fit_to_table(options: FitOptions, output: str, workers: int) -> FitSummary:
@@ -45,10 +46,12 @@ def fit_to_table(options: FitOptions, output: str, workers: int) -> FitSummary:
     The results are fit.nc and the empirical Bayes estimates of every subject, or the draws of full Bayes.
     """
     folder, logger = Path(output), run_logger()
-    table = observations_of(options)
-    key, nuts = spec_of(options, table).digest, options.method == "nuts"
     model = named_model(options.model, options.model_file, options.start)
-    data = population_of(options, model, table)
+    table = observations_of(options, model)
+    for note in table.rows.notes:
+        logger.warning(f"{options.table}: {note}")
+    key, nuts = spec_of(options, table).digest, options.method == "nuts"
+    data = population_of(options, table)
     size = f"{len(data):,} subjects, {len(data.times):,} observations"
     logger.info(f"{size}; {options.method} from {model.typical_values}")
     if nuts:
@@ -59,7 +62,7 @@ def fit_to_table(options: FitOptions, output: str, workers: int) -> FitSummary:
         return summary
     found = run_fit(options, model, data, workers, ObjectiveLog(logger))
     save_fit(found, folder / RESULTS, data, vars(residuals(found.model, data, found.eta)))
-    ebes = stream_ebes(found.model, table.rows, folder / EBES, interpolation=options.covariates, n_threads=workers)
+    ebes = stream_ebes(found.model, table.rows, folder / EBES, n_threads=workers)
     summary = FitSummary(
         key=key,
         model=options.model,

@@ -8,11 +8,16 @@ from pydantic import Field, ValidationError
 from image_longitudinal.core.config import Section
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.specs import Spec
-from image_longitudinal.models.nlme.data.events import Interpolation
 from image_longitudinal.models.nlme.data.nmtran_writer import Dialect
+from image_longitudinal.models.nlme.data.reading import Interpolation
+from image_longitudinal.models.nlme.data.text_files import Decimal
 from image_longitudinal.models.nlme.model.dosing import Dose
 
 S = TypeVar("S", bound=Section)
+ENDPOINTS: Any = Field(
+    {}, description="Value in DVID (or in CMT, without DVID) of each endpoint's observations, such as cp 2."
+)
+DECIMAL: Any = Field(".", description="Decimal mark of a text file: . or a comma.")
 Method = Literal["fo", "foce", "focei", "laplace", "imp", "nuts"]
 
 
@@ -46,7 +51,9 @@ class FitSettings(Section):
 class FitOptions(FitSettings):
     """What to fit, and how."""
 
-    table: str = Field(description="CSV or Parquet file in NM-TRAN's columns, or the address of a published data set.")
+    table: str = Field(description="Text or Parquet file in NM-TRAN's columns, or the address of a published data set.")
+    endpoints: dict[str, str] = ENDPOINTS
+    decimal: Decimal = DECIMAL
     model: str = Field("depot-central-mm", description="Name of the population model; its values are the start.")
     model_file: str | None = Field(None, description="Python file that registers the model.")
 
@@ -80,6 +87,8 @@ class SimulateOptions(Section):
     dropout: float = Field(0.0, ge=0, lt=1, description="Probability of leaving before the last visit.")
     events: str | None = Field(None, description="Table of doses, covariates and times, not a design; DV is replaced.")
     covariates: Interpolation = Field("locf", description="Covariates between the rows of ``events``.")
+    endpoints: dict[str, str] = ENDPOINTS
+    decimal: Decimal = DECIMAL
 
 
 def options_of(kind: type[S], values: Mapping[str, Any]) -> S:

@@ -28,7 +28,7 @@ def report_fit(options: FitOptions, output: str) -> str:
     """Write report.html beside the results of a fit, and return its path."""
     folder = Path(output)
     model, summary = named_model(options.model, options.model_file, {}), read_summary(folder)
-    data = population_of(options, model, observations_of(options))
+    data = population_of(options, observations_of(options, model))
     assert summary is not None
     if options.method == "nuts":
         from image_longitudinal.tasks.population.bayes import posterior_page  # here: PyMC is slow to import

@@ -1,10 +1,10 @@
 """Simulates a trial as a table in NM-TRAN's columns."""
 
-from image_longitudinal.models.nlme.data.nmtran_reader import read_events
+from image_longitudinal.models.nlme.data.nmtran_reader import open_observations, whole
 from image_longitudinal.models.nlme.simulation.trial import write_simulated_events, write_trial
 from image_longitudinal.models.nlme.simulation.visits import Visits
-from image_longitudinal.tasks.engine.progress import Progress
-from image_longitudinal.tasks.population.inputs import named_model
+from image_longitudinal.tasks.engine.progress import Progress, run_logger
+from image_longitudinal.tasks.population.inputs import named_model, reading_of
 from image_longitudinal.tasks.population.options import SimulateOptions, dose_of
 
 
@@ -12,7 +12,10 @@ def simulate_trial(options: SimulateOptions, output: str, truth: str | None, wor
     """Write a simulated table; see :mod:`models.nlme.simulation.trial`. Returns its path."""
     model = named_model(options.model, options.model_file, options.values)
     if options.events is not None:
-        table = read_events(options.events, model.structural, interpolation=options.covariates)
+        opened = open_observations(options.events, model.structural, reading_of(options, model), with_values=False)
+        for note in opened.notes:
+            run_logger().warning(f"{options.events}: {note}")
+        table = opened.events(whole(opened))
         written = write_simulated_events(
             model, table, output, seed=options.seed, truth=truth, dialect=options.dialect, n_threads=workers
         )

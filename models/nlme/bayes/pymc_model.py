@@ -65,7 +65,7 @@ class Prediction(Op):
         if failed >= 0 and not self.raises:
             out[:], gradient[:] = np.nan, np.nan
         elif failed >= 0:
-            raise integration_error(self.model, parameters[failed], data.ids[failed], reason)
+            raise integration_error(self.model, parameters[failed], data.names[failed], reason)
         outputs[0][0], outputs[1][0] = out, gradient
 
     def L_op(self, inputs: Any, outputs: Any, output_grads: Any) -> list[Any]:
@@ -204,7 +204,7 @@ def bayesian_model(
     k, values = model.n_random_effects, PopulationParameters.of(model)
     effects = list(model.random_effect_names)
     coords = {
-        "subject": data.ids,
+        "subject": data.names,
         "random_effect": effects,
         "random_effect_other": effects,
         "parameter": list(model.parameter_names),

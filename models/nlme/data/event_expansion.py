@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.data.events import EventTable
 from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.data.reading import Interpolation
 from image_longitudinal.models.nlme.kernels import records
-from image_longitudinal.models.nlme.model.structural import StructuralModel
+from image_longitudinal.models.nlme.model.structural import OCCASION, StructuralModel
+from image_longitudinal.models.nlme.model.symbolic import depends_on_time
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -34,12 +36,13 @@ def expand_events(
 
     Observations are the rows with EVID 0 and MDV not 1; with ``every_row`` (for predictions) all rows are, and DV may
     be missing. Subjects without observations stay. An observation at the time of a dose includes the dose if its row
-    comes later or the dose is an additional one.
+    comes later or the dose is an additional one. Where time goes back at a reset, it counts on from the row above.
 
     Raises:
-        ConfigError: an observation without DV, or RATE -1 or -2 without a model for it (names the row).
+        ConfigError: an observation without DV, RATE -1 or -2 without a model for it, or time that goes back although
+            the model's equations depend on it (names the row).
     """
-    evid, time, n = table["EVID"], table["TIME"], len(table)
+    evid, time, n = table["EVID"], _ascending(table, model, first_row), len(table)
     new = np.concatenate([[True], np.diff(table["ID"]) != 0])
     subject, start = np.cumsum(new) - 1, np.flatnonzero(new)
     seen = np.ones(n, dtype=bool) if every_row else (evid == 0) & (table["MDV"] != 1)
@@ -60,9 +63,9 @@ def expand_events(
     parts = [
         _Events(row[reset], time[reset], PLACES * row[reset] + RESET_AT, np.full(reset.sum(), records.RESET)),
         _Events(row[dosed], time[dosed], PLACES * row[dosed] + DOSE_AT, kinds[dosed]),
-        _additional(table, subject, reset | (dosed & (table["SS"] == 1))),
+        _additional(table, time, subject, reset | (dosed & (table["SS"] == 1))),
     ]
-    values, slopes, changes = _covariates(table, new)
+    values, slopes, changes = _covariates(table, time, new)
     at, when, order, kind = (np.concatenate(columns) for columns in zip(*parts, changes, strict=True))
     sort = np.lexsort((order, when, subject[at]))
     at, when, order, kind = at[sort], when[sort], order[sort], kind[sort]
@@ -73,6 +76,7 @@ def expand_events(
     change = np.concatenate([values, slopes], axis=1)
     return PopulationData(
         ids=table["ID"][start].astype(np.int64),
+        labels=table.labels,
         row_start=np.searchsorted(subject[rows], np.arange(len(start) + 1)),
         times=time[rows],
         observed=np.nan_to_num(table["DV"][rows]),
@@ -90,30 +94,48 @@ def expand_events(
     )
 
 
-def _additional(table: EventTable, subject: IntArray, cancels: NDArray[np.bool_]) -> _Events:
+def _ascending(table: EventTable, model: StructuralModel, first_row: int) -> FloatArray:
+    """Times that do not go back within a subject: where one does, at a reset, the rest of the subject is moved on."""
+    time, new = table["TIME"], np.append(True, np.diff(table["ID"]) != 0)
+    back = np.append(False, np.diff(time) < 0) & ~new
+    if not back.any():
+        return time
+    if depends_on_time(model):
+        what = f"time goes back at a reset, and the equations of model {model.name!r} depend on time"
+        do = "give the rows from there on an ID of their own"
+        raise ConfigError(what, where=table.where(np.argmax(back), first_row), do=do)
+    jump = np.where(back, np.append(0.0, -np.diff(time)), 0.0)
+    total = np.cumsum(jump)
+    return time + total - np.repeat(total[new], np.diff([*np.flatnonzero(new), len(time)]))
+
+
+def _additional(table: EventTable, time: FloatArray, subject: IntArray, cancels: NDArray[np.bool_]) -> _Events:
     """Additional doses up to the subject's last row, unless a reset or a steady state comes first."""
     base = np.flatnonzero((table["ADDL"] > 0) & np.isin(table["EVID"], (1, 4)))
     count = table["ADDL"][base].astype(np.int64)
-    last = table["TIME"][np.searchsorted(subject, subject[base], side="right") - 1]
+    last = time[np.searchsorted(subject, subject[base], side="right") - 1]
     stops = np.flatnonzero(cancels)
     following = np.searchsorted(stops, base, side="right")
     stop = np.append(stops, 0)[following]
     own = (following < len(stops)) & (subject[stop] == subject[base])
-    end = np.where(own, np.minimum(last, table["TIME"][stop]), last)
+    end = np.where(own, np.minimum(last, time[stop]), last)
     number = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + 1
     row = np.repeat(base, count)
-    when = table["TIME"][row] + number * table["II"][row]
+    when = time[row] + number * table["II"][row]
     kept = when <= np.repeat(end, count)
     return _Events(row[kept], when[kept], np.full(kept.sum(), ADDITIONAL), np.full(kept.sum(), records.DOSE))
 
 
-def _covariates(table: EventTable, new: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray, _Events]:
+def _covariates(
+    table: EventTable, time: FloatArray, new: NDArray[np.bool_]
+) -> tuple[FloatArray, FloatArray, _Events]:  # fmt: skip
     """Value and slope of each covariate from each row on, (rows, c) both, and the events that set them."""
-    n, c, time = len(table), len(table.covariates), table["TIME"]
+    n, c = len(table), len(table.covariates)
     values, slopes, row = np.empty((n, c)), np.zeros((n, c)), np.arange(n)
     for column, name in enumerate(table.covariates):
         given = table[name]
-        values[:, column] = given if np.isfinite(given).all() else _filled(table, given)
+        how = "locf" if name == OCCASION and table.interpolation == "linear" else table.interpolation
+        values[:, column] = given if np.isfinite(given).all() else _filled(table, time, given, how)
     if not c:
         return values, slopes, _Events(row[:0], time[:0], row[:0], row[:0])
     moved = np.append(False, (values[1:] != values[:-1]).any(axis=1)) & ~new
@@ -122,8 +144,11 @@ def _covariates(table: EventTable, new: NDArray[np.bool_]) -> tuple[FloatArray, 
         duration = np.append(np.diff(time), 0.0)
         inside = np.append(~new[1:], False) & (duration > 0)
         slopes[inside] = np.diff(values, axis=0)[inside[:-1]] / duration[inside][:, None]
+        stepwise = np.array([name == OCCASION for name in table.covariates])  # (a number of occasions has no fraction)
+        slopes[:, stepwise] = 0.0
         slope_changed = np.append(False, (slopes[1:] != slopes[:-1]).any(axis=1)) & ~new
         jumps = moved & np.append(False, np.diff(time) == 0)
+        jumps |= np.append(False, (values[1:] != values[:-1])[:, stepwise].any(axis=1)) & ~new
         moved = slope_changed | jumps
     carried_back = table.interpolation == "nocb"
     at = np.flatnonzero(moved) - carried_back
@@ -132,16 +157,16 @@ def _covariates(table: EventTable, new: NDArray[np.bool_]) -> tuple[FloatArray, 
     return values, slopes, _Events(rows, time[rows], orders, np.full(len(rows), records.COVARIATES))
 
 
-def _filled(table: EventTable, given: FloatArray) -> FloatArray:
+def _filled(table: EventTable, time: FloatArray, given: FloatArray, interpolation: Interpolation) -> FloatArray:
     """A covariate with its missing values filled within each subject."""
     out = given.copy()
     for _, rows in table.subjects():
         known = np.flatnonzero(np.isfinite(given[rows]))
         position = np.arange(rows.stop - rows.start)
-        if table.interpolation == "linear":
-            time = table["TIME"][rows]
-            out[rows] = np.interp(time, time[known], given[rows][known])
-        elif table.interpolation == "nocb":
+        if interpolation == "linear":
+            own = time[rows]
+            out[rows] = np.interp(own, own[known], given[rows][known])
+        elif interpolation == "nocb":
             out[rows] = given[rows][known[np.searchsorted(known, position).clip(max=len(known) - 1)]]
         else:
             out[rows] = given[rows][known[(np.searchsorted(known, position, side="right") - 1).clip(min=0)]]

@@ -1,32 +1,30 @@
 """Event tables in NM-TRAN's columns: doses and observations of a trial, checked row by row.
 
-Rows are events of subjects in the order of time: EVID 0 observation, 1 dose, 2 other, 3 reset, 4 reset and dose. A dose
-may have RATE (> 0 a rate; -1 or -2: rate or duration is a parameter), ADDL further doses every II, and SS 1 (steady
-state in place of the present state) or 2 (added to the present state); SS with AMT 0 and II 0 is the steady state of an
-infusion at RATE that ends then. DVID numbers the endpoint of an observation; with CENS 1 the observation is below DV.
+Rows are events of subjects in the order of time: EVID 0 observation, 1 dose, 2 other, 3 reset, 4 reset and dose. Time
+may go back at a reset. A dose may have RATE (> 0 a rate; -1 or -2: rate or duration is a parameter), ADDL further doses
+every II, and SS 1 (steady state in place of the present state) or 2 (added to the present state); SS with AMT 0 and II
+0 is the steady state of an infusion at RATE that ends then. DVID numbers the endpoint of an observation; with CENS 1
+the observation is below DV.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.models.nlme.model.structural import StructuralModel
+from image_longitudinal.models.nlme.data import derived
+from image_longitudinal.models.nlme.data.cells import as_labels, as_numbers, plain_column
+from image_longitudinal.models.nlme.data.columns import AUXILIARY, DEFAULTS, REQUIRED, RULES, kind_of
+from image_longitudinal.models.nlme.data.endpoints import Labels, compartments, endpoint_numbers
+from image_longitudinal.models.nlme.data.reading import INTERPOLATIONS, Interpolation
+from image_longitudinal.models.nlme.model.structural import OCCASION, StructuralModel
 
 FloatArray = NDArray[np.float64]
-REQUIRED = ("ID", "TIME", "EVID")
-DEFAULTS = {
-    "AMT": 0.0, "RATE": 0.0, "CMT": 1.0, "ADDL": 0.0, "II": 0.0, "SS": 0.0, "DV": np.nan, "MDV": np.nan,
-    "DVID": 1.0, "CENS": 0.0,
-}  # fmt: skip
-Interpolation = Literal["locf", "nocb", "linear"]
-INTERPOLATIONS = get_args(Interpolation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +32,13 @@ class EventTable:
     """Checked event table: float64 columns of one length. Build it with :func:`event_table`.
 
     ``columns``: NM-TRAN's names and the model's covariates; ``covariates``: names of the latter; ``interpolation``: of
-    covariates between rows.
+    covariates between rows; ``labels``: each subject's id where ids are text, and ID numbers the subjects 1, 2, ...
     """
 
     columns: dict[str, FloatArray]
     covariates: tuple[str, ...] = ()
     interpolation: Interpolation = "locf"
+    labels: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.columns["ID"])
@@ -56,7 +55,12 @@ class EventTable:
 
     def where(self, row: int | np.integer, first_row: int) -> str:
         """A row (0-based here, 1-based in the whole table that begins at ``first_row``) and its subject, for errors."""
-        return f"row {first_row + row + 1}, ID {self['ID'][row]:.0f}"
+        return f"row {first_row + row + 1}, ID {self.id_of(row)}"
+
+    def id_of(self, row: int | np.integer) -> str:
+        """The id of a row's subject as the table has it."""
+        number = self["ID"][row]
+        return f"{number:.0f}" if self.labels is None else self.labels[int(number) - 1]
 
     def endpoint_index(self) -> NDArray[np.int64]:
         """0-based endpoint of every row, (rows,); 0 where DVID is missing or not given."""
@@ -69,15 +73,16 @@ def event_table(
     model: StructuralModel,
     *,
     interpolation: Interpolation = "locf",
+    endpoints: Sequence[tuple[str, str]] = (),
     first_row: int = 0,
 ) -> EventTable:
-    """Check a table's columns (names in any case; ID, TIME and EVID are needed) against a model.
+    """Check a table's columns (names in any case; ID and TIME are needed) against a model.
 
     Args:
-        columns: NM-TRAN's columns and one for each of the model's covariates, all of one length.
+        columns: NM-TRAN's columns and one for each of the model's covariates, all of one length: numbers, or text where
+            docs/population.md allows it.
         model: the structural model.
-        interpolation: of a covariate between its known rows: ``locf`` (the last value carried forward), ``nocb``
-            (the next one carried backward) or ``linear``. Before the first and after the last value it is that value.
+        interpolation, endpoints: as in :class:`models.nlme.data.reading.Reading`.
         first_row: position of the first row in a larger table, to name rows in errors.
 
     Raises:
@@ -87,37 +92,78 @@ def event_table(
         raise ConfigError(
             "unknown interpolation of covariates", expected=", ".join(INTERPOLATIONS), got=repr(interpolation)
         )
-    known, needed = [*REQUIRED, *DEFAULTS, *model.covariates], [*REQUIRED, *model.covariates]
-    spelled = {name.upper(): name for name in known}
+    known, needed = [*(rule.name for rule in RULES), *model.covariates], [*REQUIRED, *model.covariates]
+    spelled = {name.upper(): name for name in (*(rule.name for rule in AUXILIARY if rule.name != "DATE"), *known)}
     unknown = [name for name in columns if name.upper() not in spelled]
     if unknown:
         raise ConfigError(
             f"event table has columns that model {model.name!r} does not know",
-            expected=f"among {', '.join(known)}", got=", ".join(unknown), do="leave them out, or name them in ignore",
+            expected=f"among {', '.join(known)}", got=", ".join(unknown), do="leave them out",
         )  # fmt: skip
-    given = {spelled[name.upper()]: _numbers(name, values) for name, values in columns.items()}
-    if not set(needed) <= set(given):
-        raise ConfigError("event table lacks a column", expected=", ".join(needed), got=", ".join(given))
-    n = len(given["ID"])
-    full = {name: given[name] if name in given else np.full(n, DEFAULTS[name]) for name in known}
-    for name, values in full.items():
+    read = {spelled[name.upper()]: _values(name, values, model, first_row) for name, values in columns.items()}
+    if not set(needed) <= set(read):
+        raise ConfigError("event table lacks a column", expected=", ".join(needed), got=", ".join(read))
+    n = len(read["ID"])
+    for name, values in read.items():
         if values.shape != (n,):
             raise ConfigError(f"column {name} has another length than ID", expected=n, got=values.shape)
-    for name in ("AMT", "RATE", "ADDL", "II", "SS", "CENS"):
-        full[name] = np.nan_to_num(full[name], nan=0.0)
-    table = EventTable(full, model.covariates, interpolation)
     if not n:
         raise ConfigError("event table has no rows")
+    table = _completed(read, model, interpolation, endpoints, first_row)
     _check_order(table, first_row)
     _check_values(table, model, first_row)
     return table
 
 
-def _numbers(name: str, values: ArrayLike) -> FloatArray:
-    try:
-        return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"column {name} of the event table does not hold numbers", got=error) from error
+def _values(name: str, values: ArrayLike, model: StructuralModel, first_row: int) -> Labels:
+    column, kind = plain_column(values), kind_of(name.lower(), model)
+    if kind == "label" and name.lower() != OCCASION:
+        return as_labels(name, column, first_row=first_row)
+    return as_numbers(name, column, flag=kind == "flag", first_row=first_row)
+
+
+def _completed(
+    read: Mapping[str, Labels], model: StructuralModel, interpolation: Interpolation,
+    endpoints: Sequence[tuple[str, str]], first_row: int,
+) -> EventTable:  # fmt: skip
+    """The table with all columns as numbers: text as codes, missing columns and cells as derived or by default."""
+    n, labels = len(read["ID"]), None
+    full: dict[str, FloatArray] = {
+        name: np.asarray(values, np.float64) for name, values in read.items() if values.dtype != object
+    }
+    if read["ID"].dtype == object:
+        full["ID"], labels = _numbered(read["ID"], first_row)
+    where_table = EventTable({"ID": full["ID"]}, labels=labels)
+
+    def where(row: int | np.integer) -> str:
+        return where_table.where(row, first_row)
+
+    if "EVID" not in full:
+        full["EVID"] = derived.event_kinds(full, n)
+    dosed, observed = np.isin(full["EVID"], (1, 4)), full["EVID"] == 0
+    full["DVID"] = endpoint_numbers(read.get("DVID"), read.get("CMT"), model, endpoints, observed, where)
+    cmt = compartments(read["CMT"], model, endpoints, observed, where) if "CMT" in read else np.full(n, DEFAULTS["CMT"])
+    full["CMT"] = np.where(dosed & (np.isnan(cmt) | (cmt == 0)), DEFAULTS["CMT"], cmt)
+    if "TINF" in full and "RATE" not in full:
+        full["RATE"] = derived.rates(full, dosed, where)
+    if "DV" in full:
+        full["DV"] = derived.censored_values(full, observed & (full.get("MDV", np.zeros(n)) != 1), where)
+    for name, default in DEFAULTS.items():
+        full.setdefault(name, np.full(n, default))
+    for name in ("AMT", "RATE", "ADDL", "II", "SS", "CENS"):
+        full[name] = np.nan_to_num(full[name], nan=0.0, posinf=np.inf, neginf=-np.inf)
+    names = (*(rule.name for rule in RULES), *model.covariates)
+    return EventTable({name: full[name] for name in names}, model.covariates, interpolation, labels)
+
+
+def _numbered(ids: Labels, first_row: int) -> tuple[FloatArray, tuple[str, ...]]:
+    """Subjects numbered 1, 2, ... in the order of their rows, and the ids by number."""
+    empty = np.flatnonzero(ids == "")
+    if len(empty):
+        raise ConfigError("event table: impossible ID", where=f"row {first_row + empty[0] + 1}", got="nothing")
+    distinct, first, codes = np.unique(ids.astype(str), return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return (np.argsort(order)[codes] + 1).astype(np.float64), tuple(distinct[order].tolist())
 
 
 def _check_order(table: EventTable, first_row: int) -> None:
@@ -136,9 +182,9 @@ def _check_order(table: EventTable, first_row: int) -> None:
     again = np.delete(starts, np.unique(ids[starts], return_index=True)[1])
     if len(again):
         raise ConfigError("rows of a subject are not together", where=table.where(again[0], first_row))
-    down = np.flatnonzero(np.concatenate([[False], np.diff(time) < 0]) & ~new)
+    down = np.flatnonzero(np.concatenate([[False], np.diff(time) < 0]) & ~new & ~np.isin(table["EVID"], (3, 4)))
     if len(down):
-        expected, where = f"≥ {time[down[0] - 1]:g}", table.where(down[0], first_row)
+        expected, where = f"≥ {time[down[0] - 1]:g}, or a reset (EVID 3, 4)", table.where(down[0], first_row)
         raise ConfigError("unsorted times", where=where, expected=expected, got=time[down[0]])
 
 
@@ -149,7 +195,10 @@ def _check_values(table: EventTable, model: StructuralModel, first_row: int) -> 
     constant = (steady > 0) & (amount == 0) & (interval == 0) & (table["ADDL"] == 0)  # a constant infusion
     states, endpoints = len(model.states), len(model.endpoints)
     problems = (
+        *((np.isinf(table[name]), name, "a finite number") for name in ("AMT", "RATE", "II", *table.covariates)),
         (~np.isin(evid, range(5)), "EVID", "0, 1, 2, 3 or 4"),
+        (dose & (steady > 0) & (amount == 0) & (rate != 0) & (interval > 0), "II",
+         "0 at the steady state of a constant infusion (AMT 0), or AMT > 0"),
         (dose & ~((amount > 0) | constant), "AMT", "a positive amount in a dose row"),
         (~dose & (amount != 0), "AMT", "0 in a row without a dose"),
         (dose & ~((rate >= 0) | np.isin(rate, (-1, -2))), "RATE", "≥ 0, -1 or -2"),
@@ -162,7 +211,8 @@ def _check_values(table: EventTable, model: StructuralModel, first_row: int) -> 
         (~np.isin(table["CENS"], (0, 1)), "CENS", "0 or 1"),
         (observed & ~np.isin(table["DVID"], range(1, endpoints + 1)), "DVID", f"1 to {endpoints}"),
         (np.isinf(table["DV"]), "DV", "a finite number or missing"),
-    )
+        *_occasions(table, model),
+    )  # fmt: skip
     for bad, column, expected in problems:
         if bad.any():
             row = np.argmax(bad)
@@ -175,5 +225,14 @@ def _check_values(table: EventTable, model: StructuralModel, first_row: int) -> 
             subject = int(np.argmax(known == 0))
             last = [*starts, len(table)][subject + 1]
             rows = f"rows {first_row + starts[subject] + 1} to {first_row + last}"
-            where = f"ID {table['ID'][starts[subject]]:.0f}, {rows}"
+            where = f"ID {table.id_of(starts[subject])}, {rows}"
             raise ConfigError(f"covariate {name!r} is missing for a subject", where=where)
+
+
+def _occasions(table: EventTable, model: StructuralModel) -> list[tuple[NDArray[np.bool_], str, str]]:
+    """The check of occasions, if the model has them."""
+    if not model.occasions:
+        return []
+    own = table[OCCASION]
+    bad = ~np.isin(own, range(1, model.occasions + 1)) & ~np.isnan(own)
+    return [(bad, OCCASION, f"1 to {model.occasions}, the model's occasions")]

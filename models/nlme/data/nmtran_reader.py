@@ -1,154 +1,220 @@
-"""Tables in NM-TRAN's columns, read from CSV or Parquet in any dialect of :mod:`models.nlme.data.nmtran_writer`.
+"""The one reader of tables in NM-TRAN's columns: text or Parquet files of NONMEM, nlmixr2, Monolix, Pumas or R.
 
-One row per event, a subject's rows together and in the order of time. Column names may be in any case; ``.``, ``NA``
-and nothing are missing values in a CSV; Monolix' names are understood.
+One row per event, a subject's rows together and in the order of time. docs/population.md says what each column may
+hold; what is not understood is refused by file, row and column, and what is not used is listed.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pacsv
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
-from numpy.typing import NDArray
 
-from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.errors import ConfigError, naming
+from image_longitudinal.models.nlme.data.cells import as_labels, as_numbers, is_number, is_text
+from image_longitudinal.models.nlme.data.clock import elapsed, is_clock
+from image_longitudinal.models.nlme.data.columns import AUXILIARY, RULES, WITHOUT_EFFECT, column_names, kind_of
+from image_longitudinal.models.nlme.data.endpoints import Labels
 from image_longitudinal.models.nlme.data.event_expansion import expand_events
-from image_longitudinal.models.nlme.data.events import DEFAULTS, REQUIRED, EventTable, Interpolation, event_table
+from image_longitudinal.models.nlme.data.events import EventTable, event_table
+from image_longitudinal.models.nlme.data.peculiarities import MISSING_CODE, Peculiarities, peculiarities
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.model.structural import StructuralModel
+from image_longitudinal.models.nlme.data.reading import Reading
+from image_longitudinal.models.nlme.data.text_files import SUFFIXES, Decimal, read_text
+from image_longitudinal.models.nlme.model.structural import OCCASION, StructuralModel
 
-OBSERVED = ("id", "time", "evid", "amt", "cmt", "dv", "mdv")  # columns that a table of observations needs
+OBSERVED = ("id", "time", "evid", "amt", "cmt", "dv", "mdv")  # the first columns of a piece, where the table has them
 BATCH_ROWS = 1 << 16
-MISSING = ["", ".", "NA", "NaN", "nan"]
-MONOLIX = {"adm": "cmt", "y": "dv", "ytype": "dvid", "obsid": "dvid"}  # used where the table has no such column itself
 Source: TypeAlias = str | Path | Sequence[str | Path] | pads.Dataset
 
 
-def open_table(source: Source) -> pads.Dataset:
-    """Parquet files, a CSV file (read whole), or a table that pyarrow has opened already, as a lazy table.
+@dataclass(frozen=True, eq=False)
+class ObservationTable:
+    """A table that has been opened for a model, not yet read as a whole.
+
+    Args:
+        rows: the table.
+        model: whose covariates and endpoints it has.
+        reading: what a person says about it.
+        file: its name, for errors; "" if there is none.
+        names: the table's own column names by NM-TRAN's and the model's in small letters.
+        unused: those of ``names`` that have no use.
+        found: what is unusual about its values.
+        ignored: number of lines that are comments.
+    """
+
+    rows: pads.Dataset
+    model: StructuralModel
+    reading: Reading
+    file: str
+    names: dict[str, str]
+    unused: tuple[str, ...]
+    found: Peculiarities
+    ignored: int = 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know about how the table is read, one sentence each."""
+        notes = list(self.found.notes)
+        if self.ignored:
+            notes.append(f"{self.ignored} lines are comments and were ignored; rows are counted without them.")
+        if self.unused and self.file:  # (a published data set has columns of its own)
+            items = [self.names[name] for name in self.unused if name.upper() in WITHOUT_EFFECT]
+            what = f" (NM-TRAN's {', '.join(items)} have no effect here)" if items else ""
+            notes.append(f"Columns not used: {', '.join(self.names[name] for name in self.unused)}{what}.")
+        return tuple(notes)
+
+    def pieces(self, size: int) -> Iterator[pa.Table]:
+        """The rows of ``size`` subjects at a time (fewer at the end), in the order of the files.
+
+        Columns that are known or hold numbers, under NM-TRAN's names in small letters.
+        """
+        schema, used = self.rows.schema, set(self.names) - set(self.unused)
+        numeric = {name for name, own in self.names.items() if is_number(schema.field(own).type)}
+        first = [name for name in OBSERVED if name in used]
+        chosen = [*first, *sorted((used | numeric) - set(first))]
+        rest: pa.Table | None = None
+        batches = self.rows.to_batches(
+            columns=[self.names[name] for name in chosen], batch_size=BATCH_ROWS, batch_readahead=4,
+            fragment_readahead=1,
+        )  # fmt: skip
+        for batch in batches:
+            if not batch.num_rows:
+                continue
+            table = pa.Table.from_batches([batch]).rename_columns(chosen)
+            rest = table if rest is None else pa.concat_tables([rest, table])
+            starts = np.flatnonzero(_changes(rest["id"]))
+            first_subject = 0
+            while len(starts) > first_subject + size:
+                yield rest.slice(starts[first_subject], starts[first_subject + size] - starts[first_subject])
+                first_subject += size
+            rest = rest.slice(starts[first_subject])
+        if rest is not None and rest.num_rows:
+            yield rest
+
+    def events(self, piece: pa.Table, first_row: int = 0) -> EventTable:
+        """The events of a piece; ConfigError names file, row (from 1) and column."""
+        with _naming(self.file):
+            spelled = {rule.name.lower(): rule.name for rule in (*RULES, *AUXILIARY)}
+            spelled |= {name.lower(): name for name in self.model.covariates}
+            used = [name for name in piece.column_names if name not in (*self.unused, "date")]
+            columns = {spelled[name]: self._column(name, piece, first_row) for name in used}
+            return event_table(
+                columns, self.model, interpolation=self.reading.interpolation, endpoints=self.reading.endpoints,
+                first_row=first_row,
+            )  # fmt: skip
+
+    def population(self, piece: pa.Table, first_row: int = 0) -> PopulationData:
+        """Observations and events of a piece's subjects; ConfigError as :meth:`events`, and for one without any."""
+        table = self.events(piece, first_row)
+        with _naming(self.file):
+            data = expand_events(table, self.model, first_row=first_row)
+            counts = np.diff(data.row_start)
+            if (counts == 0).any():
+                raise ConfigError("a subject has no observation", where=f"ID {data.names[int(np.argmin(counts))]}")
+            return data
+
+    def _column(self, name: str, piece: pa.Table, first_row: int) -> Labels:
+        column, kind = piece[name], kind_of(name, self.model)
+        if name == OCCASION and kind == "label":
+            return self.found.occasions.numbers(as_labels(name, column, first_row=first_row), first_row)
+        if name == "time" and is_clock(column):
+            date = piece["date"] if "date" in piece.column_names else None
+            return elapsed(column, date, _changes(piece["id"]), self.reading.time_unit, first_row)
+        if kind == "label":
+            return as_labels(name, column, first_row=first_row)
+        values = as_numbers(name, column, flag=kind == "flag", first_row=first_row)
+        if name in self.found.coded_missing:
+            values = np.where(values == MISSING_CODE, np.nan, values)
+        return values
+
+
+def open_table(source: Source, decimal: Decimal = ".") -> tuple[pads.Dataset, str, int]:
+    """A text file (read whole), Parquet files, or a table that pyarrow has opened: as a lazy table.
+
+    Also its name for errors, and the number of lines that are comments.
 
     Raises:
         ConfigError: a file is missing or cannot be read.
     """
     if isinstance(source, pads.Dataset):
-        return source
+        return source, "", 0
     files = [Path(source)] if isinstance(source, str | Path) else [Path(file) for file in source]
     for file in files:
         if not file.is_file():
             raise ConfigError("no such table", got=file)
+    if files[0].suffix.lower() in SUFFIXES:
+        texts = [read_text(file, decimal) for file in files]
+        for text in texts:
+            column_names(text.rows.column_names)  # (before pyarrow meets two columns of one name)
+        return pads.dataset([text.rows for text in texts]), str(files[0]), sum(text.ignored for text in texts)
     try:
-        if files[0].suffix.lower() == ".csv":
-            options = pacsv.ConvertOptions(null_values=MISSING, strings_can_be_null=True)
-            return pads.dataset([pacsv.read_csv(file, convert_options=options) for file in files])
-        return pads.dataset([str(file) for file in files], format="parquet")
+        return pads.dataset([str(file) for file in files], format="parquet"), str(files[0]), 0
     except (pa.ArrowInvalid, OSError) as error:
-        raise ConfigError("not a table", where=files[0], expected="a CSV or Parquet file", got=error) from error
+        expected = f"a Parquet file, or text in a file that ends in {', '.join(SUFFIXES)}"
+        raise ConfigError("not a table", where=files[0], expected=expected, got=error) from error
 
 
-def open_observations(source: Source) -> pads.Dataset:
-    """As :func:`open_table`; ConfigError also if a column that observations need is missing or not of numbers."""
-    table = open_table(source)
-    names = _names(table.schema)
-    missing = [name for name in OBSERVED if name not in names or not _is_number(table.schema.field(names[name]).type)]
-    text = [names[name] for name in missing if name in names]
-    if text:
-        raise ConfigError(
-            f"column {text[0]} of a table of observations does not hold numbers",
-            expected="numbers, compartments (CMT) from 1 on in the order of the model's states, times without a date",
-            got=table.schema.field(text[0]).type,
-        )
-    if missing:
-        expected, got, do = ", ".join(OBSERVED), ", ".join(table.schema.names), f"add {', '.join(missing)}"
-        raise ConfigError("a table of observations lacks columns", expected=expected, got=got, do=do)
-    return table
+def open_observations(
+    source: Source, model: StructuralModel, reading: Reading | None = None, *, with_values: bool = True
+) -> ObservationTable:
+    """Open a table for a model.
 
+    Args:
+        source: see :func:`open_table`.
+        model: whose covariates and endpoints it has.
+        reading: what the table does not say itself.
+        with_values: whether the table must have DV, as for a fit.
 
-def subject_tables(observations: pads.Dataset, size: int) -> Iterator[pa.Table]:
-    """The rows of ``size`` subjects at a time (fewer at the end), in the order of the files.
-
-    Only columns of numbers, under NM-TRAN's names in small letters.
+    Raises:
+        ConfigError: a file is missing or cannot be read, a column that is needed is missing, or two mean the same.
     """
-    schema = observations.schema
-    names = {name: own for name, own in _names(schema).items() if _is_number(schema.field(own).type)}
-    rest: pa.Table | None = None
-    batches = observations.to_batches(
-        columns=list(names.values()), batch_size=BATCH_ROWS, batch_readahead=4, fragment_readahead=1
-    )
-    for batch in batches:
-        if not batch.num_rows:
-            continue
-        table = pa.Table.from_batches([batch]).rename_columns(list(names))
-        rest = table if rest is None else pa.concat_tables([rest, table])
-        ids = _numbers("id", rest["id"])
-        starts = np.concatenate([[0], np.flatnonzero(np.diff(ids)) + 1])
-        first = 0
-        while len(starts) > first + size:
-            yield rest.slice(starts[first], starts[first + size] - starts[first])
-            first += size
-        rest = rest.slice(starts[first])
-    if rest is not None and rest.num_rows:
-        yield rest
+    reading = reading or Reading()
+    rows, file, ignored = open_table(source, reading.decimal)
+    with _naming(file):
+        names = column_names(rows.schema.names, model)
+        needed = ["id", "time", *(["dv"] if with_values else []), *(name.lower() for name in model.covariates)]
+        missing = [name.upper() for name in needed if name not in names]
+        if missing:
+            expected, got = ", ".join(name.upper() for name in needed), ", ".join(rows.schema.names)
+            do = f"add {', '.join(missing)}"
+            raise ConfigError("a table lacks columns", expected=expected, got=got, do=do)
+        found, without = peculiarities(rows, names, model, reading)
+        unused = tuple(name for name in names if kind_of(name, model) is None or name in without)
+    return ObservationTable(rows, model, reading, file, names, unused, found, ignored)
 
 
-def population_data(
-    model: StructuralModel, table: pa.Table, *, interpolation: Interpolation = "locf", first_row: int = 0
-) -> PopulationData:
-    """The subjects of a table of :func:`subject_tables`, in its order; columns that the model does not use are ignored.
+def read_events(source: Source, model: StructuralModel, reading: Reading | None = None) -> EventTable:
+    """The event table of a file for :func:`models.nlme.simulation.trial.write_simulated_events`.
 
-    ``interpolation`` (of covariates) and ``first_row`` as in :func:`models.nlme.data.events.event_table`; ConfigError
-    names the row (from 1) and the problem.
+    ConfigError: no such file, not a table, or unusable (names file, column and row, 1-based).
     """
-    wanted = {name.lower(): name for name in (*REQUIRED, *DEFAULTS, *model.covariates)}
-    columns = {wanted[name]: _numbers(name, table[name]) for name in table.column_names if name in wanted}
-    events = event_table(columns, model, interpolation=interpolation, first_row=first_row)
-    data = expand_events(events, model, first_row=first_row)
-    counts = np.diff(data.row_start)
-    if (counts == 0).any():
-        raise ConfigError("a subject has no observation", where=f"id {data.ids[int(np.argmin(counts))]}")
-    return data
+    table = open_observations(source, model, reading, with_values=False)
+    return table.events(whole(table))
 
 
-def read_events(
-    source: Source, model: StructuralModel, *, interpolation: Interpolation = "locf", ignore: Sequence[str] = ()
-) -> EventTable:
-    """The event table of a file (see :func:`open_table`) as :func:`models.nlme.data.events.event_table` checks it.
-
-    Columns that the model does not know are refused, those in ``ignore`` skipped. ConfigError: no such file, not a
-    table, or unusable (names the column and the row, 1-based).
-    """
-    content, skipped = open_table(source).to_table(), {name.lower() for name in ignore}
-    names = {name: own for name, own in _names(content.schema).items() if name not in skipped}
-    columns = {own if own.lower() == name else name: _numbers(own, content[own]) for name, own in names.items()}
-    return event_table(columns, model, interpolation=interpolation)
+def whole(table: ObservationTable, subjects: int | None = None) -> pa.Table:
+    """All rows of a table, or those of its first subjects; ConfigError if there are none."""
+    rows = next(table.pieces(subjects or 1 << 60), None)
+    if rows is None:
+        raise ConfigError("a table has no rows", where=table.file or None)
+    return rows
 
 
-def _names(schema: pa.Schema) -> dict[str, str]:
-    """The table's own names by NM-TRAN's in small letters; columns of observations come first."""
-    own: dict[str, str] = {}
-    for name in schema.names:
-        if own.setdefault(name.lower(), name) != name:
-            raise ConfigError("a table has a column twice", got=f"{own[name.lower()]}, {name}")
-    known = {MONOLIX[name] if name in MONOLIX and MONOLIX[name] not in own else name: own[name] for name in own}
-    return {name: known[name] for name in (*OBSERVED, *sorted(set(known) - set(OBSERVED))) if name in known}
+def _changes(ids: pa.ChunkedArray) -> np.ndarray:
+    """Whether a row's id differs from that of the row above, (rows,)."""
+    if is_text(ids.type):
+        ids = pc.dictionary_encode(ids.cast(pa.string())).combine_chunks().indices
+        values = ids.to_numpy(zero_copy_only=False)
+    else:
+        values = as_numbers("id", ids)
+    return np.append(True, np.diff(values) != 0)
 
 
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind))
-
-
-def _numbers(name: str, column: pa.ChunkedArray) -> NDArray[np.float64]:
-    """A column as float64, NaN for null; ConfigError with the row of a value that is no number."""
-    try:
-        return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:  # the latter: a type without such a cast
-        where, got = None, column.type
-        for row, value in enumerate(column.to_pylist(), 1):
-            try:
-                float("nan" if value is None else value)
-            except (TypeError, ValueError):
-                where, got = f"row {row}", repr(value)
-                break
-        raise ConfigError(f"column {name} of a table does not hold numbers", where=where, got=got) from error
+def _naming(file: str) -> AbstractContextManager[None]:
+    return naming(file) if file else nullcontext()

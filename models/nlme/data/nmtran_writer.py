@@ -87,7 +87,13 @@ def write_rows(path: str | Path, pieces: Iterable[pa.Table], dialect: Dialect = 
 def write_events(table: EventTable, path: str | Path, dialect: Dialect = "nonmem") -> Path:
     """Write an event table; reading it back gives the same numbers. See :func:`check_target`, :func:`write_rows`."""
     check_target(path)
-    write_rows(path, [pa.table({name: _column(name, values) for name, values in table.columns.items()})], dialect)
+    columns = {name: _column(name, values) for name, values in table.columns.items()}
+    if table.labels is not None:
+        unusable = [name for name in table.labels if set(name) & set(',"\n')]
+        if unusable and Path(path).suffix != ".parquet":
+            raise ConfigError("an id cannot be written as CSV", got=repr(unusable[0]), do="write a .parquet file")
+        columns["ID"] = pa.array([table.labels[int(number) - 1] for number in table["ID"]])
+    write_rows(path, [pa.table(columns)], dialect)
     return Path(path)
 
 

@@ -30,6 +30,7 @@ class PopulationData:
     ``when`` (nominal time), ``kind``, ``compartment`` (0-based), ``amount``, ``rate`` (0 at once, > 0 infusion, -1 or
     -2: rate or duration come from the model), ``interval`` (of a dose at steady state), all (E,), and ``covariates``
     (E, 2c): values from then on, and their slopes. Events of a subject are in the order in which they take effect.
+    ``labels`` are the subjects' ids where a table has text for them; ``ids`` are numbers then.
     """
 
     ids: IntArray
@@ -47,6 +48,7 @@ class PopulationData:
     rate: FloatArray
     interval: FloatArray
     covariates: FloatArray
+    labels: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -130,7 +132,7 @@ class PopulationData:
             raise ConfigError("unusable observation times", expected=expected, got=times.shape)
         late = np.argwhere(np.diff(times, axis=1) < 0)
         if len(late):
-            where = f"subject {self.ids[late[0, 0]]}, position {late[0, 1] + 1}"
+            where = f"subject {self.names[late[0, 0]]}, position {late[0, 1] + 1}"
             raise ConfigError("unsorted observation times", where=where, expected="ascending")
         when = self.when.reshape(n, -1).copy()
         if (self.kind == COVARIATES).any():  # the first event sets the covariates
@@ -147,7 +149,9 @@ class PopulationData:
         for name in ("row_start", "event_start"):
             counts = np.concatenate([np.diff(getattr(part, name)) for part in parts])
             stacked[name] = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return cls(**stacked)
+        named = any(part.labels for part in parts)
+        labels = tuple(str(name) for part in parts for name in part.names) if named else None
+        return cls(**stacked, labels=labels)
 
     def subset(self, start: int, stop: int) -> PopulationData:
         """Subjects start..stop as views of the same arrays."""
@@ -158,6 +162,7 @@ class PopulationData:
             ids=self.ids[start:stop],
             row_start=self.row_start[start : stop + 1] - self.row_start[start],
             event_start=self.event_start[start : stop + 1] - self.event_start[start],
+            labels=self.labels and self.labels[start:stop],
             **{name: getattr(self, name)[rows] for name in BY_ROW},
             **{name: getattr(self, name)[events] for name in BY_EVENT},
         )
@@ -173,6 +178,11 @@ class PopulationData:
         rows = {name: getattr(self, name)[~self.censored] for name in BY_ROW}
         counts = np.bincount(self.subject_of_row[~self.censored], minlength=len(self))
         return replace(self, row_start=np.concatenate([[0], np.cumsum(counts)]), **rows)
+
+    @property
+    def names(self) -> NDArray[np.int64] | NDArray[np.str_]:
+        """Each subject's id as its table has it, (n,)."""
+        return self.ids if self.labels is None else np.array(self.labels)
 
     @property
     def arrays(self) -> EventArrays:

@@ -92,7 +92,7 @@ def individual_fits(
             predicted = objective.predict(PopulationParameters.of(model), scale * eta[[subject]])[0]
             axis.plot(curve.times, predicted, color=colour, lw=1.3, label=label)
         axis.plot(one.times[shown], one.observed[shown], "o", ms=2.8, color=INK, mew=0, label="observed")
-        axis.set_title(f"subject {one.ids[0]}", fontsize=8)
+        axis.set_title(f"subject {one.names[0]}", fontsize=8)
         axis.tick_params(labelsize=6)
         bare(axis)
     axes[0, 0].legend(fontsize=6, frameon=False)

@@ -4,6 +4,7 @@ In memory, or from Parquet to Parquet for any number of subjects in bounded memo
 """
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import ConfigError, SimulationError
 from image_longitudinal.core.files import replacing
-from image_longitudinal.models.nlme.data.events import Interpolation
-from image_longitudinal.models.nlme.data.nmtran_reader import Source, open_observations, population_data, subject_tables
+from image_longitudinal.models.nlme.data.cells import is_number
+from image_longitudinal.models.nlme.data.nmtran_reader import ObservationTable, Source, open_observations
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.fit import starting_points
 from image_longitudinal.models.nlme.estimation.objective import Objective
@@ -90,7 +91,7 @@ def individual_modes(
 
 
 def stream_ebes(
-    model: PopulationModel, observations: Source, output: str | Path, *, interpolation: Interpolation = "locf",
+    model: PopulationModel, observations: Source | ObservationTable, output: str | Path, *,
     part_size: int = 10_000, n_threads: int = 1, progress: Callable[[int], None] | None = None,
 ) -> EbeFile:  # fmt: skip
     """Estimate every subject's random effects under a given population model.
@@ -100,9 +101,8 @@ def stream_ebes(
     observations and the model: a stopped run resumes, and a run on changed input recomputes only the changed parts.
 
     Args:
-        observations: Parquet file or files in the columns of :mod:`models.nlme.data.nmtran_reader`, or an opened
-            pyarrow dataset.
-        interpolation: of covariates, see :func:`models.nlme.data.events.event_table`.
+        observations: a table that has been opened for the model's equations, or what
+            :func:`models.nlme.data.nmtran_reader.open_observations` opens.
         output: the Parquet file to write: ``id``, one column per random effect, ``joint`` (minus the joint log-density
             at the mode, without constants) and ``converged``. Its folder must exist.
         part_size: subjects per part; memory grows with it, not with the population.
@@ -113,27 +113,31 @@ def stream_ebes(
         ConfigError: an unusable table (names the row); a subject whose rows are not together.
         SimulationError: a subject for which no start of the search can be evaluated.
     """
-    table, target = open_observations(observations), Path(output)
+    if isinstance(observations, ObservationTable):
+        table = observations
+    else:
+        table = open_observations(observations, model.structural)
+    target = Path(output)
     if not target.parent.is_dir():
         raise ConfigError("no such folder for the estimates", got=target.parent)
     parts = target.with_name(f".{target.name}.parts")
     if target.exists():
-        keys = [_key(model, rows, interpolation) for rows in subject_tables(table, part_size)]
+        keys = [_key(model, rows, table) for rows in table.pieces(part_size)]
         if _is_finished(target, digest_of(keys)):
             shutil.rmtree(parts, ignore_errors=True)
             return _summary(target, reused=pq.read_metadata(target).num_rows)
     parts.mkdir(exist_ok=True)
     keys, first_row, subjects, reused = [], 0, 0, 0
-    for rows in subject_tables(table, part_size):
-        key = _key(model, rows, interpolation)
+    for rows in table.pieces(part_size):
+        key = _key(model, rows, table)
         part = parts / f"{key}.parquet"
         if _is_finished(part, key):
             count = pq.read_metadata(part).num_rows
             reused += count
         else:
-            data = population_data(model.structural, rows, interpolation=interpolation, first_row=first_row)
+            data = table.population(rows, first_row)
             count = len(data)
-            _write(part, key, [_estimates(model, data.ids, individual_modes(model, data, n_threads=n_threads))])
+            _write(part, key, [_estimates(model, data.names, individual_modes(model, data, n_threads=n_threads))])
         keys.append(key)
         first_row, subjects = first_row + rows.num_rows, subjects + count
         if progress:
@@ -147,20 +151,24 @@ def stream_ebes(
     return _summary(target, reused=reused)
 
 
-def _key(model: PopulationModel, rows: pa.Table, interpolation: str) -> str:
+def _key(model: PopulationModel, rows: pa.Table, table: ObservationTable) -> str:
     """Digest of all inputs of the estimates of these rows."""
     content = hashlib.blake2b(digest_size=16)
     for name in rows.column_names:
         content.update(name.encode())
-        content.update(rows[name].cast(pa.float64()).fill_null(np.nan).to_numpy())
+        if is_number(rows[name].type):
+            content.update(rows[name].cast(pa.float64()).fill_null(np.nan).to_numpy())
+        else:
+            content.update(json.dumps(rows[name].cast(pa.string()).to_pylist()).encode())
     values = PopulationParameters.of(model)
     numbers = [array.tolist() for array in (values.mu, values.omega, values.error)]
     shapes = [[p.name, p.distribution, p.random] for p in model.parameters]
     kinds, solver = [r.kind for r in model.residuals], solver_digest(model.structural)
-    return digest_of("ebes", VERSION, solver, shapes, kinds, numbers, interpolation, content.hexdigest())
+    return digest_of("ebes", VERSION, solver, shapes, kinds, numbers, table.reading.interpolation, content.hexdigest(),
+                     *table.found.rules)  # fmt: skip
 
 
-def _estimates(model: PopulationModel, ids: NDArray[np.int64], found: EmpiricalBayes) -> pa.Table:
+def _estimates(model: PopulationModel, ids: NDArray[np.int64] | NDArray[np.str_], found: EmpiricalBayes) -> pa.Table:
     if not np.isfinite(found.joint).all():
         subject = ids[int(np.argmin(np.isfinite(found.joint)))]
         what = f"model {model.name!r} could not be evaluated anywhere near subject {subject}"
@@ -191,7 +199,7 @@ def _is_finished(path: Path, key: str) -> bool:
 def _check_ids(files: Sequence[Path]) -> None:
     """ConfigError if a subject occurs in two parts: its rows are not together."""
     ids = np.sort(np.concatenate([pq.read_table(file, columns=["id"])["id"].to_numpy() for file in files]))
-    twice = np.flatnonzero(np.diff(ids) == 0)
+    twice = np.flatnonzero(ids[1:] == ids[:-1])  # (ids may be text)
     if len(twice):
         raise ConfigError("table of observations: rows of a subject are not together", where=f"id {ids[twice[0]]}")
 

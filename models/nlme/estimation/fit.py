@@ -14,7 +14,9 @@ from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates, by_coordinates, central_differences
 from image_longitudinal.models.nlme.estimation.minimise import minimise
 from image_longitudinal.models.nlme.estimation.objective import Objective
+from image_longitudinal.models.nlme.estimation.plateaus import escape
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
+from image_longitudinal.models.nlme.estimation.uncertainty import covariance_of
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
@@ -24,6 +26,7 @@ INFEASIBLE = 1e15  # objective of a trial that cannot be evaluated: finite, so t
 TOLERANCE = 1e-5  # predicted decrease at convergence per √subject: the rounding of the sum grows like that
 WARM_UP = 30  # at most; each costs as much as one gradient
 ROUNDS = 2  # of minimisation, if a search from several starts finds better modes
+ESCAPES = 3  # further minimisations, if a variance that went to nearly 0 should not have
 SAMPLE = 2000  # subjects, spread evenly over all, of the first fit if there are many more
 
 
@@ -35,7 +38,8 @@ class Fit:
     (n,) those of the subjects. ``eta`` (n, k) are the empirical Bayes estimates, ``searches_converged`` (n,) whether
     each search ended at a mode. ``names`` label ``estimates`` and ``standard_errors`` (m,) on the natural scale
     (typical values, Ω entries, residual variances) and ``covariance`` (m, m); NaN if no covariance was computed or it
-    does not exist. ``shrinkage`` (k,) is 1 - sd(η̂) / ω. If ``converged`` is False, ``message`` says why.
+    does not exist, and for quantities that the data do not hold. ``shrinkage`` (k,) is 1 - sd(η̂) / ω. If ``converged``
+    is False, ``message`` says why.
     """
 
     model: PopulationModel
@@ -80,7 +84,7 @@ class PopulationSearch(ABC):
         return value, gradient.sum(axis=0)
 
     def covariance(self, psi: FloatArray, kind: str) -> tuple[FloatArray, str]:
-        """Covariance (m, m) of the estimates on their natural scale, and a message if it does not exist.
+        """Covariance (m, m) of the estimates on their natural scale, and a message if it or a part does not exist.
 
         ``kind`` as in :func:`fit`. The Hessian is of differences of the gradient.
         """
@@ -101,13 +105,12 @@ class PopulationSearch(ABC):
             hessian = 0.5 * np.stack(columns, axis=1) / (2 * DIFFERENCE)
             information = 0.5 * (hessian + hessian.T)
         self.objective.eta[:] = kept
-        if np.linalg.eigvalsh(information)[0] <= 0:
-            return nothing, "no standard errors: the objective is not convex at the estimates"
-        matrix = np.linalg.inv(information)
-        if kind == "sandwich":
-            matrix = matrix @ score @ matrix
         jacobian = np.stack(central_differences(self.coordinates.natural, psi, 1e-6), axis=1) / 2e-6
-        return jacobian @ matrix @ jacobian.T, ""
+        matrix = covariance_of(information, score, jacobian, kind)
+        if matrix is None:
+            return nothing, "no standard errors: the objective is not convex at the estimates"
+        lost = [name for name, own in zip(self.coordinates.names, np.diag(matrix), strict=True) if np.isnan(own)]
+        return matrix, f"no standard error of {', '.join(lost)}: the data do not hold it" if lost else ""
 
     def result(
         self, psi: FloatArray, method: str, covariance: str, objectives: FloatArray, eta: FloatArray,
@@ -116,8 +119,10 @@ class PopulationSearch(ABC):
         """The fit that ends at ψ; ``covariance`` as in :func:`fit`, the rest as in :class:`Fit`."""
         values = self.coordinates.unpack(psi)
         matrix, problem = self.covariance(psi, covariance)
-        correlation = matrix / np.sqrt(np.outer(np.diag(matrix), np.diag(matrix)))
-        exists = len(matrix) > 0 and np.isfinite(correlation).all()
+        known = np.isfinite(np.diag(matrix))
+        own = matrix[np.ix_(known, known)]
+        correlation = own / np.sqrt(np.outer(np.diag(own), np.diag(own)))
+        exists = len(own) > 0 and np.isfinite(correlation).all()
         sd = eta.std(axis=0, ddof=1) if len(eta) > 1 else np.zeros(len(values.omega))
         return Fit(
             model=values.into(self.objective.model),
@@ -245,8 +250,9 @@ def fit(
     """Estimate typical values, Ω and residual error, starting at the values of ``model``.
 
     BFGS in unconstrained coordinates, with the outer product of the subjects' gradients as first curvature. Modes are
-    searched from several starts before and after; if the second search finds better ones, the fit continues. A fit of
-    8,000 subjects or more starts at the estimates of a fit of 2,000 of them.
+    searched from several starts before and after; if the second search finds better ones, the fit continues, as it does
+    if a variance that went to nearly 0 lowers the objective with some size again. A fit of 8,000 or more subjects
+    starts at the estimates of a fit of 2,000 of them.
 
     Args:
         model: the population model; its values are the start values.
@@ -282,6 +288,12 @@ def fit(
         psi, converged, message = search.minimise(psi, max_iterations)
         if method == "FO" or not _restart_modes(objective, coordinates.unpack(psi)):
             break
+    for _ in range(ESCAPES if len(psi) else 0):
+        point = escape(objective, coordinates, psi)
+        if point is None:
+            break
+        psi, converged, message = search.minimise(point, max_iterations)
+        _restart_modes(objective, coordinates.unpack(psi))
     values = coordinates.unpack(psi)
     searches = objective.find_modes(values)[1]
     objectives = objective.at_modes(values, gradient=False).objective + objective.constant_per_subject

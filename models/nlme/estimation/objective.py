@@ -58,7 +58,7 @@ class Objective:
         logarithmic = model.logarithmic(data.endpoint)
         if (data.observed[logarithmic] <= 0).any():
             row = int(np.flatnonzero(logarithmic & (data.observed <= 0))[0])
-            where = f"subject {data.ids[data.subject_of_row[row]]}, time {data.times[row]:g}"
+            where = f"subject {data.names[data.subject_of_row[row]]}, time {data.times[row]:g}"
             positive = "log-normal residual error needs positive observations"
             raise ConfigError(positive, where=where, got=data.observed[row])
         if method == "FO" and data.censored.any():
@@ -122,7 +122,7 @@ class Objective:
             )  # fmt: skip
             if failed >= 0:
                 what, got = f"the {self.method} objective of model", f"eta {self.eta[where][failed].tolist()}"
-                subject = f"subject {data.ids[failed]}"
+                subject = f"subject {data.names[failed]}"
                 raise SimulationError(f"{what} {self.model.name!r} does not exist", where=subject, got=got)
 
         self.in_threads(run, self.pieces)
@@ -177,12 +177,12 @@ class Objective:
         """
         columns = [inverse_link(p.distribution, phi[:, i]) for i, p in enumerate(self.model.parameters)]
         parameters = np.stack(columns, axis=1)
-        return predict(self.model.structural, parameters, self.data, ids=self.data.ids, tolerance=self.tolerance)
+        return predict(self.model.structural, parameters, self.data, ids=self.data.names, tolerance=self.tolerance)
 
     def _predictions(self, phi: FloatArray, data: PopulationData, f: FloatArray, g: FloatArray) -> None:
         failed = individual.predictions(self.solver.model(), phi, self.scales, data.arrays, self.tolerance, f, g)
         if failed >= 0:
-            what, where = f"model {self.model.name!r} could not be integrated", f"subject {data.ids[failed]}"
+            what, where = f"model {self.model.name!r} could not be integrated", f"subject {data.names[failed]}"
             got = f"parameters on the scale of their random effects {phi[failed].tolist()}"
             raise SimulationError(what, where=where, got=got)
 

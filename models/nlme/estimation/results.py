@@ -73,7 +73,7 @@ def inference_data(
         "objective": ("subject", fit.objectives),
         "converged": ("subject", fit.searches_converged.astype(np.int8)),
     }
-    subjects = {"subject": np.arange(len(fit.eta)) if data is None else data.ids, "random_effect": effects}
+    subjects = {"subject": np.arange(len(fit.eta)) if data is None else data.names, "random_effect": effects}
     statistics = {
         "objective": fit.objective,
         "condition_number": fit.condition_number,
@@ -90,7 +90,7 @@ def inference_data(
     if data is not None:
         by_row: dict[str, Mapping[str, NDArray[Any]]] = {
             "observed_data": {"outcome": data.observed},
-            "constant_data": {"time": data.times, "subject_of": data.ids[data.subject_of_row]},
+            "constant_data": {"time": data.times, "subject_of": data.names[data.subject_of_row]},
             "predictions": predictions or {},
         }
         rows = {"observation": np.arange(len(data.times))}
@@ -200,8 +200,10 @@ def fit_warnings(fit: Fit) -> list[str]:
         found.append(f"The fit did not converge: {fit.message}.")
     if lost := int((~fit.searches_converged).sum()):
         found.append(f"{lost} of {len(fit.eta)} subjects: the search for the random effects did not converge.")
-    if len(fit.names) and not np.isfinite(fit.standard_errors).all():
-        found.append("Some or all estimates have no standard error.")
+    unknown = [name for name, error in zip(fit.names, fit.standard_errors, strict=True) if not np.isfinite(error)]
+    if unknown:
+        of = "any estimate" if len(unknown) == len(fit.names) else ", ".join(unknown)
+        found.append(f"There is no standard error of {of}.")
     if fit.condition_number > ILL_CONDITIONED:
         found.append(f"The estimates are hardly identifiable: condition number {fit.condition_number:.3g}.")
     omega = np.asarray(fit.model.omega)

@@ -27,12 +27,12 @@ Lag times and the like (``dosing``), covariates and several endpoints are furthe
 """
 
 from pathlib import Path
-from traceback import extract_tb
 from types import ModuleType
 
 from image_longitudinal.core.digest import file_sha256
 from image_longitudinal.core.errors import ConfigError, did_you_mean
 from image_longitudinal.models.nlme.library import pharmacokinetics, visual_acuity
+from image_longitudinal.models.nlme.model.explanations import explained
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
 _MODELS: dict[str, PopulationModel] = {}
@@ -80,10 +80,10 @@ def load_models(path: str | Path) -> list[str]:
     # Not by an import: its bytecode cache misses an edit within a second that does not change the file's size.
     try:
         exec(compile(file.read_bytes(), place, "exec"), module.__dict__)  # noqa: S102 - the user asked to run it
-    except (SyntaxError, NameError, ImportError, AttributeError, TypeError) as error:
-        lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == place]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-        raise ConfigError("the model file cannot be run", where=f"{file}, line {line}", got=error) from error
+    except Exception as error:  # whatever a person's code raises
+        for name in set(_MODELS) - before:  # those registered above the error
+            _MODELS.pop(name)
+        raise explained(error, "the model file cannot be run", file=place) from error
     added = sorted(set(_MODELS) - before)
     if not added:
         raise ConfigError("the model file registers no model", where=file, do="call register(...) in it")

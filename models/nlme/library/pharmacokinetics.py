@@ -134,7 +134,8 @@ EMAX = _model(
 PK_EMAX = _model(  # concentration and response of an oral dose, two endpoints
     "pk-emax", "depot central", _one, (FIXED_KA, CL, V, *EFFECT),
     lambda t, x, p: {"concentration": x.central / p.v, "response": _emax(x.central / p.v, p)},
-    endpoints=("concentration", "response"), others=(RESPONSE,), outcome="mg/L, units of the response",
+    endpoints=("concentration", "response"), endpoint_compartments=(2, 3), others=(RESPONSE,),
+    outcome="mg/L, units of the response",
 )  # fmt: skip
 MODELS = (
     ORIGINAL,

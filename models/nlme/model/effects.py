@@ -11,10 +11,9 @@ from numpy.typing import ArrayLike
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.model import symbolic as s
 from image_longitudinal.models.nlme.model.population import Parameter, PopulationModel, check_omega
-from image_longitudinal.models.nlme.model.structural import Expression, StructuralModel
+from image_longitudinal.models.nlme.model.structural import OCCASION, Expression, StructuralModel
 
 Change = Callable[[SimpleNamespace], SimpleNamespace]  # of individual parameters
-OCCASION = "occ"  # the covariate that numbers a subject's occasions 1, 2, ...
 
 
 def with_covariate(
@@ -62,7 +61,7 @@ def with_occasions(
 
     Each of the parameters gets a further random effect κ for every occasion, which acts on the parameter's own scale
     like its η; all occasions share one covariance matrix (NONMEM's BLOCK SAME). The occasion of a row is the covariate
-    ``occ``: 1, 2, ..., ``occasions``.
+    ``occ``: 1, 2, ..., ``occasions``; other labels in a file are numbered when it is read.
 
     ``parameters``: names of the q parameters that vary; ``occasions``: their largest number; ``omega`` (q, q):
     covariance of κ. ConfigError: an unknown parameter, or an Ω that is no covariance matrix.
@@ -82,7 +81,7 @@ def with_occasions(
         return SimpleNamespace(**values)
 
     k, new = model.n_random_effects, tuple(name for names in kappas for name in names)
-    structural = _transformed(model.structural, changed, new, OCCASION, "occasions")
+    structural = replace(_transformed(model.structural, changed, new, OCCASION, "occasions"), occasions=occasions)
     full = np.zeros((k + len(new), k + len(new)))
     full[:k, :k], full[k:, k:] = model.omega, np.kron(np.eye(occasions), block)
     groups = tuple(tuple(range(start, start + len(parameters))) for start in range(k, len(full), len(parameters)))

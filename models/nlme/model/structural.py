@@ -12,6 +12,7 @@ Equations = Callable[[Expression, SimpleNamespace, SimpleNamespace], Mapping[str
 Output = Callable[[Expression, SimpleNamespace, SimpleNamespace], Expression | Mapping[str, Expression]]
 Initial = Callable[[SimpleNamespace], Mapping[str, Expression]]
 Dosing = Callable[[SimpleNamespace], Mapping[str, Mapping[str, Expression]]]
+OCCASION = "occ"  # the covariate that numbers a subject's occasions 1, 2, ...
 MODIFIERS = ("lag", "bioavailability", "rate", "duration")  # of doses into a state, which a model may define
 
 
@@ -38,6 +39,9 @@ class StructuralModel:
             with RATE -1 and -2.
         kernel: dotted name of a module with a hand-written ``run`` that replaces the generated one if every event is a
             dose of known amount and rate (a test must show that they agree), or None.
+        endpoint_compartments: CMT of each endpoint's observations in tables without DVID: the number of the state that
+            is observed, or a number after the last state; none if several endpoints are told by DVID alone.
+        occasions: how many occasions the covariate ``occ`` tells apart; 0 without inter-occasion variability.
 
     Raises:
         ConfigError: names that repeat or are no identifiers.
@@ -53,6 +57,8 @@ class StructuralModel:
     covariates: tuple[str, ...] = ()
     endpoints: tuple[str, ...] = ("outcome",)
     dosing: Dosing | None = field(default=None, repr=False)
+    endpoint_compartments: tuple[int, ...] = ()
+    occasions: int = 0
 
     def __post_init__(self) -> None:
         named = {"state": self.states, "parameter": self.parameters, "endpoint": self.endpoints}
@@ -62,6 +68,10 @@ class StructuralModel:
                 expected = "distinct identifiers (at least one parameter and one endpoint)"
                 what = f"structural model {self.name!r} has unusable {kind} names"
                 raise ConfigError(what, expected=expected, got=list(names))
+        places, count = self.endpoint_compartments, len(self.endpoints)
+        if places and (not len(set(places)) == len(places) == count or min(places) < 1):
+            what = f"structural model {self.name!r} has unusable compartments of endpoints"
+            raise ConfigError(what, expected=f"{count} distinct numbers from 1 on", got=list(places))
 
     def state_index(self, compartment: str | int) -> int:
         """0-based index of a compartment given by name or by 1-based number; ConfigError if there is none."""

@@ -1,11 +1,12 @@
 """Mathematical functions for structural models, and the symbolic form of a model (PyTensor, imported on first use)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.model.explanations import explained
 from image_longitudinal.models.nlme.model.structural import MODIFIERS, Expression, StructuralModel
 
 
@@ -60,7 +61,8 @@ def trace(model: StructuralModel) -> SymbolicSystem:
     """Call the model's functions with PyTensor float64 scalars.
 
     Raises:
-        ConfigError: an equation is missing, belongs to no state, or uses an unknown state or parameter name.
+        ConfigError: an equation is missing, belongs to no state, is no expression, or uses an unknown name; the message
+            has the line of the file and the cure.
     """
     pt = _pt()
     time = pt.dscalar("t")
@@ -68,18 +70,10 @@ def trace(model: StructuralModel) -> SymbolicSystem:
     parameters = {name: pt.dscalar(name) for name in model.parameters}
     covariates = {name: pt.dscalar(name) for name in model.covariates}
     x, p = SimpleNamespace(**states), SimpleNamespace(**parameters, **covariates)
-    try:
-        equations = dict(model.rhs(time, x, p))
-        output = model.output(time, x, p)
-        initial = dict(model.initial(p)) if model.initial else {}
-        dosing = {state: dict(values) for state, values in model.dosing(p).items()} if model.dosing else {}
-    except AttributeError as error:
-        raise ConfigError(
-            f"structural model {model.name!r} uses a name it does not declare",
-            expected=f"states {list(model.states)}, parameters {[*model.parameters, *model.covariates]}",
-            got=error,
-        ) from error
-    outputs = dict(output) if isinstance(output, Mapping) else {model.endpoints[0]: output}
+    equations = _called(model, "rhs", model.rhs, (time, x, p))
+    outputs = _called(model, "output", model.output, (time, x, p), alone=model.endpoints[0])
+    initial = _called(model, "initial", model.initial, (p,)) if model.initial else {}
+    dosing = _called(model, "dosing", model.dosing, (p,)) if model.dosing else {}
     for what, given, wanted, known in (
         ("equations", equations, set(model.states), model.states),
         ("initial values", initial, set(initial), model.states),
@@ -92,7 +86,7 @@ def trace(model: StructuralModel) -> SymbolicSystem:
             raise ConfigError(message, expected=list(known), got=sorted(given))
 
     def scalars(expressions: Iterable[Expression]) -> list[Any]:
-        return [pt.as_tensor_variable(expression, dtype="float64") for expression in expressions]
+        return [_scalar(model, expression) for expression in expressions]
 
     usual = {"lag": 0.0, "bioavailability": 1.0, "rate": 0.0, "duration": 0.0}
     modifiers = [(usual | dosing.get(state, {}))[name] for state in model.states for name in MODIFIERS]
@@ -106,6 +100,46 @@ def trace(model: StructuralModel) -> SymbolicSystem:
         scalars(initial.get(name, 0.0) for name in model.states),
         scalars(modifiers) if dosing else [],
     )
+
+
+def _called(
+    model: StructuralModel, name: str, function: Callable[..., Any], arguments: tuple[Any, ...],
+    alone: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """What a function of the model returns, by name; ``alone`` is the name of a single expression."""
+    names = f"states {list(model.states)}, parameters {[*model.parameters, *model.covariates]}"
+    try:
+        found = function(*arguments)
+        if alone is not None and not isinstance(found, Mapping):
+            return {alone: found}
+        return {key: dict(value) if name == "dosing" else value for key, value in dict(found).items()}
+    except AttributeError as error:
+        what = f"structural model {model.name!r} uses a name it does not declare"
+        raise explained(error, what, function=function, expected=names, do="declare it, or correct its name") from error
+    except Exception as error:  # whatever a person's code raises
+        what, do = f"{name} of structural model {model.name!r} cannot be used", "return expressions by name in { }"
+        raise explained(error, what, function=function, do=do) from error
+
+
+def _scalar(model: StructuralModel, expression: Expression) -> Any:
+    """An expression as a PyTensor scalar."""
+    try:
+        scalar = _pt().as_tensor_variable(expression, dtype="float64")
+    except Exception as error:
+        what = f"structural model {model.name!r} has an expression that is none"
+        raise ConfigError(what, expected="numbers, states, parameters and what is made of them", got=error) from error
+    if scalar.ndim:
+        what = f"structural model {model.name!r} has an expression that is not a single value"
+        raise ConfigError(what, got=f"{scalar.ndim} dimensions", do="leave out brackets and NumPy's arrays")
+    return scalar
+
+
+def depends_on_time(model: StructuralModel) -> bool:
+    """Whether time itself occurs in the model's equations or outputs."""
+    from pytensor.graph.traversal import ancestors
+
+    system = trace(model)
+    return system.time in set(ancestors([*system.derivatives, *system.outputs]))
 
 
 def _pt() -> Any:

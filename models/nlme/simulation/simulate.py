@@ -101,7 +101,7 @@ def predict_table(model: PopulationModel, eta: ArrayLike, table: EventTable, *, 
     parameters = individual_parameters(model, eta)
     if len(parameters) != len(data):
         raise ConfigError("random effects do not fit the table", expected=f"{len(data)} subjects", got=len(parameters))
-    return predict(model.structural, parameters, data, ids=data.ids, n_threads=n_threads)
+    return predict(model.structural, parameters, data, ids=data.names, n_threads=n_threads)
 
 
 def predict(

@@ -124,7 +124,8 @@ def write_simulated_events(
     predicted = predict_table(model, eta, table, n_threads=n_threads)
     write_events(observe_table(model, predicted, table, key=stream_key(seed, "trial residual")), path, dialect)
     if truth is not None:
-        write_rows(truth, [_truth(model, ids, eta)])
+        names = ids if table.labels is None else np.array(table.labels)
+        write_rows(truth, [_truth(model, names, eta)])
     return Path(path)
 
 

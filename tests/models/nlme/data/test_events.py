@@ -13,7 +13,7 @@ GOOD = {"ID": [1, 1, 2], "TIME": [0.0, 1.0, 0.0], "EVID": [1, 0, 0], "AMT": [100
     ("changes", "message"),
     [
         ({"TIME": [1.0, 0.5, 0.0]}, "unsorted times.*row 2"), ({"TIME": [0.0, np.nan, 0.0]}, "TIME.*row 2"),
-        ({"EVID": [1, 7, 0]}, "EVID.*row 2"), ({"EVID": None}, "lacks a column.*EVID"),
+        ({"EVID": [1, 7, 0]}, "EVID.*row 2"), ({"TIME": None}, "lacks a column.*TIME"),
         ({"AMT": [0.0, 0.0, 0.0]}, "AMT.*row 1"), ({"RATE": [-3.0, 0.0, 0.0]}, "RATE.*row 1"),
         ({"CMT": [3, 1, 1]}, "CMT.*row 1.*1 to 2"), ({"ADDL": [2, 0, 0]}, "II.*row 1"),
         ({"SS": [1, 0, 0]}, "II.*row 1"), ({"ID": [1, 2, 1]}, "not together.*row 3"),

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.models.nlme.data.nmtran_reader import open_observations, population_data, subject_tables
+from image_longitudinal.models.nlme.data.nmtran_reader import open_observations, whole
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.model.dosing import Dose
 
@@ -20,6 +21,12 @@ def long_table(ids, times, observed, doses):
         rows += [(subject, *event) for event in sorted(events, key=lambda event: (event[0], -event[1]))]
     names = ("id", "time", "evid", "amt", "cmt", "dv", "mdv")
     return pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+
+
+def population_data(model, table):
+    """The population of an Arrow table."""
+    opened = open_observations(pads.dataset(table), model)
+    return opened.population(whole(opened))
 
 
 IDS, TIMES, OBSERVED = [3, 5, 4, 9, 1], [0.0, 1.0, 4.0], np.arange(15.0).reshape(5, 3)
@@ -68,7 +75,7 @@ def test_observations_marked_as_missing_are_left_out(original, table):
 @pytest.mark.parametrize(
     ("column", "row", "value", "said"),
     [
-        ("time", 2, -1.0, "unsorted times.*row 3, ID 3"),
+        ("time", 2, -1.0, "unsorted times.*row 3, ID 3.*reset"),
         ("amt", 5, -2.0, "AMT.*row 6, ID 5.*positive"),
         ("dv", 4, None, "missing DV.*row 5"),
         ("id", 20, 3, "not together.*row 21, ID 3"),
@@ -80,25 +87,21 @@ def test_bad_rows_are_refused_by_number(original, table, column, row, value, sai
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7])
-def test_pieces_hold_whole_subjects_in_order(tmp_path, table, size):
+def test_pieces_hold_whole_subjects_in_order(original, tmp_path, table, size):
     files = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
     pq.write_table(table.slice(0, 8), files[0], row_group_size=3)  # a subject may lie in two files
     pq.write_table(table.slice(8), files[1])
-    pieces = list(subject_tables(open_observations(files), size))
+    pieces = list(open_observations(files, original.structural).pieces(size))
     assert pa.concat_tables(pieces).equals(table)
     assert [len(set(piece["id"].to_pylist())) for piece in pieces] == [min(size, 5 - i) for i in range(0, 5, size)]
 
 
-def test_a_missing_file_or_column_is_named(tmp_path, table):
+def test_a_missing_file_or_column_is_named(original, tmp_path, table):
     with pytest.raises(ConfigError, match=r"nowhere\.parquet"):
-        open_observations(tmp_path / "nowhere.parquet")
-    pq.write_table(table.drop_columns(["mdv"]), tmp_path / "short.parquet")
-    with pytest.raises(ConfigError, match="Add mdv"):
-        open_observations(tmp_path / "short.parquet")
-    words = pa.array(["central"] * len(table))
-    pq.write_table(table.set_column(table.column_names.index("cmt"), "CMT", words), tmp_path / "words.parquet")
-    with pytest.raises(ConfigError, match=r"column CMT.*does not hold numbers"):
-        open_observations(tmp_path / "words.parquet")
+        open_observations(tmp_path / "nowhere.parquet", original.structural)
+    pq.write_table(table.drop_columns(["dv"]), tmp_path / "short.parquet")
+    with pytest.raises(ConfigError, match=r"short\.parquet: a table lacks columns.*Add DV"):
+        open_observations(tmp_path / "short.parquet", original.structural)
 
 
 def test_a_modelled_rate_needs_a_model_that_has_one(original, table):

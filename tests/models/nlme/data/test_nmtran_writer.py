@@ -55,7 +55,7 @@ def test_files_that_cannot_be_used_are_refused_by_name_and_row(tmp_path):
     with pytest.raises(ConfigError, match=r"WEIGHT.*row 2.*heavy"):
         read_events(tmp_path / "bad.csv", AREA)
     (tmp_path / "more.csv").write_text("ID,TIME,EVID,WEIGHT,HEIGHT,DV\n1,0,0,70,180,.\n")
-    assert np.isnan(read_events(tmp_path / "more.csv", AREA, ignore=["height"])["DV"]).all()
+    assert np.isnan(read_events(tmp_path / "more.csv", AREA)["DV"]).all()
     with pytest.raises(ConfigError, match="no such table"):
         read_events(tmp_path / "absent.csv", AREA)
     with pytest.raises(ConfigError, match=r"dialect.*sas"):

@@ -87,6 +87,16 @@ def test_other_observations_are_not_taken_for_done(original, population, tmp_pat
     assert got[1] == expected.eta[1, 0]
 
 
+def test_text_ids_are_kept(original, population, tmp_path):
+    rows = pq.read_table(population[0][0]).slice(0, 110)
+    ids = pa.array([f"P-{number % 7}" for number in rows["id"].to_pylist()])
+    pq.write_table(rows.set_column(0, "ID", ids), tmp_path / "text.parquet")
+    done = stream_ebes(original, tmp_path / "text.parquet", tmp_path / "ebes.parquet", part_size=2)
+    table = pq.read_table(done.path)
+    assert table["id"].to_pylist() == list(dict.fromkeys(ids.to_pylist()))
+    np.testing.assert_array_equal(table["eta_ka"].to_numpy(), population[2].eta[: done.subjects, 0])
+
+
 def test_split_subjects_and_missing_folders_or_values_are_refused(original, population, tmp_path):
     rows = pq.read_table(population[0][0])
     pq.write_table(pa.concat_tables([rows.slice(0, 44), rows.slice(0, 22)]), tmp_path / "twice.parquet")

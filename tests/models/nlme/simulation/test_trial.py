@@ -21,8 +21,8 @@ from image_longitudinal.models.nlme.simulation.visits import Visits
 
 def read_back(model, path):
     """The population of a written table."""
-    tables = nmtran_reader.subject_tables(nmtran_reader.open_observations(path), 100)
-    return nmtran_reader.population_data(model.structural, next(tables))
+    opened = nmtran_reader.open_observations(path, model.structural)
+    return opened.population(nmtran_reader.whole(opened))
 
 
 def true_effects(model, path):
