@@ -63,6 +63,10 @@ class StorageError(ImageLongitudinalError):
     """A data set on disk or in an object store is missing, damaged, foreign or cannot be written."""
 
 
+class DamagedError(StorageError):
+    """Something that was kept is not as it was written: it may be made anew where that is possible."""
+
+
 class MissingExtraError(ImageLongitudinalError):
     """An optional package is not installed."""
 
