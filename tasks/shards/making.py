@@ -2,8 +2,10 @@
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from prefect.futures import PrefectFuture
@@ -15,7 +17,14 @@ from image_longitudinal.core.config import ComputeConfig
 from image_longitudinal.core.errors import ConfigError, StorageError, naming
 from image_longitudinal.core.plan import Shard
 from image_longitudinal.models.imaging.device import default_device
-from image_longitudinal.storage.dataset.manifest import Part, ShardManifest, finished_shard, write_shard_manifest
+from image_longitudinal.storage.dataset.layout import shard_manifest_path
+from image_longitudinal.storage.dataset.manifest import (
+    Part,
+    ShardManifest,
+    finished_shard,
+    owns_shards,
+    write_shard_manifest,
+)
 from image_longitudinal.storage.io.root import FileRecord, Root
 from image_longitudinal.tasks.engine.cancellation import stopping_tasks
 from image_longitudinal.tasks.engine.gpu_slots import gpu_slots
@@ -23,6 +32,8 @@ from image_longitudinal.tasks.shards.host_workers import host_workers, worker_de
 from image_longitudinal.tasks.shards.image_shards import RenderUse, ShardPartResult
 from image_longitudinal.tasks.shards.parts import ReusableParts, make_images, make_outcomes, place_part
 from image_longitudinal.tasks.shards.specs import DatasetSpec, Execution
+
+HASHED_AT_A_TIME = 4  # shards: enough for a disk's or a store's latency, few enough to read each in order
 
 
 class MadeShard(NamedTuple):
@@ -68,14 +79,33 @@ class DatasetRun:
     reusable: ReusableParts = field(default_factory=ReusableParts)
     refresh: bool = False
 
-    def finished_record(self, shard: Shard) -> FileRecord | str:
-        """The record of a shard's manifest if the shard is finished and is this data set's; else why it is not."""
-        return finished_shard(self.root, shard.index, self.spec.shard_keys(shard))
+    def owns_shards(self) -> bool:
+        """Whether the shards that are finished at the root are those of this data set."""
+        plan, keys = self.spec.plan, self.spec.shard_keys
+        return owns_shards(self.root, lambda index: keys(plan.shard(index)), (shard.index for shard in plan))
 
-    def unfinished(self, shards: Iterable[Shard]) -> tuple[dict[int, FileRecord], dict[int, str]]:
-        """By shard index: the manifests of finished shards, and why each other shard must be made."""
-        why = "refresh was requested"
-        found = {shard.index: why if self.refresh else self.finished_record(shard) for shard in shards}
+    def forget(self, shards: Iterable[int]) -> None:
+        """Remove the manifests of shards that must be made again: no worker may take them for finished."""
+        for index in shards:
+            self.root.remove(shard_manifest_path(index))
+
+    def finished_record(self, shard: Shard, *, rehash: bool = False) -> FileRecord | str:
+        """The record of a shard's manifest if the shard is finished and is this data set's; else why it is not."""
+        return finished_shard(self.root, shard.index, self.spec.shard_keys(shard), rehash=rehash)
+
+    def unfinished(
+        self, shards: Iterable[Shard], *, rehash: bool = False
+    ) -> tuple[dict[int, FileRecord], dict[int, str]]:
+        """By shard index: the manifests of finished shards, and why each other shard must be made.
+
+        ``rehash`` reads the files of finished shards, several shards at a time: for those of an earlier run.
+        """
+        if self.refresh:
+            return {}, dict.fromkeys((shard.index for shard in shards), "refresh was requested")
+        chosen = list(shards)
+        with ThreadPoolExecutor(HASHED_AT_A_TIME) as pool:  # hashing and reading release the interpreter lock
+            states = pool.map(partial(self.finished_record, rehash=rehash), chosen)
+            found = {shard.index: state for shard, state in zip(chosen, states, strict=True)}
         records = {index: record for index, record in found.items() if isinstance(record, FileRecord)}
         return records, {index: why for index, why in found.items() if isinstance(why, str)}
 
