@@ -120,7 +120,7 @@ def _check(root: Root, workers: int, workspace: str, sample: int) -> Verificatio
     progress = Progress("verify", read_root_manifest(root).plan.n_shards, "shards")
     report = verify_dataset(root, progress=lambda done, total: progress.update(done), workers=workers)
     dataset = open_dataset(root)
-    derived, not_derived = check_provenance(dataset.manifest)
+    derived, not_derived = check_provenance(root, dataset.manifest)
     report = dataclasses.replace(report, problems=(*report.problems, *derived), not_checked=not_derived)
     ids = dataset.view().ids
     ids = ids[~np.isin(ids // dataset.plan.shard_size, report.bad_shards)]
