@@ -94,7 +94,7 @@ class ModelVersion:
     def card(self) -> str:
         """The text of the model card."""
         path = self.folder / CARD
-        return path.read_text() if path.exists() else ""
+        return path.read_bytes().decode(errors="replace") if path.exists() else ""  # text for people: not checked
 
     def is_intact(self) -> bool:
         """Whether all weights are as registered; large files are read once per process."""
