@@ -2,11 +2,17 @@
 
 import hashlib
 import json
+import os
+import time
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+SEAL = "content_sha256"  # the key of a document's digest of its own content
+SETTLED = 2_000_000_000  # nanoseconds: file systems' clocks are coarse, so a file changed lately may change unseen
 SHORT = 12  # hex digits shown to people and used in folder names: 48 bits, enough to tell one user's runs apart
 
 
@@ -32,6 +38,36 @@ def file_sha256(path: str | Path) -> str:
     """SHA-256 (64 hex digits) of a local file's bytes, read in pieces."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_sha256_once(path: str | Path) -> str:
+    """:func:`file_sha256`, read once per process as long as size and times of the file stay: for large files."""
+    status = os.stat(path)
+    if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < SETTLED:
+        return file_sha256(path)
+    return _hashed(str(path), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _hashed(path: str, *identity: int) -> str:
+    return file_sha256(path)
+
+
+def sealed_json(content: Mapping[str, Any]) -> str:
+    """A JSON document with a digest of its own content, so that damage is found without a record elsewhere."""
+    sealed = {**content, SEAL: digest_of(content)}
+    return json.dumps(sealed, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def unsealed_json(text: bytes) -> dict[str, Any]:
+    """The content of :func:`sealed_json`'s text; ValueError if it is not exactly as written."""
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError(f"an object is expected, not {type(content).__name__}")
+    content.pop(SEAL, None)
+    if sealed_json(content).encode() != text:
+        raise ValueError("the content does not match its digest")
+    return content
 
 
 def _plain(value: Any) -> Any:

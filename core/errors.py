@@ -111,6 +111,10 @@ class RefusedByGateError(ModelError):
     exit_status = 4
 
 
+class DamagedError(StorageError):
+    """Something that was kept is not as it was written: it may be made anew where that is possible."""
+
+
 class MissingExtraError(ImageLongitudinalError):
     """An optional package is not installed."""
 

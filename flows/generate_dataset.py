@@ -12,7 +12,7 @@ from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.quality.recoverability import most_recoverable
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.storage.dataset.images import create_image_arrays
-from image_longitudinal.storage.dataset.manifest import file_is_intact, is_published, read_root_manifest
+from image_longitudinal.storage.dataset.manifest import NOT_MADE, file_is_intact, is_published, read_root_manifest
 from image_longitudinal.storage.dataset.run_claim import begin_run, check_configuration, check_same_dataset
 from image_longitudinal.storage.io.lease import Lease, hold_lease
 from image_longitudinal.storage.io.open import open_root
@@ -26,6 +26,8 @@ from image_longitudinal.tasks.shards.shard_artifacts import LatestShard, ShardPr
 from image_longitudinal.tasks.shards.specs import DatasetSpec, Execution, ImageSpec, OutcomeSpec
 from image_longitudinal.tasks.shards.work_pool import make_by_workers
 from image_longitudinal.tasks.workspace import Workspace
+
+LISTED = 20  # shards that are made again, in the log
 
 
 @flow(name="generate-dataset", flow_run_name="generate {output}", persist_result=False)
@@ -80,7 +82,7 @@ def generate_dataset(
         if reuse:
             origin, reusable = find_reusable(reuse, spec)
             run = replace(run, reusable=reusable)
-        begin_run(root, spec.digest, recorded, origin)
+        begin_run(root, spec.digest, recorded, origin, owns_shards=run.owns_shards)
         clean_temporaries(root)
         arrays = create_image_arrays(
             root, n=spec.plan.n_subjects, height=spec.images.image_size, width=spec.images.image_size,
@@ -96,7 +98,11 @@ def generate_dataset(
 def make_missing_shards(run: DatasetRun, lease: Lease) -> list[FileRecord]:
     """Make every unfinished shard, here or by workers of a pool; returns the records of all manifests, in order."""
     plan = run.spec.plan
-    records, wanted = run.unfinished(plan.indices)
+    records, wanted = run.unfinished(plan.indices, rehash=True)
+    if again := {index: why for index, why in wanted.items() if why != NOT_MADE and not run.refresh}:
+        for index, why in list(again.items())[:LISTED]:
+            get_run_logger().warning(f"shard {index} is made again: {why}")
+        run.forget(again)
     kept, why = records.items(), "up to date, files present"
     shards = [MadeShard(plan.shard(index), record, "kept", why) for index, record in kept]
     progress = ShardProgress(plan.n_subjects, sum(len(one.shard) for one in shards))
@@ -133,7 +139,9 @@ def specify(config: Config, version: ModelVersion | None, workspace: Workspace) 
 
 
 def _is_complete(run: DatasetRun) -> bool:
-    """Whether every file of a published data set still has its recorded size."""
+    """Whether every file of a published data set is as recorded."""
     manifest = read_root_manifest(run.root)
-    others = all(file_is_intact(run.root, file, rehash=False) for file in (*manifest.files, *manifest.shards))
-    return others and not run.unfinished(run.spec.plan.indices)[1]
+    if not all(file_is_intact(run.root, file, rehash=True) for file in manifest.files):
+        return False
+    records, missing = run.unfinished(run.spec.plan.indices, rehash=True)
+    return not missing and tuple(records.values()) == manifest.shards

@@ -23,6 +23,7 @@ from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
 from image_longitudinal.tasks.engine.progress import SHOWN, Progress, in_run, run_logger
 from image_longitudinal.tasks.shards.derivation import rederive
+from image_longitudinal.tasks.shards.provenance import check_provenance
 from image_longitudinal.tasks.workspace import Workspace
 
 SAMPLE = 8  # regenerated subjects: a wrong seed, model or version shows in all of them; hashes find damage
@@ -40,7 +41,7 @@ def verify(
             records, then check again.
         workers: Shards checked at a time.
         workspace: Where the registered model is; needed to repair images and to regenerate some.
-        sample: Number of random subjects that are regenerated from their seeds and compared.
+        sample: Number of random subjects, at least one, that are regenerated from their seeds and compared.
 
     Raises:
         FaultsFoundError: a file is missing, damaged or inconsistent; the log and a table list all problems.
@@ -62,11 +63,11 @@ def verify(
 
 
 def _regenerate(root: Root, report: VerificationReport | None, workspace: str) -> None:
-    """Remove bad files and generate them again; without a report, ``dataset.json`` is damaged and the claim is used.
+    """Remove bad files and generate them again; if ``dataset.json`` is damaged (no report) or wrong, the claim is used.
 
     A repair that would generate another data set is refused before anything is removed.
     """
-    manifest = read_root_manifest(root) if report else None
+    manifest = None if report is None or _manifest_is_wrong(report) else read_root_manifest(root)
     record = manifest or read_run_claim(root)  # both have the identity and the configuration
     config, files = validate_config(record.config, where=root.url), Workspace.at(workspace)
     model = None
@@ -116,17 +117,19 @@ def _check(root: Root, workers: int, workspace: str, sample: int) -> Verificatio
     progress = Progress("verify", read_root_manifest(root).plan.n_shards, "shards")
     report = verify_dataset(root, progress=lambda done, total: progress.update(done), workers=workers)
     dataset = open_dataset(root)
+    derived, not_derived = check_provenance(root, dataset.manifest)
+    report = dataclasses.replace(report, problems=(*report.problems, *derived), not_checked=not_derived)
     ids = dataset.view().ids
     ids = ids[~np.isin(ids // dataset.plan.shard_size, report.bad_shards)]
-    chosen = np.sort(np.random.default_rng().choice(ids, min(sample, len(ids)), replace=False))
-    if len(chosen):
+    chosen = np.sort(np.random.default_rng().choice(ids, min(max(sample, 1), len(ids)), replace=False))
+    if len(chosen) and not _manifest_is_wrong(report):
         problems, not_checked = rederive(dataset, chosen, workspace)
         report = dataclasses.replace(
             report,
             problems=(*report.problems, *problems),
             bad_shards=tuple(sorted({*report.bad_shards, *(p.shard for p in problems if p.shard is not None)})),
             regenerated=tuple(chosen.tolist()),
-            not_checked=not_checked,
+            not_checked="; ".join(filter(None, (not_checked, not_derived))) or None,
         )
     for problem in report.problems:
         logger.error(str(problem), extra={SHOWN: True})
@@ -140,6 +143,10 @@ def _check(root: Root, workers: int, workspace: str, sample: int) -> Verificatio
         description = f"{len(rows)} problems in {report.url}"
         create_table_artifact(rows, key="verification", description=description)
     return report
+
+
+def _manifest_is_wrong(report: VerificationReport) -> bool:
+    return any(problem.path == ROOT_MANIFEST for problem in report.problems)
 
 
 def _forget(root: Root, manifest: RootManifest, report: VerificationReport) -> None:

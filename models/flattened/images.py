@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from image_longitudinal.core.files import replacing
+from image_longitudinal.core.digest import file_sha256, file_sha256_once, sealed_json, unsealed_json
+from image_longitudinal.core.files import replacing, write_atomically
 from image_longitudinal.models.flattened.retina import retina_rows
 from image_longitudinal.models.imaging.geometry import (
     CURVE_TERMS,
@@ -77,16 +78,26 @@ class FlattenedImages:
         return interpolate(images, (retina_rows(self.image_size), self.image_size), mode="area")
 
 
+def _are_intact(files: list[Path], record: Path) -> bool:
+    try:
+        recorded = unsealed_json(record.read_bytes())
+        return all(file_sha256_once(file) == recorded.get(file.name) for file in files)
+    except (OSError, ValueError):
+        return False
+
+
 def flatten_images(images: ImageRows, image_size: int, path: Path) -> FlattenedImages:
     """Trace and flatten images (n, H, H) uint8 for a model of images (S, S), or open the files if they exist.
 
-    The files are ``<path>.flat.npy`` and ``<path>.curves.npy``.
+    The files are ``<path>.flat.npy`` and ``<path>.curves.npy``, with their SHA-256 in ``<path>.flattened.json``;
+    damaged ones are made again.
     """
     if not len(images):
         nothing = np.zeros((0, retina_rows(image_size), image_size), np.uint8)
         return FlattenedImages(nothing, np.zeros((0, CURVE_TERMS)), image_size)
     files = [path.with_name(f"{path.name}.{name}.npy") for name in ("flat", "curves")]
-    if not all(file.exists() for file in files):
+    record = path.with_name(f"{path.name}.flattened.json")
+    if not _are_intact(files, record):
         flat_rows = retina_rows(image_size)
         source = images[slice(0, 1)].shape[1]
         rows = min(OVERSAMPLING * flat_rows, max(source, flat_rows))  # finer than the source brings nothing
@@ -103,5 +114,6 @@ def flatten_images(images: ImageRows, image_size: int, path: Path) -> FlattenedI
                 flat[part] = (flatten(batch, curve, rows, columns)[:, 0] * 255).round().to(torch.uint8).numpy()
             flat.flush()
             curves.flush()
+        write_atomically(record, sealed_json({file.name: file_sha256(file) for file in files}))
     flat, curves = (np.load(file, mmap_mode="r", allow_pickle=False) for file in files)
     return FlattenedImages(flat, curves, image_size)

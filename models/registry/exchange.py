@@ -18,12 +18,15 @@ def export_model(version: ModelVersion, target: ModelStore, layout: str = "versi
     (and ``vae``, for Stable Diffusion) for ``from_pretrained``, with the project's VAE in ``latent_vae``.
 
     Raises:
-        ModelError: the target holds a model, or the version has no diffusion model.
+        ModelError: the target holds a model, the version is damaged, or it has no diffusion model.
     """
     if layout not in ("version", "diffusers"):
         raise ModelError("unknown layout", expected="one of version, diffusers", got=layout)
     if target.exists(MODEL) or target.exists("unet/config.json"):
         raise ModelError("the target already holds a model", where=target.url, do="choose another folder")
+    if not version.is_intact():
+        do = "run the command that trained this model again, which registers it anew, or import it again"
+        raise ModelError("registered weights were altered, so nothing was exported", where=version.folder, do=do)
     folder, names = version.folder, [*version.files, CARD, MODEL]
     with tempfile.TemporaryDirectory() as temporary:
         if layout == "diffusers":

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
-from image_longitudinal.core.digest import SHORT, file_sha256
+from image_longitudinal.core.digest import SHORT, file_sha256, file_sha256_once
 from image_longitudinal.core.errors import ModelError, StorageError, did_you_mean
 from image_longitudinal.core.files import move_into_place, temporary_folder, write_atomically
 from image_longitudinal.models.registry.metadata import (
@@ -78,6 +79,14 @@ class ModelVersion:
     files: dict[str, str]  # SHA-256 by name of weights file
     metadata: ModelMetadata
 
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """The version in a folder; ModelError if its model.json is damaged."""
+        try:
+            return cls(folder, *read_model_file((folder / MODEL).read_bytes(), folder))
+        except OSError as error:
+            raise ModelError("a registered model cannot be read", where=folder, got=error) from error
+
     @property
     def version(self) -> str:
         """The first twelve hex digits of the digest, for command lines."""
@@ -87,11 +96,23 @@ class ModelVersion:
     def card(self) -> str:
         """The text of the model card."""
         path = self.folder / CARD
-        return path.read_text() if path.exists() else ""
+        return path.read_bytes().decode(errors="replace") if path.exists() else ""  # text for people: not checked
+
+    def is_intact(self) -> bool:
+        """Whether all weights are as registered; large files are read once per process."""
+        try:
+            return all(file_sha256_once(self.folder / name) == expected for name, expected in self.files.items())
+        except OSError:
+            return False
+
+    @property
+    def networks(self) -> list[str]:
+        """Names of the groups of weights."""
+        return [file.removesuffix(WEIGHTS) for file in self.files]
 
     def all_tensors(self) -> dict[str, dict[str, Tensor]]:
         """Every group of weights by name; see :meth:`tensors`."""
-        return {name: self.tensors(name) for name in (file.removesuffix(WEIGHTS) for file in self.files)}
+        return {name: self.tensors(name) for name in self.networks}
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The weights called ``name``, checked against the SHA-256 recorded at registration.
@@ -101,10 +122,10 @@ class ModelVersion:
         """
         path = self.folder / f"{name}{WEIGHTS}"
         expected = self.files.get(path.name)
-        if path.exists() and file_sha256(path) != expected:
+        if path.exists() and file_sha256_once(path) != expected:
             raise ModelError(
                 "registered weights were altered", where=path, expected=f"sha256 {expected}",
-                do="remove this version's folder and train again",
+                do="run the command that trained this model again, which registers it anew, or import it again",
             )  # fmt: skip
         from image_longitudinal.models.training.tensor_files import load_tensors
 
@@ -239,7 +260,7 @@ class Registry:
 
     def _fetched(self, version: ModelVersion) -> ModelVersion:
         """The version with its files on this machine."""
-        if self.shared and not version.folder.exists():
+        if self.shared and not version.is_intact():
             return self._fetch(self.shared, f"{version.version}/")
         return version
 
@@ -274,9 +295,12 @@ class Registry:
             raise ModelError("cannot register the model", where=self.root, got=error, do="free space") from error
 
     def _keep(self, temporary: Path, content: ModelFile) -> ModelVersion:
-        """Give a complete folder its name, and copy it to the shared store unless that has it."""
+        """Give a complete folder its name, in the place of a damaged one, and copy it to the shared store unless that
+        has it.
+        """
         version = ModelVersion(self.root / content.digest[:SHORT], *content)
-        if not (version.folder / MODEL).exists():
+        if self._open(version.folder, (version.folder / MODEL).read_bytes) != version or not version.is_intact():
+            shutil.rmtree(version.folder, ignore_errors=True)
             move_into_place(temporary, version.folder)
         if self.shared and not self.shared.exists(f"{version.version}/{MODEL}"):
             for name in (*version.files, CARD, MODEL):  # model.json last: it makes the folder a version

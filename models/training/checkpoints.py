@@ -1,6 +1,7 @@
 """Checkpoints of a training, all it needs to resume and end in the same bits, and validation for the best weights."""
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.registry.metadata import History
-from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
+from image_longitudinal.models.training.tensor_files import DamagedTensorsError, load_checked, save_checked
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,17 +39,25 @@ class TrainingState:
         metadata = {"step": str(step), "history": json.dumps(history)}
         if self.scaler is not None:  # fp16: the factor that keeps small gradients from vanishing, and its count
             metadata["scaler"] = json.dumps(self.scaler.state_dict())
-        save_tensors(path, tensors, metadata)
+        save_checked(path, tensors, metadata)
 
     def restore(self, path: Path, name: str) -> tuple[int, History]:
         """Load a checkpoint of the ``name`` network, if there is one; returns the finished steps and the history.
 
+        Without one, and with one that is damaged or whose best weights are, nothing is loaded: training starts anew.
+
         Raises:
-            ModelError: the file is damaged or belongs to another network or other settings.
+            ModelError: the file belongs to another network or other settings.
         """
         if not path.exists():
             return 0, []
-        tensors, metadata = load_tensors(path)
+        try:
+            tensors, metadata = load_checked(path)
+            if any("validation" in row for row in json.loads(metadata.get("history", "[]"))):
+                load_checked(best_weights_path(path))
+        except DamagedTensorsError as error:
+            logger.warning("training %s starts from the beginning: %s", name, error)
+            return 0, []
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}, "optimizer": {}}
         moments: dict[int, dict[str, Tensor]] = {}
         try:
@@ -117,5 +128,5 @@ class ValidationTracker:
     def record(self, step: int, error: float, network: nn.Module, write: bool) -> dict[str, float]:
         """The history row of a validation; saves the weights if they are the best and ``write`` is set."""
         if write and (not self.errors or error < min(self.errors)):
-            save_tensors(self.path, network.state_dict(), {"step": str(step + 1), "validation": repr(error)})
+            save_checked(self.path, network.state_dict(), {"step": str(step + 1), "validation": repr(error)})
         return {"step": step, "validation": error}

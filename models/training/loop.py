@@ -25,7 +25,7 @@ from image_longitudinal.models.imaging.device import out_of_memory
 from image_longitudinal.models.registry.metadata import History
 from image_longitudinal.models.training.checkpoints import TrainingState, ValidationTracker, best_weights_path
 from image_longitudinal.models.training.processes import mean_over_processes
-from image_longitudinal.models.training.tensor_files import load_tensors
+from image_longitudinal.models.training.tensor_files import load_checked
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -101,13 +101,14 @@ def train(
             numbers, for the whole batch, from :func:`models.training.step_random.step_generator`, and compute the rows
             of :func:`models.training.processes.process_rows`.
         settings: length, learning rate and precision.
-        checkpoint: a safetensors file, replaced atomically while training runs; if it exists, training resumes from it.
+        checkpoint: a safetensors file, replaced atomically while training runs; if it exists and is intact, training
+            resumes from it.
         report: receives the progress about once a second.
         validate: error of the network as it would be used, in evaluation mode; lower is better.
 
     Raises:
-        ModelError: loss or gradient is not finite (the last good checkpoint stays), the checkpoint is damaged or
-            of another network, the device ran out of memory, or does not support fp16.
+        ModelError: loss or gradient is not finite (the last good checkpoint stays), the checkpoint is of another
+            network, the device ran out of memory, or does not support fp16.
     """
     accelerator = _accelerator(name, settings)
     optimizer: Any = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
@@ -160,7 +161,7 @@ def train(
                 reported_at, n_reported = now, len(history)
     accelerator.wait_for_everyone()
     if tracker.errors:
-        trained.load_state_dict(load_tensors(best_path)[0])
+        trained.load_state_dict(load_checked(best_path)[0])
     return trained.eval(), history
 
 

@@ -54,19 +54,14 @@ def create_image_arrays(
 ) -> tuple[FileRecord, ...]:
     """Write the Zarr metadata of ``n`` images (height, width) uint8 and latents (latent_dim,) float32.
 
-    The same arguments give the same bytes every time, so repeating the call changes nothing.
+    The same arguments give the same bytes every time: repeating the call changes nothing, and mends what is damaged.
+    The claim of the run (:mod:`storage.dataset.run_claim`) decides whose arrays may be in the root.
 
     Raises:
-        StorageError: the root holds arrays of another shape already, or a file cannot be written.
+        StorageError: a file cannot be written.
     """
-    records = []
-    for path, content in _metadata(n, height, width, latent_dim, shard_size, licence).items():
-        if root.exists(path) and root.read_bytes(path) != content:
-            problem, do = "the output already holds images of another data set", "choose another output"
-            expected = f"{n} images of {height} x {width}, {latent_dim} latent dimensions, shards of {shard_size}"
-            raise StorageError(problem, where=root.join(path), expected=expected, do=do)
-        records.append(root.write_bytes(path, content))
-    return tuple(records)
+    documents = _metadata(n, height, width, latent_dim, shard_size, licence)
+    return tuple(root.write_bytes(path, content) for path, content in documents.items())
 
 
 def write_image_shard(

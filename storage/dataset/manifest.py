@@ -5,15 +5,16 @@ manifest, and :func:`write_root_manifest` writes ``dataset.json`` last. A shard 
 a root without ``dataset.json`` is not published.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from image_longitudinal.core.digest import digest_of
-from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.digest import SEAL, digest_of, sealed_json
+from image_longitudinal.core.errors import DamagedError, StorageError
 from image_longitudinal.core.plan import SPLITS, Shard, ShardPlan
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.tables import PlannedDose
@@ -172,7 +173,7 @@ def read_shard_manifest(root: Root, index: int) -> ShardManifest | None:
     path = layout.shard_manifest_path(index)
     if not root.exists(path):
         return None
-    manifest = _read(root, path, ShardManifest)
+    manifest = read_document(root, path, ShardManifest)
     if manifest.index != index:
         problem = "a shard manifest is in the wrong place"
         raise StorageError(problem, where=root.join(path), expected=index, got=manifest.index)
@@ -182,10 +183,11 @@ def read_shard_manifest(root: Root, index: int) -> ShardManifest | None:
 NOT_MADE = "not made yet"  # a shard without a manifest
 
 
-def finished_shard(root: Root, index: int, keys: Mapping[str, Digest]) -> FileRecord | str:
+def finished_shard(root: Root, index: int, keys: Mapping[str, Digest], *, rehash: bool) -> FileRecord | str:
     """The record of the manifest of a finished shard, or the reason, a short text, why it is not finished.
 
-    In a finished shard the parts have these ``keys``, by the part's name, and all files exist with their sizes.
+    In a finished shard the parts have these ``keys``, by the part's name, and all files are intact
+    (:func:`file_is_intact` with ``rehash``).
     """
     try:
         manifest = read_shard_manifest(root, index)
@@ -197,9 +199,22 @@ def finished_shard(root: Root, index: int, keys: Mapping[str, Digest]) -> FileRe
     if found != dict(keys):
         different = [name for name in sorted({*found, *keys}) if found.get(name) != keys.get(name)]
         return f"{' and '.join(different)} of another configuration, model or code version"
-    if not all(part_is_intact(root, part, rehash=False) for part in manifest.parts.values()):
-        return "a file is missing or has another size"
+    for part in manifest.parts.values():
+        if damaged := next((file.path for file in part.files if not file_is_intact(root, file, rehash=rehash)), None):
+            return f"{damaged} is missing or damaged"
     return file_record(root, layout.shard_manifest_path(index))
+
+
+def owns_shards(root: Root, keys: Callable[[int], Mapping[str, Digest]], indices: Iterable[int]) -> bool:
+    """Whether the root has shard manifests, and all that are intact have these parts, by shard index."""
+    found = False
+    for index in indices:
+        with contextlib.suppress(DamagedError):
+            if manifest := read_shard_manifest(root, index):
+                if {name: part.key for name, part in manifest.parts.items()} != dict(keys(index)):
+                    return False
+                found = True
+    return found
 
 
 def write_root_manifest(root: Root, manifest: RootManifest) -> FileRecord:
@@ -225,16 +240,18 @@ def read_root_manifest(root: Root) -> RootManifest:
         expected = f"a {layout.ROOT_MANIFEST}, which is written when a data set is complete"
         do = "check the address, or finish the run with the command that started it"
         raise StorageError("no published data set here", where=root.url, expected=expected, do=do)
-    return _read(root, layout.ROOT_MANIFEST, RootManifest)
+    return read_document(root, layout.ROOT_MANIFEST, RootManifest)
 
 
 def file_is_intact(root: Root, file: FileRecord, *, rehash: bool) -> bool:
     """Whether a file exists with the recorded size, and with ``rehash`` also the recorded SHA-256.
 
-    ``rehash`` is for files of unknown history, from a cache or another data set: a file that this run wrote was hashed
-    while it was written.
+    ``rehash`` is for files of unknown history, from an earlier run, a cache or another data set: a file that this run
+    wrote was hashed while it was written. A store's own SHA-256 counts like one from reading the file.
     """
-    return root.size(file.path) == file.bytes and (not rehash or root.sha256(file.path) == file.sha256)
+    if root.size(file.path) != file.bytes:
+        return False
+    return not rehash or (root.vouched_sha256(file.path) or root.sha256(file.path)) == file.sha256
 
 
 def part_is_intact(root: Root, part: Part, *, rehash: bool) -> bool:
@@ -249,7 +266,7 @@ def content_digest(manifest: RootManifest | ShardManifest) -> Digest:
 
 def render_manifest(manifest: RootManifest | ShardManifest) -> bytes:
     """The text of a manifest."""
-    return _text(_content(manifest))
+    return render_document(_content(manifest))
 
 
 def _content(manifest: RootManifest | ShardManifest) -> dict[str, Any]:
@@ -257,29 +274,44 @@ def _content(manifest: RootManifest | ShardManifest) -> dict[str, Any]:
     return {key: value for key, value in content.items() if value is not None or key not in _OMITTED_IF_NONE}
 
 
-def _text(content: Mapping[str, Any]) -> bytes:
+def render_document(content: Mapping[str, Any]) -> bytes:
     """A document as JSON with a digest of its own content, so that damage is found without a record elsewhere."""
-    content = {**content, "content_sha256": digest_of(content)}
-    return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+    return sealed_json(content).encode()
 
 
-def _read(root: Root, path: str, kind: type[DocumentT]) -> DocumentT:
+def read_document(root: Root, path: str, kind: type[DocumentT], *, digest: bool = True) -> DocumentT:
+    """A document with a digest of its own content (:func:`render_document`); ``digest``: whether it must have one.
+
+    Raises:
+        DamagedError: it is not as it was written.
+        StorageError: its layout version is unknown, or it cannot be read.
+    """
     data = root.read_bytes(path)
-    content = read_json(root, path, data)
+    content = _read_json(root, path, data)
+    written = content.pop(SEAL, None)
+    has_digest = digest or written is not None
+    if has_digest and written != _digest_or_none(content):
+        raise _damaged(root, path, "content that does not match its digest")
     version = content.get("layout_version")
     if isinstance(version, int) and not 1 <= version <= layout.LAYOUT_VERSION:
         problem, expected = "the layout of this data set is unknown", f"layout version 1 to {layout.LAYOUT_VERSION}"
         do = "read it with the version of image-longitudinal that made it, or generate it again"
         raise StorageError(problem, where=root.join(path), expected=expected, got=version, do=do)
-    content.pop("content_sha256", None)
-    document = validate_document(root, path, kind, content)
-    if _text(content) != data:  # the stored content: the document may have fields that were added since
-        raise _damaged(root, path, "content that does not match its digest")
+    document = _validate(root, path, kind, content)
+    if has_digest and render_document(content) != data:  # the stored content: fields may have been added since
+        raise _damaged(root, path, "another text than that of its content")
     return document
 
 
-def read_json(root: Root, path: str, data: bytes) -> dict[str, Any]:
-    """The JSON object in ``data``, the content of ``path``; StorageError if it is not one."""
+def _digest_or_none(content: Mapping[str, Any]) -> Digest | None:
+    try:
+        return digest_of(content)
+    except ValueError:  # NaN, which no document of ours holds
+        return None
+
+
+def _read_json(root: Root, path: str, data: bytes) -> dict[str, Any]:
+    """The JSON object in ``data``, the content of ``path``; DamagedError if it is not one."""
     try:
         content = json.loads(data)
     except ValueError as error:  # neither UTF-8 nor JSON
@@ -289,8 +321,8 @@ def read_json(root: Root, path: str, data: bytes) -> dict[str, Any]:
     return content
 
 
-def validate_document(root: Root, path: str, kind: type[DocumentT], content: Mapping[str, Any]) -> DocumentT:
-    """The document in the JSON object of ``path``; StorageError if a field is missing, unknown or wrong."""
+def _validate(root: Root, path: str, kind: type[DocumentT], content: Mapping[str, Any]) -> DocumentT:
+    """The document in the JSON object of ``path``; DamagedError if a field is missing, unknown or wrong."""
     try:
         return kind.model_validate(content)
     except ValidationError as error:
@@ -298,9 +330,9 @@ def validate_document(root: Root, path: str, kind: type[DocumentT], content: Map
         raise _damaged(root, path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
-def _damaged(root: Root, path: str, got: object) -> StorageError:
+def _damaged(root: Root, path: str, got: object) -> DamagedError:
     """The error for a manifest that is not as it was written."""
-    do = "verify the data set with --repair, or remove this file and repeat the command that made it"
-    return StorageError(
+    do = "verify the data set with --repair, or repeat the command that made it: finished shards are kept"
+    return DamagedError(
         "a manifest is damaged", where=root.join(path), expected="the document as written", got=got, do=do
     )

@@ -6,6 +6,7 @@ For PyTorch see :mod:`storage.dataset.loaders`.
 from __future__ import annotations
 
 import importlib
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -20,8 +21,8 @@ from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.plan import shard_ranges
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.manifest import RootManifest, read_root_manifest
-from image_longitudinal.storage.dataset.sharded_array import ShardedArray, image_spec, latent_spec
-from image_longitudinal.storage.dataset.table_reader import TableReader, check_is_one_of, chosen_splits
+from image_longitudinal.storage.dataset.sharded_array import ShardedArray, image_spec, integers, latent_spec
+from image_longitudinal.storage.dataset.table_reader import TableReader, check_is_one_of, chosen_splits, table_errors
 from image_longitudinal.storage.dataset.tables import observation_pattern
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
@@ -85,7 +86,10 @@ class Dataset:
         return self.manifest.levels
 
     def images(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Images ``start <= i < stop``: uint8, shape (stop - start, H, W). IndexError outside the data set."""
+        """Images ``start <= i < stop``: uint8, shape (stop - start, H, W). IndexError outside the data set.
+
+        TypeError, here as for all ids, if they are no integers.
+        """
         self._check_in_part(range(start, stop))
         return self._images.read(start, stop)
 
@@ -145,21 +149,27 @@ class Dataset:
 
     def subjects(self, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """The subjects of one split, or of all, sorted by id within each split."""
-        return self.scan("subjects", split=split).to_table(columns=columns)
+        return self._table("subjects", None, split, columns)
 
     def random_effects(self, level: float, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """The random effects used at one association level, sorted by id within each split."""
-        return self.scan("random_effects", level, split).to_table(columns=columns)
+        return self._table("random_effects", level, split, columns)
 
     def observations(self, level: float, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """The observations of one association level in memory, sorted by id and time within each split.
 
         For more rows than memory holds, take batches of :meth:`scan`.
         """
-        return self.scan("observations", level, split).to_table(columns=columns)
+        return self._table("observations", level, split, columns)
+
+    def _table(self, table: str, level: float | None, split: str | None, columns: Sequence[str] | None) -> pa.Table:
+        with table_errors("cannot read a table", self.root.join(table)):
+            return self.scan(table, level, split).to_table(columns=columns)
 
     def scan(self, table: str, level: float | None = None, split: str | None = None) -> pads.Dataset:
-        """A table as a lazy pyarrow dataset: files are read when batches, counts or a table are requested.
+        """A table as a lazy pyarrow dataset: rows are read when batches, counts or a table are requested.
+
+        The footer of every file is read and checked now, and kept.
 
         Args:
             table: subjects, random_effects or observations.
@@ -167,12 +177,14 @@ class Dataset:
             split: one split, or all.
 
         Raises:
-            StorageError: the data set has no such table, level or split.
+            DamagedError: a file lacks a column, or holds other subjects.
+            StorageError: the data set has no such table, level or split, or a file cannot be opened.
         """
         return self._tables.scan(table, level, split)
 
     def subject(self, subject_id: int) -> Subject:
         """Everything about one subject. IndexError for an id outside the data set."""
+        subject_id = operator.index(subject_id)
         rows = self._tables.subject_rows
         row = rows("subjects", None, subject_id)
         return Subject(
@@ -195,7 +207,7 @@ class Dataset:
         """Refuse images of shards that a part of a data set does not have: Zarr itself would return black images."""
         if (present := self.plan.only_shards) is None:
             return
-        absent = np.setdiff1d(np.asarray(ids, np.int64) // self.plan.shard_size, present)
+        absent = np.setdiff1d(integers(ids) // self.plan.shard_size, present)
         if absent.size:
             expected = f"images of shards {shard_ranges(present)}, {self.plan.shard_size} each"
             problem = "this part of the data set has no such images"
@@ -248,7 +260,7 @@ class View:
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """One of the three tables, subjects, random_effects or observations, in memory."""
-        return self.dataset.scan(name, self._level_of(name), self.split).to_table(columns=columns)
+        return self.dataset._table(name, self._level_of(name), self.split, columns)
 
     def pandas(self, name: str, columns: Sequence[str] | None = None) -> Any:
         """A table as a pandas data frame, in memory."""

@@ -1,12 +1,15 @@
-"""Which data set a folder belongs to: the claim that a run writes before any other file, and who may write there."""
+"""Which data set a folder belongs to: the claim that a run writes before any other file, and who may write there.
 
-import json
-from collections.abc import Mapping
+A folder whose claim is lost to damage is recognised by its shard manifests, which name what decides their files.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping
 from shlex import quote
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from image_longitudinal.core.digest import canonical_json
-from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.errors import DamagedError, StorageError
 from image_longitudinal.core.files import is_temporary
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.manifest import (
@@ -14,13 +17,14 @@ from image_longitudinal.storage.dataset.manifest import (
     Document,
     Origin,
     is_published,
-    read_json,
+    read_document,
     read_root_manifest,
-    validate_document,
+    render_document,
 )
 from image_longitudinal.storage.io.root import Root
 
 RunState = Literal["new", "unfinished", "published"]
+SHARDS = "shards"  # the folder of the shard manifests
 
 
 class RunClaim(Document):
@@ -35,51 +39,68 @@ class RunClaim(Document):
     derived_from: Origin | None = None
 
 
+class _Held(NamedTuple):
+    """What a folder says about itself: published or unfinished, and the claim; None if damage has taken it."""
+
+    state: RunState
+    claim: RunClaim | None
+
+
 def check_same_dataset(root: Root, identity: Digest, layout_version: int = layout.LAYOUT_VERSION) -> RunState:
     """What the root holds, if a run of the data set ``identity`` may write there.
 
     Returns:
-        "new" for an empty root, "unfinished" for an interrupted run of the same data set, "published" for the same
-        data set, complete.
+        "new" for an empty root, "unfinished" for an interrupted run of the same data set (also one whose root manifest
+        is damaged), "published" for the same data set, complete.
 
     Raises:
+        DamagedError: damage has taken both documents that say which data set this is.
         StorageError: the root holds another data set, another layout version or unrelated files.
     """
-    found = _published_or_claimed(root)
+    found = _held(root)
     if found is None:
-        known = (layout.LEASE, layout.HUB_FILE)
-        unrelated = [path for path in root.entries() if path not in known and not is_temporary(path)]
-        if unrelated:
-            more = f" and {len(unrelated) - 3} more" if len(unrelated) > 3 else ""
-            expected, got = "an empty folder or a run of this data set", ", ".join(unrelated[:3]) + more
-            do = "choose another output, or move these files away"
-            raise StorageError(
-                "the output already holds other files", where=root.url, expected=expected, got=got, do=do
-            )
+        _refuse_unrelated(root)
         return "new"
-    state: RunState = "published" if is_published(root) else "unfinished"
-    if found.identity != identity:
-        problem, expected = f"the output already holds a different data set ({state})", f"identity {identity[:12]}"
+    if (claim := found.claim) is None:
+        raise DamagedError(
+            "the files that say which data set is here are damaged or missing",
+            where=root.url, expected=f"an intact {layout.ROOT_MANIFEST} or {layout.RUN_FILE}",
+            do="run the command that made it again, which recognises finished shards, or choose another output",
+        )  # fmt: skip
+    if claim.identity != identity:
+        problem = f"the output already holds a different data set ({found.state})"
+        expected = f"identity {identity[:12]}"
         do = "choose another output, or the configuration that made this one"
-        raise StorageError(problem, where=root.url, expected=expected, got=found.identity[:12], do=do)
-    if found.layout_version != layout_version:
-        problem = f"the output already holds this data set in another layout ({state})"
-        expected, got = f"layout version {layout_version}", str(found.layout_version)
+        raise StorageError(problem, where=root.url, expected=expected, got=claim.identity[:12], do=do)
+    if claim.layout_version != layout_version:
+        problem = f"the output already holds this data set in another layout ({found.state})"
+        expected, got = f"layout version {layout_version}", str(claim.layout_version)
         do = f"choose another output; image-longitudinal convert {quote(root.url)} NEW rewrites a published version 1"
         raise StorageError(problem, where=root.url, expected=expected, got=got, do=do)
-    return state
+    return found.state
+
+
+def _refuse_unrelated(root: Root) -> None:
+    known = (layout.LEASE, layout.HUB_FILE)
+    unrelated = [path for path in root.entries() if path not in known and not is_temporary(path)]
+    if unrelated:
+        more = f" and {len(unrelated) - 3} more" if len(unrelated) > 3 else ""
+        expected, got = "an empty folder or a run of this data set", ", ".join(unrelated[:3]) + more
+        do = "choose another output, or move these files away"
+        raise StorageError("the output already holds other files", where=root.url, expected=expected, got=got, do=do)
 
 
 def check_configuration(root: Root, config: Mapping[str, Any]) -> None:
     """Refuse, before any work, a root that holds a data set of another configuration or unrelated files.
 
-    The identity, which :func:`begin_run` checks, also covers the image model: it is known only after training.
+    The identity, which :func:`begin_run` checks, also covers the image model: it is known only after training. A root
+    whose claim is damaged passes here: its shard manifests decide in :func:`begin_run`.
     """
-    found = _published_or_claimed(root)
+    found = _held(root)
     if found is None:
-        check_same_dataset(root, "")
-    elif canonical_json(found.config) != canonical_json(config):
-        wanted, held = _leaves(config), _leaves(found.config)
+        _refuse_unrelated(root)
+    elif found.claim and canonical_json(found.claim.config) != canonical_json(config):
+        wanted, held = _leaves(config), _leaves(found.claim.config)
         changed = sorted(key for key in wanted | held if wanted.get(key) != held.get(key))
         problem = "the output already holds a different data set"
         expected = "the same configuration, or an empty folder"
@@ -88,11 +109,28 @@ def check_configuration(root: Root, config: Mapping[str, Any]) -> None:
         raise StorageError(problem, where=root.url, expected=expected, got=got, do=do)
 
 
-def _published_or_claimed(root: Root) -> RunClaim | None:
-    """The claim of the root, of its manifest if it is published; None if no run has begun there."""
+def _held(root: Root) -> _Held | None:
+    """What the root holds; None if no run has begun there.
+
+    Raises:
+        DamagedError: a root manifest is damaged, and nothing else says that it is of this project.
+    """
+    damaged: DamagedError | None = None
     if is_published(root):
-        return RunClaim.model_validate(read_root_manifest(root).model_dump(include=set(RunClaim.model_fields)))
-    return read_run_claim(root) if root.exists(layout.RUN_FILE) else None
+        try:
+            manifest = read_root_manifest(root)
+            return _Held("published", RunClaim.model_validate(manifest.model_dump(include=set(RunClaim.model_fields))))
+        except DamagedError as error:
+            damaged = error  # the claim says the same
+    claimed = root.exists(layout.RUN_FILE)
+    if claimed:
+        with contextlib.suppress(DamagedError):  # the shard manifests must do
+            return _Held("unfinished", read_run_claim(root))
+    if claimed or SHARDS in root.entries():
+        return _Held("unfinished", None)
+    if damaged:
+        raise damaged
+    return None
 
 
 def _leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -112,24 +150,42 @@ def begin_run(
     config: Mapping[str, Any],
     origin: Origin | None = None,
     layout_version: Literal[1, 2] = layout.LAYOUT_VERSION,
+    *,
+    owns_shards: Callable[[], bool] = lambda: False,
 ) -> RunState:
     """Check the root (:func:`check_same_dataset`) and, if it is new, write the claim before any other file.
 
-    A claim without ``origin``, the data set whose files are reused, is replaced by one that names it.
+    A claim without ``origin``, the data set whose files are reused, is replaced by one that names it, and a damaged
+    one is written again. If damage has taken all that says whose the root is, ``owns_shards`` decides: whether the
+    shards that are finished there are those of this run.
     """
-    state = check_same_dataset(root, identity, layout_version)
-    if not root.exists(layout.RUN_FILE) or (origin and read_run_claim(root).derived_from is None):
+    found = _held(root)
+    lost = found is not None and found.claim is None
+    if lost and (owns_shards() or not root.files(SHARDS)):
+        state: RunState = "unfinished"
+    else:
+        state = check_same_dataset(root, identity, layout_version)
+    known = found.claim.derived_from if found and found.claim else None
+    if not _claim_is_intact(root) or (origin and known is None):
+        origin = origin or known
         claim = RunClaim(layout_version=layout_version, identity=identity, config=dict(config), derived_from=origin)
         content = claim.model_dump(mode="json", exclude=None if origin else {"derived_from"})
-        root.write_bytes(layout.RUN_FILE, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+        root.write_bytes(layout.RUN_FILE, render_document(content))
     return state
+
+
+def _claim_is_intact(root: Root) -> bool:
+    try:
+        return root.exists(layout.RUN_FILE) and bool(read_run_claim(root))
+    except DamagedError:
+        return False
 
 
 def read_run_claim(root: Root) -> RunClaim:
     """The claim of the run in ``root``, which exists also if ``dataset.json`` does not.
 
     Raises:
-        StorageError: the claim is missing or damaged.
+        DamagedError: the claim is not as it was written. Those from before claims had a digest are taken as they are.
+        StorageError: there is none.
     """
-    content = read_json(root, layout.RUN_FILE, root.read_bytes(layout.RUN_FILE))
-    return validate_document(root, layout.RUN_FILE, RunClaim, content)
+    return read_document(root, layout.RUN_FILE, RunClaim, digest=False)

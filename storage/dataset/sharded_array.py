@@ -4,6 +4,7 @@ Specification: https://zarr-specs.readthedocs.io, sharding-indexed. :mod:`storag
 is not used.
 """
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -66,6 +67,7 @@ class ShardedArray:
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Rows ``start <= i < stop``, shape (stop - start, ...); 0 ≤ start ≤ stop ≤ n, else IndexError."""
+        start, stop = operator.index(start), operator.index(stop)
         if not 0 <= start <= stop <= self.n:
             raise IndexError(f"rows {start} to {stop} of {self.n}")
         out, size = np.empty((stop - start, *self.spec.row), self.spec.dtype), self.spec.chunk_rows
@@ -81,9 +83,10 @@ class ShardedArray:
     def take(self, ids: ArrayLike) -> NDArray[Any]:
         """Rows of any ids in any order, shape (len(ids), ...); every chunk is read and decoded once.
 
-        Fastest if few shards are read: shuffle shards, then rows within them. IndexError outside the array.
+        Fastest if few shards are read: shuffle shards, then rows within them. IndexError outside the array; TypeError
+        for ids that are no integers.
         """
-        wanted = np.asarray(ids, np.int64)
+        wanted = integers(ids)
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.n:
             raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {self.n}")
         out = np.empty((len(wanted), *self.spec.row), self.spec.dtype)
@@ -127,6 +130,14 @@ class ShardedArray:
             expected = f"an index of {n_chunks} chunks with a matching checksum at its end"
             raise _damaged("a Zarr shard", self.root.join(path), expected=expected)
         return np.frombuffer(data[:-CRC_BYTES], "<u8").reshape(n_chunks, 2).astype(np.uint64)
+
+
+def integers(ids: ArrayLike) -> NDArray[np.int64]:
+    """Ids as int64; TypeError unless they are integers: rounding 0.5 to 0 would read another subject."""
+    given = np.asarray(ids)
+    if given.size and given.dtype.kind not in "iu":
+        raise TypeError(f"ids must be integers, not {given.dtype}")
+    return given.astype(np.int64)
 
 
 def checksum(data: bytes) -> bytes:

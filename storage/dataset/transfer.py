@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from shlex import quote
 
 from image_longitudinal.core.digest import digest_of
-from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.errors import DamagedError, StorageError
 from image_longitudinal.core.plan import Shard, shard_ranges
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.card import write_card
+from image_longitudinal.storage.dataset.consistency import part_identity
 from image_longitudinal.storage.dataset.images import create_image_arrays
 from image_longitudinal.storage.dataset.manifest import (
     Part,
@@ -25,6 +27,7 @@ from image_longitudinal.storage.dataset.manifest import (
     content_digest,
     file_is_intact,
     finished_shard,
+    owns_shards,
     read_root_manifest,
     read_shard_manifest,
     render_manifest,
@@ -72,8 +75,8 @@ def copy_dataset(
 ) -> RootManifest:
     """Copy a published data set, or a part that is a data set in itself.
 
-    Files that the target has already are kept: those of a shard if its manifest and their sizes match, those of an
-    unfinished shard if their hashes match. A published copy that lost files is completed.
+    Files that the target has already are kept if their SHA-256 is as recorded: read from the file, or the one that the
+    store computed (S3). A published copy that lost files, or has damaged ones, is completed.
 
     Args:
         source, target: the data set and where to copy it.
@@ -90,14 +93,22 @@ def copy_dataset(
     """
     whole = read_root_manifest(source)
     manifest = _part(whole, selection)
-    _check_target(target, manifest)
+
+    def keys(index: int) -> dict[str, str]:
+        shard, original = manifest.plan.shard(index), read_shard_manifest(source, index)
+        parts = _shard_of_part(original, shard, manifest).parts if original else {}
+        return {name: part.key for name, part in parts.items()}
+
+    owned = partial(owns_shards, target, keys, [shard.index for shard in manifest.plan])
+    _check_target(target, manifest, owned)
     with hold_lease(target) if not target.url.startswith(HUB) else nullcontext():
         arrays = layout.zarr_metadata_paths()  # the other files describe the whole data set: a part gets its own card
         outside = [file for file in whole.files if manifest is whole or file.path in arrays]
         for file in outside:
             if file.path == layout.RUN_FILE:  # first, because it claims the target
                 _copy(source, file, target)
-        begin_run(target, manifest.identity, manifest.config, layout_version=manifest.layout_version)
+        version = manifest.layout_version
+        begin_run(target, manifest.identity, manifest.config, layout_version=version, owns_shards=owned)
         clean_temporaries(target)
         for file in outside:
             _copy(source, file, target)
@@ -146,13 +157,18 @@ def _part(whole: RootManifest, selection: Selection) -> RootManifest:
     )
     of = of.model_copy(update={"shards": tuple(cut)})
     counts = {split: count for split, count in counts.items() if count}
-    identity = digest_of("part", of.identity, of.shards, sorted(counts), levels)
-    update = {"identity": identity, "n_subjects": n, "splits": counts, "levels": levels, "part_of": of}
-    return whole.model_copy(update={**update, "shards": (), "files": ()})
+    update = {"n_subjects": n, "splits": counts, "levels": levels, "part_of": of, "shards": (), "files": ()}
+    part = whole.model_copy(update=update)
+    return part.model_copy(update={"identity": part_identity(of, part)})
 
 
-def _check_target(target: Root, manifest: RootManifest) -> None:
-    if check_same_dataset(target, manifest.identity, manifest.layout_version) != "published":
+def _check_target(target: Root, manifest: RootManifest, owned: Callable[[], bool]) -> None:
+    try:
+        if check_same_dataset(target, manifest.identity, manifest.layout_version) != "published":
+            return
+    except DamagedError:
+        if not owned():
+            raise
         return
     published = read_root_manifest(target)
     ignored = {"shards", "files"} if manifest.part_of else set()  # those of a part are known only after copying
@@ -199,9 +215,7 @@ def _copy_shard(
     text = render_manifest(wanted)
     path = layout.shard_manifest_path(shard.index)
     expected = FileRecord(path=path, sha256=hashlib.sha256(text).hexdigest(), bytes=len(text))
-    if file_is_intact(target, expected, rehash=True) and all(
-        file_is_intact(target, file, rehash=False) for file in wanted.files
-    ):
+    if all(file_is_intact(target, file, rehash=True) for file in (expected, *wanted.files)):
         return expected, None
     moved = sum(_copy(source.root, file, target) for file in wanted.files)
     return target.write_bytes(path, text), moved
@@ -327,7 +341,7 @@ def _convert_shard(source: Root, old: RootManifest, target: Root, new: RootManif
         name: part.key if name == "image" else digest_of("converted", version, part.key)
         for name, part in manifest.parts.items()
     }
-    finished = finished_shard(target, shard.index, keys)
+    finished = finished_shard(target, shard.index, keys, rehash=True)
     if isinstance(finished, FileRecord):
         return finished
     parts = {name: Part(key=keys[name], files=tuple(map(convert, part.files))) for name, part in manifest.parts.items()}

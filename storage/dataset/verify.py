@@ -1,6 +1,9 @@
-"""Verification of a published data set: every byte against its record, and the records against each other."""
+"""Verification of a published data set: every byte against its record, and the records against each other.
 
-from collections.abc import Callable, Iterator
+What the root manifest says is compared in :mod:`storage.dataset.consistency`.
+"""
+
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +17,7 @@ from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.files import is_temporary
 from image_longitudinal.core.plan import Shard
 from image_longitudinal.storage.dataset import layout
+from image_longitudinal.storage.dataset.consistency import contradictions
 from image_longitudinal.storage.dataset.manifest import (
     RootManifest,
     ShardManifest,
@@ -96,6 +100,7 @@ def verify_dataset(
     manifest: RootManifest | None = None,
     progress: Callable[[int, int], object] | None = None,
     workers: int = 2,
+    ignored: Collection[str] = (),
 ) -> VerificationReport:
     """Check presence, size and SHA-256 of every file of a data set, then the content of the files.
 
@@ -108,17 +113,19 @@ def verify_dataset(
         manifest: of a data set about to be published; None for the published one.
         progress: called with (shards checked, shards in all) after each shard.
         workers: threads; each holds one shard's tables at a time.
+        ignored: files that may exist and are not checked, because they are about to be written.
 
     Raises:
         StorageError: there is no published data set to verify, or its root manifest is damaged.
     """
     manifest = manifest or read_root_manifest(root)
     dataset = Dataset(root, manifest)
-    problems = [problem for file in manifest.files for problem in _check_file(root, file, None)]
+    problems = [problem for file in manifest.files for problem in check_file(root, file, None)]
+    problems += [
+        Problem(layout.ROOT_MANIFEST, f"contradicts {what}", None, _short(expected), _short(got))
+        for what, expected, got in contradictions(root, manifest, {problem.path for problem in problems})
+    ]
     seen = [*manifest.files]
-    if len(manifest.shards) != manifest.plan.n_shards:
-        expected, got = f"{manifest.plan.n_shards} shards", str(len(manifest.shards))
-        problems.append(Problem(layout.ROOT_MANIFEST, "wrong number of shards", None, expected, got))
     with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
         listed = {file.path: file for file in manifest.shards}
         jobs = pool.map(lambda shard: _check_shard(dataset, shard, listed), manifest.plan)
@@ -131,7 +138,7 @@ def verify_dataset(
     known |= {layout.ROOT_MANIFEST, layout.RUN_FILE, layout.LEASE, layout.HUB_FILE}
     bad = tuple(sorted({problem.shard for problem in problems if problem.shard is not None}))
     for path in root.files():
-        if path not in known and not (is_temporary(path) or _shard_of(path) in bad):
+        if path not in known and path not in ignored and not (is_temporary(path) or _shard_of(path) in bad):
             problems.append(Problem(path, "unexpected file"))
     return VerificationReport(
         url=root.url,
@@ -149,7 +156,7 @@ def _check_shard(dataset: Dataset, shard: Shard, listed: dict[str, FileRecord]) 
     recorded = listed.get(path)
     if recorded is None:
         return (), [Problem(path, "not listed in the root manifest", shard.index)]
-    problems = _check_file(root, recorded, shard.index)
+    problems = check_file(root, recorded, shard.index)
     try:
         manifest = read_shard_manifest(root, shard.index)
     except StorageError as error:
@@ -161,13 +168,19 @@ def _check_shard(dataset: Dataset, shard: Shard, listed: dict[str, FileRecord]) 
     if expected := sorted(dataset.manifest.shard_files(shard) ^ {file.path for file in manifest.files}):
         problems.append(Problem(path, "its files are not those of the plan", shard.index, got=", ".join(expected)))
     for file in manifest.files:
-        problems += _check_file(root, file, shard.index)
+        problems += check_file(root, file, shard.index)
     if not problems:
         problems = [replace(problem, shard=shard.index) for problem in _check_content(dataset, shard, manifest)]
     return manifest.files, problems
 
 
-def _check_file(root: Root, file: FileRecord, shard: int | None) -> list[Problem]:
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 120 else f"{text[:120]}..."
+
+
+def check_file(root: Root, file: FileRecord, shard: int | None) -> list[Problem]:
+    """Presence, size and SHA-256 of one file: the first of them that is wrong, or nothing."""
     try:
         size = root.size(file.path)
         if size is None:
@@ -280,6 +293,8 @@ def _read_table(dataset: Dataset, name: str, path: str, recorded: int | None, ex
     schema, found = dataset.schema(name), table.schema
     if not found.equals(schema) or _units(found) != _units(schema):  # descriptions may differ
         return Problem(path, "wrong columns", None, ", ".join(map(str, schema)), ", ".join(map(str, found)))
+    if (licence := (found.metadata or {}).get(b"licence", b"").decode()) not in ("", dataset.manifest.licence):
+        return Problem(path, "another licence than the data set's", None, dataset.manifest.licence, licence)
     if not expected == table.num_rows == recorded:
         return Problem(path, "wrong number of rows", None, f"{expected}, recorded {recorded}", str(table.num_rows))
     return table

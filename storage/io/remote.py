@@ -6,7 +6,9 @@ not stop a run of hours.
 
 # ruff: noqa: D102 - the methods are documented in Root
 
+import base64
 import contextlib
+import hashlib
 import os
 import random
 import tempfile
@@ -22,6 +24,7 @@ from image_longitudinal.storage.io.root import Root, storage_error, storage_erro
 from image_longitudinal.storage.io.schemes import check_scheme, driver_advice
 
 OBJECT_STORES = {"memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "hf"}  # a put is atomic
+PART = 64 << 20  # bytes of one part of an upload; s3fs sends objects below two parts in one request
 REQUEST = 8 << 20  # bytes per request when a whole object is read: long beside a round trip
 PAUSES = (1.0, 4.0)  # seconds before another attempt; drivers of object stores have backed off for a while already
 # Errors that another attempt would repeat; drivers raise NotImplementedError for what their store cannot do at all.
@@ -59,6 +62,7 @@ class RemoteRoot(Root):
         self.base = base.rstrip("/")
         protocols = (self.fs.protocol,) if isinstance(self.fs.protocol, str) else self.fs.protocol
         self._puts_are_atomic = bool(OBJECT_STORES.intersection(protocols))
+        self._is_s3 = bool({"s3", "s3a"}.intersection(protocols))
 
     @property
     def fs(self) -> Any:
@@ -94,6 +98,17 @@ class RemoteRoot(Root):
                 if len(block) != min(REQUEST, size - start):
                     raise OSError(f"the file ended early, {start + len(block)} of {size} bytes")
                 yield block
+
+    def vouched_sha256(self, path: str) -> str | None:
+        if not self._is_s3:
+            return None
+        bucket, key, _ = self.fs.split_path(self.key(path))
+        with self._errors("cannot look up a file", path):
+            # A store without a SHA-256 of the whole object leaves the field out, or says COMPOSITE: one of its parts.
+            head = with_retries(lambda: self.fs.call_s3("head_object", Bucket=bucket, Key=key, ChecksumMode="ENABLED"))
+        if head.get("ChecksumType", "FULL_OBJECT") != "FULL_OBJECT" or "-" in head.get("ChecksumSHA256", "-"):
+            return None
+        return base64.b64decode(head["ChecksumSHA256"]).hex()
 
     def read_tail(self, path: str, size: int) -> bytes:
         with self._errors("cannot read a file", path):
@@ -144,17 +159,30 @@ class RemoteRoot(Root):
         return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
 
     def _write(self, path: str, pieces: Iterable[bytes | memoryview]) -> None:
-        key = self.key(path)
+        key, digest = self.key(path), hashlib.sha256()
         with tempfile.NamedTemporaryFile() as spool:  # a store needs the whole object, which may not fit in memory
             with storage_errors("cannot spool a file for upload", spool.name):
                 for piece in pieces:
+                    digest.update(piece)
                     spool.write(piece)
                 spool.flush()
+                size = spool.tell()
             with self._errors("cannot write a file", path):
                 if self._puts_are_atomic:  # needs no folders, and s3fs would create a mistyped bucket
-                    with_retries(lambda: self.fs.put_file(spool.name, key))
+                    checksum = self._checksum(size, digest.digest())
+                    with_retries(lambda: self.fs.put_file(spool.name, key, **checksum))
                 else:
                     self._put_and_rename(spool.name, key)
+
+    def _checksum(self, size: int, sha256: bytes) -> dict[str, Any]:
+        """What makes S3 refuse a body that is not what we wrote, and keep its SHA-256 (:meth:`vouched_sha256`).
+
+        Larger objects go up in parts, each with the checksum that botocore adds (CRC32).
+        """
+        if not self._is_s3 or size >= 2 * PART:
+            return {}
+        encoded = base64.b64encode(sha256).decode()
+        return {"chunksize": PART, "ChecksumAlgorithm": "SHA256", "ChecksumSHA256": encoded}
 
     def _put_and_rename(self, source: str, key: str) -> None:
         parent, _, name = key.rpartition("/")

@@ -21,8 +21,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from image_longitudinal.core.digest import digest_of, file_sha256
-from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.digest import SEAL, digest_of, file_sha256_once
+from image_longitudinal.core.errors import DamagedError, StorageError
 from image_longitudinal.storage.io.root import storage_error
 from image_longitudinal.storage.scans.scan_files import SetAside
 
@@ -169,7 +169,7 @@ class PreparedManifest:
             "set_aside": [asdict(item) for item in self.set_aside],
             "digest": self.digest,
         }
-        return json.dumps(content, indent=1)
+        return json.dumps({**content, SEAL: digest_of(content)}, indent=1)
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> PreparedManifest:
@@ -232,14 +232,18 @@ class PreparedImages:
     def images(self, size: int) -> NDArray[np.uint8]:
         """All images at one size: uint8 (n, size, size), 0-255, read-only and mapped from disk, not loaded.
 
+        The file is hashed once per process.
+
         Raises:
-            StorageError: for a size the set does not have, or a file that is not what the manifest says.
+            DamagedError: the file is not what the manifest says.
+            StorageError: for a size the set does not have.
         """
         if size not in self.sizes:
             expected, do = f"one of {self.sizes}", "ingest the images again with this size"
             problem = "the prepared images have no such size"
             raise StorageError(problem, where=self.folder, expected=expected, got=size, do=do)
         path, expected = self.folder / images_file(size), f"uint8 {(len(self), size, size)}"
+        self._check(path.name)
         try:
             images = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
@@ -257,23 +261,30 @@ class PreparedImages:
         return np.array([i for i, image in enumerate(self.manifest.images) if image.split == name], np.int64)
 
     def verify(self) -> None:
-        """Hash every file of images.
+        """Hash every file of images, once per process.
 
         Raises:
-            StorageError: names the first file whose bytes are not those that were written.
+            DamagedError: names the first file whose bytes are not those that were written.
         """
-        for name, written in self.manifest.files.items():
-            found = file_sha256(self.folder / name)
-            if found != written.sha256:
-                raise _damaged(self.folder / name, f"sha256 {written.sha256}", found)
+        for name in self.manifest.files:
+            self._check(name)
+
+    def _check(self, name: str) -> None:
+        path, written = self.folder / name, self.manifest.files[name]
+        try:
+            found = file_sha256_once(path)
+        except OSError as error:
+            raise _damaged(path, f"{written.bytes} bytes", error) from error
+        if found != written.sha256:
+            raise _damaged(path, f"sha256 {written.sha256}", found)
 
 
 def open_prepared(folder: str | Path) -> PreparedImages:
-    """Open a prepared image set and check everything but the bytes of the images (see :meth:`PreparedImages.verify`).
+    """Open a prepared image set and check everything but the bytes of the images, which are checked when they are used.
 
     Raises:
-        StorageError: there is none, it has another version, its manifest was altered, or a file is missing or has
-            another length.
+        DamagedError: its manifest is not as written, or a file is missing or has another length.
+        StorageError: there is none, or it has another version.
     """
     folder = Path(folder)
     path = folder / MANIFEST
@@ -289,6 +300,9 @@ def open_prepared(folder: str | Path) -> PreparedImages:
         got = f"{content.get('format')} {content.get('version')}" if isinstance(content, dict) else "another file"
         problem, do = "not prepared images of this version", "ingest the images again"
         raise StorageError(problem, where=path, expected=f"{FORMAT} {VERSION}", got=got, do=do)
+    written = content.pop(SEAL, None)
+    if written != digest_of(content):
+        raise _damaged(path, "content that matches its digest", "other content")
     try:
         manifest, digest = PreparedManifest.from_dict(content), content["digest"]
     except (KeyError, TypeError, AttributeError) as error:
@@ -308,6 +322,6 @@ def images_file(size: int) -> str:
     return f"images-{size}.npy"
 
 
-def _damaged(path: Path, expected: object, got: object) -> StorageError:
-    do = "delete the folder and ingest again"
-    return StorageError("the prepared images are damaged", where=path, expected=expected, got=got, do=do)
+def _damaged(path: Path, expected: object, got: object) -> DamagedError:
+    do = "ingest the images again, which replaces what is damaged"
+    return DamagedError("the prepared images are damaged", where=path, expected=expected, got=got, do=do)

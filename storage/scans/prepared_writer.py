@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from image_longitudinal.core.digest import file_sha256
-from image_longitudinal.core.errors import IngestError, StorageError
+from image_longitudinal.core.errors import DamagedError, IngestError, StorageError
 from image_longitudinal.core.files import move_into_place, temporary_folder, write_atomically
 from image_longitudinal.storage.io.root import storage_errors
 from image_longitudinal.storage.scans.contact_sheet import contact_sheet
@@ -57,7 +58,7 @@ def write_prepared(
     bytes of an earlier file are set aside.
 
     Args:
-        folder: where to; an existing set with the same content is kept.
+        folder: where to; an existing set with the same content is kept, a damaged one is replaced.
         scans: prepared scans and files set aside, in order (see :func:`storage.scans.scan_files.prepare_scan`).
         sizes: the sizes to keep, each of which every scan must hold.
         split: how patients are divided between splits.
@@ -194,13 +195,23 @@ def _refuse_foreign(target: Path) -> None:
 
 
 def _publish(new: PreparedImages, target: Path) -> PreparedImages:
-    """Rename the finished folder, or keep an existing one with the same content."""
-    if (target / MANIFEST).exists():
-        existing = open_prepared(target)
+    """Rename the finished folder, or keep an existing one with the same content unless it is damaged."""
+    if (target / MANIFEST).exists() and (existing := _undamaged(target)):
         if existing.digest != new.digest:
             expected, do = f"digest {new.digest}", "choose another folder, or delete this one"
             problem = "other prepared images are here already"
             raise StorageError(problem, where=target, expected=expected, got=existing.digest, do=do)
         return existing
+    shutil.rmtree(target, ignore_errors=True)
     move_into_place(new.folder, target)
     return PreparedImages(target, new.manifest)
+
+
+def _undamaged(folder: Path) -> PreparedImages | None:
+    """The prepared images in a folder, or None if their bytes are not as they were written."""
+    try:
+        existing = open_prepared(folder)
+        existing.verify()
+    except DamagedError:
+        return None
+    return existing

@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from image_longitudinal.core.errors import IngestError
 from image_longitudinal.core.files import replacing
@@ -205,6 +206,9 @@ def _pixels(image: Image.Image) -> NDArray[Any]:
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
+FRAME_DIGEST = "sha256"  # the key of a kept frame's digest in its file
+
+
 class FrameCache:
     """Cleaned frames by the digest of their scan, so that each scan is cleaned once: PNG files that may be deleted.
 
@@ -216,10 +220,11 @@ class FrameCache:
         self.folder = folder
 
     def get(self, sha256: str) -> NDArray[np.uint8] | None:
-        """The frame (H, W) uint8 of a scan, or None if it is missing or unreadable."""
+        """The frame (H, W) uint8 of a scan, or None if it is missing or not as it was kept."""
         try:
             with Image.open(self._path(sha256), formats=("PNG",)) as image:
-                return np.asarray(image) if image.mode == "L" else None
+                frame = np.asarray(image)
+                return frame if image.mode == "L" and image.info.get(FRAME_DIGEST) == _frame_digest(frame) else None
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # Pillow's errors for damaged files
             return None
 
@@ -227,10 +232,17 @@ class FrameCache:
         """Keep a frame; StorageError if it cannot be written."""
         path = self._path(sha256)
         with storage_errors("cannot keep a cleaned scan", str(path)), replacing(path) as temporary:
-            Image.fromarray(frame).save(temporary, "PNG", compress_level=1)
+            # In the file, because Pillow checks no checksum of a PNG's pixels.
+            digest = PngInfo()
+            digest.add_text(FRAME_DIGEST, _frame_digest(frame))
+            Image.fromarray(frame).save(temporary, "PNG", compress_level=1, pnginfo=digest)
 
     def _path(self, sha256: str) -> Path:
         return self.folder / sha256[:2] / f"{sha256}.png"
+
+
+def _frame_digest(frame: NDArray[np.uint8]) -> str:
+    return hashlib.sha256(repr(frame.shape).encode() + np.ascontiguousarray(frame).tobytes()).hexdigest()
 
 
 def prepare_scan(

@@ -68,13 +68,13 @@ def ingest(
     if source is None:
         phantoms = PhantomSpec.of(config)
         target = str(workspace.images(phantoms.digest))
-        prepared = cached_or_fresh(draw_phantoms, _can_be_opened, refresh, spec=phantoms, target=target)
+        prepared = cached_or_fresh(draw_phantoms, _is_intact, refresh, spec=phantoms, target=target)
     else:
         folder, known = local_scans(source, workspace.sources), dict(held_out or {})
         spec = ScansSpec.of(config, find_scans(folder), known)
         target, frames = str(workspace.images(spec.digest)), str(workspace.frames(spec.frames_digest))
         prepared = cached_or_fresh(
-            ingest_scans, _can_be_opened, refresh, spec=spec, target=target, folder=str(folder), source=source,
+            ingest_scans, _is_intact, refresh, spec=spec, target=target, folder=str(folder), source=source,
             held_out=known, frames=frames,
         )  # fmt: skip
     return open_prepared(prepared)
@@ -183,9 +183,9 @@ def _reported(prepared: PreparedImages) -> str:
     return str(prepared.folder)
 
 
-def _can_be_opened(folder: str) -> bool:
+def _is_intact(folder: str) -> bool:
     try:
-        open_prepared(folder)
+        open_prepared(folder).verify()
     except StorageError:
         return False
     return True

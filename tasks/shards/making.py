@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from image_longitudinal.storage.dataset.manifest import (
     Part,
     ShardManifest,
     finished_shard,
+    owns_shards,
     write_shard_manifest,
 )
 from image_longitudinal.storage.io.root import FileRecord, Root
@@ -30,6 +32,8 @@ from image_longitudinal.tasks.shards.host_workers import host_workers, worker_de
 from image_longitudinal.tasks.shards.image_shards import RenderUse, ShardPartResult
 from image_longitudinal.tasks.shards.parts import ReusableParts, make_images, make_outcomes, place_part
 from image_longitudinal.tasks.shards.specs import DatasetSpec, Execution
+
+HASHED_AT_A_TIME = 4  # shards: enough for a disk's or a store's latency, few enough to read each in order
 
 
 class MadeShard(NamedTuple):
@@ -75,27 +79,47 @@ class DatasetRun:
     reusable: ReusableParts = field(default_factory=ReusableParts)
     refresh: bool = False
 
-    def finished_record(self, shard: Shard) -> FileRecord | str:
-        """The record of a shard's manifest if the shard is finished and is this data set's; else why it is not."""
-        return finished_shard(self.root, shard.index, self.spec.shard_keys(shard))
+    def owns_shards(self) -> bool:
+        """Whether the shards that are finished at the root are those of this data set."""
+        plan, keys = self.spec.plan, self.spec.shard_keys
+        return owns_shards(self.root, lambda index: keys(plan.shard(index)), (shard.index for shard in plan))
 
-    def unfinished(self, indices: Iterable[int]) -> tuple[dict[int, FileRecord], dict[int, str]]:
+    def forget(self, shards: Iterable[int]) -> None:
+        """Remove the manifests of shards that must be made again: no worker may take them for finished."""
+        for index in shards:
+            self.root.remove(shard_manifest_path(index))
+
+    def finished_record(self, shard: Shard, *, rehash: bool = False) -> FileRecord | str:
+        """The record of a shard's manifest if the shard is finished and is this data set's; else why it is not."""
+        return finished_shard(self.root, shard.index, self.spec.shard_keys(shard), rehash=rehash)
+
+    def unfinished(
+        self, indices: Iterable[int], *, rehash: bool = False
+    ) -> tuple[dict[int, FileRecord], dict[int, str]]:
         """By shard index: the manifests of finished shards, and why each other shard must be made.
 
-        Keys are computed and files looked up for shards that have a manifest: one listing tells which.
+        Keys are computed and files looked up for shards that have a manifest: one listing tells which. ``rehash`` reads
+        their files, several shards at a time: for those of an earlier run.
         """
         if self.refresh:
             return {}, dict.fromkeys(indices, "refresh was requested")
         there = set(self.root.files(SHARDS))
         records: dict[int, FileRecord] = {}
         wanted: dict[int, str] = {}
-        for index in indices:
-            if not there or shard_manifest_path(index) not in there:
-                wanted[index] = NOT_MADE
-            elif isinstance(found := self.finished_record(self.spec.plan.shard(index)), FileRecord):
-                records[index] = found
+
+        def state(index: int) -> FileRecord | str:
+            return self.finished_record(self.spec.plan.shard(index), rehash=rehash)
+
+        chosen = list(indices)
+        begun = [index for index in chosen if there and shard_manifest_path(index) in there]
+        with ThreadPoolExecutor(HASHED_AT_A_TIME) as pool:  # hashing and reading release the interpreter lock
+            found = dict(zip(begun, pool.map(state, begun), strict=True))
+        for index in chosen:
+            known = found.get(index, NOT_MADE)
+            if isinstance(known, FileRecord):
+                records[index] = known
             else:
-                wanted[index] = found
+                wanted[index] = known
         return records, wanted
 
 

@@ -1,5 +1,6 @@
 """The last stage: report, card, verification, and the root manifest that publishes the data set."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import version as package_version
 from typing import NamedTuple
@@ -16,12 +17,12 @@ from image_longitudinal.models.imaging.assembly import load_vae
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.quality.recoverability import measure_recoverability
 from image_longitudinal.storage.dataset.card import CITATION, write_card
-from image_longitudinal.storage.dataset.layout import RUN_FILE
+from image_longitudinal.storage.dataset.layout import CARD, CARD_PICTURE, CROISSANT, RUN_FILE
 from image_longitudinal.storage.dataset.manifest import ImageInfo, RootManifest, write_root_manifest
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.dataset.run_claim import read_run_claim
 from image_longitudinal.storage.dataset.tables import PlannedDose
-from image_longitudinal.storage.dataset.verify import verify_dataset
+from image_longitudinal.storage.dataset.verify import Problem, check_file, verify_dataset
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import FileRecord, Root, file_record
 from image_longitudinal.tasks.engine.gpu_slots import gpu_slots
@@ -75,7 +76,7 @@ def publish_dataset(
     arrays: list[FileRecord],
     recoverability: Recoverability,
 ) -> None:
-    """Write report and card, verify every file, then publish, and show the data set in the Prefect UI.
+    """Verify every file, write report and card from what was verified, publish, and show the data set in the UI.
 
     Raises:
         StorageError: verification found a problem; nothing is published.
@@ -83,6 +84,13 @@ def publish_dataset(
     root = open_root(output)
     progress.report(progress.Step("write report and card"))
     manifest = _manifest(root, spec, shards, [file_record(root, RUN_FILE), *arrays])
+    described = (dataset_report.REPORT, CARD, CROISSANT, CARD_PICTURE)  # written below, from verified files
+    workers = execution.compute.concurrent_shards
+    counter = progress.Counter("verify", manifest.plan.n_shards, "shards")
+    found = verify_dataset(
+        root, manifest=manifest, workers=workers, ignored=described, progress=lambda done, _: counter.update(done)
+    )
+    _refuse(root, found.problems, found.bad_shards)
     achieved = dataset_report.achieved_association(Dataset(root, manifest))
     report = dataset_report.write_report(
         root, manifest, version=execution.version(), eta_dims=spec.outcomes.eta_dims,
@@ -90,18 +98,8 @@ def publish_dataset(
     )  # fmt: skip
     pairs, strip = dataset_report.thumbnails(Dataset(root, manifest))
     card = write_card(root, manifest, examples=pairs)
+    _refuse(root, [problem for file in (report, *card) for problem in check_file(root, file, None)])
     manifest = manifest.model_copy(update={"files": (*manifest.files, report, *card)})
-    counter = progress.Counter("verify", manifest.plan.n_shards, "shards")
-    found = verify_dataset(
-        root, manifest=manifest, workers=execution.compute.concurrent_shards,
-        progress=lambda done, _: counter.update(done),
-    )  # fmt: skip
-    if not found.ok:
-        raise StorageError(
-            f"the finished data set does not verify: {found.problems[0]}",
-            where=root.url,
-            do=f"run the same command again to regenerate shards {list(found.bad_shards)}",
-        )
     write_root_manifest(root, manifest)
     page = root.join(dataset_report.REPORT)
     create_markdown_artifact(
@@ -112,6 +110,13 @@ def publish_dataset(
     )
     rows = dataset_report.association_rows(achieved, manifest)
     create_table_artifact(rows, key="association", description="Designed against achieved association")
+
+
+def _refuse(root: Root, problems: Sequence[Problem], shards: Sequence[int] = ()) -> None:
+    if problems:
+        what = f"the finished data set does not verify: {problems[0]}"
+        do = "run the same command again" + (f", which makes shards {list(shards)} again" if shards else "")
+        raise StorageError(what, where=root.url, do=do)
 
 
 def _manifest(root: Root, spec: DatasetSpec, shards: list[FileRecord], files: list[FileRecord]) -> RootManifest:

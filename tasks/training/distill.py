@@ -18,7 +18,7 @@ from image_longitudinal.models.imaging.grey_images import ImageRows
 from image_longitudinal.models.quality.sampler_comparison import compare_samplers
 from image_longitudinal.models.registry.metadata import Distillation, SamplerComparison
 from image_longitudinal.models.registry.registry import ModelVersion
-from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
+from image_longitudinal.models.training.tensor_files import DamagedTensorsError, load_checked, save_checked
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
 from image_longitudinal.tasks.engine.cache_keys import CACHED
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
@@ -69,11 +69,13 @@ def register_distilled(
     weights, train = base.all_tensors(), open_prepared(prepared).rows(base.metadata.networks.image_size, "train")
     for name, steps in _training_steps(base, asked).items():
         path = Path(folder, f"{name}.safetensors")
-        if not path.exists():
+        try:
+            weights[name] = load_checked(path)[0]
+        except DamagedTensorsError:
             report = Progress(f"train {name}", steps, "steps").of_training
             settings = (asked, spec.networks.seed, path.with_suffix(".checkpoint"), compute.device, report)
-            save_tensors(path, _distilled(name, base, train, settings).state_dict())
-        weights[name] = load_tensors(path)[0]
+            save_checked(path, _distilled(name, base, train, settings).state_dict())
+            weights[name] = load_checked(path)[0]
     samplers = compare_samplers(
         base, weights, train[slice(REAL_IMAGES)], sampler=(spec.scheduler, spec.steps),
         student_steps=asked.solver_steps, probe=spec.probe, seed=spec.networks.seed,

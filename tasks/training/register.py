@@ -1,7 +1,7 @@
 """Networks become a registered version: rotated to the most recoverable axes, measured, shown; or measured again."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -11,8 +11,9 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from torch import Tensor
 
 from image_longitudinal.core.config import ComputeConfig, Config, Section
-from image_longitudinal.core.digest import digest_of, file_sha256
+from image_longitudinal.core.digest import digest_of, file_sha256, file_sha256_once, sealed_json, unsealed_json
 from image_longitudinal.core.errors import ModelError
+from image_longitudinal.core.files import write_atomically
 from image_longitudinal.core.specs import Spec
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.imaging.assembly import (
@@ -40,7 +41,7 @@ from image_longitudinal.models.registry.metadata import (
 )
 from image_longitudinal.models.registry.promotion import promote
 from image_longitudinal.models.registry.registry import CANDIDATE, ModelVersion, Registry
-from image_longitudinal.models.training.tensor_files import load_tensors, tensors_digest
+from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors, tensors_digest
 from image_longitudinal.models.vae.latent_model import LatentModel
 from image_longitudinal.storage.scans.prepared import ImageView, PreparedImages, open_prepared
 from image_longitudinal.tasks.engine.cache_keys import CACHED, cached_or_fresh
@@ -55,21 +56,65 @@ from image_longitudinal.tasks.workspace import Workspace
 EXAMPLES = 24  # held-out images stored with a model, to show beside generated ones
 
 
+FiguresT = TypeVar("FiguresT", bound=Section)
+
+
 class TrainedNetwork(Section):
-    """The files of a training: weights (safetensors) with their SHA-256, and figures (JSON)."""
+    """The files of a training: weights (safetensors) with their SHA-256, and figures (JSON), which repeats it."""
 
     weights: str
     sha256: str
     figures: str
 
+    @classmethod
+    def write(cls, path: Path, weights: dict[str, Tensor], figures: Section) -> None:
+        """Write the files of a training whose network is called like ``path``, the figures last."""
+        file, record = _training_files(path)
+        save_tensors(file, weights)
+        content = {"weights": file_sha256(file), "figures": figures.model_dump(mode="json")}
+        write_atomically(record, sealed_json(content))
+
+    @classmethod
+    def find(cls, path: Path) -> Self | None:
+        """The files of a finished training, or None: not finished, or damaged."""
+        file, record = _training_files(path)
+        try:
+            found = cls(weights=str(file), sha256=unsealed_json(record.read_bytes())["weights"], figures=str(record))
+        except (OSError, ValueError, KeyError):
+            return None
+        return found if found.is_intact() else None
+
     def is_intact(self) -> bool:
-        """Whether both files are in place, and the weights unchanged."""
-        weights = Path(self.weights)
-        return Path(self.figures).exists() and weights.exists() and file_sha256(weights) == self.sha256
+        """Whether both files are as written."""
+        try:
+            recorded = unsealed_json(Path(self.figures).read_bytes())["weights"]
+            return bool(recorded == self.sha256 == file_sha256_once(self.weights))
+        except (OSError, ValueError, KeyError):
+            return False
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights; DamagedTensorsError if they are not as written."""
+        return load_tensors(Path(self.weights), self.sha256)[0]
+
+    def read_figures(self, kind: type[FiguresT]) -> FiguresT:
+        """The figures, checked against their digest.
+
+        Raises:
+            ModelError: they are missing or damaged.
+        """
+        try:
+            return kind.model_validate(unsealed_json(Path(self.figures).read_bytes())["figures"])
+        except (OSError, ValueError, KeyError) as error:
+            do = "run the same command again, which trains what is damaged anew"
+            raise ModelError("the figures of a training are damaged", where=self.figures, got=error, do=do) from error
+
+
+def _training_files(path: Path) -> tuple[Path, Path]:
+    return path.with_suffix(".safetensors"), path.with_suffix(".json")
 
 
 class TrainedDiffusion(Section):
-    """The figures file of a diffusion training: the figures, and what the weights do not hold."""
+    """The figures of a diffusion training, and what the weights do not hold."""
 
     training: DiffusionTraining
     residual_scale: float | None
@@ -87,10 +132,15 @@ def registered_version(
     """The version that a task registers for ``spec``; runs the task unless the registry has it."""
     registry = workspace.registry
     name = cached_or_fresh(
-        register, lambda _: registry.find(spec.digest) is not None, refresh, spec=spec,
+        register, lambda _: _is_registered(registry, spec), refresh, spec=spec,
         prepared=str(prepared.folder), workspace=str(workspace.root), compute=config.compute, **parameters,
     )  # fmt: skip
     return registry.get(name)
+
+
+def _is_registered(registry: Registry, spec: Spec) -> bool:
+    version = registry.find(spec.digest)
+    return version is not None and version.is_intact()
 
 
 @task(name="register-model", task_run_name="measure and register", **CACHED)
@@ -109,15 +159,15 @@ def register_model(
     """
     images, probe, seed, device = open_prepared(prepared), spec.probe, spec.vae.seed, default_device(compute.device)
     networks = NetworkConfigs(vae=spec.vae.vae)
-    training = TrainingFigures(vae=VAETraining.model_validate_json(Path(vae.figures).read_bytes()))
-    network = assemble_vae(networks, load_tensors(Path(vae.weights))[0]).to(device)
+    training = TrainingFigures(vae=vae.read_figures(VAETraining))
+    network = assemble_vae(networks, vae.tensors()).to(device)
     generator = None
     if diffusion is not None and spec.diffusion is not None:
-        trained = TrainedDiffusion.model_validate_json(Path(diffusion.figures).read_bytes())
+        trained = diffusion.read_figures(TrainedDiffusion)
         training = training.model_copy(update={"diffusion": trained.training})
         changes = {"diffusion": spec.diffusion.diffusion, "residual_scale": trained.residual_scale}
         networks = networks.model_copy(update=changes)
-        generator = assemble_diffusion(networks, network, load_tensors(Path(diffusion.weights))[0])
+        generator = assemble_diffusion(networks, network, diffusion.tensors())
         networks = networks.model_copy(update={"borrowed": tensors_digest(generator.borrowed_state())})
         generator.to(device)
     model = probed_model(network, generator, probe, device)

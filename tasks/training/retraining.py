@@ -6,7 +6,7 @@ is first trained on stay held out; patients added later are trained on, later sc
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +15,8 @@ from typing import Any
 from prefect.artifacts import create_table_artifact
 from prefect.events import emit_event
 
-from image_longitudinal.core.digest import SHORT, digest_of
-from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.digest import SHORT, digest_of, sealed_json, unsealed_json
+from image_longitudinal.core.errors import DamagedError
 from image_longitudinal.models.registry.promotion import DIRECTION, IN_FEATURES, compare, same_features
 from image_longitudinal.models.registry.registry import PRODUCTION, ModelVersion, Registry
 from image_longitudinal.storage.io.local import LocalRoot
@@ -40,18 +40,19 @@ class FolderRecord:
         """The record of earlier runs; the first time, of production's training if it used this folder.
 
         Raises:
-            StorageError: the record is damaged.
+            DamagedError: the record is damaged.
         """
         path = workspace.root / "retraining" / f"{digest_of(source)[:SHORT]}.json"
         try:
-            known = json.loads(path.read_text())
+            known = unsealed_json(path.read_bytes())
             return cls(path, frozenset(known["seen"]), dict(known["held_out"]))
         except FileNotFoundError:
             images = _of_production(workspace, Path(source).name)
             return cls(path).after(images, ()) if images else cls(path)
         except (KeyError, TypeError, ValueError) as error:
             message = "the record of a folder of scans is damaged"
-            raise StorageError(message, where=path, got=error, do="remove it") from error
+            do = "remove it: the patients held out are then those of the production model's training"
+            raise DamagedError(message, where=path, got=error, do=do) from error
 
     def after(self, images: PreparedImages, scans: Iterable[ScanFile]) -> FolderRecord:
         """The record after a model was trained on ``images``, prepared from ``scans``."""
@@ -64,7 +65,7 @@ class FolderRecord:
     def save(self) -> None:
         """Store it for the next run."""
         content = {"seen": sorted(self.seen), "held_out": dict(sorted(self.held_out.items()))}
-        LocalRoot(self.path.parent).write_bytes(self.path.name, json.dumps(content, indent=1).encode())
+        LocalRoot(self.path.parent).write_bytes(self.path.name, sealed_json(content).encode())
 
 
 def production_of(registry: Registry) -> ModelVersion | None:
@@ -111,6 +112,8 @@ def _of_production(workspace: Workspace, folder: str) -> PreparedImages | None:
     production = production_of(workspace.registry)
     if production is None or production.metadata.images.folder != folder:
         return None
-    folders = sorted(path.parent for path in (workspace.root / "images").glob("*/manifest.json"))
-    digest = production.metadata.images.digest
-    return next((images for images in map(open_prepared, folders) if images.digest == digest), None)
+    for path in sorted((workspace.root / "images").glob("*/manifest.json")):
+        with contextlib.suppress(DamagedError):  # it is made anew when it is needed
+            if (images := open_prepared(path.parent)).digest == production.metadata.images.digest:
+                return images
+    return None

@@ -7,13 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import task
+from prefect import get_run_logger, task
 from torch import Tensor
 
 from image_longitudinal.core.config import ComputeConfig, Config, Section, check_networks
-from image_longitudinal.core.digest import file_sha256
 from image_longitudinal.core.errors import ModelError
-from image_longitudinal.core.files import write_atomically
 from image_longitudinal.models.diffusion.adagn import ResidualDiffusion
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.diffusion.train import train_diffusion
@@ -32,7 +30,7 @@ from image_longitudinal.models.training.processes import (
     run_in_processes,
     training_processes,
 )
-from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
+from image_longitudinal.models.training.tensor_files import load_tensors
 from image_longitudinal.models.vae.network import VAE
 from image_longitudinal.models.vae.train import train_vae
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
@@ -75,8 +73,8 @@ class TrainingInputs(NamedTuple):
 
     def weights(self, network: str) -> dict[str, Tensor] | None:
         """The weights of a network of the start version, if there is one and it has that network."""
-        path = Path(self.start, f"{network}.safetensors") if self.start else None
-        return load_tensors(path)[0] if path and path.exists() else None
+        version = ModelVersion.open(Path(self.start)) if self.start else None
+        return version.tensors(network) if version and network in version.networks else None
 
 
 def trained_model(
@@ -132,13 +130,18 @@ def fit_diffusion(
 def _fitted(
     train: Callable[..., None], name: str, steps: int, folder: str, arguments: tuple[Any, Any], compute: ComputeConfig
 ) -> TrainedNetwork:
-    """The files of a training, which runs in one process per GPU unless they are in place."""
+    """The files of a training, which runs in one process per GPU unless they are in place and intact."""
     path = Path(folder, name)
-    weights, figures = path.with_suffix(".safetensors"), path.with_suffix(".json")  # the figures are written last
-    if not figures.exists():
+    if (found := TrainedNetwork.find(path)) is None:
+        if path.with_suffix(".json").exists():
+            get_run_logger().warning(f"{name} is trained again: the files of its training are damaged ({path})")
         report = Progress(f"train {name}", steps, "steps").of_training
         run_in_processes(train, (path, compute.device, *arguments), training_processes(compute), report)
-    return TrainedNetwork(weights=str(weights), sha256=file_sha256(weights), figures=str(figures))
+        found = TrainedNetwork.find(path)
+    if found is None:
+        do = "check the disk, then run the same command again"
+        raise ModelError("a trained network was damaged just after it was written", where=path, do=do)
+    return found
 
 
 def _train_vae(path: Path, device: str, spec: VAETrainingSpec, inputs: TrainingInputs, report: Reporter | None) -> None:
@@ -160,7 +163,7 @@ def _train_diffusion(
 ) -> None:
     """What each process of :func:`fit_diffusion` runs."""
     assert inputs.vae is not None
-    vae = assemble_vae(NetworkConfigs(vae=spec.vae.vae), load_tensors(Path(inputs.vae))[0])
+    vae = assemble_vae(NetworkConfigs(vae=spec.vae.vae), load_tensors(Path(inputs.vae), spec.vae_sha256)[0])
     size, config, initial = spec.diffusion.image_size, spec.diffusion, inputs.weights("diffusion")
     arguments = (spec.vae.seed, path.with_suffix(".checkpoint"), device, report, initial)
     model: DiffusionModel
@@ -177,5 +180,4 @@ def _train_diffusion(
 
 def _save(path: Path, weights: dict[str, Tensor], figures: Section) -> None:
     if rank() == 0:
-        save_tensors(path.with_suffix(".safetensors"), weights)
-        write_atomically(path.with_suffix(".json"), figures.model_dump_json(indent=1).encode())
+        TrainedNetwork.write(path, weights, figures)

@@ -4,10 +4,18 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from image_longitudinal.core.config import (
+    EXECUTION_SECTIONS,
+    Config,
+    DatasetConfig,
+    GeneratorConfig,
+    OutcomesConfig,
+)
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.plan import Shard, ShardPlan
@@ -19,6 +27,7 @@ from image_longitudinal.storage.dataset.manifest import (
     RootManifest,
     ShardManifest,
     finished_shard,
+    owns_shards,
     write_root_manifest,
     write_shard_manifest,
 )
@@ -39,6 +48,10 @@ LICENCE = "CC-BY-4.0"
 LEVELS = (1.0, 0.0526)
 PLAN = ShardPlan(n_subjects=22, shard_size=8, validation_fraction=0.15, test_fraction=0.3)  # 12 train, 3, 7
 IDENTITY = digest_of("the data set of these tests")
+CONFIG = Config(
+    seed=7, generator=GeneratorConfig(backend="phantom"), outcomes=OutcomesConfig(times=TIMES),
+    dataset=DatasetConfig(name="tiny", date="2026-01-02", association=LEVELS),
+)  # fmt: skip
 PARTS = {"image": digest_of("image"), "outcomes": digest_of("pk")}
 
 
@@ -90,8 +103,19 @@ def write_dataset(root: Root, plan: ShardPlan = PLAN) -> RootManifest:
     return manifest
 
 
+def config_of(plan: ShardPlan) -> dict[str, Any]:
+    """The configuration of a data set of these tests, as a manifest records it."""
+    fractions = {"validation_fraction": plan.validation_fraction, "test_fraction": plan.test_fraction}
+    dataset = CONFIG.dataset.model_copy(
+        update={"n_subjects": plan.n_subjects, "shard_size": plan.shard_size, **fractions}
+    )
+    config = CONFIG.model_copy(update={"dataset": dataset})
+    return config.model_dump(mode="json", exclude=set(EXECUTION_SECTIONS))
+
+
 def begin(root: Root, plan: ShardPlan) -> tuple[FileRecord, ...]:
-    begin_run(root, IDENTITY, {"n_subjects": plan.n_subjects})
+    indices = [shard.index for shard in plan]
+    begin_run(root, IDENTITY, config_of(plan), owns_shards=lambda: owns_shards(root, lambda index: PARTS, indices))
     files = create_image_arrays(
         root, n=plan.n_subjects, height=SIDE, width=SIDE, latent_dim=LATENT_DIM, shard_size=plan.shard_size,
         licence=LICENCE,
@@ -103,12 +127,11 @@ def resume(root: Root, data: Arrays, plan: ShardPlan) -> list[int]:
     """What a run does to an output, in the order of the flow, without card and report: the shards it made."""
     made: list[int] = []
     with hold_lease(root) as lease:
-        state = check_same_dataset(root, IDENTITY)
-        files = begin(root, plan)
+        files, state = begin(root, plan), check_same_dataset(root, IDENTITY)
         clean_temporaries(root)
         records = []
         for shard in plan:
-            record = finished_shard(root, shard.index, PARTS)
+            record = finished_shard(root, shard.index, PARTS, rehash=True)
             if isinstance(record, str):  # why it is to be made
                 made.append(shard.index)
                 record = write_shard(root, shard, data, plan)
@@ -125,8 +148,8 @@ def root_manifest(plan: ShardPlan, shards: tuple[FileRecord, ...], files: tuple[
         digest=digest_of("m"),
     )  # fmt: skip
     return RootManifest(
-        name="tiny", date="2026-01-02", identity=IDENTITY, config={"n_subjects": plan.n_subjects},
-        config_digest=digest_of("config"), seed=7, n_subjects=plan.n_subjects, shard_size=plan.shard_size,
+        name="tiny", date="2026-01-02", identity=IDENTITY, config=config_of(plan),
+        config_digest=digest_of(config_of(plan)), seed=7, n_subjects=plan.n_subjects, shard_size=plan.shard_size,
         splits=plan.split_counts, levels=LEVELS, random_effects=("Ka", "Imax"), eta_latents=(4, 0), parameters=("Ka",),
         times=TIMES, doses=(PlannedDose(0, 1),), image=image, shards=shards, files=files, versions={"zarr": "3"},
         licence=LICENCE, citation=CITATION,

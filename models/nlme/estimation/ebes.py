@@ -6,6 +6,7 @@ In memory, or from Parquet to Parquet for any number of subjects in bounded memo
 import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -31,7 +32,7 @@ from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
 VERSION = 1  # raise it if the same observations and model give other estimates
-KEY = b"key"
+KEY, CHECKSUM = "key", "checksum"  # of a part, in its metadata
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,22 +179,38 @@ def _estimates(model: PopulationModel, ids: NDArray[np.int64] | NDArray[np.str_]
 
 
 def _write(path: Path, key: str, tables: Iterable[pa.Table]) -> None:
-    """A Parquet file with its key and one row group per table; it appears whole or not at all."""
-    remaining = (table.replace_schema_metadata({KEY: key}) for table in tables)
-    first = next(remaining)
+    """A Parquet file with its key, a checksum of its rows and one row group per table; appears whole or not at all."""
+    remaining = iter(tables)
+    first, checksum = next(remaining), 0
     options = {"compression": "zstd", "use_dictionary": False}
     with replacing(path) as temporary, pq.ParquetWriter(temporary, first.schema, **options) as writer:
         for table in chain([first], remaining):
             writer.write_table(table, row_group_size=max(1, table.num_rows))
+            checksum = _checksum(table, checksum)
+        writer.add_key_value_metadata({KEY: key, CHECKSUM: str(checksum)})
+
+
+def _checksum(table: pa.Table, before: int = 0) -> int:
+    """CRC-32 of the rows of a table, after those ``before``."""
+    for name in table.column_names:
+        column = table[name].to_numpy()
+        before = zlib.crc32(column.tobytes(), zlib.crc32(f"{name} {column.dtype}".encode(), before))
+    return before
 
 
 def _is_finished(path: Path, key: str) -> bool:
-    """Whether a file exists, is readable and has that key."""
+    """Whether a file exists, has that key and is as it was written."""
     try:
-        metadata = pq.read_schema(path).metadata or {}
-    except (FileNotFoundError, pa.ArrowInvalid):
+        file = pq.ParquetFile(path)
+        metadata = file.metadata.metadata or {}
+        if metadata.get(KEY.encode()) != key.encode():
+            return False
+        checksum = 0
+        for group in range(file.num_row_groups):
+            checksum = _checksum(file.read_row_group(group), checksum)
+    except (OSError, pa.ArrowException, ValueError):  # ValueError: names that are no text
         return False
-    return bool(metadata.get(KEY) == key.encode())
+    return metadata.get(CHECKSUM.encode()) == str(checksum).encode()
 
 
 def _check_ids(files: Sequence[Path]) -> None:

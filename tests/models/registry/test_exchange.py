@@ -30,6 +30,18 @@ def test_an_exported_version_comes_back_as_it_was_unless_it_was_altered(
         other.add(open_root(tmp_path))
 
 
+def test_damaged_weights_are_not_exported(tiny_version: ModelVersion, tmp_path: Path) -> None:
+    out, other = tmp_path / "out", Registry(tmp_path / "other")
+    export_model(tiny_version, open_root(out))
+    version = other.add(open_root(out))
+    path = version.folder / "vae.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    for layout in ("version", "diffusers"):
+        with pytest.raises(ModelError, match="altered, so nothing was exported"):
+            export_model(version, open_root(tmp_path / layout), layout)
+        assert not (tmp_path / layout).exists()
+
+
 def test_diffusers_loads_the_export_and_predicts_the_same(tiny_version: ModelVersion, tmp_path: Path) -> None:
     export_model(tiny_version, open_root(f"file://{tmp_path}/out"), "diffusers")
     unet = UNet2DConditionModel.from_pretrained(tmp_path / "out", subfolder="unet", use_safetensors=True)

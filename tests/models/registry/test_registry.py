@@ -72,7 +72,7 @@ def test_altered_missing_and_foreign_weights_are_refused(version: ModelVersion) 
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ModelError, match=r"weights were altered .*vae\.safetensors.*[Rr]emove this version's folder"):
+    with pytest.raises(ModelError, match=r"weights were altered .*vae\.safetensors.*registers it anew"):
         version.tensors("vae")
     assert version.tensors("extra")
     path.unlink()
@@ -155,6 +155,18 @@ def test_what_a_killed_registration_leaves_and_a_damaged_version_hide_no_other(
     assert list(registry.damaged()) == [other.version]
     with pytest.raises(ModelError, match=f"damaged .*{other.version}"):
         registry.get(other.version)
+
+
+@pytest.mark.parametrize("name", ["vae.safetensors", "model.json"])
+def test_registering_again_mends_a_damaged_version(registry: Registry, version: ModelVersion, name: str) -> None:
+    path = version.folder / name
+    good = path.read_bytes()
+    for damaged in (good[:-1] + bytes([good[-1] ^ 1]), b"", None):
+        path.unlink() if damaged is None else path.write_bytes(damaged)
+        assert name == "model.json" or not version.is_intact()
+        assert registry.register(WEIGHTS, METADATA, "# Card") == version
+        assert path.read_bytes() == good
+        assert registry.get(version.version).is_intact()
 
 
 def test_damaged_and_unreadable_aliases_are_a_model_error(registry: Registry, version: ModelVersion) -> None:

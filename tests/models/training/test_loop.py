@@ -20,7 +20,7 @@ from image_longitudinal.models.training import loop as module
 from image_longitudinal.models.training.checkpoints import best_weights_path
 from image_longitudinal.models.training.loop import LoopSettings, TrainingProgress, log_folder, train
 from image_longitudinal.models.training.step_random import step_generator
-from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
+from image_longitudinal.models.training.tensor_files import load_checked, load_tensors, save_checked
 from tests.models.conftest import assert_same_weights
 
 STEPS = 24
@@ -276,12 +276,9 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
 
 def test_other_tensors_are_no_checkpoint(tmp_path: Path) -> None:
     for key in ("weight", "model/weight", "somewhere/weight", "optimizer/x/step"):
-        save_tensors(tmp_path / "checkpoint", {key: torch.zeros(2)})
+        save_checked(tmp_path / "checkpoint", {key: torch.zeros(2)})
         with pytest.raises(ModelError, match="does not fit the tiny network"):
             train("tiny", network(), loss, SETTINGS, tmp_path / "checkpoint")
-    (tmp_path / "checkpoint").write_bytes(b"half")
-    with pytest.raises(ModelError, match="damaged"):
-        train("tiny", network(), loss, SETTINGS, tmp_path / "checkpoint")
 
 
 def test_trainings_of_other_precision_can_follow_each_other(tmp_path: Path) -> None:
@@ -326,7 +323,31 @@ def test_the_best_weights_are_returned_and_the_last_ones_kept_too(tmp_path: Path
     whole, _ = train("tiny", network(), loss, SETTINGS, tmp_path / "whole")
     last = load_tensors(tmp_path / "a")[0]
     assert all(torch.equal(last[f"model/{key}"], value) for key, value in whole.state_dict().items())
-    assert load_tensors(best_weights_path(tmp_path / "a"))[1] == {"step": "8", "validation": "1.0"}
+    assert load_checked(best_weights_path(tmp_path / "a"))[1] == {"step": "8", "validation": "1.0"}
+
+
+@pytest.mark.parametrize("file", ["a", "a.best"])
+def test_a_damaged_checkpoint_starts_the_training_anew_and_ends_in_the_same_bits(
+    tmp_path: Path, file: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, checkpoint = replace(SETTINGS, validate_every=4), tmp_path / "a"
+    whole, history = train("tiny", network(), loss, settings, tmp_path / "whole", validate=error_at(1))
+    for position in (3, 0.2, 0.5, 0.999, None):  # of the flipped bit: header, tensors; None: the file is gone
+        with pytest.raises(Killed):
+            train("tiny", network(), stopping(17), settings, checkpoint, validate=error_at(1))
+        damaged = tmp_path / file
+        content = bytearray(damaged.read_bytes())
+        damaged.unlink()
+        if position is not None:
+            content[position if position > 1 else int(position * len(content))] ^= 4
+            damaged.write_bytes(content)
+        caplog.clear()
+        trained, again = train("tiny", network(), loss, settings, checkpoint, validate=error_at(1))
+        assert (file == "a" and position is None) or "training tiny starts from the beginning" in caplog.text
+        assert_same_weights(trained, whole)
+        assert again == history
+        for path in (checkpoint, best_weights_path(checkpoint)):
+            path.unlink()
 
 
 def test_training_stops_when_nothing_better_comes_and_stays_stopped(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from image_longitudinal.core.digest import digest_of
+from image_longitudinal.core.digest import digest_of, sealed_json
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.plan import ShardPlan
 from image_longitudinal.storage.dataset import manifest as manifests
@@ -68,13 +68,13 @@ def test_publishing_is_the_last_step(root: Root, monkeypatch: pytest.MonkeyPatch
 
 def test_another_layout_version_is_refused_and_one_from_before_a_field_was_added_read(published: Root) -> None:
     content = json.loads(published.read_bytes("dataset.json"))
+    del content["content_sha256"]
     newer = content | {"layout_version": 3, "new_field": "from the future"}
-    published.write_bytes("dataset.json", json.dumps(newer).encode())
+    published.write_bytes("dataset.json", sealed_json(newer).encode())
     with pytest.raises(StorageError, match=r"layout of this data set is unknown .*version 1 to 2; got 3"):
         read_root_manifest(published)
-    del content["content_sha256"], content["units"]  # a field with a default, as new ones have
-    content["content_sha256"] = digest_of(content)
-    published.write_bytes("dataset.json", (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+    del content["units"]  # a field with a default, as new ones have
+    published.write_bytes("dataset.json", sealed_json(content).encode())
     assert read_root_manifest(published).units["time"] == "h"
 
 

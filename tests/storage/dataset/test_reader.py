@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 import pytest
 
-from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.errors import DamagedError, StorageError
 from image_longitudinal.core.plan import ShardPlan
 from image_longitudinal.storage.dataset.manifest import read_root_manifest, write_root_manifest
 from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
@@ -86,8 +88,31 @@ def test_unpublished_data_is_refused_and_a_lost_table_is_an_error_not_fewer_rows
         open_dataset(root.url)
     write_dataset(root)
     root.remove("subjects/test/00001.parquet")
-    with pytest.raises(FileNotFoundError, match=r"test/00001\.parquet"):
+    with pytest.raises(StorageError, match=r"test/00001\.parquet"):
         open_dataset(root).subjects()
+
+
+@pytest.mark.parametrize("how", ["missing", "of another type"])
+def test_a_missing_or_changed_column_is_an_error_not_nulls(published: Root, how: str) -> None:
+    """Arrow fills what a file lacks with nulls, and casts what has another type."""
+    for path, name, read in (
+        ("subjects/test/00002.parquet", "seed", lambda data: data.subjects()),
+        ("subjects/test/00002.parquet", "eta_2", lambda data: data.eta(0, 22)),
+        ("random_effects/rho2-1.0/test/00002.parquet", "Ka", lambda data: data.subject(20)),
+        ("observations/rho2-1.0/test/00002.parquet", "dv", lambda data: data.outcomes(1.0, 16, 22)),
+        ("observations/rho2-1.0/test/00002.parquet", "mdv", lambda data: data.scan("observations", 1.0).head(1)),
+    ):
+        good, file = published.read_bytes(path), Path(published.join(path))
+        table = pq.ParquetFile(file).read()
+        position = table.schema.get_field_index(name)
+        other = table.drop_columns([name])
+        if how == "of another type":
+            other = table.set_column(position, name, table[name].cast(pa.string()))
+        pq.write_table(other, file)
+        with pytest.raises(DamagedError, match=rf"other columns than its data set .*{file.name}.*expected {name}"):
+            read(open_dataset(published))
+        file.write_bytes(good)
+        read(open_dataset(published))
 
 
 def test_a_data_set_pickles_as_its_address_and_serves_threads(published: Root) -> None:
@@ -104,10 +129,19 @@ def test_a_million_subjects_open_at_once(published: Root, tmp_path: Path, monkey
     shards = tuple(FileRecord(path=f"shards/{s.name}.json", sha256="0" * 64, bytes=9999) for s in plan)
     grown = {"n_subjects": plan.n_subjects, "shard_size": 1024, "splits": plan.split_counts, "shards": shards}
     write_root_manifest(published, manifest.model_copy(update=grown))
-    for name in ("train", "test"):  # a scan looks whether its files are there, no more
-        folder = tmp_path / f"data/observations/rho2-1.0/{name}"
-        for shard in plan:
-            (folder / f"{shard.name}.parquet").touch()
+    schema = pa.schema([(field.name, field.type) for field in manifest.table_schema("observations")])
+    written: dict[int, Path] = {}
+    for shard in plan:  # a scan reads the footers of its files, no more
+        for part in shard.splits:
+            file = tmp_path / f"data/observations/rho2-1.0/{part.split}/{shard.name}.parquet"
+            file.unlink(missing_ok=True)
+            rows = (part.stop - part.start) * (len(TIMES) + 1)
+            if rows in written:
+                file.hardlink_to(written[rows])
+            else:
+                nothing = [pa.nulls(rows, field.type) for field in schema]
+                pq.write_table(pa.Table.from_arrays(nothing, schema=schema), file)
+                written[rows] = file
     read: list[str] = []
     plain = type(published).read_bytes
     monkeypatch.setattr(type(published), "read_bytes", lambda root, path: read.append(path) or plain(root, path))
@@ -141,6 +175,19 @@ def test_rows_of_any_ids_in_any_order(dataset: Dataset) -> None:
         np.testing.assert_array_equal(dataset.take_latents(ids), data.latents[ids])
     with pytest.raises(IndexError, match="rows 3 to 22 of 22"):
         dataset.take_images([3, 22])
+
+
+def test_an_id_that_is_no_integer_reads_nothing(dataset: Dataset) -> None:
+    for ids in ([0.5], [1.0, 2.0], np.array([True, False]), ["1"]):
+        for take in (dataset.take_images, dataset.take_latents):
+            with pytest.raises(TypeError, match="ids must be integers"):
+                take(ids)
+    for read in (dataset.images, dataset.latents, dataset.eta):
+        with pytest.raises(TypeError):
+            read(0.0, 2.5)
+    with pytest.raises(TypeError):
+        dataset.subject(0.5)
+    assert dataset.take_images(np.array([3], np.uint8)).shape == (1, 8, 8)
 
 
 def test_data_frames_hold_the_tables(dataset: Dataset) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.errors import DamagedError, StorageError
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset import manifest as manifests
 from image_longitudinal.storage.dataset.manifest import is_published, read_root_manifest, write_root_manifest
@@ -41,6 +41,34 @@ def test_files_lost_from_a_copy_are_brought_back(published: Root, store: Root) -
     copy_dataset(published, store, progress=steps.append)
     assert digests(store) == digests(published)
     assert (steps[-1].kept, steps[-1].bytes) == (1, published.size(layout.latent_shard_path(1)))
+
+
+@pytest.mark.parametrize("published_before", [True, False])
+def test_damage_of_the_same_size_in_a_copy_is_mended(published: Root, store: Root, published_before: bool) -> None:
+    copy_dataset(published, store)
+    whole, damaged = digests(published), [path for path in store.files() if path != "dataset.json" or published_before]
+    if not published_before:
+        store.remove("dataset.json")
+    for path in damaged:
+        content = bytearray(store.read_bytes(path))
+        content[len(content) // 2] ^= 4
+        store.write_bytes(path, bytes(content))
+        copy_dataset(published, store)
+        assert digests(store) == whole, path
+        if not published_before:
+            store.remove("dataset.json")
+
+
+def test_a_copy_that_lost_both_documents_is_recognised_by_its_shards(published: Root, store: Root) -> None:
+    copy_dataset(published, store)
+    for path in ("dataset.json", ".run.json"):
+        store.write_bytes(path, b"torn")
+    copy_dataset(published, store)
+    assert digests(store) == digests(published)
+    for path in ("dataset.json", ".run.json"):
+        store.write_bytes(path, b"torn")
+    with pytest.raises(DamagedError, match="which data set is here are damaged"):
+        copy_dataset(published, store, Selection(splits=("test",)))
 
 
 def test_a_copy_stopped_at_any_file_continues(published: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,9 @@
 """The same code over HTTP against an S3 server in a process of its own: write, verify, read, damage, cut, disappear."""
 
+import base64
 import contextlib
+import hashlib
+import io
 import os
 import socket
 import subprocess
@@ -10,6 +13,7 @@ import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +35,8 @@ from tests.storage.io.test_kill_points import KILLED, check_and_finish
 
 s3fs = pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app  # noqa: E402
+from werkzeug.serving import make_server  # noqa: E402
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
@@ -109,6 +115,51 @@ def line(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
     s3fs.S3FileSystem().makedirs("bucket", exist_ok=True)
     yield line
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+class CheckingServer:
+    """An S3 server as Amazon's: a body that is not the announced SHA-256 is refused (moto checks none).
+
+    The next ``corrupt`` bodies that carry a checksum are changed on the way.
+    """
+
+    def __init__(self) -> None:
+        self.corrupt, self.refused = 0, 0
+        self.moto = DomainDispatcherApplication(create_backend_app)
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        size, announced = int(environ.get("CONTENT_LENGTH") or 0), environ.get("HTTP_X_AMZ_CHECKSUM_SHA256")
+        body = bytearray(environ["wsgi.input"].read(size))
+        if announced and body:
+            if self.corrupt:
+                self.corrupt -= 1
+                body[len(body) // 2] ^= 4
+            if base64.b64encode(hashlib.sha256(body).digest()).decode() != announced:
+                self.refused += 1
+                start_response("400 Bad Request", [("Content-Type", "application/xml")])
+                return [b"<Error><Code>BadDigest</Code><Message>The SHA256 did not match</Message></Error>"]
+        environ["wsgi.input"] = io.BytesIO(body)
+        return self.moto(environ, start_response)
+
+
+@pytest.fixture
+def checking(monkeypatch: pytest.MonkeyPatch) -> Iterator[CheckingServer]:
+    """A server that checks bodies, in a thread of this process."""
+    application = CheckingServer()
+    server = make_server("127.0.0.1", 0, application, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.port}")
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    monkeypatch.setattr(remote, "PAUSES", (0.01, 0.01))
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem().makedirs("bucket", exist_ok=True)
+    yield application
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.shutdown()
+    thread.join()
 
 
 NUMBERS = count()
@@ -282,3 +333,37 @@ def test_a_missing_bucket_and_missing_credentials_are_clear_errors(line: Line, m
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(StorageError, match="Set the store's credentials in the environment"):
         open_root("s3://bucket/data").read_bytes("x")
+
+
+def test_a_body_corrupted_on_the_way_is_refused_and_sent_again(checking: CheckingServer) -> None:
+    root, content = fresh(), bytes(range(256)) * 40
+    checking.corrupt = 2
+    record = root.write_bytes("a", content)
+    assert checking.refused == 2
+    assert root.read_bytes("a") == content
+    assert root.vouched_sha256("a") == record.sha256 == root.sha256("a")
+    checking.corrupt = 3
+    with pytest.raises(StorageError, match="cannot write a file"):
+        root.write_bytes("b", content)
+    assert not root.exists("b")
+
+
+def test_what_lies_in_the_store_is_judged_without_a_download(
+    line: Line, published: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, read = fresh(), list[str]()
+    assert isinstance(target, remote.RemoteRoot)
+    copy_dataset(published, target)
+    blocks = remote.RemoteRoot.blocks
+    with monkeypatch.context() as patch:
+        patch.setattr(remote.RemoteRoot, "blocks", lambda root, path: read.append(path) or blocks(root, path))
+        copy_dataset(published, target)
+    data = [path for path in read if path != layout.LEASE and not path.endswith(".json")]
+    assert not data, "manifests are read, data are not"
+    path = layout.image_shard_path(1)
+    content = bytearray(target.read_bytes(path))
+    content[100] ^= 4
+    target.fs.pipe_file(target.key(path), bytes(content))  # by another program, without our checksum
+    assert target.vouched_sha256(path) is None
+    copy_dataset(published, target)
+    assert digests(target) == digests(published)

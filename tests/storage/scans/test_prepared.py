@@ -2,6 +2,7 @@ import errno
 import json
 import multiprocessing
 import os
+import random
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -208,8 +209,8 @@ def edited(change):
         (edited(lambda text: "[1, 2]"), "not prepared images of this version"),
         (edited(lambda text: text[:200]), "damaged .*manifest.json"),
         (edited(lambda text: text.replace('"version": 1', '"version": 2', 1)), "images 1; got prepared-images 2"),
-        (edited(lambda text: text.replace('"split": "test"', '"split": "train"', 1)), "expected digest"),
-        (edited(lambda text: text.replace('"files": {', '"fils": {')), "complete manifest"),
+        (edited(lambda text: text.replace('"split": "test"', '"split": "train"', 1)), "matches its digest"),
+        (edited(lambda text: text.replace('"files": {', '"fils": {')), "matches its digest"),
         (lambda folder: os.truncate(folder / "images-32.npy", 5000), "images-32.npy.*got 5000 bytes"),
         (lambda folder: (folder / "images-16.npy").unlink(), "images-16.npy.*got no file"),
     ],
@@ -234,6 +235,25 @@ def test_what_is_missing_is_named_a_changed_pixel_is_found_and_a_pickle_is_not_l
     np.save(path, np.array([{}], object), allow_pickle=True)
     with pytest.raises(StorageError, match="damaged"):
         written.images(32)
+
+
+def all_images(folder):
+    opened = open_prepared(folder)
+    return [opened.images(size) for size in opened.sizes]
+
+
+@pytest.mark.parametrize("name", ["images-32.npy", "images-16.npy", "manifest.json"])
+def test_damaged_images_are_not_used_and_the_next_run_replaces_them(written, tmp_path, name):
+    path, source = tmp_path / "set" / name, random.Random(5)
+    good = path.read_bytes()
+    for bit in source.sample(range(8 * len(good)), 60):
+        damaged = bytearray(good)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(StorageError, match=name):
+            all_images(tmp_path / "set")
+    assert write_prepared(tmp_path / "set", phantoms(), **OPTIONS).digest == written.digest
+    assert path.read_bytes() == good
 
 
 @pytest.mark.parametrize("n", [0, 1, 9, 10, 1000])

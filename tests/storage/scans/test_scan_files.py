@@ -251,3 +251,18 @@ def test_a_scan_is_cleaned_once_and_adding_some_cleans_those(tmp_path):
         path.write_bytes(path.read_bytes()[:50])
     np.testing.assert_array_equal(ingest()[0].content, first[0].content)
     assert len(cleaned) == 6  # damaged ones are cleaned again
+
+
+def test_no_flipped_bit_of_a_kept_frame_gives_other_pixels(tmp_path):
+    cache, frame = FrameCache(tmp_path), np.random.default_rng(1).integers(0, 255, (12, 17), dtype=np.uint8)
+    cache.put("ab" * 32, frame)
+    (path,) = tmp_path.rglob("*.png")
+    good, missed = path.read_bytes(), 0
+    for bit in range(8 * len(good)):
+        damaged = bytearray(good)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        found = cache.get("ab" * 32)
+        missed += found is None
+        assert found is None or np.array_equal(found, frame)
+    assert missed > 4 * len(good)  # the rest is in what decides no pixel

@@ -7,17 +7,20 @@ import pytest
 
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.digest import digest_of
+from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.presets import load_config
 from image_longitudinal.models.design.association import draw_latents
 from image_longitudinal.models.imaging.backends import describe
 from image_longitudinal.storage.dataset import layout, tables
-from image_longitudinal.storage.dataset.images import encode_shard
-from image_longitudinal.storage.dataset.manifest import ImageInfo, RootManifest
+from image_longitudinal.storage.dataset.images import create_image_arrays, encode_shard
+from image_longitudinal.storage.dataset.manifest import ImageInfo, RootManifest, ShardManifest, write_shard_manifest
 from image_longitudinal.storage.dataset.reader import Dataset
+from image_longitudinal.storage.dataset.run_claim import begin_run
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
 from image_longitudinal.tasks.shards.derivation import linked_to_latents, outcomes_at, rederive
 from image_longitudinal.tasks.shards.parts import make_images, make_outcomes
+from image_longitudinal.tasks.shards.publish import Recoverability, publish_dataset
 from image_longitudinal.tasks.shards.specs import DatasetSpec, Execution, ImageSpec, OutcomeSpec
 from image_longitudinal.tasks.workspace import Workspace
 
@@ -45,6 +48,33 @@ def made(tmp_path: Path, config: Config, spec: DatasetSpec) -> Dataset:
         make_images.fn(spec.images.of_shard(shard), str(tmp_path), execution)
         make_outcomes.fn(spec.outcomes.of_shard(shard), str(tmp_path))
     return Dataset(open_root(tmp_path), manifest(config, spec))
+
+
+def test_nothing_is_reported_of_files_that_do_not_verify(tmp_path: Path, config: Config, spec: DatasetSpec) -> None:
+    """A page made before the verification once published a number read from damaged bytes."""
+    root, execution = open_root(tmp_path), Execution.of(config, None, Workspace(Path("none")))
+    described = manifest(config, spec)
+    begin_run(root, spec.digest, described.config)
+    arrays = create_image_arrays(root, n=10, height=32, width=32, latent_dim=6, shard_size=4)
+    parts = {"image": make_images, "outcomes": make_outcomes}
+    records = []
+    for shard in spec.plan:
+        image = make_images.fn(spec.images.of_shard(shard), root.url, execution).part
+        outcomes = make_outcomes.fn(spec.outcomes.of_shard(shard), root.url).part
+        placed = dict(zip(parts, (image, outcomes), strict=True))
+        records.append(
+            write_shard_manifest(
+                root, ShardManifest(index=shard.index, start=shard.start, stop=shard.stop, parts=placed)
+            )
+        )
+    table = Path(root.join(described.table_path("random_effects", 1, "train", 0.3)))
+    content = bytearray(table.read_bytes())
+    content[len(content) // 3] ^= 4
+    table.write_bytes(content)
+    known = Recoverability([0.9] * 6, "regression")
+    with pytest.raises(StorageError, match=r"does not verify: .*bytes are not as written.*makes shards \[1\] again"):
+        publish_dataset.fn(root.url, spec, execution, records, list(arrays), known)
+    assert not [path for path in root.files() if path.endswith((".html", ".png", "README.md", "dataset.json"))]
 
 
 def manifest(config: Config, spec: DatasetSpec, digest: str | None = None) -> RootManifest:

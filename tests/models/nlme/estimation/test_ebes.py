@@ -61,8 +61,12 @@ def test_a_stopped_run_goes_on_and_a_finished_one_does_nothing(original, populat
     with pytest.raises(KeyboardInterrupt):
         stream_ebes(original, files, target, part_size=10, progress=stop)
     assert not target.exists()
+    damaged = sorted((tmp_path / ".ebes.parquet.parts").iterdir())[0]
+    content = bytearray(damaged.read_bytes())
+    content[60] ^= 4  # in the numbers
+    damaged.write_bytes(content)
     resumed = stream_ebes(original, files, target, part_size=10)
-    assert (resumed.subjects, resumed.reused) == (40, 30)
+    assert (resumed.subjects, resumed.reused) == (40, 20), "a damaged part is estimated again"
     fresh = stream_ebes(original, files, tmp_path / "fresh.parquet", part_size=10)
     assert fresh.path.read_bytes() == target.read_bytes()
 
