@@ -10,6 +10,7 @@ from image_longitudinal.cli.console import print_result
 from image_longitudinal.cli.options import DatasetArgument, WorkspaceOption
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.files import write_atomically
 
 
 def show(
@@ -30,7 +31,7 @@ def show(
 
     path = png or Path(f"{opened.manifest.name}-subject-{subject}.png")
     try:
-        path.write_bytes(subject_figure(opened, subject))
+        write_atomically(path, subject_figure(opened, subject))
     except OSError as error:
         do = "name another file with --png"
         raise StorageError("cannot write the figure", where=path, got=error, do=do) from error

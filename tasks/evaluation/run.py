@@ -10,6 +10,7 @@ from prefect.tasks import Task
 
 from image_longitudinal.core.config import ComputeConfig, Section
 from image_longitudinal.core.digest import SHORT, digest_of, file_sha256
+from image_longitudinal.core.files import make_folder
 from image_longitudinal.core.specs import Spec
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.nlme.model.population import Design, PopulationModel
@@ -114,7 +115,7 @@ def run_stage(
     """
     key = digest_of(spec.digest, level, {name: files and files.digest for name, files in inputs.items()})
     folder = Workspace.at(run.workspace).evaluation(key)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     parameters: dict[str, Any] = inputs if level is None else {**inputs, "level": level}
     return cached_or_fresh(stage, StageFiles.intact, key=key, folder=folder, run=run, spec=spec, **parameters)
 

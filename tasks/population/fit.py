@@ -7,6 +7,7 @@ from typing import Any
 from prefect import task
 from prefect.logging import get_run_logger
 
+from image_longitudinal.core.files import make_folder
 from image_longitudinal.core.progress import Throttle
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.diagnostics.residuals import residuals
@@ -44,7 +45,7 @@ def fit_to_table(options: FitOptions, output: str, workers: int) -> FitSummary:
         return done
     model = named_model(options.model, options.model_file, options.start)
     data = population_of(options, model, table)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     size = f"{len(data):,} subjects, {len(data.times):,} observations"
     logger.info(f"{size}; {options.method} from {model.typical_values}")
     if nuts:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import ConfigError, SimulationError
-from image_longitudinal.core.files import replacing
+from image_longitudinal.core.files import make_folder, replacing
 from image_longitudinal.models.nlme.data.events import Interpolation
 from image_longitudinal.models.nlme.data.nmtran_reader import Source, open_observations, population_data, subject_tables
 from image_longitudinal.models.nlme.data.population_data import PopulationData
@@ -122,7 +122,7 @@ def stream_ebes(
         if _is_finished(target, digest_of(keys)):
             shutil.rmtree(parts, ignore_errors=True)
             return _summary(target, reused=pq.read_metadata(target).num_rows)
-    parts.mkdir(exist_ok=True)
+    make_folder(parts)
     keys, first_row, subjects, reused = [], 0, 0, 0
     for rows in subject_tables(table, part_size):
         key = _key(model, rows, interpolation)
