@@ -24,6 +24,16 @@ def is_temporary(path: str) -> bool:
     return _TEMPORARY.fullmatch(PurePosixPath(path).name) is not None
 
 
+def portable_name(name: str) -> str:
+    """The name of a local file as text: its bytes as UTF-8, whatever locale this process has read it in."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
+
+
+def local_name(name: str) -> str:
+    """The name to open a local file by whose bytes are ``name`` in UTF-8; the inverse of :func:`portable_name`."""
+    return os.fsdecode(name.encode("utf-8", "surrogateescape"))
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path to write to; it replaces ``path`` when the body ends, and is removed when the body fails.

@@ -1,5 +1,6 @@
 """The console script ``image-longitudinal``: its commands, and how their errors are printed."""
 
+import io
 import sys
 
 import typer
@@ -28,6 +29,9 @@ for command in (
 
 def main() -> None:
     """Run the command; an error of this project is printed in one line, with exit status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without η must not end a run
+            stream.reconfigure(errors="replace")
     try:
         with naming_missing_extra():
             app()

@@ -85,7 +85,7 @@ class ModelVersion:
     def card(self) -> str:
         """The text of the model card."""
         path = self.folder / CARD
-        return path.read_text() if path.exists() else ""
+        return path.read_text(encoding="utf-8") if path.exists() else ""
 
     def all_tensors(self) -> dict[str, dict[str, Tensor]]:
         """Every group of weights by name; see :meth:`tensors`."""

@@ -44,7 +44,7 @@ class FolderRecord:
         """
         path = workspace.root / "retraining" / f"{digest_of(source)[:SHORT]}.json"
         try:
-            known = json.loads(path.read_text())
+            known = json.loads(path.read_text(encoding="utf-8"))
             return cls(path, frozenset(known["seen"]), dict(known["held_out"]))
         except FileNotFoundError:
             images = _of_production(workspace, Path(source).name)

@@ -96,4 +96,4 @@ def cache_folder() -> Path:
 def digest_of_sources(folder: Path) -> str:
     """Short digest of the modules in a folder and of those in ``models.nlme.model``."""
     paths = [*sorted(folder.glob("*.py")), *sorted(MODEL.glob("*.py"))]
-    return digest_of([path.read_text() for path in paths])[:SHORT]
+    return digest_of([path.read_text(encoding="utf-8") for path in paths])[:SHORT]
