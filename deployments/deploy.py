@@ -67,7 +67,9 @@ def code_version() -> str:
     if given := os.environ.get("IMAGE_LONGITUDINAL_VERSION"):  # set in an image, which has no repository
         return given
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
-    described = subprocess.run(command, capture_output=True, encoding="utf-8", check=False) if shutil.which("git") else None
+    described = (
+        subprocess.run(command, capture_output=True, encoding="utf-8", check=False) if shutil.which("git") else None
+    )
     if described and described.returncode == 0:
         return described.stdout.strip()
     return package_version("image-longitudinal")

@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         stamp = Path(user_cache_dir("arviz", "arviz"), "daily_warning")
         stamp.parent.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(date.today().isoformat())
+        stamp.write_text(date.today().isoformat(), encoding="utf-8")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -38,7 +38,9 @@ def test_an_edit_of_a_module_that_a_kernel_calls_makes_a_new_kernel(tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["nbi", "nbc"])
-@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: bytes(len(data))])
+@pytest.mark.parametrize(
+    "damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: bytes(len(data))]
+)
 def test_a_damaged_file_is_compiled_again(tmp_path: Path, kind: str, damage: Callable[[bytes], bytes]) -> None:
     package = tmp_path / "package"
     package.mkdir()
