@@ -137,7 +137,8 @@ def _fitted(
     weights, figures = path.with_suffix(".safetensors"), path.with_suffix(".json")  # the figures are written last
     if not figures.exists():
         report = Progress(f"train {name}", steps, "steps").of_training
-        run_in_processes(train, (path, compute.device, *arguments), training_processes(compute), report)
+        processes, threads = training_processes(compute), compute.training_threads
+        run_in_processes(train, (path, compute.device, *arguments), processes, threads, report)
     return TrainedNetwork(weights=str(weights), sha256=file_sha256(weights), figures=str(figures))
 
 

@@ -23,11 +23,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 MODEL = Path(__file__).parents[1] / "model"
 
 
-class CheckedCacheFile(caching.IndexDataCacheFile):  # type: ignore[misc]  # numba has no type hints
+class CheckedCacheFile(caching.IndexDataCacheFile):
     """numba's index and machine code of a function, each followed by its SHA-256; a damaged one counts as absent.
 
-    numba neither syncs nor checks them. An empty one, as a power cut leaves it, ends every later run in an EOFError, and
-    damaged machine code is run as it is.
+    numba neither syncs nor checks them. An empty one, as a power cut leaves it, ends every later run in an EOFError,
+    and damaged machine code is run as it is.
     """
 
     @contextlib.contextmanager
