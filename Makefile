@@ -9,7 +9,7 @@ OUTPUT  ?= datasets/$(PRESET)$(if $(IMAGES),-$(notdir $(patsubst %/,%,$(IMAGES))
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dataset check test lint clean
+.PHONY: help setup dataset check test fuzz lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ check: lint ## lint, and run the tests that need no service and no training (3 m
 
 test: $(READY) ## run all tests (15 minutes)
 	$(PYTEST) $(ARGS)
+
+fuzz: $(READY) ## kill runs, let file calls fail, cut the power, and run again (many minutes; FUZZ_POINTS=100 for more)
+	$(BIN)/python -m pytest -p no:xdist -s tests/fuzz $(ARGS)
 
 lint: $(READY) ## check style, types and the direction of imports
 	$(BIN)/ruff check .

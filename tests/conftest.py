@@ -37,6 +37,11 @@ def pytest_configure(config: pytest.Config) -> None:
         stamp.write_text(date.today().isoformat(), encoding="utf-8")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out ``tests/fuzz``, which takes longer than all others, unless it is named (``make fuzz``)."""
+    return True if collection_path.name == "fuzz" and not any("fuzz" in one for one in config.args) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of :data:`SLOW`."""
     for mark, places in SLOW.items():
