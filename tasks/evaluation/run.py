@@ -10,7 +10,7 @@ from prefect.tasks import Task
 
 from image_longitudinal.core.config import ComputeConfig, Section
 from image_longitudinal.core.digest import SHORT, digest_of, file_sha256
-from image_longitudinal.core.files import make_folder
+from image_longitudinal.core.files import make_folder, replacing
 from image_longitudinal.core.specs import Spec
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.nlme.model.population import Design, PopulationModel
@@ -118,6 +118,12 @@ def run_stage(
     make_folder(folder)
     parameters: dict[str, Any] = inputs if level is None else {**inputs, "level": level}
     return cached_or_fresh(stage, StageFiles.intact, key=key, folder=folder, run=run, spec=spec, **parameters)
+
+
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Write a .npy file of a stage."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array)
 
 
 def true_model(manifest: RootManifest) -> PopulationModel:

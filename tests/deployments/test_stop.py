@@ -1,4 +1,4 @@
-"""``make stop`` ends exactly the processes that this folder's commands started, on this boot and in this PID namespace."""
+"""``make stop`` ends exactly the processes that this folder's commands started, by start, boot and PID namespace."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""File calls that fail: a run ends in an error of ours or in the same digests, and so does the same command after it."""
+"""File calls that fail: a run ends in an error of ours or in the same digests; the same command then ends in them."""
 
 import shutil
 from collections import Counter
