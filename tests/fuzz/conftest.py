@@ -1,29 +1,30 @@
-"""A process that forks runs, and the digests of a run without faults."""
+"""The fixtures of the end-to-end tests, a process that forks runs, and the digests of a run without faults."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prefect.settings import PREFECT_API_URL
-from prefect.testing.utilities import prefect_test_harness
 
+from tests.e2e.conftest import prefect_server, tiny, tiny_file
 from tests.fuzz.runs import Ended, Job, Runs, result
+
+__all__ = ["prefect_server", "tiny", "tiny_file"]
 
 Reference = tuple[dict[str, str], Ended]
 
 
-@pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    """The process that forks runs, with a Prefect server for all of them."""
-    with prefect_test_harness(server_startup_timeout=180):
-        started = Runs(tmp_path_factory.mktemp("runs"), str(PREFECT_API_URL.value()))
-        try:
-            yield started
-        finally:
-            started.close()
+@pytest.fixture(scope="package")
+def runs(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Iterator[Runs]:
+    """The process that forks runs, with the Prefect server of all of them."""
+    started = Runs(tmp_path_factory.mktemp("runs"), str(PREFECT_API_URL.value()))
+    try:
+        yield started
+    finally:
+        started.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def reference(runs: Runs) -> Reference:
     """Digests of what a run without faults makes, and how it ended."""
     folder = runs.folder / "reference"
