@@ -30,7 +30,8 @@ KILL, REFUSED, BROKEN = -9, 3, 4  # exit statuses: killed; ended by an error of 
 FAULTS = {"kill": -1, "EIO": errno.EIO, "ENOSPC": errno.ENOSPC, "EDQUOT": errno.EDQUOT}
 CONFIG = {
     "images": {"n_phantoms": 60, "min_images": 20},
-    "vae": {"kind": "convolutional", "image_size": 32, "latent_dim": 4, "width": 0.1, "steps": 4, "batch_size": 8, "kl_warmup_steps": 2,
+    "vae": {"kind": "convolutional", "image_size": 32, "latent_dim": 4, "width": 0.1, "steps": 4, "batch_size": 8,
+            "kl_warmup_steps": 2,
             "validate_every": 2},
     "diffusion": {"kind": "residual", "image_size": 32, "channels": [16], "steps": 3, "batch_size": 8,
                   "validate_every": 2},
