@@ -9,7 +9,7 @@ OUTPUT  ?= datasets/$(PRESET)$(if $(IMAGES),-$(notdir $(patsubst %/,%,$(IMAGES))
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dataset check test test-operations lint clean
+.PHONY: help setup dataset check test test-operations fuzz lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ test: $(READY) ## run all tests but those of test-operations (15 minutes)
 
 test-operations: $(READY) ## interrupt commands of every kind in a terminal (minutes)
 	$(PYTEST) -m operations $(ARGS)
+
+fuzz: $(READY) ## kill runs, let file calls fail, cut the power, and run again (many minutes; FUZZ_POINTS=100 for more)
+	$(BIN)/python -m pytest -p no:xdist -s tests/fuzz $(ARGS)
 
 lint: $(READY) ## check style, types and the direction of imports
 	$(BIN)/ruff check .

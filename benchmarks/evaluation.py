@@ -52,7 +52,7 @@ def command(folder: str, *arguments: str, settings: Sequence[str] = ()) -> tuple
         process = subprocess.Popen(line, env=environment, stdout=log, stderr=log)
         _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(Path(folder, "log").read_text()[-3000:])
+        raise SystemExit(Path(folder, "log").read_text(encoding="utf-8")[-3000:])
     return time.perf_counter() - began, usage.ru_maxrss / 1e6
 
 

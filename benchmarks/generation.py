@@ -221,7 +221,7 @@ def small_table(options: Namespace, device: torch.device, least: float) -> dict[
 def training_images(workspace: Workspace, trained: ModelVersion) -> np.ndarray | None:
     """At most 2,048 training images of a version, uint8 (n, S, S), if they are still in the workspace."""
     for manifest in sorted((workspace.root / "images").glob("*/manifest.json")):
-        if json.loads(manifest.read_text()).get("digest") == trained.metadata.images.digest:
+        if json.loads(manifest.read_text(encoding="utf-8")).get("digest") == trained.metadata.images.digest:
             images = open_prepared(manifest.parent)
             return np.array(images.rows(trained.metadata.networks.image_size, "train")[:2048])
     return None

@@ -134,7 +134,7 @@ def time_diffrax(eta: np.ndarray, python: str) -> tuple[list[dict[str, Any]], st
         for file, array in zip(files, (parameters, TIMES, reference), strict=True):
             np.save(file, array)
         peer = str(Path(__file__).with_name("diffrax_peer.py"))
-        done = subprocess.run([python, peer, *files], capture_output=True, text=True, check=False)
+        done = subprocess.run([python, peer, *files], capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         return [], f"diffrax did not run with {Path(python).name}: {done.stderr.strip().splitlines()[-1]}"
     return json.loads(done.stdout.splitlines()[-1])["runs"], ""

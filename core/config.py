@@ -281,7 +281,7 @@ class DatasetConfig(Section):
 
 
 class ComputeConfig(Section):
-    """Where to run and with how many workers; does not change the result."""
+    """Where to run and with how many workers; does not change the result, except the last bits of trained weights."""
 
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, ...")
     concurrent_shards: Positive = Field(
@@ -289,6 +289,9 @@ class ComputeConfig(Section):
     )
     render_processes: Literal["auto"] | Positive = Field(
         "auto", description="Processes that render; auto: one per accelerator if several. Training uses at most these."
+    )
+    training_threads: Positive = Field(
+        2, description="CPU threads of a training process; another number gives weights with other last bits."
     )
     executor: Literal["threads", "dask", "work-pool"] = Field(
         "threads", description="What generates shards: threads of the run, Dask, or workers of the work pool shards."

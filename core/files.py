@@ -24,6 +24,16 @@ def is_temporary(path: str) -> bool:
     return _TEMPORARY.fullmatch(PurePosixPath(path).name) is not None
 
 
+def portable_name(name: str) -> str:
+    """The name of a local file as text: its bytes as UTF-8, whatever locale this process has read it in."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
+
+
+def local_name(name: str) -> str:
+    """The name to open a local file by whose bytes are ``name`` in UTF-8; the inverse of :func:`portable_name`."""
+    return os.fsdecode(name.encode("utf-8", "surrogateescape"))
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path to write to; it replaces ``path`` when the body ends, and is removed when the body fails.
@@ -35,10 +45,9 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: the file cannot be written.
     """
     temporary = path.parent / temporary_name(path.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     try:
         yield temporary
-        _sync(temporary)
         move_into_place(temporary, path)
     finally:
         with contextlib.suppress(OSError):
@@ -59,10 +68,28 @@ def write_atomically(path: Path, content: str | bytes | memoryview | Iterable[by
             _start_writeback(file.fileno(), len(piece))
 
 
+def make_folder(folder: Path) -> None:
+    """Create a folder and its missing parents, durably: a synced file is lost with the name of its folder."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
 def move_into_place(temporary: Path, target: Path) -> None:
-    """Rename a complete file or folder to ``target``, replacing a file or an empty folder, durably."""
+    """Rename a complete file or folder to ``target``, replacing a file or an empty folder, durably.
+
+    Everything in a folder is synced first, whoever wrote it.
+    """
+    if temporary.is_dir():
+        for parent, _, names in os.walk(temporary, topdown=False):
+            for name in names:
+                sync(Path(parent, name))
+            sync(Path(parent))
+    else:
+        sync(temporary)
     os.replace(temporary, target)
-    _sync(target.parent)  # else a power cut may lose the new name
+    sync(target.parent)  # else a power cut may lose the new name
 
 
 @contextlib.contextmanager
@@ -74,7 +101,7 @@ def temporary_folder(target: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be created.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     for stale in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
         with contextlib.suppress(OSError), _locked(stale):
             shutil.rmtree(stale, ignore_errors=True)
@@ -105,7 +132,8 @@ def _start_writeback(descriptor: int, size: int) -> None:
         os.posix_fadvise(descriptor, end - size, size, os.POSIX_FADV_DONTNEED)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -87,7 +87,7 @@ def _describe(location: str, problem: Any) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError("cannot read the configuration file", where=path, got=error) from error
     if not isinstance(values, dict | None):

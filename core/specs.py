@@ -7,7 +7,8 @@ from image_longitudinal.core.digest import digest_of
 
 
 class Spec(Section):
-    """Base of all specs: frozen, JSON only. A spec holds no workspace, device, path or number of workers.
+    """Base of all specs: frozen, JSON only. A spec holds no workspace, path or number of workers, and no device, except
+    the arithmetic of a training.
 
     ``product`` names the result; raise ``code_version`` whenever the same spec would give another result.
     """

@@ -31,12 +31,12 @@ def main() -> None:
     variables = template_variables(gpus)
     with get_client(sync_client=True) as client:
         print(f"deploying to the server at {client.api_url} (half a minute)", flush=True)
-        pools = yaml.safe_load((FOLDER / "pools.yaml").read_text())
+        pools = yaml.safe_load((FOLDER / "pools.yaml").read_text(encoding="utf-8"))
         for name, pool in pools.items():
             apply_pool(client, name, **pool)
         slots = ensure_limit(client, max(gpus, 1))
         apply_deployments(variables)
-        for automation in yaml.safe_load((FOLDER / "automations.yaml").read_text())["automations"]:
+        for automation in yaml.safe_load((FOLDER / "automations.yaml").read_text(encoding="utf-8"))["automations"]:
             apply_automation(client, automation)
     print(f"work pools {', '.join(pools)}, limit {GPU_LIMIT} of {slots}, deployments and automations are in place")
     print(f"next: make worker{' POOL=gpu' if variables['HEAVY_POOL'] == 'gpu' else ''}")
@@ -58,7 +58,7 @@ def visible_gpus() -> int:
     """Number of NVIDIA GPUs that the driver of this machine lists; 0 without a driver."""
     if not shutil.which("nvidia-smi"):
         return 0
-    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
+    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, encoding="utf-8", check=False)
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
@@ -67,7 +67,9 @@ def code_version() -> str:
     if given := os.environ.get("IMAGE_LONGITUDINAL_VERSION"):  # set in an image, which has no repository
         return given
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
-    described = subprocess.run(command, capture_output=True, text=True, check=False) if shutil.which("git") else None
+    described = (
+        subprocess.run(command, capture_output=True, encoding="utf-8", check=False) if shutil.which("git") else None
+    )
     if described and described.returncode == 0:
         return described.stdout.strip()
     return package_version("image-longitudinal")
@@ -93,7 +95,7 @@ def apply_deployments(variables: dict[str, str]) -> None:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file"]
     finished = subprocess.run(
         [*command, "deployments/prefect.yaml"], cwd=ROOT, env={**os.environ, **variables}, capture_output=True,
-        text=True, check=False,
+        encoding="utf-8", check=False,
     )  # fmt: skip
     if finished.returncode:
         print(finished.stdout + finished.stderr, file=sys.stderr)

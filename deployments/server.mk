@@ -27,22 +27,28 @@ deploy: export SCANS := $(SCANS)
 deploy: export PRESET := $(PRESET)
 deploy: export HEAVY_POOL := $(HEAVY_POOL)
 
-# exec keeps the process id that was recorded: make stop signals exactly that process.
+# What names a process for good: boot, PID namespace and start, besides its number, which others get too. exec keeps all.
+PLACE := echo $$(cat /proc/sys/kernel/random/boot_id) $$(readlink /proc/self/ns/pid)
+START := sed 's/.*) //' /proc/$$pid/stat | cut -d' ' -f20
+
 server: $(READY) ## start the Prefect server and its pages on http://127.0.0.1:4200 (API_PORT=, DATABASE=)
-	@mkdir -p $(PIDS) && echo $$$$ > $(PIDS)/server-$(API_PORT) && exec $(BIN)/python -m image_longitudinal.deployments.server --host $(API_HOST) --port $(API_PORT)
+	@mkdir -p $(PIDS) && pid=$$$$; echo $$pid $$($(START)) $$($(PLACE)) > $(PIDS)/server-$(API_PORT) && exec $(BIN)/python -m image_longitudinal.deployments.server --host $(API_HOST) --port $(API_PORT)
 
 worker: $(READY) ## start a worker for the runs of a pool (POOL=cpu, gpu or shards; one per GPU; LIMIT= runs at a time)
-	@mkdir -p $(PIDS) && echo $$$$ > $(PIDS)/worker-$$$$ && exec $(PREFECT) worker start --pool $(POOL) --type process $(if $(LIMIT),--limit $(LIMIT))
+	@mkdir -p $(PIDS) && pid=$$$$; echo $$pid $$($(START)) $$($(PLACE)) > $(PIDS)/worker-$$$$ && exec $(PREFECT) worker start --pool $(POOL) --type process $(if $(LIMIT),--limit $(LIMIT))
 
 deploy: $(READY) ## register flows, pools, limits, schedules and automations with the server (SCANS=, PRESET=, HEAVY_POOL=)
 	@$(BIN)/python -m image_longitudinal.deployments.deploy
 
 stop: ## stop workers and server that were started from this folder; runs continue from their shards later
 	@for file in $(PIDS)/worker-* $(PIDS)/server-*; do \
-	  [ -e "$$file" ] || continue; pid=$$(cat "$$file"); \
-	  case "$$(ps -o args= -p $$pid)" in *prefect*|*image_longitudinal.deployments.server*) kill $$pid; \
+	  [ -e "$$file" ] || continue; read -r pid start boot namespace < "$$file"; here=$$($(PLACE)); \
+	  case "$$boot $$namespace" in "$$here") ;; "$${here% *} "*) \
+	    echo "left $${file#$(PIDS)/}, which was started in another container: stop it there"; continue;; \
+	  *) pid=; esac; \
+	  if [ -n "$$pid" ] && [ "$$($(START) 2>/dev/null)" = "$$start" ]; then kill $$pid; \
 	    for second in $$(seq 40); do kill -0 $$pid 2>/dev/null || break; sleep 1; done; \
 	    if kill -0 $$pid 2>/dev/null; then pkill -KILL -P $$pid; kill -KILL $$pid; \
 	      echo "killed $${file#$(PIDS)/}, which did not end within 40 seconds"; \
-	    else echo "stopped $${file#$(PIDS)/}"; fi;; esac; rm -f "$$file"; \
+	    else echo "stopped $${file#$(PIDS)/}"; fi; fi; rm -f "$$file"; \
 	done

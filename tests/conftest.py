@@ -16,7 +16,7 @@ SLOW = {  # folders and modules that `make check` leaves out, by marker
     "e2e": ("e2e", "cli/test_first_run.py"),
     "service": (
         "deployments/test_temporary_server.py", "storage/io/test_kill_points.py", "storage/io/test_lease.py",
-        "storage/io/test_s3.py", "tasks/shards/test_host_workers.py",
+        "storage/io/test_power_cuts.py", "storage/io/test_s3.py", "tasks/shards/test_host_workers.py",
     ),
     "training": (
         "models/diffusion/test_distillation.py", "models/diffusion/test_train.py",
@@ -24,7 +24,7 @@ SLOW = {  # folders and modules that `make check` leaves out, by marker
         "models/evaluation/test_resnet.py",
         "models/nlme/bayes", "models/nlme/estimation", "models/nlme/kernels", "models/nlme/library",
         "models/quality/judge/test_judge.py", "models/quality/test_latent_regressor.py",
-        "models/training/test_processes.py", "models/vae/test_train.py",
+        "models/training/test_processes.py", "models/vae/test_train.py", "tasks/training/test_arithmetic.py",
     ),
 }  # fmt: skip
 
@@ -34,7 +34,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         stamp = Path(user_cache_dir("arviz", "arviz"), "daily_warning")
         stamp.parent.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(date.today().isoformat())
+        stamp.write_text(date.today().isoformat(), encoding="utf-8")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out ``tests/fuzz``, which takes longer than all others, unless it is named (``make fuzz``)."""
+    return True if collection_path.name == "fuzz" and not any("fuzz" in one for one in config.args) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,7 +8,9 @@ from pydantic import ValidationError
 
 from image_longitudinal.core.config import Config, Section
 
-OTHER = {"generator.backend": "vae", "outcomes.model": "emax", "dataset.eta_dims": [3, 4, 5]}  # names, valid ones
+OTHER = {  # names, valid ones
+    "generator.backend": "vae", "outcomes.model": "emax", "dataset.eta_dims": [3, 4, 5], "compute.device": "cpu",
+}  # fmt: skip
 
 
 def field_paths(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -53,5 +53,5 @@ def _save_for_diffusers(version: ModelVersion, folder: Path) -> None:
         model.autoencoder.save_pretrained(folder / "vae", safe_serialization=True)
     save_tensors(folder / "latent_vae" / "vae.safetensors", vae.state_dict())
     config = version.metadata.model_dump_json(include={"networks", "measured"}, indent=1) + "\n"
-    (folder / "latent_vae" / "config.json").write_text(config)
-    (folder / CARD).write_text(version.card)
+    (folder / "latent_vae" / "config.json").write_text(config, encoding="utf-8")
+    (folder / CARD).write_text(version.card, encoding="utf-8")

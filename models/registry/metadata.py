@@ -77,6 +77,20 @@ class DiffusionTraining(Section):
     autoencoder_mse: float | None = None
 
 
+class Arithmetic(Section):
+    """What decides the last bits of trained weights beside the configuration.
+
+    ``torch``: version and build; ``device``: cpu, or the GPU's name; ``threads``: CPU threads of each of ``processes``;
+    ``instructions``: architecture and vector instructions of the CPU, as torch uses them.
+    """
+
+    torch: str
+    device: str
+    processes: int
+    threads: int
+    instructions: str
+
+
 class TrainingFigures(Section):
     """Training figures of both networks; ``diffusion`` is None for a VAE alone."""
 
@@ -174,13 +188,15 @@ class Distillation(Section):
     networks: tuple[Literal["student", "light-decoder"], ...]
     config: DistillationConfig
     samplers: tuple[SamplerComparison, ...]
+    arithmetic: Arithmetic | None = None
 
 
 class ModelMetadata(Section):
     """Everything a registered version records beside its weights.
 
     ``training_key``: digest of the spec that decided the version. ``pretrained``: digest of the local weights that the
-    diffusion model started from, None for none.
+    diffusion model started from, None for none. ``arithmetic``: of the training, None for versions that did not
+    record it.
     """
 
     training_key: str
@@ -191,6 +207,7 @@ class ModelMetadata(Section):
     measured: Measurement
     pretrained: str | None = None
     distillation: Distillation | None = None
+    arithmetic: Arithmetic | None = None
 
     @property
     def backend(self) -> Literal["vae", "diffusion"]:

@@ -96,7 +96,9 @@ class ModelVersion:
     def card(self) -> str:
         """The text of the model card."""
         path = self.folder / CARD
-        return path.read_bytes().decode(errors="replace") if path.exists() else ""  # text for people: not checked
+        return (
+            path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        )  # text for people: not checked
 
     def is_intact(self) -> bool:
         """Whether all weights are as registered; large files are read once per process."""

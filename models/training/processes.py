@@ -37,8 +37,23 @@ def training_processes(compute: ComputeConfig) -> int:
     return found if compute.render_processes == "auto" else min(found, compute.render_processes)
 
 
-def run_in_processes(function: Callable[..., None], arguments: tuple[Any, ...], n: int, report: Reporter) -> None:
+@contextmanager
+def cpu_threads(n: int) -> Iterator[None]:
+    """Compute with ``n`` threads in the body, whatever the machine has and OMP_NUM_THREADS says."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def run_in_processes(
+    function: Callable[..., None], arguments: tuple[Any, ...], n: int, threads: int, report: Reporter
+) -> None:
     """Run ``function(*arguments, report)`` in ``n`` new processes of one group, or in this process if ``n`` is 1.
+
+    Each computes with ``threads`` threads.
 
     The function belongs to a module's top level, its arguments are picklable, and the main process alone (:func:`rank`
     0) writes its results to disk. ``report`` receives in this process what the main process reports.
@@ -48,12 +63,13 @@ def run_in_processes(function: Callable[..., None], arguments: tuple[Any, ...], 
         ModelError: a process was lost, or failed in another way.
     """
     if n == 1:
-        function(*arguments, report)
+        with cpu_threads(threads):
+            function(*arguments, report)
         return
     queue: SimpleQueue[Any] = multiprocessing.get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory() as folder:
         rendezvous = f"file://{Path(folder) / 'rendezvous'}"
-        context = spawn(_run, (n, rendezvous, queue, function, arguments), nprocs=n, join=False)
+        context = spawn(_run, (n, threads, rendezvous, queue, function, arguments), nprocs=n, join=False)
         try:
             finished, lost = False, None
             while not finished:
@@ -116,6 +132,7 @@ def main_process_first() -> Iterator[None]:
 def _run(
     index: int,
     n: int,
+    threads: int,
     rendezvous: str,
     queue: SimpleQueue[Any],
     function: Callable[..., None],
@@ -124,8 +141,7 @@ def _run(
     """Main function of a process; sends its error to the parent before it exits."""
     os.environ |= {"RANK": str(index), "LOCAL_RANK": str(index), "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n)}
     os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # nothing listens beyond this host
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n)))
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.set_num_threads(threads)
     cuda = default_device().type == "cuda"
     if cuda:
         torch.cuda.set_device(index)

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.files import make_folder
 from image_longitudinal.storage.dataset.layout import LEASE
 from image_longitudinal.storage.io.local import LocalRoot
 from image_longitudinal.storage.io.remote import RemoteRoot
@@ -101,7 +102,7 @@ def _listed(release: Callable[[], None]) -> Iterator[None]:
 def _lock(root: LocalRoot, path: Path) -> int:
     while True:
         with storage_errors("cannot make the output folder", root.url):
-            root.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(root.folder)
         with storage_errors("cannot lock the output", str(path)):
             try:
                 file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -289,7 +289,7 @@ def open_prepared(folder: str | Path) -> PreparedImages:
     folder = Path(folder)
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise StorageError("no prepared images here", where=folder, expected=MANIFEST, do="ingest images") from error
     except OSError as error:

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -144,8 +143,6 @@ def npy_writer(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[NDArray
         file.seek(0)
         _write_header(file, (count, *shape))  # numpy reserves space in the header for the final count
         assert file.tell() == start, "the final header must be as long as the first"
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:

@@ -10,7 +10,7 @@ import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from image_longitudinal.core.errors import IngestError
-from image_longitudinal.core.files import replacing
+from image_longitudinal.core.files import portable_name, replacing
 from image_longitudinal.storage.io.root import storage_errors
 
 EXTENSIONS = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff"})
@@ -120,7 +120,7 @@ def find_scans(folder: str | Path) -> FoundScans:
 
 
 def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
+    return portable_name(path.relative_to(root).as_posix())
 
 
 def _unfit(path: Path, inside: Path) -> str | None:
@@ -142,9 +142,9 @@ def scan_file(path: Path, root: Path) -> ScanFile:
     several classes is one patient. Any other name: the class is the parent folder's name ("unlabelled" directly in
     ``root``), and each file, by its path without the extension, is its own patient.
     """
-    relative = path.relative_to(root)
-    name = relative.as_posix()
-    if match := KERMANY_NAME.fullmatch(path.stem):
+    name = _name(path, root)
+    relative = PurePosixPath(name)
+    if match := KERMANY_NAME.fullmatch(relative.stem):
         return ScanFile(path, name, match["patient"], match["label"])
     label = relative.parent.name or "unlabelled"
     return ScanFile(path, name, relative.with_suffix("").as_posix(), label)

@@ -8,14 +8,15 @@ import contextlib
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
-from image_longitudinal.core.digest import SHORT, digest_of
-from image_longitudinal.core.errors import IngestError
-from image_longitudinal.core.files import BLOCK, move_into_place, temporary_folder
-from image_longitudinal.storage.io.remote import RemoteRoot
+from image_longitudinal.core.digest import SHORT, digest_of, file_sha256
+from image_longitudinal.core.errors import IngestError, StorageError
+from image_longitudinal.core.files import BLOCK, local_name, move_into_place, portable_name, temporary_folder
+from image_longitudinal.storage.io.remote import RemoteRoot, with_retries
 from image_longitudinal.storage.io.root import storage_errors
 from image_longitudinal.storage.io.schemes import check_scheme
 from image_longitudinal.storage.scans.scan_files import EXTENSIONS, MAX_BYTES
@@ -25,17 +26,20 @@ MAX_FILES = 5_000_000
 MAX_TOTAL = 1 << 41  # bytes: 2 TiB, many times the largest public collection
 MAX_RATIO = 50  # bytes out per byte in: images hardly compress, a bomb unpacks a thousandfold
 RATIO_FROM = 64 << 20  # bytes extracted before the ratio counts: small archives of blank test images are no threat
+# What drivers call a checksum, a version or a time of change, in this order; in small letters and digits alone.
+MARKS = ("etag", "md5hash", "md5", "contentmd5", "sha", "sha256", "checksum", "blobid", "generation", "versionid",
+         "lastmodified", "updated", "mtime", "modified", "modify", "modificationtime", "created")  # fmt: skip
 
 Member = tuple[str, int, IO[bytes]]
 
 
 def local_scans(source: str | Path, scratch: Path) -> Path:
-    """A local folder that holds the scans of ``source``.
+    """A local folder that holds the scans of ``source`` as they are now.
 
     Args:
         source: folder; zip or tar file; or URL of a file or folder (http, s3, ...; credentials from the environment).
-        scratch: local folder for extracted archives and downloads, named by their content: each archive is extracted
-            once.
+        scratch: local folder for extracted archives and downloads, named by their content: an archive by its SHA-256,
+            what lies behind a URL by what the store says of every file, or by the files if the store says nothing.
 
     Raises:
         IngestError: nothing found there, or the archive is damaged or too large.
@@ -52,48 +56,91 @@ def local_scans(source: str | Path, scratch: Path) -> Path:
             "no folder of scans", where=path, expected=f"a folder, or a file ending in {', '.join(ARCHIVES)}",
             got="another file", do="check the path",
         )  # fmt: skip
-    status = path.stat()
-    target = scratch / digest_of(path.name, status.st_size, status.st_mtime_ns)[:SHORT]
+    with storage_errors("cannot read the archive", str(path)):
+        target = scratch / digest_of("archive", file_sha256(path))[:SHORT]
     if not target.exists():
-        with _new_folder(target) as folder:
+        with storage_errors("cannot extract the scans", str(target)), temporary_folder(target) as folder:
             _extract(path, folder)
+            move_into_place(folder, target)
     return target
+
+
+@dataclass(frozen=True)
+class _RemoteFile:
+    """A file in a store: its path below the URL ("" for the URL itself), and the store's mark of its content."""
+
+    path: str
+    size: int
+    mark: str  # changes with the content; empty if the store says nothing
 
 
 def _from_url(url: str, scratch: Path) -> Path:
     check_scheme(url)
     try:
         root = RemoteRoot(url)
-        info = root.fs.info(root.base)
+        info = with_retries(lambda: root.fs.info(root.base))
         name = PurePosixPath(root.base).name
-        mark = str(info.get("ETag") or info.get("mtime") or info.get("LastModified") or "")
-        target = scratch / digest_of(url, info.get("size"), mark)[:SHORT]
-        if target.exists():
-            return target
-        with _new_folder(target) as folder:
-            if info["type"] == "directory":
-                found = [path for path in root.files() if _wanted(path)]
-                if len(found) > MAX_FILES:
-                    raise IngestError("too many files", where=url, expected=f"at most {MAX_FILES:,}", got=len(found))
-                for path in found:
-                    inside = _inside(path)
-                    if inside is not None:
-                        _copy(root.fs.open(root.key(path), "rb"), folder / inside, root.size(path) or 0, url)
-            elif is_archive(name):
-                with contextlib.closing(root.fs.open(root.base, "rb")) as stream, open(folder / name, "wb") as file:
-                    shutil.copyfileobj(stream, file, BLOCK)
-                _extract(folder / name, folder)
-                (folder / name).unlink()
-            else:
-                raise IngestError("no scans there", where=url, expected=f"a folder or one of {', '.join(ARCHIVES)}")
-    except IngestError:
+        if info["type"] == "directory":
+            files = _listing(root)
+        elif is_archive(name):
+            files = [_remote_file("", info)]
+        else:
+            raise IngestError("no scans there", where=url, expected=f"a folder or one of {', '.join(ARCHIVES)}")
+        with storage_errors("cannot fetch the scans", str(scratch)):
+            return _fetched(root, name, files, scratch)
+    except (IngestError, StorageError):
         raise
     except Exception as error:  # drivers raise errors of any type
         raise IngestError(
             "cannot fetch the scans", where=url, got=f"{type(error).__name__}: {error}",
             do="check the address and the credentials in the environment, and that the protocol's driver is installed",
         ) from error  # fmt: skip
+
+
+def _fetched(root: RemoteRoot, name: str, files: Sequence[_RemoteFile], scratch: Path) -> Path:
+    """The local folder of these files, from an earlier run if the store marks them and the marks are the same."""
+    marked = all(file.mark for file in files)
+    target = scratch / digest_of(root.url, [(file.path, file.size, file.mark) for file in files])[:SHORT]
+    if marked and target.exists():
+        return target
+    with temporary_folder(target) as folder:
+        for file in files:
+            stream, place = root.fs.open(root.key(file.path), "rb"), _inside(file.path)
+            if not file.path:
+                with contextlib.closing(stream), open(folder / name, "wb") as packed:
+                    shutil.copyfileobj(stream, packed, BLOCK)
+                _extract(folder / name, folder)
+                (folder / name).unlink()
+            elif place is not None:
+                _copy(stream, folder / place, file.size, root.url)
+        if not marked:
+            inside = sorted(path for path in folder.rglob("*") if path.is_file())
+            content = [(portable_name(str(path.relative_to(folder))), file_sha256(path)) for path in inside]
+            target = scratch / digest_of(root.url, content)[:SHORT]
+        if not target.exists():
+            move_into_place(folder, target)
     return target
+
+
+def _listing(root: RemoteRoot) -> list[_RemoteFile]:
+    """The image files below a folder, sorted by path."""
+    found = with_retries(lambda: root.fs.find(root.base, detail=True))
+    start = len(root.base.strip("/")) + 1
+    infos = {name.strip("/")[start:]: info for name, info in found.items() if _wanted(name)}
+    if len(infos) > MAX_FILES:
+        raise IngestError("too many files", where=root.url, expected=f"at most {MAX_FILES:,}", got=len(infos))
+    return [_remote_file(path, info) for path, info in sorted(infos.items())]
+
+
+def _remote_file(path: str, info: Mapping[str, Any]) -> _RemoteFile:
+    size = info.get("size")
+    return _RemoteFile(path, MAX_BYTES if size is None else int(size), _mark(info))
+
+
+def _mark(info: Mapping[str, Any]) -> str:
+    """What a store says of a file that changes with its content: a checksum or version, else the time of change."""
+    known = {"".join(filter(str.isalnum, key.lower())): value for key, value in info.items()}
+    return next((f"{key} {known[key]}" for key in MARKS if known.get(key)), "")
 
 
 def _extract(archive: Path, folder: Path) -> None:
@@ -127,7 +174,7 @@ def _members(archive: Path) -> Iterator[Member]:
                 if not entry.is_dir() and kind in (0, 8) and _wanted(entry.filename):
                     yield entry.filename, entry.file_size, file.open(entry)
         return
-    with tarfile.open(archive, "r:*") as tar:
+    with tarfile.open(archive, "r:*", encoding="utf-8") as tar:
         for item in tar:
             if item.isfile() and _wanted(item.name):
                 stream = tar.extractfile(item)
@@ -136,11 +183,11 @@ def _members(archive: Path) -> Iterator[Member]:
 
 
 def _inside(name: str) -> Path | None:
-    """A member's path below the target, None if it would leave the target."""
+    """A member's path below the target, its name as UTF-8 in any locale; None if it would leave the target."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     if ".." in parts or any(":" in part or "\0" in part for part in parts):
         return None
-    return Path(*parts) if parts else None
+    return Path(*map(local_name, parts)) if parts else None
 
 
 def _copy(stream: IO[bytes], target: Path, size: int, where: object) -> None:
@@ -166,11 +213,3 @@ def _wanted(name: str) -> bool:
 def is_archive(name: str) -> bool:
     """Whether a file of this name is taken for an archive."""
     return name.lower().endswith(ARCHIVES)
-
-
-@contextlib.contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill that is then renamed to ``target``; removed when the body fails."""
-    with storage_errors("cannot extract the scans", str(target)), temporary_folder(target) as temporary:
-        yield temporary
-        move_into_place(temporary, target)

@@ -115,7 +115,7 @@ def _write(
     }
     for name, png in pictures.items():
         write_atomically(folder / "figures" / f"{name}.png", png)
-    text = resources.files("image_longitudinal.tasks.reports").joinpath("templates", PAGE).read_text()
+    text = resources.files("image_longitudinal.tasks.reports").joinpath("templates", PAGE).read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined).from_string(text).render(
         manifest=manifest, evaluation=evaluation, headline=tables.headline_table(scored), strongest=truth.level,
         pictures={name: data_url(png) for name, png in pictures.items()},

@@ -10,6 +10,7 @@ from prefect.tasks import Task
 
 from image_longitudinal.core.config import ComputeConfig, Section
 from image_longitudinal.core.digest import SHORT, digest_of, file_sha256
+from image_longitudinal.core.files import make_folder, replacing
 from image_longitudinal.core.outputs import removing_empty_parents
 from image_longitudinal.core.progress import Step, report
 from image_longitudinal.core.specs import Spec
@@ -119,8 +120,14 @@ def run_stage(
     parameters: dict[str, Any] = inputs if level is None else {**inputs, "level": level}
     report(Step(stage.name if level is None else f"{stage.name} at association {level:g}"))
     with removing_empty_parents(folder / "files"):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         return cached_or_fresh(stage, StageFiles.intact, key=key, folder=folder, run=run, spec=spec, **parameters)
+
+
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Write a .npy file of a stage."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array)
 
 
 def true_model(manifest: RootManifest) -> PopulationModel:

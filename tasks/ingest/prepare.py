@@ -15,6 +15,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.errors import IngestError, StorageError
+from image_longitudinal.core.files import local_name, portable_name
 from image_longitudinal.core.random import normals, stream_key, subject_seeds
 from image_longitudinal.models.imaging.phantom import LATENT_NAMES, render
 from image_longitudinal.models.scans.cleaning import clean_frame, to_grey, to_sizes, to_square
@@ -88,7 +89,7 @@ def ingest_scans(spec: ScansSpec, target: str, folder: str, source: str, held_ou
     """
     found, known = _without_late_scans(find_scans(folder), held_out)
     progress = Progress("ingest scans", len(found.scans), "scans")
-    name = PurePosixPath(source.rstrip("/")).name
+    name = PurePosixPath(portable_name(source.rstrip("/"))).name
     prepared = write_prepared(
         target, _with_progress(_prepare_all(found, spec, FrameCache(Path(frames))), progress), sizes=spec.sizes,
         split=SplitRule(spec.fractions, spec.seed, known), set_aside=found.set_aside, ignored=found.ignored,
@@ -128,7 +129,7 @@ def _before_and_after(folder: Path, prepared: PreparedImages) -> dict[str, Image
     size = min(prepared.sizes, key=lambda size: abs(size - PAIR_SIZE))
     before = []
     for index in shown:
-        scan = scan_files.read_scan(scan_files.scan_file(folder / records[index].file, folder))
+        scan = scan_files.read_scan(scan_files.scan_file(folder / local_name(records[index].file), folder))
         assert not isinstance(scan, SetAside), "it was read before"
         before.append(to_square(to_grey(scan.content), size))
     after = [prepared.images(size)[index] for index in shown]

@@ -65,9 +65,12 @@ class ScansSpec(ImagesSpec):
 
     @classmethod
     def of(cls, config: Config, found: FoundScans, held_out: Mapping[str, str]) -> Self:
-        """The spec of a configuration, the files found (by name, size and time) and the splits of held-out files."""
+        """The spec of a configuration, the files found (by name, size and times) and the splits of held-out files.
+
+        Tools may set the time of modification back, as ``cp -p`` and ``rsync -t`` do, but not that of the last change.
+        """
         status = [(scan.name, scan.path.stat()) for scan in found.scans]
-        files = digest_of([(name, one.st_size, one.st_mtime_ns) for name, one in status])
+        files = digest_of([(name, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for name, one in status])
         common = _common(config, MASTER_SIZES)
         return cls(**common, files=files, held_out=digest_of(dict(held_out)), denoise=config.images.denoise)
 

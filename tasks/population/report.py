@@ -42,7 +42,8 @@ def report_fit(options: FitOptions, output: str) -> str:
 
 def rendered_page(template: str, figures: Mapping[str, Figure], **content: Any) -> str:
     """A template of :mod:`tasks.reports`, filled with figures and other content."""
-    text = resources.files("image_longitudinal.tasks.reports").joinpath("templates", template).read_text()
+    file = resources.files("image_longitudinal.tasks.reports").joinpath("templates", template)
+    text = file.read_text(encoding="utf-8")
     pictures = {name: data_url(rendered(figure)) for name, figure in figures.items()}
     return (
         Environment(autoescape=True, undefined=StrictUndefined).from_string(text).render(pictures=pictures, **content)

@@ -72,7 +72,8 @@ def write_report(
         if (loss := loss_figure(version.metadata.training)) is not None:
             pictures["loss"] = loss
         pictures |= model_pictures(version)
-    template = resources.files("image_longitudinal.tasks.reports").joinpath("templates", REPORT).read_text()
+    file = resources.files("image_longitudinal.tasks.reports").joinpath("templates", REPORT)
+    template = file.read_text(encoding="utf-8")
     page = (
         Environment(autoescape=True, undefined=StrictUndefined)
         .from_string(template)

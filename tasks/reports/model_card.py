@@ -33,7 +33,7 @@ A {networks} trained on {images.images} {source}
 ({images.by_split}; splits share no patient). For making synthetic benchmark data; not for diagnosis.
 
 {latents}
-
+{_arithmetic_line(metadata)}
 Recoverability: R² of z ~ N(0, I), read back from {probe.n_images:,} generated images{sampler} by
 {_reader(measured)};
 best first, with its standard deviation over noise seeds:
@@ -44,6 +44,16 @@ best first, with its standard deviation over noise seeds:
 {_quality_section(measured)}
 Method: arXiv 2410.16177. Weights are safetensors; `model.json` holds configuration and figures.
 """
+
+
+def _arithmetic_line(metadata: ModelMetadata) -> str:
+    if not (used := metadata.arithmetic):
+        return ""
+    processes = f"{used.processes} processes of " if used.processes > 1 else ""
+    return (
+        f"- Trained with torch {used.torch} on {used.device}, {processes}{used.threads} CPU threads,\n"
+        f"  {used.instructions}: with others, the same configuration gives other weights.\n"
+    )
 
 
 def _reader(measured: Measurement) -> str:

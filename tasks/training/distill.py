@@ -18,6 +18,7 @@ from image_longitudinal.models.imaging.grey_images import ImageRows
 from image_longitudinal.models.quality.sampler_comparison import compare_samplers
 from image_longitudinal.models.registry.metadata import Distillation, SamplerComparison
 from image_longitudinal.models.registry.registry import ModelVersion
+from image_longitudinal.models.training.arithmetic import with_training_threads
 from image_longitudinal.models.training.tensor_files import DamagedTensorsError, load_checked, save_checked
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
 from image_longitudinal.tasks.engine.cache_keys import CACHED
@@ -60,6 +61,7 @@ def distilled_model(
 
 @task(name="train_student-model", task_run_name="distil, measure and register", **CACHED)
 @holds_gpu_slots
+@with_training_threads
 def register_distilled(
     spec: DistillationSpec, folder: str, prepared: str, workspace: str, compute: ComputeConfig
 ) -> str:
@@ -86,6 +88,7 @@ def register_distilled(
         networks=tuple(name for name in (STUDENT, LIGHT_DECODER) if name in weights),  # earlier distillations' too
         config=asked,
         samplers=samplers,
+        arithmetic=spec.networks.arithmetic,
     )
     metadata = base.metadata.model_copy(update={"training_key": spec.digest, "distillation": distillation})
     card = f"{base.card.partition(CARD_SECTION)[0].rstrip()}\n\n{_card_section(samplers)}\n"

@@ -41,6 +41,7 @@ from image_longitudinal.models.registry.metadata import (
 )
 from image_longitudinal.models.registry.promotion import promote
 from image_longitudinal.models.registry.registry import CANDIDATE, ModelVersion, Registry
+from image_longitudinal.models.training.arithmetic import with_training_threads
 from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors, tensors_digest
 from image_longitudinal.models.vae.latent_model import LatentModel
 from image_longitudinal.storage.scans.prepared import ImageView, PreparedImages, open_prepared
@@ -145,6 +146,7 @@ def _is_registered(registry: Registry, spec: Spec) -> bool:
 
 @task(name="register-model", task_run_name="measure and register", **CACHED)
 @holds_gpu_slots
+@with_training_threads
 def register_model(
     spec: RegistrationSpec,
     vae: TrainedNetwork,
@@ -186,6 +188,7 @@ def register_model(
     metadata = ModelMetadata(
         training_key=spec.digest, seed=seed, images=_training_images(images), networks=networks, training=training,
         measured=measured, pretrained=spec.diffusion.pretrained if spec.diffusion else None,
+        arithmetic=spec.vae.arithmetic,
     )  # fmt: skip
     examples = images.images(model.image_size)[images.split("test")[:EXAMPLES]].copy()
     weights["examples"] = {"images": torch.from_numpy(examples)}
@@ -213,14 +216,13 @@ def remeasured_model(
             expected=f"images {recorded[:12]}", got=found[:12],
             do="name the scans it was trained on with --images, and the preset and seed that split them",
         )  # fmt: skip
-    spec = RemeasureSpec.from_config(
-        config, model=version.digest, images=prepared.digest, judge=load_judge(judge).digest
-    )
+    spec = RemeasureSpec.of(config, version, prepared.digest, load_judge(judge).digest)
     return registered_version(register_remeasured, spec, config, prepared, workspace, judge=judge)
 
 
 @task(name="measure-model", task_run_name="measure and register", **CACHED)
 @holds_gpu_slots
+@with_training_threads
 def register_remeasured(spec: RemeasureSpec, prepared: str, workspace: str, compute: ComputeConfig, judge: str) -> str:
     """Measure a version's networks, and register them with new figures, card and latent order."""
     registry, probe, device = Workspace.at(workspace).registry, spec.probe, default_device(compute.device)

@@ -1,26 +1,23 @@
-"""What decides each product of training; the digest of a spec is the cache key of its task."""
+"""What decides each product of training; the digest of a spec is the cache key of its task.
+
+It includes the arithmetic (threads, instruction set, torch, device): on another machine the same configuration trains
+other bits, so it is another product.
+"""
 
 from pathlib import Path
 from typing import Self
 
-import torch
-
-from image_longitudinal.core.config import (
-    Config,
-    DiffusionConfig,
-    DistillationConfig,
-    ProbeConfig,
-    VAEConfig,
-)
+from image_longitudinal.core.config import Config, DiffusionConfig, DistillationConfig, ProbeConfig, VAEConfig
 from image_longitudinal.core.digest import digest_of, file_sha256
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.core.specs import Spec
+from image_longitudinal.models.registry.metadata import Arithmetic
 from image_longitudinal.models.registry.registry import ModelVersion
+from image_longitudinal.models.training.arithmetic import arithmetic_of
 
 TRAINING_VERSION = 3  # raise it whenever the same spec would give other weights
 MEASURING_VERSION = 3  # raise it whenever the same networks would be measured or shown differently
 DISTILLATION_VERSION = 2  # raise it whenever the same spec would give other distilled weights
-TORCH = str(torch.__version__)  # other versions round differently
 
 
 class VAETrainingSpec(Spec):
@@ -28,6 +25,7 @@ class VAETrainingSpec(Spec):
 
     product = "vae"
     code_version = TRAINING_VERSION
+    arithmetic: Arithmetic
     images: str
     vae: VAEConfig
     seed: int
@@ -45,7 +43,10 @@ class VAETrainingSpec(Spec):
         if path is not None and not Path(path).is_file():
             raise ModelError("the VGG16 weights are missing", where=path, do="correct or drop vae.vgg_weights")
         perception = file_sha256(path) if path is not None else None
-        return cls.from_config(config, images=images, perception=perception, start=start.digest if start else None)
+        return cls.from_config(
+            config, images=images, perception=perception, start=start.digest if start else None,
+            arithmetic=arithmetic_of(config.compute),
+        )  # fmt: skip
 
 
 class DiffusionTrainingSpec(Spec):
@@ -77,7 +78,6 @@ class RegistrationSpec(Spec):
     vae: VAETrainingSpec
     diffusion: DiffusionTrainingSpec | None
     probe: ProbeConfig
-    torch: str = TORCH
 
 
 class DistilledNetworksSpec(Spec):
@@ -88,7 +88,7 @@ class DistilledNetworksSpec(Spec):
     model: str
     distillation: DistillationConfig
     seed: int
-    torch: str = TORCH
+    arithmetic: Arithmetic
 
 
 class DistillationSpec(Spec):
@@ -104,7 +104,8 @@ class DistillationSpec(Spec):
     @classmethod
     def of(cls, config: Config, model: ModelVersion) -> Self:
         """The spec for this configuration and a registered model."""
-        networks, generator = DistilledNetworksSpec.from_config(config, model=model.digest), config.generator
+        arithmetic, generator = arithmetic_of(config.compute), config.generator
+        networks = DistilledNetworksSpec.from_config(config, model=model.digest, arithmetic=arithmetic)
         return cls.from_config(config, networks=networks, scheduler=generator.scheduler, steps=generator.steps)
 
 
@@ -121,7 +122,13 @@ class RemeasureSpec(Spec):
     judge: str
     probe: ProbeConfig
     seed: int
-    torch: str = TORCH
+    arithmetic: Arithmetic
+
+    @classmethod
+    def of(cls, config: Config, model: ModelVersion, images: str, judge: str) -> Self:
+        """The spec for this configuration, a registered model, these images and the judge with this digest."""
+        arithmetic = arithmetic_of(config.compute)
+        return cls.from_config(config, model=model.digest, images=images, judge=judge, arithmetic=arithmetic)
 
 
 def pretrained_digest(diffusion: DiffusionConfig) -> str | None:

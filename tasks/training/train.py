@@ -136,7 +136,8 @@ def _fitted(
         if path.with_suffix(".json").exists():
             get_run_logger().warning(f"{name} is trained again: the files of its training are damaged ({path})")
         report = Progress(f"train {name}", steps, "steps").of_training
-        run_in_processes(train, (path, compute.device, *arguments), training_processes(compute), report)
+        processes, threads = training_processes(compute), compute.training_threads
+        run_in_processes(train, (path, compute.device, *arguments), processes, threads, report)
         found = TrainedNetwork.find(path)
     if found is None:
         do = "check the disk, then run the same command again"

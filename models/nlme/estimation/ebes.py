@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import ConfigError, SimulationError
-from image_longitudinal.core.files import replacing
+from image_longitudinal.core.files import make_folder, replacing
 from image_longitudinal.models.nlme.data.cells import is_number
 from image_longitudinal.models.nlme.data.nmtran_reader import ObservationTable, Source, open_observations
 from image_longitudinal.models.nlme.data.population_data import PopulationData
@@ -127,7 +127,7 @@ def stream_ebes(
         if _is_finished(target, digest_of(keys)):
             shutil.rmtree(parts, ignore_errors=True)
             return _summary(target, reused=pq.read_metadata(target).num_rows)
-    parts.mkdir(exist_ok=True)
+    make_folder(parts)
     keys, first_row, subjects, reused = [], 0, 0, 0
     for rows in table.pieces(part_size):
         key = _key(model, rows, table)

@@ -1,19 +1,69 @@
-"""The cache of compiled kernels on disk."""
+"""The cache of compiled kernels on disk, whose files are synced and checked."""
 
+import contextlib
+import hashlib
 import inspect
+import io
+import logging
 import os
+import pickle
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import IO, Any, TypeVar, cast
 
 import numba
+from numba.core import caching
 
 from image_longitudinal.core.digest import SHORT, digest_of
+from image_longitudinal.core.files import replacing
 
 F = TypeVar("F", bound=Callable[..., Any])
 MODEL = Path(__file__).parents[1] / "model"
+
+
+class CheckedCacheFile(caching.IndexDataCacheFile):
+    """numba's index and machine code of a function, each followed by its SHA-256; a damaged one counts as absent.
+
+    numba neither syncs nor checks them. An empty one, as a power cut leaves it, ends every later run in an EOFError,
+    and damaged machine code is run as it is.
+    """
+
+    @contextlib.contextmanager
+    def _open_for_write(self, filepath: str) -> Iterator[IO[bytes]]:
+        with replacing(Path(filepath)) as temporary, open(temporary, "wb") as file:
+            yield file
+
+    def _dump(self, obj: object) -> bytes:
+        content: bytes = super()._dump(obj)
+        return content + hashlib.sha256(content).digest()  # pickle ignores what follows
+
+    def _load_index(self) -> dict[Any, str]:
+        with contextlib.suppress(FileNotFoundError):
+            file = io.BytesIO(Path(self._index_path).read_bytes())
+            try:
+                version = pickle.load(file)  # noqa: S301 - our own cache, as is all that numba loads
+            except Exception:  # pickle raises nearly anything
+                version = None
+            if version == numba.__version__ and _is_intact(file.read(), self._index_path):
+                return cast(dict[Any, str], super()._load_index())
+        return {}
+
+    def _load_data(self, name: str) -> Any:
+        if not _is_intact(Path(self._data_path(name)).read_bytes(), name):
+            raise FileNotFoundError(name)  # numba compiles the function again
+        return super()._load_data(name)
+
+
+caching.IndexDataCacheFile = CheckedCacheFile
+
+
+def _is_intact(content: bytes, name: str) -> bool:
+    intact = hashlib.sha256(content[:-32]).digest() == content[-32:]
+    if not intact:
+        logging.getLogger(__name__).warning("the cached kernel %s is damaged: compiled again", name)
+    return intact
 
 
 def cached_kernel(function: F) -> F:
@@ -46,4 +96,4 @@ def cache_folder() -> Path:
 def digest_of_sources(folder: Path) -> str:
     """Short digest of the modules in a folder and of those in ``models.nlme.model``."""
     paths = [*sorted(folder.glob("*.py")), *sorted(MODEL.glob("*.py"))]
-    return digest_of([path.read_text() for path in paths])[:SHORT]
+    return digest_of([path.read_text(encoding="utf-8") for path in paths])[:SHORT]

@@ -94,7 +94,8 @@ def generated_kernel(model: StructuralModel) -> ModuleType:
         ConfigError: the model's equations use an operation that has no compiled form.
     """
     source = generate_source(model)
-    name = f"nlme_kernel_{digest_of(source, *((KERNELS / f'{part}.py').read_text() for part in PARTS))[:24]}"
+    parts = ((KERNELS / f"{part}.py").read_text(encoding="utf-8") for part in PARTS)
+    name = f"nlme_kernel_{digest_of(source, *parts)[:24]}"
     if name in sys.modules:
         return sys.modules[name]
     path = cache_folder() / f"{name}.py"

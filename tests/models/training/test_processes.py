@@ -46,7 +46,7 @@ def train_both(folder: Path, report: Reporter | None) -> None:
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     reports: list[Any] = []
     for n, name in ((1, "one"), (2, "two")):
-        run_in_processes(train_both, (tmp_path / name,), n, reports.append)
+        run_in_processes(train_both, (tmp_path / name,), n, 1, reports.append)
     assert {progress.name for progress in reports} == {"vae", "diffusion"}
     one, two, other = (
         load_tensors(tmp_path / name)[0] for name in ("one/diffusion-0", "two/diffusion-0", "two/diffusion-1")
@@ -83,7 +83,7 @@ def fail(how: str, report: Reporter | None) -> None:
 )
 def test_an_error_of_one_process_is_raised_and_no_process_is_left(how: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        run_in_processes(fail, (how,), 2, lambda _: None)
+        run_in_processes(fail, (how,), 2, 1, lambda _: None)
     assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
 
 

@@ -115,7 +115,7 @@ def test_the_export_command(dataset: Dataset) -> None:
     program, *arguments = command.split()
     assert program == "image-longitudinal"
     assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
-    lines = Path("test.csv").read_text().splitlines()
+    lines = Path("test.csv").read_text(encoding="utf-8").splitlines()
     Path("test.csv").unlink()
     assert f"$INPUT {lines[0].replace(',', ' ')}\n" in DOCUMENT
     assert len(lines) == 1 + 7 * 5

@@ -3,7 +3,10 @@
 import io
 import os
 import tarfile
+import threading
 import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
 import numpy as np
@@ -136,3 +139,82 @@ def test_urls_of_folders_and_archives(tmp_path):
         memory.rm("/", recursive=True)
     with pytest.raises(IngestError, match=r"cannot fetch the scans .*memory://gone.*FileNotFoundError"):
         local_scans("memory://gone", tmp_path / "scratch")
+
+
+def test_an_archive_replaced_by_one_of_the_same_name_size_and_time_is_read_again(tmp_path):
+    def members(seed):
+        return {"CNV-1-1.png": np.random.default_rng(seed).bytes(1000)}
+
+    archive = make_tar(tmp_path / "a.tar", members(1))
+    before = archive.stat()
+    first = local_scans(archive, tmp_path / "scratch")
+    make_tar(archive, members(2))
+    os.utime(archive, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (archive.stat().st_size, archive.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    second = local_scans(archive, tmp_path / "scratch")
+    assert found(second) == members(2)
+    assert found(first) == members(1)  # a run that reads it goes on
+    archive.rename(tmp_path / "b.tar")
+    assert local_scans(tmp_path / "b.tar", tmp_path / "scratch") == second  # the name does not matter
+
+
+def test_a_remote_folder_is_read_again_when_a_file_of_it_changes(tmp_path):
+    memory = fsspec.filesystem("memory")
+    try:
+        for name, data in IMAGES.items():
+            memory.pipe_file(f"/scans/{name}", data)
+        before = local_scans("memory://scans", tmp_path / "scratch")
+        changed = dict(IMAGES, **{"OCT/CNV/CNV-1-1.jpeg": IMAGES["OCT/CNV/CNV-1-1.jpeg"][::-1]})  # as long as before
+        memory.pipe_file("/scans/OCT/CNV/CNV-1-1.jpeg", changed["OCT/CNV/CNV-1-1.jpeg"])
+        after = local_scans("memory://scans", tmp_path / "scratch")
+        assert found(after) == changed
+        assert found(before) == IMAGES
+        memory.pipe_file("/scans/OCT/DME/DME-2-2.jpeg", jpeg(3))
+        assert len(found(local_scans("memory://scans", tmp_path / "scratch"))) == 3
+        memory.pipe_file("/scans/OCT/readme.txt", b"no scan")
+        assert len(os.listdir(tmp_path / "scratch")) == 3
+    finally:
+        memory.rm("/", recursive=True)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A web server that may not say when a file was changed."""
+
+    downloads = 0
+    says_when = True
+
+    def send_header(self, keyword, value):
+        if keyword != "Last-Modified" or self.says_when:
+            super().send_header(keyword, value)
+
+    def do_GET(self):
+        type(self).downloads += 1
+        super().do_GET()
+
+    def log_message(self, format, *arguments):
+        pass
+
+
+@pytest.mark.parametrize("says_when", [True, False])
+def test_an_archive_on_a_web_server(tmp_path, says_when, monkeypatch):
+    served, scratch = tmp_path / "served", tmp_path / "scratch"
+    served.mkdir()
+    monkeypatch.setattr(Quiet, "says_when", says_when)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=served))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_address[1]}/a.tar"
+    try:
+        for seed in (1, 2):  # archives of the same length
+            members = {"CNV-1-1.png": np.random.default_rng(seed).bytes(1000)}
+            os.utime(make_tar(served / "a.tar", members), (seed, seed))
+            folder = local_scans(url, scratch)
+            assert found(folder) == members
+            before = Quiet.downloads
+            assert local_scans(url, scratch) == folder
+            assert (Quiet.downloads == before) == says_when  # else it is fetched to see whether it has changed
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert len(os.listdir(scratch)) == 2

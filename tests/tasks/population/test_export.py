@@ -25,7 +25,7 @@ def dataset(tmp_path: Path) -> Dataset:
 def test_rows_are_the_observations_number_for_number(dataset: Dataset, tmp_path: Path, split: str | None) -> None:
     path = tmp_path / "out.csv"
     rows = export_nmtran(dataset, path, level=0.0526, split=split)
-    with open(path) as file:
+    with open(path, encoding="utf-8") as file:
         read = list(csv.DictReader(file))
     expected = dataset.observations(0.0526, split).to_pylist()
     assert len(read) == rows == len(expected)

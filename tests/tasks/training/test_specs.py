@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from image_longitudinal.core.config import Config, DiffusionConfig
 from image_longitudinal.core.errors import ModelError
@@ -33,6 +34,8 @@ DECIDES = {  # digests that a section of the configuration, or one of its fields
     "distillation": {"distilled networks", "distillation"},
     "generator.scheduler": {"distillation"},
     "generator.steps": {"distillation"},
+    "compute.training_threads": EVERY,
+    "compute.device": EVERY if torch.cuda.is_available() else set[str](),  # the other value is cpu
 }
 
 
@@ -46,7 +49,7 @@ def digests(config: Config, images: str = "images", start: ModelVersion | None =
         "registration": RegistrationSpec.from_config(config, vae=vae, diffusion=diffusion).digest,
         "distilled networks": distillation.networks.digest,
         "distillation": distillation.digest,
-        "remeasure": RemeasureSpec.from_config(config, model=MODEL.digest, images=images, judge="judge").digest,
+        "remeasure": RemeasureSpec.of(config, MODEL, images, "judge").digest,
     }
 
 

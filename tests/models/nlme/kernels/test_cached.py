@@ -3,7 +3,10 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tests.paths import ROOT
 
@@ -32,3 +35,20 @@ def test_an_edit_of_a_module_that_a_kernel_calls_makes_a_new_kernel(tmp_path: Pa
     assert answer(tmp_path) == "7.0 1"
     (package / "part.py").write_text((package / "part.py").read_text().replace("3.0", "4.0"))
     assert answer(tmp_path) == "9.0 0"
+
+
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+@pytest.mark.parametrize(
+    "damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: bytes(len(data))]
+)
+def test_a_damaged_file_is_compiled_again(tmp_path: Path, kind: str, damage: Callable[[bytes], bytes]) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    text = "from image_longitudinal.models.nlme.kernels.cached import cached_kernel\n@cached_kernel\ndef run(x):\n"
+    (package / "entrance.py").write_text(text + "    return 3.0 * x\n", encoding="utf-8")
+    assert answer(tmp_path) == "6.0 0"
+    (file,) = (tmp_path / "cache").rglob(f"*.{kind}")
+    file.write_bytes(damage(file.read_bytes()))
+    assert answer(tmp_path) == "6.0 0"
+    assert answer(tmp_path) == "6.0 1"
