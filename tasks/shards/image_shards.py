@@ -17,6 +17,7 @@ from image_longitudinal.core.random import subject_seeds
 from image_longitudinal.models.design.association import draw_latents
 from image_longitudinal.models.imaging.backends import first_batch_size, load_image_model
 from image_longitudinal.models.imaging.device import DeviceUse
+from image_longitudinal.models.imaging.grey_images import check_images
 from image_longitudinal.models.imaging.interface import BatchSize, ImageModel, prefetch, render_batches
 from image_longitudinal.storage.dataset.images import write_image_shard
 from image_longitudinal.storage.dataset.manifest import Part
@@ -60,7 +61,7 @@ def render_shard(spec: ImageSpec, output: str, execution: Execution) -> ShardPar
     memory does not grow with the shard.
 
     Raises:
-        ModelError: the image model is not the one that the spec names.
+        ModelError: the image model is not the one that the spec names, or makes images without content.
     """
     ids = range(spec.start, spec.stop)
     latents, seeds = draw_latents(spec.seed, ids, spec.latent_dim), subject_seeds(spec.seed, ids)
@@ -75,10 +76,18 @@ def render_shard(spec: ImageSpec, output: str, execution: Execution) -> ShardPar
         )
     stream = render_batches(renderer.model, latents, seeds, renderer.batch, renderer.use)
     with closing(prefetch(stream, QUEUE)) as batches:
-        rendered = _counted(until_stopped(batches), spec.shard)
+        rendered = _counted(_checked(until_stopped(batches), spec.start), spec.shard)
         records = write_image_shard(open_root(output), spec.shard, rendered, latents, shard_size=spec.shard_size)
     use = RenderUse.model_validate(renderer.use.take() | {"batch_size": renderer.batch.size})
     return ShardPartResult(root=output, part=Part(key=spec.digest, files=records), use=use)
+
+
+def _checked(batches: Iterable[NDArray[np.uint8]], start: int) -> Iterator[NDArray[np.uint8]]:
+    """The same batches of images, each with content; ``start`` is the first subject. ModelError: see check_images."""
+    for batch in batches:
+        check_images(batch, start)
+        yield batch
+        start += len(batch)
 
 
 def _counted(batches: Iterable[NDArray[np.uint8]], shard: Shard) -> Iterator[NDArray[np.uint8]]:
