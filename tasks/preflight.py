@@ -17,7 +17,7 @@ from image_longitudinal.core.errors import ConfigError, IngestError, Problems, S
 from image_longitudinal.core.estimates import expected_bytes, image_side
 from image_longitudinal.core.progress import human_bytes
 from image_longitudinal.models.nlme.library import get_model
-from image_longitudinal.models.pretrained import FOLDER, PRETRAINED
+from image_longitudinal.models.pretrained import BUNDLED
 from image_longitudinal.models.registry.registry import ModelVersion, open_version
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.manifest import is_published, read_root_manifest
@@ -143,7 +143,7 @@ def _is_trained(config: Config) -> bool:
 
 def _version(name: str, workspace: Workspace) -> ModelVersion:
     """A registered version; the bundled one is not copied into the workspace, as a run does."""
-    return open_version(FOLDER) if name == PRETRAINED else workspace.registry.get(name)
+    return open_version(BUNDLED[name]) if name in BUNDLED else workspace.registry.get(name)
 
 
 def _check_generator(problems: Problems, config: Config, version: ModelVersion | None) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from image_longitudinal.core.digest import SHORT
-from image_longitudinal.models.pretrained import FOLDER, PRETRAINED
+from image_longitudinal.models.pretrained import BUNDLED
 from image_longitudinal.models.registry.registry import ModelVersion, Registry
 from image_longitudinal.storage.io.open import open_root
 
@@ -38,12 +38,12 @@ class Workspace:
         return self.root / "sources"
 
     def model(self, name: str) -> ModelVersion:
-        """A registered model by version or alias; ``pretrained`` is the bundled one.
+        """A registered model by version or alias, or a bundled one by its name.
 
         Raises:
             ModelError: see :meth:`Registry.get`.
         """
-        return self.registry.add(open_root(FOLDER)) if name == PRETRAINED else self.registry.get(name)
+        return self.registry.add(open_root(BUNDLED[name])) if name in BUNDLED else self.registry.get(name)
 
     def training(self, key: str) -> Path:
         """Folder of the checkpoints of the training with this key."""

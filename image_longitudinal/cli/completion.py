@@ -8,7 +8,7 @@ import typer
 
 from image_longitudinal.core.presets import preset_names
 
-PRETRAINED = "pretrained"
+BUNDLED = ("pretrained", "pretrained-128")  # models.pretrained has them; importing it takes time
 
 
 def complete_presets(incomplete: str) -> list[str]:
@@ -37,4 +37,4 @@ def complete_models(ctx: typer.Context, incomplete: str) -> list[str]:
     except (OSError, ValueError):
         aliases = []
     versions = sorted(path.parent.name for path in folder.glob("[!.]*/model.json"))
-    return [name for name in (*aliases, *versions, PRETRAINED) if name.startswith(incomplete)]
+    return [name for name in (*aliases, *versions, *BUNDLED) if name.startswith(incomplete)]
