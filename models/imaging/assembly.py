@@ -109,6 +109,11 @@ def diffusion_weights(model: DiffusionModel) -> dict[str, Tensor]:
     return {**model.denoiser.state_dict(), **frozen}
 
 
+def trained_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those of :func:`diffusion_weights` that a training can start from: the denoiser's. A VAE's are all trained."""
+    return {key: value for key, value in weights.items() if not key.startswith(FROZEN)}
+
+
 def with_denoiser(weights: dict[str, Tensor], denoiser: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a diffusion model with another denoiser."""
     return {**{key: value for key, value in weights.items() if key.startswith(FROZEN)}, **denoiser}

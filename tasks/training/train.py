@@ -18,7 +18,7 @@ from image_longitudinal.models.diffusion.train import train_diffusion
 from image_longitudinal.models.flattened.images import FlattenedImages, flatten_images
 from image_longitudinal.models.flattened.retina import FlattenedRetina
 from image_longitudinal.models.flattened.train import fit_flattened_retina, train_flattened_diffusion
-from image_longitudinal.models.imaging.assembly import assemble_vae, diffusion_weights
+from image_longitudinal.models.imaging.assembly import assemble_vae, diffusion_weights, trained_weights
 from image_longitudinal.models.imaging.backends import needs_diffusion
 from image_longitudinal.models.imaging.grey_images import ImageRows
 from image_longitudinal.models.registry.metadata import NetworkConfigs
@@ -72,9 +72,9 @@ class TrainingInputs(NamedTuple):
         return train, validation, np.unique([image.patient for image in records], return_inverse=True)[1]
 
     def weights(self, network: str) -> dict[str, Tensor] | None:
-        """The weights of a network of the start version, if there is one and it has that network."""
+        """The trained weights of a network of the start version, if there is one and it has that network."""
         version = ModelVersion.open(Path(self.start)) if self.start else None
-        return version.tensors(network) if version and network in version.networks else None
+        return trained_weights(version.tensors(network)) if version and network in version.networks else None
 
 
 def trained_model(

@@ -12,6 +12,7 @@ from image_longitudinal.models.flattened.diffusion import FlattenedDiffusion
 from image_longitudinal.models.flattened.images import FlattenedImages
 from image_longitudinal.models.flattened.retina import FlattenedRetina
 from image_longitudinal.models.flattened.train import build_flattened_diffusion, train_flattened_diffusion
+from image_longitudinal.models.imaging.assembly import diffusion_weights, trained_weights
 
 CONFIG = DiffusionConfig(
     kind="flattened", image_size=32, channels=(16, 32), steps=6, batch_size=4, learning_rate=1e-3, min_snr_gamma=None
@@ -88,6 +89,12 @@ def test_training_lowers_the_loss_and_a_resumed_one_ends_alike(
     direct, _ = trained(6, "direct")
     for one, other in zip(resumed.denoiser.parameters(), direct.denoiser.parameters(), strict=True):
         assert torch.equal(one, other)
+    start = trained_weights(diffusion_weights(long))  # as a registered version has them
+    config = CONFIG.model_copy(update={"steps": 1, "learning_rate": 1e-9, "ema_decay": 0.0})
+    arguments = (retina, flattened, none, held_out, config, 0, tmp_path / "started", "cpu")
+    started, _ = train_flattened_diffusion(*arguments, initial=start)
+    for one, other in zip(started.denoiser.parameters(), long.denoiser.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
     frozen = long.frozen_state()
     again = build_flattened_diffusion(retina, CONFIG, 0)
     again.load_frozen_state(frozen)
