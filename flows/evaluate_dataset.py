@@ -8,7 +8,7 @@ from prefect import flow, get_run_logger
 from image_longitudinal.core.config import Config
 from image_longitudinal.models.evaluation.records import Evaluation
 from image_longitudinal.storage.dataset.reader import open_dataset
-from image_longitudinal.tasks.engine.parameters import ConfigChoice, resolve
+from image_longitudinal.tasks.engine.parameters import ConfigChoice, load_trusted, resolve
 from image_longitudinal.tasks.evaluation.checks import check_design, check_input, check_is_evaluable, check_null
 from image_longitudinal.tasks.evaluation.population import estimate_effects, fit_level
 from image_longitudinal.tasks.evaluation.predictions import (
@@ -40,6 +40,7 @@ def evaluate_dataset(
     workspace: str = "workspace",
     workers: int = 2,
     verify: bool = True,
+    trust: tuple[str, ...] = (),
 ) -> EvaluationResult:
     """Evaluate a published data set; finished stages are not computed again.
 
@@ -52,8 +53,10 @@ def evaluate_dataset(
         workspace: Folder of registered models and of the files of finished stages.
         workers: Threads; no figure depends on their number.
         verify: Verify the data set first, every byte of it.
+        trust: Files of longitudinal models that the data set names and that may run; no other code runs that data name.
     """
     config = resolve(preset, config, overrides)
+    load_trusted(trust)
     settings, opened = config.evaluation, open_dataset(dataset)
     check_is_evaluable(opened, settings)
     levels = settings.levels or opened.levels

@@ -74,6 +74,7 @@ def evaluate(
     workspace: str | Path = "workspace",
     workers: int = 2,
     verify: bool = True,
+    trust: Sequence[str] = (),
 ) -> EvaluationResult:
     """Measure how well the images of a data set predict its outcomes, compared with the design.
 
@@ -84,6 +85,7 @@ def evaluate(
         workspace: local folder of registered models and finished stages.
         workers: threads; the result does not depend on their number.
         verify: verify every byte of the data set first.
+        trust: files of longitudinal models that the data set names and that may run.
 
     Returns:
         The content of ``evaluation.json`` as records, and the folder.
@@ -92,7 +94,7 @@ def evaluate(
         from image_longitudinal.flows.evaluate_dataset import evaluate_dataset
     return evaluate_dataset(
         str(dataset), str(output) if output else None, config=config or load_config(preset, overrides=overrides),
-        workspace=str(workspace), workers=workers, verify=verify,
+        workspace=str(workspace), workers=workers, verify=verify, trust=tuple(trust),
     )  # fmt: skip
 
 

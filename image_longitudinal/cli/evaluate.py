@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from image_longitudinal.cli.console import aligned, print_result
-from image_longitudinal.cli.options import DatasetArgument, File, Overrides, Preset, Threads, WorkspaceOption
+from image_longitudinal.cli.options import DatasetArgument, File, Overrides, Preset, Threads, Trust, WorkspaceOption
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.presets import load_config
 
@@ -20,6 +20,7 @@ def evaluate(
     workspace: WorkspaceOption = "workspace",
     workers: Threads = 2,
     verify: Annotated[bool, typer.Option(help="Verify every byte of the data set first.")] = True,
+    trust: Trust = None,
 ) -> None:
     """Measure how well images predict outcomes, compared with the design; write tables, figures and a report."""
     settings = load_config(preset, config, overrides or ())
@@ -30,7 +31,9 @@ def evaluate(
     from image_longitudinal.tasks.evaluation.report import PAGE
     from image_longitudinal.tasks.evaluation.tables import headline_table
 
-    result = evaluate_dataset(dataset, output, config=settings, workspace=workspace, workers=workers, verify=verify)
+    result = evaluate_dataset(
+        dataset, output, config=settings, workspace=workspace, workers=workers, verify=verify, trust=tuple(trust or ())
+    )
     evaluation, table = result.evaluation, headline_table(result.evaluation.levels)
     typer.echo(aligned([table.columns, *table.rows]))
     if any("–" in row for row in table.rows):

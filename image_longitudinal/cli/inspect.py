@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from image_longitudinal.cli.console import print_result
-from image_longitudinal.cli.options import DatasetArgument, WorkspaceOption
+from image_longitudinal.cli.options import DatasetArgument, Trust, WorkspaceOption
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.errors import StorageError
 
@@ -45,6 +45,7 @@ def verify(
         int | None, typer.Option(min=0, help="Subjects generated again and compared; 8, or 0 without the pipeline.")
     ] = None,
     workspace: WorkspaceOption = "workspace",
+    trust: Trust = None,
 ) -> None:
     """Re-hash and re-read a published data set, generate some subjects again, and name what is wrong."""
     if sample is None:
@@ -52,7 +53,9 @@ def verify(
     if sample or repair:
         with starting_prefect():
             from image_longitudinal.flows.verify_dataset import verify as verify_flow
-        report = verify_flow(dataset, repair=repair, workers=workers, workspace=workspace, sample=sample)
+        report = verify_flow(
+            dataset, repair=repair, workers=workers, workspace=workspace, sample=sample, trust=tuple(trust or ())
+        )
     else:
         from image_longitudinal.storage.dataset.verify import verify_dataset
         from image_longitudinal.storage.io.open import open_root

@@ -17,4 +17,8 @@ WorkspaceOption = Annotated[
 Refresh = Annotated[bool, typer.Option("--refresh", help="Recompute everything, cached or not.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
 DatasetArgument = Annotated[str, typer.Argument(help="The data set: a folder or an fsspec URL.")]
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(help="Code that the data set names and you trust: a model file, or package.module:factory."),
+]
 Threads = Annotated[int, typer.Option(min=1, help="Threads; the result does not depend on their number.")]

@@ -8,8 +8,8 @@ from prefect.runtime import flow_run
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.presets import load_config
-from image_longitudinal.models.imaging.backends import find_backend
-from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.models.imaging.backends import import_backend
+from image_longitudinal.models.nlme.library import get_model, load_models, load_named
 
 ConfigChoice = Literal["demo", "scans", "scans-128", "small", "paper"]
 
@@ -25,12 +25,26 @@ def resolve(preset: str, config: Config | None, overrides: tuple[str, ...] = ())
     elif overrides:
         do = "write the values into the configuration"
         raise ConfigError("overrides and a whole configuration are given", got=overrides, do=do)
-    find_backend(config.generator.backend)
+    import_backend(config.generator.backend)
+    load_named(config.outcomes.model)
     count, eta_dims = get_model(config.outcomes.model).n_random_effects, config.dataset.eta_dims
     if eta_dims != "auto" and len(eta_dims) != count:
         expected = f"{count} dimensions ({config.outcomes.model})"
         raise ConfigError("dataset.eta_dims do not fit", expected=expected, got=list(eta_dims))
     return config
+
+
+def load_trusted(names: tuple[str, ...]) -> None:
+    """Run or import the code that the user names for a data set made by others: ``FILE.py`` or ``package.module:name``.
+
+    Raises:
+        ConfigError: it cannot be run or imported.
+    """
+    for name in names:
+        if name.endswith(".py"):
+            load_models(name)
+        else:
+            import_backend(name)
 
 
 def images_in_words() -> str:

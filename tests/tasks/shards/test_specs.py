@@ -12,7 +12,7 @@ from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.presets import load_config
 from image_longitudinal.models.imaging.backends import describe
-from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.models.nlme.library import get_model, load_named
 from image_longitudinal.models.registry.metadata import Distillation
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.storage.dataset.manifest import Part
@@ -153,9 +153,11 @@ def test_the_content_of_a_model_file_decides_the_outcomes_and_the_data_set(tmp_p
     mine = f"outcomes.model={file}:mine-of-keys"
     before = spec(mine)
     assert spec(mine) == before
+    load_named(f"{file}:mine-of-keys")
     assert get_model(f"{file}:mine-of-keys").omega[0][0] == 1.0
     file.write_text(text.format(2.0))
     assert changed(before, spec(mine)) == {OUTCOMES, DATASET}
+    load_named(f"{file}:mine-of-keys")
     assert get_model(f"{file}:mine-of-keys").omega[0][0] == 2.0  # the file that the digest names is used
     with pytest.raises(ConfigError, match=r"no such model file.*elsewhere\.py"):
         spec(f"outcomes.model={nowhere}:mine")
