@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.files import BLOCK, is_temporary
+from image_longitudinal.core.paths import open_plain
 
 _ADVICE = {
     errno.ENOSPC: "free some space or choose another output, then run the same command again: finished files are kept",
@@ -155,7 +156,7 @@ class Root(ABC):
 
 def local_blocks(path: Path) -> Iterator[bytes]:
     """The bytes of a local file in pieces of about 1 MiB; StorageError when it cannot be read."""
-    with storage_errors("cannot read a file", str(path)), open(path, "rb") as file:
+    with storage_errors("cannot read a file", str(path)), open(open_plain(path), "rb") as file:
         while block := file.read(BLOCK):
             yield block
 

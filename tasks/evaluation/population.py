@@ -18,7 +18,7 @@ from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.tasks.engine.cache_keys import CACHED
 from image_longitudinal.tasks.engine.progress import Progress
 from image_longitudinal.tasks.evaluation import data
-from image_longitudinal.tasks.evaluation.run import EvaluationRun, StageFiles
+from image_longitudinal.tasks.evaluation.run import EvaluationRun, StageFiles, save_array
 from image_longitudinal.tasks.evaluation.specs import EstimateSpec, PopulationFitSpec
 
 # Initial values of the published fit (arXiv 2410.16177); other models start at their own typical values.
@@ -29,7 +29,7 @@ STARTS = {"depot-central-mm": PopulationParameters(np.log([1.0, 1.1, 0.6]), 0.2 
 def fit_level(key: str, folder: Path, run: EvaluationRun, spec: PopulationFitSpec, level: float) -> StageFiles:
     """Outcomes of the level as arrays, and the population fitted to training subjects evenly spaced among all."""
     for split in ("train", "test"):
-        np.save(folder / f"{split}.npy", data.outcomes(run.dataset, level, split))
+        save_array(folder / f"{split}.npy", data.outcomes(run.dataset, level, split))
     _fitted(run, spec, np.load(folder / "train.npy", mmap_mode="r")).write(folder / "population.json")
     return StageFiles.of(folder, "train.npy", "test.npy", "population.json")
 
@@ -47,7 +47,7 @@ def estimate_effects(
             progress=Progress(what, n, "subjects").update,
         )  # fmt: skip
         modes = pq.read_table(file.path, columns=list(model.random_effect_names))
-        np.save(folder / f"{split}.npy", np.stack([column.to_numpy() for column in modes.columns], axis=1))
+        save_array(folder / f"{split}.npy", np.stack([column.to_numpy() for column in modes.columns], axis=1))
     return StageFiles.of(folder, "train.npy", "test.npy")
 
 

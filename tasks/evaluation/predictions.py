@@ -21,7 +21,7 @@ from image_longitudinal.tasks.engine.gpu_slots import gpu_slots
 from image_longitudinal.tasks.engine.progress import Progress
 from image_longitudinal.tasks.evaluation import data
 from image_longitudinal.tasks.evaluation.population import fitted_model
-from image_longitudinal.tasks.evaluation.run import EvaluationRun, StageFiles
+from image_longitudinal.tasks.evaluation.run import EvaluationRun, StageFiles, save_array
 from image_longitudinal.tasks.evaluation.specs import PredictorSpec, ReadingSpec, ResNetSpec, ScoreSpec
 
 
@@ -70,7 +70,7 @@ def predict_effects(
     predictors, informed = fit_predictors(*training, rounds=spec.rounds, workers=run.workers)
     features = reading.array("test")
     for name, predictor in predictors.items():
-        np.save(folder / f"{name}.npy", predictor(features))
+        save_array(folder / f"{name}.npy", predictor(features))
     InformedFit(omega=informed.omega.tolist(), objectives=informed.objectives).write(folder / "informed.json")
     return StageFiles.of(folder, *(f"{name}.npy" for name in predictors), "informed.json")
 
@@ -88,7 +88,7 @@ def predict_by_resnet(
             report=Progress(f"train resnet at {level:g}", spec.network.steps, "steps").of_training,
         )  # fmt: skip
         parts = [predictor(images) for _, images, _ in data.image_chunks(dataset, "test")]
-    np.save(folder / "resnet.npy", np.concatenate(parts))
+    save_array(folder / "resnet.npy", np.concatenate(parts))
     return StageFiles.of(folder, "resnet.npy")
 
 

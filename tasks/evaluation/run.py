@@ -10,6 +10,7 @@ from prefect.tasks import Task
 
 from image_longitudinal.core.config import ComputeConfig, Section
 from image_longitudinal.core.digest import SHORT, digest_of, file_sha256
+from image_longitudinal.core.files import replacing
 from image_longitudinal.core.specs import Spec
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.nlme.model.population import Design, PopulationModel
@@ -99,6 +100,12 @@ class LevelFiles(Section):
     predictions: StageFiles
     resnet: StageFiles | None
     scores: StageFiles
+
+
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array as the whole of a .npy file; a link of that name is replaced, not followed."""
+    with replacing(path) as temporary, open(temporary, "xb") as file:
+        np.save(file, array)
 
 
 def run_stage(

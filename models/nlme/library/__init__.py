@@ -25,8 +25,8 @@ For example ``growth.py``, whose model is then called ``growth.py:gompertz-growt
 Lag times and the like (``dosing``), covariates and several endpoints are further arguments of ``StructuralModel``;
 :mod:`models.nlme.model.effects` adds covariate effects and occasions to an existing model.
 
-A file runs only where the user names it: :func:`load_models` and :func:`load_named`. Data sets and fits that others made
-hold such names too; what reads those calls :func:`get_model`, which runs nothing.
+A file runs only where the user names it: :func:`load_models` and :func:`load_named`. Data sets and fits that others
+made hold such names too; what reads those calls :func:`get_model`, which runs nothing.
 """
 
 from pathlib import Path
