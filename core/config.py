@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from image_longitudinal.core.names import FileName, Label
 from image_longitudinal.core.plan import ShardPlan
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -236,11 +237,11 @@ class OutcomesConfig(Section):
 class DatasetConfig(Section):
     """The published data set."""
 
-    name: str = Field("image-longitudinal-demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: FileName = "image-longitudinal-demo"
     date: Annotated[str | None, BeforeValidator(_date_text)] = Field(
         None, pattern=r"^\d{4}-\d{2}-\d{2}$", description="Date in the Croissant description."
     )
-    licence: str = Field("CC-BY-4.0", description="SPDX licence identifier.")
+    licence: Label = Field("CC-BY-4.0", description="SPDX licence identifier.")
     n_subjects: Positive = 512
     shard_size: Positive = 128
     association: tuple[Level, ...] = Field(

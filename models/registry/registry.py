@@ -24,6 +24,7 @@ from torch import Tensor
 from image_longitudinal.core.digest import SHORT, file_sha256
 from image_longitudinal.core.errors import ModelError, StorageError
 from image_longitudinal.core.files import move_into_place, temporary_folder, write_atomically
+from image_longitudinal.core.json_input import parse_json
 from image_longitudinal.models.registry.metadata import (
     WEIGHTS,
     ModelFile,
@@ -175,8 +176,8 @@ class Registry:
         where = self.shared.join(ALIASES) if self.shared else self.root / ALIASES
         try:
             if self.shared:
-                return dict(json.loads(self.shared.read_bytes(ALIASES))) if self.shared.exists(ALIASES) else {}
-            return dict(json.loads((self.root / ALIASES).read_bytes()))
+                return dict(parse_json(self.shared.read_bytes(ALIASES))) if self.shared.exists(ALIASES) else {}
+            return dict(parse_json((self.root / ALIASES).read_bytes()))
         except FileNotFoundError:
             return {}
         except OSError as error:

@@ -130,5 +130,5 @@ def read_run_claim(root: Root) -> RunClaim:
     Raises:
         StorageError: the claim is missing or damaged.
     """
-    content = read_json(root, layout.RUN_FILE, root.read_bytes(layout.RUN_FILE))
+    content = read_json(root, layout.RUN_FILE, root.read_small(layout.RUN_FILE))
     return validate_document(root, layout.RUN_FILE, RunClaim, content)

@@ -10,6 +10,7 @@ from prefect.tasks import Task
 
 from image_longitudinal.core.config import ComputeConfig, Section
 from image_longitudinal.core.digest import SHORT, digest_of, file_sha256
+from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.files import replacing
 from image_longitudinal.core.specs import Spec
 from image_longitudinal.models.nlme.library import get_model
@@ -128,7 +129,10 @@ def run_stage(
 
 def true_model(manifest: RootManifest) -> PopulationModel:
     """The population model behind the outcomes of a data set, with its visits and doses."""
-    model = get_model(manifest.config["outcomes"]["model"])
+    outcomes = manifest.config.get("outcomes", {})
+    if not isinstance(name := outcomes.get("model"), str):
+        raise StorageError("this data set does not name its longitudinal model", where=manifest.name)
+    model = get_model(name)
     return replace(model, design=Design(manifest.times, tuple(given_doses(manifest.doses))))
 
 
