@@ -16,7 +16,7 @@ SLOW = {  # folders and modules that `make check` leaves out, by marker
     "e2e": ("e2e",),
     "service": (
         "cli/test_prefect_session.py", "storage/io/test_kill_points.py", "storage/io/test_lease.py",
-        "storage/io/test_s3.py", "tasks/shards/test_host_workers.py",
+        "storage/io/test_s3.py", "tasks/shards/test_host_workers.py", "test_foreign_bytes.py",
     ),
     "training": (
         "models/diffusion/test_distillation.py", "models/diffusion/test_train.py",

@@ -21,6 +21,8 @@ def check_limits(manifest: RootManifest) -> None:
     """ValueError if a reader of the data set would fail, hang or run out of memory for what the manifest says."""
     whole, dims = manifest.part_of or manifest, manifest.eta_latents
     n_shards, n_latents = -(-whole.n_subjects // manifest.shard_size), manifest.image.latent_dim
+    n_eta = len(manifest.random_effects)
+    columns = ("id", "association", "split", *layout.eta_columns(n_eta), *manifest.parameters)
     files, names = (*manifest.files, *manifest.shards), {layout.ROOT_MANIFEST, layout.LEASE}
     expectations = [
         (f"at most {MAX_SHARDS:,} shards", n_shards <= MAX_SHARDS),
@@ -29,8 +31,9 @@ def check_limits(manifest: RootManifest) -> None:
         ("training subjects", whole.splits.get("train", 0) > 0),
         ("association levels that differ", len(set(manifest.levels)) == len(manifest.levels)),
         (f"at most {MAX_LATENTS:,} latent numbers in a shard", manifest.shard_size * n_latents <= MAX_LATENTS),
-        ("a latent dimension for each random effect", dims is None or len(dims) == len(manifest.random_effects)),
+        ("a latent dimension for each random effect", dims is None or len(dims) == n_eta),
         ("latent dimensions of the image", all(0 <= dim < n_latents for dim in dims or ())),
+        ("parameters with names of their own", len(set(columns)) == len(columns)),
         ("numbers that describe the visits", _describes_visits(manifest.config.get("outcomes", {}))),
         ("files of the data set", all(file.path not in names for file in files)),
     ]

@@ -23,6 +23,10 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_FILES = 5_000_000
 MAX_TOTAL = 1 << 41  # bytes: 2 TiB, many times the largest public collection
 MAX_RATIO = 50  # bytes out per byte in: images hardly compress, a bomb unpacks a thousandfold
+_ATTRIBUTES = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
+MAX_ATTRIBUTES = 1 << 20  # bytes of a member's long name or attributes in a tar file
 RATIO_FROM = 64 << 20  # bytes extracted before the ratio counts: small archives of blank test images are no threat
 
 Member = tuple[str, int, IO[bytes]]
@@ -109,8 +113,9 @@ def _extract(archive: Path, folder: Path) -> None:
                 )  # fmt: skip
             if inside is not None:
                 _copy(stream, folder / inside, size, archive)
-    # zipfile raises RuntimeError for a password, and NotImplementedError for an unknown compression.
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+    except IngestError:
+        raise
+    except Exception as error:  # decoders raise nearly anything on damaged bytes: zlib.error, LZMAError, MemoryError
         if isinstance(error, OSError) and error.errno:
             raise
         raise IngestError("the archive is damaged or of an unknown kind", where=archive, got=error) from error
@@ -125,12 +130,24 @@ def _members(archive: Path) -> Iterator[Member]:
                 if not entry.is_dir() and kind in (0, 8) and _wanted(entry.filename):
                     yield entry.filename, entry.file_size, file.open(entry)
         return
-    with tarfile.open(archive, "r:*") as tar:
+    with tarfile.open(archive, "r:*", tarinfo=_TarInfo) as tar:
         for item in tar:
             if item.isfile() and _wanted(item.name):
                 stream = tar.extractfile(item)
                 assert stream is not None, "a regular file has content"
                 yield item.name, item.size, stream
+
+
+class _TarInfo(tarfile.TarInfo):
+    """A header whose long names and attributes, which are read at once, are no longer than such are."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_TarInfo":
+        """The header in a block; ReadError if what follows it would take too much memory."""
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in _ATTRIBUTES and found.size > MAX_ATTRIBUTES:
+            raise tarfile.ReadError(f"a header of {found.size:,} bytes")
+        return found
 
 
 def _inside(name: str) -> Path | None:

@@ -129,7 +129,7 @@ def test_the_plan_is_recovered_from_the_counts(n: int, size: int, validation: fl
         ({"splits": {"train": 22, "../up": 0}}, "splits"), ({"n_subjects": 10**18}, "n_subjects"),
         ({"n_subjects": 10**4}, "splits that add up"),
         ({"shard_size": 1, "n_subjects": 10**9}, "at most 200,000 shards"), ({"levels": []}, "levels"),
-        ({"times": []}, "times"), ({"eta_latents": [4, 99]}, "a latent dimension"),
+        ({"times": []}, "times"), ({"eta_latents": [4, 99]}, "latent dimensions of the image"),
         ({"config": {"outcomes": [1]}}, "numbers that describe the visits"),
         ({"files": [{"path": ".run.lock", "sha256": "0" * 64, "bytes": 1}]}, "files of the data set"),
         ({"files": [{"path": "../x", "sha256": "0" * 64, "bytes": 1}]}, "files.0.path"),

@@ -136,3 +136,14 @@ def test_urls_of_folders_and_archives(tmp_path):
         memory.rm("/", recursive=True)
     with pytest.raises(IngestError, match=r"cannot fetch the scans .*memory://gone.*FileNotFoundError"):
         local_scans("memory://gone", tmp_path / "scratch")
+
+
+def test_a_tar_header_that_asks_for_gigabytes_is_refused(tmp_path):
+    """Attributes and long names of a member are read at once: 8 GB of zeros compress to 8 MB."""
+    for kind in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
+        item = tarfile.TarInfo("a.jpeg")
+        item.type, item.size = kind, 8 << 30
+        archive = tmp_path / "a.tar"
+        archive.write_bytes(item.tobuf(tarfile.GNU_FORMAT) + bytes(10_240))
+        with pytest.raises(IngestError, match=r"damaged or of an unknown kind.*a header of 8,589,934,592 bytes"):
+            local_scans(archive, tmp_path / "scratch")
