@@ -268,6 +268,17 @@ class DatasetConfig(Section):
         return self
 
 
+class ReportConfig(Section):
+    """What reports and artifacts show."""
+
+    include_real_scans: bool = Field(
+        False, description="Show real scans beside generated images: in report.html and in artifacts."
+    )
+    scans_licence: Label | None = Field(
+        None, description="Licence under which the shown scans may be passed on; null: that of the data set."
+    )
+
+
 class ComputeConfig(Section):
     """Where to run and with how many workers; does not change the result."""
 
@@ -337,6 +348,7 @@ class Config(Section):
     generator: GeneratorConfig = GeneratorConfig()
     outcomes: OutcomesConfig = OutcomesConfig()
     dataset: DatasetConfig = DatasetConfig()
+    report: ReportConfig = ReportConfig()
     compute: ComputeConfig = ComputeConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -358,3 +370,12 @@ class Config(Section):
                     f"got {vae.image_size} and {diffusion.image_size}"
                 )
         return self
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What a data set records: JSON values of the sections that decide it.
+
+        ``report`` came later, and is left out at its default: the same data sets have the same records.
+        """
+        usual = {"report"} if self.report == ReportConfig() else set()
+        return self.model_dump(mode="json", exclude={*EXECUTION_SECTIONS, *usual})

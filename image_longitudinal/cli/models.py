@@ -97,15 +97,22 @@ def export(
     name: Name,
     target: Annotated[str, typer.Argument(help="Folder or fsspec URL.")],
     layout: Annotated[str, typer.Option(help="version (for import) or diffusers (for from_pretrained).")] = "version",
+    scans_licence: Annotated[
+        str | None,
+        typer.Option(help="Include pictures of real scans, under this licence; without it they are left out."),
+    ] = None,
     workspace: WorkspaceOption = "workspace",
     registry: Shared = None,
 ) -> None:
-    """Export a version."""
+    """Export a version, without its pictures of real scans."""
     from image_longitudinal.models.registry.exchange import export_model
     from image_longitudinal.storage.io.open import open_root
 
-    for file in export_model(_registry(workspace, registry).get(name), open_root(target), layout):
+    version = _registry(workspace, registry).get(name)
+    for file in export_model(version, open_root(target), layout, scans_licence=scans_licence):
         typer.echo(file)
+    if (private := version.private_files) and not scans_licence:
+        typer.echo(f"left out, as they show real scans: {', '.join(private)} (--scans-licence includes them)")
     used_by = f"image-longitudinal models import {target}" if layout == "version" else "diffusers from_pretrained"
     print_result(target, used_by)
 

@@ -32,6 +32,7 @@ from image_longitudinal.models.registry.metadata import (
     read_model_file,
     write_model_file,
 )
+from image_longitudinal.models.registry.real_scans import holds_real_scans, may_hold_real_scans
 from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors
 
 MODEL, CARD, ALIASES = "model.json", "README.md", "aliases.json"
@@ -89,8 +90,26 @@ class ModelVersion:
         return path.read_text() if path.exists() else ""
 
     def all_tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Every group of weights by name; see :meth:`tensors`."""
-        return {name: self.tensors(name) for name in (file.removesuffix(WEIGHTS) for file in self.files)}
+        """Every group of weights by name (:meth:`tensors`), without pictures of real scans that this copy lacks."""
+        missing = {file for file in self.files if may_hold_real_scans(self.metadata, file)}
+        missing -= {path.name for path in self.folder.iterdir()}
+        present = [file.removesuffix(WEIGHTS) for file in self.files if file not in missing]
+        return {name: self.tensors(name) for name in present}
+
+    def has(self, name: str) -> bool:
+        """Whether this copy has the file ``name``; pictures of real scans may be missing."""
+        return (self.folder / f"{name}{WEIGHTS}").exists()
+
+    @property
+    def public_files(self) -> list[str]:
+        """The files of this copy that may leave the workspace."""
+        private = self.private_files
+        return [file for file in self.files if file not in private and (self.folder / file).exists()]
+
+    @property
+    def private_files(self) -> list[str]:
+        """The files of this copy that hold pictures of real scans."""
+        return [file for file in self.files if holds_real_scans(self.metadata, self.folder / file)]
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The weights called ``name``, checked against the SHA-256 recorded at registration.
@@ -239,6 +258,8 @@ class Registry:
             for name, expected in content.files.items():
                 where, do = source.join(prefix + name), "export or copy the version again"
                 if not source.exists(prefix + name):
+                    if may_hold_real_scans(content.metadata, name):
+                        continue
                     raise ModelError("a file of the model is missing", where=where, do=do)
                 write_atomically(temporary / name, source.blocks(prefix + name))
                 if file_sha256(temporary / name) != expected:
@@ -262,6 +283,6 @@ class Registry:
         if not (version.folder / MODEL).exists():
             move_into_place(temporary, version.folder)
         if self.shared and not self.shared.exists(f"{version.version}/{MODEL}"):
-            for name in (*version.files, CARD, MODEL):  # model.json last: it makes the folder a version
+            for name in (*version.public_files, CARD, MODEL):  # model.json last: it makes the folder a version
                 self.shared.put_file(version.folder / name, f"{version.version}/{name}")
         return version

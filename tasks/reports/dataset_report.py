@@ -7,7 +7,9 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 
+from image_longitudinal.core.config import ReportConfig
 from image_longitudinal.models.design.association import AssociationSums
+from image_longitudinal.models.registry.real_scans import EXAMPLES
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.storage.dataset.manifest import RootManifest
 from image_longitudinal.storage.dataset.reader import Dataset
@@ -50,11 +52,16 @@ def write_report(
     recoverability: list[float],
     read_by: str,
     achieved: dict[float, list[AssociationSums]],
+    shown: ReportConfig,
 ) -> FileRecord:
     """Write the page of a data set about to be published; equal data sets and models give equal bytes.
 
     ``version`` generated the images (None: the phantom), ``eta_dims`` are the latent dimensions that became η,
-    ``read_by`` names what recovered z with R² ``recoverability``; ``achieved``: :func:`achieved_association`.
+    ``read_by`` names what recovered z with R² ``recoverability``; ``achieved``: :func:`achieved_association`. Pictures
+    of real scans are in the page only if ``shown`` includes them.
+
+    Raises:
+        ModelError: they are asked for, and this copy of the model comes without them.
     """
     dataset = Dataset(root, manifest)
     subjects = np.unique(np.linspace(0, len(dataset) - 1, PAIRS).astype(int)).tolist()
@@ -66,11 +73,11 @@ def write_report(
         "association": association_figure(achieved),
     }
     if version is not None:
-        real = version.tensors("examples")["images"].numpy()
-        if len(real):
+        shows_training = version.metadata.images.kind == "phantom" or shown.include_real_scans
+        if shows_training and len(real := version.tensors(EXAMPLES)["images"].numpy()):
             pictures["real"] = mosaic(real, 8, scale=_scale(real))
         pictures["loss"] = loss_figure(version.metadata.training)
-        pictures |= model_pictures(version)
+        pictures |= model_pictures(version, real_scans=shown.include_real_scans)
     template = resources.files("image_longitudinal.tasks.reports").joinpath("templates", REPORT).read_text()
     page = (
         Environment(autoescape=True, undefined=StrictUndefined)
@@ -85,6 +92,7 @@ def write_report(
             eta_dims=eta_dims,
             rows=association_rows(achieved, manifest),
             quality=quality_rows(version.metadata.measured) if version else [],
+            scans_licence=shown.scans_licence or manifest.licence,
         )
     )
     return root.write_bytes(REPORT, page.encode())

@@ -39,6 +39,7 @@ from image_longitudinal.models.registry.metadata import (
     VAETraining,
 )
 from image_longitudinal.models.registry.promotion import promote
+from image_longitudinal.models.registry.real_scans import EXAMPLES, GALLERY
 from image_longitudinal.models.registry.registry import CANDIDATE, ModelVersion, Registry
 from image_longitudinal.models.training.tensor_files import load_tensors, tensors_digest
 from image_longitudinal.models.vae.latent_model import LatentModel
@@ -52,7 +53,7 @@ from image_longitudinal.tasks.training.judging import judged_scans
 from image_longitudinal.tasks.training.specs import RegistrationSpec, RemeasureSpec
 from image_longitudinal.tasks.workspace import Workspace
 
-EXAMPLES = 24  # held-out images stored with a model, to show beside generated ones
+HELD_OUT = 24  # held-out images stored with a model, to show beside generated ones
 
 
 class TrainedNetwork(Section):
@@ -102,10 +103,12 @@ def register_model(
     prepared: str,
     workspace: str,
     compute: ComputeConfig,
+    real_scans: bool,
 ) -> str:
     """Rotate the networks to the most recoverable axes, measure them, and register weights, figures and card.
 
-    ``prepared`` is the folder of the images trained on. Returns the version's name.
+    ``prepared`` is the folder of the images trained on; ``real_scans``: show scans in artifacts too. Returns the
+    version's name.
     """
     images, probe, seed, device = open_prepared(prepared), spec.probe, spec.vae.seed, default_device(compute.device)
     networks = NetworkConfigs(vae=spec.vae.vae)
@@ -137,14 +140,17 @@ def register_model(
         training_key=spec.digest, seed=seed, images=_training_images(images), networks=networks, training=training,
         measured=measured, pretrained=spec.diffusion.pretrained if spec.diffusion else None,
     )  # fmt: skip
-    examples = images.images(model.image_size)[images.split("test")[:EXAMPLES]].copy()
-    weights["examples"] = {"images": torch.from_numpy(examples)}
-    weights["gallery"] = _gallery(model, generator, network, examples, measured, seed)
+    held_out = images.images(model.image_size)[images.split("test")[:HELD_OUT]].copy()
+    examples = {"images": torch.from_numpy(held_out)}
+    gallery = _gallery(model, generator, network, held_out, measured, seed)
+    if metadata.images.kind == "scans" and "triptychs" in gallery:  # one file holds all that is made of real scans
+        examples["triptychs"] = gallery.pop("triptychs")
+    weights |= {EXAMPLES: examples, GALLERY: gallery}
     registry = Workspace.at(workspace).registry
     version = registry.register(weights, metadata, model_card(metadata))
     registry.set_alias(CANDIDATE, version.version)
     _promote_if_no_worse(registry, version)
-    _show(version)
+    _show(version, real_scans)
     return version.version
 
 
@@ -166,12 +172,15 @@ def remeasured_model(
     spec = RemeasureSpec.from_config(
         config, model=version.digest, images=prepared.digest, judge=load_judge(judge).digest
     )
-    return registered_version(register_remeasured, spec, config, prepared, workspace, judge=judge)
+    shown = config.report.include_real_scans
+    return registered_version(register_remeasured, spec, config, prepared, workspace, judge=judge, real_scans=shown)
 
 
 @task(name="measure-model", task_run_name="measure and register", **CACHED)
 @holds_gpu_slots
-def register_remeasured(spec: RemeasureSpec, prepared: str, workspace: str, compute: ComputeConfig, judge: str) -> str:
+def register_remeasured(
+    spec: RemeasureSpec, prepared: str, workspace: str, compute: ComputeConfig, judge: str, real_scans: bool
+) -> str:
     """Measure a version's networks, and register them with new figures, card and latent order."""
     registry, probe, device = Workspace.at(workspace).registry, spec.probe, default_device(compute.device)
     base, images = registry.get(spec.model), open_prepared(prepared)
@@ -184,11 +193,11 @@ def register_remeasured(spec: RemeasureSpec, prepared: str, workspace: str, comp
     )  # fmt: skip
     metadata = base.metadata.model_copy(update={"measured": measured, "training_key": spec.digest})
     weights = base.all_tensors()
-    if "gallery" in weights:
+    if GALLERY in weights:
         shown = traversal(model, measured.latent_order, probe.batch_size)
-        weights["gallery"]["traversal"] = torch.from_numpy(shown)
+        weights[GALLERY]["traversal"] = torch.from_numpy(shown)
     registered = registry.register(weights, metadata, model_card(metadata))
-    _show(registered)
+    _show(registered, real_scans)
     return registered.version
 
 
@@ -204,8 +213,8 @@ def _held_out_digest(images: PreparedImages, size: int) -> str:
     return digest_of(size, [record.sha256 for record in images.manifest.images if record.split != "train"])
 
 
-def _show(version: ModelVersion) -> None:
-    """Show figures and pictures of a version as artifacts of the run."""
+def _show(version: ModelVersion, real_scans: bool) -> None:
+    """Show figures and pictures of a version as artifacts of the run; of real scans only if asked for."""
     measured, name = version.metadata.measured, f"Model {version.version}"
     rows = [
         {
@@ -217,7 +226,8 @@ def _show(version: ModelVersion) -> None:
     ]
     caption = f"{name}: z read back from generated images by the {measured.read_by}, best first"
     create_table_artifact(rows, key="recoverability", description=caption)
-    pictures = "\n\n".join(f"**{of}**\n\n{picture(image, of)}" for of, image in model_pictures(version).items())
+    shown = model_pictures(version, real_scans=real_scans)
+    pictures = "\n\n".join(f"**{of}**\n\n{picture(image, of)}" for of, image in shown.items())
     caption = f"{name}: latent traversals, denoising, scans beside reconstructions"
     create_markdown_artifact(pictures, key="model-pictures", description=caption)
     if quality := quality_rows(measured):
