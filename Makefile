@@ -16,18 +16,19 @@ help: ## list the targets
 
 setup: $(READY) ## install the exact versions of requirements.lock into .venv
 
-# Wheels of the lock files alone, each checked against its hash; the project itself is built by the locked setuptools.
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
-LOCKED  := $(INSTALL) --require-hashes --only-binary :all: --requirement
+# Files of the lock files alone, each checked against its hash; wheels, except of one package that has none.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
+LOCKED  := $(INSTALL) --require-hashes --only-binary :all: --no-binary jsonpath-rw --requirement
 NEEDS_CUDA := import importlib.metadata as m, sys; sys.exit(not any(r.startswith(("nvidia-", "cuda-")) for r in m.requires("torch")))
 
 # Recreated when a lock file changes. The CPU build of torch, where an index serves it, needs no CUDA libraries.
-$(READY): requirements.lock requirements-cuda.lock pyproject.toml
+$(READY): requirements.lock requirements-build.lock requirements-cuda.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else f"Python 3.11 to 3.13 is needed; {sys.executable} is {sys.version.split()[0]}. Choose another with make PYTHON=...")'
 	$(PYTHON) -m venv --clear $(VENV)
+	$(LOCKED) requirements-build.lock
 	$(LOCKED) requirements.lock
 	! $(BIN)/python -c '$(NEEDS_CUDA)' || $(LOCKED) requirements-cuda.lock
-	$(INSTALL) --no-build-isolation --editable .
+	$(INSTALL) --editable .
 	touch $@
 
 dataset: $(READY) ## generate a data set: IMAGES=folder/of/scans OUTPUT=folder/or/url PRESET=demo ARGS="--set key=value"

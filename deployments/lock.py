@@ -2,7 +2,8 @@
 
 ``make lock`` writes it by uv from pyproject.toml, for Python 3.11 to 3.13 on Linux, macOS and Windows at once; versions
 that are locked stay, unless ``make lock ARGS=--upgrade``. ``make lint`` checks that it belongs to pyproject.toml.
-requirements-cuda.lock holds the CUDA libraries that torch's build from PyPI needs on Linux, and its CPU build does not.
+requirements-build.lock holds pip and setuptools, which build what has no wheel (jsonpath-rw) and the project itself;
+requirements-cuda.lock the CUDA libraries that torch's build from PyPI needs on Linux, and its CPU build does not.
 """
 
 import argparse
@@ -22,9 +23,10 @@ from image_longitudinal.core.digest import digest_of, file_sha256
 from image_longitudinal.core.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCK, CUDA_LOCK, PROJECT = "requirements.lock", "requirements-cuda.lock", "pyproject.toml"
+LOCK, BUILD_LOCK, CUDA_LOCK = "requirements.lock", "requirements-build.lock", "requirements-cuda.lock"
+PROJECT = "pyproject.toml"
 LEFT_OUT = {"bm3d"}  # extras: its licence is non-commercial
-_CUDA = re.compile(r"nvidia-.*|cuda-.*|triton")
+_OTHERS = {BUILD_LOCK: re.compile(r"pip|setuptools"), CUDA_LOCK: re.compile(r"nvidia-.*|cuda-.*|triton")}
 _PINNED = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;]+)(?: ; (?P<marker>[^\\]+?))?\s*\\?")
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _HEADER = "# Written by make lock: see deployments/lock.py. Of the dependencies in pyproject.toml with digest\n# {}\n"
@@ -66,7 +68,7 @@ def requirements(project: str) -> list[str]:
 
 
 def problems(project: str, lock: str) -> Iterator[str]:
-    """Why a lock file does not belong to a pyproject.toml, one line each."""
+    """Why the text of all lock files does not belong to a pyproject.toml, one line each."""
     wanted, locked = requirements(project), read_lock(lock)
     versions: dict[str, list[str]] = {}
     for one in locked:
@@ -85,7 +87,7 @@ def problems(project: str, lock: str) -> Iterator[str]:
 def write(uv: str, upgrade: bool) -> None:
     """Resolve pyproject.toml and write both lock files."""
     project = (ROOT / PROJECT).read_text(encoding="utf-8")
-    old = [one for name in (LOCK, CUDA_LOCK) if (ROOT / name).exists() for one in read_lock((ROOT / name).read_text())]
+    old = read_lock(locked_text())
     extras = [f"--extra={name}" for name in tomllib.loads(project)["project"]["optional-dependencies"]]
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, LOCK)
@@ -99,9 +101,19 @@ def write(uv: str, upgrade: bool) -> None:
         found = read_lock(output.read_text())
     found = [one._replace(hashes=_with_other_builds(one, old)) if one.name == "torch" else one for one in found]
     header = _HEADER.format(digest_of(sorted(requirements(project))))
-    for name, cuda in ((LOCK, False), (CUDA_LOCK, True)):
-        chosen = [str(one) for one in found if (_CUDA.fullmatch(one.name) is not None) == cuda]
+    for name in (LOCK, BUILD_LOCK, CUDA_LOCK):
+        chosen = [str(one) for one in found if _file_of(one) == name]
         (ROOT / name).write_text(header + "\n".join(chosen) + "\n", encoding="utf-8")
+
+
+def locked_text() -> str:
+    """The text of all lock files that exist."""
+    paths = [ROOT / name for name in (LOCK, BUILD_LOCK, CUDA_LOCK)]
+    return "".join(path.read_text(encoding="utf-8") for path in paths if path.exists())
+
+
+def _file_of(locked: Locked) -> str:
+    return next((file for file, names in _OTHERS.items() if names.fullmatch(locked.name)), LOCK)
 
 
 def _with_other_builds(torch: Locked, old: list[Locked]) -> tuple[str, ...]:
@@ -126,9 +138,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.write:
         write(options.uv, options.upgrade)
-    project, lock, cuda = ((ROOT / name).read_text(encoding="utf-8") for name in (PROJECT, LOCK, CUDA_LOCK))
-    found = [*problems(project, lock), *(f"{one.name} has no hash" for one in read_lock(cuda) if not one.hashes)]
-    if found:
+    if found := list(problems((ROOT / PROJECT).read_text(encoding="utf-8"), locked_text())):
         sys.exit(f"{LOCK} does not belong to {PROJECT}: {'; '.join(found)}. Run: make lock")
 
 

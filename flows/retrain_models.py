@@ -6,6 +6,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
 from image_longitudinal.core.config import Config
+from image_longitudinal.core.secrets import hidden
 from image_longitudinal.storage.scans.scan_files import find_scans
 from image_longitudinal.storage.scans.sources import local_scans
 from image_longitudinal.tasks.engine.parameters import ConfigChoice, images_in_words, resolve
@@ -38,6 +39,7 @@ def retrain_models(
         The trained version; None if there were no new scans.
     """
     config, space, logger = resolve(preset, config, overrides), Workspace.at(workspace), get_run_logger()
+    images = hidden(images)
     record, scans = FolderRecord.of(space, images), find_scans(local_scans(images, space.sources)).scans
     new = [scan for scan in scans if scan.name not in record.seen]
     if not new:

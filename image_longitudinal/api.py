@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from image_longitudinal.core.errors import naming_missing_extra
 from image_longitudinal.core.presets import load_config
+from image_longitudinal.core.secrets import hidden
 from image_longitudinal.tasks.engine.prefect_setup import configure_prefect
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ def generate(
     with _importing_flows():
         from image_longitudinal.flows.generate_dataset import generate_dataset
     return generate_dataset(
-        str(output), str(images) if images else None, config=config or load_config(preset, overrides=overrides),
-        model=model, workspace=str(workspace), reuse=reuse, refresh=refresh,
+        hidden(str(output)), hidden(str(images)) if images else None, model=model, workspace=str(workspace),
+        config=config or load_config(preset, overrides=overrides), reuse=reuse and hidden(reuse), refresh=refresh,
     )  # fmt: skip
 
 
@@ -93,7 +94,8 @@ def evaluate(
     with _importing_flows():
         from image_longitudinal.flows.evaluate_dataset import evaluate_dataset
     return evaluate_dataset(
-        str(dataset), str(output) if output else None, config=config or load_config(preset, overrides=overrides),
+        hidden(str(dataset)), str(output) if output else None,
+        config=config or load_config(preset, overrides=overrides),
         workspace=str(workspace), workers=workers, verify=verify, trust=tuple(trust),
     )  # fmt: skip
 
@@ -183,7 +185,9 @@ def fit(
     with _importing_flows():
         from image_longitudinal.flows.fit_table import fit_table
         from image_longitudinal.tasks.population.options import FitOptions, options_of
-    return fit_table(options_of(FitOptions, {"table": str(table), "model": model, **options}), str(output), workers)
+    return fit_table(
+        options_of(FitOptions, {"table": hidden(str(table)), "model": model, **options}), str(output), workers
+    )
 
 
 def load_model(name: str = "pretrained", *, workspace: str | Path = "workspace", device: str = "auto") -> ImageModel:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from image_longitudinal.cli.console import print_result
-from image_longitudinal.cli.options import DryRun, File, Images, Overrides, Preset, Refresh, WorkspaceOption
+from image_longitudinal.cli.options import HIDDEN, DryRun, File, Images, Overrides, Preset, Refresh, WorkspaceOption
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.cli.run_plan import describe_plan
 from image_longitudinal.core.presets import load_config
@@ -13,7 +13,7 @@ from image_longitudinal.core.presets import load_config
 
 def ingest(
     images: Annotated[
-        str | None, typer.Argument(help="Folder, zip or tar file, or URL of scans; phantoms without one.")
+        str | None, typer.Argument(help="Folder, zip or tar file, or URL of scans; phantoms without one.", **HIDDEN)
     ] = None,
     preset: Preset = "demo",
     config: File = None,
@@ -80,7 +80,7 @@ def distill(
 
 
 def generate(
-    output: Annotated[str, typer.Option(help="Where to write the data set: a folder or an fsspec URL.")],
+    output: Annotated[str, typer.Option(help="Where to write the data set: a folder or an fsspec URL.", **HIDDEN)],
     images: Images = None,
     model: Annotated[
         str | None, typer.Option(help="Registered model, or `pretrained`, to use instead of training one.")
@@ -89,7 +89,9 @@ def generate(
     config: File = None,
     overrides: Overrides = None,
     workspace: WorkspaceOption = "workspace",
-    reuse: Annotated[str | None, typer.Option(help="Data set whose images are shared: only outcomes differ.")] = None,
+    reuse: Annotated[
+        str | None, typer.Option(help="Data set whose images are shared: only outcomes differ.", **HIDDEN)
+    ] = None,
     refresh: Refresh = False,
     dry_run: DryRun = False,
 ) -> None:

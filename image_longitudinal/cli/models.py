@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from image_longitudinal.cli.console import aligned, print_result
-from image_longitudinal.cli.options import File, Images, Overrides, Preset, WorkspaceOption
+from image_longitudinal.cli.options import HIDDEN, File, Images, Overrides, Preset, WorkspaceOption
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.presets import load_config
 
@@ -95,7 +95,7 @@ def measure(
 @app.command()
 def export(
     name: Name,
-    target: Annotated[str, typer.Argument(help="Folder or fsspec URL.")],
+    target: Annotated[str, typer.Argument(help="Folder or fsspec URL.", **HIDDEN)],
     layout: Annotated[str, typer.Option(help="version (for import) or diffusers (for from_pretrained).")] = "version",
     scans_licence: Annotated[
         str | None,
@@ -119,7 +119,7 @@ def export(
 
 @app.command("import")
 def import_model(
-    source: Annotated[str, typer.Argument(help="An exported version: a folder or an fsspec URL.")],
+    source: Annotated[str, typer.Argument(help="An exported version: a folder or an fsspec URL.", **HIDDEN)],
     alias: Annotated[str, typer.Option(help="Alias to set.")] = "candidate",
     workspace: WorkspaceOption = "workspace",
     registry: Shared = None,

@@ -7,20 +7,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from image_longitudinal.cli.console import print_result
+from image_longitudinal.cli.options import HIDDEN
 from image_longitudinal.core.plan import parse_shard_ranges
 from image_longitudinal.core.progress import Pace, Throttle, duration, human_bytes
 
 if TYPE_CHECKING:  # imports pyarrow, which other commands do not need
     from image_longitudinal.storage.dataset.transfer import Copied, Selection
 
-Source = Annotated[str, typer.Argument(help="The data set: a folder or an fsspec URL.")]
+Source = Annotated[str, typer.Argument(help="The data set: a folder or an fsspec URL.", **HIDDEN)]
 CopyWorkers = Annotated[int, typer.Option("--workers", min=1, help="Shards copied at a time.")]
 REPORT_SECONDS = 2.0  # between two lines of progress
 
 
 def publish(
     source: Source,
-    target: Annotated[str, typer.Argument(metavar="URL", help="Where to: a folder, s3://, gs://, hf://datasets/...")],
+    target: Annotated[
+        str, typer.Argument(metavar="URL", help="Where to: a folder, s3://, gs://, hf://datasets/...", **HIDDEN)
+    ],
     workers: CopyWorkers = 4,
 ) -> None:
     """Copy a published data set to another store; files that the target has already are kept."""
@@ -30,8 +33,8 @@ def publish(
 
 
 def fetch(
-    source: Annotated[str, typer.Argument(metavar="URL", help="The data set: a folder or an fsspec URL.")],
-    target: Annotated[str, typer.Argument(metavar="FOLDER", help="Target: a folder or an fsspec URL.")],
+    source: Annotated[str, typer.Argument(metavar="URL", help="The data set: a folder or an fsspec URL.", **HIDDEN)],
+    target: Annotated[str, typer.Argument(metavar="FOLDER", help="Target: a folder or an fsspec URL.", **HIDDEN)],
     split: Annotated[list[str] | None, typer.Option(help="Only this split; may be given several times.")] = None,
     level: Annotated[
         list[float] | None, typer.Option(help="Only this association level; may be given several times.")

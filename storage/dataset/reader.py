@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.plan import shard_ranges
+from image_longitudinal.core.secrets import revealed
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.manifest import RootManifest, read_root_manifest
 from image_longitudinal.storage.dataset.sharded_array import ShardedArray, image_spec, latent_spec
@@ -78,7 +79,7 @@ class Dataset:
         return f"Dataset({self.root.url!r}, {len(self)} subjects, levels {list(self.levels)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_dataset, (self.root.url,)
+        return open_dataset, (revealed(self.root.url),)
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -273,13 +274,13 @@ class View:
         xarray, zarr = _import("xarray"), importlib.import_module("zarr")
         self.dataset.check_zarr_metadata()
         root = self.dataset.root
-        address = root.join(layout.IMAGES)
+        address = f"{revealed(root.url)}/{layout.IMAGES}"
         store = address if "://" not in address else zarr.storage.FsspecStore.from_url(address, read_only=True)
         try:
             arrays = xarray.open_zarr(store, chunks=None, consolidated=self.dataset.manifest.layout_version > 1)
         except Exception as error:  # zarr and xarray raise errors of any type for metadata that they do not know
             do = "verify the data set"
-            raise StorageError("cannot open the arrays with xarray", where=address, got=error, do=do) from error
+            raise StorageError("cannot open the arrays with xarray", where=root.url, got=error, do=do) from error
         ids = self.ids
         chosen = slice(int(ids[0]), int(ids[-1]) + 1) if ids[-1] - ids[0] + 1 == len(ids) else ids
         return arrays.isel(subject=chosen).assign_coords(subject=ids)

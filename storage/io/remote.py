@@ -18,6 +18,7 @@ import fsspec
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.files import temporary_name
+from image_longitudinal.core.secrets import hidden, revealed, safe_cause
 from image_longitudinal.storage.io.root import Root, storage_errors
 
 OBJECT_STORES = {"memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "hf"}  # a put is atomic
@@ -46,12 +47,12 @@ class RemoteRoot(Root):
     """A folder of any other fsspec file system."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(url.rstrip("/"))
+        super().__init__(hidden(revealed(url).rstrip("/")))
         try:
-            self._fs, base = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+            self._fs, base = fsspec.core.url_to_fs(revealed(self.url), use_listings_cache=False)
         except (ImportError, ValueError) as error:
             do = "check the address, or install the fsspec driver of its protocol"
-            raise StorageError("cannot open a store", where=url, got=error, do=do) from error
+            raise StorageError("cannot open a store", where=self.url, got=error, do=do) from safe_cause(error)
         self._process = os.getpid()
         self.base = base.rstrip("/")
         protocols = (self.fs.protocol,) if isinstance(self.fs.protocol, str) else self.fs.protocol
@@ -63,7 +64,7 @@ class RemoteRoot(Root):
         not survive a fork.
         """
         if self._process != os.getpid():
-            self._fs, _ = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+            self._fs, _ = fsspec.core.url_to_fs(revealed(self.url), use_listings_cache=False)
             self._process = os.getpid()
         return self._fs
 

@@ -17,6 +17,7 @@ from image_longitudinal.core.files import BLOCK, is_temporary
 from image_longitudinal.core.json_input import MAX_DOCUMENT
 from image_longitudinal.core.names import Digest, RelativePath
 from image_longitudinal.core.paths import open_plain
+from image_longitudinal.core.secrets import safe_cause
 
 _ADVICE = {
     errno.ENOSPC: "free some space or choose another output, then run the same command again: finished files are kept",
@@ -195,4 +196,4 @@ def storage_errors(what: str, where: str, kind: type[Exception] = OSError) -> It
     except StorageError:
         raise
     except kind as error:
-        raise storage_error(what, where, error) from error
+        raise storage_error(what, where, error) from safe_cause(error)

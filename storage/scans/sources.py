@@ -15,6 +15,7 @@ from typing import IO
 from image_longitudinal.core.digest import SHORT, digest_of
 from image_longitudinal.core.errors import IngestError
 from image_longitudinal.core.files import BLOCK, move_into_place, temporary_folder
+from image_longitudinal.core.secrets import hidden, safe_cause
 from image_longitudinal.storage.io.remote import RemoteRoot
 from image_longitudinal.storage.io.root import storage_errors
 from image_longitudinal.storage.scans.scan_files import EXTENSIONS, MAX_BYTES
@@ -44,7 +45,7 @@ def local_scans(source: str | Path, scratch: Path) -> Path:
         IngestError: nothing found there, or the archive is damaged or too large.
         StorageError: it cannot be written.
     """
-    text = str(source)
+    text = hidden(str(source))
     if "://" in text and not text.startswith(("file://", "local://")):
         return _from_url(text, scratch)
     path = Path(text.split("://", 1)[-1])
@@ -67,7 +68,7 @@ def _from_url(url: str, scratch: Path) -> Path:
     try:
         root = RemoteRoot(url)
         info = root.fs.info(root.base)
-        name = PurePosixPath(root.base).name
+        name = PurePosixPath(url).name
         mark = str(info.get("ETag") or info.get("mtime") or info.get("LastModified") or "")
         target = scratch / digest_of(url, info.get("size"), mark)[:SHORT]
         if target.exists():
@@ -94,7 +95,7 @@ def _from_url(url: str, scratch: Path) -> Path:
         raise IngestError(
             "cannot fetch the scans", where=url, got=f"{type(error).__name__}: {error}",
             do="check the address and the credentials in the environment, and that the protocol's driver is installed",
-        ) from error  # fmt: skip
+        ) from safe_cause(error)  # fmt: skip
     return target
 
 

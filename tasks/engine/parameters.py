@@ -8,6 +8,7 @@ from prefect.runtime import flow_run
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.presets import load_config
+from image_longitudinal.core.secrets import hidden
 from image_longitudinal.models.imaging.backends import import_backend
 from image_longitudinal.models.nlme.library import get_model, load_models, load_named
 
@@ -50,4 +51,4 @@ def load_trusted(names: tuple[str, ...]) -> None:
 def images_in_words() -> str:
     """The image source of the current flow run, for the run's name: the folder's name, or phantom images."""
     images = flow_run.parameters.get("images")
-    return f"scans of {Path(images).name}" if images else "phantom images"
+    return f"scans of {Path(hidden(images)).name}" if images else "phantom images"

@@ -16,6 +16,7 @@ from prefect.artifacts import create_markdown_artifact
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.errors import IngestError, StorageError
 from image_longitudinal.core.random import normals, stream_key, subject_seeds
+from image_longitudinal.core.secrets import hidden
 from image_longitudinal.models.imaging.phantom import LATENT_NAMES, render
 from image_longitudinal.models.scans.cleaning import clean_frame, to_grey, to_sizes, to_square
 from image_longitudinal.storage.scans import scan_files
@@ -70,6 +71,7 @@ def ingest(
         target = str(workspace.images(phantoms.digest))
         prepared = cached_or_fresh(draw_phantoms, _can_be_opened, refresh, spec=phantoms, target=target)
     else:
+        source = hidden(source)
         folder, known = local_scans(source, workspace.sources), dict(held_out or {})
         spec = ScansSpec.of(config, find_scans(folder), known)
         target, frames = str(workspace.images(spec.digest)), str(workspace.frames(spec.frames_digest))

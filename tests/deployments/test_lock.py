@@ -5,10 +5,10 @@ import re
 import pytest
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.deployments.lock import CUDA_LOCK, LOCK, PROJECT, problems, read_lock
+from image_longitudinal.deployments.lock import BUILD_LOCK, CUDA_LOCK, LOCK, PROJECT, locked_text, problems, read_lock
 from tests.paths import ROOT
 
-PROJECT_TEXT, LOCK_TEXT = ((ROOT / name).read_text(encoding="utf-8") for name in (PROJECT, LOCK))
+PROJECT_TEXT, LOCK_TEXT = (ROOT / PROJECT).read_text(encoding="utf-8"), locked_text()
 CPU_BUILD = "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"  # torch 2.13.0+cpu, Linux, Python 3.11
 
 
@@ -16,14 +16,15 @@ def test_the_lock_file_belongs_to_the_project() -> None:
     assert list(problems(PROJECT_TEXT, LOCK_TEXT)) == []
 
 
-def test_every_package_of_both_files_has_hashes_and_torch_that_of_its_cpu_build() -> None:
-    for name in (LOCK, CUDA_LOCK):
+def test_every_package_of_all_files_has_hashes_and_torch_that_of_its_cpu_build() -> None:
+    for name in (LOCK, BUILD_LOCK, CUDA_LOCK):
         locked = read_lock((ROOT / name).read_text(encoding="utf-8"))
         assert locked
         assert all(one.hashes for one in locked)
     (torch,) = [one for one in read_lock(LOCK_TEXT) if one.name == "torch"]
     assert CPU_BUILD in torch.hashes
-    assert not any(one.name.startswith("nvidia-") for one in read_lock(LOCK_TEXT)), "the CPU build needs none"
+    main = read_lock((ROOT / LOCK).read_text(encoding="utf-8"))
+    assert not any(one.name.startswith("nvidia-") for one in main), "the CPU build needs none"
 
 
 @pytest.mark.parametrize(
@@ -51,11 +52,8 @@ def test_a_line_that_pins_nothing_is_refused() -> None:
 def test_make_installs_what_is_locked_and_the_project() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     recipe = makefile.split("$(READY): ")[1].split("touch")[0]
-    installs = [
-        line.strip() for line in recipe.splitlines() if "pip install" in line or "INSTALL)" in line or "LOCKED)" in line
-    ]
-    assert [line.rpartition(" ")[2] for line in installs] == [LOCK, CUDA_LOCK, "."]
-    assert all("$(LOCKED)" in line for line in installs[:2])
-    assert "--no-build-isolation" in installs[2]
-    assert re.search(r"^LOCKED .*--require-hashes --only-binary :all:", makefile, re.M)
-    assert re.search(r"^INSTALL .*--no-deps", makefile, re.M)
+    installs = [line.strip() for line in recipe.splitlines() if re.search(r"pip install|\(INSTALL\)|\(LOCKED\)", line)]
+    assert [line.rpartition(" ")[2] for line in installs] == [BUILD_LOCK, LOCK, CUDA_LOCK, "."]
+    assert all("$(LOCKED)" in line for line in installs[:3])
+    assert re.search(r"^LOCKED .*\(INSTALL\) --require-hashes --only-binary :all:", makefile, re.M)
+    assert re.search(r"^INSTALL .*--no-deps --no-build-isolation", makefile, re.M)
