@@ -21,8 +21,11 @@ def hidden(address: str) -> str:
 
 
 def revealed(address: str) -> str:
-    """The whole form of a hidden address that this process has seen; other addresses as they are."""
-    return _whole.get(address, address)
+    """The whole form of a hidden address that this process has seen, or of a file below it; others as they are."""
+    for public, whole in _whole.items():
+        if address == public or (address.startswith(f"{public}/") and whole.endswith(urlsplit(public).path)):
+            return whole + address.removeprefix(public)
+    return address
 
 
 def redacted(text: str) -> str:

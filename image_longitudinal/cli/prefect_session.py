@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import typer
 
+from image_longitudinal.cli.escaping import escape_record
 from image_longitudinal.tasks.engine.prefect_setup import SHORTENED, configure_prefect
 
 STARTED_BY = "IMAGE_LONGITUDINAL_STARTED_BY"  # environment variable of a temporary server: process id of its command
@@ -32,6 +33,7 @@ def starting_prefect() -> Iterator[None]:
     setup_logging()
     for handler in logging.getLogger().handlers:  # the console; the Prefect UI keeps the whole record
         handler.addFilter(belongs_on_console)
+        handler.addFilter(escape_record)
     with temporary_server():
         yield
 

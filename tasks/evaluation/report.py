@@ -1,11 +1,9 @@
 """What an evaluation writes for people: tables in three formats, figures, predictions, and one page with all of it."""
 
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
@@ -24,7 +22,8 @@ from image_longitudinal.tasks.evaluation import figures, tables
 from image_longitudinal.tasks.evaluation.population import fitted_model
 from image_longitudinal.tasks.evaluation.predictions import load_predictions
 from image_longitudinal.tasks.evaluation.run import EvaluationRun, LevelFiles, StageFiles
-from image_longitudinal.tasks.reports.pictures import data_url, picture
+from image_longitudinal.tasks.reports.pages import page
+from image_longitudinal.tasks.reports.pictures import picture
 
 PAGE = "evaluation.html"
 
@@ -84,13 +83,11 @@ def write_evaluation(
     }
     for name, png in pictures.items():
         write_atomically(folder / "figures" / f"{name}.png", png)
-    text = resources.files("image_longitudinal.tasks.reports").joinpath("templates", PAGE).read_text()
-    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(text).render(
-        manifest=manifest, evaluation=evaluation, headline=tables.headline_table(scored), strongest=truth.level,
-        pictures={name: data_url(png) for name, png in pictures.items()},
-        tables={table.name: table for table in written},
+    filled = page(
+        PAGE, pictures, manifest=manifest, evaluation=evaluation, headline=tables.headline_table(scored),
+        strongest=truth.level, tables={table.name: table for table in written},
     )  # fmt: skip
-    write_atomically(folder / PAGE, page)
+    write_atomically(folder / PAGE, filled)
     create_markdown_artifact(
         f"# Evaluation of {manifest.name}\n\n{picture(pictures['r2'], 'R² against designed level')}\n\n"
         f"{picture(pictures['trajectories'], 'trajectories')}",

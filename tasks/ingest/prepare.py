@@ -15,6 +15,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.errors import IngestError, StorageError
+from image_longitudinal.core.escapes import for_markdown
 from image_longitudinal.core.random import normals, stream_key, subject_seeds
 from image_longitudinal.core.secrets import hidden
 from image_longitudinal.models.imaging.phantom import LATENT_NAMES, render
@@ -174,8 +175,9 @@ def _reported(prepared: PreparedImages, show: bool) -> str:
     """The folder, after an artifact with counts, and with ``show`` with pictures; else it says where they are."""
     manifest, counts = prepared.manifest, prepared.manifest.counts
     parts = [*counts.by_split.items(), *counts.by_class.items(), *manifest.statistics.by_size.items()]
-    numbers = "\n".join(f"| {name} | {count:,} |" for name, count in parts)
-    rows = "\n".join(f"| {item.file} | {item.reason} |" for item in manifest.set_aside[:50])
+    numbers = "\n".join(f"| {for_markdown(name)} | {count:,} |" for name, count in parts)
+    aside = ((for_markdown(item.file), for_markdown(item.reason)) for item in manifest.set_aside[:50])
+    rows = "\n".join(f"| {file} | {reason} |" for file, reason in aside)
     listed = f"\n\n| set aside | reason |\n|---|---|\n{rows}" if rows else ""
     more = f"\n\nand {counts.set_aside - 50} more, in the manifest" if counts.set_aside > 50 else ""
     there = [path for name in (CONTACT_SHEET, BEFORE_AFTER) if (path := prepared.folder / name).exists()]

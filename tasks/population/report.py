@@ -1,12 +1,10 @@
 """The report on a population fit: warnings, estimates, diagnostics."""
 
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 from prefect import task
 
@@ -19,7 +17,8 @@ from image_longitudinal.models.nlme.estimation.results import fit_warnings, load
 from image_longitudinal.tasks.population.inputs import named_model, observations_of, population_of
 from image_longitudinal.tasks.population.options import FitOptions
 from image_longitudinal.tasks.population.summary import DRAWS, RESULTS, FitSummary, read_summary
-from image_longitudinal.tasks.reports.pictures import data_url, rendered
+from image_longitudinal.tasks.reports.pages import page
+from image_longitudinal.tasks.reports.pictures import rendered
 
 REPORT = "report.html"
 REPLICATES = 300
@@ -45,11 +44,7 @@ def report_fit(options: FitOptions, output: str) -> str:
 
 def rendered_page(template: str, figures: Mapping[str, Figure], **content: Any) -> str:
     """A template of :mod:`tasks.reports`, filled with figures and other content."""
-    text = resources.files("image_longitudinal.tasks.reports").joinpath("templates", template).read_text()
-    pictures = {name: data_url(rendered(figure)) for name, figure in figures.items()}
-    return (
-        Environment(autoescape=True, undefined=StrictUndefined).from_string(text).render(pictures=pictures, **content)
-    )
+    return page(template, {name: rendered(figure) for name, figure in figures.items()}, **content)
 
 
 def fit_page(found: Fit, data: PopulationData, options: FitOptions, summary: FitSummary) -> str:

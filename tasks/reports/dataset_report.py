@@ -1,10 +1,8 @@
 """report.html: a self-contained page beside the data about the data set and its quality."""
 
-from importlib import resources
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 
 from image_longitudinal.core.config import ReportConfig
@@ -21,7 +19,8 @@ from image_longitudinal.tasks.reports.dataset_figures import (
     recoverability_figure,
 )
 from image_longitudinal.tasks.reports.model_figures import model_pictures, quality_rows
-from image_longitudinal.tasks.reports.pictures import data_url, mosaic
+from image_longitudinal.tasks.reports.pages import page
+from image_longitudinal.tasks.reports.pictures import mosaic
 
 REPORT = "report.html"
 PAIRS, MOSAIC = 7, 24
@@ -78,24 +77,14 @@ def write_report(
             pictures["real"] = mosaic(real, 8, scale=_scale(real))
         pictures["loss"] = loss_figure(version.metadata.training)
         pictures |= model_pictures(version, real_scans=shown.include_real_scans)
-    template = resources.files("image_longitudinal.tasks.reports").joinpath("templates", REPORT).read_text()
-    page = (
-        Environment(autoescape=True, undefined=StrictUndefined)
-        .from_string(template)
-        .render(
-            manifest=manifest,
-            pictures={name: data_url(png) for name, png in pictures.items()},
-            model=version.metadata if version else None,
-            model_version=version.version if version else None,
-            recoverability=recoverability,
-            read_by=read_by,
-            eta_dims=eta_dims,
-            rows=association_rows(achieved, manifest),
-            quality=quality_rows(version.metadata.measured) if version else [],
-            scans_licence=shown.scans_licence or manifest.licence,
-        )
-    )
-    return root.write_bytes(REPORT, page.encode())
+    filled = page(
+        REPORT, pictures, manifest=manifest, model=version.metadata if version else None,
+        model_version=version.version if version else None, recoverability=recoverability, read_by=read_by,
+        eta_dims=eta_dims, rows=association_rows(achieved, manifest),
+        quality=quality_rows(version.metadata.measured) if version else [],
+        scans_licence=shown.scans_licence or manifest.licence,
+    )  # fmt: skip
+    return root.write_bytes(REPORT, filled.encode())
 
 
 def association_rows(achieved: dict[float, list[AssociationSums]], manifest: RootManifest) -> list[dict[str, Any]]:

@@ -20,6 +20,12 @@ def test_secrets_are_hidden_and_revealed(address: str, public: str) -> None:
     assert revealed(public) == address
 
 
+def test_a_file_below_a_hidden_folder_is_reached_with_its_secret() -> None:
+    assert hidden("ftp://me:other-word@host2/scans") == "ftp://***@host2/scans"
+    assert revealed("ftp://***@host2/scans/a/b.png") == "ftp://me:other-word@host2/scans/a/b.png"
+    assert revealed("ftp://***@host2/scans-2") == "ftp://***@host2/scans-2"
+
+
 @pytest.mark.parametrize(
     "address",
     [

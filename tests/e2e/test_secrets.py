@@ -5,19 +5,18 @@ import io
 import subprocess
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
 
 from image_longitudinal.storage.scans.prepared import open_prepared
-from tests.e2e.conftest import cli_arguments
-from tests.e2e.service import cli_environment
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("prefect_server")]
 
 PASSWORD, TOKEN = "hunter-2-hunter", "tok-0123456789abcdef"
 
@@ -57,22 +56,22 @@ def address() -> Iterator[str]:
         thread.join()
 
 
-def test_neither_success_nor_failure_writes_it_anywhere(address: str, tmp_path: Path) -> None:
-    environment = cli_environment(tmp_path / "home") | {"PREFECT_LOGGING_TO_API_ENABLED": "true"}
+def test_neither_success_nor_failure_writes_it_anywhere(
+    address: str, tmp_path: Path, prefect_home: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     printed = ""
     for source, status in ((address, 0), (address.replace("scans.zip", "gone.zip"), 1)):
-        few = ("--set", "images.min_images=20", "--set", "images.denoise=none", "--workspace", tmp_path / "workspace")
-        done = subprocess.run(
-            cli_arguments("ingest", source, *few), env=environment, cwd=tmp_path, capture_output=True, text=True,
-            timeout=600, check=False,
-        )  # fmt: skip
+        few = ("--set", "images.min_images=20", "--set", "images.denoise=none", "--workspace", "workspace")
+        done = command("ingest", source, *few)
         printed += done.stdout + done.stderr
         assert done.returncode == status, done.stderr[-2000:]
     assert "http://***@127.0.0.1" in printed
     (folder,) = (tmp_path / "workspace" / "images").iterdir()
     assert open_prepared(folder).manifest.source.folder == "scans.zip", "which model.json repeats"
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert any(path.name == "prefect.db" for path in files)
+    database = Path(str(PREFECT_API_DATABASE_CONNECTION_URL.value()).partition(":///")[2])
+    files = [path for place in (tmp_path, prefect_home) for path in place.rglob("*") if path.is_file()]
+    files += sorted(database.parent.glob(f"{database.name}*"))  # with its write-ahead log
+    assert any(b"ingest scans of scans.zip" in path.read_bytes() for path in files), "the name of the run"
     for secret in (PASSWORD, TOKEN):
         assert secret not in printed
         assert [str(path) for path in files if secret.encode() in path.read_bytes()] == []
