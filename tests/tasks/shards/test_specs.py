@@ -46,6 +46,7 @@ AFFECTED = {
     "dataset.eta_dims": {OUTCOMES, DATASET},
     "dataset.validation_fraction": {OUTCOMES, DATASET},
     "dataset.test_fraction": {OUTCOMES, DATASET},
+    "report": {DATASET},
 }
 # The phantom has a size and a length of z, but neither solver nor network.
 AFFECTED_WITH_PHANTOM = {
@@ -90,6 +91,15 @@ def test_every_field_changes_exactly_what_it_decides(backend: str, table: dict[s
         after = with_another_value(config, field)
         assert changed(before, spec(config=after)) == table.get(row or "", set()), field
     assert used - {None} == set(table), "the table names fields that do not exist"
+
+
+def test_a_field_that_came_later_keeps_old_digests_at_its_default() -> None:
+    made = spec()
+    fields = made.model_dump(mode="json", exclude={"report"})
+    fields |= {"images": made.images.digest, "outcomes": made.outcomes.digest}
+    assert made.digest == digest_of("dataset", DatasetSpec.code_version, fields)
+    assert "report" not in load_config("demo").recorded
+    assert load_config("demo", overrides=["report.include_real_scans=true"]).recorded["report"]["include_real_scans"]
 
 
 def shard_keys(made: DatasetSpec, shard: int = 1) -> dict[str, str]:
