@@ -56,7 +56,8 @@ def _without_secrets(link: str) -> str:
     path = parts.path if web else link.split("://", 1)[1].removeprefix(parts.netloc)
     found = [password or name] if concealed == f"{MASK}@" else []
     if web:
-        found += [parts.query, parts.fragment, *(value for _, value in parse_qsl(parts.query))]
+        values = (value for _, value in parse_qsl(parts.query) if len(value) > 7)  # shorter ones are words or numbers
+        found += [parts.query, parts.fragment, *values]
     for secret in found:
         if secret != MASK and len(secret) > 3:  # shorter ones would be replaced in the middle of words
             _secrets.update({secret, unquote(secret)})

@@ -57,7 +57,8 @@ def _sheet(tiles: Sequence[NDArray[np.uint8]], labels: Sequence[str], columns: i
         x, y = _GAP + place % columns * step_x, _GAP + place // columns * step_y
         sheet.paste(Image.fromarray(tile), (x, y))
         draw.text((x + 2, y + height + 1), label.encode("ascii", "replace").decode()[: width // _LETTER], fill=0)
-    draw.text((_GAP + 2, bottom), note, fill=0)
+    if note:
+        draw.text((_GAP + 2, bottom), note, fill=0)
     return sheet
 
 

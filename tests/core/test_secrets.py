@@ -2,8 +2,16 @@
 
 import pytest
 
+from image_longitudinal.core import secrets
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.secrets import hidden, redacted, revealed, safe_cause
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test hides is known to that test alone."""
+    monkeypatch.setattr(secrets, "_whole", {})
+    monkeypatch.setattr(secrets, "_secrets", set())
 
 
 @pytest.mark.parametrize(
