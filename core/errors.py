@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+from image_longitudinal.core.secrets import redacted
+
 # Packages of an optional part of the installation, by the extra that brings them.
 _EXTRA_OF = {
     "bm3d": "bm3d", "distributed": "dask", "h5py": "judge", "huggingface_hub": "hub", "prefect_dask": "dask",
@@ -33,7 +35,7 @@ class ImageLongitudinalError(Exception):
                 message += f"; {name} {value}"
         if do:
             message = f"{message.rstrip(' .')}. {do[0].upper()}{do[1:]}"
-        super().__init__(" ".join(message.split()))
+        super().__init__(redacted(" ".join(message.split())))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from image_longitudinal.core.errors import ConfigError
 
@@ -84,6 +85,10 @@ class ShardPlan:
     def _all_shards(self) -> int:
         return -(-self.n_subjects // self.shard_size)
 
+    @cached_property
+    def _chosen(self) -> frozenset[int]:
+        return frozenset(self.only_shards or ())
+
     @property
     def split_counts(self) -> dict[str, int]:
         """Subjects per split of the whole data set, in id order."""
@@ -93,7 +98,7 @@ class ShardPlan:
 
     def shard(self, index: int) -> Shard:
         """Shard ``index``; IndexError if the plan does not have it."""
-        if not 0 <= index < self._all_shards or (self.only_shards is not None and index not in self.only_shards):
+        if not 0 <= index < self._all_shards or (self.only_shards is not None and index not in self._chosen):
             raise IndexError(f"shard {index} of {self._all_shards}{' in this part' * self.is_part}")
         start = index * self.shard_size
         stop = min(start + self.shard_size, self.n_subjects)

@@ -15,6 +15,7 @@ class Spec(Section):
 
     product: ClassVar[str]
     code_version: ClassVar[int]
+    added: ClassVar[frozenset[str]] = frozenset()  # later fields, which count unless they are at their default
 
     @classmethod
     def from_config(cls, config: Config, **others: Any) -> Self:
@@ -27,5 +28,7 @@ class Spec(Section):
 
         A spec in a field counts by its own digest, so that its code version matters too.
         """
-        fields = self.model_dump(mode="json") | {name: part.digest for name, part in self if isinstance(part, Spec)}
+        usual = {name for name in self.added if getattr(self, name) == type(self).model_fields[name].default}
+        fields = self.model_dump(mode="json", exclude=usual)
+        fields |= {name: part.digest for name, part in self if isinstance(part, Spec)}
         return digest_of(self.product, self.code_version, fields)

@@ -9,7 +9,7 @@ from image_longitudinal.core.config import Config
 from image_longitudinal.core.outputs import check_new_folder
 from image_longitudinal.models.evaluation.records import Evaluation
 from image_longitudinal.storage.dataset.reader import open_dataset
-from image_longitudinal.tasks.engine.parameters import ConfigChoice, resolve
+from image_longitudinal.tasks.engine.parameters import ConfigChoice, load_trusted, resolve
 from image_longitudinal.tasks.evaluation.checks import check_design, check_input, check_is_evaluable, check_null
 from image_longitudinal.tasks.evaluation.population import estimate_effects, fit_level
 from image_longitudinal.tasks.evaluation.predictions import (
@@ -42,6 +42,7 @@ def evaluate_dataset(
     workers: int = 2,
     verify: bool = True,
     overwrite: bool = False,
+    trust: tuple[str, ...] = (),
 ) -> EvaluationResult:
     """Evaluate a published data set; finished stages are not computed again.
 
@@ -55,8 +56,10 @@ def evaluate_dataset(
         workers: Threads; no figure depends on their number.
         verify: Verify the data set first, every byte of it.
         overwrite: Replace another evaluation in the output.
+        trust: Files of longitudinal models that the data set names and that may run; no other code runs that data name.
     """
     config = resolve(preset, config, overrides)
+    load_trusted(trust)
     settings, opened = config.evaluation, open_dataset(dataset)
     check_is_evaluable(opened, settings)
     levels = settings.levels or opened.levels

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from prefect import flow, get_run_logger
 
-from image_longitudinal.core.config import EXECUTION_SECTIONS, Config
+from image_longitudinal.core.config import Config
 from image_longitudinal.flows.train_models import train_models
 from image_longitudinal.models.imaging.backends import describe, needs_training
 from image_longitudinal.models.nlme.library import get_model
@@ -61,7 +61,7 @@ def generate_dataset(
     """
     config = resolve(preset, config, overrides)
     root, place = open_root(output), Workspace.at(workspace)
-    recorded = config.model_dump(mode="json", exclude=set(EXECUTION_SECTIONS))
+    recorded = config.recorded
     check_configuration(root, recorded)
 
     def decide() -> DatasetRun:

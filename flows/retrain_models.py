@@ -6,6 +6,8 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
 from image_longitudinal.core.config import Config
+from image_longitudinal.core.escapes import for_markdown
+from image_longitudinal.core.secrets import hidden
 from image_longitudinal.storage.scans.scan_files import find_scans
 from image_longitudinal.storage.scans.sources import local_scans
 from image_longitudinal.tasks.engine.parameters import ConfigChoice, images_in_words, resolve
@@ -38,12 +40,13 @@ def retrain_models(
         The trained version; None if there were no new scans.
     """
     config, space, logger = resolve(preset, config, overrides), Workspace.at(workspace), get_run_logger()
+    images = hidden(images)
     record, scans = FolderRecord.of(space, images), find_scans(local_scans(images, space.sources)).scans
     new = [scan for scan in scans if scan.name not in record.seen]
     if not new:
         message = f"nothing new in {images}: {len(scans):,} scans, all seen before"
         logger.info(message)
-        create_markdown_artifact(message, key="model-comparison", description="Nothing new")
+        create_markdown_artifact(for_markdown(message), key="model-comparison", description="Nothing new")
         return None
     logger.info(f"{len(new):,} new scans in {images}, {len(scans):,} in all")
     prepared = ingest(images, config, space, held_out=record.held_out)

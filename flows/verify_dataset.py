@@ -9,10 +9,11 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from image_longitudinal.core.config import Config
-from image_longitudinal.core.errors import ImageLongitudinalError, StorageError
+from image_longitudinal.core.errors import ConfigError, ImageLongitudinalError, StorageError
 from image_longitudinal.core.presets import validate_config
 from image_longitudinal.flows.generate_dataset import generate_dataset, specify
-from image_longitudinal.models.imaging.backends import needs_training
+from image_longitudinal.models.imaging.backends import find_backend, needs_training
+from image_longitudinal.models.nlme.library import get_model, is_loaded
 from image_longitudinal.storage.dataset.layout import ROOT_MANIFEST, RUN_FILE, shard_manifest_path
 from image_longitudinal.storage.dataset.manifest import RootManifest, is_published, read_root_manifest
 from image_longitudinal.storage.dataset.reader import open_dataset
@@ -21,6 +22,7 @@ from image_longitudinal.storage.dataset.verify import VerificationReport, verify
 from image_longitudinal.storage.io.lease import hold_lease
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
+from image_longitudinal.tasks.engine.parameters import load_trusted
 from image_longitudinal.tasks.engine.progress import SHOWN, Progress, in_run, run_logger
 from image_longitudinal.tasks.shards.derivation import rederive
 from image_longitudinal.tasks.shards.provenance import check_provenance
@@ -31,7 +33,12 @@ SAMPLE = 8  # regenerated subjects: a wrong seed, model or version shows in all 
 
 @flow(name="verify-dataset", flow_run_name="verify {output}", persist_result=False)
 def verify(
-    output: str, repair: bool = False, workers: int = 2, workspace: str = "workspace", sample: int = SAMPLE
+    output: str,
+    repair: bool = False,
+    workers: int = 2,
+    workspace: str = "workspace",
+    sample: int = SAMPLE,
+    trust: tuple[str, ...] = (),
 ) -> VerificationReport:
     """Check a published data set.
 
@@ -42,11 +49,14 @@ def verify(
         workers: Shards checked at a time.
         workspace: Where the registered model is; needed to repair images and to regenerate some.
         sample: Number of random subjects, at least one, that are regenerated from their seeds and compared.
+        trust: Code that the data set names and that may run: files of longitudinal models, package.module:factory of
+            a custom backend. No other code runs that data name.
 
     Raises:
         FaultsFoundError: a file is missing, damaged or inconsistent; the log and a table list all problems.
         StorageError: there is no data set, or it cannot be repaired.
     """
+    load_trusted(trust)
     root = open_root(output)
     report: VerificationReport | None = None
     try:
@@ -70,6 +80,7 @@ def _regenerate(root: Root, report: VerificationReport | None, workspace: str) -
     manifest = None if report is None or _manifest_is_wrong(report) else read_root_manifest(root)
     record = manifest or read_run_claim(root)  # both have the identity and the configuration
     config, files = validate_config(record.config, where=root.url), Workspace.at(workspace)
+    refuse_foreign_code(config)
     model = None
     if needs_training(config.generator.backend):
         model = manifest.image.model if manifest else _model_of(record.identity, config, files, root)
@@ -95,6 +106,16 @@ def _regenerate(root: Root, report: VerificationReport | None, workspace: str) -
             do="run the command that fetched it again: intact files are kept",
         )
     generate_dataset(root.url, config=config, model=model, workspace=workspace)
+
+
+def refuse_foreign_code(config: Config) -> None:
+    """ConfigError if generating would run code that the data set names and the user has not named."""
+    find_backend(config.generator.backend)
+    get_model(config.outcomes.model)
+    if not is_loaded(config.outcomes.model):
+        file = config.outcomes.model.rpartition(":")[0]
+        do = f"if you trust it, put the model file there and give --trust {file}"
+        raise ConfigError("the longitudinal model's file is not the one that you named", expected=file, do=do)
 
 
 def _model_of(identity: str, config: Config, files: Workspace, root: Root) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from image_longitudinal.core.errors import naming_missing_extra
 from image_longitudinal.core.presets import load_config
+from image_longitudinal.core.secrets import hidden
 from image_longitudinal.tasks.engine.prefect_setup import configure_prefect, run_or_call
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def generate(
     with _importing_flows():
         from image_longitudinal.flows.generate_dataset import generate_dataset
     return generate_dataset(
-        str(output), str(images) if images else None, config=config or load_config(preset, overrides=overrides),
-        model=model, workspace=str(workspace), reuse=reuse, refresh=refresh,
+        hidden(str(output)), hidden(str(images)) if images else None, model=model, workspace=str(workspace),
+        config=config or load_config(preset, overrides=overrides), reuse=reuse and hidden(reuse), refresh=refresh,
     )  # fmt: skip
 
 
@@ -76,6 +77,7 @@ def evaluate(
     workers: int = 2,
     verify: bool = True,
     overwrite: bool = False,
+    trust: Sequence[str] = (),
 ) -> EvaluationResult:
     """Measure how well the images of a data set predict its outcomes, compared with the design.
 
@@ -87,6 +89,7 @@ def evaluate(
         workers: threads; the result does not depend on their number.
         verify: verify every byte of the data set first.
         overwrite: replace another evaluation in the output.
+        trust: files of longitudinal models that the data set names and that may run.
 
     Returns:
         The content of ``evaluation.json`` as records, and the folder.
@@ -97,8 +100,9 @@ def evaluate(
     with _importing_flows():
         from image_longitudinal.flows.evaluate_dataset import evaluate_dataset
     return evaluate_dataset(
-        str(dataset), str(output) if output else None, config=config or load_config(preset, overrides=overrides),
-        workspace=str(workspace), workers=workers, verify=verify, overwrite=overwrite,
+        hidden(str(dataset)), str(output) if output else None,
+        config=config or load_config(preset, overrides=overrides), workspace=str(workspace), workers=workers,
+        verify=verify, overwrite=overwrite, trust=tuple(trust),
     )  # fmt: skip
 
 
@@ -200,7 +204,7 @@ def fit(
     with _importing_flows(server=False):
         from image_longitudinal.flows.fit_table import fit_table
         from image_longitudinal.tasks.population.options import FitOptions, options_of
-    chosen = options_of(FitOptions, {"table": str(table), "model": model, **options})
+    chosen = options_of(FitOptions, {"table": hidden(str(table)), "model": model, **options})
     return run_or_call(fit_table, chosen, str(output), workers, overwrite)
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from image_longitudinal.core.config import EXECUTION_SECTIONS, ComputeConfig, Config
+from image_longitudinal.core.config import ComputeConfig, Config
 from image_longitudinal.core.errors import ConfigError, IngestError, Problems, StorageError
 from image_longitudinal.core.estimates import expected_bytes, image_side
 from image_longitudinal.core.progress import human_bytes
-from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.models.nlme.library import get_model, load_named
 from image_longitudinal.models.pretrained import BUNDLED
 from image_longitudinal.models.registry.registry import ModelVersion, open_version
 from image_longitudinal.storage.dataset import layout
@@ -45,14 +45,14 @@ class Found:
 
 
 def check_names(config: Config) -> None:
-    """Check that a configuration names a known backend and longitudinal model.
+    """Check that a user's own configuration names a known backend and longitudinal model, whose code runs.
 
     Raises:
         ConfigError: it does not, or ``dataset.eta_dims`` does not have one dimension for each random effect.
     """
-    from image_longitudinal.models.imaging.backends import find_backend
+    from image_longitudinal.models.imaging.backends import import_backend
 
-    find_backend(config.generator.backend)
+    import_backend(config.generator.backend)
     _check_effects(config)
 
 
@@ -105,7 +105,7 @@ def foresee_generation(
         _check_effects(config)
     with problems.noting():
         root = open_root(output)
-        check_configuration(root, config.model_dump(mode="json", exclude=set(EXECUTION_SECTIONS)))
+        check_configuration(root, config.recorded)
         finished = _finished(root)
         free = _room(root, config, side, finished)
     with problems.noting():
@@ -130,6 +130,7 @@ def foresee_training(problems: Problems, config: Config | None, images: str | No
 
 
 def _check_effects(config: Config) -> None:
+    load_named(config.outcomes.model)
     count, eta_dims = get_model(config.outcomes.model).n_random_effects, config.dataset.eta_dims
     if eta_dims != "auto" and len(eta_dims) != count:
         expected = f"{count} dimensions ({config.outcomes.model})"
@@ -148,13 +149,13 @@ def _version(name: str, workspace: Workspace) -> ModelVersion:
 
 def _check_generator(problems: Problems, config: Config, version: ModelVersion | None) -> None:
     """Check backend, device, and a model that exists against the configuration; imports torch."""
-    from image_longitudinal.models.imaging.backends import describe, find_backend
+    from image_longitudinal.models.imaging.backends import describe, import_backend
     from image_longitudinal.models.imaging.device import default_device
 
     with problems.noting():
         default_device(config.compute.device)
     with problems.noting():
-        find_backend(config.generator.backend)
+        import_backend(config.generator.backend)
         if version is not None or not _is_trained(config):
             described = describe(config.generator, version)
             if config.dataset.eta_dims != "auto":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from image_longitudinal.core.digest import SHORT
+from image_longitudinal.core.paths import folder_below
 from image_longitudinal.models.pretrained import BUNDLED
 from image_longitudinal.models.registry.registry import ModelVersion, Registry
 from image_longitudinal.storage.io.open import open_root
@@ -15,7 +16,10 @@ SHARED_REGISTRY = "IMAGE_LONGITUDINAL_REGISTRY"  # environment: fsspec URL of a 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A local folder with a subfolder for each kind of file; paths contain the digest of what made the files."""
+    """A local folder with a subfolder for each kind of file; paths contain the digest of what made the files.
+
+    Every folder that it gives lies below it: StorageError if a link leads out of the workspace.
+    """
 
     root: Path
 
@@ -26,16 +30,16 @@ class Workspace:
 
     def images(self, key: str) -> Path:
         """Folder of the prepared images with this key."""
-        return self.root / "images" / key[:SHORT]
+        return self._folder("images", key[:SHORT])
 
     def frames(self, key: str) -> Path:
         """Folder of the cleaned frames made with this key; a cache that may be deleted."""
-        return self.root / "frames" / key[:SHORT]
+        return self._folder("frames", key[:SHORT])
 
     @property
     def sources(self) -> Path:
         """Folder of downloads and extracted archives."""
-        return self.root / "sources"
+        return self._folder("sources")
 
     def model(self, name: str) -> ModelVersion:
         """A registered model by version or alias, or a bundled one by its name.
@@ -47,11 +51,11 @@ class Workspace:
 
     def training(self, key: str) -> Path:
         """Folder of the checkpoints of the training with this key."""
-        return self.root / "training" / key[:SHORT]
+        return self._folder("training", key[:SHORT])
 
     def evaluation(self, key: str) -> Path:
         """Folder of the evaluation stage with this key."""
-        return self.root / "evaluation" / key[:SHORT]
+        return self._folder("evaluation", key[:SHORT])
 
     @property
     def registry(self) -> Registry:
@@ -60,4 +64,7 @@ class Workspace:
 
     def registry_at(self, shared: str | None) -> Registry:
         """The model registry of this workspace, shared at an fsspec URL unless that is None or empty."""
-        return Registry(self.root / "models", open_root(shared) if shared else None)
+        return Registry(self._folder("models"), open_root(shared) if shared else None)
+
+    def _folder(self, *names: str) -> Path:
+        return folder_below(self.root, self.root.joinpath(*names))

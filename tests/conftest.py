@@ -17,6 +17,7 @@ SLOW = {  # folders and modules that `make check` leaves out, by marker
     "service": (
         "deployments/test_temporary_server.py", "storage/io/test_kill_points.py", "storage/io/test_lease.py",
         "storage/io/test_power_cuts.py", "storage/io/test_s3.py", "tasks/shards/test_host_workers.py",
+        "test_foreign_bytes.py",
     ),
     "training": (
         "models/diffusion/test_distillation.py", "models/diffusion/test_train.py",

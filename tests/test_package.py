@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import image_longitudinal
+from image_longitudinal.deployments.lock import LOCK, read_lock
 from tests.paths import ROOT
 
 ROOMS = ("core", "models", "storage", "tasks", "flows")
@@ -108,7 +109,11 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An interpreter with the wheel and its base dependencies alone, of the versions in the lock file."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=True)
-    _pip(folder / "bin/python", "install", "--constraint", ROOT / "requirements.lock", wheel)
+    constraints = folder / "versions.txt"  # without hashes: the wheel that was built here has none
+    locked = read_lock((ROOT / LOCK).read_text(encoding="utf-8"))
+    pins = (f"{one.name}=={one.version}" + (f" ; {one.marker}" if one.marker else "") for one in locked)
+    constraints.write_text("\n".join(pins))
+    _pip(folder / "bin/python", "install", "--constraint", constraints, wheel)
     return folder / "bin/python"
 
 

@@ -16,6 +16,7 @@ from image_longitudinal.cli.population import export_command, fit_command, simul
 from image_longitudinal.cli.signals import ending_by_signals
 from image_longitudinal.cli.transfer import convert_command, fetch_command, publish_command
 from image_longitudinal.core.errors import ImageLongitudinalError, naming_missing_extra
+from image_longitudinal.core.escapes import for_terminal
 
 STATUSES = (
     "Exit status: 0 done; 1 an error, explained in one line; 2 the command line cannot be read; 3 verify found faults; "
@@ -138,7 +139,7 @@ def main() -> None:
             with naming_missing_extra():
                 app()
         except ImageLongitudinalError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(for_terminal(f"error: {error}"), file=sys.stderr)
             sys.exit(error.exit_status)
 
 

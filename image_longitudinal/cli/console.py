@@ -19,6 +19,7 @@ from typing import Any
 
 from image_longitudinal.cli.display import Display, can_be_live
 from image_longitudinal.cli.logs import logging_to
+from image_longitudinal.core.escapes import for_terminal, for_terminal_json
 
 
 @dataclasses.dataclass
@@ -32,7 +33,7 @@ class _Output:
 
     def print(self, text: str, to_stderr: bool) -> None:
         with self.display.paused() if self.display else contextlib.nullcontext():
-            print(text, file=sys.stderr if to_stderr else sys.stdout, flush=True)
+            print(for_terminal(text), file=sys.stderr if to_stderr else sys.stdout, flush=True)
 
 
 _output = _Output()
@@ -64,7 +65,7 @@ def printing(
     finally:
         document, _output = _output.document, outer
         if as_json and document:
-            print(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
+            print(for_terminal_json(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)))
 
 
 def note(text: str) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from image_longitudinal.core.escapes import for_terminal
 from image_longitudinal.core.progress import Step, Throttle, duration, listening
 
 if TYPE_CHECKING:  # 20 ms to import, for commands that end before anything is shown
@@ -81,7 +82,7 @@ class Display:
     def line(self, text: str) -> None:
         """Print one line, above the live region if there is one."""
         with self.paused():
-            print(text, file=sys.stderr, flush=True)
+            print(for_terminal(text), file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -107,11 +108,13 @@ class Display:
             return
         region = self._opened()
         if step.what not in self._rows:
-            self._rows[step.what] = region.add_task(step.what, total=step.total, text="", extra="")
+            self._rows[step.what] = region.add_task(for_terminal(step.what), total=step.total, text="", extra="")
         left = f"{duration(step.seconds_left)} left" if step.rate > 0 else ""
         rate = f"{step.rate:.3g}/s" if step.rate > 0 else ""
         text = "  ".join(part for part in (f"{step.done:,}/{step.total:,} {step.unit}", rate, left) if part)
-        region.update(self._rows[step.what], completed=step.done, total=step.total, text=text, extra=step.extra)
+        region.update(
+            self._rows[step.what], completed=step.done, total=step.total, text=text, extra=for_terminal(step.extra)
+        )
         self._set_idle(None)
 
     def _watch(self) -> None:
@@ -130,6 +133,7 @@ class Display:
 
     def _set_idle(self, text: str | None) -> None:
         """Show, change or remove the row that counts seconds."""
+        text = text and for_terminal(text)
         if text is None:
             if self._idle is not None and self._region:
                 self._region.remove_task(self._idle)

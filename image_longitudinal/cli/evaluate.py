@@ -13,6 +13,7 @@ from image_longitudinal.cli.options import (
     Overwrite,
     Preset,
     Threads,
+    Trust,
     WorkspaceOption,
 )
 from image_longitudinal.cli.prefect_session import starting_prefect
@@ -32,6 +33,7 @@ def evaluate_command(
     workers: Threads = 2,
     verify: Annotated[bool, typer.Option(help="Verify every byte of the data set first.")] = True,
     overwrite: Overwrite = False,
+    trust: Trust = None,
 ) -> None:
     """Measure how well images predict outcomes, compared with the design; write tables, figures and a report."""
     settings = load_config(preset, config, overrides or ())
@@ -43,8 +45,9 @@ def evaluate_command(
     from image_longitudinal.tasks.evaluation.tables import headline_table
 
     result = evaluate_dataset(
-        dataset, output, config=settings, workspace=workspace, workers=workers, verify=verify, overwrite=overwrite
-    )
+        dataset, output, config=settings, workspace=workspace, workers=workers, verify=verify, overwrite=overwrite,
+        trust=tuple(trust or ()),
+    )  # fmt: skip
     evaluation, table = result.evaluation, headline_table(result.evaluation.levels)
     show(aligned([table.columns, *table.rows]), evaluation=evaluation)
     if any("–" in row for row in table.rows):

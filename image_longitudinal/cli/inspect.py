@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from image_longitudinal.cli.console import command_line, note, print_result, show
-from image_longitudinal.cli.options import DatasetArgument, Overwrite, WorkspaceOption
+from image_longitudinal.cli.options import DatasetArgument, Overwrite, Trust, WorkspaceOption
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.files import write_atomically
@@ -60,6 +60,7 @@ def verify_command(
         int | None, typer.Option(min=1, help="Subjects generated again and compared; 8, or none without the pipeline.")
     ] = None,
     workspace: WorkspaceOption = "workspace",
+    trust: Trust = None,
 ) -> None:
     """Re-hash and re-read a published data set, generate some subjects again, and name what is wrong (status 3)."""
     from image_longitudinal.storage.dataset.verify import FaultsFoundError
@@ -68,7 +69,7 @@ def verify_command(
         sample = 8 if find_spec("prefect") else 0
     note(f"verify {dataset}")
     try:
-        report = _verified(dataset, repair, workers, sample, workspace)
+        report = _verified(dataset, repair, workers, sample, workspace, tuple(trust or ()))
     except FaultsFoundError as error:
         if error.report:
             show(str(error.report), report=error.report)
@@ -77,11 +78,15 @@ def verify_command(
     print_result(dataset, command_line("show", dataset))
 
 
-def _verified(dataset: str, repair: bool, workers: int, sample: int, workspace: str) -> VerificationReport:
+def _verified(
+    dataset: str, repair: bool, workers: int, sample: int, workspace: str, trust: tuple[str, ...]
+) -> VerificationReport:
     if sample or repair:
         with starting_prefect(server=repair):
             from image_longitudinal.flows.verify_dataset import verify as verify_flow
-        return run_or_call(verify_flow, dataset, repair=repair, workers=workers, workspace=workspace, sample=sample)
+        return run_or_call(
+            verify_flow, dataset, repair=repair, workers=workers, workspace=workspace, sample=sample, trust=trust
+        )
     from image_longitudinal.core.progress import Counter
     from image_longitudinal.storage.dataset.verify import verify_dataset
     from image_longitudinal.storage.io.open import open_root

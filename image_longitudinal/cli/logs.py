@@ -14,9 +14,18 @@ from pathlib import Path
 
 from image_longitudinal.cli.display import Display
 from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.escapes import for_terminal
 
 PACKAGE = "image_longitudinal"
 SHORTENED, SHOWN = f"{PACKAGE}_shortened", f"{PACKAGE}_shown"  # attributes that tasks.engine sets
+
+
+class _Escaped(logging.Formatter):
+    """Formats a message, and shows the control characters in it as text: log files are read in terminals."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The text of a message."""
+        return for_terminal(super().format(record))
 
 
 class LinesForPeople(logging.Handler):
@@ -38,7 +47,7 @@ class LinesForPeople(logging.Handler):
             if self.display and os.getpid() == self._process:
                 self.display.line(text)
             else:
-                print(text, file=sys.stderr, flush=True)
+                print(for_terminal(text), file=sys.stderr, flush=True)
         except (OSError, ValueError):  # stderr is closed: the run goes on
             self.handleError(record)
 
@@ -67,7 +76,7 @@ def logging_to(display: Display | None, *, verbose: bool, file: Path | None) -> 
             handlers.append(logging.FileHandler(file, encoding="utf-8"))
         except OSError as error:
             raise StorageError("cannot write the log file", where=file, got=error, do="name another file") from error
-        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handlers[-1].setFormatter(_Escaped("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root, own = logging.getLogger(), logging.getLogger(PACKAGE)
     before = own.level
     own.setLevel(logging.INFO)

@@ -18,11 +18,11 @@ from image_longitudinal.cli.options import (
     Preset,
     Refresh,
     WorkspaceOption,
+    address,
 )
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.cli.run_plan import describe_plan
 from image_longitudinal.core.errors import Problems, naming_missing_extra
-from image_longitudinal.core.outputs import expanded
 from image_longitudinal.core.presets import load_config
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def ingest_command(
     images: Annotated[
         str | None,
         typer.Argument(
-            help="Folder, zip or tar file, or URL of scans; phantoms without one.", parser=expanded, metavar="SCANS"
+            help="Folder, zip or tar file, or URL of scans; phantoms without one.", parser=address, metavar="SCANS"
         ),
     ] = None,
     preset: Preset = "demo",
@@ -124,7 +124,7 @@ def generate_command(
     reuse: Annotated[
         str | None,
         typer.Option(
-            help="Data set whose images are shared: only outcomes differ.", parser=expanded, metavar="PATH|URL"
+            help="Data set whose images are shared: only outcomes differ.", parser=address, metavar="PATH|URL"
         ),
     ] = None,
     refresh: Refresh = False,

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from image_longitudinal.cli.commands import add_command
-from image_longitudinal.cli.console import aligned, command_line, print_result, show
-from image_longitudinal.cli.options import File, Images, ModelArgument, Overrides, Preset, WorkspaceOption
+from image_longitudinal.cli.console import aligned, command_line, note, print_result, show
+from image_longitudinal.cli.options import File, Images, ModelArgument, Overrides, Preset, WorkspaceOption, address
 from image_longitudinal.cli.prefect_session import starting_prefect
-from image_longitudinal.core.outputs import expanded
 from image_longitudinal.core.presets import load_config
 
 if TYPE_CHECKING:  # imports torch
@@ -89,24 +88,32 @@ def measure_model_command(
 
 def export_model_command(
     name: ModelArgument,
-    target: Annotated[str, typer.Argument(help="Folder or fsspec URL.", parser=expanded, metavar="PATH|URL")],
+    target: Annotated[str, typer.Argument(help="Folder or fsspec URL.", parser=address, metavar="PATH|URL")],
     layout: Annotated[str, typer.Option(help="version (for import) or diffusers (for from_pretrained).")] = "version",
+    scans_licence: Annotated[
+        str | None,
+        typer.Option(help="Include pictures of real scans, under this licence; without it they are left out."),
+    ] = None,
     workspace: WorkspaceOption = "workspace",
     registry: Shared = None,
 ) -> None:
-    """Export a version; a folder that holds a model is left alone."""
+    """Export a version, without its pictures of real scans; a folder that holds a model is left alone."""
     from image_longitudinal.models.registry.exchange import export_model
     from image_longitudinal.storage.io.open import open_root
 
-    files = export_model(_registry(workspace, registry).get(name), open_root(target), layout)
-    show("\n".join(files), files=files)
+    version = _registry(workspace, registry).get(name)
+    files = export_model(version, open_root(target), layout, scans_licence=scans_licence)
+    left_out = [] if scans_licence else version.private_files
+    show("\n".join(files), files=files, left_out=left_out)
+    if left_out:
+        note(f"left out, as they show real scans: {', '.join(left_out)} (--scans-licence includes them)")
     print_result(target, command_line("models", "import", target) if layout == "version" else None)
 
 
 def import_model_command(
     source: Annotated[
         str,
-        typer.Argument(help="An exported version: a folder or an fsspec URL.", parser=expanded, metavar="PATH|URL"),
+        typer.Argument(help="An exported version: a folder or an fsspec URL.", parser=address, metavar="PATH|URL"),
     ],
     alias: Annotated[str, typer.Option(help="Alias to set.")] = "candidate",
     workspace: WorkspaceOption = "workspace",

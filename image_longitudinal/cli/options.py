@@ -7,8 +7,15 @@ import typer
 from image_longitudinal.cli.completion import complete_keys, complete_models, complete_presets
 from image_longitudinal.core.outputs import expanded
 from image_longitudinal.core.presets import preset_names
+from image_longitudinal.core.secrets import hidden
 
-_PLACE = {"parser": expanded, "metavar": "PATH|URL"}
+
+def address(place: str) -> str:
+    """A path or URL as :func:`core.outputs.expanded` gives it; what is printed and stored of it has no password."""
+    return hidden(expanded(place))
+
+
+_PLACE = {"parser": address, "metavar": "PATH|URL"}
 _FILE = {"parser": expanded, "metavar": "FILE"}
 _FOLDER = {"parser": expanded, "metavar": "FOLDER"}
 
@@ -50,6 +57,10 @@ Refresh = Annotated[bool, typer.Option("--refresh", help="Recompute everything, 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a result that exists.")]
 DatasetArgument = Annotated[str, typer.Argument(help="The data set: a folder or an fsspec URL.", **_PLACE)]
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(help="Code that the data set names and you trust: a model file, or package.module:factory."),
+]
 Threads = Annotated[int, typer.Option(min=1, help="Threads; the result does not depend on their number.")]
 OutputPlace = Annotated[
     str, typer.Option("--output", help="Where to write the data set: a folder or an fsspec URL.", **_PLACE)

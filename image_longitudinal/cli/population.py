@@ -6,7 +6,7 @@ from typing import Annotated, cast
 import typer
 
 from image_longitudinal.cli.console import command_line, note, opening, print_result, show
-from image_longitudinal.cli.options import DatasetArgument, Overwrite, Threads
+from image_longitudinal.cli.options import DatasetArgument, Overwrite, Threads, address
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.outputs import check_new_file, expanded
@@ -92,7 +92,7 @@ def fit_command(
     table: Annotated[
         str,
         typer.Argument(
-            help="CSV or Parquet table, or the address of a published data set.", parser=expanded, metavar="TABLE"
+            help="CSV or Parquet table, or the address of a published data set.", parser=address, metavar="TABLE"
         ),
     ],
     output: Annotated[str, typer.Option(help="Folder for results and report.", parser=expanded, metavar="FOLDER")],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from image_longitudinal.cli.console import command_line, note, print_result, show
-from image_longitudinal.core.outputs import expanded
+from image_longitudinal.cli.options import address
 from image_longitudinal.core.plan import parse_shard_ranges
 from image_longitudinal.core.progress import Counter, human_bytes
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:  # imports pyarrow, which other commands do not need
     from image_longitudinal.storage.dataset.transfer import Copied, Selection
 
 Source = Annotated[
-    str, typer.Argument(help="The data set: a folder or an fsspec URL.", parser=expanded, metavar="PATH|URL")
+    str, typer.Argument(help="The data set: a folder or an fsspec URL.", parser=address, metavar="PATH|URL")
 ]
-Target = Annotated[str, typer.Argument(help="Where to: a folder or an fsspec URL.", parser=expanded, metavar="TARGET")]
+Target = Annotated[str, typer.Argument(help="Where to: a folder or an fsspec URL.", parser=address, metavar="TARGET")]
 CopyWorkers = Annotated[int, typer.Option("--workers", min=1, help="Shards copied at a time.")]
 
 
@@ -50,8 +50,8 @@ def fetch_command(
 
 
 def convert_command(
-    source: Annotated[str, typer.Argument(metavar="OLD", help="The data set of layout version 1.", parser=expanded)],
-    target: Annotated[str, typer.Argument(metavar="NEW", help="An empty folder or URL.", parser=expanded)],
+    source: Annotated[str, typer.Argument(metavar="OLD", help="The data set of layout version 1.", parser=address)],
+    target: Annotated[str, typer.Argument(metavar="NEW", help="An empty folder or URL.", parser=address)],
 ) -> None:
     """Rewrite a data set of layout version 1 in version 2: the same images and numbers, nothing is generated."""
     from image_longitudinal.storage.dataset.transfer import convert_dataset

@@ -1,7 +1,8 @@
 """The image models by name: ``phantom``, ``vae``, ``diffusion``, and custom ones.
 
 A custom backend is named ``package.module:factory``. Its factory has the signature of :func:`phantom_backend` and
-returns anything with the members of :class:`models.imaging.interface.ImageModel`.
+returns anything with the members of :class:`models.imaging.interface.ImageModel`. It is imported only where the user
+names it (:func:`import_backend`): data sets that others made hold such names too.
 """
 
 import importlib
@@ -155,6 +156,7 @@ BACKENDS: dict[str, Callable[[GeneratorConfig, ModelVersion | None, torch.device
     "vae": vae_backend,
     "diffusion": diffusion_backend,
 }
+_imported: dict[str, Callable[[GeneratorConfig, ModelVersion | None, torch.device], ImageModel]] = {}
 
 
 def needs_training(backend: str) -> bool:
@@ -194,19 +196,36 @@ def first_batch_size(model: ImageModel, config: GeneratorConfig, device: str = "
 
 
 def find_backend(name: str) -> Callable[[GeneratorConfig, ModelVersion | None, torch.device], ImageModel]:
-    """The factory of the image model of this name.
+    """The factory of the image model of this name; a custom one only after :func:`import_backend`.
+
+    Runs no code: the name may come from a data set.
+
+    Raises:
+        ConfigError: the name is unknown, or code that the user has not named.
+    """
+    if found := BACKENDS.get(name) or _imported.get(name):
+        return found
+    if ":" not in name:
+        expected = f"one of {', '.join(BACKENDS)}, or package.module:factory"
+        raise ConfigError("generator.backend is unknown", expected=expected, got=name)
+    raise ConfigError(
+        "generator.backend is code, which is not imported because data name it", where=name,
+        do="if you trust that package, name it yourself (--trust PACKAGE.MODULE:FACTORY)",
+    )  # fmt: skip
+
+
+def import_backend(name: str) -> None:
+    """Import the custom backend that the user's own configuration or command names; nothing to do for the others.
 
     Raises:
         ConfigError: the name is unknown, or cannot be imported.
     """
-    if name in BACKENDS:
-        return BACKENDS[name]
     module, colon, attribute = name.partition(":")
     if not colon:
-        expected = f"one of {', '.join(BACKENDS)}, or package.module:factory"
-        raise ConfigError("generator.backend is unknown", expected=expected, got=name)
+        find_backend(name)
+        return
     try:
-        return getattr(importlib.import_module(module), attribute)
+        _imported[name] = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError("generator.backend cannot be imported", where=name, got=error) from error
 

@@ -11,8 +11,13 @@ from image_longitudinal.models.registry.registry import CARD, MODEL, ModelStore,
 from image_longitudinal.models.training.tensor_files import save_tensors
 
 
-def export_model(version: ModelVersion, target: ModelStore, layout: str = "version") -> list[str]:
+def export_model(
+    version: ModelVersion, target: ModelStore, layout: str = "version", *, scans_licence: str | None = None
+) -> list[str]:
     """Copy a version to an opened folder or store, and return the names of the files written.
+
+    Pictures of real scans are left out unless ``scans_licence`` names the licence under which they are passed on,
+    which the card then states.
 
     The layout ``version`` is what :meth:`Registry.add` imports unchanged; ``diffusers`` is ``unet`` and ``scheduler``
     (and ``vae``, for Stable Diffusion) for ``from_pretrained``, with the project's VAE in ``latent_vae``.
@@ -27,15 +32,21 @@ def export_model(version: ModelVersion, target: ModelStore, layout: str = "versi
     if not version.is_intact():
         do = "run the command that trained this model again, which registers it anew, or import it again"
         raise ModelError("registered weights were altered, so nothing was exported", where=version.folder, do=do)
-    folder, names = version.folder, [*version.files, CARD, MODEL]
+    private = version.private_files if layout == "version" and scans_licence else []
+    folder, names = version.folder, [*version.public_files, *private, MODEL]
     with tempfile.TemporaryDirectory() as temporary:
         if layout == "diffusers":
             folder = Path(temporary)
             _save_for_diffusers(version, folder)
             names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        card = version.card
+        if private:
+            files = ", ".join(f"`{name}`" for name in private)
+            card += f"\n**Real scans:** {files} show scans of patients; licence of these pictures: {scans_licence}.\n"
+        target.write_bytes(CARD, card.encode())
         for name in names:
             target.put_file(folder / name, name)
-    return names
+    return [CARD, *names]
 
 
 def _save_for_diffusers(version: ModelVersion, folder: Path) -> None:
@@ -54,4 +65,3 @@ def _save_for_diffusers(version: ModelVersion, folder: Path) -> None:
     save_tensors(folder / "latent_vae" / "vae.safetensors", vae.state_dict())
     config = version.metadata.model_dump_json(include={"networks", "measured"}, indent=1) + "\n"
     (folder / "latent_vae" / "config.json").write_text(config, encoding="utf-8")
-    (folder / CARD).write_text(version.card, encoding="utf-8")

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from image_longitudinal.core.config import DiffusionConfig, DistillationConfig, ProbeConfig, Section, VAEConfig
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import ModelError
+from image_longitudinal.core.json_input import parse_json
 from image_longitudinal.models.registry.judgement import Interval, Judgement
 
 FORMAT = 2  # of model.json; raise it with an upgrade in _UPGRADES
@@ -254,7 +255,7 @@ def read_model_file(text: bytes, where: object) -> ModelFile:
         ModelError: it is damaged or altered, lists other files than weights, or has an unknown format.
     """
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         digest = content.pop("digest")
         files = {str(name): str(sha256) for name, sha256 in content["files"].items()}
         if foreign := [name for name in files if Path(name).name != name or not name.endswith(WEIGHTS)]:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from image_longitudinal.core.digest import SHORT, file_sha256, file_sha256_once
 from image_longitudinal.core.errors import ModelError, StorageError, did_you_mean
 from image_longitudinal.core.files import move_into_place, temporary_folder, write_atomically
+from image_longitudinal.core.json_input import parse_json
 from image_longitudinal.models.registry.metadata import (
     WEIGHTS,
     ModelFile,
@@ -32,6 +33,7 @@ from image_longitudinal.models.registry.metadata import (
     read_model_file,
     write_model_file,
 )
+from image_longitudinal.models.registry.real_scans import holds_real_scans, may_hold_real_scans
 
 if TYPE_CHECKING:  # takes a second, which a look at the registry does not need
     from torch import Tensor
@@ -101,20 +103,45 @@ class ModelVersion:
         )  # text for people: not checked
 
     def is_intact(self) -> bool:
-        """Whether all weights are as registered; large files are read once per process."""
+        """Whether all weights are as registered; large files are read once per process.
+
+        Pictures of real scans may be missing: they stay where the model was made.
+        """
         try:
-            return all(file_sha256_once(self.folder / name) == expected for name, expected in self.files.items())
+            return all(file_sha256_once(self.folder / file) == self.files[file] for file in self._present)
         except OSError:
             return False
 
     @property
     def networks(self) -> list[str]:
-        """Names of the groups of weights."""
-        return [file.removesuffix(WEIGHTS) for file in self.files]
+        """Names of the groups of weights, without pictures of real scans that this copy lacks."""
+        return [file.removesuffix(WEIGHTS) for file in self._present]
+
+    @property
+    def _present(self) -> list[str]:
+        """All files, those of weights also if they are lost, pictures of real scans only where they are."""
+        return [
+            file for file in self.files if not may_hold_real_scans(self.metadata, file) or (self.folder / file).exists()
+        ]
 
     def all_tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Every group of weights by name; see :meth:`tensors`."""
+        """Every group of weights of this copy by name; see :meth:`tensors`."""
         return {name: self.tensors(name) for name in self.networks}
+
+    def has(self, name: str) -> bool:
+        """Whether this copy has the file ``name``; pictures of real scans may be missing."""
+        return (self.folder / f"{name}{WEIGHTS}").exists()
+
+    @property
+    def public_files(self) -> list[str]:
+        """The files of this copy that may leave the workspace."""
+        private = self.private_files
+        return [file for file in self.files if file not in private and (self.folder / file).exists()]
+
+    @property
+    def private_files(self) -> list[str]:
+        """The files of this copy that hold pictures of real scans."""
+        return [file for file in self.files if holds_real_scans(self.metadata, self.folder / file)]
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The weights called ``name``, checked against the SHA-256 recorded at registration.
@@ -216,8 +243,8 @@ class Registry:
         where = self.shared.join(ALIASES) if self.shared else self.root / ALIASES
         try:
             if self.shared:
-                return dict(json.loads(self.shared.read_bytes(ALIASES))) if self.shared.exists(ALIASES) else {}
-            return dict(json.loads((self.root / ALIASES).read_bytes()))
+                return dict(parse_json(self.shared.read_bytes(ALIASES))) if self.shared.exists(ALIASES) else {}
+            return dict(parse_json((self.root / ALIASES).read_bytes()))
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -279,6 +306,8 @@ class Registry:
             for name, expected in content.files.items():
                 where, do = source.join(prefix + name), "export or copy the version again"
                 if not source.exists(prefix + name):
+                    if may_hold_real_scans(content.metadata, name):
+                        continue
                     raise ModelError("a file of the model is missing", where=where, do=do)
                 write_atomically(temporary / name, source.blocks(prefix + name))
                 if file_sha256(temporary / name) != expected:
@@ -305,6 +334,6 @@ class Registry:
             shutil.rmtree(version.folder, ignore_errors=True)
             move_into_place(temporary, version.folder)
         if self.shared and not self.shared.exists(f"{version.version}/{MODEL}"):
-            for name in (*version.files, CARD, MODEL):  # model.json last: it makes the folder a version
+            for name in (*version.public_files, CARD, MODEL):  # model.json last: it makes the folder a version
                 self.shared.put_file(version.folder / name, f"{version.version}/{name}")
         return version

@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from image_longitudinal.core.escapes import for_markdown
 from image_longitudinal.core.plan import shard_ranges
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.manifest import RootManifest
@@ -57,7 +58,8 @@ def render_card(dataset: Dataset, *, picture: bool = False) -> str:
     unit = manifest.units.get("time", "1")
     shown = f"![Some images above the outcomes they are paired with]({layout.CARD_PICTURE})" if picture else ""
     lineage = "".join(f"\n{line}\n" for line in (_part_of(manifest), _derived_from(manifest), shown) if line)
-    effects = ", ".join(f"`eta_{k}` ({name})" for k, name in enumerate(manifest.random_effects, 1))
+    effects = ", ".join(f"`eta_{k}` ({for_markdown(name)})" for k, name in enumerate(manifest.random_effects, 1))
+    made_by = [for_markdown(text) for text in (image.backend, image.model, image.version)]
     return f"""---
 {_front_matter(manifest)}
 ---
@@ -71,12 +73,12 @@ the image explains exactly the share ρ² of the variance of the random effects.
 | | |
 |---|---|
 | subjects | {manifest.n_subjects:,} |
-| images | {image.height} x {image.width}, grey, 8 bit, made by `{image.backend}` ({image.model} {image.version}) |
+| images | {image.height} x {image.width}, grey, 8 bit, made by `{made_by[0]}` ({made_by[1]} {made_by[2]}) |
 | latent vector | {image.latent_dim} dimensions, standard normal |
 | association levels | {levels} |
 | times | {len(manifest.times)}, from {min(manifest.times):g} to {max(manifest.times):g} {"" if unit == "1" else unit} |
 {_visits(manifest)}| shards | {manifest.plan.n_shards} of {manifest.shard_size:,} subjects |
-| licence | {manifest.licence} |
+| licence | {for_markdown(manifest.licence)} |
 
 | split | subjects |
 |---|---|
@@ -187,7 +189,8 @@ def _front_matter(manifest: RootManifest) -> str:
 
 def _table_section(dataset: Dataset, table: str) -> str:
     rows = "\n".join(
-        f"| `{field.name}` | {field.type} | {layout.unit_of(field)} | {layout.description_of(field)} |"
+        f"| `{for_markdown(field.name)}` | {field.type} | {for_markdown(layout.unit_of(field))} "
+        f"| {layout.description_of(field)} |"
         for field in dataset.schema(table)
     )
     return (

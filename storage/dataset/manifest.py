@@ -6,28 +6,32 @@ a root without ``dataset.json`` is not published.
 """
 
 import contextlib
-import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from image_longitudinal.core.digest import SEAL, digest_of, sealed_json
 from image_longitudinal.core.errors import DamagedError, StorageError
+from image_longitudinal.core.json_input import parse_json
+from image_longitudinal.core.names import Digest as Digest
+from image_longitudinal.core.names import FileName, Label, Paragraphs
 from image_longitudinal.core.plan import SPLITS, Shard, ShardPlan
 from image_longitudinal.storage.dataset import layout
+from image_longitudinal.storage.dataset.limits import MAX_SHARD, MAX_SIDE, MAX_SUBJECTS, check_limits
 from image_longitudinal.storage.dataset.tables import PlannedDose
 from image_longitudinal.storage.io.root import FileRecord, Root, file_record
 
-Digest = str  # 64 hex digits
+Split = Annotated[str, Field(pattern=f"^({'|'.join(SPLITS)})$")]
+Level = Annotated[float, Field(gt=0, le=1)]
 _OMITTED_IF_NONE = ("derived_from", "part_of")
 
 
 class Document(BaseModel):
-    """A JSON document of a data set."""
+    """A JSON document of a data set. Names in it are checked here, once: readers use them in paths and texts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 DocumentT = TypeVar("DocumentT", bound=Document)
@@ -47,8 +51,8 @@ class ShardManifest(Document):
     index: int = Field(ge=0)
     start: int = Field(ge=0)
     stop: int = Field(gt=0)
-    parts: dict[str, Part]
-    versions: dict[str, str] = {}
+    parts: dict[Label, Part]
+    versions: dict[Label, Label] = {}
 
     @property
     def files(self) -> tuple[FileRecord, ...]:
@@ -59,22 +63,22 @@ class ShardManifest(Document):
 class ImageInfo(Document):
     """The images and the model that made them."""
 
-    height: int = Field(gt=0)
-    width: int = Field(gt=0)
+    height: int = Field(gt=0, le=MAX_SIDE)
+    width: int = Field(gt=0, le=MAX_SIDE)
     latent_dim: int = Field(gt=0)
-    backend: str  # phantom, vae, diffusion or a custom one
-    model: str
-    version: str
-    digest: Digest
+    backend: Label  # phantom, vae, diffusion or a custom one
+    model: Label
+    version: Label
+    digest: Label  # 64 hex digits, unless a custom backend names itself otherwise
 
 
 class Origin(Document):
     """The data set that another one was derived from, identified by its content and not by its address."""
 
-    name: str
+    name: FileName
     identity: Digest
     manifest: Digest  # content_sha256 of its dataset.json
-    reused: dict[str, int]  # by part (image, outcomes): the number of shards whose files are shared
+    reused: dict[Label, int]  # by part (image, outcomes): the number of shards whose files are shared
 
 
 class PartOf(Document):
@@ -82,9 +86,9 @@ class PartOf(Document):
 
     identity: Digest
     manifest: Digest  # content_sha256 of its dataset.json
-    n_subjects: int = Field(gt=0)
-    splits: dict[str, int]
-    levels: tuple[float, ...]
+    n_subjects: int = Field(gt=0, le=MAX_SUBJECTS)
+    splits: dict[Split, Annotated[int, Field(ge=0)]]
+    levels: tuple[Level, ...]
     shards: tuple[int, ...]  # those in the part
 
 
@@ -95,30 +99,36 @@ class RootManifest(Document):
     """
 
     layout_version: Literal[1, 2] = 2
-    name: str
-    date: str | None = None  # ISO 8601, from the configuration: the time of the run would change the bytes
+    name: FileName
+    # ISO 8601, from the configuration: the time of the run would change the bytes
+    date: str | None = Field(None, pattern=r"^[0-9-]{1,32}$")
     identity: Digest  # of everything that decides the content: runs with equal identities make the same data set
     config: dict[str, Any]
     config_digest: Digest
     seed: int
-    n_subjects: int = Field(gt=0)
-    shard_size: int = Field(gt=0)
-    splits: dict[str, int]  # subjects per split
-    levels: tuple[float, ...]  # association levels
-    random_effects: tuple[str, ...]  # what eta_1, eta_2, … act on
+    n_subjects: int = Field(gt=0, le=MAX_SUBJECTS)
+    shard_size: int = Field(gt=0, le=MAX_SHARD)
+    splits: dict[Split, Annotated[int, Field(ge=0)]]  # subjects per split
+    levels: tuple[Level, ...] = Field(min_length=1)  # association levels
+    random_effects: tuple[Label, ...]  # what eta_1, eta_2, … act on
     eta_latents: tuple[int, ...] | None = None  # latent dimension (from 0) of eta_1, eta_2, …; None if they are mixed
-    parameters: tuple[str, ...]  # individual parameters, columns of random_effects
-    times: tuple[float, ...]
+    parameters: tuple[Label, ...]  # individual parameters, columns of random_effects
+    times: tuple[float, ...] = Field(min_length=1)
     doses: tuple[PlannedDose, ...]
-    units: dict[str, str] = dict(layout.DEFAULT_UNITS)
+    units: dict[Label, Label] = dict(layout.DEFAULT_UNITS)
     image: ImageInfo
     shards: tuple[FileRecord, ...]  # the shard manifests
     files: tuple[FileRecord, ...]
-    versions: dict[str, str]  # of the packages that made it
-    licence: str  # SPDX identifier
-    citation: str
+    versions: dict[Label, Label]  # of the packages that made it
+    licence: Label  # SPDX identifier
+    citation: Paragraphs
     derived_from: Origin | None = None
     part_of: PartOf | None = None
+
+    @model_validator(mode="after")
+    def _asks_nothing_impossible(self) -> Self:
+        check_limits(self)
+        return self
 
     @property
     def plan(self) -> ShardPlan:
@@ -286,7 +296,7 @@ def read_document(root: Root, path: str, kind: type[DocumentT], *, digest: bool 
         DamagedError: it is not as it was written.
         StorageError: its layout version is unknown, or it cannot be read.
     """
-    data = root.read_bytes(path)
+    data = root.read_small(path)
     content = _read_json(root, path, data)
     written = content.pop(SEAL, None)
     has_digest = digest or written is not None
@@ -313,8 +323,8 @@ def _digest_or_none(content: Mapping[str, Any]) -> Digest | None:
 def _read_json(root: Root, path: str, data: bytes) -> dict[str, Any]:
     """The JSON object in ``data``, the content of ``path``; DamagedError if it is not one."""
     try:
-        content = json.loads(data)
-    except ValueError as error:  # neither UTF-8 nor JSON
+        content = parse_json(data)
+    except ValueError as error:  # neither UTF-8 nor JSON, or too large or deep
         raise _damaged(root, path, error) from error
     if not isinstance(content, dict):
         raise _damaged(root, path, type(content).__name__)

@@ -19,11 +19,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.plan import shard_ranges
+from image_longitudinal.core.secrets import revealed
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.manifest import RootManifest, read_root_manifest
 from image_longitudinal.storage.dataset.sharded_array import ShardedArray, image_spec, integers, latent_spec
 from image_longitudinal.storage.dataset.table_reader import TableReader, check_is_one_of, chosen_splits, table_errors
 from image_longitudinal.storage.dataset.tables import observation_pattern
+from image_longitudinal.storage.dataset.zarr_metadata import check_metadata
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
 
@@ -78,7 +80,7 @@ class Dataset:
         return f"Dataset({self.root.url!r}, {len(self)} subjects, levels {list(self.levels)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_dataset, (self.root.url,)
+        return open_dataset, (revealed(self.root.url),)
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -198,6 +200,10 @@ class Dataset:
             observations={level: rows("observations", level, subject_id) for level in self.levels},
         )
 
+    def check_zarr_metadata(self) -> None:
+        """StorageError unless the Zarr metadata describes the manifest's arrays; our own reader does not need it."""
+        check_metadata(self.root, (self._images.spec, self._latents.spec), self.plan.n_subjects)
+
     def schema(self, table: str) -> pa.Schema:
         """The columns of a table, with units in the metadata of each field."""
         check_is_one_of("table", table, layout.TABLES)
@@ -278,10 +284,15 @@ class View:
         per shard, use ``.chunk(subject=dataset.plan.shard_size)``.
         """
         xarray, zarr = _import("xarray"), importlib.import_module("zarr")
+        self.dataset.check_zarr_metadata()
         root = self.dataset.root
-        address = root.join(layout.IMAGES)
+        address = f"{revealed(root.url)}/{layout.IMAGES}"
         store = address if "://" not in address else zarr.storage.FsspecStore.from_url(address, read_only=True)
-        arrays = xarray.open_zarr(store, chunks=None, consolidated=self.dataset.manifest.layout_version > 1)
+        try:
+            arrays = xarray.open_zarr(store, chunks=None, consolidated=self.dataset.manifest.layout_version > 1)
+        except Exception as error:  # zarr and xarray raise errors of any type for metadata that they do not know
+            do = "verify the data set"
+            raise StorageError("cannot open the arrays with xarray", where=root.url, got=error, do=do) from error
         ids = self.ids
         chosen = slice(int(ids[0]), int(ids[-1]) + 1) if ids[-1] - ids[0] + 1 == len(ids) else ids
         return arrays.isel(subject=chosen).assign_coords(subject=ids)

@@ -4,6 +4,7 @@ Specification: https://zarr-specs.readthedocs.io, sharding-indexed. :mod:`storag
 is not used.
 """
 
+import math
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,14 +13,13 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
-from numcodecs import blosc, zstd
 from numpy.typing import ArrayLike, NDArray
 
 from image_longitudinal.core.errors import StorageError
+from image_longitudinal.storage.dataset.decoding import ZSTD, decode_blosc, decode_zstd, most_compressed
 from image_longitudinal.storage.dataset.layout import image_shard_path, latent_shard_path
 from image_longitudinal.storage.io.root import Root
 
-ZSTD = b"\x28\xb5\x2f\xfd"  # first bytes of a zstd frame: older data sets have such chunks
 MISSING_CHUNK = np.uint64(2**64 - 1)  # offset and length of a chunk that is not stored
 CRC_BYTES = 4
 LATENT_CHUNK = 256  # rows at most: 128 KiB for 128 dimensions, so that single latents and whole shards both read fast
@@ -129,7 +129,13 @@ class ShardedArray:
         if len(data) != size or checksum(data[:-CRC_BYTES]) != data[-CRC_BYTES:]:
             expected = f"an index of {n_chunks} chunks with a matching checksum at its end"
             raise _damaged("a Zarr shard", self.root.join(path), expected=expected)
-        return np.frombuffer(data[:-CRC_BYTES], "<u8").reshape(n_chunks, 2).astype(np.uint64)
+        index = np.frombuffer(data[:-CRC_BYTES], "<u8").reshape(n_chunks, 2).astype(np.uint64)
+        stored = index[index[:, 0] != MISSING_CHUNK]
+        chunk = most_compressed(self.spec.chunk_rows * math.prod(self.spec.row) * np.dtype(self.spec.dtype).itemsize)
+        if (stored[:, 1] > chunk).any() or (stored[:, 0] > chunk * n_chunks).any():  # before memory is made for them
+            expected = f"chunks of at most {chunk:,} bytes, one after another"
+            raise _damaged("a Zarr shard", self.root.join(path), expected=expected)
+        return index
 
 
 def integers(ids: ArrayLike) -> NDArray[np.int64]:
@@ -146,14 +152,14 @@ def checksum(data: bytes) -> bytes:
 
 
 def _decode(data: memoryview, shape: tuple[int, ...], dtype: str, where: str) -> NDArray[np.generic]:
-    """One chunk from its compressed bytes; StorageError if they do not match their checksum."""
+    """One chunk from its compressed bytes; StorageError if they do not match their checksum or their shape."""
     try:
         if data[: len(ZSTD)] == ZSTD:
-            return np.frombuffer(zstd.decompress(data), dtype).reshape(shape)
+            return decode_zstd(bytes(data), shape, dtype)
         packed = bytes(data[:-CRC_BYTES])
         if checksum(packed) != data[-CRC_BYTES:]:
             raise ValueError("its checksum does not match")
-        return np.frombuffer(blosc.decompress(packed), dtype).reshape(shape)
+        return decode_blosc(packed, shape, dtype)
     except (RuntimeError, ValueError) as error:
         raise _damaged("a chunk of a Zarr shard", where, got=error) from error
 

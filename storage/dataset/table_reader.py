@@ -16,6 +16,7 @@ from image_longitudinal.core.errors import DamagedError, StorageError
 from image_longitudinal.core.plan import SplitRange
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.manifest import RootManifest
+from image_longitudinal.storage.dataset.parquet_limits import check_pages
 from image_longitudinal.storage.io.root import Root, storage_error
 
 if TYPE_CHECKING:
@@ -163,13 +164,15 @@ def _check_columns(where: str, found: pa.Schema, expected: pa.Schema) -> None:
 
 
 def read_table(root: Root, path: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """One Parquet file in memory, its page checksums verified.
+    """One Parquet file in memory, its page checksums verified, and the sizes of its pages before they are decoded.
 
     Raises:
-        StorageError: the file is missing, damaged or not Parquet.
+        StorageError: the file is missing, damaged, not Parquet, or would take more memory than a table may.
     """
+    data = root.read_bytes(path)
     with table_errors("cannot read a table", root.join(path)):
-        file = pq.ParquetFile(pa.BufferReader(root.read_bytes(path)), page_checksum_verification=True)
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        check_pages(memoryview(data), file.metadata, columns)
         return file.read(columns=None if columns is None else list(columns), use_threads=False)
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.files import make_folder
+from image_longitudinal.core.paths import open_plain
 from image_longitudinal.storage.dataset.layout import LEASE
 from image_longitudinal.storage.io.local import LocalRoot
 from image_longitudinal.storage.io.remote import RemoteRoot
@@ -105,7 +106,7 @@ def _lock(root: LocalRoot, path: Path) -> int:
             make_folder(root.folder)
         with storage_errors("cannot lock the output", str(path)):
             try:
-                file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                file = open_plain(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
             except FileNotFoundError:
                 continue  # the last holder removed the folder that it had created
         try:
@@ -118,6 +119,9 @@ def _lock(root: LocalRoot, path: Path) -> int:
             do = "choose an output on a file system with locks (Lustre: mounted with flock) or an object store"
             raise StorageError("cannot lock the output", where=path, got=error, do=do) from error
         if _is_open_at(path, file):
+            if os.fstat(file).st_nlink > 1:  # the content of another name would be overwritten
+                os.close(file)
+                raise StorageError("the lock file has a second name", where=path, do="remove it")
             os.ftruncate(file, 0)
             os.pwrite(file, _content(), 0)
             return file
@@ -126,7 +130,7 @@ def _lock(root: LocalRoot, path: Path) -> int:
 
 def _is_open_at(path: Path, file: int) -> bool:
     try:
-        return os.path.samestat(os.stat(path), os.fstat(file))
+        return os.path.samestat(os.lstat(path), os.fstat(file))
     except OSError:
         return False
 

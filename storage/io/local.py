@@ -2,17 +2,23 @@
 
 # ruff: noqa: D102 - the methods are documented in Root
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from image_longitudinal.core.files import replacing, write_atomically
+from image_longitudinal.core.paths import below, open_plain
 from image_longitudinal.storage.io.root import Root, local_blocks, storage_errors
 
 
 class LocalRoot(Root):
-    """A folder of this machine; files are replaced atomically (:func:`core.files.replacing`)."""
+    """A folder of this machine; files are replaced atomically (:func:`core.files.replacing`).
+
+    Others may have filled it: nothing is written or removed through a link that leads out, and reading opens plain
+    files only. Links to files are followed for reading, since caches of the Hugging Face hub consist of them.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).absolute()
@@ -34,16 +40,26 @@ class LocalRoot(Root):
         return local_blocks(self.folder / path)
 
     def read_tail(self, path: str, size: int) -> bytes:
-        with storage_errors("cannot read a file", self.join(path)), open(self.folder / path, "rb", buffering=0) as file:
-            return os.pread(file.fileno(), size, max(os.fstat(file.fileno()).st_size - size, 0))
+        with self._opened(path) as file:
+            return os.pread(file, size, max(os.fstat(file).st_size - size, 0))
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        with storage_errors("cannot read a file", self.join(path)), open(self.folder / path, "rb", buffering=0) as file:
-            return [os.pread(file.fileno(), stop - start, start) for start, stop in ranges]
+        with self._opened(path) as file:
+            return [os.pread(file, stop - start, start) for start, stop in ranges]
+
+    @contextlib.contextmanager
+    def _opened(self, path: str) -> Iterator[int]:
+        """The descriptor of a plain file."""
+        with storage_errors("cannot read a file", self.join(path)):
+            file = open_plain(self.folder / path)
+            try:
+                yield file
+            finally:
+                os.close(file)
 
     def remove(self, path: str) -> None:
         with storage_errors("cannot remove a file", self.join(path)):
-            (self.folder / path).unlink(missing_ok=True)
+            below(self.folder, path).unlink(missing_ok=True)
 
     def files(self, folder: str = "") -> list[str]:
         return sorted(
@@ -62,13 +78,14 @@ class LocalRoot(Root):
 
     def _write(self, path: str, pieces: Iterable[bytes | memoryview]) -> None:
         with storage_errors("cannot write a file", self.join(path)):
-            write_atomically(self.folder / path, pieces)
+            write_atomically(below(self.folder, path), pieces)
 
     def _clone(self, source: Root, source_path: str, path: str) -> bool:
-        if not isinstance(source, LocalRoot):
+        if not isinstance(source, LocalRoot) or (source.folder / source_path).is_symlink():
             return False
+        target = below(self.folder, path)
         try:
-            with replacing(self.folder / path) as temporary:
+            with replacing(target) as temporary:
                 os.link(source.folder / source_path, temporary)
         except OSError:  # another file system, no links here, no source: a copy works or says why it cannot
             return False

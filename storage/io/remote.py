@@ -20,6 +20,7 @@ import fsspec
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.files import temporary_name
+from image_longitudinal.core.secrets import hidden, revealed, safe_cause
 from image_longitudinal.storage.io.root import Root, storage_error, storage_errors
 from image_longitudinal.storage.io.schemes import check_scheme, driver_advice
 
@@ -50,14 +51,16 @@ class RemoteRoot(Root):
     """A folder of any other fsspec file system."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(url.rstrip("/"))
-        check_scheme(url)
+        super().__init__(hidden(revealed(url).rstrip("/")))
+        check_scheme(self.url)
         try:
-            self._fs, base = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+            self._fs, base = fsspec.core.url_to_fs(revealed(self.url), use_listings_cache=False)
         except (ImportError, ValueError) as error:
-            raise StorageError("cannot open a store", where=url, got=error, do=driver_advice(url)) from error
+            raise StorageError(
+                "cannot open a store", where=self.url, got=error, do=driver_advice(self.url)
+            ) from safe_cause(error)
         except Exception as error:  # drivers that connect at once raise errors of any type
-            raise storage_error("cannot open a store", url, error) from error
+            raise storage_error("cannot open a store", self.url, error) from safe_cause(error)
         self._process = os.getpid()
         self.base = base.rstrip("/")
         protocols = (self.fs.protocol,) if isinstance(self.fs.protocol, str) else self.fs.protocol
@@ -70,7 +73,7 @@ class RemoteRoot(Root):
         not survive a fork.
         """
         if self._process != os.getpid():
-            self._fs, _ = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+            self._fs, _ = fsspec.core.url_to_fs(revealed(self.url), use_listings_cache=False)
             self._process = os.getpid()
         return self._fs
 

@@ -7,13 +7,17 @@ import errno
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.files import BLOCK, is_temporary
+from image_longitudinal.core.json_input import MAX_DOCUMENT
+from image_longitudinal.core.names import Digest, RelativePath
+from image_longitudinal.core.paths import open_plain
+from image_longitudinal.core.secrets import safe_cause
 
 _ADVICE = {
     errno.ENOSPC: "free some space or choose another output, then run the same command again: finished files are kept",
@@ -32,18 +36,10 @@ class FileRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    path: RelativePath
+    sha256: Digest
     bytes: int = Field(ge=0)
     rows: int | None = Field(default=None, ge=0)
-
-    @field_validator("path")
-    @classmethod
-    def _inside_the_root(cls, path: str) -> str:
-        parts = PurePosixPath(path).parts
-        if not parts or path.startswith("/") or ".." in parts:
-            raise ValueError(f"a path inside the data set is expected, got {path!r}")
-        return path
 
 
 class Root(ABC):
@@ -118,6 +114,15 @@ class Root(ABC):
         """The whole of ``path``."""
         return b"".join(self.blocks(path))
 
+    def read_small(self, path: str, limit: int = MAX_DOCUMENT) -> bytes:
+        """The whole of a document; StorageError, before anything is read, if it has more than ``limit`` bytes."""
+        if (self.size(path) or 0) > limit:
+            expected, got = f"at most {limit:,} bytes", f"{self.size(path):,} bytes"
+            raise StorageError(
+                "a document is larger than one can be", where=self.join(path), expected=expected, got=got
+            )
+        return self.read_bytes(path)
+
     def exists(self, path: str) -> bool:
         """Whether ``path`` is a file."""
         return self.size(path) is not None
@@ -159,7 +164,7 @@ class Root(ABC):
 
 def local_blocks(path: Path) -> Iterator[bytes]:
     """The bytes of a local file in pieces of about 1 MiB; StorageError when it cannot be read."""
-    with storage_errors("cannot read a file", str(path)), open(path, "rb") as file:
+    with storage_errors("cannot read a file", str(path)), open(open_plain(path), "rb") as file:
         while block := file.read(BLOCK):
             yield block
 
@@ -195,4 +200,4 @@ def storage_errors(what: str, where: str, kind: type[Exception] = OSError) -> It
     except StorageError:
         raise
     except kind as error:
-        raise storage_error(what, where, error) from error
+        raise storage_error(what, where, error) from safe_cause(error)

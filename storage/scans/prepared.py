@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from image_longitudinal.core.digest import SEAL, digest_of, file_sha256_once
 from image_longitudinal.core.errors import DamagedError, StorageError
+from image_longitudinal.core.json_input import parse_json
 from image_longitudinal.storage.io.root import storage_error
 from image_longitudinal.storage.scans.scan_files import SetAside
 
@@ -289,7 +290,7 @@ def open_prepared(folder: str | Path) -> PreparedImages:
     folder = Path(folder)
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise StorageError("no prepared images here", where=folder, expected=MANIFEST, do="ingest images") from error
     except OSError as error:
@@ -305,10 +306,12 @@ def open_prepared(folder: str | Path) -> PreparedImages:
         raise _damaged(path, "content that matches its digest", "other content")
     try:
         manifest, digest = PreparedManifest.from_dict(content), content["digest"]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path, "a complete manifest", repr(error)) from error
     if manifest.digest != digest:
         raise _damaged(path, f"digest {digest}", manifest.digest)
+    if foreign := sorted(set(manifest.files) ^ {images_file(size) for size in manifest.sizes}):
+        raise _damaged(path, "one file of images for each size", ", ".join(foreign))
     for name, written in manifest.files.items():
         file = folder / name
         got = f"{file.stat().st_size} bytes" if file.is_file() else "no file"

@@ -16,7 +16,7 @@ from image_longitudinal.core.digest import file_sha256
 from image_longitudinal.core.errors import DamagedError, IngestError, StorageError
 from image_longitudinal.core.files import move_into_place, temporary_folder, write_atomically
 from image_longitudinal.storage.io.root import storage_errors
-from image_longitudinal.storage.scans.contact_sheet import contact_sheet
+from image_longitudinal.storage.scans.contact_sheet import REAL_SCANS, contact_sheet
 from image_longitudinal.storage.scans.near_duplicates import near_duplicates, perceptual_hash
 from image_longitudinal.storage.scans.prepared import (
     CONTACT_SHEET,
@@ -92,7 +92,8 @@ def write_prepared(
         )
         new = PreparedImages(temporary, manifest)
         shown = min((size for size in sizes if size >= TILE), default=max(sizes))
-        contact_sheet(new.images(shown), new.labels, tile=TILE).save(temporary / CONTACT_SHEET)
+        note = REAL_SCANS if source.kind == "scans" else ""
+        contact_sheet(new.images(shown), new.labels, tile=TILE, note=note).save(temporary / CONTACT_SHEET)
         for name, image in (pictures(new) if pictures else {}).items():
             image.save(temporary / name)
         write_atomically(temporary / MANIFEST, manifest.to_json())

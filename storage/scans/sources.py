@@ -16,6 +16,7 @@ from typing import IO, Any
 from image_longitudinal.core.digest import SHORT, digest_of, file_sha256
 from image_longitudinal.core.errors import IngestError, StorageError
 from image_longitudinal.core.files import BLOCK, local_name, move_into_place, portable_name, temporary_folder
+from image_longitudinal.core.secrets import hidden, safe_cause
 from image_longitudinal.storage.io.remote import RemoteRoot, with_retries
 from image_longitudinal.storage.io.root import storage_errors
 from image_longitudinal.storage.io.schemes import check_scheme
@@ -25,6 +26,10 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_FILES = 5_000_000
 MAX_TOTAL = 1 << 41  # bytes: 2 TiB, many times the largest public collection
 MAX_RATIO = 50  # bytes out per byte in: images hardly compress, a bomb unpacks a thousandfold
+_ATTRIBUTES = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
+MAX_ATTRIBUTES = 1 << 20  # bytes of a member's long name or attributes in a tar file
 RATIO_FROM = 64 << 20  # bytes extracted before the ratio counts: small archives of blank test images are no threat
 # What drivers call a checksum, a version or a time of change, in this order; in small letters and digits alone.
 MARKS = ("etag", "md5hash", "md5", "contentmd5", "sha", "sha256", "checksum", "blobid", "generation", "versionid",
@@ -45,7 +50,7 @@ def local_scans(source: str | Path, scratch: Path) -> Path:
         IngestError: nothing found there, or the archive is damaged or too large.
         StorageError: it cannot be written.
     """
-    text = str(source)
+    text = hidden(str(source))
     if "://" in text and not text.startswith(("file://", "local://")):
         return _from_url(text, scratch)
     path = Path(text.split("://", 1)[-1])
@@ -79,7 +84,7 @@ def _from_url(url: str, scratch: Path) -> Path:
     try:
         root = RemoteRoot(url)
         info = with_retries(lambda: root.fs.info(root.base))
-        name = PurePosixPath(root.base).name
+        name = PurePosixPath(url).name
         if info["type"] == "directory":
             files = _listing(root)
         elif is_archive(name):
@@ -94,7 +99,7 @@ def _from_url(url: str, scratch: Path) -> Path:
         raise IngestError(
             "cannot fetch the scans", where=url, got=f"{type(error).__name__}: {error}",
             do="check the address and the credentials in the environment, and that the protocol's driver is installed",
-        ) from error  # fmt: skip
+        ) from safe_cause(error)  # fmt: skip
 
 
 def _fetched(root: RemoteRoot, name: str, files: Sequence[_RemoteFile], scratch: Path) -> Path:
@@ -158,8 +163,9 @@ def _extract(archive: Path, folder: Path) -> None:
                 )  # fmt: skip
             if inside is not None:
                 _copy(stream, folder / inside, size, archive)
-    # zipfile raises RuntimeError for a password, and NotImplementedError for an unknown compression.
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+    except IngestError:
+        raise
+    except Exception as error:  # decoders raise nearly anything on damaged bytes: zlib.error, LZMAError, MemoryError
         if isinstance(error, OSError) and error.errno:
             raise
         raise IngestError("the archive is damaged or of an unknown kind", where=archive, got=error) from error
@@ -174,12 +180,24 @@ def _members(archive: Path) -> Iterator[Member]:
                 if not entry.is_dir() and kind in (0, 8) and _wanted(entry.filename):
                     yield entry.filename, entry.file_size, file.open(entry)
         return
-    with tarfile.open(archive, "r:*", encoding="utf-8") as tar:
+    with tarfile.open(archive, "r:*", tarinfo=_TarInfo, encoding="utf-8") as tar:
         for item in tar:
             if item.isfile() and _wanted(item.name):
                 stream = tar.extractfile(item)
                 assert stream is not None, "a regular file has content"
                 yield item.name, item.size, stream
+
+
+class _TarInfo(tarfile.TarInfo):
+    """A header whose long names and attributes, which are read at once, are no longer than such are."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_TarInfo":
+        """The header in a block; ReadError if what follows it would take too much memory."""
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in _ATTRIBUTES and found.size > MAX_ATTRIBUTES:
+            raise tarfile.ReadError(f"a header of {found.size:,} bytes")
+        return found
 
 
 def _inside(name: str) -> Path | None:

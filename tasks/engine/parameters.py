@@ -8,6 +8,9 @@ from prefect.runtime import flow_run
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.presets import load_config
+from image_longitudinal.core.secrets import hidden
+from image_longitudinal.models.imaging.backends import import_backend
+from image_longitudinal.models.nlme.library import load_models
 from image_longitudinal.tasks.preflight import check_names
 
 ConfigChoice = Literal["demo", "scans", "scans-128", "small", "paper"]
@@ -28,7 +31,20 @@ def resolve(preset: str, config: Config | None, overrides: tuple[str, ...] = ())
     return config
 
 
+def load_trusted(names: tuple[str, ...]) -> None:
+    """Run or import the code that the user names for a data set made by others: ``FILE.py`` or ``package.module:name``.
+
+    Raises:
+        ConfigError: it cannot be run or imported.
+    """
+    for name in names:
+        if name.endswith(".py"):
+            load_models(name)
+        else:
+            import_backend(name)
+
+
 def images_in_words() -> str:
     """The image source of the current flow run, for the run's name: the folder's name, or phantom images."""
     images = flow_run.parameters.get("images")
-    return f"scans of {Path(images).name}" if images else "phantom images"
+    return f"scans of {Path(hidden(images)).name}" if images else "phantom images"

@@ -1,11 +1,9 @@
 """What an evaluation writes for people: tables in three formats, figures, predictions, and one page with all of it."""
 
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from pydantic import ValidationError
@@ -26,7 +24,8 @@ from image_longitudinal.tasks.evaluation import figures, tables
 from image_longitudinal.tasks.evaluation.population import fitted_model
 from image_longitudinal.tasks.evaluation.predictions import load_predictions
 from image_longitudinal.tasks.evaluation.run import EvaluationRun, LevelFiles, StageFiles
-from image_longitudinal.tasks.reports.pictures import data_url, picture
+from image_longitudinal.tasks.reports.pages import page
+from image_longitudinal.tasks.reports.pictures import picture
 
 NAME, PAGE = "evaluation.json", "evaluation.html"
 FILES = (NAME, PAGE, "tables", "figures", "predictions")
@@ -115,11 +114,9 @@ def _write(
     }
     for name, png in pictures.items():
         write_atomically(folder / "figures" / f"{name}.png", png)
-    text = resources.files("image_longitudinal.tasks.reports").joinpath("templates", PAGE).read_text(encoding="utf-8")
-    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(text).render(
-        manifest=manifest, evaluation=evaluation, headline=tables.headline_table(scored), strongest=truth.level,
-        pictures={name: data_url(png) for name, png in pictures.items()},
-        tables={table.name: table for table in written},
+    filled = page(
+        PAGE, pictures, manifest=manifest, evaluation=evaluation, headline=tables.headline_table(scored),
+        strongest=truth.level, tables={table.name: table for table in written},
     )  # fmt: skip
-    write_atomically(folder / PAGE, page)
+    write_atomically(folder / PAGE, filled)
     return evaluation, pictures["r2"], pictures["trajectories"]

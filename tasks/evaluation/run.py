@@ -10,6 +10,7 @@ from prefect.tasks import Task
 
 from image_longitudinal.core.config import ComputeConfig, Section
 from image_longitudinal.core.digest import SHORT, digest_of, file_sha256
+from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.files import make_folder, replacing
 from image_longitudinal.core.outputs import removing_empty_parents
 from image_longitudinal.core.progress import Step, report
@@ -104,6 +105,12 @@ class LevelFiles(Section):
     scores: StageFiles
 
 
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array as the whole of a .npy file; a link of that name is replaced, not followed."""
+    with replacing(path) as temporary, open(temporary, "xb") as file:
+        np.save(file, array)
+
+
 def run_stage(
     stage: Task[Any, StageFiles],
     run: EvaluationRun,
@@ -124,15 +131,12 @@ def run_stage(
         return cached_or_fresh(stage, StageFiles.intact, key=key, folder=folder, run=run, spec=spec, **parameters)
 
 
-def save_array(path: Path, array: NDArray[Any]) -> None:
-    """Write a .npy file of a stage."""
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, array)
-
-
 def true_model(manifest: RootManifest) -> PopulationModel:
     """The population model behind the outcomes of a data set, with its visits and doses."""
-    model = get_model(manifest.config["outcomes"]["model"])
+    outcomes = manifest.config.get("outcomes", {})
+    if not isinstance(name := outcomes.get("model"), str):
+        raise StorageError("this data set does not name its longitudinal model", where=manifest.name)
+    model = get_model(name)
     return replace(model, design=Design(manifest.times, tuple(given_doses(manifest.doses))))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from image_longitudinal.core.escapes import for_markdown
 from image_longitudinal.core.files import write_atomically
 from image_longitudinal.models.evaluation.bootstrap import Estimate
 from image_longitudinal.models.evaluation.design_checks import Check
@@ -30,8 +31,8 @@ class Table(NamedTuple):
     def markdown(self) -> str:
         """As a markdown table under its title."""
         lines = [self.columns, ("---",) * len(self.columns), *self.rows]
-        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        return f"**{self.title}**\n\n{body}\n"
+        body = "\n".join("| " + " | ".join(for_markdown(cell) for cell in line) + " |" for line in lines)
+        return f"**{for_markdown(self.title)}**\n\n{body}\n"
 
     def latex(self) -> str:
         """As a LaTeX table with booktabs rules."""

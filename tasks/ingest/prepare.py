@@ -15,12 +15,14 @@ from prefect.artifacts import create_markdown_artifact
 
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.errors import IngestError, StorageError
+from image_longitudinal.core.escapes import for_markdown
 from image_longitudinal.core.files import local_name, portable_name
 from image_longitudinal.core.random import normals, stream_key, subject_seeds
+from image_longitudinal.core.secrets import hidden
 from image_longitudinal.models.imaging.phantom import LATENT_NAMES, render
 from image_longitudinal.models.scans.cleaning import clean_frame, to_grey, to_sizes, to_square
 from image_longitudinal.storage.scans import scan_files
-from image_longitudinal.storage.scans.contact_sheet import before_and_after, evenly
+from image_longitudinal.storage.scans.contact_sheet import REAL_SCANS, before_and_after, evenly
 from image_longitudinal.storage.scans.prepared import (
     BEFORE_AFTER,
     CONTACT_SHEET,
@@ -71,19 +73,24 @@ def ingest(
         target = str(workspace.images(phantoms.digest))
         prepared = cached_or_fresh(draw_phantoms, _is_intact, refresh, spec=phantoms, target=target)
     else:
+        source = hidden(source)
         folder, known = local_scans(source, workspace.sources), dict(held_out or {})
         spec = ScansSpec.of(config, find_scans(folder), known)
         target, frames = str(workspace.images(spec.digest)), str(workspace.frames(spec.frames_digest))
         prepared = cached_or_fresh(
             ingest_scans, _is_intact, refresh, spec=spec, target=target, folder=str(folder), source=source,
-            held_out=known, frames=frames,
+            held_out=known, frames=frames, show=config.report.include_real_scans,
         )  # fmt: skip
     return open_prepared(prepared)
 
 
 @task(name="ingest-scans", task_run_name="ingest {source}", **CACHED)
-def ingest_scans(spec: ScansSpec, target: str, folder: str, source: str, held_out: dict[str, str], frames: str) -> str:
+def ingest_scans(
+    spec: ScansSpec, target: str, folder: str, source: str, held_out: dict[str, str], frames: str, show: bool
+) -> str:
     """Clean every usable scan of a folder and bring it to one geometry; list the other files with the reason.
+
+    ``show``: show scans in the artifact too.
 
     Returns the folder ``target`` of the prepared images, as :func:`draw_phantoms` does.
     """
@@ -96,7 +103,7 @@ def ingest_scans(spec: ScansSpec, target: str, folder: str, source: str, held_ou
         source=ImageSource("scans", spec.preparation_version, name, spec.denoise), minimum=spec.min_images,
         pictures=partial(_before_and_after, Path(folder)),
     )  # fmt: skip
-    return _reported(prepared)
+    return _reported(prepared, show)
 
 
 @task(name="draw-phantoms", task_run_name="generate phantom images", **CACHED)
@@ -111,7 +118,7 @@ def draw_phantoms(spec: PhantomSpec, target: str) -> str:
         split=SplitRule(spec.fractions, spec.seed), source=ImageSource("phantom", spec.phantom_version),
         minimum=spec.min_images, compare=False,  # phantoms are independent
     )  # fmt: skip
-    return _reported(prepared)
+    return _reported(prepared, True)
 
 
 def _prepare_all(found: FoundScans, spec: ScansSpec, cache: FrameCache) -> Iterator[ReadScan[Any] | SetAside]:
@@ -133,7 +140,8 @@ def _before_and_after(folder: Path, prepared: PreparedImages) -> dict[str, Image
         assert not isinstance(scan, SetAside), "it was read before"
         before.append(to_square(to_grey(scan.content), size))
     after = [prepared.images(size)[index] for index in shown]
-    return {BEFORE_AFTER: before_and_after(before, after, [Path(records[index].file).stem for index in shown])}
+    labels = [Path(records[index].file).stem for index in shown]
+    return {BEFORE_AFTER: before_and_after(before, after, labels, note=REAL_SCANS)}
 
 
 def _phantoms(spec: PhantomSpec) -> Iterator[ReadScan[Any]]:
@@ -164,20 +172,24 @@ def _with_progress(scans: Iterable[Any], progress: Progress) -> Iterator[Any]:
         progress.update(done)
 
 
-def _reported(prepared: PreparedImages) -> str:
-    """The folder, after an artifact with pictures and counts."""
+def _reported(prepared: PreparedImages, show: bool) -> str:
+    """The folder, after an artifact with counts, and with ``show`` with pictures; else it says where they are."""
     manifest, counts = prepared.manifest, prepared.manifest.counts
     parts = [*counts.by_split.items(), *counts.by_class.items(), *manifest.statistics.by_size.items()]
-    numbers = "\n".join(f"| {name} | {count:,} |" for name, count in parts)
-    rows = "\n".join(f"| {item.file} | {item.reason} |" for item in manifest.set_aside[:50])
+    numbers = "\n".join(f"| {for_markdown(name)} | {count:,} |" for name, count in parts)
+    aside = ((for_markdown(item.file), for_markdown(item.reason)) for item in manifest.set_aside[:50])
+    rows = "\n".join(f"| {file} | {reason} |" for file, reason in aside)
     listed = f"\n\n| set aside | reason |\n|---|---|\n{rows}" if rows else ""
     more = f"\n\nand {counts.set_aside - 50} more, in the manifest" if counts.set_aside > 50 else ""
-    pictures = [prepared.folder / name for name in (CONTACT_SHEET, BEFORE_AFTER)]
+    there = [path for name in (CONTACT_SHEET, BEFORE_AFTER) if (path := prepared.folder / name).exists()]
+    pictures = "\n\n".join(picture(thumbnail(path), path.name) for path in there)
+    if not show:
+        pictures = f"Pictures of the scans stay in the workspace: `{prepared.folder / CONTACT_SHEET}`"
     create_markdown_artifact(
         f"{counts.images:,} images of {counts.patients:,} patients, {counts.set_aside:,} files set aside, "
         f"{len(manifest.near_duplicates):,} near-duplicates across patients\n\n"
-        + "\n\n".join(picture(thumbnail(path), path.name) for path in pictures if path.exists())
-        + f"\n\n| split, class or size | images |\n|---|---|\n{numbers}{listed}{more}",
+        f"{pictures}"
+        f"\n\n| split, class or size | images |\n|---|---|\n{numbers}{listed}{more}",
         key="prepared-images",
         description="What was ingested",
     )

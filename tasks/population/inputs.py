@@ -10,7 +10,7 @@ from image_longitudinal.models.nlme.data.nmtran_reader import ObservationTable, 
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.data.reading import Reading
 from image_longitudinal.models.nlme.data.text_files import SUFFIXES
-from image_longitudinal.models.nlme.library import get_model, load_models, model_content
+from image_longitudinal.models.nlme.library import get_model, load_models, load_named, model_content
 from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.storage.dataset.reader import open_dataset
 from image_longitudinal.tasks.population.options import FitOptions, FitSettings, FitSpec, SimulateOptions
@@ -27,6 +27,8 @@ def named_model(name: str, file: str | None, values: dict[str, float]) -> Popula
     """A library model, or one of a user's file, with some values replaced; ConfigError for an unknown name."""
     if file is not None:
         load_models(file)
+    else:
+        load_named(name)
     model = get_model(name)
     known = {*model.parameter_names, "omega", "additive", "proportional"}
     if unknown := sorted(set(values) - known):

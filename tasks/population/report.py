@@ -1,12 +1,10 @@
 """The report on a population fit: warnings, estimates, diagnostics."""
 
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from image_longitudinal.core.files import write_atomically
@@ -18,7 +16,8 @@ from image_longitudinal.models.nlme.estimation.results import fit_warnings, load
 from image_longitudinal.tasks.population.inputs import named_model, observations_of, population_of
 from image_longitudinal.tasks.population.options import FitOptions
 from image_longitudinal.tasks.population.summary import DRAWS, REPORT, RESULTS, FitSummary, read_summary
-from image_longitudinal.tasks.reports.pictures import data_url, rendered
+from image_longitudinal.tasks.reports.pages import page
+from image_longitudinal.tasks.reports.pictures import rendered
 
 REPLICATES = 300
 SHOWN = 1000  # subjects of simulated diagnostics, spread evenly over all
@@ -42,12 +41,7 @@ def report_fit(options: FitOptions, output: str) -> str:
 
 def rendered_page(template: str, figures: Mapping[str, Figure], **content: Any) -> str:
     """A template of :mod:`tasks.reports`, filled with figures and other content."""
-    file = resources.files("image_longitudinal.tasks.reports").joinpath("templates", template)
-    text = file.read_text(encoding="utf-8")
-    pictures = {name: data_url(rendered(figure)) for name, figure in figures.items()}
-    return (
-        Environment(autoescape=True, undefined=StrictUndefined).from_string(text).render(pictures=pictures, **content)
-    )
+    return page(template, {name: rendered(figure) for name, figure in figures.items()}, **content)
 
 
 def fit_page(found: Fit, data: PopulationData, options: FitOptions, summary: FitSummary) -> str:

@@ -1,13 +1,13 @@
 """report.html: a self-contained page beside the data about the data set and its quality."""
 
-from importlib import resources
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 
+from image_longitudinal.core.config import ReportConfig
 from image_longitudinal.models.design.association import AssociationSums
+from image_longitudinal.models.registry.real_scans import EXAMPLES
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.storage.dataset.manifest import RootManifest
 from image_longitudinal.storage.dataset.reader import Dataset
@@ -19,7 +19,8 @@ from image_longitudinal.tasks.reports.dataset_figures import (
     recoverability_figure,
 )
 from image_longitudinal.tasks.reports.model_figures import model_pictures, quality_rows
-from image_longitudinal.tasks.reports.pictures import data_url, mosaic
+from image_longitudinal.tasks.reports.pages import page
+from image_longitudinal.tasks.reports.pictures import mosaic
 
 REPORT = "report.html"
 PAIRS, MOSAIC = 7, 24
@@ -50,11 +51,16 @@ def write_report(
     recoverability: list[float],
     read_by: str,
     achieved: dict[float, list[AssociationSums]],
+    shown: ReportConfig,
 ) -> FileRecord:
     """Write the page of a data set about to be published; equal data sets and models give equal bytes.
 
     ``version`` generated the images (None: the phantom), ``eta_dims`` are the latent dimensions that became η,
-    ``read_by`` names what recovered z with R² ``recoverability``; ``achieved``: :func:`achieved_association`.
+    ``read_by`` names what recovered z with R² ``recoverability``; ``achieved``: :func:`achieved_association`. Pictures
+    of real scans are in the page only if ``shown`` includes them.
+
+    Raises:
+        ModelError: they are asked for, and this copy of the model comes without them.
     """
     dataset = Dataset(root, manifest)
     subjects = np.unique(np.linspace(0, len(dataset) - 1, PAIRS).astype(int)).tolist()
@@ -66,30 +72,20 @@ def write_report(
         "association": association_figure(achieved),
     }
     if version is not None:
-        real = version.tensors("examples")["images"].numpy()
-        if len(real):
+        shows_training = version.metadata.images.kind == "phantom" or shown.include_real_scans
+        if shows_training and len(real := version.tensors(EXAMPLES)["images"].numpy()):
             pictures["real"] = mosaic(real, 8, scale=_scale(real))
         if (loss := loss_figure(version.metadata.training)) is not None:
             pictures["loss"] = loss
-        pictures |= model_pictures(version)
-    file = resources.files("image_longitudinal.tasks.reports").joinpath("templates", REPORT)
-    template = file.read_text(encoding="utf-8")
-    page = (
-        Environment(autoescape=True, undefined=StrictUndefined)
-        .from_string(template)
-        .render(
-            manifest=manifest,
-            pictures={name: data_url(png) for name, png in pictures.items()},
-            model=version.metadata if version else None,
-            model_version=version.version if version else None,
-            recoverability=recoverability,
-            read_by=read_by,
-            eta_dims=eta_dims,
-            rows=association_rows(achieved, manifest),
-            quality=quality_rows(version.metadata.measured) if version else [],
-        )
-    )
-    return root.write_bytes(REPORT, page.encode())
+        pictures |= model_pictures(version, real_scans=shown.include_real_scans)
+    filled = page(
+        REPORT, pictures, manifest=manifest, model=version.metadata if version else None,
+        model_version=version.version if version else None, recoverability=recoverability, read_by=read_by,
+        eta_dims=eta_dims, rows=association_rows(achieved, manifest),
+        quality=quality_rows(version.metadata.measured) if version else [],
+        scans_licence=shown.scans_licence or manifest.licence,
+    )  # fmt: skip
+    return root.write_bytes(REPORT, filled.encode())
 
 
 def association_rows(achieved: dict[float, list[AssociationSums]], manifest: RootManifest) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The card of a registered model, as markdown: what it is, what it was trained on, what was measured."""
 
-from image_longitudinal.models.registry.metadata import Measurement, ModelMetadata
+from image_longitudinal.models.registry.metadata import Measurement, ModelMetadata, TrainingImages
+from image_longitudinal.models.registry.real_scans import NOTE
 from image_longitudinal.tasks.reports.model_figures import quality_rows
 
 
@@ -41,7 +42,7 @@ best first, with its standard deviation over noise seeds:
 | latent dimension | R² | sd |
 |---|---|---|
 {rows}
-{_quality_section(measured)}
+{_quality_section(measured)}{_privacy(images)}
 Method: arXiv 2410.16177. Weights are safetensors; `model.json` holds configuration and figures.
 """
 
@@ -63,6 +64,10 @@ def _reader(measured: Measurement) -> str:
         f"a network trained for it, apart from the generator, on {measured.probe.reader_images:,} other generated "
         f"images ({measured.probe.reader_steps:,} batches of 64)"
     )
+
+
+def _privacy(images: TrainingImages) -> str:
+    return f"\n{NOTE}\n" if images.kind == "scans" else ""
 
 
 def _quality_section(measured: Measurement) -> str:

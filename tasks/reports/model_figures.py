@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -12,21 +13,29 @@ from PIL import Image
 
 from image_longitudinal.models.quality.gallery import SWEEP
 from image_longitudinal.models.registry.metadata import RANDOM_EFFECTS, Measurement
+from image_longitudinal.models.registry.real_scans import EXAMPLES, GALLERY
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.tasks.reports.dataset_figures import INK, latent_bars
 from image_longitudinal.tasks.reports.pictures import rendered
 
+NOTHING = torch.empty(0)
 GIF_SIDE, GIF_MILLISECONDS = 160, 220  # pixels of an image; a frame's time, the last is held longer
 
 
-def model_pictures(version: ModelVersion) -> dict[str, bytes]:
-    """Every picture of a model by name: PNG, and with a diffusion model ``noise``, a GIF."""
-    measured, gallery = version.metadata.measured, version.tensors("gallery")
-    pictures = {
-        "traversal": traversal_figure(gallery["traversal"].numpy(), measured.latent_order),
-        "importance": importance_figure(measured),
-    }
-    if "triptychs" in gallery:
+def model_pictures(version: ModelVersion, *, real_scans: bool = False) -> dict[str, bytes]:
+    """Every picture of a model by name: PNG, and with a diffusion model ``noise``, a GIF.
+
+    ``triptychs``, which are made of the scans that the model was trained for, only with ``real_scans``, or if these
+    are phantoms.
+    """
+    measured = version.metadata.measured
+    gallery = version.tensors(GALLERY) if version.has(GALLERY) else {}  # an older copy may come without it
+    if version.metadata.images.kind == "scans":
+        gallery = gallery | version.tensors(EXAMPLES) if real_scans else {**gallery, "triptychs": NOTHING}
+    pictures = {"importance": importance_figure(measured)}
+    if "traversal" in gallery:
+        pictures["traversal"] = traversal_figure(gallery["traversal"].numpy(), measured.latent_order)
+    if len(gallery.get("triptychs", NOTHING)):
         pictures["triptychs"] = triptych_figure(gallery["triptychs"].numpy())
     if "noise_to_image" in gallery:
         pictures["noise"] = animation(gallery["noise_to_image"].numpy())

@@ -11,7 +11,7 @@ from image_longitudinal.core.errors import ConfigError, ImageLongitudinalError
 from image_longitudinal.core.presets import validate_config
 from image_longitudinal.core.random import stream_key, subject_seeds
 from image_longitudinal.models.design.association import associate, draw_latents, linked_effects, scale_effects
-from image_longitudinal.models.imaging.backends import describe, needs_training
+from image_longitudinal.models.imaging.backends import describe, find_backend, needs_training
 from image_longitudinal.models.imaging.interface import ImageModel, generate_in_batches
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.nlme.model.dosing import Dose
@@ -78,11 +78,12 @@ def rederive(dataset: Dataset, ids: NDArray[np.int64], workspace: str) -> tuple[
     """Regenerate subjects ``ids`` from the recorded configuration and compare: finds what hashes and shapes cannot.
 
     The files of the data set are as recorded; ``workspace`` may have its image model. Returns a problem for each file
-    that differs, and what was not compared and why, if anything.
+    that differs, and what was not compared and why, if anything. Code that the data set names does not run.
     """
     try:
         config = validate_config(dataset.manifest.config, where=dataset.root.url)
-    except ConfigError as error:  # of another version: its files can still be checked
+        get_model(config.outcomes.model)
+    except ConfigError as error:  # of another version, or of a user's own model: its files can still be checked
         return [], f"no subject was regenerated: {error}"
     latents = draw_latents(config.seed, ids, dataset.manifest.image.latent_dim)
     model, why_not = _model_of(dataset, config, workspace)
@@ -138,6 +139,7 @@ def _model_of(dataset: Dataset, config: Config, workspace: str) -> tuple[ImageMo
         compute=config.compute,
     )
     try:
+        find_backend(config.generator.backend)
         if describe(config.generator, execution.version()).digest != recorded.digest:
             return None, f"images were not regenerated: another model is available, not theirs ({recorded.digest[:12]})"
         return image_model(execution), None

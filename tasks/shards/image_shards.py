@@ -15,7 +15,7 @@ from image_longitudinal.core.plan import Shard
 from image_longitudinal.core.progress import Counter
 from image_longitudinal.core.random import subject_seeds
 from image_longitudinal.models.design.association import draw_latents
-from image_longitudinal.models.imaging.backends import first_batch_size, load_image_model
+from image_longitudinal.models.imaging.backends import first_batch_size, import_backend, load_image_model
 from image_longitudinal.models.imaging.device import DeviceUse
 from image_longitudinal.models.imaging.grey_images import check_images
 from image_longitudinal.models.imaging.interface import BatchSize, ImageModel, prefetch, render_batches
@@ -65,6 +65,7 @@ def render_shard(spec: ImageSpec, output: str, execution: Execution) -> ShardPar
     """
     ids = range(spec.start, spec.stop)
     latents, seeds = draw_latents(spec.seed, ids, spec.latent_dim), subject_seeds(spec.seed, ids)
+    import_backend(execution.generator.backend)  # in a worker's process: the run has it, from the user's configuration
     renderer = _renderer(execution)
     if renderer.model.digest != spec.generator:
         raise ModelError(

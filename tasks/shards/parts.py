@@ -14,6 +14,7 @@ from image_longitudinal.core.config import Section
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.random import subject_seeds
 from image_longitudinal.models.design.association import draw_latents
+from image_longitudinal.models.nlme.library import load_named
 from image_longitudinal.storage.dataset.manifest import (
     Origin,
     Part,
@@ -46,6 +47,7 @@ def make_images(spec: ImageSpec, output: str, execution: Execution) -> ShardPart
 def make_outcomes(spec: OutcomeSpec, output: str) -> ShardPartResult:
     """Latents → random effects at every association level → outcomes of one shard, written as Parquet."""
     root, shard, seed, settings = open_root(output), spec.shard, spec.seed, spec.outcomes
+    load_named(settings.model)  # in a worker's process: the run has it, from the user's configuration
     ids = range(shard.start, shard.stop)
     linked = linked_to_latents(draw_latents(seed, ids, spec.latent_dim), spec.eta_dims, settings)
     licence, seeds = spec.licence, subject_seeds(seed, ids)

@@ -25,6 +25,7 @@ def check_provenance(root: Root, manifest: RootManifest) -> tuple[list[Problem],
     """
     try:
         config = validate_config(manifest.config, where=manifest.name)
+        get_model(config.outcomes.model)  # a user's own model is code, which does not run because data name it
         shard = next(iter(manifest.plan))
         made = read_shard_manifest(root, shard.index)
     except (ConfigError, StorageError) as error:
@@ -66,4 +67,5 @@ def _spec(manifest: RootManifest, config: Config, eta_dims: tuple[int, ...]) -> 
     return DatasetSpec(
         images=images, outcomes=OutcomeSpec.of(config, image.latent_dim, eta_dims), plan=dataset.plan,
         probe=config.probe, backend=config.generator.backend, model=image.model, name=dataset.name, date=dataset.date,
+        report=config.report,
     )  # fmt: skip

@@ -94,7 +94,7 @@ def publish_dataset(
     achieved = dataset_report.achieved_association(Dataset(root, manifest))
     report = dataset_report.write_report(
         root, manifest, version=execution.version(), eta_dims=spec.outcomes.eta_dims,
-        recoverability=recoverability.r_squared, read_by=recoverability.read_by, achieved=achieved,
+        recoverability=recoverability.r_squared, read_by=recoverability.read_by, achieved=achieved, shown=spec.report,
     )  # fmt: skip
     pairs, strip = dataset_report.thumbnails(Dataset(root, manifest))
     card = write_card(root, manifest, examples=pairs)

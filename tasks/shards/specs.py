@@ -4,7 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
-from image_longitudinal.core.config import ComputeConfig, Config, GeneratorConfig, OutcomesConfig, ProbeConfig, Section
+from image_longitudinal.core.config import (
+    ComputeConfig,
+    Config,
+    GeneratorConfig,
+    OutcomesConfig,
+    ProbeConfig,
+    ReportConfig,
+    Section,
+)
 from image_longitudinal.core.plan import Shard, ShardPlan, SplitRange
 from image_longitudinal.core.specs import Spec
 from image_longitudinal.models.imaging.backends import GeneratorDescription
@@ -92,6 +100,7 @@ class DatasetSpec(Spec):
 
     product = "dataset"
     code_version = 2  # raise it whenever the same configuration and model would give another data set
+    added = frozenset({"report"})
 
     images: ImageSpec
     outcomes: OutcomeSpec
@@ -101,6 +110,7 @@ class DatasetSpec(Spec):
     model: str  # registered version, or the backend's name if it needs none
     name: str
     date: str | None
+    report: ReportConfig = ReportConfig()
 
     @classmethod
     def of(cls, config: Config, images: ImageSpec, outcomes: OutcomeSpec, version: ModelVersion | None) -> Self:
@@ -108,7 +118,7 @@ class DatasetSpec(Spec):
         dataset, backend = config.dataset, config.generator.backend
         return cls(
             images=images, outcomes=outcomes, plan=dataset.plan, probe=config.probe, backend=backend,
-            model=version.version if version else backend, name=dataset.name, date=dataset.date,
+            model=version.version if version else backend, name=dataset.name, date=dataset.date, report=config.report,
         )  # fmt: skip
 
     def shard_keys(self, shard: Shard) -> dict[str, str]:

@@ -40,6 +40,7 @@ from image_longitudinal.models.registry.metadata import (
     VAETraining,
 )
 from image_longitudinal.models.registry.promotion import promote
+from image_longitudinal.models.registry.real_scans import EXAMPLES, GALLERY
 from image_longitudinal.models.registry.registry import CANDIDATE, ModelVersion, Registry
 from image_longitudinal.models.training.arithmetic import with_training_threads
 from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors, tensors_digest
@@ -54,7 +55,7 @@ from image_longitudinal.tasks.training.judging import judged_scans
 from image_longitudinal.tasks.training.specs import RegistrationSpec, RemeasureSpec
 from image_longitudinal.tasks.workspace import Workspace
 
-EXAMPLES = 24  # held-out images stored with a model, to show beside generated ones
+HELD_OUT = 24  # held-out images stored with a model, to show beside generated ones
 
 
 FiguresT = TypeVar("FiguresT", bound=Section)
@@ -154,10 +155,12 @@ def register_model(
     prepared: str,
     workspace: str,
     compute: ComputeConfig,
+    real_scans: bool,
 ) -> str:
     """Rotate the networks to the most recoverable axes, measure them, and register weights, figures and card.
 
-    ``prepared`` is the folder of the images trained on. Returns the version's name.
+    ``prepared`` is the folder of the images trained on; ``real_scans``: show scans in artifacts too. Returns the
+    version's name.
     """
     images, probe, seed, device = open_prepared(prepared), spec.probe, spec.vae.seed, default_device(compute.device)
     networks = NetworkConfigs(vae=spec.vae.vae)
@@ -190,14 +193,17 @@ def register_model(
         measured=measured, pretrained=spec.diffusion.pretrained if spec.diffusion else None,
         arithmetic=spec.vae.arithmetic,
     )  # fmt: skip
-    examples = images.images(model.image_size)[images.split("test")[:EXAMPLES]].copy()
-    weights["examples"] = {"images": torch.from_numpy(examples)}
-    weights["gallery"] = _gallery(model, generator, network, examples, measured, seed)
+    held_out = images.images(model.image_size)[images.split("test")[:HELD_OUT]].copy()
+    examples = {"images": torch.from_numpy(held_out)}
+    gallery = _gallery(model, generator, network, held_out, measured, seed)
+    if metadata.images.kind == "scans" and "triptychs" in gallery:  # one file holds all that is made of real scans
+        examples["triptychs"] = gallery.pop("triptychs")
+    weights |= {EXAMPLES: examples, GALLERY: gallery}
     registry = Workspace.at(workspace).registry
     version = registry.register(weights, metadata, model_card(metadata))
     registry.set_alias(CANDIDATE, version.version)
     _promote_if_no_worse(registry, version)
-    _show(version)
+    _show(version, real_scans)
     return version.version
 
 
@@ -217,13 +223,16 @@ def remeasured_model(
             do="name the scans it was trained on with --images, and the preset and seed that split them",
         )  # fmt: skip
     spec = RemeasureSpec.of(config, version, prepared.digest, load_judge(judge).digest)
-    return registered_version(register_remeasured, spec, config, prepared, workspace, judge=judge)
+    shown = config.report.include_real_scans
+    return registered_version(register_remeasured, spec, config, prepared, workspace, judge=judge, real_scans=shown)
 
 
 @task(name="measure-model", task_run_name="measure and register", **CACHED)
 @holds_gpu_slots
 @with_training_threads
-def register_remeasured(spec: RemeasureSpec, prepared: str, workspace: str, compute: ComputeConfig, judge: str) -> str:
+def register_remeasured(
+    spec: RemeasureSpec, prepared: str, workspace: str, compute: ComputeConfig, judge: str, real_scans: bool
+) -> str:
     """Measure a version's networks, and register them with new figures, card and latent order."""
     registry, probe, device = Workspace.at(workspace).registry, spec.probe, default_device(compute.device)
     base, images = registry.get(spec.model), open_prepared(prepared)
@@ -236,11 +245,11 @@ def register_remeasured(spec: RemeasureSpec, prepared: str, workspace: str, comp
     )  # fmt: skip
     metadata = base.metadata.model_copy(update={"measured": measured, "training_key": spec.digest})
     weights = base.all_tensors()
-    if "gallery" in weights:
+    if GALLERY in weights:
         shown = traversal(model, measured.latent_order, probe.batch_size)
-        weights["gallery"]["traversal"] = torch.from_numpy(shown)
+        weights[GALLERY]["traversal"] = torch.from_numpy(shown)
     registered = registry.register(weights, metadata, model_card(metadata))
-    _show(registered)
+    _show(registered, real_scans)
     return registered.version
 
 
@@ -256,8 +265,8 @@ def _held_out_digest(images: PreparedImages, size: int) -> str:
     return digest_of(size, [record.sha256 for record in images.manifest.images if record.split != "train"])
 
 
-def _show(version: ModelVersion) -> None:
-    """Show figures and pictures of a version as artifacts of the run."""
+def _show(version: ModelVersion, real_scans: bool) -> None:
+    """Show figures and pictures of a version as artifacts of the run; of real scans only if asked for."""
     measured, name = version.metadata.measured, f"Model {version.version}"
     rows = [
         {
@@ -269,7 +278,8 @@ def _show(version: ModelVersion) -> None:
     ]
     caption = f"{name}: z read back from generated images by the {measured.read_by}, best first"
     create_table_artifact(rows, key="recoverability", description=caption)
-    pictures = "\n\n".join(f"**{of}**\n\n{picture(image, of)}" for of, image in model_pictures(version).items())
+    shown = model_pictures(version, real_scans=real_scans)
+    pictures = "\n\n".join(f"**{of}**\n\n{picture(image, of)}" for of, image in shown.items())
     caption = f"{name}: latent traversals, denoising, scans beside reconstructions"
     create_markdown_artifact(pictures, key="model-pictures", description=caption)
     if quality := quality_rows(measured):

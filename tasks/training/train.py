@@ -108,7 +108,10 @@ def trained_model(
         diffusion_spec = DiffusionTrainingSpec.of(config, vae_spec, vae.sha256)
         diffusion = fitted(fit_diffusion, diffusion_spec, inputs._replace(vae=vae.weights))
     spec = RegistrationSpec.from_config(config, vae=vae_spec, diffusion=diffusion_spec)
-    return registered_version(register_model, spec, config, prepared, workspace, refresh, vae=vae, diffusion=diffusion)
+    return registered_version(
+        register_model, spec, config, prepared, workspace, refresh, vae=vae, diffusion=diffusion,
+        real_scans=config.report.include_real_scans,
+    )  # fmt: skip
 
 
 @task(name="train-vae", task_run_name="train VAE", **CACHED)

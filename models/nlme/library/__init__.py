@@ -1,6 +1,6 @@
 """Population models by name; a user's file adds models in the same way.
 
-For example ``growth.py``, whose model is then called ``growth.py:gompertz-growth`` by :func:`get_model`::
+For example ``growth.py``, whose model is then called ``growth.py:gompertz-growth``::
 
     from image_longitudinal.models.nlme.model import symbolic as s
     from image_longitudinal.models.nlme.library import register
@@ -24,6 +24,9 @@ For example ``growth.py``, whose model is then called ``growth.py:gompertz-growt
 
 Lag times and the like (``dosing``), covariates and several endpoints are further arguments of ``StructuralModel``;
 :mod:`models.nlme.model.effects` adds covariate effects and occasions to an existing model.
+
+A file runs only where the user names it: :func:`load_models` and :func:`load_named`. Data sets and fits that others
+made hold such names too; what reads those calls :func:`get_model`, which runs nothing.
 """
 
 from pathlib import Path
@@ -52,16 +55,43 @@ def known_models() -> list[str]:
 
 
 def get_model(name: str) -> PopulationModel:
-    """The registered model of that name, or of a user's file: ``my_models.py:gompertz-growth``; ConfigError if none."""
-    file, name = _parts(name)
-    if file is not None and _FILES.get(str(file.resolve()), ("",))[0] != _digest(file):
-        load_models(file)
+    """The registered model of that name; one of a user's file, ``growth.py:gompertz-growth``, if a file has defined it.
+
+    Runs no code: the name may come from a data set.
+
+    Raises:
+        ConfigError: there is no such model, or no file that the user named has defined it.
+    """
+    file, own = _parts(name)
+    if file is not None and not any(own in names for _, names in _FILES.values()):
+        raise ConfigError(
+            "the longitudinal model is code in a file, which does not run because data name it", where=name,
+            do="read the file; if you trust it, name it yourself (--trust FILE)",
+        )  # fmt: skip
+    name = own
     if name not in _MODELS:
         raise ConfigError(
             "unknown longitudinal model", expected=f"one of {', '.join(known_models())}", got=repr(name),
             do=did_you_mean(name, known_models()),
         )  # fmt: skip
     return _MODELS[name]
+
+
+def load_named(name: str) -> None:
+    """Run the file of a model that the user's own configuration or command names, unless its content has run.
+
+    Raises:
+        ConfigError: as :func:`load_models`.
+    """
+    file, _ = _parts(name)
+    if file is not None and not is_loaded(name):
+        load_models(file)
+
+
+def is_loaded(name: str) -> bool:
+    """Whether a model needs no file, or its very file has run with its present content."""
+    file, _ = _parts(name)
+    return file is None or _FILES.get(str(file.resolve()), ("",))[0] == _digest(file)
 
 
 def load_models(path: str | Path) -> list[str]:

@@ -11,7 +11,14 @@ import torch
 from image_longitudinal.core.config import GeneratorConfig
 from image_longitudinal.core.errors import ConfigError, ModelError
 from image_longitudinal.models.imaging.assembly import load_vae
-from image_longitudinal.models.imaging.backends import describe, load_image_model, needs_diffusion, needs_training
+from image_longitudinal.models.imaging.backends import (
+    describe,
+    find_backend,
+    import_backend,
+    load_image_model,
+    needs_diffusion,
+    needs_training,
+)
 from image_longitudinal.models.imaging.interface import ImageModel, generate_in_batches
 from image_longitudinal.models.imaging.phantom import render
 from image_longitudinal.models.registry.registry import ModelVersion, Registry
@@ -44,6 +51,7 @@ def stripes(config: GeneratorConfig, version: ModelVersion | None, device: torch
 
 @pytest.fixture(params=[*SHIPPED, f"{__name__}:stripes"], ids=[*SHIPPED, "own"])
 def model(request: pytest.FixtureRequest, tiny_version: ModelVersion) -> ImageModel:
+    import_backend(request.param)
     made = load_image_model(config(request.param), tiny_version, "cpu")
     if request.param == "diffusion":
         random_denoiser(made.network)  # type: ignore[attr-defined]  # trained for six steps, it adds next to nothing
@@ -144,12 +152,27 @@ def test_a_missing_network_is_an_error_before_any_is_loaded(
 @pytest.mark.parametrize("name", ["no.such.module:make", f"{__name__}:nothing", ":make", f"{__name__}:"])
 def test_a_backend_that_cannot_be_imported_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"generator\.backend cannot be imported"):
-        load_image_model(config(name), None, "cpu")
-    with pytest.raises(ConfigError, match=r"one of phantom, vae, diffusion, or package\.module:factory; got gan"):
-        load_image_model(config("gan"), None, "cpu")
+        import_backend(name)
+    for look_up in (import_backend, find_backend):
+        with pytest.raises(ConfigError, match=r"one of phantom, vae, diffusion, or package\.module:factory; got gan"):
+            look_up("gan")
+
+
+def test_looking_a_backend_up_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set may name any importable code; only the user's own naming of it imports it."""
+    (tmp_path / "evil_backend.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nmake = print\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("evil_backend:make", "os:getcwd"):
+        with pytest.raises(ConfigError, match=r"not imported because data name it .*--trust"):
+            describe(config(name), None)
+    assert not (tmp_path / "ran").exists()
+    import_backend("evil_backend:make")
+    assert find_backend("evil_backend:make") is print
+    assert (tmp_path / "ran").exists()
 
 
 def test_which_backends_need_what() -> None:
+    import_backend(f"{__name__}:stripes")
     assert describe(config(f"{__name__}:stripes"), None) == ("stripes", 32, 5), "as its factory makes it"
     assert [needs_training(name) for name in (*SHIPPED, "my.module:make")] == [False, True, True, True]
     assert [needs_diffusion(name) for name in (*SHIPPED, "my.module:make")] == [False, False, True, True]

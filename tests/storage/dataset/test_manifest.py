@@ -119,3 +119,39 @@ def test_the_plan_is_recovered_from_the_counts(n: int, size: int, validation: fl
     if plan.split_counts["train"]:
         manifest = manifests.RootManifest.model_construct(n_subjects=n, shard_size=size, splits=plan.split_counts)
         assert manifest.plan.split_counts == plan.split_counts
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"name": "../../outside"}, "name"), ({"name": "\x1b[2J"}, "name"), ({"identity": "../../x"}, "identity"),
+        ({"licence": "CC\nname: other"}, "licence"), ({"random_effects": ["<Ka>\x07", "Imax"]}, "random_effects"),
+        ({"splits": {"train": 22, "../up": 0}}, "splits"), ({"n_subjects": 10**18}, "n_subjects"),
+        ({"n_subjects": 10**4}, "splits that add up"),
+        ({"shard_size": 1, "n_subjects": 10**9}, "at most 200,000 shards"), ({"levels": []}, "levels"),
+        ({"times": []}, "times"), ({"eta_latents": [4, 99]}, "latent dimensions of the image"),
+        ({"config": {"outcomes": [1]}}, "numbers that describe the visits"),
+        ({"files": [{"path": ".run.lock", "sha256": "0" * 64, "bytes": 1}]}, "files of the data set"),
+        ({"files": [{"path": "../x", "sha256": "0" * 64, "bytes": 1}]}, "files.0.path"),
+    ],
+    ids=range(15),
+)  # fmt: skip
+def test_a_manifest_of_others_is_checked_where_it_is_parsed(
+    published: Root, change: dict[str, object], field: str
+) -> None:
+    """Its digest is right: whoever makes a data set computes it."""
+    content = json.loads(published.read_bytes("dataset.json")) | change
+    del content["content_sha256"]
+    content["content_sha256"] = digest_of(content)
+    published.write_bytes("dataset.json", (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+    with pytest.raises(StorageError, match=f"a manifest is damaged .*{field}") as caught:
+        read_root_manifest(published)
+    assert str(caught.value).isprintable()
+
+
+def test_a_manifest_of_any_size_is_not_read(published: Root) -> None:
+    path = Path(published.join("dataset.json"))
+    with path.open("r+b") as file:
+        file.truncate(10**12)  # takes no space on disk
+    with pytest.raises(StorageError, match="a document is larger than one can be"):
+        read_root_manifest(published)

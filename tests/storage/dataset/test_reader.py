@@ -1,5 +1,7 @@
 """The reader: what was written comes back, lazily, from any store; so do views of a split and level."""
 
+import copy
+import json
 import pickle
 import subprocess
 import sys
@@ -214,3 +216,18 @@ def test_reading_imports_nothing_of_the_pipeline() -> None:
     heavy = ("torch", "scipy", "prefect", "yaml", "pandas", "polars", "xarray", "zarr", "numba")
     code = f"import sys, image_longitudinal.storage.dataset.reader; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_zarr_metadata_that_differs_from_the_manifest_is_not_given_to_xarray(published: Root) -> None:
+    """Another shape would make memory for it, another codec may be a package."""
+    path = Path(published.join("images.zarr/image/zarr.json"))
+    good = json.loads(path.read_text(encoding="utf-8"))
+    huge, codec = copy.deepcopy(good), copy.deepcopy(good)
+    huge["shape"][1] = huge["chunk_grid"]["configuration"]["chunk_shape"][1] = 10**9
+    codec["codecs"][0]["configuration"]["codecs"][1]["name"] = "numcodecs.pickle"
+    for changed, what in ((huge, "shape"), (codec, "codec of its chunks")):
+        path.write_text(json.dumps(changed), encoding="utf-8")
+        with pytest.raises(StorageError, match=f"another {what} than the data set"):
+            open_dataset(published).view().xarray()
+    path.write_text(json.dumps(good), encoding="utf-8")
+    assert open_dataset(published).view().xarray()["image"].shape == (22, 8, 8)

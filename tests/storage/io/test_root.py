@@ -11,7 +11,9 @@ from pydantic import ValidationError
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.files import is_temporary
+from image_longitudinal.storage.dataset.layout import LEASE
 from image_longitudinal.storage.io import remote
+from image_longitudinal.storage.io.lease import hold_lease
 from image_longitudinal.storage.io.local import LocalRoot
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import FileRecord, Root, clean_temporaries
@@ -185,3 +187,61 @@ def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
 def test_a_record_cannot_point_outside_the_root(path: str) -> None:
     with pytest.raises(ValidationError, match="inside the data set"):
         FileRecord(path=path, sha256="0" * 64, bytes=1)
+
+
+def test_nothing_is_written_or_removed_through_a_link_out_of_the_root(tmp_path: Path) -> None:
+    """A data set of others may hold such links: for each folder name of the layout, and for the lock file."""
+    outside, root = tmp_path / "outside", open_root(tmp_path / "data")
+    outside.mkdir()
+    (outside / "00000.json").write_text("keep")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "shards").symlink_to(outside)
+    source = open_root(tmp_path / "source")
+    source.write_bytes("file", b"new")
+    attempts: list[Callable[[], object]] = [
+        lambda: root.write_bytes("shards/00000.json", b"new"),
+        lambda: root.link_or_copy(source, "file", "shards/00000.json"),
+        lambda: root.remove("shards/00000.json"),
+        lambda: root.write_bytes("../outside/00000.json", b"new"),
+    ]
+    for attempt in attempts:
+        with pytest.raises(StorageError, match=r"leads out|not a path below"):
+            attempt()
+    assert {path.name: path.read_text() for path in outside.iterdir()} == {"00000.json": "keep"}
+
+
+def test_the_lock_file_is_no_way_to_write_elsewhere(tmp_path: Path) -> None:
+    victim, root = tmp_path / "victim", open_root(tmp_path / "data")
+    victim.write_text("keep")
+    (tmp_path / "data").mkdir()
+    lock = tmp_path / "data" / LEASE
+    for plant in (lambda: lock.symlink_to(victim), lambda: lock.hardlink_to(victim), lambda: os.mkfifo(lock)):
+        plant()
+        with pytest.raises(StorageError, match=r"lock"), hold_lease(root):
+            pass
+        assert victim.read_text() == "keep"
+        lock.unlink()
+    with hold_lease(root):
+        assert b"pid" in lock.read_bytes()
+
+
+def test_a_link_to_a_file_is_copied_as_the_file(tmp_path: Path) -> None:
+    """Caches of the hub hold links: a copy of one must not be the link."""
+    (tmp_path / "blob").write_bytes(b"content")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "file").symlink_to(tmp_path / "blob")
+    target = open_root(tmp_path / "target")
+    target.link_or_copy(open_root(tmp_path / "source"), "file", "file")
+    assert not (tmp_path / "target" / "file").is_symlink()
+    assert target.read_bytes("file") == b"content"
+
+
+def test_a_fifo_or_device_in_a_data_set_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    root = open_root(tmp_path)
+    for name in ("fifo", "device"):
+        assert not root.exists(name)
+        for read in (root.read_bytes, root.sha256, lambda path: root.read_tail(path, 4)):
+            with pytest.raises(StorageError, match="not a plain file"):
+                read(name)

@@ -218,3 +218,14 @@ def test_an_archive_on_a_web_server(tmp_path, says_when, monkeypatch):
         server.server_close()
         thread.join()
     assert len(os.listdir(scratch)) == 2
+
+
+def test_a_tar_header_that_asks_for_gigabytes_is_refused(tmp_path):
+    """Attributes and long names of a member are read at once: 8 GB of zeros compress to 8 MB."""
+    for kind in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
+        item = tarfile.TarInfo("a.jpeg")
+        item.type, item.size = kind, 8 << 30
+        archive = tmp_path / "a.tar"
+        archive.write_bytes(item.tobuf(tarfile.GNU_FORMAT) + bytes(10_240))
+        with pytest.raises(IngestError, match=r"damaged or of an unknown kind.*a header of 8,589,934,592 bytes"):
+            local_scans(archive, tmp_path / "scratch")

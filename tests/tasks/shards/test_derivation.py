@@ -7,8 +7,9 @@ import pytest
 
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.digest import digest_of
-from image_longitudinal.core.errors import StorageError
-from image_longitudinal.core.presets import load_config
+from image_longitudinal.core.errors import ConfigError, StorageError
+from image_longitudinal.core.presets import load_config, validate_config
+from image_longitudinal.flows.verify_dataset import refuse_foreign_code
 from image_longitudinal.models.design.association import draw_latents
 from image_longitudinal.models.imaging.backends import describe
 from image_longitudinal.storage.dataset import layout, tables
@@ -18,6 +19,7 @@ from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.dataset.run_claim import begin_run
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
+from image_longitudinal.tasks.evaluation.run import true_model
 from image_longitudinal.tasks.shards.derivation import linked_to_latents, outcomes_at, rederive
 from image_longitudinal.tasks.shards.parts import make_images, make_outcomes
 from image_longitudinal.tasks.shards.publish import Recoverability, publish_dataset
@@ -138,3 +140,28 @@ def test_a_file_with_other_numbers_is_named(made: Dataset, spec: DatasetSpec, ta
     path = wrong_image(made.root, spec) if table == "image" else wrong_table(made.root, spec, table)
     problems, _ = rederive(Dataset(made.root, made.manifest), np.arange(10), "none")
     assert [(problem.path, problem.shard) for problem in problems] == [(path, 0)]
+
+
+@pytest.mark.parametrize("named", ["model", "backend"])
+def test_code_that_a_data_set_names_does_not_run(
+    made: Dataset, config: Config, spec: DatasetSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    """verify, evaluate and repair read such names; each of them refuses or leaves the comparison out."""
+    (tmp_path / "foreign_code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    recorded = manifest(config, spec)
+    values = recorded.model_dump(mode="json")["config"]
+    if named == "model":
+        values["outcomes"]["model"] = f"{tmp_path}/foreign_code.py:depot-own"
+    else:
+        values["generator"]["backend"] = "foreign_code:make"
+    forged = recorded.model_copy(update={"config": values})
+    problems, why = rederive(Dataset(made.root, forged), np.arange(3), "none")
+    assert problems == []
+    assert "because data name it" in str(why)
+    with pytest.raises(ConfigError, match="because data name it"):
+        refuse_foreign_code(validate_config(values))
+    if named == "model":
+        with pytest.raises(ConfigError, match="because data name it"):
+            true_model(forged)
+    assert not (tmp_path / "ran").exists()

@@ -12,7 +12,7 @@ from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.presets import load_config
 from image_longitudinal.models.imaging.backends import describe
-from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.models.nlme.library import get_model, load_named
 from image_longitudinal.models.registry.metadata import Distillation
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.storage.dataset.manifest import Part
@@ -46,6 +46,7 @@ AFFECTED = {
     "dataset.eta_dims": {OUTCOMES, DATASET},
     "dataset.validation_fraction": {OUTCOMES, DATASET},
     "dataset.test_fraction": {OUTCOMES, DATASET},
+    "report": {DATASET},
 }
 # The phantom has a size and a length of z, but neither solver nor network.
 AFFECTED_WITH_PHANTOM = {
@@ -90,6 +91,15 @@ def test_every_field_changes_exactly_what_it_decides(backend: str, table: dict[s
         after = with_another_value(config, field)
         assert changed(before, spec(config=after)) == table.get(row or "", set()), field
     assert used - {None} == set(table), "the table names fields that do not exist"
+
+
+def test_a_field_that_came_later_keeps_old_digests_at_its_default() -> None:
+    made = spec()
+    fields = made.model_dump(mode="json", exclude={"report"})
+    fields |= {"images": made.images.digest, "outcomes": made.outcomes.digest}
+    assert made.digest == digest_of("dataset", DatasetSpec.code_version, fields)
+    assert "report" not in load_config("demo").recorded
+    assert load_config("demo", overrides=["report.include_real_scans=true"]).recorded["report"]["include_real_scans"]
 
 
 def shard_keys(made: DatasetSpec, shard: int = 1) -> dict[str, str]:
@@ -153,9 +163,11 @@ def test_the_content_of_a_model_file_decides_the_outcomes_and_the_data_set(tmp_p
     mine = f"outcomes.model={file}:mine-of-keys"
     before = spec(mine)
     assert spec(mine) == before
+    load_named(f"{file}:mine-of-keys")
     assert get_model(f"{file}:mine-of-keys").omega[0][0] == 1.0
     file.write_text(text.format(2.0))
     assert changed(before, spec(mine)) == {OUTCOMES, DATASET}
+    load_named(f"{file}:mine-of-keys")
     assert get_model(f"{file}:mine-of-keys").omega[0][0] == 2.0  # the file that the digest names is used
     with pytest.raises(ConfigError, match=r"no such model file.*elsewhere\.py"):
         spec(f"outcomes.model={nowhere}:mine")

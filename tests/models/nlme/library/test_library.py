@@ -9,7 +9,7 @@ from scipy.integrate import solve_ivp
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme import library
 from image_longitudinal.models.nlme.kernels.codegen import generated_kernel
-from image_longitudinal.models.nlme.library import get_model, load_models
+from image_longitudinal.models.nlme.library import get_model, load_models, load_named
 from image_longitudinal.models.nlme.model.dosing import Dose
 from image_longitudinal.models.nlme.simulation.simulate import simulate
 
@@ -80,11 +80,25 @@ USER_FILE = textwrap.dedent(str(library.__doc__).split("::\n", 1)[1].split("\n\n
 
 def test_a_users_own_file_adds_a_model_by_name(tmp_path):
     (tmp_path / "growth.py").write_text(USER_FILE)
+    load_named(f"{tmp_path / 'growth.py'}:gompertz-growth")
     model = get_model(f"{tmp_path / 'growth.py'}:gompertz-growth")
     assert get_model("gompertz-growth") is get_model(f"{tmp_path / 'growth.py'}:gompertz-growth") is model
     got = simulate(model, np.zeros((1, 2)))[0]
     exact = 50 * np.exp(np.log(1 / 50) * np.exp(-0.3 * np.array(model.design.times)))
     np.testing.assert_allclose(got, exact, rtol=2e-6)
+
+
+def test_looking_a_model_up_runs_no_file(tmp_path):
+    """A data set may name any file; only the user's own naming of it runs it."""
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n" + USER_FILE.replace("gompertz", "evil"))
+    name = f"{tmp_path / 'evil.py'}:evil-growth"
+    with pytest.raises(ConfigError, match=r"does not run because data name it .*evil\.py.*--trust FILE"):
+        get_model(name)
+    assert not (tmp_path / "ran").exists()
+    load_models(tmp_path / "evil.py")
+    assert get_model(name).name == "evil-growth"
+    assert get_model("/where/it/was/made/evil.py:evil-growth") is get_model(name)
+    assert (tmp_path / "ran").exists()
 
 
 def test_emax_and_its_limits():
