@@ -57,7 +57,7 @@ def verify_command(
     repair: Annotated[bool, typer.Option("--repair", help="Generate exactly the bad shards again.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Shards checked at a time.")] = 2,
     sample: Annotated[
-        int | None, typer.Option(min=1, help="Subjects generated again and compared; 8, or none without the pipeline.")
+        int | None, typer.Option(min=0, help="Subjects generated again and compared; 8, or 0 without the pipeline.")
     ] = None,
     workspace: WorkspaceOption = "workspace",
     trust: Trust = None,

@@ -23,14 +23,14 @@ def model_card(metadata: ModelMetadata) -> str:
 - Latents are standardised (over training images they have mean 0 and covariance I) and rotated to the axes that are
   most recoverable from finished images."""
     if vae.explained_variance is not None:
-        networks = "model of flattened retinas, with diffusion" if metadata.networks.diffusion else "flattened retina"
+        networks = "model of flattened retinas with diffusion" if metadata.networks.diffusion else "flattened retina"
         latents = f"""- Of z, dimensions 0 to 3 are the curve of the retina (position, tilt, curvature, asymmetry), the
   others principal components of the flattened image: {sum(vae.explained_variance):.0%} of its variance.
 - z is N(0, I) by construction: an increasing, invertible map of a mixture of Gaussians leads to the coordinates
   of scans; the number of Gaussians has the best likelihood of patients left out."""
     return f"""# Image model of image-longitudinal
 
-A {networks} trained on {images.images} {source}
+A {networks}, trained on {images.by_split.get("train", 0)} of {images.images} {source}
 ({images.by_split}; splits share no patient). For making synthetic benchmark data; not for diagnosis.
 
 {latents}

@@ -56,12 +56,12 @@ def test_every_command_has_help(command: Command) -> None:
 
 
 def test_the_plan_is_printed_and_nothing_is_made(command: Command, tmp_path: Path) -> None:
-    status, printed, _ = command("generate", "--preset", "paper", "--output", "out", "--dry-run")
+    status, printed, _ = command("generate", "--preset", "paper", "--output", "memory://out", "--dry-run")
     assert status == 0
     for expected in ("1,100,000", "550", "115,000 steps", "0.0526", "GB", " d "):
         assert expected in printed
     assert not (tmp_path / "out").exists()
-    found = json.loads(command("generate", "--preset", "paper", "--output", "out", "--dry-run", "--json")[1])
+    found = json.loads(command("generate", "--preset", "paper", "--output", "memory://out", "--dry-run", "--json")[1])
     assert found["plan"] == printed.splitlines()
 
 

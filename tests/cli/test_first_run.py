@@ -77,7 +77,7 @@ def test_help_and_plans_are_legible_in_sixty_columns(place: Place) -> None:
     text = " ".join(place.run("generate", "--help").replace("│", "").split())
     assert "--output" in text
     assert "Examples:" in text
-    assert "550" in place.run("generate", "--preset", "paper", "--output", "ü", "--dry-run")
+    assert "550" in place.run("generate", "--preset", "paper", "--output", "memory://ü", "--dry-run")
 
 
 def test_a_table_is_simulated_although_no_home_can_be_written(place: Place) -> None:
