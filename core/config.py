@@ -383,7 +383,8 @@ def check_networks(config: Config) -> None:
         ConfigError: they do not.
     """
     vae, diffusion, flattened = config.vae, config.diffusion, "flattened"
-    if (vae.kind == flattened) != (diffusion.kind == flattened):
+    alone = config.generator.backend == "vae"  # without a diffusion model
+    if not alone and (vae.kind == flattened) != (diffusion.kind == flattened):
         raise ConfigError(
             "vae.kind and diffusion.kind do not fit", expected="both flattened, or neither",
             got=f"{vae.kind} and {diffusion.kind}",
@@ -393,7 +394,7 @@ def check_networks(config: Config) -> None:
     if vae.latent_dim < FLATTENED_MIN_DIM:
         expected = f"{FLATTENED_MIN_DIM} or more: four for the curve of the retina, the others for its appearance"
         raise ConfigError("vae.latent_dim is too small for vae.kind flattened", expected=expected, got=vae.latent_dim)
-    if vae.image_size != diffusion.image_size:
+    if not alone and vae.image_size != diffusion.image_size:
         raise ConfigError(
             "vae.image_size and diffusion.image_size differ", where="vae.kind flattened", expected="one size for both",
             got=f"{vae.image_size} and {diffusion.image_size}",

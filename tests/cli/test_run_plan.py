@@ -17,8 +17,11 @@ def line(text: str, start: str) -> str:
 @pytest.mark.parametrize("preset", preset_names())
 def test_the_plan_of_every_preset_names_every_step(preset: str) -> None:
     config, text = load_config(preset), plan_of(preset=preset)
-    assert f"{config.vae.steps:,} steps of {config.vae.batch_size}" in line(text, "train VAE")
-    assert "MS-SSIM" in line(text, "perceptual loss")
+    if config.vae.kind == "flattened":
+        assert f"curve and {config.vae.latent_dim - 4} components" in line(text, "fit retina")
+    else:
+        assert f"{config.vae.steps:,} steps of {config.vae.batch_size}" in line(text, "train VAE")
+        assert "MS-SSIM" in line(text, "perceptual loss")
     assert f"{config.diffusion.steps:,} steps" in line(text, "train diffusion")
     size = config.diffusion.image_size
     assert f"{config.dataset.n_subjects:,} at {size}x{size}" in line(text, "generate images")
@@ -38,12 +41,12 @@ def test_the_plan_names_only_what_will_run() -> None:
     assert "train" not in phantom.replace("512 train", "")
     assert "48x48 (phantom)" in phantom
     vae = plan_of("generator.backend=vae", "vae.image_size=96")
-    assert "train VAE" in vae
+    assert "fit retina" in vae
     assert "diffusion" not in vae
     assert "96x96 (vae)" in vae
     assert "outcomes" not in plan_of(generation=False)
-    assert "train VAE" not in plan_of(training=False)
-    assert "unipc 7 steps" in plan_of()
+    assert "fit retina" not in plan_of(training=False)
+    assert "dpm++ 6 steps" in plan_of()
 
 
 def test_the_estimated_time_grows_with_the_work() -> None:
