@@ -25,6 +25,7 @@ SMOOTHING = (2.0, 1.5)  # standard deviations of the Gaussian filter, rows and c
 ROBUST_SCALE = 1.5 / 64  # deviations beyond this, in heights, lose weight in the fit: drusen, detachments, shadows
 ROBUST_ROUNDS = 10
 CURVE_TERMS = 4  # position, tilt, curvature, asymmetry: Legendre polynomials of degree 0 to 3 over the width
+ECHO = 0.1  # of a flattened image's rows at an edge, which are repeated beyond it
 BENT_SAMPLES = 4  # per row of a bent image
 FLAT_ROW = 0.625  # where the boundary of a flattened retina lies: vitreous and retina above, choroid below
 
@@ -112,7 +113,8 @@ def flatten_smoothly(images: Tensor, curves: Tensor, rows: int) -> Tensor:
 def _sample_columns(images: Tensor, shifts: Tensor, rows: int) -> Tensor:
     """``rows`` samples of every column of images (B, 1, H, W), each taken ``shifts`` (B, W) heights further down.
 
-    Cubic convolution (Keys 1981, IEEE Trans ASSP 29:1153); rows beyond an edge mirror those within.
+    Cubic convolution (Keys 1981, IEEE Trans ASSP 29:1153). Rows beyond an edge echo what lies at that edge, to and fro:
+    mirrored, they would soon show the retina again.
     """
     height = images.shape[2]
     at = (torch.arange(rows, device=images.device, dtype=images.dtype) + 0.5) / rows
@@ -127,7 +129,7 @@ def _sample_columns(images: Tensor, shifts: Tensor, rows: int) -> Tensor:
     )
     sampled = torch.zeros_like(source)
     for offset, weight in zip((-1, 0, 1, 2), weights, strict=True):
-        sampled = sampled + weight * images[:, 0].gather(1, mirrored(base.long() + offset, height))
+        sampled = sampled + weight * images[:, 0].gather(1, _echoed(base.long() + offset, height))
     return sampled[:, None]
 
 
@@ -143,6 +145,18 @@ def mirrored(index: Tensor, size: int) -> Tensor:
     """Indices with those beyond an edge mirrored at it."""
     index = torch.where(index < 0, -1 - index, index)
     return torch.where(index >= size, 2 * size - 1 - index, index).clamp(0, size - 1)
+
+
+def _echoed(index: Tensor, size: int) -> Tensor:
+    """Indices with those beyond an edge folded, to and fro, into the band of :data:`ECHO` of the size at that edge."""
+    band = max(int(size * ECHO), 1)
+
+    def fold(beyond: Tensor) -> Tensor:
+        place = beyond.clamp(min=0) % (2 * band)
+        return torch.where(place < band, place, 2 * band - 1 - place)
+
+    above, below = fold(-1 - index), size - 1 - fold(index - size)
+    return torch.where(index < 0, above, torch.where(index >= size, below, index))
 
 
 def _cheapest_path(cost: Tensor) -> Tensor:

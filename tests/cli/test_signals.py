@@ -15,7 +15,8 @@ from image_longitudinal.storage.dataset.layout import LEASE
 
 # Holds a lease, has a child process, and is inside a C function for minutes.
 COMPUTATION = """
-import hashlib, subprocess, sys
+import hashlib, signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test worker ignores it, and so would its children
 from image_longitudinal.cli.signals import ending_by_signals
 from image_longitudinal.core.progress import Counter
 from image_longitudinal.storage.io.lease import hold_lease
@@ -39,12 +40,18 @@ LINE = "interrupted: 12 of 40 shards are done; give the same command again to go
     ],
 )
 def test_a_computation_ends_with_one_line_and_leaves_nothing(
-    signals: list[signal.Signals], status: int, command: str, line: str, tmp_path: Path
+    signals: list[signal.Signals],
+    status: int,
+    command: str,
+    line: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", COMPUTATION, command], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, start_new_session=True,
     )  # fmt: skip
+    request.addfinalizer(process.kill)
     assert process.stdout is not None
     child = psutil.Process(int(process.stdout.readline()))
     assert (tmp_path / "data" / LEASE).exists()

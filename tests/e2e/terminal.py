@@ -20,6 +20,12 @@ from tests.e2e.conftest import cli_arguments, cli_environment
 MARK = "IMAGE_LONGITUDINAL_TERMINAL"  # environment variable that all processes below a command inherit
 
 
+def _take_terminal() -> None:
+    """In the new process: the terminal is its own, and SIGINT is not ignored as a test worker ignores it."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """The console script with arguments, as the foreground job of a pseudo-terminal."""
 
@@ -29,7 +35,7 @@ class Terminal:
         environment = {**cli_environment(home), MARK: self.mark, "TERM": "xterm"}
         self.process = subprocess.Popen(
             cli_arguments(*arguments), cwd=folder, env=environment, stdin=slave, stdout=slave, stderr=slave,
-            start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            start_new_session=True, preexec_fn=_take_terminal,
         )  # fmt: skip
         os.close(slave)
         self.output = ""
