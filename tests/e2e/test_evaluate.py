@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from image_longitudinal.core.config import Config
+from image_longitudinal.core.digest import sealed_json
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.flows.evaluate_dataset import EvaluationResult, evaluate_dataset
 from image_longitudinal.flows.generate_dataset import generate_dataset
@@ -167,7 +168,9 @@ def test_what_cannot_be_evaluated_is_refused_by_name(
     with pytest.raises(StorageError, match="too few test subjects"):
         score(open_dataset(no_test), tmp_path / "any.parquet", None)
     manifest = no_test / "dataset.json"
-    manifest.write_text(manifest.read_text().replace('"layout_version": 2', '"layout_version": 7'))
+    content = json.loads(manifest.read_text())
+    del content["content_sha256"]
+    manifest.write_text(sealed_json(content | {"layout_version": 7}))
     with pytest.raises(StorageError, match=r"layout of this data set is unknown.*got 7"):
         evaluate(no_test, out)
     assert not out.exists()

@@ -13,7 +13,7 @@ from image_longitudinal.tasks.workspace import Workspace
 
 FLATTENED = (
     "vae.kind=flattened", "vae.latent_dim=10", "diffusion.kind=flattened", "diffusion.channels=[16, 32]",
-    "diffusion.steps=8", "generator.scheduler=dpm++", "evaluation.resnet.steps=0", "evaluation.bootstrap=100",
+    "diffusion.steps=8", "dataset.test_fraction=0.3", "generator.scheduler=dpm++", "evaluation.resnet.steps=0", "evaluation.bootstrap=100",
 )  # fmt: skip
 
 
@@ -24,8 +24,7 @@ def test_a_data_set_of_flattened_retinas_is_published_and_read_back(
     config = tiny(*FLATTENED)
     output, workspace = str(tmp_path / "dataset"), str(tmp_path / "workspace")
     generate_dataset(output=output, config=config, workspace=workspace)
-    with open_dataset(output) as dataset:
-        images = dataset.images[0:60]
+    images = open_dataset(output).images(0, 60)
     assert images.shape == (60, 32, 32)
     assert images.std((1, 2)).min() > 5
     version = Workspace.at(workspace).model("production")
