@@ -125,7 +125,8 @@ def _model_of(identity: str, config: Config, files: Workspace, root: Root) -> st
             if specify(config, version, files).digest == identity:
                 return version.version
     raise StorageError(
-        "the root manifest is damaged, and none of the models here belongs to this data set",
+        "the root manifest is damaged, and with the models and the software here the configuration makes another data set, "
+        "so nothing was changed",
         where=root.url,
         expected=f"a model in {files.root} that gives identity {identity[:12]}",
         do="give the workspace that has it with --workspace, or run the command that generated the data set again",

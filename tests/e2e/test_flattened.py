@@ -13,7 +13,8 @@ from image_longitudinal.tasks.workspace import Workspace
 
 FLATTENED = (
     "vae.kind=flattened", "vae.latent_dim=10", "diffusion.kind=flattened", "diffusion.channels=[16, 32]",
-    "diffusion.steps=8", "dataset.test_fraction=0.3", "generator.scheduler=dpm++", "evaluation.resnet.steps=0", "evaluation.bootstrap=100",
+    "diffusion.steps=8", "dataset.test_fraction=0.2",
+    "generator.scheduler=dpm++", "evaluation.resnet.steps=0", "evaluation.bootstrap=100",
 )  # fmt: skip
 
 
