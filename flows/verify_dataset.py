@@ -125,8 +125,8 @@ def _model_of(identity: str, config: Config, files: Workspace, root: Root) -> st
             if specify(config, version, files).digest == identity:
                 return version.version
     raise StorageError(
-        "the root manifest is damaged, and with the models and the software here the configuration makes another data set, "
-        "so nothing was changed",
+        "the root manifest is damaged, and models and software here would generate another data set, so nothing was "
+        "changed",
         where=root.url,
         expected=f"a model in {files.root} that gives identity {identity[:12]}",
         do="give the workspace that has it with --workspace, or run the command that generated the data set again",
