@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.presets import load_config
@@ -66,7 +67,10 @@ def test_a_manifest_of_this_version_follows_from_its_configuration(root: Root, m
 def test_every_other_statement_is_noticed(root: Root, manifest: RootManifest) -> None:
     content = json.loads(manifest.model_dump_json(include=set(DERIVED)))
     for place, value in edits(content):
-        other = RootManifest.model_validate({**manifest.model_dump(mode="json"), **changed(content, place, value)})
+        try:
+            other = RootManifest.model_validate({**manifest.model_dump(mode="json"), **changed(content, place, value)})
+        except ValidationError:
+            continue  # the manifest contradicts itself: it is not even opened
         problems, why = check_provenance(root, other)
         if place not in {("image", "backend"), ("image", "latent_dim")}:  # configuration and arrays say these too
             assert problems, (place, why)
