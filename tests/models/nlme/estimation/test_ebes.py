@@ -63,7 +63,8 @@ def test_a_stopped_run_goes_on_and_a_finished_one_does_nothing(original, populat
     assert not target.exists()
     damaged = sorted((tmp_path / ".ebes.parquet.parts").iterdir())[0]
     content = bytearray(damaged.read_bytes())
-    content[60] ^= 4  # in the numbers
+    column = pq.read_metadata(damaged).row_group(0).column(1)
+    content[column.data_page_offset + column.total_compressed_size - 6] ^= 4  # in the numbers, at the page's end
     damaged.write_bytes(content)
     resumed = stream_ebes(original, files, target, part_size=10)
     assert (resumed.subjects, resumed.reused) == (40, 20), "a damaged part is estimated again"
