@@ -12,8 +12,8 @@ import torch
 
 from image_longitudinal.core.digest import digest_of, file_sha256
 from image_longitudinal.core.errors import ModelError
-from image_longitudinal.models.registry import registry as module
 from image_longitudinal.models.registry.registry import ModelVersion, Registry
+from image_longitudinal.models.training import tensor_files
 from image_longitudinal.models.training.tensor_files import save_tensors
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import Root
@@ -136,7 +136,7 @@ def test_a_failure_leaves_no_version(registry: Registry, monkeypatch: pytest.Mon
     def fail(*arguments: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(module if step == "save_tensors" else os, step, fail)
+    monkeypatch.setattr(tensor_files if step == "save_tensors" else os, step, fail)
     with pytest.raises(ModelError, match=r"cannot (register the model|write tensors) .*No space left"):
         registry.register(WEIGHTS, METADATA, "")
     assert registry.versions() == []
