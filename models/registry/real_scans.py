@@ -7,7 +7,6 @@ pixel from a patient's scan. model.json names the files with their digests, so a
 from pathlib import Path
 
 from image_longitudinal.models.registry.metadata import WEIGHTS, ModelMetadata
-from image_longitudinal.models.training.tensor_files import load_tensors
 
 EXAMPLES, GALLERY = "examples", "gallery"  # files of pictures, uint8
 REAL = ("images", "triptychs")  # their arrays of scans: held-out ones, and scans beside reconstructions
@@ -23,4 +22,6 @@ def holds_real_scans(metadata: ModelMetadata, path: Path) -> bool:
     """Whether a version's file exists and holds a picture of a scan."""
     if not may_hold_real_scans(metadata, path.name) or not path.exists():
         return False
+    from image_longitudinal.models.training.tensor_files import load_tensors  # here: torch takes a second to import
+
     return any(name in REAL and len(array) for name, array in load_tensors(path)[0].items())
