@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.names import FileName, Label
 from image_longitudinal.core.plan import ShardPlan
 
@@ -31,7 +30,6 @@ MixedPrecision = Annotated[Literal["no", "fp16", "bf16"], BeforeValidator(_preci
 PRECISION = "Data type of the networks' arithmetic in training; no: float32."
 EMA = "Decay per step of the average of the weights, which is what is kept."
 FREE_ROWS = 65_536  # rows of a shard whose index, 1 MiB, matters to nobody
-FLATTENED_MIN_DIM = 5  # four dimensions for the curve of the retina, one or more for its appearance
 EXECUTION_SECTIONS = frozenset({"compute", "evaluation"})  # sections of Config that do not change a data set
 
 
@@ -374,28 +372,3 @@ class Config(Section):
         """
         usual = {"report"} if self.report == ReportConfig() else set()
         return self.model_dump(mode="json", exclude={*EXECUTION_SECTIONS, *usual})
-
-
-def check_networks(config: Config) -> None:
-    """Check that the kinds of VAE and diffusion model fit each other.
-
-    Raises:
-        ConfigError: they do not.
-    """
-    vae, diffusion, flattened = config.vae, config.diffusion, "flattened"
-    alone = config.generator.backend == "vae"  # without a diffusion model
-    if not alone and (vae.kind == flattened) != (diffusion.kind == flattened):
-        raise ConfigError(
-            "vae.kind and diffusion.kind do not fit", expected="both flattened, or neither",
-            got=f"{vae.kind} and {diffusion.kind}",
-        )  # fmt: skip
-    if vae.kind != flattened:
-        return
-    if vae.latent_dim < FLATTENED_MIN_DIM:
-        expected = f"{FLATTENED_MIN_DIM} or more: four for the curve of the retina, the others for its appearance"
-        raise ConfigError("vae.latent_dim is too small for vae.kind flattened", expected=expected, got=vae.latent_dim)
-    if not alone and vae.image_size != diffusion.image_size:
-        raise ConfigError(
-            "vae.image_size and diffusion.image_size differ", where="vae.kind flattened", expected="one size for both",
-            got=f"{vae.image_size} and {diffusion.image_size}",
-        )  # fmt: skip

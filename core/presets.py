@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
-from image_longitudinal.core.config import Config, check_networks
+from image_longitudinal.core.config import Config
 from image_longitudinal.core.config_keys import config_keys
 from image_longitudinal.core.errors import ConfigError, did_you_mean
+from image_longitudinal.core.network_kinds import check_networks
 
 PRESETS = Path(__file__).resolve().parent.parent / "deployments" / "presets"
 

@@ -37,4 +37,5 @@ class LatentModel(nn.Module, ABC):
 
     def rotate(self, axes: Tensor) -> None:
         """Make the columns of ``axes`` (D, D), orthogonal, the new dimensions of latents; only if ``rotatable``."""
+        # Callers ask ``rotatable`` first. A model whose dimensions have a fixed order has nothing to add here.
         raise NotImplementedError(f"the dimensions of {type(self).__name__} are fixed")

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from prefect import get_run_logger, task
 from torch import Tensor
 
-from image_longitudinal.core.config import ComputeConfig, Config, Section, check_networks
+from image_longitudinal.core.config import ComputeConfig, Config, Section
 from image_longitudinal.core.errors import ModelError
+from image_longitudinal.core.network_kinds import check_networks
 from image_longitudinal.models.diffusion.adagn import ResidualDiffusion
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.diffusion.train import train_diffusion

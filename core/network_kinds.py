@@ -1,0 +1,31 @@
+"""Which kinds of networks a configuration may combine: a rule over two of its sections."""
+
+from image_longitudinal.core.config import Config
+from image_longitudinal.core.errors import ConfigError
+
+FLATTENED_MIN_DIM = 5  # four dimensions for the curve of the retina, one or more for its appearance
+
+
+def check_networks(config: Config) -> None:
+    """Check that the kinds of VAE and diffusion model fit each other.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    vae, diffusion, flattened = config.vae, config.diffusion, "flattened"
+    alone = config.generator.backend == "vae"  # without a diffusion model
+    if not alone and (vae.kind == flattened) != (diffusion.kind == flattened):
+        raise ConfigError(
+            "vae.kind and diffusion.kind do not fit", expected="both flattened, or neither",
+            got=f"{vae.kind} and {diffusion.kind}",
+        )  # fmt: skip
+    if vae.kind != flattened:
+        return
+    if vae.latent_dim < FLATTENED_MIN_DIM:
+        expected = f"{FLATTENED_MIN_DIM} or more: four for the curve of the retina, the others for its appearance"
+        raise ConfigError("vae.latent_dim is too small for vae.kind flattened", expected=expected, got=vae.latent_dim)
+    if not alone and vae.image_size != diffusion.image_size:
+        raise ConfigError(
+            "vae.image_size and diffusion.image_size differ", where="vae.kind flattened", expected="one size for both",
+            got=f"{vae.image_size} and {diffusion.image_size}",
+        )  # fmt: skip
