@@ -230,7 +230,7 @@ class Bench:
         command.returncode = os.waitstatus_to_exitcode(status)
         self.started.remove(command)
         if status or not (output / "dataset.json").exists():
-            raise SystemExit(f"{output.name} failed:\n" + (self.home / "log.txt").read_text()[-4000:])
+            raise SystemExit(f"{output.name} failed:\n" + (self.home / "log.txt").read_text(encoding="utf-8")[-4000:])
         return usage.ru_utime + usage.ru_stime
 
 

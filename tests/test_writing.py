@@ -10,6 +10,7 @@ WRITERS = {"write_text", "write_bytes", "save", "save_file", "save_pretrained", 
            "ParquetWriter", "CSVWriter", "copyfileobj", "savefig"}  # fmt: skip
 KNOWN = {
     "core/files.py": "the one way to write",
+    "deployments/lock.py": "lock files, which git keeps",
     "models/training/tensor_files.py": "safetensors, inside replacing()",
     "models/nlme/estimation/results.py": "netCDF inside replacing(), Zarr inside temporary_folder()",
     "models/nlme/estimation/ebes.py": "Parquet inside replacing()",
