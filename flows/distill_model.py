@@ -31,7 +31,7 @@ def distill_model(
     """
     config = resolve(preset, config, overrides)
     place = Workspace.at(workspace)
-    base = place.registry.get(model)
+    base = place.model(model)
     prepared = ingest_images(images, config=config, workspace=workspace)
     version = distilled_model(base, config, prepared, place)
     distillation = version.metadata.distillation

@@ -6,11 +6,10 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 
 from image_longitudinal.core.config import Config
-from image_longitudinal.core.outputs import check_new_folder
 from image_longitudinal.models.evaluation.records import Evaluation
-from image_longitudinal.storage.dataset.reader import open_dataset
 from image_longitudinal.tasks.engine.parameters import ConfigChoice, load_trusted, resolve
-from image_longitudinal.tasks.evaluation.checks import check_design, check_input, check_is_evaluable, check_null
+from image_longitudinal.tasks.evaluation.checks import check_design, check_input, check_null
+from image_longitudinal.tasks.evaluation.planned import plan_evaluation
 from image_longitudinal.tasks.evaluation.population import estimate_effects, fit_level
 from image_longitudinal.tasks.evaluation.predictions import (
     predict_by_resnet,
@@ -18,8 +17,8 @@ from image_longitudinal.tasks.evaluation.predictions import (
     read_latents,
     score_predictors,
 )
-from image_longitudinal.tasks.evaluation.report import FILES, PAGE, finished_evaluation, write_evaluation
-from image_longitudinal.tasks.evaluation.run import EvaluationRun, LevelFiles, StageFiles, default_output, run_stage
+from image_longitudinal.tasks.evaluation.report import PAGE, write_evaluation
+from image_longitudinal.tasks.evaluation.run import EvaluationRun, LevelFiles, StageFiles, run_stage
 from image_longitudinal.tasks.evaluation.specs import EvaluationSpec
 
 
@@ -60,29 +59,21 @@ def evaluate_dataset(
     """
     config = resolve(preset, config, overrides)
     load_trusted(trust)
-    settings, opened = config.evaluation, open_dataset(dataset)
-    check_is_evaluable(opened, settings)
-    levels = settings.levels or opened.levels
-    run = EvaluationRun(url=opened.root.url, workspace=workspace, device=config.compute.device, workers=workers)
-    encoder = run.encoder(settings.latent_regressor)
-    spec = EvaluationSpec.of(opened.manifest.identity, settings, levels, encoder.digest if encoder else None)
-    folder = Path(output or default_output(opened.manifest))
-    done = finished_evaluation(folder, spec.digest)
-    if done is None:
-        check_new_folder(folder, FILES, overwrite)
+    planned = plan_evaluation(dataset, output, config, workspace, workers, overwrite)
+    run, spec, folder, done = planned.run, planned.spec, planned.folder, planned.finished
     if verify:
         check_input(run)
     if done is not None:
         get_run_logger().info(f"cache hit: this evaluation exists: {folder / PAGE}")
         return EvaluationResult(done, folder)
     reading = run_stage(read_latents, run, spec.reading)
-    evaluated = [evaluate_level(run, spec, level, reading) for level in levels]
+    evaluated = [evaluate_level(run, spec, level, reading) for level in planned.levels]
     checks = run_stage(check_design, run, spec.design)
     best = max(evaluated, key=lambda files: files.level)
     fitted = {"population": best.population, "estimates": best.estimates}
     null = run_stage(check_null, run, spec.null, best.level, reading=reading, **fitted)
     evaluation = write_evaluation(
-        folder, run, settings, reading, evaluated, checks, null, key=spec.digest, overwrite=overwrite
+        folder, run, config.evaluation, reading, evaluated, checks, null, key=spec.digest, overwrite=overwrite
     )
     get_run_logger().info(f"evaluated {run.url}: {folder / PAGE}")
     return EvaluationResult(evaluation, folder)

@@ -40,6 +40,7 @@ class Found:
     model: str | None = None  # None: phantom images, or a model that is still to be trained
     image_side: int | None = None  # pixels, of that model or of phantoms
     scans: int | None = None  # None: none are named, or they are in an archive or elsewhere
+    reused: str | None = None  # name of the data set whose images are shared
     finished: int = 0
     free: int | None = None  # None: not a local folder
 
@@ -87,13 +88,13 @@ def foresee_generation(
         config: None if it cannot be read: then only what does not depend on it is checked.
         output, images, model, workspace, reuse: those of the flow.
     """
-    version, scans, finished, free = None, None, 0, None
+    version, scans, reused, finished, free = None, None, None, 0, None
     with problems.noting():
         if model is not None:
             version = _version(model, Workspace.at(workspace))
     if reuse is not None:
         with problems.noting():
-            read_root_manifest(open_root(reuse))
+            reused = read_root_manifest(open_root(reuse)).name
     if config is None:
         with problems.noting():
             open_root(output)
@@ -112,7 +113,7 @@ def foresee_generation(
         _check_executor(config.compute)
     if not problems.found:
         _check_generator(problems, config, version)
-    return Found(version.version if version else None, side, scans, finished, free)
+    return Found(version.version if version else None, side, scans, reused, finished, free)
 
 
 def foresee_training(problems: Problems, config: Config | None, images: str | None, workspace: str) -> Found:
@@ -127,6 +128,50 @@ def foresee_training(problems: Problems, config: Config | None, images: str | No
     if not problems.found:
         _check_generator(problems, config, None)
     return Found(scans=scans)
+
+
+def foresee_ingest(problems: Problems, config: Config | None, images: str | None, workspace: str) -> None:
+    """Check the arguments of ``ingest-images``."""
+    if config is not None:
+        _check_training(problems, config, images, workspace)
+
+
+def foresee_measurement(
+    problems: Problems, config: Config | None, model: str, images: str | None, workspace: str
+) -> None:
+    """Check the arguments of a flow that takes a registered model and the scans of its training.
+
+    Those are ``distill-model`` and ``remeasure-model``.
+    """
+    with problems.noting():
+        _version(model, Workspace.at(workspace))
+    foresee_ingest(problems, config, images, workspace)
+
+
+def foresee_evaluation(
+    problems: Problems,
+    config: Config | None,
+    dataset: str,
+    output: str | None,
+    workspace: str,
+    overwrite: bool,
+    trust: tuple[str, ...],
+) -> None:
+    """Check the arguments of ``evaluate-dataset``; imports Prefect if nothing else is wrong."""
+    with problems.noting():
+        _check_writable(Workspace.at(workspace).root)
+    for name in trust:
+        with problems.noting():
+            if name.endswith(".py") and not Path(name).is_file():
+                raise ConfigError("no such model file", where=name)
+    if config is None or problems.found:
+        with problems.noting():
+            read_root_manifest(open_root(dataset))
+        return
+    with problems.noting():
+        from image_longitudinal.tasks.evaluation.planned import plan_evaluation
+
+        plan_evaluation(dataset, output, config, workspace, 1, overwrite)
 
 
 def _check_effects(config: Config) -> None:

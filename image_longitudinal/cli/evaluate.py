@@ -15,10 +15,13 @@ from image_longitudinal.cli.options import (
     Threads,
     Trust,
     WorkspaceOption,
+    accepted,
+    read_settings,
 )
 from image_longitudinal.cli.prefect_session import starting_prefect
+from image_longitudinal.core.errors import Problems, naming_missing_extra
 from image_longitudinal.core.outputs import check_new_folder, expanded, new_folder
-from image_longitudinal.core.presets import load_config
+from image_longitudinal.tasks.engine.prefect_setup import configure_prefect
 
 
 def evaluate_command(
@@ -36,7 +39,14 @@ def evaluate_command(
     trust: Trust = None,
 ) -> None:
     """Measure how well images predict outcomes, compared with the design; write tables, figures and a report."""
-    settings = load_config(preset, config, overrides or ())
+    problems = Problems()
+    settings = read_settings(problems, preset, config, overrides)
+    configure_prefect()
+    with naming_missing_extra():
+        from image_longitudinal.tasks.preflight import foresee_evaluation
+
+        foresee_evaluation(problems, settings, dataset, output, workspace, overwrite, tuple(trust or ()))
+    settings = accepted(problems, settings)
     chosen = settings.evaluation
     note(f"evaluate {dataset}: {chosen.population} population, {chosen.bootstrap} resamples")
     with starting_prefect():

@@ -18,12 +18,13 @@ from image_longitudinal.cli.options import (
     Preset,
     Refresh,
     WorkspaceOption,
+    accepted,
     address,
+    read_settings,
 )
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.cli.run_plan import describe_plan
 from image_longitudinal.core.errors import Problems, naming_missing_extra
-from image_longitudinal.core.presets import load_config
 
 if TYPE_CHECKING:
     from image_longitudinal.core.config import Config
@@ -43,7 +44,13 @@ def ingest_command(
     workspace: WorkspaceOption = "workspace",
 ) -> None:
     """Clean scans and bring them to one geometry, split by patient."""
-    settings = load_config(preset, config, overrides or ())
+    problems = Problems()
+    settings = read_settings(problems, preset, config, overrides)
+    with naming_missing_extra():
+        from image_longitudinal.tasks.preflight import foresee_ingest
+
+        foresee_ingest(problems, settings, images, workspace)
+    settings = accepted(problems, settings)
     note(f"ingest {images or 'phantom images'} into {workspace}")
     with starting_prefect():
         from image_longitudinal.flows.ingest_images import ingest_images
@@ -70,7 +77,7 @@ def train_command(
 ) -> None:
     """Train and register the image models."""
     problems, found = Problems(), None
-    settings = _settings(problems, preset, config, overrides)
+    settings = read_settings(problems, preset, config, overrides)
     with problems.noting(), naming_missing_extra():
         from image_longitudinal.tasks.preflight import foresee_training
 
@@ -96,7 +103,13 @@ def distill_command(
     workspace: WorkspaceOption = "workspace",
 ) -> None:
     """Train a few-step student of a model (and a light decoder), and measure what they lose."""
-    settings = load_config(preset, config, overrides or ())
+    problems = Problems()
+    settings = read_settings(problems, preset, config, overrides)
+    with naming_missing_extra():
+        from image_longitudinal.tasks.preflight import foresee_measurement
+
+        foresee_measurement(problems, settings, model, images, workspace)
+    settings = accepted(problems, settings)
     wanted = settings.distillation
     steps = f"student {wanted.student_steps:,} steps, light decoder {wanted.decoder_steps:,} steps"
     note(f"distill model {model}: {steps}")
@@ -132,7 +145,7 @@ def generate_command(
 ) -> None:
     """Generate and publish a data set; train the image models first if no registered one fits."""
     problems, found = Problems(), None
-    settings = _settings(problems, preset, config, overrides)
+    settings = read_settings(problems, preset, config, overrides)
     with problems.noting(), naming_missing_extra():
         from image_longitudinal.tasks.preflight import foresee_generation
 
@@ -149,13 +162,6 @@ def generate_command(
     print_result(url, command_line("verify", url, workspace=workspace))
 
 
-def _settings(problems: Problems, preset: str, file: str | None, overrides: list[str] | None) -> Config | None:
-    """The configuration, or None with the reason among the problems."""
-    with problems.noting():
-        return load_config(preset, file, overrides or ())
-    return None
-
-
 def _agreed(
     problems: Problems, settings: Config | None, found: Found | None, dry_run: bool, *, training: bool, generation: bool
 ) -> Config:
@@ -166,9 +172,7 @@ def _agreed(
             show(plan, plan=plan.splitlines(), found=found)
         else:
             note(plan)
-    problems.require_none()
-    assert settings is not None
-    return settings
+    return accepted(problems, settings)
 
 
 def given_config(preset: str, file: str | None, overrides: list[str] | None) -> list[str]:

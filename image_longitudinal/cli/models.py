@@ -8,9 +8,19 @@ import typer
 
 from image_longitudinal.cli.commands import add_command
 from image_longitudinal.cli.console import aligned, command_line, note, print_result, show
-from image_longitudinal.cli.options import File, Images, ModelArgument, Overrides, Preset, WorkspaceOption, address
+from image_longitudinal.cli.options import (
+    File,
+    Images,
+    ModelArgument,
+    Overrides,
+    Preset,
+    WorkspaceOption,
+    accepted,
+    address,
+    read_settings,
+)
 from image_longitudinal.cli.prefect_session import starting_prefect
-from image_longitudinal.core.presets import load_config
+from image_longitudinal.core.errors import Problems, naming_missing_extra
 
 if TYPE_CHECKING:  # imports torch
     from image_longitudinal.models.registry.registry import Registry
@@ -75,7 +85,13 @@ def measure_model_command(
 
     The preset's probe samples the images; the same networks are registered with the new figures.
     """
-    settings = load_config(preset, config, overrides or ())
+    problems = Problems()
+    settings = read_settings(problems, preset, config, overrides)
+    with naming_missing_extra():
+        from image_longitudinal.tasks.preflight import foresee_measurement
+
+        foresee_measurement(problems, settings, name, images, workspace)
+    settings = accepted(problems, settings)
     with starting_prefect():
         from image_longitudinal.flows.remeasure_model import measure_model
     from image_longitudinal.tasks.reports.model_table import model_report, model_table

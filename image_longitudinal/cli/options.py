@@ -5,8 +5,10 @@ from typing import Annotated
 import typer
 
 from image_longitudinal.cli.completion import complete_keys, complete_models, complete_presets
+from image_longitudinal.core.config import Config
+from image_longitudinal.core.errors import Problems
 from image_longitudinal.core.outputs import expanded
-from image_longitudinal.core.presets import preset_names
+from image_longitudinal.core.presets import load_config, preset_names
 from image_longitudinal.core.secrets import hidden
 
 
@@ -65,3 +67,21 @@ Threads = Annotated[int, typer.Option(min=1, help="Threads; the result does not 
 OutputPlace = Annotated[
     str, typer.Option("--output", help="Where to write the data set: a folder or an fsspec URL.", **_PLACE)
 ]
+
+
+def read_settings(problems: Problems, preset: str, file: str | None, overrides: list[str] | None) -> Config | None:
+    """The configuration that the options choose, or None with the reason among the problems."""
+    with problems.noting():
+        return load_config(preset, file, overrides or ())
+    return None
+
+
+def accepted(problems: Problems, settings: Config | None) -> Config:
+    """The configuration, if nothing was found that the run would refuse.
+
+    Raises:
+        ImageLongitudinalError: what was found.
+    """
+    problems.require_none()
+    assert settings is not None
+    return settings

@@ -52,7 +52,9 @@ def describe_plan(config: Config, *, training: bool, generation: bool, found: Fo
         diffusion_steps = f", {config.generator.scheduler} {config.generator.steps} steps"
         method = backend + (diffusion_steps if backend == "diffusion" else "")
         lines += [
-            f"generate images   {dataset.n_subjects:,} at {size}x{size} ({method})",
+            f"images            those of {found.reused}, as far as they fit; the others are generated ({method})"
+            if found and found.reused
+            else f"generate images   {dataset.n_subjects:,} at {size}x{size} ({method})",
             f"outcomes          {len(dataset.association)} association levels "
             f"({', '.join(map(str, dataset.association))}), {rows:,} rows, model {config.outcomes.model}",
             f"in shards         {shards.n_shards:,} of {dataset.shard_size:,} subjects ({splits})",
@@ -64,7 +66,7 @@ def describe_plan(config: Config, *, training: bool, generation: bool, found: Fo
         if found and found.free is not None:
             lines.append(f"free              {human_bytes(found.free)} where it is written")
         seconds += n_missing * _SUBJECT
-        if backend == "diffusion":
+        if backend == "diffusion" and not (found and found.reused):
             seconds += n_missing * config.generator.steps * _SOLVER_STEP * _diffusion_scale(config)
     lines.append(f"time              about {duration(round(seconds, -1))} on two CPU cores; a GPU is far faster")
     lines += [f"warning           {warning}" for warning in plan_warnings(config, generation=generation)]

@@ -119,7 +119,8 @@ def trained_model(
 @holds_gpu_slots
 def fit_vae(spec: VAETrainingSpec, folder: str, inputs: TrainingInputs, compute: ComputeConfig) -> TrainedNetwork:
     """Train the VAE, or resume from its checkpoint."""
-    return _fitted(_train_vae, "vae", spec.vae.steps, folder, (spec, inputs), compute)
+    steps = 0 if spec.vae.kind == "flattened" else spec.vae.steps  # fitted in closed form
+    return _fitted(_train_vae, "vae", steps, folder, (spec, inputs), compute)
 
 
 @task(name="train-diffusion", task_run_name="train diffusion model", **CACHED)
@@ -134,7 +135,10 @@ def fit_diffusion(
 def _fitted(
     train: Callable[..., None], name: str, steps: int, folder: str, arguments: tuple[Any, Any], compute: ComputeConfig
 ) -> TrainedNetwork:
-    """The files of a training, which runs in one process per GPU unless they are in place and intact."""
+    """The files of a training, which runs in one process per GPU unless they are in place and intact.
+
+    ``steps`` is 0 if there are none.
+    """
     path = Path(folder, name)
     if (found := TrainedNetwork.find(path)) is None:
         if path.with_suffix(".json").exists():

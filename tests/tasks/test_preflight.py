@@ -6,12 +6,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from image_longitudinal.cli.run_plan import describe_plan
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.errors import ImageLongitudinalError, Problems
 from image_longitudinal.core.presets import load_config
 from image_longitudinal.models.pretrained import PRETRAINED
 from image_longitudinal.storage.io.open import open_root
-from image_longitudinal.tasks.preflight import Found, foresee_generation, foresee_training
+from image_longitudinal.tasks.preflight import (
+    Found,
+    foresee_evaluation,
+    foresee_generation,
+    foresee_ingest,
+    foresee_measurement,
+    foresee_training,
+)
 from tests.storage.conftest import write_dataset
 
 PHANTOM = ("generator.backend=phantom", "generator.image_size=32")
@@ -99,3 +107,40 @@ def test_scans_are_counted_and_unreadable_ones_refused(tmp_path: Path) -> None:
     foresee_training(problems_of_training, config, str(tmp_path / "none"), str(tmp_path / "work"))
     with pytest.raises(ImageLongitudinalError, match="no folder of scans"):
         problems_of_training.require_none()
+
+
+def test_ingest_and_measurement_look_for_scans_and_model_first(tmp_path: Path) -> None:
+    problems = Problems()
+    foresee_ingest(problems, config_of(), scans(tmp_path / "scans", good=0, bad=3), str(tmp_path / "work"))
+    assert [str(one) for one in problems.found if "too few usable scans" in str(one)]
+    problems = Problems()
+    foresee_measurement(problems, config_of(), "nonsense", str(tmp_path / "nowhere"), str(tmp_path / "work"))
+    assert len(problems.found) == 2
+    assert "nonsense" in str(problems.found[0])
+    assert "nowhere" in str(problems.found[1])
+    problems = Problems()
+    foresee_measurement(problems, config_of(), PRETRAINED, None, str(tmp_path / "work"))
+    assert problems.found == []
+
+
+def test_an_evaluation_checks_data_set_and_output_first(tmp_path: Path) -> None:
+    write_dataset(open_root(tmp_path / "data"))
+    work = str(tmp_path / "work")
+
+    def found(dataset: str, output: str | None, *trust: str, config: Config | None = None) -> str:
+        problems = Problems()
+        foresee_evaluation(problems, config or config_of(), dataset, output, work, False, trust)
+        return "\n".join(map(str, problems.found))
+
+    assert "train subjects" in found(str(tmp_path / "data"), None)
+    missing = found(str(tmp_path / "nowhere"), None, str(tmp_path / "model.py"))
+    assert "nowhere" in missing
+    assert "no such model file" in missing
+
+
+def test_the_data_set_whose_images_are_shared_is_in_the_plan(tmp_path: Path) -> None:
+    write_dataset(open_root(tmp_path / "data"))
+    found, problems = foreseen(tmp_path, config_of(*PHANTOM), reuse=str(tmp_path / "data"))
+    assert problems == []
+    assert found.reused == "tiny"
+    assert "those of tiny" in describe_plan(config_of(*PHANTOM), training=False, generation=True, found=found)
