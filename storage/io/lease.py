@@ -144,6 +144,7 @@ def _is_open_at(path: Path, file: int) -> bool:
 @contextlib.contextmanager
 def _renewed_object(root: RemoteRoot, report: Callable[[str], None], run: str) -> Iterator[Lease]:
     """An object that names its holder by a token and is written again at every renewal."""
+    shown, root = root, root.impatient()
     token, stop, losses = secrets.token_hex(8), threading.Event(), list[str]()
 
     def renew() -> None:
@@ -172,7 +173,7 @@ def _renewed_object(root: RemoteRoot, report: Callable[[str], None], run: str) -
                 root.remove(LEASE)
 
     with _listed(release):
-        yield Lease(root, lambda: "".join(losses))
+        yield Lease(shown, lambda: "".join(losses))
 
 
 def _await_expiry(root: RemoteRoot, report: Callable[[str], None], run: str) -> None:
