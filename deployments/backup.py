@@ -11,18 +11,11 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from prefect.settings import get_current_settings
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 
 from image_longitudinal.core.errors import ConfigError, ImageLongitudinalError, StorageError
 from image_longitudinal.core.files import replacing
-
-
-def database() -> URL:
-    """The address of the server's database, from the environment as ``make server`` has it."""
-    settings = get_current_settings()
-    given = settings.server.database.connection_url
-    return make_url(given.get_secret_value() if given else f"sqlite+aiosqlite:///{settings.home}/prefect.db")
+from image_longitudinal.deployments.database_address import database
 
 
 def backup(url: URL, file: Path) -> None:

@@ -34,12 +34,14 @@ def main() -> None:
     # Here: the temporary server of a command uses this module too, and is in a hurry.
     from prefect.cli import app
 
+    from image_longitudinal.deployments.database_address import database, give_password
     from image_longitudinal.deployments.supervision import start_supervision
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", default="4200")
     address, _ = parser.parse_known_args()
+    give_password(database())
     start_supervision(address.host, address.port)
     AioSqliteConfiguration.begin_transaction = begin_as_writer  # type: ignore[method-assign]
     sys.argv[1:1] = ["server", "start"]
