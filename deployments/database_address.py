@@ -1,7 +1,7 @@
 r"""The address of the server's database, and its password from ~/.pgpass.
 
-By the rules of PostgreSQL's own programs: ``\:`` is ``:``, and ``\\`` is ``\``. asyncpg, which Prefect's server connects
-with, reads the file too, and leaves the backslashes in the password.
+By the rules of PostgreSQL's own programs: ``\:`` is ``:``, and ``\\`` is ``\``. asyncpg, by which Prefect's server
+connects, reads the file too, and leaves the backslashes in the password.
 """
 
 import os

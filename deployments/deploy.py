@@ -21,6 +21,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.deployments.alerts import apply_alerts
 from image_longitudinal.deployments.operator_choices import (
     FORGET,
     changes,
@@ -60,7 +61,7 @@ def main() -> None:
             print(line)
         automations = yaml.safe_load((FOLDER / "automations.yaml").read_text(encoding="utf-8"))
         remove_automations(client, automations["retired"])
-        for automation in automations["automations"]:
+        for automation in [*automations["automations"], *apply_alerts(client, os.environ.get("ALERT_URL", ""))]:
             apply_automation(client, automation)
     print(f"work pools {', '.join(pools)}, limit {GPU_LIMIT} of {slots}, deployments and automations are in place")
     print(f"next: make worker{' POOL=gpu' if variables['HEAVY_POOL'] == 'gpu' else ''}")

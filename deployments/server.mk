@@ -26,6 +26,12 @@ server: export PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS := 5
 server: export PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS := 10
 server: export IMAGE_LONGITUDINAL_SILENCE := $(SILENCE)
 server: export IMAGE_LONGITUDINAL_RESTARTS := $(RESTARTS)
+ifneq ($(METRICS),)
+server: export PREFECT_SERVER_METRICS_ENABLED := true
+endif
+ifneq ($(LOGS),)
+server worker: export PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER := $(LOGS)
+endif
 # Relative: the pages ask the server that they come from, on any port, through any tunnel or proxy.
 server: export PREFECT_UI_API_URL := /api
 ifneq ($(DATABASE),)
@@ -38,6 +44,7 @@ deploy: export SCANS := $(SCANS)
 deploy: export PRESET := $(PRESET)
 deploy: export HEAVY_POOL := $(HEAVY_POOL)
 deploy: export TAKE_OVER := $(TAKE_OVER)
+deploy: export ALERT_URL := $(ALERT_URL)
 # Prefect's runner puts files into one folder below the temporary one: each account has its own.
 worker: export TMPDIR := $(or $(TMPDIR),/tmp)/image-longitudinal-$(shell id -u)
 

@@ -19,6 +19,7 @@ from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import FileRecord, clean_temporaries
 from image_longitudinal.tasks.engine.attempts import run_lease
 from image_longitudinal.tasks.engine.parameters import ConfigChoice, resolve
+from image_longitudinal.tasks.engine.run_table import run_table
 from image_longitudinal.tasks.preflight import check_eta_dims
 from image_longitudinal.tasks.shards.making import DatasetRun, MadeShard, make_here
 from image_longitudinal.tasks.shards.parts import find_reusable
@@ -77,7 +78,7 @@ def generate_dataset(
     if run and check_same_dataset(root, run.spec.digest) == "published" and _is_complete(run):
         get_run_logger().info(f"{root.url} is published and complete: nothing to do")
         return root.url  # without a lease: a finished data set may be in a place where nobody can write
-    with run_lease(root) as lease:
+    with run_lease(root) as lease, run_table(place.root) as table:
         cancel_leftovers(root)
         run, origin = run or decide(), None
         spec, execution = run.spec, run.execution
@@ -92,6 +93,7 @@ def generate_dataset(
         )  # fmt: skip
         shards = make_missing_shards(run, lease)
         recoverability = measure_images(spec.images, spec.probe, execution)
+        table.note("read back", "R² " + ", ".join(f"{one:.2f}" for one in recoverability.r_squared))
         lease.check()
         publish_dataset(root.url, spec, execution, shards, list(arrays), recoverability)
     return root.url

@@ -133,6 +133,9 @@ def test_the_main_deployment_runs_through_a_worker(service: Service, finished: t
 
     artifacts = service.artifacts(run)
     assert artifacts["make-subjects"] == 100
+    stages = {row["stage"]: row for row in json.loads(artifacts["run"])}
+    assert {"train vae", "make subjects", "read back", "machine"} <= stages.keys()
+    assert stages["make subjects"]["done"] == "48 of 48 subjects"
     assert [row["state"] for row in json.loads(artifacts["shards"])] == ["made"] * 3
     assert artifacts["latest-shard"].count("](data:image/png;base64,") == 1
     assert artifacts["dataset"].count("](data:image/png;base64,") == 2

@@ -1,5 +1,7 @@
 """An operator's commands, as docs/operations.md has them, on PostgreSQL and with passwords of awkward letters."""
 
+import base64
+import json
 import os
 import shutil
 import signal
@@ -11,13 +13,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
+from uuid import uuid4
 
 import pytest
 
 from image_longitudinal.tasks.engine.gpu_slots import LEASE_SECONDS
+from image_longitudinal.tasks.training.retraining import REFUSED
 from tests.conftest import ROOT
 from tests.e2e.conftest import cli_arguments
 from tests.e2e.postgres import postgres
@@ -61,7 +67,7 @@ def operated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
     service = Operated(home, PREFECT_API_AUTH_STRING=f"operator:{PASSWORD}", PGPASSFILE=str(passwords))
     with postgres(PASSWORD) as service.database:
         try:
-            service.start_server(f"DATABASE={service.database}")
+            service.start_server(f"DATABASE={service.database}", "METRICS=1", "LOGS=json")
             service.make("deploy")
             yield service
         finally:
@@ -71,6 +77,14 @@ def operated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
 def test_the_pages_ask_the_server_that_they_come_from(operated: Operated) -> None:
     with urlopen(f"{operated.url}/ui-settings") as answer:
         assert b'"api_url":"/api"' in answer.read()
+
+
+def test_the_server_answers_prometheus(operated: Operated) -> None:
+    request = Request(f"{operated.url}/api/metrics")
+    login = base64.b64encode(f"operator:{PASSWORD}".encode()).decode()
+    request.add_header("Authorization", f"Basic {login}")
+    with urlopen(request) as answer:
+        assert b"# TYPE " in answer.read()
 
 
 @contextmanager
@@ -197,6 +211,50 @@ def test_another_checkout_does_not_redirect_the_deployments_unasked(operated: Op
     assert "the deployments of this server run from another folder" in done.stderr
     assert "TAKE_OVER=1" in done.stderr
     assert str(ROOT) in str(operated.deployment("generate-dataset/demo")["pull_steps"])
+
+
+@contextmanager
+def listener() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """An address that takes alerts, and what it has taken."""
+    taken: list[dict[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            taken.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/alerts", taken
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_failures_and_refused_models_are_posted_where_the_operator_says(operated: Operated) -> None:
+    def alerts() -> set[str]:
+        return {one["name"] for one in operated.ask("automations") if one["name"].startswith("alert: ")}
+
+    assert not alerts()
+    with listener() as (url, taken):
+        operated.make("deploy", f"ALERT_URL={url}")
+        assert len(alerts()) == 2
+        assert "changed" not in operated.make("deploy"), "nothing differs"
+        run = operated.run("verify-all/verify-all")
+        operated.set_state(run, "PENDING")
+        state = {"type": "FAILED", "message": 'no "space" left'}
+        operated.request(f"flow_runs/{run}/set_state", {"state": state, "force": True})
+        (alert,) = operated.wait_for(lambda: list(taken), 120)
+        assert alert["text"].startswith("verify-all ")
+        assert alert["text"].endswith('Failed: no "space" left')
+        resource = {"prefect.resource.id": "image-longitudinal.model.0123", "prefect.resource.name": "model 0123"}
+        event = {"id": str(uuid4()), "occurred": datetime.now(UTC).isoformat(), "event": REFUSED, "resource": resource}
+        operated.request("events", [event])
+        operated.wait_for(lambda: {"text": f"model 0123: {REFUSED}"} in taken, 120)
+    operated.make("deploy", "ALERT_URL=default")
+    assert not alerts()
 
 
 HOLDER = f"""
