@@ -32,6 +32,9 @@ endif
 ifneq ($(LOGS),)
 server worker: export PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER := $(LOGS)
 endif
+# Prefect's 5 and 10 seconds are too few for PostgreSQL on a busy host.
+server: export PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT ?= 60
+server: export PREFECT_SERVER_DATABASE_TIMEOUT ?= 60
 # Relative: the pages ask the server that they come from, on any port, through any tunnel or proxy.
 server: export PREFECT_UI_API_URL := /api
 ifneq ($(DATABASE),)
