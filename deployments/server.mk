@@ -74,7 +74,8 @@ backup: $(READY) ## copy the server's database into FILE=, also while the server
 restore: $(READY) ## replace the server's database by FILE=, while no server runs (DATABASE= as for make server)
 	@$(BIN)/python -m image_longitudinal.deployments.backup restore $(FILE)
 
-# All are told to end before any is waited for: a worker takes half a minute, and five of them as long as one.
+# All workers are told to end before any is waited for: five take as long as one, half a minute. Then the server, to which
+# they report their last runs.
 stop: ## stop workers and server that were started from this folder; runs continue from their shards later
 	@stopping=; for file in $(PIDS)/worker-* $(PIDS)/server-*; do \
 	  [ -e "$$file" ] || continue; read -r pid start boot namespace < "$$file"; here=$$($(PLACE)); \
@@ -86,7 +87,7 @@ stop: ## stop workers and server that were started from this folder; runs contin
 	  else rm -f "$$file"; fi; \
 	done; second=0; \
 	for one in $$stopping; do pid=$${one%%:*}; file=$${one#*:}; \
-	  case "$$file" in */server-*) kill $$pid 2>/dev/null;; esac; \
+	  case "$$file" in */server-*) kill $$pid 2>/dev/null; [ $$second -lt 30 ] || second=30;; esac; \
 	  while kill -0 $$pid 2>/dev/null && [ $$second -lt 40 ]; do sleep 1; second=$$((second + 1)); done; \
 	  if kill -0 $$pid 2>/dev/null; then pkill -KILL -P $$pid; kill -KILL $$pid; \
 	    echo "killed $${file#$(PIDS)/}, which did not end within 40 seconds"; \
