@@ -16,13 +16,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-import httpx
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
-from prefect.exceptions import PrefectException
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 
 PAGE = 200  # runs per request, the server's limit
@@ -139,7 +137,7 @@ def supervise(url: str, auth: str | None, patience: Patience) -> None:
                 for line in supervision.look(now):
                     print(line, file=sys.stderr, flush=True)
                 answered = True
-            except (httpx.HTTPError, PrefectException) as error:
+            except Exception as error:  # of any kind: nothing may end this thread before the server
                 if answered:  # else it is starting
                     print(f"runs were not looked at: {error!r}", file=sys.stderr, flush=True)
 
