@@ -1,5 +1,6 @@
 """Errors that a person can act on: every one says what, where, what was expected, what came and what to do."""
 
+import errno
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -55,6 +56,16 @@ def naming(place: str) -> Iterator[None]:
     except ImageLongitudinalError as error:
         error.args = (f"{place}: {error}",)
         raise
+
+
+def writing_advice(error: Exception) -> str:
+    """What to do about a file or folder that cannot be written."""
+    number = getattr(error, "errno", None)
+    if number in (errno.EACCES, errno.EPERM):
+        return "give this account the right to write there: docs/operations.md, several accounts"
+    if number == errno.EROFS:
+        return "choose a place on a file system that is not read-only"
+    return "free space or choose another place"
 
 
 class Problems:

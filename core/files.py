@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -79,14 +80,16 @@ def make_folder(folder: Path) -> None:
 def move_into_place(temporary: Path, target: Path) -> None:
     """Rename a complete file or folder to ``target``, replacing a file or an empty folder, durably.
 
-    Everything in a folder is synced first, whoever wrote it.
+    Everything in a folder is synced first, whoever wrote it, and readable by whom the umask lets read.
     """
     if temporary.is_dir():
         for parent, _, names in os.walk(temporary, topdown=False):
             for name in names:
+                _open_to_others(Path(parent, name))
                 sync(Path(parent, name))
             sync(Path(parent))
     else:
+        _open_to_others(temporary)
         sync(temporary)
     os.replace(temporary, target)
     sync(target.parent)  # else a power cut may lose the new name
@@ -130,6 +133,26 @@ def _start_writeback(descriptor: int, size: int) -> None:
     if size >= BLOCK and hasattr(os, "posix_fadvise"):
         end = os.lseek(descriptor, 0, os.SEEK_CUR)
         os.posix_fadvise(descriptor, end - size, size, os.POSIX_FADV_DONTNEED)
+
+
+def _open_to_others(path: Path) -> None:
+    """Give a file of mode 0600 the mode that the umask asks for: writers with temporary files of their own ignore it.
+
+    safetensors is one: without this, the models of a shared registry could be read by one account alone.
+    """
+    if stat.S_IMODE(path.stat().st_mode) == stat.S_IRUSR | stat.S_IWUSR:
+        path.chmod(0o666 & ~_umask())
+
+
+def _umask() -> int:
+    """The umask of this process; asking the system for it would change it for a moment, also in other threads."""
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8") as status:
+        for line in status:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def sync(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``make server``: Prefect's server with SQLite transactions that wait for each other.
+"""``make server``: Prefect's server, supervision of its runs, and SQLite transactions that wait for each other.
 
 Prefect begins most SQLite transactions as readers. A transaction that reads, and then writes after another one has
 written, fails at once with "database is locked", whatever the timeout: an event of a run is lost, and with it the
@@ -6,6 +6,7 @@ action of an automation, or the server answers a request with 503. Here every tr
 SQLite waits for the lock (60 seconds in Prefect's settings). PostgreSQL does not need this.
 """
 
+import argparse
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -29,9 +30,19 @@ async def begin_as_writer(
 
 
 def main() -> None:
-    """Run ``prefect server start`` with the arguments of this command."""
-    from prefect.cli import app  # here: the temporary server of a command uses this module too, and is in a hurry
+    """Run ``prefect server start`` with the arguments of this command, and supervise its runs."""
+    # Here: the temporary server of a command uses this module too, and is in a hurry.
+    from prefect.cli import app
 
+    from image_longitudinal.deployments.database_address import database, give_password
+    from image_longitudinal.deployments.supervision import start_supervision
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", default="4200")
+    address, _ = parser.parse_known_args()
+    give_password(database())
+    start_supervision(address.host, address.port)
     AioSqliteConfiguration.begin_transaction = begin_as_writer  # type: ignore[method-assign]
     sys.argv[1:1] = ["server", "start"]
     app()

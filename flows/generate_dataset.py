@@ -14,17 +14,19 @@ from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.storage.dataset.images import create_image_arrays
 from image_longitudinal.storage.dataset.manifest import NOT_MADE, file_is_intact, is_published, read_root_manifest
 from image_longitudinal.storage.dataset.run_claim import begin_run, check_configuration, check_same_dataset
-from image_longitudinal.storage.io.lease import Lease, hold_lease
+from image_longitudinal.storage.io.lease import Lease
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import FileRecord, clean_temporaries
+from image_longitudinal.tasks.engine.attempts import run_lease
 from image_longitudinal.tasks.engine.parameters import ConfigChoice, resolve
+from image_longitudinal.tasks.engine.run_table import run_table
 from image_longitudinal.tasks.preflight import check_eta_dims
 from image_longitudinal.tasks.shards.making import DatasetRun, MadeShard, make_here
 from image_longitudinal.tasks.shards.parts import find_reusable
 from image_longitudinal.tasks.shards.publish import measure_images, publish_dataset
 from image_longitudinal.tasks.shards.shard_artifacts import LatestShard, ShardProgress, show_shards
 from image_longitudinal.tasks.shards.specs import DatasetSpec, Execution, ImageSpec, OutcomeSpec
-from image_longitudinal.tasks.shards.work_pool import make_by_workers
+from image_longitudinal.tasks.shards.work_pool import cancel_leftovers, make_by_workers
 from image_longitudinal.tasks.workspace import Workspace
 
 LISTED = 20  # shards that are made again, in the log
@@ -76,7 +78,8 @@ def generate_dataset(
     if run and check_same_dataset(root, run.spec.digest) == "published" and _is_complete(run):
         get_run_logger().info(f"{root.url} is published and complete: nothing to do")
         return root.url  # without a lease: a finished data set may be in a place where nobody can write
-    with hold_lease(root, get_run_logger().info) as lease:
+    with run_lease(root) as lease, run_table(place.root) as table:
+        cancel_leftovers(root)
         run, origin = run or decide(), None
         spec, execution = run.spec, run.execution
         if reuse:
@@ -90,6 +93,7 @@ def generate_dataset(
         )  # fmt: skip
         shards = make_missing_shards(run, lease)
         recoverability = measure_images(spec.images, spec.probe, execution)
+        table.note("read back", "R² " + ", ".join(f"{one:.2f}" for one in recoverability.r_squared))
         lease.check()
         publish_dataset(root.url, spec, execution, shards, list(arrays), recoverability)
     return root.url

@@ -55,8 +55,7 @@ def retrain_models(
     now = production_of(space.registry)
     promoted = now is not None and now.version == version.version and (before is None or before.version != now.version)
     show_comparison(version, before, promoted)
-    if promoted:
-        announce(version, space)
+    announce(version, space, promoted)
     record.after(prepared, scans).save()
     logger.info(f"model {version.version} {'is production now' if promoted else 'was not promoted'}")
     return version.version

@@ -27,6 +27,7 @@ KNOWN = {
     "tasks/reports/model_figures.py": "pictures to memory",
     "models/training/checkpoints.py": "TrainingState.save(), which is save_tensors()",
     "models/training/loop.py": "TrainingState.save()",
+    "deployments/alerts.py": "a block of the server, no file",
     "flows/retrain_models.py": "FolderRecord.save(), which is LocalRoot.write_bytes()",
 }
 

@@ -13,6 +13,7 @@ from image_longitudinal.cli.evaluate import evaluate_command, score_command
 from image_longitudinal.cli.inspect import show_command, verify_command
 from image_longitudinal.cli.make import distill_command, generate_command, ingest_command, train_command
 from image_longitudinal.cli.population import export_command, fit_command, simulate_command
+from image_longitudinal.cli.service import run_command
 from image_longitudinal.cli.signals import ending_by_signals
 from image_longitudinal.cli.transfer import convert_command, fetch_command, publish_command
 from image_longitudinal.core.errors import ImageLongitudinalError, naming_missing_extra
@@ -106,6 +107,12 @@ add_command(
     distill_command,
     "image-longitudinal distill production --images scans/ --preset scans",
     "image-longitudinal distill candidate --set distillation.student_steps=2000",
+)
+add_command(
+    app,
+    run_command,
+    "image-longitudinal run demo",
+    "image-longitudinal run generate-dataset --param preset=small --param output=datasets/small",
 )
 add_command(app, doctor_command,
     "image-longitudinal doctor", "image-longitudinal doctor --json")  # fmt: skip

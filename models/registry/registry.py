@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 from image_longitudinal.core.digest import SHORT, file_sha256, file_sha256_once
-from image_longitudinal.core.errors import ModelError, StorageError, did_you_mean
+from image_longitudinal.core.errors import ModelError, StorageError, did_you_mean, writing_advice
 from image_longitudinal.core.files import move_into_place, temporary_folder, write_atomically
 from image_longitudinal.core.json_input import parse_json
 from image_longitudinal.models.registry.metadata import (
@@ -265,7 +265,7 @@ class Registry:
             write_atomically(self.root / ALIASES, text)
         except OSError as error:
             where = self.root / ALIASES
-            raise ModelError("cannot write the aliases", where=where, got=error, do="free space") from error
+            raise ModelError("cannot write the aliases", where=where, got=error, do=writing_advice(error)) from error
 
     def _scan(self) -> dict[str, ModelVersion | ModelError]:
         """Version or error by folder name, for local folders and for those that are only shared."""
@@ -323,7 +323,8 @@ class Registry:
             with temporary_folder(self.root / "version") as temporary:
                 yield temporary
         except OSError as error:
-            raise ModelError("cannot register the model", where=self.root, got=error, do="free space") from error
+            do = writing_advice(error)
+            raise ModelError("cannot register the model", where=self.root, got=error, do=do) from error
 
     def _keep(self, temporary: Path, content: ModelFile) -> ModelVersion:
         """Give a complete folder its name, in the place of a damaged one, and copy it to the shared store unless that

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from image_longitudinal.core.digest import file_sha256_once
-from image_longitudinal.core.errors import ModelError
+from image_longitudinal.core.errors import ModelError, writing_advice
 from image_longitudinal.core.files import replacing
 
 CHECKSUM = "checksum"  # the key in a file's metadata
@@ -30,8 +30,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         with replacing(path) as temporary:
             save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, metadata)
     except (OSError, SafetensorError) as error:
-        advice = "free space or choose another place"
-        raise ModelError("cannot write tensors", where=path, got=error, do=advice) from error
+        raise ModelError("cannot write tensors", where=path, got=error, do=writing_advice(error)) from error
 
 
 def load_tensors(path: Path, sha256: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -35,6 +35,10 @@ _held: list[Callable[[], None]] = []  # release the leases of this process
 _STARTED = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
+class HeldByThisRunError(StorageError):
+    """Another attempt of the same run holds the output: it was started again although it lives."""
+
+
 @dataclass(frozen=True)
 class Lease:
     """The right to write to a root; ``loss`` says how it was lost, or nothing."""
@@ -50,24 +54,26 @@ class Lease:
 
 
 @contextlib.contextmanager
-def hold_lease(root: Root, report: Callable[[str], None] = lambda _: None) -> Iterator[Lease]:
+def hold_lease(root: Root, report: Callable[[str], None] = lambda _: None, run: str = "") -> Iterator[Lease]:
     """Hold the lease on a root during the body; afterwards its file is gone.
 
     Args:
         root: where the run writes.
         report: receives a message when the lease of another run must expire first.
+        run: what all attempts of one run have in common, if anything.
 
     Raises:
+        HeldByThisRunError: another attempt of this run holds it.
         StorageError: another run holds it; says which and what to do.
     """
     if isinstance(root, RemoteRoot):
-        with _renewed_object(root, report) as lease:
+        with _renewed_object(root, report, run) as lease:
             yield lease
         return
     assert isinstance(root, LocalRoot)
     path = root.folder / LEASE
     created = [folder for folder in path.parents if not folder.exists()]  # the innermost first
-    file = _lock(root, path)  # forked children share it: a worker that outlives its run keeps the output locked
+    file = _lock(root, path, run)  # forked children share it: a worker that outlives its run keeps the output locked
 
     def release() -> None:
         if _is_open_at(path, file):
@@ -100,7 +106,7 @@ def _listed(release: Callable[[], None]) -> Iterator[None]:
         release()
 
 
-def _lock(root: LocalRoot, path: Path) -> int:
+def _lock(root: LocalRoot, path: Path, run: str) -> int:
     while True:
         with storage_errors("cannot make the output folder", root.url):
             make_folder(root.folder)
@@ -115,7 +121,7 @@ def _lock(root: LocalRoot, path: Path) -> int:
             content = os.pread(file, 4096, 0)
             os.close(file)
             if isinstance(error, BlockingIOError):
-                raise _busy(root, content) from error
+                raise _busy(root, content, run) from error
             do = "choose an output on a file system with locks (Lustre: mounted with flock) or an object store"
             raise StorageError("cannot lock the output", where=path, got=error, do=do) from error
         if _is_open_at(path, file):
@@ -123,7 +129,7 @@ def _lock(root: LocalRoot, path: Path) -> int:
                 os.close(file)
                 raise StorageError("the lock file has a second name", where=path, do="remove it")
             os.ftruncate(file, 0)
-            os.pwrite(file, _content(), 0)
+            os.pwrite(file, _content(run=run), 0)
             return file
         os.close(file)  # the last holder removed it between our opening and locking
 
@@ -136,8 +142,9 @@ def _is_open_at(path: Path, file: int) -> bool:
 
 
 @contextlib.contextmanager
-def _renewed_object(root: RemoteRoot, report: Callable[[str], None]) -> Iterator[Lease]:
+def _renewed_object(root: RemoteRoot, report: Callable[[str], None], run: str) -> Iterator[Lease]:
     """An object that names its holder by a token and is written again at every renewal."""
+    shown, root = root, root.impatient()
     token, stop, losses = secrets.token_hex(8), threading.Event(), list[str]()
 
     def renew() -> None:
@@ -147,14 +154,14 @@ def _renewed_object(root: RemoteRoot, report: Callable[[str], None]) -> Iterator
                 if token.encode() not in content:
                     losses.append(f"{_holder(content)} took it over" if content else "it was removed")
                     return
-                root.write_bytes(LEASE, _content(token))
+                root.write_bytes(LEASE, _content(token, run))
 
-    if not root.create(LEASE, _content(token)):
-        _await_expiry(root, report)
-        root.write_bytes(LEASE, _content(token))
+    if not root.create(LEASE, _content(token, run)):
+        _await_expiry(root, report, run)
+        root.write_bytes(LEASE, _content(token, run))
         time.sleep(SETTLE)
     if token.encode() not in (content := _read(root)):
-        raise _busy(root, content)
+        raise _busy(root, content, run)
     thread = threading.Thread(target=renew, name="lease", daemon=True)
     thread.start()
 
@@ -166,10 +173,10 @@ def _renewed_object(root: RemoteRoot, report: Callable[[str], None]) -> Iterator
                 root.remove(LEASE)
 
     with _listed(release):
-        yield Lease(root, lambda: "".join(losses))
+        yield Lease(shown, lambda: "".join(losses))
 
 
-def _await_expiry(root: RemoteRoot, report: Callable[[str], None]) -> None:
+def _await_expiry(root: RemoteRoot, report: Callable[[str], None], run: str) -> None:
     """Return when the holder has not renewed for long enough by our own clock; StorageError if it renews."""
     seen, end = _read(root), time.monotonic() + EXPIRY
     if seen:
@@ -177,7 +184,7 @@ def _await_expiry(root: RemoteRoot, report: Callable[[str], None]) -> None:
     while seen and time.monotonic() < end:
         time.sleep(RENEWAL / 4)
         if (now := _read(root)) not in (b"", seen):
-            raise _busy(root, now)
+            raise _busy(root, now, run)
         seen = now
 
 
@@ -185,8 +192,8 @@ def _read(root: RemoteRoot) -> bytes:
     return root.read_bytes(LEASE) if root.exists(LEASE) else b""
 
 
-def _content(token: str = "") -> bytes:
-    holder = {"token": token, "host": socket.gethostname(), "pid": os.getpid(), "since": _STARTED}
+def _content(token: str = "", run: str = "") -> bytes:
+    holder = {"token": token, "host": socket.gethostname(), "pid": os.getpid(), "since": _STARTED, "run": run}
     return json.dumps(holder | {"renewal": secrets.token_hex(4)}).encode()  # every renewal differs
 
 
@@ -198,6 +205,8 @@ def _holder(content: bytes) -> str:
         return "another process"
 
 
-def _busy(root: Root, content: bytes) -> StorageError:
+def _busy(root: Root, content: bytes, run: str) -> StorageError:
+    if run and f'"run": "{run}"'.encode() in content:
+        return HeldByThisRunError("another attempt of this run is at work", where=root.url, got=_holder(content))
     do = "let it finish or stop it, then run the same command again: finished shards are kept"
     return StorageError("another run is writing to this output", where=root.url, got=_holder(content), do=do)

@@ -1,14 +1,16 @@
 """A root in an object store or any other fsspec file system; credentials come from the environment alone.
 
-Failed requests are repeated after a pause, in addition to what the store's driver does: an outage of some seconds does
-not stop a run of hours.
+Failed requests are repeated after a pause, in addition to what the store's driver does: a store that throttles, or is
+gone for a minute, does not stop a run of hours. One that has not answered yet gets seconds: its address may be wrong.
 """
 
 # ruff: noqa: D102 - the methods are documented in Root
 
 import base64
 import contextlib
+import copy
 import hashlib
+import logging
 import os
 import random
 import tempfile
@@ -28,22 +30,38 @@ OBJECT_STORES = {"memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl
 PART = 64 << 20  # bytes of one part of an upload; s3fs sends objects below two parts in one request
 REQUEST = 8 << 20  # bytes per request when a whole object is read: long beside a round trip
 PAUSES = (1.0, 4.0)  # seconds before another attempt; drivers of object stores have backed off for a while already
+OUTAGE_PAUSES = (
+    10.0,
+    20.0,
+    40.0,
+    60.0,
+)  # further ones, for a store that has answered: a minute at least, on average two
 # Errors that another attempt would repeat; drivers raise NotImplementedError for what their store cannot do at all.
 PERMANENT = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError,
              NotImplementedError, ImportError)  # fmt: skip
 
 T = TypeVar("T")
+log = logging.getLogger("image_longitudinal.storage")
 
 
-def with_retries(action: Callable[[], T]) -> T:
-    """The result of ``action``, repeated when it fails for a reason that may pass."""
-    for pause in PAUSES:
+def with_retries(action: Callable[[], T], where: str = "", patient: bool = False) -> T:
+    """The result of ``action``, repeated when it fails for a reason that may pass.
+
+    Args:
+        action: one request.
+        where: the store, for the log.
+        patient: wait for minutes, and say so in the log.
+    """
+    for number, pause in enumerate((*PAUSES, *(OUTAGE_PAUSES if patient else ()))):
         try:
             return action()
         except PERMANENT:
             raise
-        except Exception:  # drivers raise errors of any type
-            time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - so that many workers do not retry at once
+        except Exception as error:  # drivers raise errors of any type
+            wait = pause * random.uniform(0.5, 1.5)  # noqa: S311 - so that many workers do not retry at once
+            if number >= len(PAUSES):
+                log.warning(f"{where} does not answer ({hidden(str(error))}); the next attempt in {wait:.0f} s")
+            time.sleep(wait)
     return action()
 
 
@@ -62,6 +80,7 @@ class RemoteRoot(Root):
         except Exception as error:  # drivers that connect at once raise errors of any type
             raise storage_error("cannot open a store", self.url, error) from safe_cause(error)
         self._process = os.getpid()
+        self._is_patient, self._has_answered = True, False
         self.base = base.rstrip("/")
         protocols = (self.fs.protocol,) if isinstance(self.fs.protocol, str) else self.fs.protocol
         self._puts_are_atomic = bool(OBJECT_STORES.intersection(protocols))
@@ -81,6 +100,22 @@ class RemoteRoot(Root):
     def filesystem(self) -> tuple[Any, str]:
         return self.fs, self.base
 
+    def impatient(self) -> "RemoteRoot":
+        """The same root for requests that must succeed within seconds or fail: those of a lease."""
+        root = copy.copy(self)
+        root._is_patient = False
+        return root
+
+    def _repeated(self, action: Callable[[], T]) -> T:
+        """The result of a request (:func:`with_retries`)."""
+        try:
+            result = with_retries(action, self.url, patient=self._is_patient and self._has_answered)
+        except FileNotFoundError:
+            self._has_answered = True
+            raise
+        self._has_answered = True
+        return result
+
     def key(self, path: str) -> str:
         """The name of ``path`` in its file system."""
         return f"{self.base}/{path}" if path else self.base
@@ -88,14 +123,14 @@ class RemoteRoot(Root):
     def size(self, path: str) -> int | None:
         with self._errors("cannot look up a file", path):
             try:
-                info = with_retries(lambda: self.fs.info(self.key(path)))
+                info = self._repeated(lambda: self.fs.info(self.key(path)))
             except FileNotFoundError:
                 return None
             return int(info["size"]) if info["type"] == "file" else None
 
     def blocks(self, path: str) -> Iterator[bytes]:
         with self._errors("cannot read a file", path):
-            size = int(with_retries(lambda: self.fs.info(self.key(path)))["size"])
+            size = int(self._repeated(lambda: self.fs.info(self.key(path)))["size"])
             for start in range(0, size, REQUEST):
                 block = self._range(path, start, min(start + REQUEST, size))
                 if len(block) != min(REQUEST, size - start):
@@ -108,7 +143,9 @@ class RemoteRoot(Root):
         bucket, key, _ = self.fs.split_path(self.key(path))
         with self._errors("cannot look up a file", path):
             # A store without a SHA-256 of the whole object leaves the field out, or says COMPOSITE: one of its parts.
-            head = with_retries(lambda: self.fs.call_s3("head_object", Bucket=bucket, Key=key, ChecksumMode="ENABLED"))
+            head = self._repeated(
+                lambda: self.fs.call_s3("head_object", Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+            )
         if head.get("ChecksumType", "FULL_OBJECT") != "FULL_OBJECT" or "-" in head.get("ChecksumSHA256", "-"):
             return None
         return base64.b64decode(head["ChecksumSHA256"]).hex()
@@ -118,13 +155,13 @@ class RemoteRoot(Root):
             return self._range(path, -size, None)
 
     def _range(self, path: str, start: int, stop: int | None) -> bytes:
-        return bytes(with_retries(lambda: self.fs.cat_file(self.key(path), start=start, end=stop)))
+        return bytes(self._repeated(lambda: self.fs.cat_file(self.key(path), start=start, end=stop)))
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
         with self._errors("cannot read a file", path):
             keys = [self.key(path)] * len(ranges)
-            found = with_retries(lambda: self.fs.cat_ranges(keys, starts, stops, on_error="raise"))
+            found = self._repeated(lambda: self.fs.cat_ranges(keys, starts, stops, on_error="raise"))
             return [bytes(piece) for piece in found]
 
     def create(self, path: str, data: bytes) -> bool:
@@ -142,12 +179,12 @@ class RemoteRoot(Root):
 
     def remove(self, path: str) -> None:
         with self._errors("cannot remove a file", path), contextlib.suppress(FileNotFoundError):
-            with_retries(lambda: self.fs.rm_file(self.key(path)))
+            self._repeated(lambda: self.fs.rm_file(self.key(path)))
 
     def files(self, folder: str = "") -> list[str]:
         with self._errors("cannot list a folder", folder):
             try:
-                found = with_retries(lambda: self.fs.find(self.key(folder)))
+                found = self._repeated(lambda: self.fs.find(self.key(folder)))
             except FileNotFoundError:
                 return []
         start = len(self.base.strip("/")) + 1
@@ -156,7 +193,7 @@ class RemoteRoot(Root):
     def entries(self) -> list[str]:
         with self._errors("cannot list a folder"):
             try:
-                found = with_retries(lambda: self.fs.ls(self.base, detail=False))
+                found = self._repeated(lambda: self.fs.ls(self.base, detail=False))
             except FileNotFoundError:
                 return []
         return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
@@ -173,7 +210,7 @@ class RemoteRoot(Root):
             with self._errors("cannot write a file", path):
                 if self._puts_are_atomic:  # needs no folders, and s3fs would create a mistyped bucket
                     checksum = self._checksum(size, digest.digest())
-                    with_retries(lambda: self.fs.put_file(spool.name, key, **checksum))
+                    self._repeated(lambda: self.fs.put_file(spool.name, key, **checksum))
                 else:
                     self._put_and_rename(spool.name, key)
 
@@ -192,7 +229,7 @@ class RemoteRoot(Root):
         temporary = f"{parent}/{temporary_name(name)}"
         try:
             self.fs.makedirs(parent, exist_ok=True)
-            with_retries(lambda: self.fs.put_file(source, temporary))
+            self._repeated(lambda: self.fs.put_file(source, temporary))
             self.fs.mv(temporary, key)
         except Exception:
             if self.fs.exists(temporary):
@@ -203,7 +240,7 @@ class RemoteRoot(Root):
         if not (isinstance(source, RemoteRoot) and source.fs == self.fs and self._puts_are_atomic):
             return False
         with self._errors("cannot copy a file", path):
-            with_retries(lambda: self.fs.cp_file(source.key(source_path), self.key(path)))
+            self._repeated(lambda: self.fs.cp_file(source.key(source_path), self.key(path)))
         return True
 
     def _errors(self, what: str, path: str = "") -> contextlib.AbstractContextManager[None]:

@@ -24,6 +24,7 @@ from image_longitudinal.models.training.processes import training_processes
 from image_longitudinal.tasks.engine.prefect_setup import lasting_server
 
 GPU_LIMIT = "gpu"
+LEASE_SECONDS = 60.0  # the shortest that Prefect has: the next run waits for that of a killed one
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -43,7 +44,9 @@ def gpu_slots(compute: ComputeConfig) -> Iterator[None]:
     with get_client(sync_client=True) as client:
         slots = _available_slots(client, training_processes(compute))  # one process per GPU
     # A failed lease renewal, while the server is away, must not end hours of training.
-    with concurrency(GPU_LIMIT, occupy=slots, strict=True, raise_on_lease_renewal_failure=False):
+    with concurrency(
+        GPU_LIMIT, occupy=slots, strict=True, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False
+    ):
         yield
 
 

@@ -23,7 +23,7 @@ DEFAULTS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # without heartbeats, a server's automations take the run for dead
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # without heartbeats, a server takes the run for dead
 }
 TEMPORARY_SERVER = "IMAGE_LONGITUDINAL_TEMPORARY_SERVER"  # environment: address of the server of this process alone
 LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")  # those that log exceptions

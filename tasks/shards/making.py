@@ -1,8 +1,9 @@
 """Generate shards in this run, several at a time, by tasks of a runner. A manifest marks a finished shard."""
 
+import logging
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from image_longitudinal.core.config import ComputeConfig
-from image_longitudinal.core.errors import ConfigError, StorageError, naming
+from image_longitudinal.core.errors import ConfigError, ImageLongitudinalError, StorageError, naming
 from image_longitudinal.core.plan import Shard
 from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.storage.dataset.layout import SHARDS, shard_manifest_path
@@ -137,6 +138,8 @@ def make_here(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[MadeShard
 
     def submit(task: Task[Any, ShardPartResult], known: ShardPartResult | None, **parameters: Any) -> _PendingPart:
         task = task.with_options(refresh_cache=run.refresh)
+        if compute.executor == "dask" and runner.client.status != "running":  # type: ignore[attr-defined]
+            raise _lost_scheduler(compute)  # a task would wait for ever
         return _PendingPart(task, parameters, known or runner.submit(task, parameters))
 
     with (
@@ -191,7 +194,17 @@ def _shard_runner(compute: ComputeConfig, width: int) -> Iterator[TaskRunner[Any
             _ = runner.client  # connects to the scheduler
         except (OSError, TimeoutError) as error:
             raise ConfigError("no Dask scheduler answers", where=compute.dask_address, got=error) from error
-        yield runner
+        try:
+            yield runner
+        except CancelledError as error:  # what Dask makes of all that was submitted
+            raise _lost_scheduler(compute) from error
+
+
+def _lost_scheduler(compute: ComputeConfig) -> ImageLongitudinalError:
+    for name in ("distributed", "asyncio", "tornado.application"):  # they would log how connecting again was given up
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    do = "start it again, then run the same command again: finished shards are kept"
+    return ImageLongitudinalError("the Dask scheduler is gone", where=compute.dask_address, do=do)
 
 
 def _width(compute: ComputeConfig) -> int:

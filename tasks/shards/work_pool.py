@@ -14,8 +14,15 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFlowRunFuture
@@ -24,7 +31,8 @@ from prefect.states import Cancelling, Crashed
 
 from image_longitudinal.core.errors import ConfigError, ModelError
 from image_longitudinal.core.plan import Shard
-from image_longitudinal.storage.io.root import FileRecord, clean_temporaries
+from image_longitudinal.storage.io.root import FileRecord, Root, clean_temporaries
+from image_longitudinal.tasks.engine.prefect_setup import lasting_server
 from image_longitudinal.tasks.shards.making import DatasetRun, MadeShard
 
 POOL = "shards"  # its workers run one batch at a time; the run that submits never occupies one of them
@@ -32,6 +40,7 @@ DEPLOYMENT = "make-shards/make-shards"
 MAX_BATCH = 32  # shards: enough to hide a run's start of some seconds, few enough to share work with late workers
 MAX_TRIES = 3  # submissions of one shard: after these the shard is the cause, not its workers
 POLL_SECONDS = 2.0  # between reads of states and manifests
+RANGES = 3  # of shards that the name of a run lists
 WAITING_SECONDS = 60.0  # without any active worker, before the log says what the run waits for
 
 
@@ -91,11 +100,43 @@ def make_by_workers(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[Mad
             clean_temporaries(run.root)  # unfinished files of lost workers
 
 
+def cancel_leftovers(root: Root) -> None:
+    """Cancel unfinished runs of make-shards for an output, whose submitting run has died; its lease must be held."""
+    if lasting_server() is None:
+        return
+    unfinished = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
+    wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=unfinished)))
+    with get_client(sync_client=True) as client:
+        flow = FlowFilter(name=FlowFilterName(any_=[DEPLOYMENT.partition("/")[0]]))
+        left = [
+            one
+            for one in client.read_flow_runs(flow_filter=flow, flow_run_filter=wanted)
+            if one.parameters.get("output") == root.url
+        ]
+        for one in left:
+            client.set_flow_run_state(one.id, Cancelling(message="The run that submitted it has died."))
+    if left:
+        get_run_logger().info(f"{len(left)} runs of {DEPLOYMENT} that an earlier attempt left are cancelled")
+
+
+def in_words(indices: Sequence[int]) -> str:
+    """Shards by their ranges, such as ``shards 3 to 4, 12, 130 to 133``, in the order in which they are made."""
+    ranges: list[list[int]] = []
+    for index in indices:
+        if ranges and index == ranges[-1][-1] + 1:
+            ranges[-1][1:] = [index]
+        else:
+            ranges.append([index])
+    said = [" to ".join(map(str, one)) for one in ranges]
+    more = [f"{len(said) - RANGES} more ranges"] if len(said) > RANGES else []
+    return f"shard{'s' * (len(indices) > 1)} {', '.join([*said[:RANGES], *more])}"
+
+
 def _submit(run: DatasetRun, shards: Sequence[Shard]) -> ShardBatch:
     # A worker makes its shards one after another, or two at a time for each GPU that it sees.
     compute = run.execution.compute.model_copy(update={"executor": "threads", "concurrent_shards": 1})
     indices, url = [shard.index for shard in shards], run.root.url
-    name = f"shards {indices[0]} to {indices[-1]} of {url}" if len(indices) > 1 else f"shard {indices[0]} of {url}"
+    name = f"{in_words(indices)} of {url}"
     parameters = {
         "output": url,
         "spec": run.spec.model_dump(mode="json"),

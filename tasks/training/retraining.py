@@ -24,7 +24,8 @@ from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepa
 from image_longitudinal.storage.scans.scan_files import ScanFile
 from image_longitudinal.tasks.workspace import Workspace
 
-PROMOTED = "image-longitudinal.model.promoted"  # event that deployments/automations.yaml listens for
+# Events that deployments/automations.yaml and deployments/alerts.py listen for.
+PROMOTED, REFUSED = "image-longitudinal.model.promoted", "image-longitudinal.model.refused"
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,12 @@ def show_comparison(candidate: ModelVersion, production: ModelVersion | None, pr
     create_table_artifact(table, key="model-comparison", description=verdict)
 
 
-def announce(version: ModelVersion, workspace: Workspace) -> None:
-    """Emit the event of a promotion: automations can wait for it."""
+def announce(version: ModelVersion, workspace: Workspace, promoted: bool) -> None:
+    """Emit the event of a promotion, or of a model that stays a candidate: automations can wait for it."""
     name = version.version
     resource = {"prefect.resource.id": f"image-longitudinal.model.{name}", "prefect.resource.name": f"model {name}"}
     payload = {"version": name, "workspace": str(workspace.root), "metrics": version.metadata.metrics}
-    emit_event(PROMOTED, resource=resource, payload=payload)
+    emit_event(PROMOTED if promoted else REFUSED, resource=resource, payload=payload)
 
 
 def _of_production(workspace: Workspace, folder: str) -> PreparedImages | None:

@@ -1,9 +1,13 @@
 """Files and folders appear whole or not at all, whatever a disk keeps of what was not synced."""
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from image_longitudinal.core.files import (
     is_temporary,
@@ -50,6 +54,25 @@ def test_what_a_library_wrote_is_whole_or_absent(tmp_path: Path) -> None:
     with recorded(tmp_path) as cuts, replacing(tmp_path / "file") as temporary:
         write_with_a_library(temporary)
     assert {tree.get("file") for tree in left(cuts)} == {None, BIG}
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o022, 0o077])
+def test_a_file_of_a_library_with_private_temporary_files_is_read_by_whom_the_umask_lets(
+    tmp_path: Path, mask: int
+) -> None:
+    """safetensors makes its files with mode 0600; a shared registry could be read by one account alone."""
+    before = os.umask(mask)
+    try:
+        with replacing(tmp_path / "file") as temporary:
+            save_file({"a": np.zeros(3)}, temporary)
+        target = tmp_path / "folder"
+        with temporary_folder(target) as temporary:
+            save_file({"a": np.zeros(3)}, temporary / "file")
+            move_into_place(temporary, target)
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "file", target / "file"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
 
 
 def test_a_folder_is_whole_or_absent_whoever_wrote_into_it(tmp_path: Path) -> None:

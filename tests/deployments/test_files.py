@@ -9,6 +9,8 @@ import pytest
 import yaml
 from prefect.events.schemas.automations import AutomationCore
 
+from image_longitudinal.deployments.development_tools import development_only
+from image_longitudinal.deployments.supervision import Patience
 from image_longitudinal.tasks.training.retraining import PROMOTED
 from tests.conftest import ROOT
 
@@ -16,6 +18,7 @@ FOLDER = ROOT / "deployments"
 DEPLOYMENTS = yaml.safe_load((FOLDER / "prefect.yaml").read_text())["deployments"]
 AUTOMATIONS = yaml.safe_load((FOLDER / "automations.yaml").read_text())["automations"]
 POOLS = yaml.safe_load((FOLDER / "pools.yaml").read_text())
+DOCKERFILE = (FOLDER / "Dockerfile").read_text(encoding="utf-8")
 COMPOSE = yaml.safe_load((FOLDER / "compose.yaml").read_text())
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text() + (FOLDER / "server.mk").read_text(), re.M))
 
@@ -27,9 +30,12 @@ def test_a_deployment_runs_a_flow_with_parameters_it_has(deployment: dict[str, A
     assert set(deployment["parameters"]) <= set(flow.parameters.properties)
     if name != "make_shards":  # of which each worker of its pool takes one
         assert deployment["concurrency_limit"]["limit"] == 1
-    if deployment.get("schedules"):  # nobody fills in a form
+    strategy = deployment.get("concurrency_limit", {}).get("collision_strategy")
+    if deployment.get("schedules"):  # nobody fills in a form, and a backlog is not made up for
         assert set(flow.parameters.required) <= set(deployment["parameters"])
-        assert deployment["concurrency_limit"]["collision_strategy"] == "CANCEL_NEW"
+        assert strategy == "CANCEL_NEW"
+    else:
+        assert strategy in ("ENQUEUE", None), "a person's run is never dropped"
 
 
 def test_every_flow_is_deployed() -> None:
@@ -49,9 +55,8 @@ def test_an_automation_is_what_prefect_takes(automation: dict[str, Any]) -> None
 
 
 def test_silence_is_longer_than_the_time_between_heartbeats_of_every_pool() -> None:
-    (silent,) = [one for one in AUTOMATIONS if one["name"] == "crash silent runs"]
     for pool in POOLS.values():
-        assert silent["trigger"]["within"] >= 2 * int(pool["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+        assert Patience().silence >= 2 * int(pool["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
 
 
 def test_an_automation_waits_for_the_event_of_a_promotion() -> None:
@@ -79,8 +84,43 @@ def test_only_this_host_reaches_the_server_and_no_password_is_written_down() -> 
 
 
 def test_the_image_is_made_of_files_that_exist() -> None:
-    lines = re.findall(r"^COPY --chown=app (.+) \S+$", (FOLDER / "Dockerfile").read_text(), re.M)
+    lines = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.M)
     copied = {name for line in lines for name in line.split()}
     assert all(any(ROOT.glob(name)) for name in copied)
     rooms = {path.name for path in (ROOT / "image_longitudinal").iterdir() if path.is_symlink()}
     assert {"image_longitudinal", *rooms} <= copied
+
+
+def test_images_are_pinned_and_run_by_an_ordinary_user_who_can_write_where_volumes_are() -> None:
+    bases = re.findall(r"^(?:ARG BASE=|FROM )(?!\$)(\S+)", DOCKERFILE, re.M)
+    pulled = [service["image"] for service in COMPOSE["services"].values() if "build" not in service]
+    assert bases
+    assert pulled
+    assert all(re.search(r"@sha256:[0-9a-f]{64}$", one) for one in (*bases, *pulled))
+    assert re.search(r"^USER app$", DOCKERFILE, re.M)
+    assert "install --directory --owner app --group app workspace datasets .run /home/app/.prefect" in DOCKERFILE
+    for name, service in COMPOSE["services"].items():
+        if "build" in service:
+            assert service["read_only"], name
+            assert service["build"]["args"]["VERSION"] == "${VERSION:-}", name
+
+
+def test_every_pool_has_a_worker_and_every_worker_and_server_a_health_check() -> None:
+    workers = {one["command"][2].removeprefix("POOL="): one for one in COMPOSE["services"].values()
+               if one.get("command", [""] * 2)[1] == "worker"}  # fmt: skip
+    assert workers.keys() == POOLS.keys()
+    for one in (*workers.values(), COMPOSE["services"]["server"], COMPOSE["services"]["database"]):
+        assert one["healthcheck"]["test"]
+
+
+def test_passwords_in_files_enter_neither_git_nor_an_image() -> None:
+    for file in (".dockerignore", ".gitignore"):
+        lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+        assert {".env", "*.env"} <= {line.removeprefix("**/") for line in lines}, file
+
+
+def test_tools_for_development_are_told_from_what_runs_need() -> None:
+    """Of the packages that are installed here."""
+    found = set(development_only((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
+    assert {"mypy", "pytest", "ruff", "import-linter", "polars"} <= found
+    assert not {"torch", "prefect", "numpy", "zarr", "s3fs", "distributed", "setuptools", "pip"} & found

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,3 +64,29 @@ def test_a_process_with_the_same_number_is_left_alone(
     assert process.poll() is None
     assert left == kept
     assert ("another container" in printed) == kept
+
+
+def test_all_are_told_to_end_before_any_is_waited_for(tmp_path: Path) -> None:
+    """Each of these takes three seconds to end, as a worker takes half a minute."""
+    slow = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(3), sys.exit()))
+print(flush=True)
+time.sleep(60)
+"""
+    (tmp_path / ".run").mkdir()
+    started = []
+    for number in range(4):
+        one = subprocess.Popen([sys.executable, "-c", slow], stdout=subprocess.PIPE)
+        assert one.stdout is not None
+        one.stdout.readline()
+        threading.Thread(target=one.wait, daemon=True).start()
+        record = f"{one.pid} {start_of(one)} {BOOT} {NAMESPACE}\n"
+        (tmp_path / ".run" / f"worker-{number}").write_text(record, encoding="utf-8")
+        started.append(one)
+    began = time.monotonic()
+    command = ["make", "--silent", "-f", str(ROOT / "deployments/server.mk"), "stop"]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", check=True).stdout
+    assert time.monotonic() - began < 9, "twelve seconds one after another"
+    assert printed == "".join(f"stopped worker-{number}\n" for number in range(4))
+    assert not any((tmp_path / ".run").iterdir())

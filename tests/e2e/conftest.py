@@ -104,9 +104,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="package")
 def large_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service on PostgreSQL and with a password."""
+    """A service on PostgreSQL, with a password, and half as patient with silent runs (heartbeats come every 30 s)."""
     service = Service(tmp_path_factory.mktemp("large-service"), PREFECT_API_AUTH_STRING="operator:a password")
-    with postgres() as database, running(service, f"DATABASE={database}"):
+    with postgres() as database, running(service, f"DATABASE={database}", "SILENCE=40"):
         yield service
 
 

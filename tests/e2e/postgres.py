@@ -14,8 +14,11 @@ import pytest
 
 
 @contextmanager
-def postgres() -> Iterator[str]:
-    """Start one; the address as Prefect takes it. Skips the test, saying so, where the package is not installed."""
+def postgres(password: str = "") -> Iterator[str]:
+    """Start one; the address as Prefect takes it, without the password that is asked for if one is given.
+
+    Skips the test, saying so, where the package is not installed.
+    """
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))  # Debian keeps them off the path
     initdb = found[-1] if found else shutil.which("initdb")
     if initdb is None:
@@ -35,7 +38,11 @@ def postgres() -> Iterator[str]:
     data, log = str(folder / "data"), str(folder / "log")
     control = str(programs / "pg_ctl")
     try:
-        run(str(programs / "initdb"), "-D", data, "-U", "prefect", "--auth=trust", "--no-sync")
+        login = ["--auth=trust"]
+        if password:
+            (folder / "password").write_text(password, encoding="utf-8")
+            login = ["--auth=scram-sha-256", f"--pwfile={folder / 'password'}"]
+        run(str(programs / "initdb"), "-D", data, "-U", "prefect", *login, "--no-sync")
         options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
         run(control, "-D", data, "-l", log, "-o", options, "-w", "start")
         yield f"postgresql+asyncpg://prefect@127.0.0.1:{port}/postgres"

@@ -70,7 +70,7 @@ class Service:
     def start_server(self, *variables: str) -> None:
         """Start the server and wait until it answers."""
         self.start("server", *variables)
-        self.wait_for(self.is_up, seconds=180)
+        self.wait_for(self.is_up, seconds=400)
 
     def kill(self, name: str) -> None:
         """kill -9 make, the process that it started, and the flow runs of a worker."""
@@ -174,7 +174,7 @@ class Service:
 
     def _run(self, *command: str) -> str:
         result = subprocess.run(
-            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=300, check=False
+            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=900, check=False
         )
         assert result.returncode == 0, result.stdout + result.stderr + self.log
         return result.stdout

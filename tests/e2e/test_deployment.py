@@ -64,7 +64,6 @@ def test_pools_limit_and_automations_are_there_and_stay_as_the_operator_left_the
         assert pools[name]["base_job_template"]["variables"]["properties"]["env"]["default"] == pool["env"]
     assert service.request("v2/concurrency_limits/gpu")["limit"] >= 1
     automations = {one["name"]: one for one in service.ask("automations")}
-    assert automations["crash silent runs"]["enabled"]
     promoted = automations["new data set after a promotion"]
     assert not promoted["enabled"]
 
@@ -72,7 +71,9 @@ def test_pools_limit_and_automations_are_there_and_stay_as_the_operator_left_the
     service.request("v2/concurrency_limits/gpu", {"limit": 3}, "PATCH")
     said = service.make("deploy")
     assert "next: make worker" in said
-    assert service.request(f"automations/{promoted['id']}")["enabled"]
+    kept = service.request(f"automations/{promoted['id']}")
+    assert kept["enabled"]
+    assert kept["trigger"]["id"] == promoted["trigger"]["id"], "an update makes Prefect forget what it has seen"
     assert service.request("v2/concurrency_limits/gpu")["limit"] == 3
     assert len(service.ask("automations")) == len(automations)
     service.request(f"automations/{promoted['id']}", {"enabled": False}, "PATCH")
@@ -132,6 +133,9 @@ def test_the_main_deployment_runs_through_a_worker(service: Service, finished: t
 
     artifacts = service.artifacts(run)
     assert artifacts["make-subjects"] == 100
+    stages = {row["stage"]: row for row in json.loads(artifacts["run"])}
+    assert {"train vae", "make subjects", "read back", "machine"} <= stages.keys()
+    assert stages["make subjects"]["done"] == "48 of 48 subjects"
     assert [row["state"] for row in json.loads(artifacts["shards"])] == ["made"] * 3
     assert artifacts["latest-shard"].count("](data:image/png;base64,") == 1
     assert artifacts["dataset"].count("](data:image/png;base64,") == 2

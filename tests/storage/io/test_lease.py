@@ -15,7 +15,7 @@ from image_longitudinal.core.errors import StorageError
 from image_longitudinal.storage.dataset.layout import LEASE
 from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io import lease
-from image_longitudinal.storage.io.lease import hold_lease
+from image_longitudinal.storage.io.lease import HeldByThisRunError, hold_lease
 from image_longitudinal.storage.io.local import LocalRoot
 from image_longitudinal.storage.io.root import Root
 from tests.storage.conftest import write_dataset
@@ -65,6 +65,16 @@ def test_a_second_run_is_refused_while_the_first_lives_and_let_in_afterwards(out
     with hold_lease(output):
         pass
     assert output.files() == []
+
+
+def test_another_attempt_of_one_run_is_told_from_another_run(output: Root) -> None:
+    with hold_lease(output, run="a"):
+        with pytest.raises(HeldByThisRunError, match="another attempt of this run is at work"):
+            hold_lease(output, run="a").__enter__()
+        for other in ("b", ""):
+            with pytest.raises(StorageError, match="another run is writing") as refused:
+                hold_lease(output, run=other).__enter__()
+            assert not isinstance(refused.value, HeldByThisRunError)
 
 
 def test_a_lease_is_no_part_of_the_data_set(output: Root) -> None:

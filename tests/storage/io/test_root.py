@@ -139,6 +139,7 @@ def test_a_missing_file_is_named_when_it_is_read_or_linked(store: Root) -> None:
 def test_only_a_failure_that_may_pass_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, calls = open_root(f"memory://{tmp_path.name}/data"), []
     monkeypatch.setattr(remote, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(remote, "OUTAGE_PAUSES", ())
     kind = type(root.fs)  # type: ignore[attr-defined]
 
     def flaky(real: Callable[..., object]) -> Callable[..., object]:

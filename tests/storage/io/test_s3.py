@@ -29,6 +29,7 @@ from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io import lease, remote
 from image_longitudinal.storage.io.lease import hold_lease
 from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.io.remote import RemoteRoot
 from image_longitudinal.storage.io.root import Root
 from tests.storage.conftest import arrays, digests, exit_status, in_child, resume, write_dataset
 from tests.storage.io.test_kill_points import KILLED, check_and_finish
@@ -111,6 +112,7 @@ def line(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     monkeypatch.setattr(remote, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(remote, "OUTAGE_PAUSES", ())
     s3fs.S3FileSystem.clear_instance_cache()
     s3fs.S3FileSystem().makedirs("bucket", exist_ok=True)
     yield line
@@ -120,16 +122,20 @@ def line(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
 class CheckingServer:
     """An S3 server as Amazon's: a body that is not the announced SHA-256 is refused (moto checks none).
 
-    The next ``corrupt`` bodies that carry a checksum are changed on the way.
+    The next ``corrupt`` bodies that carry a checksum are changed on the way, and the next ``busy`` requests throttled.
     """
 
     def __init__(self) -> None:
-        self.corrupt, self.refused = 0, 0
+        self.corrupt, self.refused, self.busy = 0, 0, 0
         self.moto = DomainDispatcherApplication(create_backend_app)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         size, announced = int(environ.get("CONTENT_LENGTH") or 0), environ.get("HTTP_X_AMZ_CHECKSUM_SHA256")
         body = bytearray(environ["wsgi.input"].read(size))
+        if self.busy:
+            self.busy -= 1
+            start_response("503 Slow Down", [("Content-Type", "application/xml")])
+            return [b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"]
         if announced and body:
             if self.corrupt:
                 self.corrupt -= 1
@@ -154,6 +160,7 @@ def checking(monkeypatch: pytest.MonkeyPatch) -> Iterator[CheckingServer]:
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     monkeypatch.setattr(remote, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(remote, "OUTAGE_PAUSES", ())
     s3fs.S3FileSystem.clear_instance_cache()
     s3fs.S3FileSystem().makedirs("bucket", exist_ok=True)
     yield application
@@ -225,6 +232,40 @@ def test_one_run_at_a_time_writes_to_s3(line: Line, monkeypatch: pytest.MonkeyPa
     with hold_lease(root), pytest.raises(StorageError, match="another run is writing"), hold_lease(root):
         pass
     assert root.files() == ["once"]
+
+
+def test_a_store_that_throttles_or_is_gone_for_a_while_is_waited_for_and_named(
+    checking: CheckingServer, published: Root, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the midst of a publication, for longer than the first pauses; in the service, a minute and more."""
+    monkeypatch.setattr(remote, "OUTAGE_PAUSES", (0.05,) * 12)  # several threads write
+    store, write = fresh(), RemoteRoot._write
+
+    def write_when_busy(self: RemoteRoot, path: str, pieces: Any) -> None:
+        if path.startswith("subjects/"):
+            checking.busy = 5  # refused: the first attempt, both short pauses, two of the long ones
+        write(self, path, pieces)
+
+    monkeypatch.setattr(RemoteRoot, "_write", write_when_busy)
+    copy_dataset(published, store)
+    assert digests(store) == digests(published)
+    assert f"{store.url} does not answer" in caplog.text
+    assert "the next attempt in" in caplog.text
+
+
+def test_a_store_that_never_answered_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, line: Line) -> None:
+    monkeypatch.setattr(remote, "OUTAGE_PAUSES", (600.0,))
+    line.cut()
+    with pytest.raises(StorageError, match="cannot look up a file"):
+        fresh().size("file")
+
+
+def test_a_lease_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, line: Line) -> None:
+    """It would expire meanwhile, and Ctrl-C would not end the run."""
+    with hold_lease(root := fresh()):
+        root.write_bytes("file", b"")  # the store has answered
+        monkeypatch.setattr(remote, "OUTAGE_PAUSES", (600.0,))
+        line.cut()
 
 
 TABLE = layout.table_path("observations", 1, "train", 1.0)
