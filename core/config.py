@@ -4,10 +4,12 @@ import datetime
 import itertools
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from image_longitudinal.core.gates import GatesConfig
 from image_longitudinal.core.names import FileName, Label
 from image_longitudinal.core.plan import ShardPlan
+from image_longitudinal.core.section import Section as Section
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -36,12 +38,6 @@ EXECUTION_SECTIONS = frozenset({"compute", "evaluation"})  # sections of Config 
 def _check_fractions(validation: float, test: float) -> None:
     if validation + test >= 1:
         raise ValueError(f"validation_fraction + test_fraction must stay below 1, got {validation + test:g}")
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen; rejects unknown keys, infinite numbers and NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ImagesConfig(Section):
@@ -361,6 +357,7 @@ class Config(Section):
     outcomes: OutcomesConfig = OutcomesConfig()
     dataset: DatasetConfig = DatasetConfig()
     report: ReportConfig = ReportConfig()
+    gates: GatesConfig = GatesConfig()
     compute: ComputeConfig = ComputeConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -368,7 +365,8 @@ class Config(Section):
     def recorded(self) -> dict[str, Any]:
         """What a data set records: JSON values of the sections that decide it.
 
-        ``report`` came later, and is left out at its default: the same data sets have the same records.
+        ``report`` and ``gates`` came later, and are left out at their defaults: the same data sets have the same
+        records.
         """
-        usual = {"report"} if self.report == ReportConfig() else set()
+        usual = {name for name in ("report", "gates") if getattr(self, name) == type(self).model_fields[name].default}
         return self.model_dump(mode="json", exclude={*EXECUTION_SECTIONS, *usual})

@@ -119,7 +119,7 @@ class StorageError(ImageLongitudinalError):
 
 
 class RefusedByGateError(ModelError):
-    """A model is worse than the one in production."""
+    """A model or a data set is not good enough: see :mod:`core.gates`; or a model is worse than production."""
 
     exit_status = 4
 

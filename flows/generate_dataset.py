@@ -6,6 +6,7 @@ from dataclasses import replace
 from prefect import flow, get_run_logger
 
 from image_longitudinal.core.config import Config
+from image_longitudinal.core.gates import GateKind
 from image_longitudinal.flows.train_models import train_models
 from image_longitudinal.models.imaging.backends import describe, needs_training
 from image_longitudinal.models.nlme.library import get_model
@@ -18,12 +19,14 @@ from image_longitudinal.storage.io.lease import Lease
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import FileRecord, clean_temporaries
 from image_longitudinal.tasks.engine.attempts import run_lease
+from image_longitudinal.tasks.engine.gates import pass_gates
 from image_longitudinal.tasks.engine.parameters import ConfigChoice, resolve
 from image_longitudinal.tasks.engine.run_table import run_table
 from image_longitudinal.tasks.preflight import check_eta_dims
+from image_longitudinal.tasks.shards.gates import check_before_generating, dataset_gates
 from image_longitudinal.tasks.shards.making import DatasetRun, MadeShard, make_here
 from image_longitudinal.tasks.shards.parts import find_reusable
-from image_longitudinal.tasks.shards.publish import measure_images, publish_dataset
+from image_longitudinal.tasks.shards.publish import measure_images, publish_dataset, read_images
 from image_longitudinal.tasks.shards.shard_artifacts import LatestShard, ShardProgress, show_shards
 from image_longitudinal.tasks.shards.specs import DatasetSpec, Execution, ImageSpec, OutcomeSpec
 from image_longitudinal.tasks.shards.work_pool import cancel_leftovers, make_by_workers
@@ -43,6 +46,7 @@ def generate_dataset(
     workspace: str = "workspace",
     reuse: str | None = None,
     refresh: bool = False,
+    accept: tuple[GateKind, ...] = (),
 ) -> str:
     """Generate and publish a data set. Trains the image models first, if none is named and no trained one fits.
 
@@ -57,9 +61,13 @@ def generate_dataset(
         reuse: Published data set whose images this one shares, with other association levels, splits or outcomes. The
             manifest records it.
         refresh: Make everything again, cached or not. A published data set stays until it is replaced.
+        accept: Gates that may fail, by kind: latents, recoverability, fidelity, copies. What failed stays on record.
 
     Returns:
         The address of the data set.
+
+    Raises:
+        RefusedByGateError: model or images are not good enough: see the section gates of the configuration.
     """
     config = resolve(preset, config, overrides)
     root, place = open_root(output), Workspace.at(workspace)
@@ -71,7 +79,7 @@ def generate_dataset(
         if model is not None:
             version = place.model(model)
         elif needs_training(config.generator.backend):
-            version = train_models(images, config=config, workspace=str(place.root), refresh=refresh)
+            version = train_models(images, config=config, workspace=str(place.root), refresh=refresh, accept=accept)
         return DatasetRun(root, specify(config, version, place), Execution.of(config, version, place), refresh=refresh)
 
     run = decide() if is_published(root) and not refresh else None
@@ -85,6 +93,7 @@ def generate_dataset(
         if reuse:
             origin, reusable = find_reusable(reuse, spec)
             run = replace(run, reusable=reusable)
+        check_before_generating(config, spec, execution, accept)
         begin_run(root, spec.digest, recorded, origin, owns_shards=run.owns_shards)
         clean_temporaries(root)
         arrays = create_image_arrays(
@@ -92,10 +101,12 @@ def generate_dataset(
             latent_dim=spec.images.latent_dim, shard_size=spec.plan.shard_size, licence=spec.outcomes.licence,
         )  # fmt: skip
         shards = make_missing_shards(run, lease)
-        recoverability = measure_images(spec.images, spec.probe, execution)
-        table.note("read back", "R² " + ", ".join(f"{one:.2f}" for one in recoverability.r_squared))
+        found = read_images(root.url, spec, execution, shards, list(arrays))
+        table.note("read back", "R² " + ", ".join(f"{one:.2f}" for one in found.r_squared))
+        gates = dataset_gates(config, spec, execution, found, accept)
+        pass_gates(gates, "data set", "the data set is not published; its shards stay")
         lease.check()
-        publish_dataset(root.url, spec, execution, shards, list(arrays), recoverability)
+        publish_dataset(root.url, spec, execution, shards, list(arrays), found, gates)
     return root.url
 
 

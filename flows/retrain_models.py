@@ -7,6 +7,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.escapes import for_markdown
+from image_longitudinal.core.gates import GateKind
 from image_longitudinal.core.secrets import hidden
 from image_longitudinal.storage.scans.scan_files import find_scans
 from image_longitudinal.storage.scans.sources import local_scans
@@ -25,6 +26,7 @@ def retrain_models(
     config: Config | None = None,
     workspace: str = "workspace",
     start: Literal["production", "afresh"] = "production",
+    accept: tuple[GateKind, ...] = (),
 ) -> str | None:
     """Train on a growing folder of scans, and promote the new model only if it is no worse.
 
@@ -35,9 +37,13 @@ def retrain_models(
         config: A whole configuration instead of the preset; omitted values are those of the published method.
         workspace: Local folder for prepared images, checkpoints and models.
         start: Initial weights: those of production, or random ones (afresh).
+        accept: Gates that may fail, by kind: latents, recoverability, fidelity, copies. What failed stays on record.
 
     Returns:
         The trained version; None if there were no new scans.
+
+    Raises:
+        RefusedByGateError: the new model is not good enough, whatever production is; the scans count as new next time.
     """
     config, space, logger = resolve(preset, config, overrides), Workspace.at(workspace), get_run_logger()
     images = hidden(images)
@@ -51,7 +57,7 @@ def retrain_models(
     logger.info(f"{len(new):,} new scans in {images}, {len(scans):,} in all")
     prepared = ingest(images, config, space, held_out=record.held_out)
     before = production_of(space.registry)
-    version = trained_model(config, prepared, space, start=before if start == "production" else None)
+    version = trained_model(config, prepared, space, start=before if start == "production" else None, accept=accept)
     now = production_of(space.registry)
     promoted = now is not None and now.version == version.version and (before is None or before.version != now.version)
     show_comparison(version, before, promoted)

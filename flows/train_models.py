@@ -4,6 +4,7 @@ from prefect import flow, get_run_logger
 
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.gates import GateKind
 from image_longitudinal.flows.ingest_images import ingest_images
 from image_longitudinal.models.imaging.backends import needs_training
 from image_longitudinal.models.registry.registry import ModelVersion
@@ -20,6 +21,7 @@ def train_models(
     config: Config | None = None,
     workspace: str = "workspace",
     refresh: bool = False,
+    accept: tuple[GateKind, ...] = (),
 ) -> ModelVersion:
     """Train the image models and register them; skips what is already trained.
 
@@ -30,13 +32,17 @@ def train_models(
         config: A whole configuration instead of the preset; omitted values are those of the published method.
         workspace: Local folder for prepared images, checkpoints and models.
         refresh: Prepare and train again, ignoring the cache.
+        accept: Gates that may fail, by kind: latents, recoverability, fidelity, copies. What failed stays on record.
+
+    Raises:
+        RefusedByGateError: VAE or finished model are not good enough: see section gates of the configuration.
     """
     config = resolve(preset, config, overrides)
     if not needs_training(config.generator.backend):
         expected = "generator.backend vae or diffusion"
         raise ConfigError("nothing to train", expected=expected, got=config.generator.backend)
     prepared = ingest_images(images, config=config, workspace=workspace, refresh=refresh)
-    version = trained_model(config, prepared, Workspace.at(workspace), refresh)
+    version = trained_model(config, prepared, Workspace.at(workspace), refresh, accept=accept)
     measured = version.metadata.measured
     best = ", ".join(f"z[{dim}] R² {measured.recoverability[dim]:.3f}" for dim in measured.latent_order[:3])
     get_run_logger().info(f"model {version.version} in {version.folder}; most recoverable: {best}")

@@ -10,6 +10,7 @@ from prefect.artifacts import create_table_artifact
 
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.errors import ConfigError, ImageLongitudinalError, StorageError
+from image_longitudinal.core.gates import KINDS
 from image_longitudinal.core.presets import validate_config
 from image_longitudinal.flows.generate_dataset import generate_dataset, specify
 from image_longitudinal.models.imaging.backends import find_backend, needs_training
@@ -105,7 +106,8 @@ def _regenerate(root: Root, report: VerificationReport | None, workspace: str) -
             where=root.url,
             do="run the command that fetched it again: intact files are kept",
         )
-    generate_dataset(root.url, config=config, model=model, workspace=workspace)
+    # It was published: what failed at a gate had been accepted, and is recorded as accepted again.
+    generate_dataset(root.url, config=config, model=model, workspace=workspace, accept=KINDS)
 
 
 def refuse_foreign_code(config: Config) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from image_longitudinal.core.errors import naming_missing_extra
+from image_longitudinal.core.gates import accepted_kinds
 from image_longitudinal.core.presets import load_config
 from image_longitudinal.core.secrets import hidden
 from image_longitudinal.tasks.engine.prefect_setup import configure_prefect, run_or_call
@@ -35,6 +36,7 @@ def generate(
     workspace: str | Path = "workspace",
     reuse: str | None = None,
     refresh: bool = False,
+    accept: Sequence[str] = (),
 ) -> str:
     """Generate and publish a data set; train the image models first if no registered one fits.
 
@@ -50,12 +52,14 @@ def generate(
         workspace: local folder of prepared images, checkpoints and models.
         reuse: published data set whose images are shared.
         refresh: recompute everything, cached or not.
+        accept: gates that may fail, by kind: latents, recoverability, fidelity, copies. What failed stays on record.
 
     Returns:
         The address of the data set, for :func:`open_dataset`.
 
     Raises:
         ConfigError: the configuration is not valid.
+        RefusedByGateError: model or images are not good enough.
         StorageError: the output holds something else, or cannot be written.
     """
     with _importing_flows():
@@ -63,6 +67,7 @@ def generate(
     return generate_dataset(
         hidden(str(output)), hidden(str(images)) if images else None, model=model, workspace=str(workspace),
         config=config or load_config(preset, overrides=overrides), reuse=reuse and hidden(reuse), refresh=refresh,
+        accept=accepted_kinds(accept),
     )  # fmt: skip
 
 

@@ -21,7 +21,8 @@ from image_longitudinal.core.escapes import for_terminal
 
 STATUSES = (
     "Exit status: 0 done; 1 an error, explained in one line; 2 the command line cannot be read; 3 verify found faults; "
-    "4 a model was not promoted because it is worse; 129, 130 and 143 interrupted."
+    "4 a gate refused a model or a data set that is not good enough (--accept), or a model that is worse than "
+    "production; 129, 130 and 143 interrupted."
 )
 
 app = typer.Typer(

@@ -33,6 +33,10 @@ def describe_dataset(dataset: Dataset) -> str:
         f"identity          {manifest.identity[:12]}",
         f"licence           {manifest.licence}",
     ]
+    if (found := manifest.readability) and len(found.eta) == len(manifest.random_effects):
+        shares = zip(manifest.random_effects, found.eta, strict=True)
+        lines.append(f"read from images  {', '.join(f'{share:.3f} of {name}' for name, share in shares)} (R² of η)")
+    lines += [f"gate              {one}" for one in manifest.gates or () if not one.passed]
     if whole := manifest.part_of:
         lines.append(
             f"part of           {whole.identity[:12]}: shards {shard_ranges(whole.shards)} "

@@ -8,6 +8,7 @@ import typer
 
 from image_longitudinal.cli.console import command_line, note, print_result, show
 from image_longitudinal.cli.options import (
+    Accept,
     DryRun,
     File,
     Images,
@@ -25,6 +26,7 @@ from image_longitudinal.cli.options import (
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.cli.run_plan import describe_plan
 from image_longitudinal.core.errors import Problems, naming_missing_extra
+from image_longitudinal.core.gates import accepted_kinds, gate_rows
 
 if TYPE_CHECKING:
     from image_longitudinal.core.config import Config
@@ -73,6 +75,7 @@ def train_command(
     overrides: Overrides = None,
     workspace: WorkspaceOption = "workspace",
     refresh: Refresh = False,
+    accept: Accept = None,
     dry_run: DryRun = False,
 ) -> None:
     """Train and register the image models."""
@@ -87,10 +90,13 @@ def train_command(
         return
     with starting_prefect():
         from image_longitudinal.flows.train_models import train_models
-    version = train_models(images, config=settings, workspace=workspace, refresh=refresh)
+    version = train_models(images, config=settings, workspace=workspace, refresh=refresh, accept=accepted_kinds(accept))
     given = given_config(preset, config, overrides)
     words = ("generate", *given, "--model", version.version, "--output", "DIR")
-    show(f"model {version.version}", model=version.version, metrics=version.metadata.metrics)
+    show(
+        f"model {version.version}", model=version.version, metrics=version.metadata.metrics,
+        gates=gate_rows(version.gates),
+    )  # fmt: skip
     print_result(version.folder, command_line(*words, workspace=workspace))
 
 
@@ -141,6 +147,7 @@ def generate_command(
         ),
     ] = None,
     refresh: Refresh = False,
+    accept: Accept = None,
     dry_run: DryRun = False,
 ) -> None:
     """Generate and publish a data set; train the image models first if no registered one fits."""
@@ -156,8 +163,9 @@ def generate_command(
     with starting_prefect():
         from image_longitudinal.flows.generate_dataset import generate_dataset
     url = generate_dataset(
-        output, images, config=settings, model=model, workspace=workspace, reuse=reuse, refresh=refresh
-    )
+        output, images, config=settings, model=model, workspace=workspace, reuse=reuse, refresh=refresh,
+        accept=accepted_kinds(accept),
+    )  # fmt: skip
     note(f"report: {url}/report.html")
     print_result(url, command_line("verify", url, workspace=workspace))
 

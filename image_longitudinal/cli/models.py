@@ -9,6 +9,7 @@ import typer
 from image_longitudinal.cli.commands import add_command
 from image_longitudinal.cli.console import aligned, command_line, note, print_result, show
 from image_longitudinal.cli.options import (
+    Accept,
     File,
     Images,
     ModelArgument,
@@ -21,6 +22,7 @@ from image_longitudinal.cli.options import (
 )
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.errors import Problems, naming_missing_extra
+from image_longitudinal.core.gates import accepted_kinds, gate_rows
 
 if TYPE_CHECKING:  # imports torch
     from image_longitudinal.models.registry.registry import Registry
@@ -44,8 +46,12 @@ def list_models_command(workspace: WorkspaceOption = "workspace", registry: Shar
 def show_model_command(name: ModelArgument, workspace: WorkspaceOption = "workspace", registry: Shared = None) -> None:
     """Print a version's model card and metrics."""
     version = _registry(workspace, registry).get(name)
-    text = f"{version.card}\nversion {version.digest}\nfiles   {', '.join(sorted(version.files))}"
-    show(text, version=version.digest, files=version.files, metadata=version.metadata)
+    lines = [version.card, f"version {version.digest}", f"files   {', '.join(sorted(version.files))}"]
+    lines += [f"gate    {one}" for one in version.gates]
+    show(
+        "\n".join(lines), version=version.digest, files=version.files, metadata=version.metadata,
+        gates=gate_rows(version.gates),
+    )  # fmt: skip
 
 
 def promote_model_command(
@@ -54,15 +60,21 @@ def promote_model_command(
         list[str] | None, typer.Option(help="Metric that must be no worse than production's; may be repeated.")
     ] = None,
     tolerance: Annotated[float, typer.Option(min=0, help="Relative worsening that is accepted.")] = 0.0,
-    force: Annotated[bool, typer.Option("--force", help="Promote without comparing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote without gates and comparison.")] = False,
+    accept: Accept = None,
     workspace: WorkspaceOption = "workspace",
     registry: Shared = None,
 ) -> None:
-    """Point the alias `production` to a version if it is no worse than the current one (else exit status 4)."""
+    """Point the alias `production` to a version if its gates are open and it is no worse than the current one.
+
+    Otherwise the exit status is 4.
+    """
     from image_longitudinal.models.registry import promotion
 
     models = _registry(workspace, registry)
-    compared = promotion.promote(models, name, metric or promotion.GATE, tolerance=tolerance, force=force)
+    compared = promotion.promote(
+        models, name, metric or promotion.GATE, tolerance=tolerance, force=force, accept=accepted_kinds(accept)
+    )
     current = models.aliases()["production"]
     show("\n".join([*map(str, compared), f"production is {current}"]), production=current, comparisons=compared)
     words = ("generate", "--model", "production", "--output", "DIR")

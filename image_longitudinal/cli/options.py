@@ -7,6 +7,7 @@ import typer
 from image_longitudinal.cli.completion import complete_keys, complete_models, complete_presets
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.errors import Problems
+from image_longitudinal.core.gates import KINDS, accepted_kinds
 from image_longitudinal.core.outputs import expanded
 from image_longitudinal.core.presets import load_config, preset_names
 from image_longitudinal.core.secrets import hidden
@@ -56,6 +57,13 @@ WorkspaceOption = Annotated[
     str, typer.Option(envvar="IMAGE_LONGITUDINAL_WORKSPACE", help="Prepared images and models.", **_FOLDER)
 ]
 Refresh = Annotated[bool, typer.Option("--refresh", help="Recompute everything, cached or not.")]
+Accept = Annotated[
+    list[str] | None,
+    typer.Option(
+        help=f"Go on although this gate fails ({', '.join(KINDS)}), which stays on record; may be repeated.",
+        parser=lambda name: accepted_kinds([name])[0], metavar="KIND",
+    ),
+]  # fmt: skip
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a result that exists.")]
 DatasetArgument = Annotated[str, typer.Argument(help="The data set: a folder or an fsspec URL.", **_PLACE)]

@@ -58,15 +58,21 @@ def measure_recoverability(
     That is the ``encoder`` of the VAE, or without one a ``regression`` fitted on 3 ``n`` other images. ``batch_size``
     images are generated at a time; ``seed`` is that of latents and images.
     """
-    latents, seeds = probe_latents(seed, n if vae else 4 * n, model.latent_dim)
-    images = generate_in_batches(model, latents, seeds, batch_size)
-    if vae:
-        estimates = encoder_reader(vae)(images)
-    else:
-        others = (np.arange(3 * n), images[n:], latents[n:])
-        estimates = fit_pca_regressor(lambda: iter([others]), components=48, products=12, penalty=1.0)(images[:n])
-    figures = r_squared(latents[:n], estimates)
+    latents, seeds = probe_latents(seed, n, model.latent_dim)
+    reader = encoder_reader(vae) if vae else regression_reader(model, n=n, batch_size=batch_size, seed=seed)
+    figures = r_squared(latents, reader(generate_in_batches(model, latents, seeds, batch_size)))
     return [float(value) for value in figures], "encoder" if vae else "regression"
+
+
+def regression_reader(model: ImageModel, *, n: int, batch_size: int, seed: int) -> Reader:
+    """A function that reads z by regression on principal components: images (m, S, S) uint8 → (m, D).
+
+    It is fitted on 3 ``n`` generated images, apart from the ``n`` of :func:`measure_recoverability`.
+    """
+    latents, seeds = probe_latents(seed, 4 * n, model.latent_dim)
+    latents, seeds = latents[n:], seeds[n:]
+    others = (np.arange(3 * n), generate_in_batches(model, latents, seeds, batch_size), latents)
+    return fit_pca_regressor(lambda: iter([others]), components=48, products=12, penalty=1.0)
 
 
 def find_recoverable_axes(model: ImageModel, vae: LatentModel, *, n: int, batch_size: int, seed: int) -> Tensor:

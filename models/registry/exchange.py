@@ -7,6 +7,7 @@ from typing import Any
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
 from image_longitudinal.models.imaging.assembly import assemble_diffusion, load_vae
+from image_longitudinal.models.registry.gates import GATES, gates_document
 from image_longitudinal.models.registry.registry import CARD, MODEL, ModelStore, ModelVersion
 from image_longitudinal.models.training.tensor_files import save_tensors
 
@@ -44,9 +45,11 @@ def export_model(
             files = ", ".join(f"`{name}`" for name in private)
             card += f"\n**Real scans:** {files} show scans of patients; licence of these pictures: {scans_licence}.\n"
         target.write_bytes(CARD, card.encode())
+        if layout == "version" and version.gates:
+            target.write_bytes(GATES, gates_document(version.gates).encode())
         for name in names:
             target.put_file(folder / name, name)
-    return [CARD, *names]
+    return [CARD, *([GATES] if target.exists(GATES) else []), *names]
 
 
 def _save_for_diffusers(version: ModelVersion, folder: Path) -> None:

@@ -1,49 +1,63 @@
-"""Gates: numbers that a model or a data set has to reach before it goes on, each with its reason."""
+"""The gates of a model, from what was measured of it, and how a version's folder holds them (``gates.json``).
+
+They stand beside model.json, not in it: what is wanted of a model, and what a person has accepted, do not change which
+model it is.
+"""
 
 from collections.abc import Iterable
-from typing import Literal
+from pathlib import Path
 
-from image_longitudinal.core.config import Section
+from pydantic import ValidationError
 
-GateKind = Literal["latents", "fidelity", "anatomy", "copies", "recoverability"]
+from image_longitudinal.core.digest import sealed_json, unsealed_json
+from image_longitudinal.core.errors import ModelError
+from image_longitudinal.core.gates import Gate, GatesConfig, gate
+from image_longitudinal.core.json_input import parse_json
+from image_longitudinal.models.registry.metadata import Measurement, effect_dimension
+
+GATES = "gates.json"
+TOO_FEW = "too few scans of other patients"
+NO_JUDGE = "no judge's weights are installed: pip install 'image-longitudinal[judge]'"
 
 
-class Bar(Section):
-    """A value to reach (``better`` higher) or not to exceed (lower), and why it is where it is."""
+def model_gates(measured: Measurement, bars: GatesConfig) -> tuple[Gate, ...]:
+    """What a finished model has to reach: z read back from its images, a judge from outside, and no copies."""
+    dimension = effect_dimension(measured)
+    readable = measured.recoverability[dimension]
+    name = f"z[{dimension}], third-best, read back from generated images by the {measured.read_by}, R²"
+    gates = [gate("model", "recoverability", name, readable, bars)]
+    if (judged := measured.judgement) is None:
+        missing = NO_JUDGE if measured.fidelity else TOO_FEW
+        for kind, what in (("fidelity", "distance to scans, floors"), ("copies", "near copies, share")):
+            gates.append(gate("model", kind, what, None, bars, missing=missing))  # type: ignore[arg-type]
+        return tuple(gates)
+    sets = judged.measures
+    distance = f"distance to scans by the judge {judged.judge.name}, floors"
+    gates.append(gate("model", "fidelity", distance, sets.frechet.value, bars))
+    # The fewer the scans, the more often others are near by chance.
+    chance = bars.model_copy(update={"copies": max(bars.copies, round(sets.near_copies.null_high, 4))})
+    gates.append(gate("model", "copies", "near copies of training images, share", sets.near_copies.value, chance))
+    return tuple(gates)
 
-    value: float
-    better: Literal["higher", "lower"]
-    reason: str
 
+def read_gates(folder: Path) -> tuple[Gate, ...]:
+    """The gates recorded in a version's folder; none for models that were registered before there were any.
 
-class Gate(Section):
-    """The result of one gate: what was found of ``name``, and whether a person has accepted less (``accepted``).
-
-    ``kind`` is what a person names to accept it.
+    Raises:
+        ModelError: the record is damaged.
     """
-
-    kind: GateKind
-    name: str
-    value: float
-    bar: Bar
-    accepted: bool = False
-
-    @property
-    def passed(self) -> bool:
-        """Whether the value reaches the bar; one that is exactly there does."""
-        return self.value >= self.bar.value if self.bar.better == "higher" else self.value <= self.bar.value
-
-    @property
-    def is_open(self) -> bool:
-        """Whether a run may go on: passed, or accepted on purpose."""
-        return self.passed or self.accepted
-
-    def __str__(self) -> str:
-        side = "at least" if self.bar.better == "higher" else "at most"
-        verdict = "passed" if self.passed else "accepted on purpose" if self.accepted else "FAILED"
-        return f"{self.name} {self.value:.3g}, {side} {self.bar.value:.3g} wanted ({self.bar.reason}): {verdict}"
+    path = folder / GATES
+    try:
+        text = path.read_bytes()
+        parse_json(text)  # bounded in size and depth: somebody else may have written it
+        return tuple(Gate.model_validate(one) for one in unsealed_json(text)["gates"])
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        do = "remove it; the gates are then those of the model's own figures"
+        raise ModelError("the gates of a model are damaged", where=path, got=error, do=do) from error
 
 
-def closed(gates: Iterable[Gate]) -> list[Gate]:
-    """The gates that stop a run."""
-    return [gate for gate in gates if not gate.is_open]
+def gates_document(gates: Iterable[Gate]) -> str:
+    """The text of ``gates.json``."""
+    return sealed_json({"gates": [one.model_dump(mode="json") for one in gates]})

@@ -170,6 +170,11 @@ class Measurement(Section):
     judgement: Judgement | None = None
 
 
+def effect_dimension(measured: Measurement) -> int:
+    """The dimension of z, from 0, that becomes the least readable random effect: the third-best one."""
+    return measured.latent_order[min(RANDOM_EFFECTS, len(measured.latent_order)) - 1]
+
+
 class SamplerComparison(Section):
     """One sampler of a distilled model; losses in per cent of the reference sampler's figures, negative for gains."""
 
@@ -219,8 +224,7 @@ class ModelMetadata(Section):
     def metrics(self) -> dict[str, float]:
         """The figures that versions are compared by; keys of :data:`models.registry.promotion.DIRECTION`."""
         measured = self.measured
-        dimension = measured.latent_order[min(RANDOM_EFFECTS, len(measured.latent_order)) - 1]
-        found = {"recoverability": measured.recoverability[dimension]}
+        found = {"recoverability": measured.recoverability[effect_dimension(measured)]}
         if self.training.vae.validation_mse is not None:
             found["validation_mse"] = self.training.vae.validation_mse
         if measured.judgement:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from image_longitudinal.core.digest import SHORT
 from image_longitudinal.core.errors import ModelError, RefusedByGateError
+from image_longitudinal.core.gates import GateKind, GatesConfig, accepting, require_open
+from image_longitudinal.models.registry.gates import model_gates
 from image_longitudinal.models.registry.registry import PRODUCTION, ModelVersion, Registry
 
 # 1: higher is better; -1: lower is better. See models.registry.metadata.ModelMetadata.metrics.
@@ -68,17 +70,27 @@ def compare(
 
 
 def promote(
-    registry: Registry, name: str, metrics: Sequence[str] = GATE, *, tolerance: float = 0.0, force: bool = False
+    registry: Registry,
+    name: str,
+    metrics: Sequence[str] = GATE,
+    *,
+    tolerance: float = 0.0,
+    force: bool = False,
+    accept: Sequence[GateKind] = (),
 ) -> list[Comparison]:
     """Point ``production`` to a version (or alias) if :func:`compare` finds it no worse than the current one.
+
+    All its gates must be open too, also if it is the first version. ``accept`` opens those of these kinds, which is
+    recorded; ``force`` skips gates and comparison.
 
     Returns the comparisons; none for the first version, or with ``force``.
 
     Raises:
-        RefusedByGateError: it is worse in some metric; the alias is then unchanged.
+        RefusedByGateError: it is worse in some metric, or a gate is closed; the alias is then unchanged.
         ModelError: it cannot be compared; likewise.
     """
     candidate = registry.get(name)
+    gates = accepting(candidate.gates or model_gates(candidate.metadata.measured, GatesConfig()), accept)
     comparisons: list[Comparison] = []
     current = registry.aliases().get(PRODUCTION)
     if current is not None and not force and registry.get(current) != candidate:
@@ -88,6 +100,10 @@ def promote(
             raise RefusedByGateError(
                 f"model {candidate.version} is worse than production: {'; '.join(worse)}", where=current, do=do
             )
+    if not force:
+        require_open(gates, f"model {candidate.version} is not promoted")
+    if accept:
+        registry.record_gates(candidate, gates)
     registry.set_alias(PRODUCTION, candidate.version)
     return comparisons
 

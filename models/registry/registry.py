@@ -5,6 +5,7 @@
     <root>/<version>/model.json            networks, training key, figures, SHA-256 of the weights (metadata.py)
     <root>/<version>/*.safetensors         weights
     <root>/<version>/README.md             model card
+    <root>/<version>/gates.json            what was wanted of it, found and accepted (gates.py)
     <root>/aliases.json                    {"production": "<version>", "candidate": "<version>"}
 
 The root is a local folder. With a shared store of the same layout, versions registered here are copied there, versions
@@ -16,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,9 @@ from typing import TYPE_CHECKING, Protocol, Self
 from image_longitudinal.core.digest import SHORT, file_sha256, file_sha256_once
 from image_longitudinal.core.errors import ModelError, StorageError, did_you_mean, writing_advice
 from image_longitudinal.core.files import move_into_place, temporary_folder, write_atomically
+from image_longitudinal.core.gates import Gate
 from image_longitudinal.core.json_input import parse_json
+from image_longitudinal.models.registry.gates import GATES, gates_document, read_gates
 from image_longitudinal.models.registry.metadata import (
     WEIGHTS,
     ModelFile,
@@ -101,6 +104,11 @@ class ModelVersion:
         return (
             path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         )  # text for people: not checked
+
+    @property
+    def gates(self) -> tuple[Gate, ...]:
+        """The gates that were recorded, see :func:`models.registry.gates.read_gates`."""
+        return read_gates(self.folder)
 
     def is_intact(self) -> bool:
         """Whether all weights are as registered; large files are read once per process.
@@ -194,6 +202,17 @@ class Registry:
             write_atomically(temporary / MODEL, text)
             write_atomically(temporary / CARD, card)
             return self._keep(temporary, content)
+
+    def record_gates(self, version: ModelVersion, gates: Sequence[Gate], card: str | None = None) -> None:
+        """Record what was found at the gates of a version, and replace its card by one that says so, if given."""
+        documents = {GATES: gates_document(gates)} | ({} if card is None else {CARD: card})
+        for name, text in documents.items():
+            try:
+                write_atomically(version.folder / name, text)
+            except OSError as error:
+                raise ModelError("cannot record the gates", where=version.folder, got=error, do="free space") from error
+            if self.shared:
+                self.shared.write_bytes(f"{version.version}/{name}", text.encode())
 
     def add(self, source: ModelStore) -> ModelVersion:
         """Import a version's folder that was exported elsewhere, unchanged: same content, same name.
@@ -314,6 +333,9 @@ class Registry:
                     raise ModelError("a model file was altered", where=where, expected=f"sha256 {expected}", do=do)
             card = source.read_bytes(prefix + CARD) if source.exists(prefix + CARD) else b""
             write_atomically(temporary / CARD, card)
+            if source.exists(prefix + GATES):
+                write_atomically(temporary / GATES, source.read_bytes(prefix + GATES))
+                read_gates(temporary)  # a damaged record is refused here, not where it is used
             return self._keep(temporary, content)
 
     @contextlib.contextmanager
@@ -335,6 +357,7 @@ class Registry:
             shutil.rmtree(version.folder, ignore_errors=True)
             move_into_place(temporary, version.folder)
         if self.shared and not self.shared.exists(f"{version.version}/{MODEL}"):
-            for name in (*version.public_files, CARD, MODEL):  # model.json last: it makes the folder a version
+            gates = [GATES] if (version.folder / GATES).exists() else []
+            for name in (*version.public_files, CARD, *gates, MODEL):  # model.json last: it makes the folder a version
                 self.shared.put_file(version.folder / name, f"{version.version}/{name}")
         return version

@@ -8,6 +8,7 @@ import pyarrow as pa
 from image_longitudinal.core.escapes import for_markdown
 from image_longitudinal.core.plan import shard_ranges
 from image_longitudinal.storage.dataset import layout
+from image_longitudinal.storage.dataset.card_quality import quality_section
 from image_longitudinal.storage.dataset.manifest import RootManifest
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.io.root import FileRecord, Root
@@ -68,7 +69,8 @@ def render_card(dataset: Dataset, *, picture: bool = False) -> str:
 
 Synthetic medical images paired with longitudinal outcomes. One latent vector makes a subject's image and, through the
 random effects {effects}, the subject's outcomes. The strength of the association is set by design: at association ρ²,
-the image explains exactly the share ρ² of the variance of the random effects. No record describes a real person.
+the latent vector behind the image explains exactly the share ρ² of the variance of the random effects. No record
+describes a real person.
 {lineage}
 | | |
 |---|---|
@@ -85,7 +87,7 @@ the image explains exactly the share ρ² of the variance of the random effects.
 {counts}
 
 Image i, latent i and the subject with id i are the same patient.
-
+{quality_section(manifest)}
 ## Files
 
 `images.zarr` is a Zarr v3 group with `image` (subject, y, x) uint8 and `latent` (subject, latent) float32, one image

@@ -2,7 +2,8 @@
 
 A digest of its own content finds damage, not a change whose author computed the digest again. So everything that a data
 set says twice is compared here, and :mod:`tasks.shards.provenance` derives what follows from the configuration. Said
-once, and so not checked: ``versions``, and ``part_of.manifest``, the digest of a manifest that is elsewhere.
+once, and so not checked: ``versions``, ``readability`` and ``gates``, which are measured, and ``part_of.manifest``, the
+digest of a manifest that is elsewhere.
 """
 
 import contextlib

@@ -14,10 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from image_longitudinal.core.digest import SEAL, digest_of, sealed_json
 from image_longitudinal.core.errors import DamagedError, StorageError
+from image_longitudinal.core.gates import Gate
 from image_longitudinal.core.json_input import parse_json
 from image_longitudinal.core.names import Digest as Digest
 from image_longitudinal.core.names import FileName, Label, Paragraphs
 from image_longitudinal.core.plan import SPLITS, Shard, ShardPlan
+from image_longitudinal.core.readability import Readability
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.limits import MAX_SHARD, MAX_SIDE, MAX_SUBJECTS, check_limits
 from image_longitudinal.storage.dataset.tables import PlannedDose
@@ -25,7 +27,7 @@ from image_longitudinal.storage.io.root import FileRecord, Root, file_record
 
 Split = Annotated[str, Field(pattern=f"^({'|'.join(SPLITS)})$")]
 Level = Annotated[float, Field(gt=0, le=1)]
-_OMITTED_IF_NONE = ("derived_from", "part_of")
+_OMITTED_IF_NONE = ("derived_from", "part_of", "readability", "gates")
 
 
 class Document(BaseModel):
@@ -124,6 +126,8 @@ class RootManifest(Document):
     citation: Paragraphs
     derived_from: Origin | None = None
     part_of: PartOf | None = None
+    readability: Readability | None = None  # None, as gates: published before they were measured
+    gates: tuple[Gate, ...] | None = None  # what was wanted of model and data set, and what was accepted on purpose
 
     @model_validator(mode="after")
     def _asks_nothing_impossible(self) -> Self:

@@ -119,7 +119,7 @@ def recoverability_figure(recoverability: Sequence[float], eta_dims: Sequence[in
 
 
 def association_figure(achieved: dict[float, list[AssociationSums]]) -> bytes:
-    """Designed against achieved fraction of variance, one point per level and random effect, with 95 % intervals."""
+    """Designed and drawn fraction of variance, effects against η, one point per level and effect, 95 % intervals."""
     figure = Figure(figsize=(4.2, 3.4), layout="constrained")
     axis = figure.subplots()
     levels = sorted(achieved)
@@ -131,7 +131,7 @@ def association_figure(achieved: dict[float, list[AssociationSums]]) -> bytes:
             place = level * (1 + 0.06 * (k - 1))
             axis.plot([place, place], [max(low, floor), high], color=SOFT, lw=2)
             axis.plot(place, max(value, floor), "o", ms=4, color=ACCENT)
-    open_frame(axis).set(xscale="log", yscale="log", xlabel="designed ρ²", ylabel="achieved R² (95 % interval)")
+    open_frame(axis).set(xscale="log", yscale="log", xlabel="designed ρ²", ylabel="R² of effects on η (95 % interval)")
     axis.set_ylim(floor, 1.3)
     return rendered(figure)
 

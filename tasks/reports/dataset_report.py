@@ -6,9 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_longitudinal.core.config import ReportConfig
+from image_longitudinal.core.gates import gate_rows
 from image_longitudinal.models.design.association import AssociationSums
 from image_longitudinal.models.registry.real_scans import EXAMPLES
 from image_longitudinal.models.registry.registry import ModelVersion
+from image_longitudinal.storage.dataset.card_quality import readable_rows, reading
 from image_longitudinal.storage.dataset.manifest import RootManifest
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.io.root import FileRecord, Root
@@ -49,15 +51,15 @@ def write_report(
     version: ModelVersion | None,
     eta_dims: tuple[int, ...],
     recoverability: list[float],
-    read_by: str,
     achieved: dict[float, list[AssociationSums]],
     shown: ReportConfig,
 ) -> FileRecord:
     """Write the page of a data set about to be published; equal data sets and models give equal bytes.
 
     ``version`` generated the images (None: the phantom), ``eta_dims`` are the latent dimensions that became η,
-    ``read_by`` names what recovered z with R² ``recoverability``; ``achieved``: :func:`achieved_association`. Pictures
-    of real scans are in the page only if ``shown`` includes them.
+    ``recoverability`` is R² of each dimension read from images, ``achieved``: :func:`achieved_association`. What the
+    images say of the effects, and the gates, are in the manifest. Pictures of real scans are in the page only if
+    ``shown`` includes them.
 
     Raises:
         ModelError: they are asked for, and this copy of the model comes without them.
@@ -80,7 +82,8 @@ def write_report(
         pictures |= model_pictures(version, real_scans=shown.include_real_scans)
     filled = page(
         REPORT, pictures, manifest=manifest, model=version.metadata if version else None,
-        model_version=version.version if version else None, recoverability=recoverability, read_by=read_by,
+        model_version=version.version if version else None, recoverability=recoverability,
+        readable=readable_rows(manifest), reading=reading(manifest), gates=gate_rows(manifest.gates or ()),
         eta_dims=eta_dims, rows=association_rows(achieved, manifest),
         quality=quality_rows(version.metadata.measured) if version else [],
         scans_licence=shown.scans_licence or manifest.licence,

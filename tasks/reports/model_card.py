@@ -1,12 +1,15 @@
 """The card of a registered model, as markdown: what it is, what it was trained on, what was measured."""
 
+from collections.abc import Sequence
+
+from image_longitudinal.core.gates import Gate
 from image_longitudinal.models.registry.metadata import Measurement, ModelMetadata, TrainingImages
 from image_longitudinal.models.registry.real_scans import NOTE
 from image_longitudinal.tasks.reports.model_figures import quality_rows
 
 
-def model_card(metadata: ModelMetadata) -> str:
-    """The card of a model with this metadata."""
+def model_card(metadata: ModelMetadata, gates: Sequence[Gate] = ()) -> str:
+    """The card of a model with this metadata, and what was found at its gates."""
     images, vae, measured = metadata.images, metadata.training.vae, metadata.measured
     probe = measured.probe
     networks, sampler = "VAE", ""
@@ -42,7 +45,7 @@ best first, with its standard deviation over noise seeds:
 | latent dimension | R² | sd |
 |---|---|---|
 {rows}
-{_quality_section(measured)}{_privacy(images)}
+{_quality_section(measured)}{_gates_section(gates)}{_privacy(images)}
 Method: arXiv 2410.16177. Weights are safetensors; `model.json` holds configuration and figures.
 """
 
@@ -68,6 +71,19 @@ def _reader(measured: Measurement) -> str:
 
 def _privacy(images: TrainingImages) -> str:
     return f"\n{NOTE}\n" if images.kind == "scans" else ""
+
+
+def _gates_section(gates: Sequence[Gate]) -> str:
+    if not gates:
+        return ""
+    rows = "\n".join(f"| {one.name} | {one.found} | {one.wanted} | {one.verdict} |" for one in gates)
+    return f"""
+What was wanted of it when it was registered:
+
+| measured | found | wanted | |
+|---|---|---|---|
+{rows}
+"""
 
 
 def _quality_section(measured: Measurement) -> str:

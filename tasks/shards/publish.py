@@ -1,9 +1,7 @@
 """The last stage: report, card, verification, and the root manifest that publishes the data set."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from importlib.metadata import version as package_version
-from typing import NamedTuple
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -12,11 +10,11 @@ from image_longitudinal.core import progress
 from image_longitudinal.core.config import ProbeConfig
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.gates import Gate
 from image_longitudinal.models.design.association import is_identity
-from image_longitudinal.models.imaging.assembly import load_vae
 from image_longitudinal.models.nlme.library import get_model
-from image_longitudinal.models.quality.recoverability import measure_recoverability
 from image_longitudinal.storage.dataset.card import CITATION, write_card
+from image_longitudinal.storage.dataset.card_quality import readable_rows
 from image_longitudinal.storage.dataset.layout import CARD, CARD_PICTURE, CROISSANT, RUN_FILE
 from image_longitudinal.storage.dataset.manifest import ImageInfo, RootManifest, write_root_manifest
 from image_longitudinal.storage.dataset.reader import Dataset
@@ -25,46 +23,33 @@ from image_longitudinal.storage.dataset.tables import PlannedDose
 from image_longitudinal.storage.dataset.verify import Problem, check_file, verify_dataset
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import FileRecord, Root, file_record
-from image_longitudinal.tasks.engine.gpu_slots import gpu_slots
 from image_longitudinal.tasks.reports import dataset_report
 from image_longitudinal.tasks.reports.pictures import picture
-from image_longitudinal.tasks.shards.image_shards import image_model
+from image_longitudinal.tasks.shards.readability import (
+    Recoverability,
+    finished_recoverability,
+    measured_recoverability,
+    readability,
+)
 from image_longitudinal.tasks.shards.specs import DatasetSpec, Execution, ImageSpec
 
 PACKAGES = ("image-longitudinal", "diffusers", "numpy", "pyarrow", "torch", "zarr")
 
 
-class Recoverability(NamedTuple):
-    """R² per latent dimension of z recovered from images, and what recovered it: ``encoder`` or ``regression``."""
-
-    r_squared: list[float]
-    read_by: str
-
-
 @task(name="measure-recoverability", task_run_name="recover z from images", persist_result=False)
 def measure_images(images: ImageSpec, probe: ProbeConfig, execution: Execution) -> Recoverability:
-    """R² per latent dimension of images generated exactly like this data set's.
-
-    The model's own metric, if it was measured with the same probe and sampler.
-    """
-    generator, version = execution.generator, execution.version()
-    if version and version.metadata.measured.probe == probe:
-        sampler = (generator.backend, generator.scheduler, generator.steps, generator.decoder, generator.precision)
-        if sampler == (version.metadata.backend, probe.scheduler, probe.steps, "full", "float32"):
-            return Recoverability(version.metadata.measured.recoverability, version.metadata.measured.read_by)
-    with gpu_slots(execution.compute):
-        return _measured(images, probe, execution)
+    """See :func:`tasks.shards.readability.measured_recoverability`."""
+    return measured_recoverability(images, probe, execution)
 
 
-@lru_cache(maxsize=1)
-def _measured(images: ImageSpec, probe: ProbeConfig, execution: Execution) -> Recoverability:
-    """Measured once for both uses in a run: the choice of the random effects' dimensions, and the report."""
-    progress.report(progress.Step("measure how well z is recovered"))
-    version, model = execution.version(), image_model(execution)
-    vae = load_vae(version) if version else None
-    return Recoverability(
-        *measure_recoverability(model, vae, n=probe.n_images, batch_size=probe.batch_size, seed=images.seed)
-    )
+@task(name="read-finished-images", task_run_name="read z from finished images", persist_result=False)
+def read_images(
+    output: str, spec: DatasetSpec, execution: Execution, shards: list[FileRecord], arrays: list[FileRecord]
+) -> Recoverability:
+    """What the finished images say of z: :func:`tasks.shards.readability.finished_recoverability`."""
+    root = open_root(output)
+    finished = Dataset(root, unpublished_manifest(root, spec, shards, arrays))
+    return finished_recoverability(finished, spec.images, spec.probe, execution)
 
 
 @task(name="publish-dataset", task_run_name="publish {output}", persist_result=False)
@@ -75,15 +60,20 @@ def publish_dataset(
     shards: list[FileRecord],
     arrays: list[FileRecord],
     recoverability: Recoverability,
+    gates: Sequence[Gate] = (),
 ) -> None:
     """Verify every file, write report and card from what was verified, publish, and show the data set in the UI.
+
+    ``recoverability``: what its images say of z; ``gates``: what was wanted of model and data set, all open.
 
     Raises:
         StorageError: verification found a problem; nothing is published.
     """
     root = open_root(output)
     progress.report(progress.Step("write report and card"))
-    manifest = _manifest(root, spec, shards, [file_record(root, RUN_FILE), *arrays])
+    manifest = unpublished_manifest(root, spec, shards, [file_record(root, RUN_FILE), *arrays]).model_copy(
+        update={"gates": tuple(gates), "readability": readability(recoverability, spec.outcomes)}
+    )
     described = (dataset_report.REPORT, CARD, CROISSANT, CARD_PICTURE)  # written below, from verified files
     workers = execution.compute.concurrent_shards
     counter = progress.Counter("verify", manifest.plan.n_shards, "shards")
@@ -94,7 +84,7 @@ def publish_dataset(
     achieved = dataset_report.achieved_association(Dataset(root, manifest))
     report = dataset_report.write_report(
         root, manifest, version=execution.version(), eta_dims=spec.outcomes.eta_dims,
-        recoverability=recoverability.r_squared, read_by=recoverability.read_by, achieved=achieved, shown=spec.report,
+        recoverability=recoverability.r_squared, achieved=achieved, shown=spec.report,
     )  # fmt: skip
     pairs, strip = dataset_report.thumbnails(Dataset(root, manifest))
     card = write_card(root, manifest, examples=pairs)
@@ -108,8 +98,12 @@ def publish_dataset(
         key="dataset",
         description=f"{manifest.name}: images and trajectories",
     )
+    create_table_artifact(
+        readable_rows(manifest), key="readable",
+        description="Share of each random effect's variance that is read from finished images, beside the designed one",
+    )  # fmt: skip
     rows = dataset_report.association_rows(achieved, manifest)
-    create_table_artifact(rows, key="association", description="Designed against achieved association")
+    create_table_artifact(rows, key="association", description="Check of the draw: effects against η, not images")
 
 
 def _refuse(root: Root, problems: Sequence[Problem], shards: Sequence[int] = ()) -> None:
@@ -119,7 +113,10 @@ def _refuse(root: Root, problems: Sequence[Problem], shards: Sequence[int] = ())
         raise StorageError(what, where=root.url, do=do)
 
 
-def _manifest(root: Root, spec: DatasetSpec, shards: list[FileRecord], files: list[FileRecord]) -> RootManifest:
+def unpublished_manifest(
+    root: Root, spec: DatasetSpec, shards: list[FileRecord], files: list[FileRecord]
+) -> RootManifest:
+    """What a data set is, before anything was measured of it; ``files``: those outside the shards."""
     images, outcomes = spec.images, spec.outcomes
     model, claim = get_model(outcomes.outcomes.model), read_run_claim(root)
     return RootManifest(

@@ -93,6 +93,7 @@ def register_distilled(
     metadata = base.metadata.model_copy(update={"training_key": spec.digest, "distillation": distillation})
     card = f"{base.card.partition(CARD_SECTION)[0].rstrip()}\n\n{_card_section(samplers)}\n"
     registered = registry.register(weights, metadata, card)
+    registry.record_gates(registered, base.gates)  # those of the teacher; a data set's own images are measured anyway
     caption = f"Model {registered.version}: what faster samplers cost"
     create_table_artifact([row.model_dump() for row in samplers], key="distillation", description=caption)
     return registered.version

@@ -1,7 +1,7 @@
 """Networks become a registered version: rotated to the most recoverable axes, measured, shown; or measured again."""
 
-from pathlib import Path
-from typing import Any, Self, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,10 +10,10 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from torch import Tensor
 
-from image_longitudinal.core.config import ComputeConfig, Config, Section
-from image_longitudinal.core.digest import digest_of, file_sha256, file_sha256_once, sealed_json, unsealed_json
+from image_longitudinal.core.config import ComputeConfig, Config
+from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import ModelError
-from image_longitudinal.core.files import write_atomically
+from image_longitudinal.core.gates import Gate, GateKind, GatesConfig, accepting
 from image_longitudinal.core.specs import Spec
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.imaging.assembly import (
@@ -30,8 +30,8 @@ from image_longitudinal.models.quality.gallery import noise_to_image, traversal,
 from image_longitudinal.models.quality.judge.networks import VGG16, load_judge
 from image_longitudinal.models.quality.model_metrics import RealImages, measure_image_model
 from image_longitudinal.models.quality.recoverability import find_recoverable_axes
+from image_longitudinal.models.registry.gates import model_gates
 from image_longitudinal.models.registry.metadata import (
-    DiffusionTraining,
     Measurement,
     ModelMetadata,
     NetworkConfigs,
@@ -43,83 +43,21 @@ from image_longitudinal.models.registry.promotion import promote
 from image_longitudinal.models.registry.real_scans import EXAMPLES, GALLERY
 from image_longitudinal.models.registry.registry import CANDIDATE, ModelVersion, Registry
 from image_longitudinal.models.training.arithmetic import with_training_threads
-from image_longitudinal.models.training.tensor_files import load_tensors, save_tensors, tensors_digest
+from image_longitudinal.models.training.tensor_files import tensors_digest
 from image_longitudinal.models.vae.latent_model import LatentModel
 from image_longitudinal.storage.scans.prepared import ImageView, PreparedImages, open_prepared
 from image_longitudinal.tasks.engine.cache_keys import CACHED, cached_or_fresh
+from image_longitudinal.tasks.engine.gates import pass_gates, show_gates
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.reports.model_card import model_card
 from image_longitudinal.tasks.reports.model_figures import model_pictures, quality_rows
 from image_longitudinal.tasks.reports.pictures import picture
 from image_longitudinal.tasks.training.judging import judged_scans
+from image_longitudinal.tasks.training.networks import TrainedDiffusion, TrainedNetwork
 from image_longitudinal.tasks.training.specs import RegistrationSpec, RemeasureSpec
 from image_longitudinal.tasks.workspace import Workspace
 
 HELD_OUT = 24  # held-out images stored with a model, to show beside generated ones
-
-
-FiguresT = TypeVar("FiguresT", bound=Section)
-
-
-class TrainedNetwork(Section):
-    """The files of a training: weights (safetensors) with their SHA-256, and figures (JSON), which repeats it."""
-
-    weights: str
-    sha256: str
-    figures: str
-
-    @classmethod
-    def write(cls, path: Path, weights: dict[str, Tensor], figures: Section) -> None:
-        """Write the files of a training whose network is called like ``path``, the figures last."""
-        file, record = _training_files(path)
-        save_tensors(file, weights)
-        content = {"weights": file_sha256(file), "figures": figures.model_dump(mode="json")}
-        write_atomically(record, sealed_json(content))
-
-    @classmethod
-    def find(cls, path: Path) -> Self | None:
-        """The files of a finished training, or None: not finished, or damaged."""
-        file, record = _training_files(path)
-        try:
-            found = cls(weights=str(file), sha256=unsealed_json(record.read_bytes())["weights"], figures=str(record))
-        except (OSError, ValueError, KeyError):
-            return None
-        return found if found.is_intact() else None
-
-    def is_intact(self) -> bool:
-        """Whether both files are as written."""
-        try:
-            recorded = unsealed_json(Path(self.figures).read_bytes())["weights"]
-            return bool(recorded == self.sha256 == file_sha256_once(self.weights))
-        except (OSError, ValueError, KeyError):
-            return False
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The weights; DamagedTensorsError if they are not as written."""
-        return load_tensors(Path(self.weights), self.sha256)[0]
-
-    def read_figures(self, kind: type[FiguresT]) -> FiguresT:
-        """The figures, checked against their digest.
-
-        Raises:
-            ModelError: they are missing or damaged.
-        """
-        try:
-            return kind.model_validate(unsealed_json(Path(self.figures).read_bytes())["figures"])
-        except (OSError, ValueError, KeyError) as error:
-            do = "run the same command again, which trains what is damaged anew"
-            raise ModelError("the figures of a training are damaged", where=self.figures, got=error, do=do) from error
-
-
-def _training_files(path: Path) -> tuple[Path, Path]:
-    return path.with_suffix(".safetensors"), path.with_suffix(".json")
-
-
-class TrainedDiffusion(Section):
-    """The figures of a diffusion training, and what the weights do not hold."""
-
-    training: DiffusionTraining
-    residual_scale: float | None
 
 
 def registered_version(
@@ -156,11 +94,27 @@ def register_model(
     workspace: str,
     compute: ComputeConfig,
     real_scans: bool,
+    bars: GatesConfig,
+    accept: Sequence[GateKind],
+    before: Sequence[Gate],
 ) -> str:
     """Rotate the networks to the most recoverable axes, measure them, and register weights, figures and card.
 
-    ``prepared`` is the folder of the images trained on; ``real_scans``: show scans in artifacts too. Returns the
-    version's name.
+    Args:
+        spec: what decides the version.
+        vae, diffusion: the files of the trainings.
+        prepared: folder of the images trained on.
+        workspace: where it is registered.
+        compute: device and threads.
+        real_scans: show scans in artifacts too.
+        bars, accept: what a model has to reach, and what is accepted all the same; they do not change the version.
+        before: gates that were passed before, which are recorded with it.
+
+    Returns:
+        The version's name.
+
+    Raises:
+        RefusedByGateError: the model is not good enough; nothing is registered.
     """
     images, probe, seed, device = open_prepared(prepared), spec.probe, spec.vae.seed, default_device(compute.device)
     networks = NetworkConfigs(vae=spec.vae.vae)
@@ -193,6 +147,9 @@ def register_model(
         measured=measured, pretrained=spec.diffusion.pretrained if spec.diffusion else None,
         arithmetic=spec.vae.arithmetic,
     )  # fmt: skip
+    found = accepting(model_gates(measured, bars), accept)
+    pass_gates(found, "model", "the model is not registered; its trained networks stay in the workspace")
+    gates = (*before, *found)
     held_out = images.images(model.image_size)[images.split("test")[:HELD_OUT]].copy()
     examples = {"images": torch.from_numpy(held_out)}
     gallery = _gallery(model, generator, network, held_out, measured, seed)
@@ -200,7 +157,8 @@ def register_model(
         examples["triptychs"] = gallery.pop("triptychs")
     weights |= {EXAMPLES: examples, GALLERY: gallery}
     registry = Workspace.at(workspace).registry
-    version = registry.register(weights, metadata, model_card(metadata))
+    version = registry.register(weights, metadata, model_card(metadata, gates))
+    registry.record_gates(version, gates, model_card(metadata, gates))
     registry.set_alias(CANDIDATE, version.version)
     _promote_if_no_worse(registry, version)
     _show(version, real_scans)
@@ -224,16 +182,27 @@ def remeasured_model(
         )  # fmt: skip
     spec = RemeasureSpec.of(config, version, prepared.digest, load_judge(judge).digest)
     shown = config.report.include_real_scans
-    return registered_version(register_remeasured, spec, config, prepared, workspace, judge=judge, real_scans=shown)
+    return registered_version(
+        register_remeasured, spec, config, prepared, workspace, judge=judge, real_scans=shown, bars=config.gates
+    )
 
 
 @task(name="measure-model", task_run_name="measure and register", **CACHED)
 @holds_gpu_slots
 @with_training_threads
 def register_remeasured(
-    spec: RemeasureSpec, prepared: str, workspace: str, compute: ComputeConfig, judge: str, real_scans: bool
+    spec: RemeasureSpec,
+    prepared: str,
+    workspace: str,
+    compute: ComputeConfig,
+    judge: str,
+    real_scans: bool,
+    bars: GatesConfig,
 ) -> str:
-    """Measure a version's networks, and register them with new figures, card and latent order."""
+    """Measure a version's networks, and register them with new figures, card, gates and latent order.
+
+    A gate stops nothing here: the figures are what was asked for. One that is closed stops a promotion.
+    """
     registry, probe, device = Workspace.at(workspace).registry, spec.probe, default_device(compute.device)
     base, images = registry.get(spec.model), open_prepared(prepared)
     vae = load_vae(base).to(device)
@@ -249,6 +218,11 @@ def register_remeasured(
         shown = traversal(model, measured.latent_order, probe.batch_size)
         weights[GALLERY]["traversal"] = torch.from_numpy(shown)
     registered = registry.register(weights, metadata, model_card(metadata))
+    kinds = [one.kind for one in base.gates if one.accepted]
+    before = [one for one in base.gates if one.stage == "before diffusion"]
+    gates = accepting([*before, *model_gates(measured, bars)], kinds)
+    registry.record_gates(registered, gates, model_card(metadata, gates))
+    show_gates(gates, "model")
     _show(registered, real_scans)
     return registered.version
 

@@ -1,7 +1,7 @@
 """Training tasks: each stores its network in the workspace under its spec's digest, and resumes from checkpoints."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from image_longitudinal.core.config import ComputeConfig, Config, Section
 from image_longitudinal.core.errors import ModelError
+from image_longitudinal.core.gates import GateKind, accepting, require_open
 from image_longitudinal.core.network_kinds import check_networks
 from image_longitudinal.models.diffusion.adagn import ResidualDiffusion
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
@@ -22,6 +23,7 @@ from image_longitudinal.models.flattened.train import fit_flattened_retina, trai
 from image_longitudinal.models.imaging.assembly import assemble_vae, diffusion_weights, trained_weights
 from image_longitudinal.models.imaging.backends import needs_diffusion
 from image_longitudinal.models.imaging.grey_images import ImageRows
+from image_longitudinal.models.registry.gates import model_gates
 from image_longitudinal.models.registry.metadata import NetworkConfigs
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.models.training.processes import (
@@ -36,14 +38,13 @@ from image_longitudinal.models.vae.network import VAE
 from image_longitudinal.models.vae.train import train_vae
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
 from image_longitudinal.tasks.engine.cache_keys import CACHED, cached_or_fresh
+from image_longitudinal.tasks.engine.gates import pass_gates
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.engine.progress import Progress
-from image_longitudinal.tasks.training.register import (
-    TrainedDiffusion,
-    TrainedNetwork,
-    register_model,
-    registered_version,
-)
+from image_longitudinal.tasks.reports.model_card import model_card
+from image_longitudinal.tasks.training.gates import latent_gates, recorded_gates
+from image_longitudinal.tasks.training.networks import TrainedDiffusion, TrainedNetwork
+from image_longitudinal.tasks.training.register import register_model, registered_version
 from image_longitudinal.tasks.training.specs import DiffusionTrainingSpec, RegistrationSpec, VAETrainingSpec
 from image_longitudinal.tasks.workspace import Workspace
 
@@ -84,13 +85,17 @@ def trained_model(
     workspace: Workspace,
     refresh: bool = False,
     start: ModelVersion | None = None,
+    accept: Sequence[GateKind] = (),
 ) -> ModelVersion:
     """The registered version for these images and this configuration; trains what is missing, or all with ``refresh``.
 
-    Training starts from the weights of ``start``, or from random ones. Checkpoints are in the workspace.
+    Training starts from the weights of ``start``, or from random ones. Checkpoints are in the workspace. ``accept``
+    names the kinds of gates (``config.gates``) that may fail.
 
     Raises:
         ConfigError: VAE and diffusion model do not fit each other.
+        RefusedByGateError: the VAE says too little of z, so no diffusion model is trained; or the finished model, also
+            one that was registered before, is not good enough.
     """
     check_networks(config)
     inputs = TrainingInputs(str(prepared.folder), str(start.folder) if start else None)
@@ -104,15 +109,23 @@ def trained_model(
 
     vae_spec = VAETrainingSpec.of(config, prepared.digest, start)
     vae = fitted(fit_vae, vae_spec, inputs)
+    before = latent_gates(vae_spec, vae, prepared, config, accept)
+    pass_gates(before, "latents", "no diffusion model is trained, and the model is not registered")
     diffusion_spec, diffusion = None, None
     if needs_diffusion(config.generator.backend):
         diffusion_spec = DiffusionTrainingSpec.of(config, vae_spec, vae.sha256)
         diffusion = fitted(fit_diffusion, diffusion_spec, inputs._replace(vae=vae.weights))
     spec = RegistrationSpec.from_config(config, vae=vae_spec, diffusion=diffusion_spec)
-    return registered_version(
+    version = registered_version(
         register_model, spec, config, prepared, workspace, refresh, vae=vae, diffusion=diffusion,
-        real_scans=config.report.include_real_scans,
+        real_scans=config.report.include_real_scans, bars=config.gates, accept=tuple(accept), before=before,
     )  # fmt: skip
+    gates = (*before, *accepting(model_gates(version.metadata.measured, config.gates), accept))
+    if gates != recorded_gates(version):  # it was registered under other bars, or before there were gates
+        pass_gates(gates, "model", f"model {version.version}, which is registered, is not used")
+        workspace.registry.record_gates(version, gates, model_card(version.metadata, gates))
+    require_open(gates, f"model {version.version}, which is registered, is not used")
+    return version
 
 
 @task(name="train-vae", task_run_name="train VAE", **CACHED)

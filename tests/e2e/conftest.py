@@ -30,6 +30,7 @@ TINY = {
     "probe": {"n_images": 64, "scheduler": "unipc", "steps": 4},
     "generator": {"scheduler": "unipc", "steps": 4, "batch_size": 16},
     "dataset": {"n_subjects": 60, "shard_size": 16},
+    "gates": {"latents": -1e6, "recoverability": -1e6, "fidelity": 1e6, "copies": 1},  # nothing is learned in seconds
     "compute": {"training_threads": 1},
 }  # fmt: skip
 

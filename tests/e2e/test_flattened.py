@@ -15,6 +15,7 @@ FLATTENED = (
     "vae.kind=flattened", "vae.latent_dim=10", "diffusion.kind=flattened", "diffusion.channels=[16, 32]",
     "diffusion.steps=8", "dataset.test_fraction=0.2",
     "generator.scheduler=dpm++", "evaluation.resnet.steps=0", "evaluation.bootstrap=100",
+    "gates.latents=0.8", "gates.recoverability=0.8", "gates.fidelity=50",  # those of every preset: they are open
 )  # fmt: skip
 
 
@@ -33,5 +34,7 @@ def test_a_data_set_of_flattened_retinas_is_published_and_read_back(
     best = [measured.recoverability[dim] for dim in measured.latent_order[:3]]
     assert min(best) > 0.95  # curve and components are explicit: no training has to find them
     assert version.metadata.training.vae.explained_variance is not None
+    assert {one.verdict for one in version.gates} == {"passed"}
+    assert {one.verdict for one in open_dataset(output).manifest.gates or ()} == {"passed"}
     evaluate_dataset(dataset=output, output=str(tmp_path / "evaluation"), workspace=workspace)
     assert (tmp_path / "evaluation").is_dir()

@@ -19,6 +19,7 @@ from image_longitudinal.core.config import Config
 from image_longitudinal.core.errors import ImageLongitudinalError
 from image_longitudinal.flows.generate_dataset import generate_dataset
 from image_longitudinal.flows.train_models import train_models
+from image_longitudinal.models.registry.gates import read_gates
 from image_longitudinal.models.training.tensor_files import load_checked
 from image_longitudinal.storage.dataset.layout import TABLES
 from image_longitudinal.storage.dataset.reader import open_dataset
@@ -26,7 +27,7 @@ from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.scans.prepared import open_prepared
 from image_longitudinal.storage.scans.scan_files import FrameCache
-from image_longitudinal.tasks.training.register import TrainedNetwork
+from image_longitudinal.tasks.training.networks import TrainedNetwork
 from image_longitudinal.tasks.workspace import Workspace
 from tests.e2e.conftest import digests, prefect_server, tiny, tiny_file
 
@@ -167,6 +168,7 @@ def readers(home: Home) -> dict[str, Callable[[Path], Any]]:
         "images/*/manifest.json": prepared, "images/*/images-*.npy": prepared,
         "training/*/*.checkpoint": checkpoint, "training/*/*.best": checkpoint,
         "training/*/*.safetensors": trained, "training/*/*.json": trained,
+        "models/*/gates.json": lambda path: read_gates(path.parent),
         "models/*/*": version, "models/aliases.json": aliases,
     }  # fmt: skip
 

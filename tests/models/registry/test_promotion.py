@@ -33,12 +33,12 @@ BOTH = ("recoverability", "fd")
 
 @pytest.mark.parametrize(
     ("recoverability", "fd", "accepted"),
-    [(0.9, 2.0, True), (0.81, 1.5, True), (0.8, 2.5, False), (0.7, 1.0, False), (0.79, 3.0, False)],
+    [(0.95, 2.0, True), (0.91, 1.5, True), (0.9, 2.5, False), (0.85, 1.0, False), (0.89, 3.0, False)],
 )
 def test_after_the_first_it_must_be_no_worse_in_every_metric(
     registry: Registry, recoverability: float, fd: float, accepted: bool
 ) -> None:
-    first, second = register(registry, 0.8, 2.0), register(registry, recoverability, fd)
+    first, second = register(registry, 0.9, 2.0), register(registry, recoverability, fd)
     assert promote(registry, first.version) == []
     assert registry.get("production") == first
     if accepted:
@@ -51,10 +51,10 @@ def test_after_the_first_it_must_be_no_worse_in_every_metric(
 
 
 def test_a_tolerance_forgives_noise_only(registry: Registry) -> None:
-    promote(registry, register(registry, 0.8, 2.0).version)
-    promote(registry, register(registry, 0.79, 2.03).version, BOTH, tolerance=0.02)
-    with pytest.raises(ModelError, match=r"recoverability 0\.7, production 0\.79: worse"):
-        promote(registry, register(registry, 0.70, 2.03).version, BOTH, tolerance=0.02)
+    promote(registry, register(registry, 0.9, 2.0).version)
+    promote(registry, register(registry, 0.89, 2.03).version, BOTH, tolerance=0.02)
+    with pytest.raises(ModelError, match=r"recoverability 0\.81, production 0\.89: worse"):
+        promote(registry, register(registry, 0.81, 2.03).version, BOTH, tolerance=0.02)
 
 
 def test_other_held_out_images_and_missing_figures_compare_with_nothing(registry: Registry) -> None:

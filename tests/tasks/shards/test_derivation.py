@@ -22,7 +22,8 @@ from image_longitudinal.storage.io.root import Root
 from image_longitudinal.tasks.evaluation.run import true_model
 from image_longitudinal.tasks.shards.derivation import linked_to_latents, outcomes_at, rederive
 from image_longitudinal.tasks.shards.parts import make_images, make_outcomes
-from image_longitudinal.tasks.shards.publish import Recoverability, publish_dataset
+from image_longitudinal.tasks.shards.publish import publish_dataset
+from image_longitudinal.tasks.shards.readability import Recoverability
 from image_longitudinal.tasks.shards.specs import DatasetSpec, Execution, ImageSpec, OutcomeSpec
 from image_longitudinal.tasks.workspace import Workspace
 
@@ -73,7 +74,7 @@ def test_nothing_is_reported_of_files_that_do_not_verify(tmp_path: Path, config:
     content = bytearray(table.read_bytes())
     content[len(content) // 3] ^= 4
     table.write_bytes(content)
-    known = Recoverability([0.9] * 6, "regression")
+    known = Recoverability([0.9] * 6, "regression", 64)
     with pytest.raises(StorageError, match=r"does not verify: .*bytes are not as written.*makes shards \[1\] again"):
         publish_dataset.fn(root.url, spec, execution, records, list(arrays), known)
     assert not [path for path in root.files() if path.endswith((".html", ".png", "README.md", "dataset.json"))]

@@ -9,7 +9,7 @@ import torch
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.registry.metadata import VAETraining
 from image_longitudinal.models.training.tensor_files import DamagedTensorsError
-from image_longitudinal.tasks.training.register import TrainedNetwork
+from image_longitudinal.tasks.training.networks import TrainedNetwork
 
 FIGURES = VAETraining(history=[{"step": 0, "mse": 0.25}], kl=[1.0], active_units=1, validation_mse=0.1, perception="-")
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(1)}
