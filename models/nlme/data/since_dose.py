@@ -80,5 +80,8 @@ def with_time_since_dose(data: PopulationData, model: StructuralModel) -> Popula
         when=np.array(whens, dtype=np.float64),
         kind=kind,
         covariates=np.array(changes, dtype=np.float64).reshape(len(changes), 2 * c),
-        **{name: of_dose(name) for name in ("compartment", "amount", "rate", "interval")},
+        compartment=of_dose("compartment"),
+        amount=of_dose("amount"),
+        rate=of_dose("rate"),
+        interval=of_dose("interval"),
     )

@@ -41,14 +41,12 @@ def drawn_model(fit: Fit, seed: int) -> PopulationModel:
 
 def _coordinates(fit: Fit) -> Coordinates:
     """Those of the fit's estimates, from their names."""
-    model, names, k = fit.model, set(fit.names), fit.model.n_random_effects
-    effects = model.random_effect_names
-    covary = any(f"omega({effects[i]},{effects[j]})" in names for i in range(k) for j in range(i))
-    everything = Coordinates(model, "blocks" if covary else "diagonal", ())
+    model, names = fit.model, set(fit.names)
+    everything = Coordinates(model, "blocks", ())  # (covariances that were not estimated are 0, or Ω was held)
     held = [name for name in everything.names if name not in names]
     variances = [name for name in held if name.startswith("omega(")]
     if len(variances) == len(everything.cells):
         fixed = ["omega", *(name for name in held if name not in variances)]
     else:
         fixed = [name.removeprefix("omega(").split(",")[0] if name in variances else name for name in held]
-    return Coordinates(model, "blocks" if covary else "diagonal", fixed)
+    return Coordinates(model, "blocks", fixed)

@@ -15,14 +15,14 @@ Compiled: TypeAlias = Callable[..., Any]
 compiled = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
-class _Apart(Lower):  # type: ignore[misc]
+class _Apart(Lower):
     def pre_lower(self) -> None:
         super().pre_lower()
         self.builder.function.attributes.add("noinline")
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
-class _ApartLowering(BaseNativeLowering):  # type: ignore[misc]
+class _ApartLowering(BaseNativeLowering):
     _name = "apart_lowering"
 
     @property
@@ -30,7 +30,7 @@ class _ApartLowering(BaseNativeLowering):  # type: ignore[misc]
         return _Apart
 
 
-class _ApartCompiler(CompilerBase):  # type: ignore[misc]
+class _ApartCompiler(CompilerBase):
     def define_pipelines(self) -> list[Any]:
         passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
         own = [(_ApartLowering if one is NativeLowering else one, text) for one, text in passes.passes]

@@ -92,7 +92,7 @@ BOUNDED = replace(
 def test_the_gradient_by_bounded_coordinates_is_that_of_differences(data):
     objective, coordinates = Objective(BOUNDED, data), Coordinates(BOUNDED, "blocks", ())
     psi = coordinates.pack(coordinates.start)
-    np.testing.assert_allclose(coordinates.unpack(psi).mu, PopulationParameters.of(BOUNDED).mu, rtol=1e-12)
+    np.testing.assert_allclose(coordinates.unpack(psi).mu, PopulationParameters.of(BOUNDED).mu, atol=1e-14)
     values = coordinates.unpack(psi)
     gradient = by_coordinates(coordinates, values, objective.gradient(values)).sum(axis=0)
     for j in range(len(psi)):

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from numba import njit
 
 from image_longitudinal.models.nlme.data.event_expansion import expand_events
 from image_longitudinal.models.nlme.data.events import event_table
@@ -153,11 +154,17 @@ def test_absorption_as_fast_as_elimination_is_no_exception(distance):
     np.testing.assert_allclose(gradient, differences(exact, values), atol=1e-7)
 
 
+@njit
+def transferred(h, ka, decay, of_depot, of_mode):
+    """The compiled function, callable from Python."""
+    return transfer(h, ka, decay, of_depot, of_mode)
+
+
 def test_the_series_for_nearly_equal_rates_meets_the_formula_where_they_change():
     for h in (0.5, 30.0):
         apart = NEAR / h
         below, above = (
-            np.array(transfer.py_func(h, 0.2 + own, 0.2, np.exp(-(0.2 + own) * h), np.exp(-0.2 * h)))
+            np.array(transferred(h, 0.2 + own, 0.2, np.exp(-(0.2 + own) * h), np.exp(-0.2 * h)))
             for own in (apart * (1 - 1e-13), apart * (1 + 1e-13))
         )
         np.testing.assert_allclose(below, above, rtol=1e-10)  # the formula's cancellation: 1e-16 / NEAR²
