@@ -23,7 +23,6 @@ from image_longitudinal.models.nlme.kernels.linear_state import (
     set_amounts,
     spread,
     stop_infusions,
-    transfer,
 )
 from image_longitudinal.models.nlme.kernels.linear_steady import steady_state
 from image_longitudinal.models.nlme.kernels.spectrum import renew
@@ -218,126 +217,60 @@ def solve_subject(  # type: ignore[no-untyped-def]
     return records.GOOD
 
 
-@compiled
-def is_simple(model, data, first, stop):  # type: ignore[no-untyped-def]
-    """Whether every event of some subjects is a dose that takes effect at once and at its time."""
-    if model[calls.DOSING] != 0:
-        return False
-    for event in range(data.event_start[first], data.event_start[stop]):
-        if data.kind[event] != records.DOSE or data.rate[event] != 0.0:
-            return False
-    return True
-
-
-@compiled
-def solve_one_compartment(  # type: ignore[no-untyped-def]
-    model, subject, parameters, data, p, rates, rates_by, y, y_by, by_parameter, by_state, out, gradient
-):
-    """As :func:`solve_subject` for one compartment, at most one depot and simple doses: the same in local variables."""
-    nd, m, n_parameters = model[calls.N_DEPOTS], gradient.shape[1], model[calls.N_PARAMETERS]
-    central, depot = model[calls.PLACES + nd], model[calls.PLACES]
-    event, r0, r1 = data.event_start[subject], data.row_start[subject], data.row_start[subject + 1]
-    first = event
-    assign(p[:n_parameters], parameters)
-    t = data.times[r0]
-    if event < data.event_start[subject + 1]:
-        t = min(t, data.when[event])
-    calls.call_rates(model, (t, p, rates, rates_by))
-    decay, ka, kt = rates[2 * nd], rates[0], rates[1] if nd > 0 else 0.0
-    amount, amount_k, psi, psi_l, psi_k, zeta, zeta_l = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for j in range(r0, r1):
-        while True:
-            given = event < first + data.before[j]
-            end = data.when[event] if given else data.times[j]
-            if end > t:
-                h = end - t
-                e = math.exp(-decay * h)
-                if nd > 0:
-                    kept = math.exp(-ka * h)
-                    g, g_l, g_k = transfer(h, ka, decay, kept, e)
-                    psi_l = e * (psi_l - h * psi) + g_l * amount
-                    psi_k = e * psi_k + g * amount_k + g_k * amount
-                    psi = e * psi + g * amount
-                    amount_k = kept * (amount_k - h * amount)
-                    amount *= kept
-                zeta_l = e * (zeta_l - h * zeta)
-                zeta *= e
-                t = end
-            if not given:
-                break
-            if data.compartment[event] == central:
-                zeta += data.amount[event]
-            else:
-                amount += data.amount[event]
-            event += 1
-        if nd > 0:
-            y[depot] = amount
-        y[central] = zeta + kt * psi
-        o = j - r0
-        out[o] = calls.call_output(model, (data.endpoint[j], data.times[j], y, p, by_parameter, by_state))
-        if not math.isfinite(out[o]):
-            return records.NOT_INTEGRATED
-        by_l = by_state[central] * (zeta_l + kt * psi_l)
-        for a in range(m):
-            gradient[o, a] = by_parameter[a] + by_l * rates_by[2 * nd, a]
-        if nd > 0:
-            by_k = by_state[central] * kt * psi_k + by_state[depot] * amount_k
-            by_t = by_state[central] * psi
-            for a in range(m):
-                gradient[o, a] += by_k * rates_by[0, a] + by_t * rates_by[1, a]
-    return records.GOOD
-
-
 @cached_kernel
 def solve_linear(model, parameters, data, start_at, shared, tolerance, out, gradient):  # type: ignore[no-untyped-def]
     """As :func:`models.nlme.kernels.event_integration.solve_events`, for covariates that are constant between events.
 
     ``tolerance`` is not used: the solution is exact.
     """
-    n, m, nd = model[calls.N_STATES], gradient.shape[1], model[calls.N_DEPOTS]
-    n_subjects, row_start = parameters.shape[0], data.row_start
-    simple = is_simple(model, data, start_at, start_at + (1 if shared else n_subjects))
-    by_parameter, by_state = np.zeros(m), np.zeros(n)
+    n, m = model[calls.N_STATES], gradient.shape[1]
+    event_start, row_start = data.event_start, data.row_start
+    s = new_linear(model, m)
+    by_parameter, by_state, none = np.zeros(m), np.zeros(n), np.zeros(m)
     p = np.zeros(model[calls.N_PARAMETERS] + 2 * model[calls.N_COVARIATES] + 1)
-    if simple and n == nd + 1 and nd <= 1 and model[calls.N_COVARIATES] == 0:
-        rates, rates_by, y, y_by = np.zeros(3), np.zeros((3, m)), np.zeros(n), np.zeros((n, m))
-        empty = True
-        for row in range(n_subjects):
+    most = 0
+    for i in range(start_at, start_at + 1 if shared else start_at + parameters.shape[0]):
+        for e in range(event_start[i], event_start[i + 1]):
+            if model[calls.DOSING] != 0 or data.kind[e] != records.DOSE or data.rate[e] != 0.0:
+                most = max(most, event_start[i + 1] - event_start[i])
+    if most > 0:
+        queue, plan = records.new_queue(4 * most + 4, m), records.new_plan(n, m)
+        initial, initial_by = np.zeros(n), np.zeros((n, m))
+        for row in range(parameters.shape[0]):
             subject = start_at if shared else start_at + row
             r0, r1 = row_start[subject], row_start[subject + 1]
-            o = row * (r1 - r0) if shared else r0 - row_start[start_at]
-            assign(p[: parameters.shape[1]], parameters[row])
-            calls.call_initial(model, (0.0, p, y, y_by))
-            for i in range(n):
-                empty = empty and y[i] == 0.0
-            if not empty:
-                break
             if r0 == r1:
                 continue
-            reason = solve_one_compartment(
-                model, subject, parameters[row], data, p, rates, rates_by, y, y_by, by_parameter, by_state,
+            o = row * (r1 - r0) if shared else r0 - row_start[start_at]
+            reason = solve_subject(
+                model, subject, parameters[row], data, s, p, queue, plan, initial, initial_by, by_parameter, by_state,
                 out[o : o + r1 - r0], gradient[o : o + r1 - r0],
             )  # fmt: skip
             if reason != records.GOOD:
                 return row, reason
-        if empty:
-            return -1, records.GOOD
-    most = 0
-    for i in range(start_at, start_at + 1 if shared else start_at + n_subjects):
-        most = max(most, data.event_start[i + 1] - data.event_start[i])
-    s = new_linear(model, m)
-    queue, plan = records.new_queue(4 * most + 4, m), records.new_plan(n, m)
-    initial, initial_by = np.zeros(n), np.zeros((n, m))
-    for row in range(n_subjects):
+        return -1, records.GOOD
+    for row in range(parameters.shape[0]):  # every dose takes effect at once and at its time
         subject = start_at if shared else start_at + row
-        r0, r1 = row_start[subject], row_start[subject + 1]
+        event, r0, r1 = event_start[subject], row_start[subject], row_start[subject + 1]
         if r0 == r1:
             continue
-        o = row * (r1 - r0) if shared else r0 - row_start[start_at]
-        reason = solve_subject(
-            model, subject, parameters[row], data, s, p, queue, plan, initial, initial_by, by_parameter, by_state,
-            out[o : o + r1 - r0], gradient[o : o + r1 - r0],
-        )  # fmt: skip
-        if reason != records.GOOD:
-            return row, reason
+        first, moved = event, row * (r1 - r0) - r0 if shared else -row_start[start_at]
+        t = begin(model, subject, parameters[row], data, s, p)
+        if not math.isfinite(t):
+            return row, records.NOT_INTEGRATED
+        for j in range(r0, r1):
+            while True:
+                given = event < first + data.before[j]
+                end = data.when[event] if given else data.times[j]
+                if end > t:
+                    advance(end - t, s)
+                    t = end
+                if not given:
+                    break
+                add(s, data.compartment[event], AMOUNT, data.amount[event], none)
+                event += 1
+            o = j + moved
+            out[o] = observe(model, data.endpoint[j], data.times[j], s, p, by_parameter, by_state, gradient[o])
+            if not math.isfinite(out[o]):
+                return row, records.NOT_INTEGRATED
     return -1, records.GOOD
