@@ -6,7 +6,7 @@ from prefect import flow
 
 from image_longitudinal.core.outputs import new_folder
 from image_longitudinal.tasks.engine.progress import run_logger
-from image_longitudinal.tasks.population.fit import FILES, finished_fit, fit_to_table
+from image_longitudinal.tasks.population.fit import FILES, finished_fit, fit_to_table, write_sdtab
 from image_longitudinal.tasks.population.options import FitOptions
 from image_longitudinal.tasks.population.report import report_fit
 from image_longitudinal.tasks.population.summary import FitSummary
@@ -20,7 +20,7 @@ def fit_table(options: FitOptions, output: str, workers: int = 2, overwrite: boo
 
     Args:
         options: Table, model and method.
-        output: Folder for fit.nc, ebes.parquet, fit.json and report.html.
+        output: Folder for fit.nc, ebes.parquet, fit.json, report.html and, if asked for, sdtab.parquet or sdtab.csv.
         workers: Threads; the result does not depend on it.
         overwrite: Replace the results of another fit.
 
@@ -29,8 +29,10 @@ def fit_table(options: FitOptions, output: str, workers: int = 2, overwrite: boo
     """
     if done := finished_fit(options, Path(output)):
         run_logger().info("cache hit: this fit exists")
+        write_sdtab(options, output)
         return done
     with new_folder(Path(output), FILES, overwrite) as folder:
         summary = fit_to_table(options, str(folder), workers)
+        write_sdtab(options, str(folder))
         report_fit(options, str(folder))
     return summary

@@ -1,5 +1,6 @@
 """Commands for tables in NM-TRAN's columns: ``simulate``, ``fit``, and ``export`` from a data set."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -44,6 +45,13 @@ def simulate_command(
     values: Annotated[
         Texts, typer.Option("--set", help="Value in place of the model's, e.g. imax=1.1, omega=0.2.")
     ] = None,
+    from_fit: Annotated[
+        str | None,
+        typer.Option("--from", help="Folder of a fit: simulate from its estimates.", parser=expanded, metavar="FOLDER"),
+    ] = None,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="With --from: estimates drawn from their distribution, by the seed.")
+    ] = False,
     truth: Annotated[
         str | None,
         typer.Option(help="File for the true random effects and parameters.", parser=expanded, metavar="FILE"),
@@ -71,6 +79,7 @@ def simulate_command(
     ranges = {name: (value.split(":")[0], value.split(":", 1)[-1]) for name, value in _named(covariate).items()}
     options = options_of(SimulateOptions, {
         "model": model, "model_file": model_file, "values": _named(values), "seed": seed, "dialect": dialect,
+        "fit": from_fit, "uncertainty": uncertainty,
         "subjects": subjects, "times": times.split(",") if times else None,
         "doses": dose or (), "covariate_ranges": ranges, "jitter": jitter, "missed": missed,
         "dropout": dropout, "events": events, "covariates": covariates, "endpoints": _named(endpoint),
@@ -80,10 +89,13 @@ def simulate_command(
     for path in (output, truth):
         if path is not None:
             check_new_file(Path(path), overwrite)
-    note(f"simulate {source} with {model} into {output}")
+    note(f"simulate {source} with {f'the fit in {from_fit}' if from_fit else model} into {output}")
     with starting_prefect(server=False):
         from image_longitudinal.flows.simulate_table import simulate_table
     path = run_or_call(simulate_table, options, output, truth, workers, overwrite)
+    if from_fit:
+        print_result(path)
+        return
     words = ["fit", path, "--model", model, *(["--model-file", model_file] if model_file else [])]
     print_result(path, command_line(*words, "--output", f"{Path(path).with_suffix('')}-fit"))
 
@@ -105,10 +117,19 @@ def fit_command(
     decimal: DecimalOption = ".",
     subjects: Annotated[int | None, typer.Option(min=1, help="Fit the first N subjects; EBEs are for all.")] = None,
     start: Annotated[Texts, typer.Option(help="Start value, e.g. imax=1.1, omega=0.2.")] = None,
-    fixed: Annotated[Texts, typer.Option(help="Parameter to hold; also omega, residual.")] = None,
+    fixed: Annotated[Texts, typer.Option(help="Value to hold: a parameter, omega, residual, eta_ka.")] = None,
     diagonal: Annotated[bool, typer.Option("--diagonal", help="No covariances of random effects.")] = False,
+    block: Annotated[
+        Texts, typer.Option(help="Parameters whose random effects covary, e.g. cl,v; repeatable; others do not.")
+    ] = None,
     draws: Annotated[int, typer.Option(min=50, help="Per subject for imp, per chain for nuts.")] = 300,
     seed: Seed = 1,
+    sdtab: Annotated[
+        str | None, typer.Option(help="Also write sdtab.parquet or sdtab.csv: residuals and EBEs by observation.")
+    ] = None,
+    stratify: Annotated[
+        Texts, typer.Option(help="Column of the table by which predictive checks are also made; repeatable.")
+    ] = None,
     model_file: ModelFileOption = None,
     workers: Threads = 2,
     overwrite: Overwrite = False,
@@ -119,8 +140,8 @@ def fit_command(
     options = options_of(FitOptions, {
         "table": table, "model": model, "model_file": model_file, "method": method.lower(), "level": level,
         "split": split, "covariates": covariates, "subjects": subjects, "start": _named(start), "fixed": fixed or (),
-        "omega": "diagonal" if diagonal else "full", "draws": draws, "seed": seed, "endpoints": _named(endpoint),
-        "decimal": decimal,
+        "omega": _structure(diagonal, block or ()), "draws": draws, "seed": seed, "endpoints": _named(endpoint),
+        "decimal": decimal, "sdtab": sdtab, "stratify": stratify or (),
     })  # fmt: skip
     note(f"fit {model} to {table} by {method}")
     with starting_prefect(server=False):
@@ -147,6 +168,13 @@ def export_command(
     rows = export_nmtran(open_dataset(dataset), file, level=level, split=split, dialect=chosen, overwrite=overwrite)
     show(f"{rows:,} rows", rows=rows)
     print_result(file)
+
+
+def _structure(diagonal: bool, blocks: Sequence[str]) -> str:
+    """The structure of Ω that the options ask for."""
+    if diagonal and blocks:
+        raise ConfigError("both --diagonal and --block", do="leave one of them out")
+    return "diagonal" if diagonal else " ".join("".join(own.split()) for own in blocks) or "full"
 
 
 def _named(values: Texts) -> dict[str, str]:

@@ -4,13 +4,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.progress import Step, Throttle, report
+from image_longitudinal.models.nlme.data.nmtran_writer import write_rows
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.diagnostics.residuals import residuals
+from image_longitudinal.models.nlme.diagnostics.sdtab import sdtab
 from image_longitudinal.models.nlme.estimation.ebes import stream_ebes
 from image_longitudinal.models.nlme.estimation.fit import Evaluated, Fit, fit
 from image_longitudinal.models.nlme.estimation.importance_sampling import maximum_likelihood
-from image_longitudinal.models.nlme.estimation.results import save_fit
+from image_longitudinal.models.nlme.estimation.parameter_table import fit_statistics, parameter_rows
+from image_longitudinal.models.nlme.estimation.results import load_fit, save_fit
 from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.tasks.engine.progress import SHOWN, run_logger
 from image_longitudinal.tasks.population.inputs import named_model, observations_of, population_of, spec_of
@@ -21,13 +25,15 @@ from image_longitudinal.tasks.population.summary import (
     NAME,
     REPORT,
     RESULTS,
+    Figures,
     FitSummary,
     ParameterEstimate,
     finite,
     read_summary,
 )
 
-FILES = (NAME, RESULTS, EBES, DRAWS, REPORT)
+SDTAB = {kind: f"sdtab.{kind}" for kind in ("parquet", "csv")}
+FILES = (NAME, RESULTS, EBES, DRAWS, REPORT, *SDTAB.values())
 METHODS = {"fo": "FO", "foce": "FOCE", "focei": "FOCEI", "laplace": "Laplace", "imp": "FOCEI"}
 
 
@@ -60,8 +66,10 @@ def fit_to_table(options: FitOptions, output: str, workers: int) -> FitSummary:
         summary = sample_to_folder(options, model, data, folder, key)
         summary.write(folder)
         return summary
+    began = time.monotonic()
     found = run_fit(options, model, data, workers, ObjectiveLog(logger))
-    save_fit(found, folder / RESULTS, data, vars(residuals(found.model, data, found.eta)))
+    seconds, own = time.monotonic() - began, residuals(found.model, data, found.eta)
+    save_fit(found, folder / RESULTS, data, vars(own))
     ebes = stream_ebes(found.model, table.rows, folder / EBES, n_threads=workers)
     summary = FitSummary(
         key=key,
@@ -71,19 +79,37 @@ def fit_to_table(options: FitOptions, output: str, workers: int) -> FitSummary:
         message=found.message,
         objective=found.objective,
         condition_number=finite(found.condition_number),
-        estimates={
-            name: ParameterEstimate(estimate=finite(value), standard_error=finite(error))
-            for name, (value, error) in found.table.items()
-        },
+        estimates={row.name: ParameterEstimate.of(row) for row in parameter_rows(found)},
         shrinkage=dict(zip(found.model.random_effect_names, map(finite, found.shrinkage), strict=True)),
         evaluations=found.evaluations,
         subjects=ebes.subjects,
         observations=len(data.times),
         subjects_fitted=len(data),
         searches_not_converged=ebes.not_converged,
+        figures=Figures.of(fit_statistics(found, data, own.iwres)),
+        seconds=round(seconds, 2),
     )
     summary.write(folder)
     return summary
+
+
+def write_sdtab(options: FitOptions, output: str) -> None:
+    """Write the table by observation that the options ask for beside the results of their fit, unless it exists.
+
+    Raises:
+        ConfigError: draws of full Bayes, which have no single estimate of random effects.
+    """
+    if options.sdtab is None:
+        return
+    if options.method == "nuts":
+        raise ConfigError("nuts has no sdtab", expected="a method with empirical Bayes estimates", got="nuts")
+    path = Path(output, SDTAB[options.sdtab])
+    if path.exists():
+        return
+    model = named_model(options.model, options.model_file, {})
+    data = population_of(options, observations_of(options, model))
+    found = load_fit(Path(output, RESULTS), model)
+    write_rows(path, [sdtab(found.model, data, found.eta, seed=options.seed)])
 
 
 def run_fit(

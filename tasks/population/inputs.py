@@ -4,9 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from image_longitudinal.core.digest import digest_of, file_sha256
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.models.nlme.data.nmtran_reader import ObservationTable, open_observations, whole
+from image_longitudinal.models.nlme.data.nmtran_reader import (
+    ObservationTable,
+    first_rows,
+    open_observations,
+    whole,
+)
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.data.reading import Reading
 from image_longitudinal.models.nlme.data.text_files import SUFFIXES
@@ -14,6 +21,8 @@ from image_longitudinal.models.nlme.library import get_model, load_models, load_
 from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.storage.dataset.reader import open_dataset
 from image_longitudinal.tasks.population.options import FitOptions, FitSettings, FitSpec, SimulateOptions
+
+MOST_GROUPS = 6  # values of a number by which subjects are grouped; with more, its median divides them
 
 
 class FitTable(NamedTuple):
@@ -69,6 +78,32 @@ def observations_of(options: FitOptions, model: PopulationModel) -> FitTable:
         table, content = open_observations(rows, model.structural, reading), dataset.manifest.identity
     rules = (*table.found.rules, *(["decimal ,"] if options.decimal == "," else []))
     return FitTable(table, digest_of(content, *rules) if rules else content)
+
+
+def strata_of(options: FitOptions, table: FitTable) -> list[str]:
+    """A label of each subject to fit by the columns ``stratify``, such as ``arm=B``; empty texts without any.
+
+    A column counts by its value in the subject's first row; numbers of more than six values make two groups, up to
+    their median and above.
+
+    Raises:
+        ConfigError: the table has no such column.
+    """
+    rows, labels = table.rows, list[list[str]]()
+    for name in options.stratify:
+        own = {key.lower(): column for key, column in rows.names.items()}.get(name.lower())
+        if own is None:
+            expected = ", ".join(rows.names.values())
+            raise ConfigError("no column of that name to stratify by", expected=expected, got=repr(name))
+        pair = rows.rows.to_table(columns=[rows.names["id"], own])
+        values = pair.column(1).take(first_rows(pair.column(0))).slice(0, options.subjects).to_pylist()
+        numbers = [value for value in values if isinstance(value, int | float)]
+        if len(set(numbers)) > MOST_GROUPS:
+            middle = float(np.median(numbers))
+            labels.append([f"{own} ≤ {middle:g}" if value <= middle else f"{own} > {middle:g}" for value in values])
+        else:
+            labels.append([f"{own}={value}" for value in values])
+    return [", ".join(parts) for parts in zip(*labels, strict=True)]
 
 
 def reading_of(options: FitOptions | SimulateOptions, model: PopulationModel) -> Reading:

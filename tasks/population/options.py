@@ -36,8 +36,15 @@ class FitSettings(Section):
         "locf", description="Covariates between rows: last value carried forward, next one carried backward, or linear."
     )
     subjects: int | None = Field(None, ge=1, description="Fit only the first so many; EBEs are computed for all.")
-    omega: Literal["full", "diagonal"] = Field("full", description="Structure of the random effects' covariance.")
-    fixed: tuple[str, ...] = Field((), description="Parameters held at their start value; also omega, residual.")
+    omega: str = Field(
+        "full",
+        description="Structure of the random effects' covariance: full, diagonal, blocks (those of the start values), "
+        "or blocks by names of parameters, such as 'cl,v ka'.",
+    )
+    fixed: tuple[str, ...] = Field(
+        (),
+        description="Held at the start value: parameters, omega, residual, one variance (eta_ka) or sigma2_additive.",
+    )
     covariance: Literal["sandwich", "hessian", "gradient", "none"] = Field("sandwich", description="Of the estimates.")
     start: dict[str, float] = Field(
         {},
@@ -56,6 +63,12 @@ class FitOptions(FitSettings):
     decimal: Decimal = DECIMAL
     model: str = Field("depot-central-mm", description="Name of the population model; its values are the start.")
     model_file: str | None = Field(None, description="Python file that registers the model.")
+    sdtab: Literal["parquet", "csv"] | None = Field(
+        None, description="Also write sdtab.parquet or sdtab.csv: predictions, residuals and EBEs by observation."
+    )
+    stratify: tuple[str, ...] = Field(
+        (), description="Columns of the table (an arm, a covariate) by which predictive checks are also made."
+    )
 
 
 class FitSpec(FitSettings, Spec):
@@ -74,6 +87,10 @@ class SimulateOptions(Section):
     model: str = Field("depot-central-mm", description="Name of the population model.")
     model_file: str | None = Field(None, description="Python file that registers the model.")
     values: dict[str, float] = Field({}, description="Values in place of the model's, such as imax 1.1, omega 0.2.")
+    fit: str | None = Field(None, description="Folder of a fit: its model with the estimates, in place of ``model``.")
+    uncertainty: bool = Field(
+        False, description="With a fit: draw the estimates once, by the seed, from their estimated distribution."
+    )
     seed: int = Field(1, ge=0, description="Of random effects, covariates, visits and residual error.")
     dialect: Dialect = Field("nonmem", description="Column names and missing values of the table.")
     subjects: int = Field(100, ge=1, description="Number of subjects.")

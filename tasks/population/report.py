@@ -1,6 +1,6 @@
 """The report on a population fit: warnings, estimates, diagnostics."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from image_longitudinal.core.files import write_atomically
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.diagnostics import plots
-from image_longitudinal.models.nlme.diagnostics.residuals import npde, predictive_check, residuals
+from image_longitudinal.models.nlme.diagnostics.residuals import npde, predictive_checks, residuals
 from image_longitudinal.models.nlme.estimation.fit import Fit
 from image_longitudinal.models.nlme.estimation.results import fit_warnings, load_fit, load_results
-from image_longitudinal.tasks.population.inputs import named_model, observations_of, population_of
+from image_longitudinal.tasks.population.inputs import named_model, observations_of, population_of, strata_of
 from image_longitudinal.tasks.population.options import FitOptions
 from image_longitudinal.tasks.population.summary import DRAWS, REPORT, RESULTS, FitSummary, read_summary
 from image_longitudinal.tasks.reports.pages import page
@@ -27,14 +27,15 @@ def report_fit(options: FitOptions, output: str) -> str:
     """Write report.html beside the results of a fit, and return its path."""
     folder = Path(output)
     model, summary = named_model(options.model, options.model_file, {}), read_summary(folder)
-    data = population_of(options, observations_of(options, model))
+    table = observations_of(options, model)
+    data, strata = population_of(options, table), strata_of(options, table)
     assert summary is not None
     if options.method == "nuts":
         from image_longitudinal.tasks.population.bayes import posterior_page  # here: PyMC is slow to import
 
         page = posterior_page(load_results(folder / DRAWS), data, options, summary)
     else:
-        page = fit_page(load_fit(folder / RESULTS, model), data, options, summary)
+        page = fit_page(load_fit(folder / RESULTS, model), data, options, summary, strata)
     write_atomically(folder / REPORT, page)
     return str(folder / REPORT)
 
@@ -44,25 +45,38 @@ def rendered_page(template: str, figures: Mapping[str, Figure], **content: Any) 
     return page(template, {name: rendered(figure) for name, figure in figures.items()}, **content)
 
 
-def fit_page(found: Fit, data: PopulationData, options: FitOptions, summary: FitSummary) -> str:
-    """The page's HTML; the same fit gives the same page."""
-    some = data if len(data) <= SHOWN else data.take(np.linspace(0, len(data) - 1, SHOWN).astype(int))
+def fit_page(
+    found: Fit, data: PopulationData, options: FitOptions, summary: FitSummary, strata: Sequence[str] = ()
+) -> str:
+    """The page's HTML; the same fit gives the same page. ``strata``: a label of each subject, or none."""
+    chosen = np.arange(len(data)) if len(data) <= SHOWN else np.linspace(0, len(data) - 1, SHOWN).astype(int)
+    some = data if len(chosen) == len(data) else data.take(chosen)
+    own = [strata[i] for i in chosen] if strata else [""] * len(chosen)
+    endpoints = found.model.structural.endpoints if len(found.model.structural.endpoints) > 1 else ("",)
+    labels = [
+        ", ".join(part for part in (endpoints[endpoint] if len(endpoints) > 1 else "", own[subject]) if part)
+        for endpoint, subject in zip(some.endpoint, some.subject_of_row, strict=True)
+    ]
     unit = found.model.units.get("outcome", "")
     settings = {"n": REPLICATES, "seed": options.seed}
     errors = npde(found.model, some, **settings)
-    checks = [predictive_check(found.model, some, corrected=corrected, **settings) for corrected in (False, True)]
+    checks, corrected = (
+        predictive_checks(found.model, some, labels, corrected=how, **settings) for how in (False, True)
+    )
     figures = {
         "fit": plots.goodness_of_fit(data, residuals(found.model, data, found.eta)),
         "npde": plots.distribution_errors(some, errors),
-        "vpc": plots.predictive_check_figure(checks[0], unit),
-        "pcvpc": plots.predictive_check_figure(checks[1], unit),
         "individual": plots.individual_fits(found.model, data, found.eta),
         "effects": plots.random_effects_figure(found),
     }
+    for number, label in enumerate(checks):
+        figures[f"vpc{number}"] = plots.predictive_check_figure(checks[label], unit)
+        figures[f"pcvpc{number}"] = plots.predictive_check_figure(corrected[label], unit)
     if found.eta.shape[1] > 1:
         figures["pairs"] = plots.pairs_of_effects(found)
+    inside = [(label, check.inside, corrected[label].inside) for label, check in checks.items()]
     return rendered_page(
         "fit.html", figures, fit=found, options=options, summary=summary, warnings=fit_warnings(found),
-        sd=np.sqrt(np.diag(found.model.omega)).tolist(), inside=[check.inside for check in checks],
+        sd=np.sqrt(np.diag(found.model.omega)).tolist(), strata=inside,
         replicates=REPLICATES, shown=len(some),
     )  # fmt: skip

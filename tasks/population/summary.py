@@ -1,27 +1,85 @@
 """fit.json: the summary of a fit for programs."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from pydantic import Field, ValidationError
 
 from image_longitudinal.core.config import Section
 from image_longitudinal.core.files import write_atomically
+from image_longitudinal.models.nlme.estimation.parameter_table import FitStatistics, ParameterRow
 
 NAME, RESULTS, DRAWS = "fit.json", "fit.nc", "posterior.nc"
 EBES, REPORT = "ebes.parquet", "report.html"
 
 
 class ParameterEstimate(Section):
-    """An estimate on its natural scale (nuts: posterior mean and standard deviation); None if it does not exist."""
+    """An estimate on its natural scale (nuts: posterior mean and standard deviation); None for what does not exist.
+
+    Fields as in :class:`models.nlme.estimation.parameter_table.ParameterRow`.
+    """
 
     estimate: float | None
     standard_error: float | None
+    kind: str = ""
+    relative_error: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    scale: str = ""
+    cv_percent: float | None = None
+    correlation: float | None = None
+    sd: float | None = None
+
+    @classmethod
+    def of(cls, row: ParameterRow) -> Self:
+        """From a row of the table."""
+        values = {name: finite(value) if isinstance(value, float) else value for name, value in asdict(row).items()}
+        return cls(**{name: value for name, value in values.items() if name != "name"})
+
+
+class EtaBarTest(Section):
+    """Mean of a random effect's empirical Bayes estimates, its standard error, p of "it is 0"."""
+
+    mean: float | None
+    standard_error: float | None
+    p: float | None
+
+
+class Figures(Section):
+    """Figures of a whole fit, as in :class:`models.nlme.estimation.parameter_table.FitStatistics`."""
+
+    objective_with_constant: float | None
+    aic: float | None
+    bic: float | None
+    parameters: int
+    eigenvalues: tuple[float, ...]
+    epsilon_shrinkage: dict[str, float | None]
+    eta_bar: dict[str, EtaBarTest]
+    correlations: tuple[tuple[float | None, ...], ...]  # of the estimates, in their order
+
+    @classmethod
+    def of(cls, found: FitStatistics) -> Self:
+        """From the statistics of a fit."""
+        return cls(
+            objective_with_constant=finite(found.with_constant),
+            aic=finite(found.aic),
+            bic=finite(found.bic),
+            parameters=found.parameters,
+            eigenvalues=found.eigenvalues,
+            epsilon_shrinkage={name: finite(value) for name, value in found.epsilon_shrinkage.items()},
+            eta_bar={
+                name: EtaBarTest(mean=finite(bar.mean), standard_error=finite(bar.standard_error), p=finite(bar.p))
+                for name, bar in found.eta_bar.items()
+            },
+            correlations=tuple(tuple(map(finite, row)) for row in found.correlations.tolist()),
+        )
 
 
 class FitSummary(Section):
-    """A fit, or draws by NUTS (without objective, condition number, shrinkage and evaluations)."""
+    """A fit, or draws by NUTS (without objective, condition number, shrinkage, evaluations and figures)."""
 
     key: str  # digest of the FitSpec
     model: str
@@ -37,6 +95,8 @@ class FitSummary(Section):
     observations: int
     subjects_fitted: int
     searches_not_converged: int = 0
+    figures: Figures | None = None
+    seconds: float | None = None  # run time of the fit, standard errors included
 
     def write(self, folder: Path) -> None:
         """Write fit.json."""
@@ -47,13 +107,40 @@ class FitSummary(Section):
         objective = "" if self.objective is None else f"; objective {self.objective:.3f}"
         label = self.method if self.converged else f"NOT CONVERGED ({self.method})"
         lines = [f"{label}: {self.message}{objective}"]
-        for name, row in self.estimates.items():
-            error = "" if row.standard_error is None else f"  ± {row.standard_error:.3g}"
-            value = "–" if row.estimate is None else f"{row.estimate:.5g}"
-            lines.append(f"  {name:32} {value:<12}{error}")
+        if own := self.figures:
+            facts = [f"with constant {_text(own.objective_with_constant, '.3f')}", f"AIC {_text(own.aic, '.2f')}"]
+            facts += [f"BIC {_text(own.bic, '.2f')}", f"condition number {_text(self.condition_number, '.3g')}"]
+            lines.append("  " + ", ".join([*facts, f"{_text(self.seconds, '.1f')} s"]))
+        header = ("", "estimate", "SE", "RSE %", "95 % interval", "CV % or r")
+        rows = [header, *(_cells(name, row) for name, row in self.estimates.items())]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+        for row in rows:
+            cells = [row[0].ljust(widths[0])]
+            cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+            lines.append("  " + "  ".join(cells).rstrip())
+        if own and self.shrinkage:
+            for name, shrinkage in self.shrinkage.items():
+                bar = own.eta_bar[name]
+                tested = f"mean of the estimates {_text(bar.mean, '.3g')} (p {_text(bar.p, '.2g')})"
+                lines.append(f"  {name}: shrinkage {_text(shrinkage, '.1%')}, {tested}")
+            for name, shrinkage in own.epsilon_shrinkage.items():
+                lines.append(f"  residual error of {name}: shrinkage {_text(shrinkage, '.1%')}")
         if self.searches_not_converged:
             lines.append(f"  {self.searches_not_converged} of {self.subjects} individual searches did not converge")
         return lines
+
+
+def _cells(name: str, row: ParameterEstimate) -> tuple[str, ...]:
+    """A row of the printed table."""
+    interval = "" if row.lower is None or row.upper is None else f"{row.lower:.4g} – {row.upper:.4g}"
+    cv = "" if row.cv_percent is None else f"{row.cv_percent:.3g} %"
+    spread = cv if row.correlation is None else f"r {row.correlation:.2f}"
+    error, relative = _text(row.standard_error, ".3g"), _text(row.relative_error, ".3g")
+    return name, _text(row.estimate, ".5g"), error, relative, interval, spread
+
+
+def _text(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
 
 
 def read_summary(folder: Path) -> FitSummary | None:

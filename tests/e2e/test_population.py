@@ -44,6 +44,23 @@ def test_a_simulated_table_is_fitted_reported_and_not_fitted_again(tmp_path: Pat
     assert "sigma2_additive" in page
     assert any("sigma2_additive" in line for line in summary.lines())
 
+    row, figures = summary.estimates["sigma2_additive"], summary.figures
+    assert 0 < row.lower < variance < row.upper
+    assert figures.parameters == 1
+    assert figures.objective_with_constant == pytest.approx(summary.objective + 48 * np.log(2 * np.pi))
+    assert set(figures.eta_bar) == {"eta_ka", "eta_imax", "eta_ic50"}
+    printed = "\n".join(summary.lines())
+    for word in ("AIC", "BIC", "RSE %", "95 % interval", "eta_ka: shrinkage", "residual error of outcome: shrinkage"):
+        assert word in printed
+        assert word.split()[0] in page or word.startswith(("eta", "residual", "RSE"))
+
+    with_table = options.model_copy(update={"sdtab": "csv"})
+    assert fit_table(with_table, str(output)) == summary  # the fit exists: only the table is made
+    rows = pd.read_csv(output / "sdtab.csv", na_values=".")
+    assert len(rows) == 48
+    np.testing.assert_allclose(rows["IWRES"], (rows["DV"] - rows["IPRED"]) / np.sqrt(variance), rtol=1e-6)
+    np.testing.assert_allclose(rows["eta_ka"].to_numpy()[::4], found.eta[:, 0])
+
     before = digests(output)
     assert fit_table(options, str(output)) == summary
     with pytest.raises(StorageError, match=r"earlier result.*--overwrite"):
@@ -52,6 +69,20 @@ def test_a_simulated_table_is_fitted_reported_and_not_fitted_again(tmp_path: Pat
     with pytest.raises(StorageError, match=r"exists already.*--overwrite"):
         simulate_table(trial, table)
     assert simulate_table(trial, table, overwrite=True) == table
+
+    drawn = [
+        pd.read_csv(
+            simulate_table(
+                SimulateOptions(fit=str(output), subjects=3, seed=seed, uncertainty=uncertainty),
+                str(tmp_path / f"from-{seed}-{uncertainty}.csv"), str(tmp_path / f"truth-{seed}-{uncertainty}.csv"),
+            ),
+            na_values=".",
+        )["DV"].to_numpy()
+        for seed, uncertainty in ((1, False), (1, True))
+    ]  # fmt: skip
+    truth = [(tmp_path / f"truth-1-{uncertainty}.csv").read_text() for uncertainty in (False, True)]
+    assert truth[0] == truth[1]  # ka, imax, ic50 and omega were held: their draws are the same
+    assert not np.array_equal(*drawn, equal_nan=True)  # the residual error was drawn
 
     moved = simulate_table(trial.model_copy(update={"events": table}), str(tmp_path / "again.csv"))
     rows, again = (pd.read_csv(path)[["ID", "TIME", "EVID"]] for path in (table, moved))

@@ -12,6 +12,7 @@ import pymc as pm
 from numpy.typing import NDArray
 from pymc.step_methods.hmc.quadpotential import QuadPotentialDiagAdapt
 
+from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.random import normals, stream_key
 from image_longitudinal.models.nlme.bayes.pymc_model import Information, bayesian_model, omega_blocks, omega_start
 from image_longitudinal.models.nlme.data.population_data import PopulationData
@@ -58,6 +59,9 @@ def sample_posterior(
         ``posterior_predictive``, ``observed_data``.
 
     A proposal whose equations cannot be integrated is rejected and counts as a divergence.
+
+    Raises:
+        ConfigError: blocks of Ω, a single variance held, or bounds of parameters, which the priors do not have.
     """
     done = count(1)
 
@@ -65,6 +69,11 @@ def sample_posterior(
         if progress:
             progress(next(done), (draws + tune) * chains)
 
+    names = {*model.parameter_names, "omega", "residual"}
+    bounded = any(own.lower is not None or own.upper is not None for own in model.parameters)
+    if omega not in ("full", "diagonal") or not set(fixed) <= names or bounded:
+        expected = "omega full or diagonal, whole parameters, omega or residual held, no bounds"
+        raise ConfigError("full Bayes does not know this structure", expected=expected, got=f"{omega}, {list(fixed)}")
     first = fit(model, data, "FOCEI", omega=omega, fixed=fixed, covariance="none")
     information = Information.of_fit(first, data)
     starts = [_start_of_chain(model, first, information, omega, fixed, seed, chain) for chain in range(chains)]

@@ -60,7 +60,11 @@ class Prediction(Op):
         """Run the compiled solver."""
         parameters, data = np.ascontiguousarray(inputs[0], dtype=np.float64), self.data
         out, gradient = np.empty(len(data.times)), np.empty((len(data.times), parameters.shape[1]))
-        kernel = solver_kernel(self.model, plain=data.is_plain) if self.fastest else generated_kernel(self.model)
+        kernel = (
+            solver_kernel(self.model, plain=data.is_plain, stepwise=data.is_stepwise)
+            if self.fastest
+            else generated_kernel(self.model)
+        )
         failed, reason = kernel.run(parameters, data.arrays, 0, False, self.tolerance, out, gradient)
         if failed >= 0 and not self.raises:
             out[:], gradient[:] = np.nan, np.nan

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.data.since_dose import given_covariates
 from image_longitudinal.models.nlme.model.structural import OCCASION, StructuralModel
 
 # number; flag (a number, or TRUE and FALSE); label (a number or any text); clock (a number, a time of day or a date)
@@ -66,7 +67,7 @@ def column_names(names: Sequence[str], model: StructuralModel | None = None) -> 
     twice = [name for name in names if small[name.lower()] > 1]
     if twice:
         raise ConfigError("a table has a column twice", got=", ".join(twice), do="rename or remove one")
-    covariates = {name.lower() for name in model.covariates} if model else set()
+    covariates = {name.lower() for name in given_covariates(model)} if model else set()
     found: dict[str, str] = {}
     for own in names:
         name = own.lower()
@@ -81,7 +82,7 @@ def column_names(names: Sequence[str], model: StructuralModel | None = None) -> 
 
 def kind_of(name: str, model: StructuralModel) -> Kind | None:
     """What a column of that (small) name holds; None if neither NM-TRAN nor the model knows it."""
-    if name in {own.lower() for own in model.covariates}:
+    if name in {own.lower() for own in given_covariates(model)}:
         return "label" if model.occasions and name == OCCASION else "flag"
     rule = RULE.get(name.upper())
     return rule.kind if rule else None

@@ -9,6 +9,7 @@ from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.data.events import EventTable
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.data.reading import Interpolation
+from image_longitudinal.models.nlme.data.since_dose import with_time_since_dose
 from image_longitudinal.models.nlme.kernels import records
 from image_longitudinal.models.nlme.model.structural import OCCASION, StructuralModel
 from image_longitudinal.models.nlme.model.symbolic import depends_on_time
@@ -74,7 +75,7 @@ def expand_events(
     source = np.where(carried_back, at + 1, at)  # the row whose covariates apply
     is_dose = kind <= records.STEADY_STATE_ADDED
     change = np.concatenate([values, slopes], axis=1)
-    return PopulationData(
+    data = PopulationData(
         ids=table["ID"][start].astype(np.int64),
         labels=table.labels,
         row_start=np.searchsorted(subject[rows], np.arange(len(start) + 1)),
@@ -92,6 +93,7 @@ def expand_events(
         interval=np.where(is_dose & (kind != records.DOSE), table["II"][at], 0.0),
         covariates=np.where((kind == records.COVARIATES)[:, None], change[source], 0.0),
     )
+    return with_time_since_dose(data, model)
 
 
 def _ascending(table: EventTable, model: StructuralModel, first_row: int) -> FloatArray:

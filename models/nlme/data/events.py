@@ -22,6 +22,7 @@ from image_longitudinal.models.nlme.data.cells import as_labels, as_numbers, pla
 from image_longitudinal.models.nlme.data.columns import AUXILIARY, DEFAULTS, REQUIRED, RULES, kind_of
 from image_longitudinal.models.nlme.data.endpoints import Labels, compartments, endpoint_numbers
 from image_longitudinal.models.nlme.data.reading import INTERPOLATIONS, Interpolation
+from image_longitudinal.models.nlme.data.since_dose import given_covariates
 from image_longitudinal.models.nlme.model.structural import OCCASION, StructuralModel
 
 FloatArray = NDArray[np.float64]
@@ -92,7 +93,7 @@ def event_table(
         raise ConfigError(
             "unknown interpolation of covariates", expected=", ".join(INTERPOLATIONS), got=repr(interpolation)
         )
-    known, needed = [*(rule.name for rule in RULES), *model.covariates], [*REQUIRED, *model.covariates]
+    known, needed = [*(rule.name for rule in RULES), *given_covariates(model)], [*REQUIRED, *given_covariates(model)]
     spelled = {name.upper(): name for name in (*(rule.name for rule in AUXILIARY if rule.name != "DATE"), *known)}
     unknown = [name for name in columns if name.upper() not in spelled]
     if unknown:
@@ -152,8 +153,8 @@ def _completed(
         full.setdefault(name, np.full(n, default))
     for name in ("AMT", "RATE", "ADDL", "II", "SS", "CENS"):
         full[name] = np.nan_to_num(full[name], nan=0.0, posinf=np.inf, neginf=-np.inf)
-    names = (*(rule.name for rule in RULES), *model.covariates)
-    return EventTable({name: full[name] for name in names}, model.covariates, interpolation, labels)
+    names = (*(rule.name for rule in RULES), *given_covariates(model))
+    return EventTable({name: full[name] for name in names}, given_covariates(model), interpolation, labels)
 
 
 def _numbered(ids: Labels, first_row: int) -> tuple[FloatArray, tuple[str, ...]]:

@@ -25,6 +25,7 @@ from image_longitudinal.models.nlme.data.events import EventTable, event_table
 from image_longitudinal.models.nlme.data.peculiarities import MISSING_CODE, Peculiarities, peculiarities
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.data.reading import Reading
+from image_longitudinal.models.nlme.data.since_dose import given_covariates
 from image_longitudinal.models.nlme.data.text_files import SUFFIXES, Decimal, read_text
 from image_longitudinal.models.nlme.model.structural import OCCASION, StructuralModel
 
@@ -101,7 +102,7 @@ class ObservationTable:
         """The events of a piece; ConfigError names file, row (from 1) and column."""
         with _naming(self.file):
             spelled = {rule.name.lower(): rule.name for rule in (*RULES, *AUXILIARY)}
-            spelled |= {name.lower(): name for name in self.model.covariates}
+            spelled |= {name.lower(): name for name in given_covariates(self.model)}
             used = [name for name in piece.column_names if name not in (*self.unused, "date")]
             columns = {spelled[name]: self._column(name, piece, first_row) for name in used}
             return event_table(
@@ -178,7 +179,7 @@ def open_observations(
     rows, file, ignored = open_table(source, reading.decimal)
     with _naming(file):
         names = column_names(rows.schema.names, model)
-        needed = ["id", "time", *(["dv"] if with_values else []), *(name.lower() for name in model.covariates)]
+        needed = ["id", "time", *(["dv"] if with_values else []), *(name.lower() for name in given_covariates(model))]
         missing = [name.upper() for name in needed if name not in names]
         if missing:
             expected, got = ", ".join(name.upper() for name in needed), ", ".join(rows.schema.names)
@@ -204,6 +205,11 @@ def whole(table: ObservationTable, subjects: int | None = None) -> pa.Table:
     if rows is None:
         raise ConfigError("a table has no rows", where=table.file or None)
     return rows
+
+
+def first_rows(ids: pa.ChunkedArray) -> np.ndarray:
+    """Position of each subject's first row, (n,)."""
+    return np.flatnonzero(_changes(ids))
 
 
 def _changes(ids: pa.ChunkedArray) -> np.ndarray:

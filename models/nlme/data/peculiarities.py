@@ -17,6 +17,7 @@ from image_longitudinal.models.nlme.data.clock import is_clock
 from image_longitudinal.models.nlme.data.columns import RULE, kind_of
 from image_longitudinal.models.nlme.data.endpoints import Labels
 from image_longitudinal.models.nlme.data.reading import Reading
+from image_longitudinal.models.nlme.data.since_dose import given_covariates
 from image_longitudinal.models.nlme.model.structural import OCCASION, StructuralModel
 
 FloatArray = NDArray[np.float64]
@@ -90,7 +91,7 @@ def peculiarities(
     elif len(model.endpoints) > 1 and "dvid" not in names and "cmt" in names:
         rules.append("endpoints by CMT")
     coded = []
-    for name in (name.lower() for name in model.covariates):
+    for name in (name.lower() for name in given_covariates(model)):
         if name == OCCASION and model.occasions:
             continue
         values = as_numbers(name, column(name), flag=True)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.data.since_dose import given_covariates, with_time_since_dose
 from image_longitudinal.models.nlme.kernels.records import COVARIATES, DOSE, EventArrays
 from image_longitudinal.models.nlme.model.dosing import Dose, observation_times
 from image_longitudinal.models.nlme.model.structural import StructuralModel
@@ -102,7 +103,7 @@ class PopulationData:
         changes = np.zeros((n, count, 2 * static.shape[1]))
         if first:
             changes[:, 0, : static.shape[1]] = static
-        return cls(
+        data = cls(
             ids=names,
             row_start=np.arange(n + 1) * len(at),
             times=np.tile(at, n),
@@ -119,6 +120,7 @@ class PopulationData:
             interval=tiled(np.zeros(len(given)), 0.0),
             covariates=changes.reshape(n * count, 2 * static.shape[1]),
         )
+        return with_time_since_dose(data, model)
 
     def at_times(self, times: FloatArray) -> PopulationData:
         """The subjects of one design, each observed at its own times (n, T), ascending in each row.
@@ -195,6 +197,11 @@ class PopulationData:
         return bool((self.kind == DOSE).all() and (self.rate >= 0).all())
 
     @property
+    def is_stepwise(self) -> bool:
+        """Whether all covariates are constant between events."""
+        return not self.covariates[:, self.covariates.shape[1] // 2 :].any()
+
+    @property
     def subject_of_row(self) -> IntArray:
         """Position of each observation's subject, (N,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.row_start))
@@ -202,11 +209,11 @@ class PopulationData:
 
 def _static_covariates(model: StructuralModel, given: Mapping[str, ArrayLike], ids: IntArray) -> FloatArray:
     """Values of the model's covariates for each subject, (n, c); ConfigError if names or values are missing."""
-    if set(given) != set(model.covariates):
-        wanted = ", ".join(model.covariates) or "none"
+    if set(given) != set(given_covariates(model)):
+        wanted = ", ".join(given_covariates(model)) or "none"
         raise ConfigError(f"covariates do not fit model {model.name!r}", expected=wanted, got=sorted(given))
-    out = np.empty((len(ids), len(model.covariates)))
-    for column, name in enumerate(model.covariates):
+    out = np.empty((len(ids), len(given_covariates(model))))
+    for column, name in enumerate(given_covariates(model)):
         out[:, column] = np.asarray(given[name], dtype=np.float64)
         missing = np.flatnonzero(~np.isfinite(out[:, column]))
         if len(missing):

@@ -56,7 +56,7 @@ def residuals(model: PopulationModel, data: PopulationData, eta: FloatArray) -> 
     population = individual + np.einsum("nk,nk->n", slope, eta[data.subject_of_row])  # y - E(y), linearised at η̂
     individual[data.censored] = np.nan
     cwres, seen = np.full(len(pred), np.nan), np.flatnonzero(~data.censored)
-    for block in _equal_blocks(data.without_censored()):
+    for block in equal_blocks(data.without_censored()):
         own = seen[block]
         g = slope[own]  # (subjects, T, k)
         covariance = g @ values.omega @ g.transpose(0, 2, 1) + np.eye(own.shape[1]) * sd[own][:, None, :] ** 2
@@ -111,7 +111,7 @@ def npde(model: PopulationModel, data: PopulationData, *, n: int = 500, seed: in
     for first in range(0, len(data), CHUNK):
         part = data.subset(first, min(first + CHUNK, len(data)))
         simulated = np.stack(list(replicates(model, part, n, seed=seed)))
-        for rows in _equal_blocks(part):
+        for rows in equal_blocks(part):
             result[rows + data.row_start[first]] = _npde(simulated[:, rows], part.observed[rows])
     whole[seen] = result
     return whole
@@ -132,7 +132,7 @@ def _npde(simulated: FloatArray, observed: FloatArray) -> FloatArray:
     return np.asarray(ndtri(np.clip(below, 0.5 / n, 1.0 - 0.5 / n)))
 
 
-def _equal_blocks(data: PopulationData) -> Iterator[NDArray[np.int64]]:
+def equal_blocks(data: PopulationData) -> Iterator[NDArray[np.int64]]:
     """Row numbers (subjects, T) of the subjects with T observations each, for every T that occurs; in small blocks."""
     counts = np.diff(data.row_start)
     for count in np.unique(counts[counts > 0]):
@@ -184,31 +184,54 @@ def predictive_check(
         ConfigError: unusable bins.
         SimulationError: a subject's equations cannot be integrated.
     """
-    bin_of = _bins(data.times, bins)
-    used = np.unique(bin_of)
-    members = [np.flatnonzero(bin_of == b) for b in used]
-    scale = _correction(model, data, members) if corrected else np.ones(len(data.times))
+    everything = [""] * len(data.times)
+    return predictive_checks(model, data, everything, n=n, seed=seed, bins=bins, corrected=corrected)[""]
+
+
+def predictive_checks(
+    model: PopulationModel, data: PopulationData, strata: ArrayLike, *, n: int = 200, seed: int = 1,
+    bins: int | ArrayLike | None = None, corrected: bool = False,
+) -> dict[str, PredictiveCheck]:  # fmt: skip
+    """As :func:`predictive_check`, for each group of observations by itself: endpoints, arms, values of a covariate.
+
+    Args:
+        strata: label of each observation, (N,); the keys of the result, in the order in which they come.
+    """
+    labels = np.asarray(strata).astype(str)
+    first = np.unique(labels, return_index=True)[1]
+    members: dict[str, list[NDArray[np.int64]]] = {}
+    for label in labels[np.sort(first)]:
+        rows = np.flatnonzero(labels == label)
+        bin_of = _bins(data.times[rows], bins)
+        members[str(label)] = [rows[bin_of == own] for own in np.unique(bin_of)]
+    together = [rows for own in members.values() for rows in own]
+    scale = _correction(model, data, together) if corrected else np.ones(len(data.times))
 
     limit = np.full(len(model.residuals), -np.inf)  # of quantification: values below are shown at it
     np.maximum.at(limit, data.endpoint[data.censored], data.observed[data.censored])
 
     def percentiles(outcomes: FloatArray) -> FloatArray:
         shown = np.maximum(outcomes, limit[data.endpoint]) * scale
-        return np.stack([np.percentile(shown[rows], PERCENTILES) for rows in members])
+        return np.stack([np.percentile(shown[rows], PERCENTILES) for rows in together])
 
     simulated = np.stack([percentiles(one) for one in replicates(model, data, n, seed=seed)])
     low, middle, high = np.percentile(simulated, (2.5, 50.0, 97.5), axis=0)
-    return PredictiveCheck(
-        time=np.array([np.median(data.times[rows]) for rows in members]),
-        count=np.array([len(rows) for rows in members]),
-        observed=percentiles(data.observed),
-        low=low,
-        middle=middle,
-        high=high,
-        corrected=corrected,
-        times=data.times,
-        outcomes=data.observed * scale,
-    )
+    observed, checks, start = percentiles(data.observed), {}, 0
+    for label, own in members.items():
+        where, rows = slice(start, start + len(own)), np.sort(np.concatenate(own))
+        checks[label] = PredictiveCheck(
+            time=np.array([np.median(data.times[rows]) for rows in own]),
+            count=np.array([len(rows) for rows in own]),
+            observed=observed[where],
+            low=low[where],
+            middle=middle[where],
+            high=high[where],
+            corrected=corrected,
+            times=data.times[rows],
+            outcomes=(data.observed * scale)[rows],
+        )
+        start += len(own)
+    return checks
 
 
 def _bins(times: FloatArray, bins: int | ArrayLike | None) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from image_longitudinal.models.nlme.kernels.records import EventArrays, new_state, new_workspace
 
-SOLVE, ADVANCE, RHS, INITIAL, OUTPUT, DOSING, N_STATES, N_PARAMETERS, N_COVARIATES = range(9)
+SOLVE, ADVANCE, RHS, INITIAL, OUTPUT, DOSING, RATES, N_STATES, N_PARAMETERS, N_COVARIATES, N_DEPOTS, PLACES = range(12)
 
 _real, _integer = types.float64, types.int64
 _vector, _matrix, _integers = _real[::1], _real[:, ::1], _integer[::1]
@@ -42,6 +42,7 @@ SIGNATURES: dict[int, Signature] = {
     INITIAL: signature(_real, _real, _vector, _vector, _matrix),
     OUTPUT: signature(_real, _integer, _real, _vector, _vector, _vector, _vector),
     DOSING: signature(_real, _real, _vector, _vector, _matrix),
+    RATES: signature(_real, _real, _vector, _vector, _matrix),
 }
 
 # How a model's functions that others call are compiled.
@@ -49,21 +50,23 @@ entry = njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=Tru
 
 
 def bind(
-    solve: Any, functions: dict[int, Any], states: int = 0, parameters: int = 0, covariates: int = 0
-) -> tuple[Callable[[], NDArray[np.int64]], Callable[..., tuple[int, int]]]:
+    solve: Any, functions: dict[int, Any], states: int = 0, parameters: int = 0, covariates: int = 0,
+    depots: int = 0, places: tuple[int, ...] = (),
+) -> tuple[Callable[[], NDArray[np.int64]], Callable[..., tuple[int, int]]]:  # fmt: skip
     """The array that stands for a model, and its solver, from the compiled functions of its module.
 
     ``solve``: as :func:`models.nlme.kernels.event_integration.solve_events`; ``functions``: those that others call, by
-    position; ``states``, ``parameters``, ``covariates``: their numbers. Returns ``model()``, which compiles at its
-    first call, and ``run``: ``solve`` without its first argument.
+    position; ``states``, ``parameters``, ``covariates``: their numbers; ``depots``, ``places``: of linear compartments
+    (kernels.linear_form.LinearForm). Returns ``model()``, which compiles at its first call, and ``run``: ``solve``
+    without its first argument.
     """
 
     @lru_cache(maxsize=1)
     def model() -> NDArray[np.int64]:
-        array = np.zeros(N_COVARIATES + 1, dtype=np.int64)
+        array = np.zeros(PLACES + len(places), dtype=np.int64)
         for position, function in {SOLVE: solve, **functions}.items():
             array[position] = CompileResultWAP(function.get_compile_result(SIGNATURES[position])).address
-        array[N_STATES:] = states, parameters, covariates
+        array[N_STATES:] = states, parameters, covariates, depots, *places
         return array
 
     def run(*arguments: Any) -> tuple[int, int]:
@@ -99,3 +102,4 @@ def _caller(position: int) -> Any:
 
 call_solve, call_advance, call_rhs = _caller(SOLVE), _caller(ADVANCE), _caller(RHS)
 call_initial, call_output, call_dosing = _caller(INITIAL), _caller(OUTPUT), _caller(DOSING)
+call_rates = _caller(RATES)

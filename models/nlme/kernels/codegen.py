@@ -16,29 +16,16 @@ from types import ModuleType
 from typing import Any
 
 from image_longitudinal.core.digest import digest_of
-from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.files import write_atomically
 from image_longitudinal.models.nlme.kernels.cached import cache_folder, digest_of_sources
+from image_longitudinal.models.nlme.kernels.graphs import jacobian, simplify, write
+from image_longitudinal.models.nlme.kernels.linear_form import LinearForm, linear_form
 from image_longitudinal.models.nlme.model.structural import StructuralModel
-from image_longitudinal.models.nlme.model.symbolic import trace
-
-_INFIX = {
-    "Add": " + ", "Mul": " * ", "Sub": " - ", "TrueDiv": " / ", "Pow": " ** ",
-    "LT": " < ", "GT": " > ", "LE": " <= ", "GE": " >= ", "EQ": " == ", "NEQ": " != ", "AND": " and ", "OR": " or ",
-}  # fmt: skip
-_CALLS = {
-    "Exp": "math.exp", "Log": "math.log", "Sqrt": "math.sqrt", "Expm1": "math.expm1", "Log1p": "math.log1p",
-    "Log2": "math.log2", "Log10": "math.log10", "Sin": "math.sin", "Cos": "math.cos", "Tanh": "math.tanh",
-    "Abs": "abs", "Maximum": "max", "Minimum": "min",
-}  # fmt: skip
-_FORMS = {
-    "Neg": "-{0}", "Sqr": "{0} * {0}", "Reciprocal": "1.0 / {0}", "Switch": "{1} if {0} else {2}", "Invert": "not {0}",
-    "Identity": "{0}", "Second": "{1}", "Cast": "float({0})", "Sign": "float(({0} > 0.0) - ({0} < 0.0))",
-    "Sigmoid": "1.0 / (1.0 + math.exp(-{0}))", "Softplus": "math.log1p(math.exp(-abs({0}))) + max({0}, 0.0)",
-}  # fmt: skip
+from image_longitudinal.models.nlme.model.symbolic import SymbolicSystem, trace
 
 KERNELS = Path(__file__).parent
 PARTS = ("compiled", "records", "dop853", "esdirk", "calls")  # modules that are compiled into a generated file
+LINEAR_PARTS = ("calls",)
 
 _WITH_GRADIENT = """
 
@@ -80,6 +67,21 @@ def called_rhs(t, x, p, out):
     "DOSING": _WITH_GRADIENT.format(name="dosing"),
 }
 
+INTEGRATED = """from image_longitudinal.models.nlme.kernels import event_integration
+from image_longitudinal.models.nlme.kernels.codegen import private_copy
+from image_longitudinal.models.nlme.kernels.esdirk import TOLERANCE
+"""
+
+LINEAR_FOOTER = (
+    _WITH_GRADIENT.format(name="rates")
+    + """
+from image_longitudinal.models.nlme.kernels.linear import TOLERANCE, solve_linear
+
+FUNCTIONS = {{{functions}, calls.RATES: called_rates}}
+model, run = calls.bind(solve_linear, FUNCTIONS, N_STATES, N_PARAMETERS, N_COVARIATES, DEPOTS, PLACES)
+"""
+)
+
 FOOTER = """
 FUNCTIONS = {{{functions}}}
 model, run = calls.bind(event_integration.solve_events, FUNCTIONS, N_STATES, N_PARAMETERS, N_COVARIATES)
@@ -93,9 +95,21 @@ def generated_kernel(model: StructuralModel) -> ModuleType:
     Raises:
         ConfigError: the model's equations use an operation that has no compiled form.
     """
-    source = generate_source(model)
-    parts = ((KERNELS / f"{part}.py").read_text(encoding="utf-8") for part in PARTS)
-    name = f"nlme_kernel_{digest_of(source, *parts)[:24]}"
+    return _module(generate_source(model), PARTS)
+
+
+@lru_cache(maxsize=64)
+def linear_kernel(model: StructuralModel) -> ModuleType | None:
+    """The compiled functions of a model of linear compartments, solved in closed form; None of any other."""
+    system = trace(model)
+    form = linear_form(system)
+    return None if form is None else _module(generate_linear_source(model, system, form), LINEAR_PARTS)
+
+
+def _module(source: str, parts: Sequence[str]) -> ModuleType:
+    """The module of generated source, in a file named by its digest and that of what is compiled into it."""
+    texts = ((KERNELS / f"{part}.py").read_text(encoding="utf-8") for part in parts)
+    name = f"nlme_kernel_{digest_of(source, *texts)[:24]}"
     if name in sys.modules:
         return sys.modules[name]
     path = cache_folder() / f"{name}.py"
@@ -104,12 +118,15 @@ def generated_kernel(model: StructuralModel) -> ModuleType:
     return _load(name, path)
 
 
-def solver_kernel(model: StructuralModel, *, plain: bool = True) -> ModuleType:
-    """The fastest module with a ``run`` for a model: its hand-written kernel if there is one that can be used.
+def solver_kernel(model: StructuralModel, *, plain: bool = True, stepwise: bool = True) -> ModuleType:
+    """The fastest module with a ``run`` for a model: hand-written, in closed form, or generated.
 
-    ``plain``: every event is a dose of known amount and rate, which hand-written kernels require.
+    ``plain``: every event is a dose of known amount and rate, which hand-written kernels require; ``stepwise``:
+    covariates are constant between events, which the closed form of linear compartments requires.
     """
-    return importlib.import_module(model.kernel) if model.kernel and plain else generated_kernel(model)
+    if model.kernel and plain:
+        return importlib.import_module(model.kernel)
+    return (linear_kernel(model) if stepwise else None) or generated_kernel(model)
 
 
 def solver_digest(model: StructuralModel) -> str:
@@ -140,62 +157,100 @@ def _load(name: str, path: Path) -> ModuleType:
 
 
 def generate_source(model: StructuralModel) -> str:
-    """Python source of the model's compiled functions.
+    """Python source of the model's compiled functions, for the integrator.
 
     Their argument ``p`` holds the parameters (m), the covariates' values (c) at a time, their slopes (c), that time.
     """
     from pytensor.graph.traversal import explicit_graph_inputs
 
     system = trace(model)
-    x, p, m, c = system.states, system.parameters, len(system.parameters), len(system.covariates)
-    names = {system.time: "t"}
-    names |= {variable: f"x[{i}]" for i, variable in enumerate(x)}
-    names |= {variable: f"p[{i}]" for i, variable in enumerate(p)}
-    names |= {variable: f"c{i}" for i, variable in enumerate(system.covariates)}
-    head = [f"c{i} = p[{m + i}] + p[{m + c + i}] * (t - p[{m + 2 * c}])" for i in range(c)]
-
-    def function(name: str, arguments: str, targets: Sequence[str], expressions: Sequence[Any]) -> str:
-        """One njit function that assigns each expression to its target; equal subexpressions are computed once."""
-        lines: list[str] = []
-        known, by_text = dict(names), dict[str, str]()
-        for target, expression in zip(targets, _simplify(expressions), strict=True):
-            value = _write(expression, known, by_text, lines)
-            lines.append(f"return {value}" if target == "return" else f"{target} = {value}")
-        body = "\n".join(f"    {line}" for line in [*head, *lines] or ["pass"])
-        return f'@njit(nogil=True, error_model="numpy")\ndef {name}({arguments}):\n{body}\n'
-
-    jacobian = _jacobian(system.derivatives, x)
+    x, p = system.states, system.parameters
+    derivatives = jacobian(system.derivatives, x)
+    functions_of = _Functions(system)
     functions = [
-        function("rhs", "t, x, p, out", _entries("out", x), system.derivatives),
-        function("jacobian", "t, x, p, out", _cells(x, x), jacobian),
-        function("parameter_jacobian", "t, x, p, out", _cells(x, p), _jacobian(system.derivatives, p)),
-        function("initial", "t, p, out", _entries("out", x), system.initial),
-        function("initial_gradient", "t, p, out", _cells(x, p), _jacobian(system.initial, p)),
-        function("dosing", "t, p, out", _entries("out", system.dosing), system.dosing),
-        function("dosing_gradient", "t, p, out", _cells(system.dosing, p), _jacobian(system.dosing, p)),
+        functions_of("rhs", "t, x, p, out", _entries("out", x), system.derivatives),
+        functions_of("jacobian", "t, x, p, out", _cells(x, x), derivatives),
+        functions_of("parameter_jacobian", "t, x, p, out", _cells(x, p), jacobian(system.derivatives, p)),
+        *functions_of.common(),
     ]
-    targets = [*_entries("by_parameter", p), *_entries("by_state", x)]
-    for i, output in enumerate(system.outputs):
-        functions.append(function(f"output{i}", "t, x, p", ["return"], [output]))
-        arguments = "t, x, p, by_parameter, by_state"
-        functions.append(function(f"output_gradient{i}", arguments, targets, _jacobian([output], p + x)))
-    functions += [_choice(name, arguments, len(system.outputs)) for name, arguments in (
-        ("output", "t, x, p"), ("output_gradient", "t, x, p, by_parameter, by_state"),
-    )]  # fmt: skip
-    linear = not set(x) & set(explicit_graph_inputs(_simplify(jacobian)))  # the Jacobian does not contain the states
-    head_of_file = (
-        f'"""Compiled functions of the structural model {model.name!r}, generated from its symbolic form."""\n\n'
-        "import math\n\nimport numpy as np\nfrom numba import njit\n\n"
-        "from image_longitudinal.models.nlme.kernels.codegen import private_copy\n"
-        "from image_longitudinal.models.nlme.kernels import calls, event_integration\n"
-        "from image_longitudinal.models.nlme.kernels.calls import entry\n"
-        "from image_longitudinal.models.nlme.kernels.esdirk import TOLERANCE\n\n"
+    linear = not set(x) & set(explicit_graph_inputs(simplify(derivatives)))  # the Jacobian does not contain the states
+    sizes = (
         f"LINEAR, MODELLED = {linear}, {bool(system.dosing)}\n"
-        f"N_STATES, N_PARAMETERS, N_COVARIATES = {len(x)}, {m}, {c}\n\n\n"
+        f"N_STATES, N_PARAMETERS, N_COVARIATES = {len(x)}, {len(p)}, {len(system.covariates)}\n\n\n"
     )
     called = [name for name in ENTRIES if name in ("OUTPUT", "INITIAL") or (x and (name != "DOSING" or system.dosing))]
-    footer = FOOTER.format(functions=", ".join(f"calls.{name}: called_{name.lower()}" for name in called))
-    return head_of_file + "\n\n".join(functions) + "\n" + "".join(ENTRIES[name] for name in called) + footer
+    return _file(model, INTEGRATED, sizes, functions, called, FOOTER)
+
+
+def generate_linear_source(model: StructuralModel, system: SymbolicSystem, form: LinearForm) -> str:
+    """As :func:`generate_source`, for the closed form of linear compartments."""
+    functions_of = _Functions(system)
+    rates, p = form.rates, system.parameters
+    functions = [
+        functions_of("rates", "t, p, out", _entries("out", rates), rates),
+        functions_of("rates_gradient", "t, p, out", _cells(rates, p), jacobian(rates, p)),
+        *functions_of.common(),
+    ]
+    sizes = (
+        f"MODELLED, DEPOTS, PLACES = {bool(system.dosing)}, {form.depots}, {form.places}\n"
+        f"N_STATES, N_PARAMETERS, N_COVARIATES = {len(system.states)}, {len(p)}, {len(system.covariates)}\n\n\n"
+    )
+    called = ["OUTPUT", "INITIAL", *(["DOSING"] if system.dosing else [])]
+    return _file(model, "", sizes, functions, called, LINEAR_FOOTER)
+
+
+class _Functions:
+    """Writes expressions of a model as njit functions."""
+
+    def __init__(self, system: SymbolicSystem) -> None:
+        m, c = len(system.parameters), len(system.covariates)
+        self.system, self.names = system, {system.time: "t"}
+        self.names |= {variable: f"x[{i}]" for i, variable in enumerate(system.states)}
+        self.names |= {variable: f"p[{i}]" for i, variable in enumerate(system.parameters)}
+        self.names |= {variable: f"c{i}" for i, variable in enumerate(system.covariates)}
+        self.head = [f"c{i} = p[{m + i}] + p[{m + c + i}] * (t - p[{m + 2 * c}])" for i in range(c)]
+
+    def __call__(self, name: str, arguments: str, targets: Sequence[str], expressions: Sequence[Any]) -> str:
+        """A function that assigns each expression to its target; equal subexpressions are computed once."""
+        lines: list[str] = []
+        known, by_text = dict(self.names), dict[str, str]()
+        for target, expression in zip(targets, simplify(expressions), strict=True):
+            value = write(expression, known, by_text, lines)
+            lines.append(f"return {value}" if target == "return" else f"{target} = {value}")
+        body = "\n".join(f"    {line}" for line in [*self.head, *lines] or ["pass"])
+        return f'@njit(nogil=True, error_model="numpy")\ndef {name}({arguments}):\n{body}\n'
+
+    def common(self) -> list[str]:
+        """Initial values, dosing and outputs."""
+        system, x, p = self.system, self.system.states, self.system.parameters
+        functions = [
+            self("initial", "t, p, out", _entries("out", x), system.initial),
+            self("initial_gradient", "t, p, out", _cells(x, p), jacobian(system.initial, p)),
+            self("dosing", "t, p, out", _entries("out", system.dosing), system.dosing),
+            self("dosing_gradient", "t, p, out", _cells(system.dosing, p), jacobian(system.dosing, p)),
+        ]
+        targets = [*_entries("by_parameter", p), *_entries("by_state", x)]
+        for i, output in enumerate(system.outputs):
+            functions.append(self(f"output{i}", "t, x, p", ["return"], [output]))
+            arguments = "t, x, p, by_parameter, by_state"
+            functions.append(self(f"output_gradient{i}", arguments, targets, jacobian([output], p + x)))
+        return functions + [_choice(name, arguments, len(system.outputs)) for name, arguments in (
+            ("output", "t, x, p"), ("output_gradient", "t, x, p, by_parameter, by_state"),
+        )]  # fmt: skip
+
+
+def _file(
+    model: StructuralModel, imports: str, sizes: str, functions: list[str], called: list[str], footer: str
+) -> str:  # fmt: skip
+    head = (
+        f'"""Compiled functions of the structural model {model.name!r}, generated from its symbolic form."""\n\n'
+        "import math\n\nimport numpy as np\nfrom numba import njit\n\n"
+        "from image_longitudinal.models.nlme.kernels import calls\n"
+        f"from image_longitudinal.models.nlme.kernels.calls import entry\n{imports}\n"
+    )
+    names = ", ".join(f"calls.{name}: called_{name.lower()}" for name in called)
+    entries = "".join(ENTRIES[name] for name in called)
+    return head + sizes + "\n\n".join(functions) + "\n" + entries + footer.format(functions=names)
 
 
 def _entries(name: str, of: Sequence[Any]) -> list[str]:
@@ -211,65 +266,3 @@ def _choice(name: str, arguments: str, n: int) -> str:
 
 def _cells(rows: Sequence[Any], columns: Sequence[Any]) -> list[str]:
     return [f"out[{i}, {j}]" for i in range(len(rows)) for j in range(len(columns))]
-
-
-def _jacobian(expressions: Sequence[Any], wrt: Sequence[Any]) -> list[Any]:
-    """Derivatives of scalars with respect to scalars, row by row, simplified."""
-    import pytensor.gradient as gradient
-    import pytensor.tensor as pt
-
-    rows: list[Any] = []
-    if not wrt:
-        return rows
-    for expression in expressions:
-        row: Any = gradient.grad(expression, list(wrt), disconnected_inputs="ignore", return_disconnected="zero")
-        rows += row
-    return [pt.as_tensor_variable(row) for row in rows]
-
-
-def _simplify(expressions: Sequence[Any]) -> list[Any]:
-    from pytensor.graph.fg import FunctionGraph
-    from pytensor.graph.rewriting.utils import rewrite_graph
-
-    if not expressions:
-        return []
-    graph: Any = FunctionGraph(outputs=list(expressions), clone=False, copy_inputs=False)
-    simplified: Any = rewrite_graph(graph, include=("canonicalize", "stabilize"), clone=False)
-    return list(simplified.outputs)
-
-
-def _write(variable: Any, known: dict[Any, str], by_text: dict[str, str], lines: list[str]) -> str:
-    """The name or literal that holds ``variable``, after appending the lines that compute it."""
-    if variable in known:
-        return known[variable]
-    if variable.owner is None:
-        if hasattr(variable, "data"):
-            return _literal(variable.data)
-        raise ConfigError(f"the model uses a symbol that is no time, state, parameter or covariate: {variable}")
-    node = variable.owner
-    arguments = [_write(argument, known, by_text, lines) for argument in node.inputs]
-    text = _operation(node.op, arguments)
-    if text not in by_text:
-        by_text[text] = f"v{len(by_text)}"
-        lines.append(f"{by_text[text]} = {text}")
-    known[variable] = by_text[text]
-    return known[variable]
-
-
-def _literal(data: Any) -> str:
-    return f"({data.item()!r})" if data.dtype.kind == "b" else f"({float(data)!r})"
-
-
-def _operation(op: Any, arguments: list[str]) -> str:
-    """Python text of one scalar operation; ConfigError if it has none."""
-    kind = type(getattr(op, "scalar_op", op)).__name__
-    if kind in ("DimShuffle", "TensorFromScalar", "ScalarFromTensor"):  # the same scalar in another type
-        return arguments[0]
-    if kind in _INFIX:
-        return _INFIX[kind].join(arguments)
-    if kind in _CALLS:
-        return f"{_CALLS[kind]}({', '.join(arguments)})"
-    if kind in _FORMS:
-        return _FORMS[kind].format(*arguments)
-    expected = f"one of {', '.join(sorted([*_INFIX, *_CALLS, *_FORMS]))}"
-    raise ConfigError("the model uses an operation without a compiled form", expected=expected, got=kind)

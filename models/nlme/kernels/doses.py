@@ -3,7 +3,7 @@
 import math
 
 from image_longitudinal.models.nlme.kernels.calls import call_initial, call_rhs
-from image_longitudinal.models.nlme.kernels.compiled import assign, assign2, compiled
+from image_longitudinal.models.nlme.kernels.compiled import assign, assign2, compiled, zero, zero2
 from image_longitudinal.models.nlme.kernels.records import GOOD, NO_STEADY_STATE, STEADY_STATE, STEADY_STATE_ADDED
 
 # What is integrated next: nothing, a constant infusion, a whole interval up to the end of its infusion, the rest of it,
@@ -16,7 +16,8 @@ AT_LEAST, DOUBLINGS = 20, 60  # pieces of a constant infusion, 2, 4, 8, ... long
 @compiled
 def stop_infusions(state):  # type: ignore[no-untyped-def]
     """All infusion rates 0."""
-    state.rate[:], state.rate_by[:] = 0.0, 0.0
+    zero(state.rate)
+    zero2(state.rate_by)
 
 
 @compiled

@@ -12,7 +12,7 @@ import numpy as np
 
 from image_longitudinal.models.nlme.kernels import calls, doses, records
 from image_longitudinal.models.nlme.kernels.cached import cached_kernel
-from image_longitudinal.models.nlme.kernels.compiled import assign, compiled
+from image_longitudinal.models.nlme.kernels.compiled import assign, compiled, zero
 from image_longitudinal.models.nlme.model.structural import MODIFIERS
 
 LAG, BIOAVAILABILITY, RATE, DURATION = (
@@ -110,7 +110,7 @@ def solve_events(model, parameters, data, start, shared, tolerance, out, gradien
         doses.stop_infusions(state)
         queue.length[0] = 0
         dose.stage = doses.NONE
-        w.explicit[:] = 0.0
+        zero(w.explicit)
         step = 0.0
         for j in range(r0, r1):
             arrived = False

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from image_longitudinal.models.nlme.kernels.cached import cached_kernel
-from image_longitudinal.models.nlme.kernels.compiled import compiled
+from image_longitudinal.models.nlme.kernels.compiled import compiled, zero, zero2
 from image_longitudinal.models.nlme.model.residual_error import KINDS
 
 PROPORTIONAL, COMBINED1, COMBINED2, POWER, LOG_NORMAL_ERROR = (
@@ -53,7 +53,8 @@ def data_terms(problem, error, r0, f, at, g, first, second) -> float:  # type: i
     """
     data = problem.data
     n_p, total = first.size, 0.0
-    first[:], second[:] = 0.0, 0.0
+    zero(first)
+    zero2(second)
     for j in range(f.size):
         y, e = data.observed[r0 + j], data.endpoint[r0 + j]
         kind = problem.kinds[e]

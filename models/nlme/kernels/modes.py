@@ -6,7 +6,7 @@ import numpy as np
 
 from image_longitudinal.models.nlme.kernels.cached import cached_kernel
 from image_longitudinal.models.nlme.kernels.calls import call_solve
-from image_longitudinal.models.nlme.kernels.compiled import assign, compiled
+from image_longitudinal.models.nlme.kernels.compiled import assign, compiled, zero2
 from image_longitudinal.models.nlme.kernels.dense import cholesky_solve, damped_cholesky, secant
 from image_longitudinal.models.nlme.kernels.individual import parameter_of, predict_subject
 from image_longitudinal.models.nlme.kernels.likelihood import data_terms
@@ -81,7 +81,7 @@ def find_mode(problem, i, eta, mu, typical, iterations, predicted_decrease, tole
     for iteration in range(iterations):
         if iteration > 0:
             if not damped_cholesky(h, hessian, beyond, damping):
-                beyond[:] = 0.0
+                zero2(beyond)
                 learned = False
                 if not damped_cholesky(h, hessian, beyond, damping):
                     return value, False
@@ -130,7 +130,7 @@ def find_mode(problem, i, eta, mu, typical, iterations, predicted_decrease, tole
             if decrease < NOISE * (1.0 + abs(value)):
                 if not learned:
                     return value, True
-                beyond[:] = 0.0
+                zero2(beyond)
                 learned = False
             damping = max(1e-2, 10.0 * damping)
     return value, False

@@ -122,9 +122,23 @@ def load_models(path: str | Path) -> list[str]:
 
 
 def model_content(name: str) -> str:
-    """Identity of a model: its name, or for a user's file SHA-256 and name; ConfigError without such a file."""
+    """Identity of a model: its name, or for a user's file SHA-256 and name; ConfigError without such a file.
+
+    With how it is solved, if in closed form: until version 0.1 such models were integrated.
+    """
     file, own = _parts(name)
-    return own if file is None else f"{_digest(file)}:{own}"
+    content = own if file is None else f"{_digest(file)}:{own}"
+    return f"{content}, closed form" if _is_linear(own) else content
+
+
+def _is_linear(name: str) -> bool:
+    """Whether a model that is registered consists of linear compartments."""
+    from image_longitudinal.models.nlme.kernels.codegen import linear_kernel  # here: numba is slow to import
+
+    model = _MODELS.get(name)
+    if model is None or model.structural.kernel or not model.structural.states:
+        return False
+    return linear_kernel(model.structural) is not None
 
 
 def _parts(name: str) -> tuple[Path | None, str]:

@@ -25,9 +25,11 @@ class Parameter:
             1 / (1 + exp(-(logit(typical) + η))) (``logit-normal``, for fractions).
         random: False for a parameter that is the same in every subject.
         fixed: whether estimation leaves the typical value as it is.
+        lower: below which estimation does not take the typical value; None without a bound.
+        upper: likewise, above.
 
     Raises:
-        ConfigError: an unknown distribution, or a typical value outside its range.
+        ConfigError: an unknown distribution, a typical value outside its range or not between its bounds.
     """
 
     name: str
@@ -35,6 +37,8 @@ class Parameter:
     distribution: str = "log-normal"
     random: bool = True
     fixed: bool = False
+    lower: float | None = None
+    upper: float | None = None
 
     def __post_init__(self) -> None:
         ranges = {"log-normal": (0.0, np.inf), "normal": (-np.inf, np.inf), "logit-normal": (0.0, 1.0)}
@@ -47,6 +51,10 @@ class Parameter:
             raise ConfigError(
                 f"{what} impossible typical value", expected=f"above {low}, below {high}", got=self.typical
             )
+        bounds = [value for value in (self.lower, self.typical, self.upper) if value is not None]
+        if bounds != sorted(set(bounds)) or min(bounds) < low or max(bounds) > high:
+            expected = f"lower < typical < upper, within {low} to {high}"
+            raise ConfigError(f"{what} unusable bound", expected=expected, got=bounds)
 
     def individual(self, eta: Any, exp: Any, typical: Any = None) -> Any:
         """Individual values from random effects: arrays with ``exp`` = numpy.exp, symbolic with pytensor's."""

@@ -13,6 +13,7 @@ Output = Callable[[Expression, SimpleNamespace, SimpleNamespace], Expression | M
 Initial = Callable[[SimpleNamespace], Mapping[str, Expression]]
 Dosing = Callable[[SimpleNamespace], Mapping[str, Mapping[str, Expression]]]
 OCCASION = "occ"  # the covariate that numbers a subject's occasions 1, 2, ...
+SINCE_DOSE = "tad"  # the covariate that is the time since the last dose
 MODIFIERS = ("lag", "bioavailability", "rate", "duration")  # of doses into a state, which a model may define
 
 
@@ -32,7 +33,8 @@ class StructuralModel:
         rhs: (t, x, p) → time derivative of every state.
         output: (t, x, p) → the noise-free prediction; with several endpoints, one for each by name.
         initial: p → states at the first record and after a reset, if they are not zero (e.g. a baseline response).
-        covariates: names of known inputs, constant or varying in time, found among the parameters ``p``.
+        covariates: names of known inputs, constant or varying in time, found among the parameters ``p``; ``tad``, time
+            since the last nominal dose (0 before the first), is derived from the doses.
         endpoints: names of the observed outputs, in the order of NM-TRAN's or Monolix' DVID (1, 2, ...).
         dosing: p → for each state concerned a mapping with some of ``lag`` (time), ``bioavailability`` (fraction),
             ``rate`` (amount per time) and ``duration`` (time) of the doses into it; the last two are used by doses

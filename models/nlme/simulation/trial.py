@@ -12,6 +12,7 @@ from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.random import normals, stream_key, uniforms
 from image_longitudinal.models.nlme.data.events import EventTable
 from image_longitudinal.models.nlme.data.nmtran_writer import Dialect, check_target, write_events, write_rows
+from image_longitudinal.models.nlme.data.since_dose import given_covariates
 from image_longitudinal.models.nlme.model.dosing import Dose, observation_times
 from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.models.nlme.simulation.simulate import (
@@ -94,7 +95,7 @@ def write_trial(
                 observed.append(observe(model, predicted, key=key, ids=ids, endpoint=endpoint))
             values = np.where(seen[:, :, None], np.stack(observed, axis=2), np.nan)
             rows = _rows(model, ids, at, np.broadcast_to(visit_times, seen.shape), given, values)
-            for name in model.structural.covariates:
+            for name in given_covariates(model.structural):
                 rows = rows.append_column(name, pa.array(np.repeat(own[name], len(rows) // len(ids))))
             if truth is not None:
                 etas.append(_truth(model, ids, eta))

@@ -9,7 +9,13 @@ from scipy.stats import kstest, norm
 
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.diagnostics.residuals import npde, predictive_check, replicates, residuals
+from image_longitudinal.models.nlme.diagnostics.residuals import (
+    npde,
+    predictive_check,
+    predictive_checks,
+    replicates,
+    residuals,
+)
 from image_longitudinal.models.nlme.estimation.ebes import individual_modes
 from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
@@ -121,6 +127,20 @@ def test_prediction_correction_scales_by_the_bins_median_prediction(mild, popula
     np.testing.assert_allclose(check.observed[1], np.percentile(expected, (5, 50, 95)))
     at_zero = population.times == 0  # where the prediction is 0 nothing can be scaled
     np.testing.assert_array_equal(check.outcomes[at_zero], population.observed[at_zero])
+
+
+def test_groups_are_checked_by_themselves_on_the_same_replicates(mild, population):
+    arm = np.where(population.ids < 60, "early", "late")[population.subject_of_row]
+    found = predictive_checks(mild, population, arm, n=40, seed=2, bins=[1.25, 4.0])
+    assert list(found) == ["early", "late"]
+    assert [check.count.sum() for check in found.values()] == [60 * 21, 40 * 4]
+    inside = (arm == "late") & (population.times >= 1.25) & (population.times < 4.0)
+    np.testing.assert_allclose(found["late"].observed[0], np.percentile(population.observed[inside], (5, 50, 95)))
+    simulated = [np.percentile(one[inside], (5, 50, 95)) for one in replicates(mild, population, 40, seed=2)]
+    np.testing.assert_allclose(found["late"].high[0], np.percentile(simulated, 97.5, axis=0))
+    whole = predictive_check(mild, population, n=40, seed=2, bins=[1.25, 4.0])
+    together = predictive_checks(mild, population, ["all"] * len(arm), n=40, seed=2, bins=[1.25, 4.0])["all"]
+    np.testing.assert_array_equal(together.high, whole.high)
 
 
 @pytest.mark.parametrize("bins", [0, [3.0, 1.0], [[1.0]]])

@@ -8,7 +8,7 @@ from numba.core.errors import TypingError
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
-from image_longitudinal.models.nlme.kernels import event_integration, individual
+from image_longitudinal.models.nlme.kernels import event_integration, individual, linear
 from image_longitudinal.models.nlme.kernels.calls import call_rhs
 from image_longitudinal.models.nlme.kernels.modes import modes
 from image_longitudinal.models.nlme.model import symbolic as s
@@ -39,9 +39,13 @@ EXCHANGE = population(
         lambda t, x, p: x.b,
     )
 )  # fmt: skip
+SQUARE = population(
+    StructuralModel("square", ("a",), ("k",), lambda t, x, p: {"a": -p.k * x.a * x.a}, lambda t, x, p: x.a)
+)
 FORMULA = population(StructuralModel("formula", (), ("k",), lambda t, x, p: {}, lambda t, x, p: s.exp(-p.k * t)))
 TRUTH = {
     "exchange": lambda eta: np.exp(eta[0]) / np.exp(eta).sum() * (1 - np.exp(-0.5 * np.exp(eta).sum() * TIMES)),
+    "square": lambda eta: 1 / (1 + 0.5 * np.exp(eta[0]) * TIMES),
     **dict.fromkeys(("decay", "formula"), lambda eta: np.exp(-0.5 * np.exp(eta[0]) * TIMES)),
 }
 
@@ -61,8 +65,10 @@ def check(model: PopulationModel) -> None:
 
 
 def test_what_serves_every_model_is_compiled_for_the_first_and_predicts_each() -> None:
-    shared = (individual.predictions, modes, individual.objectives, event_integration.solve_events)
-    check(DECAY)
+    solvers = (event_integration.solve_events, linear.solve_linear)
+    shared = (individual.predictions, modes, individual.objectives, *solvers)
+    for model in (SQUARE, DECAY):  # one for each solver
+        check(model)
     before = [kernel.signatures for kernel in shared]
     assert all(before)
     for model in (EXCHANGE, FORMULA):

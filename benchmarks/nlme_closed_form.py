@@ -1,0 +1,140 @@
+"""FOCEI of linear compartments in closed form: CPU seconds, against the same equations integrated and against R's nlme.
+
+    python -m benchmarks.nlme_closed_form [--quick] [--data FOLDER]
+
+Theophylline (12 subjects, 132 observations; ``theoph_132obs.csv`` in FOLDER) and 300 simulated subjects with 9
+observations each, by the library's ``one-compartment``: the second fit in one process, standard errors (sandwich)
+included. Then first runs in new processes: simulation and fit with nothing compiled, and of another library model when
+only what serves every model is. ``--quick`` leaves the first runs and the integrated fit of 300 subjects out.
+
+nlme's seconds are not measured here: they were measured once, with Debian's r-cran-nlme, on two cores such as those of
+docs/population.md.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+
+from benchmarks.report import argument_parser, print_result
+from image_longitudinal.core.random import normals, stream_key
+from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.estimation.fit import Fit, fit
+from image_longitudinal.models.nlme.kernels import codegen
+from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.models.nlme.model.dosing import Dose
+from image_longitudinal.models.nlme.model.population import PopulationModel
+from image_longitudinal.models.nlme.model.residual_error import ResidualError
+from image_longitudinal.models.nlme.simulation.simulate import observe, simulate
+
+MODEL = get_model("one-compartment")
+NLME = {"theophylline": (0.07, 0.09), "300 x 9": (0.13, 0.16)}  # CPU seconds, from and to
+TIMES = (0.25, 0.5, 1.0, 2.0, 4.0, 7.0, 12.0, 24.0, 36.0)
+DATA = Path(os.environ.get("SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "nlme"
+FIRST_RUN = """
+import numpy as np
+from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.estimation.fit import fit
+from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.models.nlme.simulation.simulate import observe, simulate
+model = get_model({name!r})
+eta = 0.2 * np.random.default_rng(1).standard_normal((20, model.n_random_effects))
+observed = observe(model, simulate(model, eta), key=1, ids=np.arange(20))
+design = model.design
+fit(model, PopulationData.of_design(model.structural, observed, design.times, design.doses), omega="diagonal")
+"""
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--data", type=Path, default=DATA)
+    options = parser.parse_args()
+    figures: dict[str, object] = {"nlme_cpu_seconds": NLME, "why": {}}
+    cases = {"300 x 9": simulated()}
+    if (options.data / "theoph_132obs.csv").exists():
+        cases = {"theophylline": theophylline(options.data), **cases}
+    print(f"{'':16}{'closed form':>14}{'integrated':>14}{'nlme':>14}{'ratio to nlme':>18}")
+    for name, (model, data) in cases.items():
+        seconds, found = warm(model, data)
+        integrated = None
+        if name == "theophylline" or not options.quick:
+            with integrating():
+                integrated, other = warm(model, data)
+            assert abs(found.objective - other.objective) < 1e-3
+        low, high = NLME[name]
+        other_text = "–" if integrated is None else f"{integrated:.2f}"
+        ratio = f"{seconds / high:.2f} – {seconds / low:.2f}"
+        print(f"{name:16}{seconds:14.3f}{other_text:>14}{f'{low} – {high}':>14}{ratio:>18}", flush=True)
+        figures[name] = {"closed_form": seconds, "integrated": integrated, "objective": found.objective,
+                         "ratio_to_nlme": [seconds / high, seconds / low]}  # fmt: skip
+    if not options.quick:
+        with tempfile.TemporaryDirectory() as cache:
+            for what, name in (("nothing compiled", "one-compartment"), ("another model", "two-compartment"),
+                               ("again", "two-compartment")):  # fmt: skip
+                figures[what] = first_run(name, cache)
+                print(f"first run of {name}, {what}: {figures[what]:.1f} CPU seconds")
+    print_result(("numpy", "numba"), figures)
+
+
+def theophylline(folder: Path) -> tuple[PopulationModel, PopulationData]:
+    """The model near the estimates and the data, 320 mg for everyone."""
+    table = np.genfromtxt(folder / "theoph_132obs.csv", delimiter=",", skip_header=1)
+    subjects = [
+        PopulationData.of_design(MODEL.structural, rows[:, 2][None], rows[:, 1], [Dose(0.0, 320.0)], ids=[int(number)])
+        for number, rows in ((number, table[table[:, 0] == number]) for number in np.unique(table[:, 0]))
+    ]
+    residual = ResidualError("combined2", additive=0.3, proportional=0.1)
+    return start(residual, ka=1.5, cl=2.8, v=32.0), PopulationData.concatenate(subjects)
+
+
+def simulated() -> tuple[PopulationModel, PopulationData]:
+    """300 subjects with 9 observations of the model."""
+    ids = np.arange(300)
+    eta = 0.3 * normals(stream_key(1, "eta"), ids, 3)
+    observed = observe(MODEL, simulate(MODEL, eta, TIMES), key=stream_key(1, "residual"), ids=ids)
+    data = PopulationData.of_design(MODEL.structural, observed, TIMES, MODEL.design.doses, ids=ids)
+    return start(MODEL.residual, ka=1.2, cl=1.8, v=22.0), data
+
+
+def start(residual: ResidualError, **values: float) -> PopulationModel:
+    """The model with start values."""
+    parameters = tuple(replace(own, typical=values[own.name]) for own in MODEL.parameters)
+    return replace(MODEL, parameters=parameters, residual=residual, omega=tuple(map(tuple, 0.1 * np.eye(3))))
+
+
+def warm(model: PopulationModel, data: PopulationData) -> tuple[float, Fit]:
+    """CPU seconds of the best of three fits after the first, and the fit."""
+    found, best = fit(model, data, omega="diagonal"), np.inf
+    for _ in range(3):
+        before = time.process_time()
+        found = fit(model, data, omega="diagonal")
+        best = min(best, time.process_time() - before)
+    return float(best), found
+
+
+@contextmanager
+def integrating() -> Iterator[None]:
+    """Every model is integrated."""
+    with patch.object(codegen, "linear_kernel", return_value=None):
+        yield
+
+
+def first_run(name: str, cache: str) -> float:
+    """CPU seconds of a new process that simulates and fits a library model."""
+    environment = os.environ | {"XDG_CACHE_HOME": cache}
+    before = os.times()
+    subprocess.run([sys.executable, "-c", FIRST_RUN.format(name=name)], check=True, env=environment)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+if __name__ == "__main__":
+    main()
