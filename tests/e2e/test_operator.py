@@ -1,11 +1,13 @@
 """An operator's commands, as docs/operations.md has them, on PostgreSQL and with passwords of awkward letters."""
 
+import asyncio
 import base64
+import contextlib
 import json
 import os
+import queue
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -97,37 +99,33 @@ def tls_proxy(port: int, home: Path) -> Iterator[tuple[str, Path]]:
     )  # fmt: skip
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    listening = socket.create_server(("127.0.0.1", 0))
+    loop, opened = asyncio.new_event_loop(), queue.SimpleQueue[int]()
 
-    def pump(source: socket.socket, target: socket.socket) -> None:
-        try:
-            while piece := source.recv(65536):
-                target.sendall(piece)
-        except OSError:
-            pass
-        finally:
-            for one in (source, target):
-                one.close()
+    async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while piece := await source.read(65536):
+                target.write(piece)
+                await target.drain()
+        target.close()
 
-    def serve() -> None:
-        while True:
-            try:
-                plain, _ = listening.accept()
-            except OSError:
-                return
-            try:
-                client = context.wrap_socket(plain, server_side=True)
-            except (OSError, ssl.SSLError):
-                continue
-            server = socket.create_connection(("127.0.0.1", port))
-            for pair in ((client, server), (server, client)):
-                threading.Thread(target=pump, args=pair, daemon=True).start()
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind, before = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pump(reader, before), pump(behind, writer))
 
-    threading.Thread(target=serve, daemon=True).start()
+    async def serve() -> None:
+        server = await asyncio.start_server(forward, "127.0.0.1", 0, ssl=context)
+        opened.put(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    def run() -> None:
+        with contextlib.suppress(RuntimeError):  # it is stopped in the midst
+            loop.run_until_complete(serve())
+
+    threading.Thread(target=run, daemon=True).start()
     try:
-        yield f"https://localhost:{listening.getsockname()[1]}", certificate
+        yield f"https://localhost:{opened.get(timeout=60)}", certificate
     finally:
-        listening.close()
+        loop.call_soon_threadsafe(loop.stop)
 
 
 def test_pages_and_commands_work_through_a_proxy_with_tls(operated: Operated, tmp_path: Path) -> None:
