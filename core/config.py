@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from image_longitudinal.core.doses import DoseConfig, Fraction, Positive, single_doses
 from image_longitudinal.core.gates import GatesConfig
 from image_longitudinal.core.names import FileName, Label
 from image_longitudinal.core.plan import ShardPlan
 from image_longitudinal.core.section import Section as Section
+from image_longitudinal.core.study_config import StudyConfig
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[int, Field(ge=1)]
 Level = Annotated[float, Field(gt=0, le=1)]
 SolverName = Literal["ddim", "ddpm", "dpm++", "sde-dpm++", "unipc", "euler", "heun"]
 
@@ -178,23 +178,6 @@ class ProbeConfig(Section):
     dinov2: str | None = Field(None, description="Local folder of a DINOv2 network, for metrics in its features.")
 
 
-class DoseConfig(Section):
-    """One dose, the same for every subject."""
-
-    time: float = Field(0.0, ge=0)
-    amt: float = Field(1.0, gt=0)
-    cmt: Positive = 1
-    rate: float = Field(0.0, ge=0, description="Infusion rate, amount per unit of time; 0: bolus.")
-    addl: int = Field(0, ge=0, description="Number of additional doses.")
-    ii: float = Field(0.0, ge=0, description="Time between additional doses.")
-
-    @model_validator(mode="after")
-    def _addl_needs_ii(self) -> Self:
-        if self.addl and not self.ii:
-            raise ValueError("additional doses (addl) need the time between them (ii)")
-        return self
-
-
 class OutcomesConfig(Section):
     """The longitudinal model and the visits."""
 
@@ -215,8 +198,7 @@ class OutcomesConfig(Section):
     @property
     def given(self) -> list[tuple[float, float, int, float]]:
         """Time, amount, compartment and rate of every single dose, by time."""
-        single = [(d.time + again * d.ii, d.amt, d.cmt, d.rate) for d in self.doses for again in range(d.addl + 1)]
-        return sorted(single, key=lambda dose: dose[0])
+        return single_doses(self.doses)
 
     @field_validator("times")
     @classmethod
@@ -355,6 +337,7 @@ class Config(Section):
     distillation: DistillationConfig = DistillationConfig()
     generator: GeneratorConfig = GeneratorConfig()
     outcomes: OutcomesConfig = OutcomesConfig()
+    study: StudyConfig = StudyConfig()
     dataset: DatasetConfig = DatasetConfig()
     report: ReportConfig = ReportConfig()
     gates: GatesConfig = GatesConfig()
@@ -365,8 +348,9 @@ class Config(Section):
     def recorded(self) -> dict[str, Any]:
         """What a data set records: JSON values of the sections that decide it.
 
-        ``report`` and ``gates`` came later, and are left out at their defaults: the same data sets have the same
-        records.
+        ``report``, ``gates`` and ``study`` came later, and are left out at their defaults: the same data sets have the
+        same records.
         """
-        usual = {name for name in ("report", "gates") if getattr(self, name) == type(self).model_fields[name].default}
+        later = ("report", "gates", "study")
+        usual = {name for name in later if getattr(self, name) == type(self).model_fields[name].default}
         return self.model_dump(mode="json", exclude={*EXECUTION_SECTIONS, *usual})

@@ -8,6 +8,7 @@ from prefect import flow, get_run_logger
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.gates import GateKind
 from image_longitudinal.flows.train_models import train_models
+from image_longitudinal.models.design.study import check_study
 from image_longitudinal.models.imaging.backends import describe, needs_training
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.quality.recoverability import most_recoverable
@@ -150,6 +151,8 @@ def specify(config: Config, version: ModelVersion | None, workspace: Workspace) 
             recoverability = measure_images(images, config.probe, Execution.of(config, version, workspace)).r_squared
         eta_dims = tuple(most_recoverable(recoverability, count))
     check_eta_dims(eta_dims, config, described.latent_dim)
+    levels = config.dataset.association
+    check_study(config.study, config.outcomes, config.seed, levels, described.latent_dim, eta_dims)
     return DatasetSpec.of(config, images, OutcomeSpec.of(config, described.latent_dim, eta_dims), version)
 
 

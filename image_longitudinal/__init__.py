@@ -20,15 +20,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from image_longitudinal.api import evaluate, fit, generate, load_model, score, simulate
+    from image_longitudinal.api import (
+        evaluate,
+        evaluate_study,
+        fit,
+        generate,
+        load_model,
+        score,
+        simulate,
+        simulate_study,
+    )
     from image_longitudinal.storage.dataset.loaders import SubjectDataset, SubjectLoader
     from image_longitudinal.storage.dataset.reader import open_dataset
 
     __version__: str
 
 __all__ = [
-    "SubjectDataset", "SubjectLoader", "__version__", "evaluate", "fit", "generate", "load_model", "open_dataset",
-    "score", "simulate",
+    "SubjectDataset", "SubjectLoader", "__version__", "evaluate", "evaluate_study", "fit", "generate", "load_model",
+    "open_dataset", "score", "simulate", "simulate_study",
 ]  # fmt: skip
 
 _ROOM_OF = {

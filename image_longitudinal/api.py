@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from image_longitudinal.flows.evaluate_dataset import EvaluationResult
     from image_longitudinal.models.imaging.interface import ImageModel
     from image_longitudinal.tasks.evaluation.tables import Table
+    from image_longitudinal.tasks.population.study import SimulatedStudy
     from image_longitudinal.tasks.population.summary import FitSummary
 
 
@@ -45,7 +46,7 @@ def generate(
     Args:
         output: a local folder or any fsspec URL.
         images: folder, archive or URL of scans to train on; procedural phantom images without one.
-        preset: configuration to start from: demo, scans, scans-128, small or paper.
+        preset: configuration to start from: demo, scans, scans-128, small, paper, trial, observational or sites.
         overrides: ``section.key=value`` texts over the preset's values.
         config: a whole configuration instead of preset and overrides.
         model: registered model (version, alias or ``pretrained``) to use instead of training one.
@@ -111,6 +112,47 @@ def evaluate(
     )  # fmt: skip
 
 
+def evaluate_study(dataset: str | Path, *, bootstrap: int = 1000) -> list[Table]:
+    """Estimate what a study design holds: mean effects, individual effects from images, and sites; beside the truth.
+
+    Args:
+        dataset: a local folder or any fsspec URL, of a data set with arms or sites.
+        bootstrap: resamples behind each interval.
+
+    Returns:
+        The tables, one row per estimator.
+
+    Raises:
+        StorageError: it has neither arms nor sites, too few subjects, or irregular visits.
+    """
+    with naming_missing_extra():
+        from image_longitudinal.storage.dataset.reader import open_dataset
+        from image_longitudinal.tasks.evaluation.study import evaluate_study as evaluated
+    return evaluated(open_dataset(dataset), replicates=bootstrap)
+
+
+def simulate_study(
+    preset: str = "trial", *, overrides: Sequence[str] = (), config: Config | None = None
+) -> SimulatedStudy:
+    """Simulate the tables of a study design in memory, without images.
+
+    They are those of :func:`generate` with the same configuration, except that ``dataset.eta_dims`` auto means the
+    first latent dimensions.
+
+    Args:
+        preset, overrides, config: as for :func:`generate`.
+
+    Returns:
+        Tables of pyarrow; those of ``truth/`` are None without arms.
+
+    Raises:
+        ConfigError: a design that cannot be had.
+    """
+    with naming_missing_extra():
+        from image_longitudinal.tasks.population.study import simulate_tables
+    return simulate_tables(config or load_config(preset, overrides=overrides))
+
+
 def score(
     dataset: str | Path,
     predictions: str | Path,
@@ -119,7 +161,7 @@ def score(
     bootstrap: int = 1000,
     workers: int = 2,
 ) -> list[Table]:
-    """Score predictions of random effects or outcomes for the test subjects of a data set.
+    """Score predictions of random effects, outcomes, individual effects or policies for a data set's test subjects.
 
     Args:
         dataset: a local folder or any fsspec URL.

@@ -180,6 +180,14 @@ def _check_effects(config: Config) -> None:
     if eta_dims != "auto" and len(eta_dims) != count:
         expected = f"{count} dimensions ({config.outcomes.model})"
         raise ConfigError("dataset.eta_dims do not fit", expected=expected, got=list(eta_dims))
+    if config.study.active:
+        from image_longitudinal.models.design.study import check_study
+
+        dims = tuple(range(count)) if eta_dims == "auto" else eta_dims  # which ones does not matter to what can be had
+        own = () if config.study.entries == "auto" else config.study.entries
+        check_study(
+            config.study, config.outcomes, config.seed, config.dataset.association, max((*dims, *own)) + 1, dims
+        )
 
 
 def _is_trained(config: Config) -> bool:

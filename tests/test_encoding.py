@@ -101,7 +101,7 @@ from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.presets import load_config
 from image_longitudinal.models.nlme.kernels import cached
 from pathlib import Path
-for preset in ("demo", "scans", "scans-128", "small", "paper"):
+for preset in ("demo", "scans", "scans-128", "small", "paper", "trial", "observational", "sites"):
     print(digest_of(load_config(preset)))
 print(cached.digest_of_sources(Path(cached.__file__).parent))
 """

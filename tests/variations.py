@@ -7,10 +7,23 @@ from typing import Any
 from pydantic import ValidationError
 
 from image_longitudinal.core.config import Config, Section
+from image_longitudinal.core.presets import load_config
 
 OTHER = {  # names, valid ones
     "generator.backend": "vae", "outcomes.model": "emax", "dataset.eta_dims": [3, 4, 5], "compute.device": "cpu",
+    "study.entries": [0, 1], "study.association": [{"effect": "ka", "level": 0.3}], "study.prognosis": [1.0, 0.0, 0.0],
+    "study.covariates": [{"name": "age"}],
+    "study.arms": [{"name": "one", "share": 0.25}, {"name": "two", "share": 0.75}],
+    "study.sites": [{"name": "north", "share": 0.5, "strength": 1.0}, {"name": "south", "share": 0.5}],
+    "study.assignment.direction": [1.0, 0.0, 0.0],
 }  # fmt: skip
+
+
+STUDY = (  # with arms and sites, so that every field of the section may have another value
+    "study.arms=[{name: one, share: 0.5}, {name: two, share: 0.5}]",
+    "study.sites=[{name: north, share: 0.5}, {name: south, share: 0.5}]",
+)
+WITH_ARMS = load_config("demo", overrides=STUDY).study
 
 
 def field_paths(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -26,7 +39,9 @@ FIELDS = dict(field_paths())
 
 
 def with_another_value(config: Config, path: str) -> Config:
-    """The configuration with another valid value of one field."""
+    """The configuration with another valid value of one field; one of a study, with arms and sites to vary."""
+    if path.startswith("study.") and not config.study.arms:
+        config = config.model_copy(update={"study": WITH_ARMS})
     content = config.model_dump(mode="json")
     *sections, name = path.split(".")
     inner = content

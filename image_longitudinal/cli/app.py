@@ -9,7 +9,7 @@ import typer
 from image_longitudinal.cli import config, models
 from image_longitudinal.cli.commands import add_command
 from image_longitudinal.cli.doctor import doctor_command
-from image_longitudinal.cli.evaluate import evaluate_command, score_command
+from image_longitudinal.cli.evaluate import evaluate_command, score_command, study_command
 from image_longitudinal.cli.inspect import show_command, verify_command
 from image_longitudinal.cli.make import distill_command, generate_command, ingest_command, train_command
 from image_longitudinal.cli.population import export_command, fit_command, simulate_command
@@ -66,6 +66,12 @@ add_command(
     score_command,
     f"image-longitudinal score {DATA} mine.parquet",
     f"image-longitudinal score {DATA} mine.parquet --output tables --json",
+)
+add_command(
+    app,
+    study_command,
+    "image-longitudinal study datasets/trial",
+    "image-longitudinal study datasets/trial --output tables --json",
 )
 add_command(
     app,

@@ -37,6 +37,13 @@ def describe_dataset(dataset: Dataset) -> str:
         shares = zip(manifest.random_effects, found.eta, strict=True)
         lines.append(f"read from images  {', '.join(f'{share:.3f} of {name}' for name, share in shares)} (R² of η)")
     lines += [f"gate              {one}" for one in manifest.gates or () if not one.passed]
+    if study := manifest.study:
+        parts = {
+            "arms": dataset.arms,
+            "covariates": study.columns.covariates,
+            "sites": [one.name for one in study.sites],
+        }
+        lines += [f"{name:17} {', '.join(named)}" for name, named in parts.items() if named]
     if whole := manifest.part_of:
         lines.append(
             f"part of           {whole.identity[:12]}: shards {shard_ranges(whole.shards)} "

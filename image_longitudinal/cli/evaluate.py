@@ -91,7 +91,7 @@ def score_command(
     workers: Threads = 2,
     overwrite: Overwrite = False,
 ) -> None:
-    """Score predictions of random effects or outcomes for the test subjects."""
+    """Score predictions of random effects, outcomes, individual effects or policies for the test subjects."""
     from image_longitudinal.api import score
     from image_longitudinal.tasks.evaluation.submissions import TABLES
     from image_longitudinal.tasks.evaluation.tables import file_names
@@ -108,3 +108,31 @@ def score_command(
             for table in tables:
                 table.write(folder)
     print_result(output or predictions, command_line("show", dataset))
+
+
+def study_command(
+    dataset: DatasetArgument,
+    output: Annotated[
+        str | None,
+        typer.Option(help="Folder for the tables as markdown, LaTeX and CSV.", parser=expanded, metavar="FOLDER"),
+    ] = None,
+    bootstrap: Annotated[int, typer.Option(min=100, help="Resamples behind each interval.")] = 1000,
+    overwrite: Overwrite = False,
+) -> None:
+    """Estimate what a study design holds, beside the truth: mean effects, individual effects from images, sites."""
+    from image_longitudinal.api import evaluate_study
+    from image_longitudinal.tasks.evaluation.study import TABLES
+    from image_longitudinal.tasks.evaluation.tables import file_names
+
+    names = [file for table in TABLES for file in file_names(table)]
+    if output is not None:
+        check_new_folder(Path(output), names, overwrite)
+    note(f"estimate the study of {dataset}: {bootstrap} resamples")
+    tables = evaluate_study(dataset, bootstrap=bootstrap)
+    texts = (f"\n{table.title}\n{aligned([table.columns, *table.rows], left=3)}" for table in tables)
+    show("\n".join(texts), tables={table.name: table.records for table in tables})
+    if output is not None:
+        with new_folder(Path(output), names, overwrite) as folder:
+            for table in tables:
+                table.write(folder)
+    print_result(output or dataset, command_line("show", dataset))

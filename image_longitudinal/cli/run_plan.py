@@ -60,6 +60,8 @@ def describe_plan(config: Config, *, training: bool, generation: bool, found: Fo
             f"in shards         {shards.n_shards:,} of {dataset.shard_size:,} subjects ({splits})",
             f"size              about {human_bytes(expected_bytes(config, size))}",
         ]
+        if config.study.active:
+            lines.append(f"study design      {_study(config)}")
         if found and found.finished:
             n_missing = max(0, n_missing - found.finished * dataset.shard_size)
             lines.append(f"finished          {found.finished:,} of {shards.n_shards:,} shards are there and are kept")
@@ -71,6 +73,18 @@ def describe_plan(config: Config, *, training: bool, generation: bool, found: Fo
     lines.append(f"time              about {duration(round(seconds, -1))} on two CPU cores; a GPU is far faster")
     lines += [f"warning           {warning}" for warning in plan_warnings(config, generation=generation)]
     return "\n".join(lines)
+
+
+def _study(config: Config) -> str:
+    """Arms, covariates and sites of the study design in words."""
+    study = config.study
+    parts = {
+        f"arms {', '.join(arm.name for arm in study.arms)} ({study.assignment.kind})": study.arms,
+        f"covariates {', '.join(one.name for one in study.covariates)}": study.covariates,
+        f"sites {', '.join(site.name for site in study.sites)}": study.sites,
+        f"own association of {', '.join(one.effect for one in study.association)}": study.association,
+    }
+    return "; ".join(text for text, named in parts.items() if named) or "no arms, covariates or sites"
 
 
 def _diffusion_scale(config: Config) -> float:

@@ -62,6 +62,81 @@ def associate(linked: FloatArray, level: float, *, omega: ArrayLike, seed: int, 
     return np.asarray(np.sqrt(level) * linked + np.sqrt(1 - level) * scale_effects(noise, omega))
 
 
+def associate_each(
+    linked: FloatArray, levels: Sequence[float], *, level: float, omega: ArrayLike, seed: int, ids: ArrayLike
+) -> FloatArray:
+    """Random effects of which each has its own fraction of the variance from ``linked``; arguments as
+    :func:`associate`.
+
+    Args:
+        linked, omega, seed, ids: as there.
+        levels: ρ² of each effect, (k,), 0 ≤ ρ² ≤ 1.
+        level: the level of the data set, which names the stream of the noise: with a diagonal Ω an effect at this
+            level is the same bit for bit as from :func:`associate`.
+
+    Raises:
+        ConfigError: correlated effects cannot have these levels.
+    """
+    each = np.asarray(levels, np.float64)
+    factor = noise_factor(each, omega)
+    noise = normals(stream_key(seed, "association", float(level)), ids, linked.shape[1])
+    matrix = np.asarray(omega, np.float64)
+    if np.array_equal(matrix, np.diag(np.diag(matrix))):
+        return np.asarray(np.sqrt(each) * linked + np.sqrt(1 - each) * scale_effects(noise, matrix))
+    return np.asarray(np.sqrt(each) * linked + lower_product(noise, factor))
+
+
+def noise_factor(levels: ArrayLike, omega: ArrayLike) -> FloatArray:
+    """The lower triangle F (k, k) with F·Fᵀ = Ω - D·Ω·D, D = diag(ρ): the part that the image does not explain.
+
+    Raises:
+        ConfigError: that is no covariance matrix; says which levels each effect could have beside the others.
+    """
+    each, matrix = np.asarray(levels, np.float64), np.asarray(omega, np.float64)
+    rest = matrix * (1 - np.sqrt(np.outer(each, each)))
+    if not _is_covariance(rest, matrix):
+        ranges = [_attainable(each, matrix, index) for index in range(len(each))]
+        raise ConfigError(
+            "correlated random effects cannot have these associations with the image",
+            expected="; or ".join(f"{text} for effect {k}" for k, text in enumerate(ranges, 1)),
+            got=each.tolist(),
+        )
+    return triangle(rest)
+
+
+def triangle(matrix: FloatArray) -> FloatArray:
+    """The lower triangle of a covariance matrix (k, k), which may be singular."""
+    out = np.zeros_like(matrix)
+    for j in range(len(matrix)):
+        pivot = matrix[j, j] - out[j, :j] @ out[j, :j]
+        if pivot > 1e-12 * max(matrix[j, j], 1e-300):
+            out[j, j] = np.sqrt(pivot)
+            out[j + 1 :, j] = (matrix[j + 1 :, j] - out[j + 1 :, :j] @ out[j, :j]) / out[j, j]
+    return out
+
+
+def lower_product(standard: FloatArray, factor: FloatArray) -> FloatArray:
+    """standard (n, k) · factorᵀ, term by term (:func:`scale_effects`)."""
+    columns = [sum(standard[:, j] * factor[i, j] for j in range(factor.shape[1])) for i in range(len(factor))]
+    return np.stack(columns, axis=1)
+
+
+def _is_covariance(rest: FloatArray, omega: FloatArray) -> bool:
+    scale = np.sqrt(np.diag(omega))
+    return bool(np.linalg.eigvalsh(rest / np.outer(scale, scale))[0] > -1e-9)
+
+
+def _attainable(levels: FloatArray, omega: FloatArray, index: int) -> str:
+    """The levels that one effect could have beside the others', in steps of 0.001."""
+    found = []
+    for value in np.linspace(0, 1, 1001):
+        tried = levels.copy()
+        tried[index] = value
+        if _is_covariance(omega * (1 - np.sqrt(np.outer(tried, tried))), omega):
+            found.append(float(value))
+    return f"{found[0]:g} to {found[-1]:g}" if found else "none"
+
+
 def scale_effects(standard: FloatArray, omega: ArrayLike) -> FloatArray:
     """Random effects with covariance Ω (k, k) from standardised ones (n, k), by its Cholesky factor.
 

@@ -11,6 +11,7 @@ from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.card_quality import quality_section
 from image_longitudinal.storage.dataset.manifest import RootManifest
 from image_longitudinal.storage.dataset.reader import Dataset
+from image_longitudinal.storage.dataset.study_columns import TRUTH_DESCRIPTIONS
 from image_longitudinal.storage.io.root import FileRecord, Root
 
 PAPER_URL = "https://arxiv.org/abs/2410.16177"
@@ -23,6 +24,7 @@ CITATION = """@article{image_longitudinal_2024,
   url    = {https://arxiv.org/abs/2410.16177}
 }"""
 
+_DESCRIPTIONS = {**layout.TABLE_DESCRIPTIONS, **TRUTH_DESCRIPTIONS}
 _QUERY = """SELECT association, time, avg(dv) AS mean
 FROM 'observations/**/*.parquet'
 WHERE evid = 0 GROUP BY ALL ORDER BY ALL"""
@@ -54,7 +56,7 @@ def render_card(dataset: Dataset, *, picture: bool = False) -> str:
     levels = ", ".join(map(layout.level_name, manifest.levels))
     level = layout.level_name(manifest.levels[0])
     split = manifest.present_splits[0]
-    tables = "\n\n".join(_table_section(dataset, table) for table in layout.TABLES)
+    tables = "\n\n".join(_table_section(dataset, table) for table in manifest.tables)
     counts = "\n".join(f"| {name} | {manifest.splits[name]:,} |" for name in manifest.present_splits)
     unit = manifest.units.get("time", "1")
     shown = f"![Some images above the outcomes they are paired with]({layout.CARD_PICTURE})" if picture else ""
@@ -79,7 +81,7 @@ describes a real person.
 | latent vector | {image.latent_dim} dimensions, standard normal |
 | association levels | {levels} |
 | times | {len(manifest.times)}, from {min(manifest.times):g} to {max(manifest.times):g} {"" if unit == "1" else unit} |
-{_visits(manifest)}| shards | {manifest.plan.n_shards} of {manifest.shard_size:,} subjects |
+{_visits(manifest)}{_study(manifest)}| shards | {manifest.plan.n_shards} of {manifest.shard_size:,} subjects |
 | licence | {for_markdown(manifest.licence)} |
 
 | split | subjects |
@@ -195,9 +197,7 @@ def _table_section(dataset: Dataset, table: str) -> str:
         f"| {layout.description_of(field)} |"
         for field in dataset.schema(table)
     )
-    return (
-        f"### {table}\n\n{layout.TABLE_DESCRIPTIONS[table]}.\n\n| column | type | unit | |\n|---|---|---|---|\n{rows}"
-    )
+    return f"### {table}\n\n{_DESCRIPTIONS[table]}.\n\n| column | type | unit | |\n|---|---|---|---|\n{rows}"
 
 
 _SIZES = [
@@ -222,6 +222,20 @@ def _visits(manifest: RootManifest) -> str:
     return f"| visits | {', '.join(parts)}; a missed one keeps its row, with MDV 1 and no DV |\n" if parts else ""
 
 
+def _study(manifest: RootManifest) -> str:
+    """Rows on a study design, empty without one."""
+    if (study := manifest.study) is None:
+        return ""
+    parts = {
+        "arms": [f"{arm.name} ({100 * arm.share:.3g} %)" for arm in study.arms],
+        "covariates": list(study.columns.covariates),
+        "sites": [f"{site.name} ({100 * site.share:.3g} %)" for site in study.sites],
+    }
+    rows = [f"| {name} | {', '.join(for_markdown(one) for one in named)} |\n" for name, named in parts.items() if named]
+    apart = "| `truth/` | what only a scorer may see: do not train on it |\n" if study.arms else ""
+    return "".join(rows) + apart
+
+
 def render_croissant(dataset: Dataset) -> str:
     """The text of croissant.json (Croissant 1.0 JSON-LD): file sets of the images and tables, and record sets."""
     manifest = dataset.manifest
@@ -241,17 +255,15 @@ def render_croissant(dataset: Dataset) -> str:
         "isLiveDataset": False,
         "distribution": [
             _file_set("images", "application/octet-stream", f"{layout.IMAGES}/**", "Zarr v3 group: image and latent"),
-            *(
-                _file_set(t, "application/x-parquet", f"{t}/**/*.parquet", layout.TABLE_DESCRIPTIONS[t])
-                for t in layout.TABLES
-            ),
+            *(_file_set(t, "application/x-parquet", f"{t}/**/*.parquet", _DESCRIPTIONS[t]) for t in manifest.tables),
         ],
-        "recordSet": [_record_set(table, dataset.schema(table)) for table in layout.TABLES],
+        "recordSet": [_record_set(table, dataset.schema(table)) for table in manifest.tables],
     }
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-def _file_set(name: str, encoding: str, pattern: str, description: str) -> dict[str, Any]:
+def _file_set(table: str, encoding: str, pattern: str, description: str) -> dict[str, Any]:
+    name = _croissant_name(table)
     return {
         "@type": "cr:FileSet",
         "@id": f"{name}-files",
@@ -262,20 +274,25 @@ def _file_set(name: str, encoding: str, pattern: str, description: str) -> dict[
     }
 
 
+def _croissant_name(table: str) -> str:
+    return table.replace("/", "-")
+
+
 def _record_set(table: str, schema: pa.Schema) -> dict[str, Any]:
+    name = _croissant_name(table)
     return {
         "@type": "cr:RecordSet",
-        "@id": table,
-        "name": table,
-        "description": layout.TABLE_DESCRIPTIONS[table],
+        "@id": name,
+        "name": name,
+        "description": _DESCRIPTIONS[table],
         "field": [
             {
                 "@type": "cr:Field",
-                "@id": f"{table}/{field.name}",
+                "@id": f"{name}/{field.name}",
                 "name": field.name,
                 "description": f"{layout.description_of(field)} (unit: {layout.unit_of(field)})",
                 "dataType": _croissant_type(field.type),
-                "source": {"fileSet": {"@id": f"{table}-files"}, "extract": {"column": field.name}},
+                "source": {"fileSet": {"@id": f"{name}-files"}, "extract": {"column": field.name}},
             }
             for field in schema
         ],

@@ -5,13 +5,14 @@ No folder is named ``key=value``, since tools disagree on whether to make a colu
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
 import pyarrow as pa
 
 from image_longitudinal.core.plan import Shard
+from image_longitudinal.storage.dataset.study_columns import NO_STUDY, PROPENSITY, TRUTH, StudyColumns, column
 
 LAYOUT_VERSION: Final = 2
 
@@ -63,22 +64,28 @@ def level_name(level: float) -> str:
 
 
 def table_path(table: str, shard: int, split: str, level: float | None = None) -> str:
-    """The rows of one shard and split of a table; ``level`` is the association level, None for ``subjects``."""
+    """The rows of one shard and split of a table; ``level`` is the association level, None if it has none."""
     folder = table if level is None else f"{table}/rho2-{level_name(level)}"
     return f"{folder}/{split}/{shard:05d}.parquet"
 
 
-def shard_files(shard: Shard, levels: Iterable[float]) -> set[str]:
+def has_levels(table: str) -> bool:
+    """Whether a table has a file for each association level."""
+    return table not in ("subjects", PROPENSITY)
+
+
+def shard_files(shard: Shard, levels: Iterable[float], tables: Iterable[str] = TABLES) -> set[str]:
     """Paths of all data files of a shard: every file its manifest names."""
-    paths = {image_shard_path(shard.index), latent_shard_path(shard.index)}
+    paths, every = {image_shard_path(shard.index), latent_shard_path(shard.index)}, tuple(levels)
     for part in shard.splits:
-        paths.add(table_path("subjects", shard.index, part.split))
-        paths |= {table_path(table, shard.index, part.split, level) for level in levels for table in TABLES[1:]}
+        for table in tables:
+            chosen = every if has_levels(table) else (None,)
+            paths |= {table_path(table, shard.index, part.split, level) for level in chosen}
     return paths
 
 
 def _field(name: str, kind: pa.DataType, unit: str, description: str) -> pa.Field:
-    return pa.field(name, kind, nullable=name == "dv", metadata={"unit": unit, "description": description})
+    return column(name, kind, unit, description, nullable=name == "dv")
 
 
 def eta_columns(count: int) -> tuple[str, ...]:
@@ -94,8 +101,11 @@ def table_columns(
     *,
     licence: str = "",
     infusions: bool = False,
+    study: StudyColumns = NO_STUDY,
+    times: Sequence[float] = (),
 ) -> pa.Schema:
-    """The columns of one of :data:`TABLES`. Observations are sorted by id and time, doses before observations.
+    """The columns of one of :data:`TABLES`, or of a table in ``truth/``. Observations are sorted by id and time, doses
+    before observations.
 
     Args:
         table: its name.
@@ -104,6 +114,8 @@ def table_columns(
         units: of ``time``, ``amt`` and ``dv``; may name a parameter's unit; "1" otherwise.
         licence: SPDX identifier, repeated in the metadata of each file unless empty.
         infusions: whether observations have the column ``rate``.
+        study: what a study design adds.
+        times: observation times, which columns of potential outcomes are for.
     """
     time, amount, outcome = (units.get(name, "1") for name in ("time", "amt", "dv"))
     identity = _field("id", pa.int64(), "1", "subject identity")
@@ -118,6 +130,7 @@ def table_columns(
             _field("shard", pa.int32(), "1", "shard that holds the subject"),
             _field("seed", pa.int64(), "1", "the subject's own seed, given to the image model"),
             *(_field(name, pa.float64(), "1", "random effect linked to the image") for name in eta_columns(n_eta)),
+            *study.of_subjects(),
         ]
     elif table == "random_effects":
         fields = [
@@ -127,17 +140,23 @@ def table_columns(
             *(_field(name, pa.float64(), "1", "random effect used for the outcomes") for name in eta_columns(n_eta)),
             *(_field(name, pa.float64(), units.get(name, "1"), "individual parameter") for name in parameters),
         ]
+    elif table in TRUTH:
+        of_level = [association] if has_levels(table) else []
+        fields = [identity, *study.of_truth(table, times, outcome), *of_level, split]
     else:
         rate = _field("rate", pa.float64(), f"{amount}/{time}", "rate of an infusion, 0 for a bolus")
         fields = [
             identity,
             _field("time", pa.float64(), time, "time since the start"),
-            _field("evid", pa.int8(), "1", "0 observation, 1 dose"),
+            _field(
+                "evid", pa.int8(), "1", "0 observation, 1 dose" + (", 2 a dose of other arms" if study.arms else "")
+            ),
             _field("amt", pa.float64(), amount, "amount of the dose, 0 on observation rows"),
             *([rate] if infusions else []),
             _field("cmt", pa.int8(), "1", "compartment dosed or observed, from 1"),
             _field("dv", pa.float32(), outcome, "observed outcome, null on dose rows and missed visits"),
             _field("mdv", pa.int8(), "1", "1 if dv is missing, else 0"),
+            *study.of_observations(),
             association,
             split,
         ]

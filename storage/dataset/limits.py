@@ -34,6 +34,7 @@ def check_limits(manifest: RootManifest) -> None:
         ("a latent dimension for each random effect", dims is None or len(dims) == n_eta),
         ("latent dimensions of the image", all(0 <= dim < n_latents for dim in dims or ())),
         ("parameters with names of their own", len(set(columns)) == len(columns)),
+        ("a study design of these random effects", _is_of_effects(manifest)),
         ("numbers that describe the visits", _describes_visits(manifest.config.get("outcomes", {}))),
         ("files of the data set", all(file.path not in names for file in files)),
     ]
@@ -44,6 +45,19 @@ def check_limits(manifest: RootManifest) -> None:
     for expected, found in expectations:
         if not found:
             raise ValueError(f"expected {expected}")
+
+
+def _is_of_effects(manifest: RootManifest) -> bool:
+    if (study := manifest.study) is None:
+        return True
+    levels = {layout.level_name(level) for level in (manifest.part_of or manifest).levels}
+    names = [field.name for field in study.columns.of_subjects()]
+    return (
+        set(study.association) == levels
+        and all(len(each) == len(manifest.random_effects) for each in study.association.values())
+        and len(set(names)) == len(names)
+        and len(set(study.columns.arms)) == len(study.arms)
+    )
 
 
 def _describes_visits(outcomes: object) -> bool:

@@ -22,12 +22,14 @@ from image_longitudinal.core.plan import SPLITS, Shard, ShardPlan
 from image_longitudinal.core.readability import Readability
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.limits import MAX_SHARD, MAX_SIDE, MAX_SUBJECTS, check_limits
+from image_longitudinal.storage.dataset.study_columns import NO_STUDY, StudyColumns
+from image_longitudinal.storage.dataset.study_info import DoseSlots, StudyInfo
 from image_longitudinal.storage.dataset.tables import PlannedDose
 from image_longitudinal.storage.io.root import FileRecord, Root, file_record
 
 Split = Annotated[str, Field(pattern=f"^({'|'.join(SPLITS)})$")]
 Level = Annotated[float, Field(gt=0, le=1)]
-_OMITTED_IF_NONE = ("derived_from", "part_of", "readability", "gates")
+_OMITTED_IF_NONE = ("derived_from", "part_of", "readability", "gates", "study")
 
 
 class Document(BaseModel):
@@ -128,6 +130,7 @@ class RootManifest(Document):
     part_of: PartOf | None = None
     readability: Readability | None = None  # None, as gates: published before they were measured
     gates: tuple[Gate, ...] | None = None  # what was wanted of model and data set, and what was accepted on purpose
+    study: StudyInfo | None = None
 
     @model_validator(mode="after")
     def _asks_nothing_impossible(self) -> Self:
@@ -158,16 +161,45 @@ class RootManifest(Document):
         return self._stored(layout.table_path(table, shard, split, level))
 
     def table_schema(self, table: str) -> pa.Schema:
-        """The columns of a table in this data set's layout version; ``table`` is one of ``layout.TABLES``."""
-        n_eta, infusions = len(self.random_effects), any(dose.rate for dose in self.doses)
+        """The columns of a table in this data set's layout version; ``table`` is one of :attr:`tables`."""
+        n_eta, infusions = len(self.random_effects), any(dose.rate for dose in self.dose_slots.slots)
         schema = layout.table_columns(
-            table, n_eta, self.parameters, self.units, licence=self.licence, infusions=infusions
-        )
+            table, n_eta, self.parameters, self.units, licence=self.licence, infusions=infusions,
+            study=self.study_columns, times=self.times,
+        )  # fmt: skip
         return layout.columns_in_version_1(table, schema) if self.layout_version == 1 else schema
 
     def shard_files(self, shard: Shard) -> set[str]:
         """Paths of all data files of a shard in this data set's layout version."""
-        return {self._stored(path) for path in layout.shard_files(shard, self.levels)}
+        return {self._stored(path) for path in layout.shard_files(shard, self.levels, self.tables)}
+
+    @property
+    def study_columns(self) -> StudyColumns:
+        """What the study design adds to the tables."""
+        return self.study.columns if self.study else NO_STUDY
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of all tables: those of every data set, and those in ``truth/``."""
+        return (*layout.TABLES, *self.study_columns.truth)
+
+    @property
+    def dose_slots(self) -> DoseSlots:
+        """The dose rows of every subject, and what each arm gets there."""
+        arms = self.study.arms if self.study else ()
+        return DoseSlots([arm.doses for arm in arms] or [self.doses])
+
+    @property
+    def has_own_associations(self) -> bool:
+        """Whether random effects have other associations with the image than the level says."""
+        return bool(self.study and any(set(each) != {float(level)} for level, each in self.study.association.items()))
+
+    def rows_of_a_subject(self, table: str) -> int:
+        """Rows that every subject has in a table."""
+        if table == "observations":
+            return len(self.times) + len(self.dose_slots.slots)
+        many = table in self.study_columns.truth and layout.has_levels(table)
+        return len(self.study_columns.arms) if many else 1
 
     def _stored(self, path: str) -> str:
         return layout.path_in_version_1(path) if self.layout_version == 1 else path

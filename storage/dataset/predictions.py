@@ -1,7 +1,9 @@
 """Predictions for the test subjects of a data set: one Parquet file, the format of submissions.
 
-Columns ``id`` and ``association``, and either ``eta_1`` … ``eta_k`` (random effects, one row per subject and level) or
-``time`` and ``dv`` (outcomes, one row per subject, level and visit). Levels may be missing, but not parts of a level.
+Columns ``id`` and ``association``, and either ``eta_1`` … ``eta_k`` (random effects, one row per subject and level), or
+``time`` and ``dv`` (outcomes, one row per subject, level and visit), or of a data set with arms ``arm`` and ``effect``
+(individual effects of the arms against the first, one row per subject, level and arm from 1) or ``arm`` alone (a
+policy: the arm that each subject should take). Levels may be missing, but not parts of a level.
 """
 
 from collections.abc import Sequence
@@ -25,7 +27,8 @@ Array = NDArray[np.float64]
 class Submission:
     """Predictions by association level, rows in order of the test subjects' ids.
 
-    ``kind`` is ``effects``, arrays (n, k), or ``outcomes``, arrays (n, T).
+    ``kind`` is ``effects``, arrays (n, k); ``outcomes``, arrays (n, T); ``individual``, arrays (n, A - 1); or
+    ``policy``, arrays (n, 1).
     """
 
     kind: str
@@ -41,8 +44,9 @@ def write_predictions(path: Path, ids: NDArray[np.int64], level: float, eta: Arr
 
 
 def read_predictions(
-    path: str | Path, *, ids: NDArray[np.int64], levels: Sequence[float], n_eta: int, times: Sequence[float]
-) -> Submission:
+    path: str | Path, *, ids: NDArray[np.int64], levels: Sequence[float], n_eta: int, times: Sequence[float],
+    arms: int = 0,
+) -> Submission:  # fmt: skip
     """Read and check a file of predictions.
 
     Args:
@@ -51,6 +55,7 @@ def read_predictions(
         levels: association levels of the data set.
         n_eta: number of random effects.
         times: visits of the data set.
+        arms: number of arms of the data set; 0 without any.
 
     Raises:
         StorageError: it is not a Parquet file, has other columns, or has an invalid row; names file, row (counted from
@@ -58,7 +63,10 @@ def read_predictions(
     """
     table = _read(Path(path))
     effects, names = eta_columns(n_eta), set(table.column_names)
+    kinds: dict[str, tuple[str, ...]]
     kinds = {"effects": ("id", "association", *effects), "outcomes": ("id", "association", "time", "dv")}
+    if arms:
+        kinds |= {"individual": ("id", "association", "arm", "effect"), "policy": ("id", "association", "arm")}
     kind = next((kind for kind, columns in kinds.items() if names == set(columns)), None)
     if kind is None:
         expected = " or ".join(f"the columns {', '.join(columns)}" for columns in kinds.values())
@@ -72,14 +80,19 @@ def read_predictions(
     slot = np.zeros(len(position), np.int64)
     if kind == "outcomes":
         slot = _places(columns["time"], np.asarray(times, np.float64), "no such visit in the data set", path)
-    width = len(times) if kind == "outcomes" else 1
+    elif kind == "individual":
+        slot = _places(columns["arm"], np.arange(1.0, arms), "no such arm to compare with the first", path)
+    elif kind == "policy":
+        _places(columns["arm"], np.arange(float(arms)), "no such arm in the data set", path)
+    width = {"outcomes": len(times), "individual": arms - 1}.get(kind, 1)
     cell = (level * len(ids) + position) * width + slot
     order = np.argsort(cell, kind="stable")
     repeated = np.zeros(len(cell), bool)
     repeated[order[1:]] = cell[order][1:] == cell[order][:-1]
     expected, again = "one row for each subject, level and visit", [f"id {one} again" for one in columns["id"]]
     _refuse(repeated, "a subject is predicted twice", path, again, expected=expected)
-    values = np.stack([columns[name] for name in (("dv",) if kind == "outcomes" else effects)], axis=1)
+    of_kind = {"outcomes": ("dv",), "individual": ("effect",), "policy": ("arm",)}.get(kind, effects)
+    values = np.stack([columns[name] for name in of_kind], axis=1)
     found = {}
     for index in np.unique(level).tolist():
         rows = level == index
@@ -89,6 +102,7 @@ def read_predictions(
         if len(missing):
             first = int(missing[0])
             absent = f"id {ids[first // width]}" + (f", time {times[first % width]:g}" if kind == "outcomes" else "")
+            absent += f", arm {first % width + 1}" if kind == "individual" else ""
             raise StorageError(
                 f"{len(missing)} predictions are missing", where=f"{path}, association {known[index]:g}",
                 expected=f"all {len(ids)} subjects of the test split", got=f"none for {absent}",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from image_longitudinal.core.errors import StorageError
@@ -120,20 +121,28 @@ class Dataset:
 
     def outcomes(self, level: float, start: int, stop: int) -> NDArray[np.float32]:
         """Outcomes at ``manifest.times``, which ascend: float32, shape (stop - start, T); NaN at a missed visit."""
-        pattern = observation_pattern(self.manifest.times, self.manifest.doses)
+        pattern = observation_pattern(self.manifest.times, self.manifest.dose_slots.slots)
         dv = self._tables.columns("observations", level, start, stop, ("dv",), rows=len(pattern["evid"]))
         return dv.reshape(stop - start, -1)[:, pattern["evid"] == 0].astype(np.float32)
 
-    def view(self, split: str | None = None, level: float | None = None) -> View:
+    def view(
+        self, split: str | None = None, level: float | None = None, *, arm: str | None = None, site: str | None = None
+    ) -> View:
         """The subjects of one split (None: all) at one association level (None: images and latents only).
 
+        ``arm``, ``site``: of a study design, only those in this arm and at this site.
+
         Raises:
-            StorageError: the data set has no such split or level.
+            StorageError: the data set has no such split, level, arm or site.
         """
         chosen_splits(self.manifest, split)
         if level is not None:
             check_is_one_of("association level", level, self.levels)
-        return View(self, split, level)
+        if arm is not None:
+            check_is_one_of("arm", arm, self.arms)
+        if site is not None:
+            check_is_one_of("site", site, self.sites)
+        return View(self, split, level, arm, site)
 
     def runs(self, split: str | None = None) -> list[tuple[int, int]]:
         """The ids of one split, or of all subjects, as runs ``start <= id < stop`` within one shard, ascending."""
@@ -164,6 +173,26 @@ class Dataset:
         """
         return self._table("observations", level, split, columns)
 
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Names of the arms, by number; empty without a study design that has some."""
+        return self.manifest.study_columns.arms
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the sites, by number; empty without a study design that has some."""
+        return tuple(site.name for site in self.manifest.study.sites) if self.manifest.study else ()
+
+    def truth(
+        self, table: str, level: float | None = None, split: str | None = None, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """A table of what only a scorer may see: ``potential_outcomes``, ``effects`` or ``propensity`` (no level).
+
+        Raises:
+            StorageError: the data set has no such table.
+        """
+        return self._table(f"truth/{table}", level, split, columns)
+
     def _table(self, table: str, level: float | None, split: str | None, columns: Sequence[str] | None) -> pa.Table:
         with table_errors("cannot read a table", self.root.join(table)):
             return self.scan(table, level, split).to_table(columns=columns)
@@ -174,8 +203,8 @@ class Dataset:
         The footer of every file is read and checked now, and kept.
 
         Args:
-            table: subjects, random_effects or observations.
-            level: an association level of the data set; None for ``subjects``.
+            table: subjects, random_effects or observations, or one of ``manifest.tables`` in ``truth/``.
+            level: an association level of the data set; None for tables without.
             split: one split, or all.
 
         Raises:
@@ -200,13 +229,23 @@ class Dataset:
             observations={level: rows("observations", level, subject_id) for level in self.levels},
         )
 
+    def columns(
+        self, table: str, level: float | None, start: int, stop: int, names: Sequence[str], rows: int = 1
+    ) -> NDArray[np.float64]:
+        """Number columns of subjects ``start <= id < stop``, ``rows`` of each: (rows · (stop - start), names)."""
+        return self._tables.columns(table, level, start, stop, names, rows)
+
+    def rows(self, table: str, level: float | None, subject_id: int) -> pa.Table:
+        """The rows of one subject in a table. IndexError for an id outside the data set."""
+        return self._tables.subject_rows(table, level, operator.index(subject_id))
+
     def check_zarr_metadata(self) -> None:
         """StorageError unless the Zarr metadata describes the manifest's arrays; our own reader does not need it."""
         check_metadata(self.root, (self._images.spec, self._latents.spec), self.plan.n_subjects)
 
     def schema(self, table: str) -> pa.Schema:
         """The columns of a table, with units in the metadata of each field."""
-        check_is_one_of("table", table, layout.TABLES)
+        check_is_one_of("table", table, self.manifest.tables)
         return self.manifest.table_schema(table)
 
     def _check_in_part(self, ids: ArrayLike | range) -> None:
@@ -231,11 +270,21 @@ class View:
     dataset: Dataset
     split: str | None = None
     level: float | None = None
+    arm: str | None = None
+    site: str | None = None
 
     @cached_property
     def ids(self) -> NDArray[np.int64]:
-        """The subject ids, ascending: a contiguous run, except in a part of a data set."""
-        return np.concatenate([np.arange(*run) for run in self.dataset.runs(self.split)])
+        """The subject ids, ascending: a contiguous run, except in a part of a data set, or in an arm or at a site."""
+        ids = np.concatenate([np.arange(*run) for run in self.dataset.runs(self.split)])
+        chosen = {"arm": (self.arm, self.dataset.arms), "site": (self.site, self.dataset.sites)}
+        for column, (name, names) in chosen.items():
+            if name is not None:
+                runs = self.dataset.runs(self.split)
+                numbers = [self.dataset.columns("subjects", None, *run, [column])[:, 0] for run in runs]
+                keep = np.concatenate(numbers) == names.index(name)
+                ids = ids[np.isin(ids, np.concatenate([np.arange(*run) for run in runs])[keep])]
+        return ids
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -266,7 +315,11 @@ class View:
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """One of the three tables, subjects, random_effects or observations, in memory."""
-        return self.dataset._table(name, self._level_of(name), self.split, columns)
+        if self.arm is None and self.site is None:
+            return self.dataset._table(name, self._level_of(name), self.split, columns)
+        rows = self.dataset._table(name, self._level_of(name), self.split, None)
+        rows = rows.filter(pc.is_in(rows["id"], pa.array(self.ids)))
+        return rows if columns is None else rows.select(list(columns))
 
     def pandas(self, name: str, columns: Sequence[str] | None = None) -> Any:
         """A table as a pandas data frame, in memory."""
@@ -275,7 +328,10 @@ class View:
 
     def polars(self, name: str) -> Any:
         """A table as a lazy polars frame: filters and column choices reach the files; ``.collect()`` reads."""
-        return _import("polars").scan_pyarrow_dataset(self.dataset.scan(name, self._level_of(name), self.split))
+        polars = _import("polars")
+        lazy = polars.scan_pyarrow_dataset(self.dataset.scan(name, self._level_of(name), self.split))
+        every = self.arm is None and self.site is None
+        return lazy if every else lazy.filter(polars.col("id").is_in(self.ids.tolist()))
 
     def xarray(self) -> Any:
         """Images and latents as a lazy xarray Dataset with dimensions subject, y, x and latent, and ids as coordinate.
@@ -305,7 +361,7 @@ class View:
         return self.level
 
     def _level_of(self, table: str) -> float | None:
-        return None if table == "subjects" else self._level
+        return self._level if layout.has_levels(table) else None
 
     def _read(self, read: Callable[[int, int], NDArray[Any]], start: int, stop: int | None) -> NDArray[Any]:
         """``read(first id, last id + 1)`` of the positions, run by run where the ids have gaps."""
@@ -313,9 +369,16 @@ class View:
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"positions {start} to {stop} of {len(self)}")
         ids = self.ids[start:stop]
-        runs = np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1)
-        pieces = [read(int(run[0]), int(run[-1]) + 1) if len(run) else read(0, 0) for run in runs]
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        if self.arm is None and self.site is None:
+            runs = np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1)
+            pieces = [read(int(run[0]), int(run[-1]) + 1) if len(run) else read(0, 0) for run in runs]
+            return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        pieces = []
+        for low, high in self.dataset.runs(self.split):  # each as one range: others lie between
+            own = ids[np.searchsorted(ids, low) : np.searchsorted(ids, high)]
+            if len(own):
+                pieces.append(read(int(own[0]), int(own[-1]) + 1)[own - own[0]])
+        return np.concatenate(pieces) if pieces else read(0, 0)
 
 
 def open_dataset(url: str | Path | Root) -> Dataset:

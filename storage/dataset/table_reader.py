@@ -43,7 +43,7 @@ class TableReader:
         index, split = subject_id // self.plan.shard_size, self.plan.split_of(subject_id)
         part = next(part for part in self.plan.shard(index).splits if part.split == split)
         path, schema = self._path(table, level, index, split), self.manifest.table_schema(table)
-        rows, width = read_table(self.root, path, schema.names), self._rows_of_a_subject(table)
+        rows, width = read_table(self.root, path, schema.names), self.manifest.rows_of_a_subject(table)
         _check_columns(self.root.join(path), rows.schema, schema)
         _check_rows(self.root.join(path), rows.num_rows, width, part)
         # Not by a filter, which would trust the statistics in the file: no checksum covers them.
@@ -91,8 +91,8 @@ class TableReader:
         return np.stack([read[name].to_numpy().astype(np.float64, copy=False) for name in names], axis=1)
 
     def _path(self, table: str, level: float | None, shard: int, split: str) -> str:
-        check_is_one_of("table", table, layout.TABLES)
-        if table == "subjects":
+        check_is_one_of("table", table, self.manifest.tables)
+        if not layout.has_levels(table):
             return self.manifest.table_path(table, shard, split)
         check_is_one_of("association level", level, self.manifest.levels)
         return self.manifest.table_path(table, shard, split, level)
@@ -114,7 +114,7 @@ class TableReader:
             where = self.root.join(path)
             with table_errors("cannot open a table", where):
                 _check_columns(where, fragment.physical_schema, schema)
-                _check_rows(where, fragment.metadata.num_rows, self._rows_of_a_subject(table), part)
+                _check_rows(where, fragment.metadata.num_rows, self.manifest.rows_of_a_subject(table), part)
 
         with table_errors("cannot open a table", self.root.join(table)):
             addresses = [f"{prefix}/{path}" for path in paths]
@@ -122,9 +122,6 @@ class TableReader:
         with ThreadPoolExecutor(FOOTERS_AT_A_TIME) as pool:  # the footers read here are kept for the scan
             list(pool.map(check, paths, [part for _, part in parts], found.get_fragments()))
         return found
-
-    def _rows_of_a_subject(self, table: str) -> int:
-        return len(self.manifest.times) + len(self.manifest.doses) if table == "observations" else 1
 
 
 def _check_rows(where: str, found: int, width: int, part: SplitRange) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.plan import Shard
 from image_longitudinal.storage.dataset import layout
+from image_longitudinal.storage.dataset.study_columns import NO_STUDY, StudyColumns
 from image_longitudinal.storage.io.root import FileRecord, Root
 
 ROW_GROUP = 122_880  # rows: the row group of DuckDB, which scans whole row groups in parallel
@@ -21,6 +23,7 @@ OBSERVED_COMPARTMENT = 2  # Central, after Depot
 # subject to subject. Smaller and faster to read than pyarrow's default, dictionaries for all columns. LZ4 reads a fifth
 # faster and takes 5 % more space; BYTE_STREAM_SPLIT for random numbers saves 5 %, but few versions of Spark read it
 CONSTANT_COLUMNS = ("split", "shard", "association")  # one value per file: dictionaries
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 ASCENDING_COLUMNS = ("id", "image_index")  # differences
 
 
@@ -37,8 +40,9 @@ class PlannedDose(NamedTuple):
 
 
 def write_subjects(
-    root: Root, shard: Shard, *, seeds: NDArray[np.int64], eta: NDArray[np.float64], licence: str = ""
-) -> tuple[FileRecord, ...]:
+    root: Root, shard: Shard, *, seeds: NDArray[np.int64], eta: NDArray[np.float64], licence: str = "",
+    study: StudyColumns = NO_STUDY, own: Mapping[str, NDArray[Any]] = NOTHING,
+) -> tuple[FileRecord, ...]:  # fmt: skip
     """Write the subjects of one shard.
 
     Args:
@@ -47,6 +51,8 @@ def write_subjects(
         seeds: int64, shape (len(shard),), in id order: each subject's own seed.
         eta: float64, shape (len(shard), k): the random effects linked to the image.
         licence: SPDX identifier, for the metadata of the files.
+        study: what a study design adds.
+        own: the columns that it adds, each (len(shard),), by name.
 
     Returns:
         One record for each split in the shard. The same input gives the same bytes.
@@ -56,8 +62,8 @@ def write_subjects(
     """
     _check(shard, "seeds", seeds, 1)
     ids = np.arange(shard.start, shard.stop, dtype=np.int64)
-    columns = {"id": ids, "image_index": ids, "seed": seeds, **_eta_columns(shard, eta)}
-    schema = layout.table_columns("subjects", eta.shape[1], licence=licence)
+    columns = {"id": ids, "image_index": ids, "seed": seeds, **_eta_columns(shard, eta), **own}
+    schema = layout.table_columns("subjects", eta.shape[1], licence=licence, study=study)
     return _write_splits(root, shard, "subjects", None, schema, partial(_cut, columns))
 
 
@@ -100,6 +106,9 @@ def write_observations(
     units: Mapping[str, str] = layout.DEFAULT_UNITS,
     observed_compartment: int = OBSERVED_COMPARTMENT,
     licence: str = "",
+    study: StudyColumns = NO_STUDY,
+    own: Mapping[str, NDArray[Any]] = NOTHING,
+    given: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
 ) -> tuple[FileRecord, ...]:
     """Write the outcomes of one association level in long format, sorted by id and time, doses before observations.
 
@@ -113,6 +122,9 @@ def write_observations(
             (len(shard), T). A missed visit keeps its row, without DV and with MDV 1.
         units: of ``time``, ``amt`` and ``dv``.
         observed_compartment: ``cmt`` of the observation rows.
+        study, own: as for :func:`write_subjects`.
+        given: amount and rate, (len(shard), number of doses) each, that subjects get where arms differ, in the order of
+            ``doses``, which ascend in time; a row where a subject gets nothing has EVID 2.
     """
     with np.errstate(over="ignore"):
         dv = np.asarray(dv, np.float32)  # values beyond its range become infinite and fail the check below
@@ -120,7 +132,9 @@ def write_observations(
     if dv.shape[1] != len(times):
         raise StorageError("outcomes do not fit their times", expected=f"{len(times)} columns", got=dv.shape[1])
     pattern = observation_pattern(times, doses, observed_compartment)
-    schema = layout.table_columns("observations", 0, (), units, licence=licence, infusions="rate" in pattern)
+    schema = layout.table_columns(
+        "observations", 0, (), units, licence=licence, infusions="rate" in pattern, study=study
+    )
     width, in_order = len(pattern["time"]), np.argsort(times, kind="stable")
 
     def columns(rows: slice) -> dict[str, Any]:
@@ -131,14 +145,50 @@ def write_observations(
         tiled = {name: np.tile(column, n) for name, column in pattern.items()}
         missing = np.tile(~observed, (n, 1))
         if visits:
-            own, attended = (part[rows][:, in_order] for part in visits)
+            moved, attended = (part[rows][:, in_order] for part in visits)
             missing[:, observed] = np.logical_not(attended)
-            tiled["time"].reshape(n, width)[:, observed] = own
+            tiled["time"].reshape(n, width)[:, observed] = moved
+        if given:
+            amount, rate = (part[rows] for part in given)
+            tiled["amt"].reshape(n, width)[:, ~observed] = amount
+            tiled["evid"].reshape(n, width)[:, ~observed] = np.where(amount > 0, 1, 2)
+            if "rate" in tiled:
+                tiled["rate"].reshape(n, width)[:, ~observed] = rate
+        tiled |= {name: np.repeat(values[rows], width) for name, values in own.items()}
         ids = np.repeat(np.arange(shard.start + rows.start, shard.start + rows.stop, dtype=np.int64), width)
         mdv = missing.ravel()
         return {"id": ids, **tiled, "dv": pa.array(values.ravel(), mask=mdv), "mdv": mdv.astype(np.int8)}
 
     return _write_splits(root, shard, "observations", level, schema, columns)
+
+
+def write_truth(
+    root: Root,
+    shard: Shard,
+    table: str,
+    level: float | None,
+    *,
+    columns: Mapping[str, NDArray[Any]],
+    study: StudyColumns,
+    times: Sequence[float] = (),
+    units: Mapping[str, str] = layout.DEFAULT_UNITS,
+    licence: str = "",
+) -> tuple[FileRecord, ...]:
+    """Write a table in ``truth/`` of one shard: ``columns`` are (len(shard), r), or (len(shard),), r rows a subject.
+
+    Arguments, result and errors as for :func:`write_subjects` and :func:`write_observations`.
+    """
+    many = {name: values.reshape(len(shard), -1) for name, values in columns.items()}
+    width = next(iter(many.values())).shape[1]
+    for name, values in many.items():
+        _check(shard, name, values, 2)
+    schema = layout.table_columns(table, 0, (), units, licence=licence, study=study, times=times)
+
+    def cut(rows: slice) -> dict[str, Any]:
+        ids = np.repeat(np.arange(shard.start + rows.start, shard.start + rows.stop, dtype=np.int64), width)
+        return {"id": ids, **{name: np.ascontiguousarray(values[rows]).ravel() for name, values in many.items()}}
+
+    return _write_splits(root, shard, table, level, schema, cut)
 
 
 def observation_pattern(

@@ -25,6 +25,7 @@ from image_longitudinal.storage.dataset.manifest import (
     read_shard_manifest,
 )
 from image_longitudinal.storage.dataset.reader import Dataset
+from image_longitudinal.storage.dataset.study_columns import POTENTIAL
 from image_longitudinal.storage.dataset.table_reader import read_table
 from image_longitudinal.storage.dataset.tables import observation_pattern
 from image_longitudinal.storage.io.root import FileRecord, Root
@@ -233,6 +234,11 @@ def _check_content(dataset: Dataset, shard: Shard, manifest: ShardManifest) -> I
             continue
         yield from _check_columns(path, subjects, id=ids, image_index=ids, shard=shard.index, split=part.split)
         eta = _eta(subjects, len(dataset.manifest.random_effects))
+        carried = [field.name for field in dataset.manifest.study_columns.of_observations()]
+        arm = _numpy(subjects, "arm") if "arm" in carried else None
+        if arm is not None and not (arm < len(dataset.arms)).all():
+            yield Problem(path, "arms that the data set does not have", expected=", ".join(dataset.arms))
+            continue
         dims = dataset.manifest.eta_latents
         if dims is not None and not np.array_equal(eta.astype(np.float32), latents[ids - shard.start][:, list(dims)]):
             yield Problem(path, "random effects are not the image's", expected=f"latent dimensions {list(dims)}")
@@ -242,37 +248,58 @@ def _check_content(dataset: Dataset, shard: Shard, manifest: ShardManifest) -> I
             if isinstance(table, Problem):
                 yield table
             else:
-                yield from _check_effects(path, table, ids, eta, association=level, split=part.split)
+                full = level == 1.0 and not dataset.manifest.has_own_associations
+                yield from _check_effects(path, table, ids, eta if full else None, association=level, split=part.split)
             path = dataset.manifest.table_path("observations", shard.index, part.split, level)
-            width = len(dataset.manifest.times) + len(dataset.manifest.doses)
-            table = _read_table(dataset, "observations", path, rows[path], len(ids) * width)
-            if isinstance(table, Problem):
-                yield table
-            else:
-                yield from _check_observations(dataset, path, table, ids, association=level, split=part.split)
+            width = dataset.manifest.rows_of_a_subject("observations")
+            observed = _read_table(dataset, "observations", path, rows[path], len(ids) * width)
+            if isinstance(observed, Problem):
+                yield observed
+                continue
+            own = {name: np.repeat(_numpy(subjects, name), width) for name in carried}
+            yield from _check_observations(
+                dataset, path, observed, ids, arm, association=level, split=part.split, **own
+            )
+            if arm is not None:
+                path = dataset.manifest.table_path(POTENTIAL, shard.index, part.split, level)
+                table = _read_table(dataset, POTENTIAL, path, rows[path], len(ids) * len(dataset.arms))
+                yield from [table] if isinstance(table, Problem) else _check_taken(path, table, observed, arm)
+        for name in dataset.manifest.study_columns.truth:
+            for chosen in dataset.levels if layout.has_levels(name) else (None,):
+                path = dataset.manifest.table_path(name, shard.index, part.split, chosen)
+                many = dataset.manifest.rows_of_a_subject(name)
+                table = _read_table(dataset, name, path, rows[path], len(ids) * many)
+                yield from [table] if isinstance(table, Problem) else _check_truth(path, table, ids, many, part.split)
 
 
 def _check_effects(
-    path: str, table: pa.Table, ids: NDArray[Any], linked: NDArray[Any], **constants: Any
+    path: str, table: pa.Table, ids: NDArray[Any], linked: NDArray[Any] | None, **constants: Any
 ) -> Iterator[Problem]:
+    """``linked``: the random effects of the image, if the image explains all of those in the table."""
     present = {name: value for name, value in constants.items() if name in table.column_names}  # not in version 1
     yield from _check_columns(path, table, id=ids, **present)
     for name in table.column_names:
         if name != "split" and not np.isfinite(_numpy(table, name)).all():
             yield Problem(path, f"{name} holds numbers that are not finite")
-    if constants["association"] == 1.0 and not np.array_equal(_eta(table, linked.shape[1]), linked):
+    if linked is not None and not np.array_equal(_eta(table, linked.shape[1]), linked):
         yield Problem(path, "random effects differ from the image's at full association")
 
 
 def _check_observations(
-    dataset: Dataset, path: str, table: pa.Table, ids: NDArray[Any], **constants: Any
+    dataset: Dataset, path: str, table: pa.Table, ids: NDArray[Any], taken: NDArray[Any] | None, /, **constants: Any
 ) -> Iterator[Problem]:
-    pattern = observation_pattern(dataset.manifest.times, dataset.manifest.doses)
+    slots = dataset.manifest.dose_slots
+    pattern = observation_pattern(dataset.manifest.times, slots.slots)
     pattern.pop("cmt")  # the outcome model chooses it on observation rows
     tiled = {name: np.tile(column, len(ids)) for name, column in pattern.items()}
     dosed, dv = tiled["evid"] == 1, table["dv"].combine_chunks()
     visits = dataset.manifest.config.get("outcomes", {})
     jitter, irregular = visits.get("jitter", 0.0), visits.get("missed", 0.0) or visits.get("dropout", 0.0)
+    if taken is not None:
+        amount, rate = slots.given(taken)
+        tiled["amt"][dosed], tiled["evid"][dosed] = amount.ravel(), np.where(amount > 0, 1, 2).ravel()
+        if "rate" in tiled:
+            tiled["rate"][dosed] = rate.ravel()
     missing = np.asarray(dv.is_null())
     expected = missing | dosed if irregular else dosed
     if jitter:
@@ -283,6 +310,24 @@ def _check_observations(
     yield from _check_columns(path, table, **columns, **constants)
     if not np.array_equal(missing, expected) or not np.isfinite(np.asarray(dv)[~expected]).all():
         yield Problem(path, "dv is not a finite number on exactly the observation rows")
+
+
+def _check_taken(path: str, potential: pa.Table, observed: pa.Table, arm: NDArray[Any]) -> Iterator[Problem]:
+    """The observed outcomes of subjects are the potential ones of the arm taken (n,), bit for bit."""
+    names = [name for name in potential.column_names if name.startswith("dv_")]
+    every = np.stack([_numpy(potential, name) for name in names], axis=1).reshape(len(arm), -1, len(names))
+    seen = np.asarray(observed["evid"].combine_chunks()) == 0
+    dv = np.asarray(observed["dv"].combine_chunks())[seen].reshape(len(arm), -1)
+    if (wrong := np.flatnonzero(((dv != every[np.arange(len(arm)), arm]) & np.isfinite(dv)).any(1))).size:
+        yield Problem(path, f"{wrong.size} subjects have other outcomes than in the arm they take")
+
+
+def _check_truth(path: str, table: pa.Table, ids: NDArray[Any], many: int, split: str) -> Iterator[Problem]:
+    arms = {"arm": np.tile(np.arange(many), len(ids))} if "arm" in table.column_names else {}
+    yield from _check_columns(path, table, id=np.repeat(ids, many), split=split, **arms)
+    for name in table.column_names:
+        if name != "split" and not np.isfinite(_numpy(table, name)).all():
+            yield Problem(path, f"{name} holds numbers that are not finite")
 
 
 def _read_table(dataset: Dataset, name: str, path: str, recorded: int | None, expected: int) -> pa.Table | Problem:
@@ -304,7 +349,7 @@ def _units(schema: pa.Schema) -> list[bytes | None]:
     return [(field.metadata or {}).get(b"unit") for field in schema]
 
 
-def _check_columns(path: str, table: pa.Table, **expected: Any) -> Iterator[Problem]:
+def _check_columns(path: str, table: pa.Table, /, **expected: Any) -> Iterator[Problem]:
     """Columns against an array of the same length or one value for all rows."""
     for name, values in expected.items():
         if isinstance(values, str):

@@ -13,7 +13,7 @@ from image_longitudinal.models.imaging.backends import import_backend
 from image_longitudinal.models.nlme.library import load_models
 from image_longitudinal.tasks.preflight import check_names
 
-ConfigChoice = Literal["demo", "scans", "scans-128", "small", "paper"]
+ConfigChoice = Literal["demo", "scans", "scans-128", "small", "paper", "trial", "observational", "sites"]
 
 
 def resolve(preset: str, config: Config | None, overrides: tuple[str, ...] = ()) -> Config:

@@ -27,17 +27,17 @@ def check_is_evaluable(dataset: Dataset, settings: EvaluationConfig) -> None:
     """Check that a data set has what an evaluation needs.
 
     Raises:
-        StorageError: irregular visits, too few subjects, or a level that it does not have.
+        StorageError: irregular visits, arms, covariates that act, too few subjects, or a level that it does not have.
     """
-    visits = dataset.manifest.config.get("outcomes", {})
-    if irregular := [name for name in ("jitter", "missed", "dropout") if visits.get(name)]:
+    check_visits(dataset)
+    study = dataset.manifest.study
+    if study is not None and (study.arms or study.covariates or dataset.manifest.has_own_associations):
         raise StorageError(
-            "an evaluation compares subjects visit by visit, and the visits of this data set differ between subjects",
-            where=dataset.root.url,
-            expected="outcomes without jitter, missed and dropout",
-            got=", ".join(f"{name} {visits[name]:g}" for name in irregular),
-            do="fit a level: image-longitudinal fit; or generate a data set with regular visits",
-        )
+            "an evaluation needs subjects with one regimen, without covariates, at one association",
+            where=dataset.root.url, expected="a data set without a study design, or with sites alone",
+            got=", ".join([*(arm.name for arm in study.arms), *(one.name for one in study.covariates)]) or
+            "associations", do="evaluate its arms and sites: image-longitudinal study",
+        )  # fmt: skip
     for split, fewest in FEWEST.items():
         count = dataset.manifest.splits.get(split, 0)
         if count < fewest:
@@ -48,6 +48,19 @@ def check_is_evaluable(dataset: Dataset, settings: EvaluationConfig) -> None:
     if missing := [level for level in settings.levels or () if level not in dataset.levels]:
         known = ", ".join(map(str, dataset.levels))
         raise StorageError("no such association level in this data set", expected=f"some of {known}", got=missing)
+
+
+def check_visits(dataset: Dataset) -> None:
+    """StorageError if the visits of a data set differ between subjects."""
+    visits = dataset.manifest.config.get("outcomes", {})
+    if irregular := [name for name in ("jitter", "missed", "dropout") if visits.get(name)]:
+        raise StorageError(
+            "an evaluation compares subjects visit by visit, and the visits of this data set differ between subjects",
+            where=dataset.root.url,
+            expected="outcomes without jitter, missed and dropout",
+            got=", ".join(f"{name} {visits[name]:g}" for name in irregular),
+            do="fit a level: image-longitudinal fit; or generate a data set with regular visits",
+        )
 
 
 @task(name="check-input", task_run_name="verify the data set", persist_result=False)

@@ -9,7 +9,8 @@ from image_longitudinal.core.outputs import check_new_file
 from image_longitudinal.models.nlme.data.nmtran_writer import Dialect, check_target, write_rows
 from image_longitudinal.storage.dataset.reader import Dataset
 
-COLUMNS = ("ID", "TIME", "EVID", "AMT", "CMT", "DV", "MDV")  # and RATE after AMT, if a dose is an infusion
+# and RATE after AMT, if a dose is an infusion; ARM and covariates at the end, if a study design has them
+COLUMNS = ("ID", "TIME", "EVID", "AMT", "CMT", "DV", "MDV")
 
 
 def export_nmtran(
@@ -19,8 +20,8 @@ def export_nmtran(
     """Write doses and observations of one association level as CSV or Parquet, in constant memory.
 
     One row per dose and observation, in the order of ``observations``: by id and time, a dose before observations at
-    its time. ``ID`` is the subject id of the data set, from 0; ``DV`` is missing on dose rows and at missed visits;
-    numbers read back as the same float64 and, for ``DV``, float32.
+    its time. A dose that only other arms get has EVID 2 and amount 0. ``ID`` is the subject id of the data set, from 0;
+    ``DV`` is missing on dose rows and at missed visits; numbers read back as the same float64 and, for ``DV``, float32.
 
     Args:
         dataset: an open data set.
@@ -39,8 +40,9 @@ def export_nmtran(
     """
     check_new_file(Path(path), overwrite)
     check_target(path)
-    infusions = any(dose.rate for dose in dataset.manifest.doses)
-    names = (*COLUMNS[:4], "RATE", *COLUMNS[4:]) if infusions else COLUMNS
+    infusions = any(dose.rate for dose in dataset.manifest.dose_slots.slots)
+    own = tuple(field.name.upper() for field in dataset.manifest.study_columns.of_observations())
+    names = (*COLUMNS[:4], *(["RATE"] if infusions else []), *COLUMNS[4:], *own)
     batches = dataset.scan("observations", level, split).to_batches(
         columns=[name.lower() for name in names], batch_readahead=2, fragment_readahead=2
     )

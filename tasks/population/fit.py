@@ -17,7 +17,13 @@ from image_longitudinal.models.nlme.estimation.parameter_table import fit_statis
 from image_longitudinal.models.nlme.estimation.results import load_fit, save_fit
 from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.tasks.engine.progress import SHOWN, run_logger
-from image_longitudinal.tasks.population.inputs import named_model, observations_of, population_of, spec_of
+from image_longitudinal.tasks.population.inputs import (
+    model_to_fit,
+    observations_of,
+    population_of,
+    spec_of,
+    true_values,
+)
 from image_longitudinal.tasks.population.options import FitOptions
 from image_longitudinal.tasks.population.summary import (
     DRAWS,
@@ -42,7 +48,7 @@ def finished_fit(options: FitOptions, folder: Path) -> FitSummary | None:
     done = read_summary(folder)
     if done is None or not (folder / REPORT).exists():
         return None
-    model = named_model(options.model, options.model_file, options.start)
+    model = model_to_fit(options)
     return done if done.key == spec_of(options, observations_of(options, model)).digest else None
 
 
@@ -52,7 +58,7 @@ def fit_to_table(options: FitOptions, output: str, workers: int) -> FitSummary:
     The results are fit.nc and the empirical Bayes estimates of every subject, or the draws of full Bayes.
     """
     folder, logger = Path(output), run_logger()
-    model = named_model(options.model, options.model_file, options.start)
+    model = model_to_fit(options)
     table = observations_of(options, model)
     for note in table.rows.notes:
         logger.warning(f"{options.table}: {note}")
@@ -88,6 +94,7 @@ def fit_to_table(options: FitOptions, output: str, workers: int) -> FitSummary:
         searches_not_converged=ebes.not_converged,
         figures=Figures.of(fit_statistics(found, data, own.iwres)),
         seconds=round(seconds, 2),
+        truth={name: value for name, value in true_values(options).items() if name in found.table},
     )
     summary.write(folder)
     return summary
@@ -106,7 +113,7 @@ def write_sdtab(options: FitOptions, output: str) -> None:
     path = Path(output, SDTAB[options.sdtab])
     if path.exists():
         return
-    model = named_model(options.model, options.model_file, {})
+    model = model_to_fit(options.model_copy(update={"start": {}}))
     data = population_of(options, observations_of(options, model))
     found = load_fit(Path(output, RESULTS), model)
     write_rows(path, [sdtab(found.model, data, found.eta, seed=options.seed)])

@@ -8,6 +8,11 @@ import numpy as np
 
 from image_longitudinal.core.digest import digest_of, file_sha256
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.presets import validate_config
+from image_longitudinal.core.study_config import StudyConfig
+from image_longitudinal.models.design.names import check_names
+from image_longitudinal.models.design.study import design_study
+from image_longitudinal.models.design.study_model import study_model, true_omega
 from image_longitudinal.models.nlme.data.nmtran_reader import (
     ObservationTable,
     first_rows,
@@ -17,6 +22,7 @@ from image_longitudinal.models.nlme.data.nmtran_reader import (
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.data.reading import Reading
 from image_longitudinal.models.nlme.data.text_files import SUFFIXES
+from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
 from image_longitudinal.models.nlme.library import get_model, load_models, load_named, model_content
 from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.storage.dataset.reader import open_dataset
@@ -52,6 +58,45 @@ def named_model(name: str, file: str | None, values: dict[str, float]) -> Popula
             raise ConfigError(f"the {model.residual.kind} residual error of model {model.name!r} has no {part} part")
     errors: dict[str, Any] = {part: values[part] for part in ("additive", "proportional") if part in values}
     return replace(model, parameters=parameters, omega=omega, residual=replace(model.residual, **errors))
+
+
+def model_to_fit(options: FitOptions) -> PopulationModel:
+    """The model to fit: of a data set with a study design also with its covariates and the effects of its arms."""
+    model = named_model(options.model, options.model_file, options.start)
+    study = _study_of(options)
+    return model if study is None else study_model(study, model)
+
+
+def true_values(options: FitOptions) -> dict[str, float]:
+    """True values of what a fit estimates, by the names of a report; empty unless a data set has a study design.
+
+    They are those of the model named, if the data set is of that model.
+    """
+    study = _study_of(options)
+    if study is None:
+        return {}
+    manifest = open_dataset(options.table).manifest
+    config = validate_config(manifest.config, where=options.table)
+    if config.outcomes.model != options.model or manifest.study is None or options.level is None:
+        return {}
+    dims, latents = manifest.study.eta_dims, manifest.image.latent_dim
+    design = design_study(study, config.outcomes, config.seed, options.level, latents, dims)
+    values = tuple(tuple(float(value) for value in row) for row in true_omega(design))
+    model = replace(study_model(study, named_model(options.model, options.model_file, {})), omega=values)
+    coordinates = Coordinates(model, "full", ())
+    natural = coordinates.natural(coordinates.pack(coordinates.start))
+    return dict(zip(coordinates.names, natural.tolist(), strict=True))
+
+
+def _study_of(options: FitOptions) -> StudyConfig | None:
+    if Path(options.table).suffix.lower() in (*SUFFIXES, ".parquet"):
+        return None
+    manifest = open_dataset(options.table).manifest
+    if manifest.study is None:
+        return None
+    study = validate_config(manifest.config, where=options.table).study
+    check_names(study, get_model(options.model))
+    return study
 
 
 def observations_of(options: FitOptions, model: PopulationModel) -> FitTable:

@@ -13,7 +13,7 @@ from image_longitudinal.models.nlme.diagnostics import plots
 from image_longitudinal.models.nlme.diagnostics.residuals import npde, predictive_checks, residuals
 from image_longitudinal.models.nlme.estimation.fit import Fit
 from image_longitudinal.models.nlme.estimation.results import fit_warnings, load_fit, load_results
-from image_longitudinal.tasks.population.inputs import named_model, observations_of, population_of, strata_of
+from image_longitudinal.tasks.population.inputs import model_to_fit, observations_of, population_of, strata_of
 from image_longitudinal.tasks.population.options import FitOptions
 from image_longitudinal.tasks.population.summary import DRAWS, REPORT, RESULTS, FitSummary, read_summary
 from image_longitudinal.tasks.reports.pages import page
@@ -26,7 +26,7 @@ SHOWN = 1000  # subjects of simulated diagnostics, spread evenly over all
 def report_fit(options: FitOptions, output: str) -> str:
     """Write report.html beside the results of a fit, and return its path."""
     folder = Path(output)
-    model, summary = named_model(options.model, options.model_file, {}), read_summary(folder)
+    model, summary = model_to_fit(options.model_copy(update={"start": {}})), read_summary(folder)
     table = observations_of(options, model)
     data, strata = population_of(options, table), strata_of(options, table)
     assert summary is not None

@@ -97,10 +97,12 @@ class FitSummary(Section):
     searches_not_converged: int = 0
     figures: Figures | None = None
     seconds: float | None = None  # run time of the fit, standard errors included
+    truth: dict[str, float] = Field({})  # true values, of a data set with a study design
 
     def write(self, folder: Path) -> None:
         """Write fit.json."""
-        write_atomically(folder / NAME, (json.dumps(self.model_dump(), indent=1) + "\n").encode())
+        content = self.model_dump(exclude=set() if self.truth else {"truth"})
+        write_atomically(folder / NAME, (json.dumps(content, indent=1) + "\n").encode())
 
     def lines(self) -> list[str]:
         """Message and estimates as text."""
@@ -118,6 +120,8 @@ class FitSummary(Section):
             cells = [row[0].ljust(widths[0])]
             cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
             lines.append("  " + "  ".join(cells).rstrip())
+        known = [f"{name} {value:.5g}" for name, value in self.truth.items()]
+        lines += [f"  true: {', '.join(known)}"] if known else []
         if own and self.shrinkage:
             for name, shrinkage in self.shrinkage.items():
                 bar = own.eta_bar[name]

@@ -1,5 +1,6 @@
 """report.html: a self-contained page beside the data about the data set and its quality."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,10 +8,12 @@ from numpy.typing import NDArray
 
 from image_longitudinal.core.config import ReportConfig
 from image_longitudinal.core.gates import gate_rows
+from image_longitudinal.models.design.achieved import AchievedRow
 from image_longitudinal.models.design.association import AssociationSums
 from image_longitudinal.models.registry.real_scans import EXAMPLES
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.storage.dataset.card_quality import readable_rows, reading
+from image_longitudinal.storage.dataset.layout import level_name
 from image_longitudinal.storage.dataset.manifest import RootManifest
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.io.root import FileRecord, Root
@@ -23,6 +26,8 @@ from image_longitudinal.tasks.reports.dataset_figures import (
 from image_longitudinal.tasks.reports.model_figures import model_pictures, quality_rows
 from image_longitudinal.tasks.reports.pages import page
 from image_longitudinal.tasks.reports.pictures import mosaic
+from image_longitudinal.tasks.reports.study_figures import study_figures
+from image_longitudinal.tasks.reports.study_rows import by_knob
 
 REPORT = "report.html"
 PAIRS, MOSAIC = 7, 24
@@ -53,13 +58,14 @@ def write_report(
     recoverability: list[float],
     achieved: dict[float, list[AssociationSums]],
     shown: ReportConfig,
+    study: Sequence[AchievedRow] = (),
 ) -> FileRecord:
     """Write the page of a data set about to be published; equal data sets and models give equal bytes.
 
     ``version`` generated the images (None: the phantom), ``eta_dims`` are the latent dimensions that became η,
-    ``recoverability`` is R² of each dimension read from images, ``achieved``: :func:`achieved_association`. What the
-    images say of the effects, and the gates, are in the manifest. Pictures of real scans are in the page only if
-    ``shown`` includes them.
+    ``recoverability`` is R² of each dimension read from images, ``achieved``: :func:`achieved_association`, ``study``:
+    designed and achieved numbers of a study design (:mod:`tasks.reports.study_rows`). What the images say of the
+    effects, and the gates, are in the manifest. Pictures of real scans are in the page only if ``shown`` includes them.
 
     Raises:
         ModelError: they are asked for, and this copy of the model comes without them.
@@ -72,6 +78,7 @@ def write_report(
         "generated": mosaic(generated, 8, scale=_scale(generated)),
         "recoverability": recoverability_figure(recoverability, eta_dims),
         "association": association_figure(achieved),
+        **study_figures(dataset),
     }
     if version is not None:
         shows_training = version.metadata.images.kind == "phantom" or shown.include_real_scans
@@ -86,7 +93,7 @@ def write_report(
         readable=readable_rows(manifest), reading=reading(manifest), gates=gate_rows(manifest.gates or ()),
         eta_dims=eta_dims, rows=association_rows(achieved, manifest),
         quality=quality_rows(version.metadata.measured) if version else [],
-        scans_licence=shown.scans_licence or manifest.licence,
+        scans_licence=shown.scans_licence or manifest.licence, study=by_knob(study),
     )  # fmt: skip
     return root.write_bytes(REPORT, filled.encode())
 
@@ -95,10 +102,12 @@ def association_rows(achieved: dict[float, list[AssociationSums]], manifest: Roo
     """One row per level and random effect: designed and achieved fraction with its 95 % interval."""
     rows = []
     for level, sums in achieved.items():
-        for name, one in zip(manifest.random_effects, sums, strict=True):
+        each = manifest.study.association[level_name(level)] if manifest.study else [level] * len(sums)
+        for name, one, designed in zip(manifest.random_effects, sums, each, strict=True):
             value, low, high = one.r_squared()
             figures = {"achieved": round(value, 4), "low": round(low, 4), "high": round(high, 4)}
-            rows.append({"designed": level, "random effect": name, **figures, "inside": bool(low <= level <= high)})
+            inside = bool(low <= designed <= high)
+            rows.append({"designed": designed, "random effect": name, **figures, "inside": inside})
     return rows
 
 

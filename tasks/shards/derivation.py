@@ -11,7 +11,7 @@ from image_longitudinal.core.errors import ConfigError, ImageLongitudinalError
 from image_longitudinal.core.presets import validate_config
 from image_longitudinal.core.random import stream_key, subject_seeds
 from image_longitudinal.models.design.association import associate, draw_latents, linked_effects, scale_effects
-from image_longitudinal.models.imaging.backends import describe, find_backend, needs_training
+from image_longitudinal.models.imaging.backends import GeneratorDescription, describe, find_backend, needs_training
 from image_longitudinal.models.imaging.interface import ImageModel, generate_in_batches
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.nlme.model.dosing import Dose
@@ -21,10 +21,12 @@ from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.dataset.verify import Problem
 from image_longitudinal.tasks.shards.image_shards import image_model
-from image_longitudinal.tasks.shards.specs import Execution
+from image_longitudinal.tasks.shards.specs import Execution, ImageSpec, OutcomeSpec
+from image_longitudinal.tasks.shards.study import acquire, designs_of, study_level
 
 RELATIVE, ABSOLUTE = 1e-5, 1e-6  # exponentials differ in the last digits between machines
 GREY_LEVELS = 1  # a network's rounding depends on the device and on the batch
+SHIFTED_LEVELS = 4  # a site's contrast multiplies it
 
 
 class LevelOutcomes(NamedTuple):
@@ -90,10 +92,17 @@ def rederive(dataset: Dataset, ids: NDArray[np.int64], workspace: str) -> tuple[
     images = None
     if model:
         images = generate_in_batches(model, latents, subject_seeds(config.seed, ids), len(ids))
+    recorded = dataset.manifest
+    study = None
+    if recorded.study is not None:
+        study = OutcomeSpec.of(config, recorded.image.latent_dim, recorded.study.eta_dims)
+    if images is not None and study is not None:
+        generator = GeneratorDescription(recorded.image.digest, recorded.image.height, recorded.image.latent_dim)
+        images = acquire(ImageSpec.of(config, generator).at_sites(study), images, ids)
     problems: dict[str, Problem] = {}
     for row, subject_id in enumerate(ids.tolist()):
         image = None if images is None else images[row]
-        for path, what, equal in _comparisons(dataset, config, subject_id, latents[row : row + 1], image):
+        for path, what, equal in _comparisons(dataset, config, subject_id, latents[row : row + 1], image, study):
             if not equal:
                 different = f"{what} of subject {subject_id} differs from its regeneration"
                 problems.setdefault(path, Problem(path, different, subject_id // dataset.plan.shard_size))
@@ -101,13 +110,14 @@ def rederive(dataset: Dataset, ids: NDArray[np.int64], workspace: str) -> tuple[
 
 
 def _comparisons(
-    dataset: Dataset, config: Config, subject_id: int, latent: NDArray[np.float32], image: NDArray[np.uint8] | None
-) -> Iterator[tuple[str, str, bool]]:
-    """File, content, and whether it equals the regenerated one."""
+    dataset: Dataset, config: Config, subject_id: int, latent: NDArray[np.float32], image: NDArray[np.uint8] | None,
+    study: OutcomeSpec | None,
+) -> Iterator[tuple[str, str, bool]]:  # fmt: skip
+    """File, content, and whether it equals the regenerated one; ``study``: the spec of a data set with a design."""
     seed, shard, ids = config.seed, subject_id // dataset.plan.shard_size, np.array([subject_id])
     split = dataset.plan.split_of(subject_id)
     subject = dataset.subject(subject_id)
-    eta_dims = dataset.manifest.eta_latents
+    eta_dims = dataset.manifest.eta_latents if study is None else study.eta_dims
     # If each η mixes several dimensions, the manifest does not list them: start from the recorded η.
     linked = subject.eta[None] if eta_dims is None else linked_to_latents(latent, eta_dims, config.outcomes)
     table = dataset.manifest.table_path("subjects", shard, split)
@@ -116,9 +126,14 @@ def _comparisons(
     yield table, "random effects", _almost(subject.eta, linked[0])
     if image is not None:
         seen = dataset.images(subject_id, subject_id + 1)[0].astype(int)
-        yield layout.image_shard_path(shard), "image", np.abs(seen - image).max() <= GREY_LEVELS
+        most = GREY_LEVELS if study is None else SHIFTED_LEVELS
+        yield layout.image_shard_path(shard), "image", np.abs(seen - image).max() <= most
+    if study is not None:
+        own = study_level(designs_of(study)[0], ids).own
+        row = dataset.rows("subjects", None, subject_id)
+        yield table, "study", all(_almost(row[name].to_numpy(), values) for name, values in own.items())
     for level in dataset.levels:
-        made = outcomes_at(level, linked, config.outcomes, seed, ids)
+        made = _study_outcomes(study, level, ids) if study else outcomes_at(level, linked, config.outcomes, seed, ids)
         path = dataset.manifest.table_path("random_effects", shard, split, level)
         yield path, "random effects", _almost(dataset.effects(level, subject_id, subject_id + 1), made.eta)
         recorded = subject.random_effects[level]
@@ -127,6 +142,15 @@ def _comparisons(
         path = dataset.manifest.table_path("observations", shard, split, level)
         dv = made.dv if made.visits is None else np.where(made.visits[1], made.dv, np.nan)
         yield path, "outcomes", _almost(dataset.outcomes(level, subject_id, subject_id + 1), dv)
+
+
+def _study_outcomes(study: OutcomeSpec, level: float, ids: NDArray[np.int64]) -> LevelOutcomes:
+    """Subjects of a study at one of its association levels, under the arms that they take."""
+    design = designs_of(study.model_copy(update={"association": (level,)}))[0]
+    made = study_level(design, ids)
+    values, dv = made.potential.taken(made.subjects.arm)
+    named = {name: values[:, i] for i, name in enumerate(design.model.parameter_names)}
+    return LevelOutcomes(made.subjects.eta, named, dv, made.potential.visits)
 
 
 def _model_of(dataset: Dataset, config: Config, workspace: str) -> tuple[ImageModel | None, str | None]:

@@ -24,6 +24,7 @@ from image_longitudinal.storage.dataset.manifest import Part
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.tasks.engine.cancellation import until_stopped
 from image_longitudinal.tasks.shards.specs import Execution, ImageSpec
+from image_longitudinal.tasks.shards.study import acquire
 
 QUEUE = 4  # batches rendered and not yet taken by the encoders
 _loading = Lock()
@@ -77,7 +78,7 @@ def render_shard(spec: ImageSpec, output: str, execution: Execution) -> ShardPar
         )
     stream = render_batches(renderer.model, latents, seeds, renderer.batch, renderer.use)
     with closing(prefetch(stream, QUEUE)) as batches:
-        rendered = _counted(_checked(until_stopped(batches), spec.start), spec.shard)
+        rendered = _counted(_acquired(_checked(until_stopped(batches), spec.start), spec), spec.shard)
         records = write_image_shard(open_root(output), spec.shard, rendered, latents, shard_size=spec.shard_size)
     use = RenderUse.model_validate(renderer.use.take() | {"batch_size": renderer.batch.size})
     return ShardPartResult(root=output, part=Part(key=spec.digest, files=records), use=use)
@@ -88,6 +89,14 @@ def _checked(batches: Iterable[NDArray[np.uint8]], start: int) -> Iterator[NDArr
     for batch in batches:
         check_images(batch, start)
         yield batch
+        start += len(batch)
+
+
+def _acquired(batches: Iterable[NDArray[np.uint8]], spec: ImageSpec) -> Iterator[NDArray[np.uint8]]:
+    """The same batches of images as the sites of a study design acquire them."""
+    start = spec.start
+    for batch in batches:
+        yield acquire(spec, batch, np.arange(start, start + len(batch)))
         start += len(batch)
 
 

@@ -33,6 +33,7 @@ from image_longitudinal.tasks.shards.derivation import linked_to_latents, outcom
 from image_longitudinal.tasks.shards.host_workers import render_here
 from image_longitudinal.tasks.shards.image_shards import ShardPartResult
 from image_longitudinal.tasks.shards.specs import DatasetSpec, Execution, ImageSpec, OutcomeSpec
+from image_longitudinal.tasks.shards.study import study_info, write_study
 
 
 @task(name="make-images", task_run_name="images of shard {spec.shard.index}", **CACHED)
@@ -48,6 +49,9 @@ def make_outcomes(spec: OutcomeSpec, output: str) -> ShardPartResult:
     """Latents → random effects at every association level → outcomes of one shard, written as Parquet."""
     root, shard, seed, settings = open_root(output), spec.shard, spec.seed, spec.outcomes
     load_named(settings.model)  # in a worker's process: the run has it, from the user's configuration
+    if (info := study_info(spec)) is not None:
+        written = tuple(write_study(root, spec, info))
+        return unshared(ShardPartResult(root=output, part=Part(key=spec.digest, files=written)))
     ids = range(shard.start, shard.stop)
     linked = linked_to_latents(draw_latents(seed, ids, spec.latent_dim), spec.eta_dims, settings)
     licence, seeds = spec.licence, subject_seeds(seed, ids)

@@ -12,6 +12,7 @@ from image_longitudinal.storage.dataset.manifest import RootManifest, read_shard
 from image_longitudinal.storage.dataset.verify import Problem
 from image_longitudinal.storage.io.root import Root
 from image_longitudinal.tasks.shards.specs import DatasetSpec, ImageSpec, OutcomeSpec
+from image_longitudinal.tasks.shards.study import study_info
 
 NOT_DERIVED = "the identity was not derived"
 
@@ -31,6 +32,8 @@ def check_provenance(root: Root, manifest: RootManifest) -> tuple[list[Problem],
     except (ConfigError, StorageError) as error:
         return [], f"{NOT_DERIVED}: {error}"
     eta_dims = manifest.eta_latents if config.dataset.eta_dims == "auto" else config.dataset.eta_dims
+    if eta_dims is None and manifest.study is not None:
+        eta_dims = manifest.study.eta_dims
     if eta_dims is None:
         return [], f"{NOT_DERIVED}: the latent dimensions behind the effects are not recorded"
     spec = _spec(manifest, config, eta_dims)
@@ -54,6 +57,7 @@ def _derived(manifest: RootManifest, config: Config, spec: DatasetSpec) -> Itera
     yield "eta_latents", is_identity(model.omega), manifest.eta_latents is not None
     yield "image.version", image.model if image.model != image.backend else "1", image.version
     yield "image.width", image.height, image.width
+    yield "study", study_info(spec.outcomes), manifest.study
 
 
 def _spec(manifest: RootManifest, config: Config, eta_dims: tuple[int, ...]) -> DatasetSpec:
@@ -64,8 +68,9 @@ def _spec(manifest: RootManifest, config: Config, eta_dims: tuple[int, ...]) -> 
         batch_size=config.generator.batch_size, seed=config.seed, shard_size=dataset.shard_size, start=0,
         stop=dataset.n_subjects,
     )  # fmt: skip
+    outcomes = OutcomeSpec.of(config, image.latent_dim, eta_dims)
     return DatasetSpec(
-        images=images, outcomes=OutcomeSpec.of(config, image.latent_dim, eta_dims), plan=dataset.plan,
+        images=images.at_sites(outcomes), outcomes=outcomes, plan=dataset.plan,
         probe=config.probe, backend=config.generator.backend, model=image.model, name=dataset.name, date=dataset.date,
         report=config.report,
     )  # fmt: skip

@@ -25,6 +25,7 @@ from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import FileRecord, Root, file_record
 from image_longitudinal.tasks.reports import dataset_report
 from image_longitudinal.tasks.reports.pictures import picture
+from image_longitudinal.tasks.reports.study_rows import study_rows
 from image_longitudinal.tasks.shards.readability import (
     Recoverability,
     finished_recoverability,
@@ -32,6 +33,7 @@ from image_longitudinal.tasks.shards.readability import (
     readability,
 )
 from image_longitudinal.tasks.shards.specs import DatasetSpec, Execution, ImageSpec
+from image_longitudinal.tasks.shards.study import study_info
 
 PACKAGES = ("image-longitudinal", "diffusers", "numpy", "pyarrow", "torch", "zarr")
 
@@ -82,9 +84,10 @@ def publish_dataset(
     )
     _refuse(root, found.problems, found.bad_shards)
     achieved = dataset_report.achieved_association(Dataset(root, manifest))
+    study = study_rows(Dataset(root, manifest), spec.outcomes)
     report = dataset_report.write_report(
         root, manifest, version=execution.version(), eta_dims=spec.outcomes.eta_dims,
-        recoverability=recoverability.r_squared, achieved=achieved, shown=spec.report,
+        recoverability=recoverability.r_squared, achieved=achieved, shown=spec.report, study=study,
     )  # fmt: skip
     pairs, strip = dataset_report.thumbnails(Dataset(root, manifest))
     card = write_card(root, manifest, examples=pairs)
@@ -104,6 +107,9 @@ def publish_dataset(
     )  # fmt: skip
     rows = dataset_report.association_rows(achieved, manifest)
     create_table_artifact(rows, key="association", description="Check of the draw: effects against η, not images")
+    if study:
+        shown = [vars(row) | {"inside": row.inside} for row in study]
+        create_table_artifact(shown, key="study", description="Designed against achieved numbers of the study")
 
 
 def _refuse(root: Root, problems: Sequence[Problem], shards: Sequence[int] = ()) -> None:
@@ -132,5 +138,5 @@ def unpublished_manifest(
             model=spec.model, version=spec.model if spec.model != spec.backend else "1", digest=images.generator,
         ),
         shards=tuple(shards), files=tuple(files), versions={name: package_version(name) for name in PACKAGES},
-        licence=outcomes.licence, citation=CITATION, derived_from=claim.derived_from,
+        licence=outcomes.licence, citation=CITATION, derived_from=claim.derived_from, study=study_info(outcomes),
     )  # fmt: skip

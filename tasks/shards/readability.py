@@ -50,7 +50,7 @@ def measured_recoverability(images: ImageSpec, probe: ProbeConfig, execution: Ex
     if (known := known_recoverability(probe, execution)) is not None:
         return known
     with gpu_slots(execution.compute):
-        return _measured(images, probe, execution)
+        return _measured(images.as_generated, probe, execution)
 
 
 def known_recoverability(probe: ProbeConfig, execution: Execution) -> Recoverability | None:
@@ -89,7 +89,7 @@ def finished_recoverability(
     with gpu_slots(execution.compute):
         version = execution.version()
         vae = load_vae(version) if version else None
-        reader = encoder_reader(vae) if vae else _regression_reader(images, probe, execution)
+        reader = encoder_reader(vae) if vae else _regression_reader(images.as_generated, probe, execution)
         truth, estimate = dataset.take_latents(ids), reader(dataset.take_images(ids))
     found = r_squared_intervals(truth, estimate, images.seed)
     read_by, intervals = "encoder" if vae else "regression", [(one.low, one.high) for one in found]

@@ -15,10 +15,21 @@ from image_longitudinal.core.config import (
 )
 from image_longitudinal.core.plan import Shard, ShardPlan, SplitRange
 from image_longitudinal.core.specs import Spec
+from image_longitudinal.core.study_config import StudyConfig
 from image_longitudinal.models.imaging.backends import GeneratorDescription
 from image_longitudinal.models.nlme.library import model_content
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.tasks.workspace import Workspace
+
+
+class SiteSpec(Section):
+    """What decides the site of a subject, and with it how the subject's image is acquired."""
+
+    study: StudyConfig
+    outcomes: OutcomesConfig
+    outcome_model: str  # its content, as in OutcomeSpec
+    level: float
+    eta_dims: tuple[int, ...]
 
 
 class ImageSpec(Spec):
@@ -26,6 +37,7 @@ class ImageSpec(Spec):
 
     product = "images"
     code_version = 4  # raise it whenever the same spec would give other image files
+    added = frozenset({"sites"})
 
     generator: str  # digest of everything that decides a pixel: weights, solver, steps, code version
     image_size: int
@@ -35,6 +47,7 @@ class ImageSpec(Spec):
     shard_size: int
     start: int
     stop: int
+    sites: SiteSpec | None = None  # None: images stay as generated
 
     @classmethod
     def of(cls, config: Config, described: GeneratorDescription) -> Self:
@@ -44,6 +57,25 @@ class ImageSpec(Spec):
             batch_size=config.generator.batch_size, seed=config.seed, shard_size=config.dataset.plan.shard_size,
             start=0, stop=config.dataset.n_subjects,
         )  # fmt: skip
+
+    def at_sites(self, outcomes: "OutcomeSpec") -> Self:
+        """These images as the sites of a study design acquire them."""
+        study = outcomes.study
+        if not study.shifts_images:
+            return self
+        if study.shortcut.to == "nothing":  # sites depend on nothing else: other knobs leave the images as they are
+            study = StudyConfig(sites=study.sites)
+        there = SiteSpec(
+            study=study, outcomes=outcomes.outcomes if study.shortcut.to != "nothing" else OutcomesConfig(),
+            outcome_model=outcomes.outcome_model if study.shortcut.to != "nothing" else "",
+            level=outcomes.association[0], eta_dims=outcomes.eta_dims if study.shortcut.to != "nothing" else (),
+        )  # fmt: skip
+        return self.model_copy(update={"sites": there})
+
+    @property
+    def as_generated(self) -> Self:
+        """These images before any site acquires them."""
+        return self.model_copy(update={"sites": None})
 
     def of_shard(self, shard: Shard) -> Self:
         """The images of one shard."""
@@ -60,6 +92,7 @@ class OutcomeSpec(Spec):
 
     product = "outcomes"
     code_version = 5  # raise it whenever the same spec would give other tables
+    added = frozenset({"study"})
 
     latent_dim: int
     eta_dims: tuple[int, ...]  # latent dimensions that become the random effects
@@ -70,6 +103,7 @@ class OutcomeSpec(Spec):
     seed: int
     shard_size: int
     splits: tuple[SplitRange, ...]
+    study: StudyConfig = StudyConfig()
 
     @classmethod
     def of(cls, config: Config, latent_dim: int, eta_dims: tuple[int, ...]) -> Self:
@@ -79,6 +113,7 @@ class OutcomeSpec(Spec):
             latent_dim=latent_dim, eta_dims=eta_dims, association=config.dataset.association, outcomes=config.outcomes,
             outcome_model=model_content(config.outcomes.model), licence=config.dataset.licence, seed=config.seed,
             shard_size=plan.shard_size, splits=replace(plan, shard_size=plan.n_subjects).shard(0).splits,
+            study=config.study,
         )  # fmt: skip
 
     def of_shard(self, shard: Shard) -> Self:
@@ -117,7 +152,7 @@ class DatasetSpec(Spec):
         """The data set that ``config`` describes, with images of a registered model version."""
         dataset, backend = config.dataset, config.generator.backend
         return cls(
-            images=images, outcomes=outcomes, plan=dataset.plan, probe=config.probe, backend=backend,
+            images=images.at_sites(outcomes), outcomes=outcomes, plan=dataset.plan, probe=config.probe, backend=backend,
             model=version.version if version else backend, name=dataset.name, date=dataset.date, report=config.report,
         )  # fmt: skip
 

@@ -45,7 +45,16 @@ def test_every_flow_is_deployed_with_a_form_tags_and_the_code_version(service: S
         assert all(parameter["description"] for parameter in properties.values()), name
     form = deployed["generate-dataset/generate-dataset"]["parameter_openapi_schema"]
     assert form["definitions"]["Config"]["properties"]["dataset"]
-    assert form["properties"]["preset"]["enum"] == ["demo", "scans", "scans-128", "small", "paper"]
+    assert form["properties"]["preset"]["enum"] == [
+        "demo",
+        "scans",
+        "scans-128",
+        "small",
+        "paper",
+        "trial",
+        "observational",
+        "sites",
+    ]
 
 
 def test_deployments_are_scheduled(service: Service) -> None:

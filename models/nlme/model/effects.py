@@ -1,4 +1,4 @@
-"""Covariate effects and inter-occasion variability added to a population model, without touching its equations."""
+"""Covariate effects, treatment effects and inter-occasion variability added to a model, its equations untouched."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.model import symbolic as s
 from image_longitudinal.models.nlme.model.population import Parameter, PopulationModel, check_omega
-from image_longitudinal.models.nlme.model.structural import OCCASION, Expression, StructuralModel
+from image_longitudinal.models.nlme.model.structural import ARM, OCCASION, Expression, StructuralModel
 
 Change = Callable[[SimpleNamespace], SimpleNamespace]  # of individual parameters
 
@@ -92,6 +92,48 @@ def with_occasions(
         parameters=(*model.parameters, *(Parameter(name, 0.0, "normal", fixed=True) for name in new)),
         omega=tuple(tuple(float(value) for value in row) for row in full),
         shared_omega=groups,
+    )
+
+
+def with_treatment(
+    model: PopulationModel, parameter: str, arm: int, *, mean: float, variance: float, name: str
+) -> PopulationModel:
+    """The model with an effect of one arm on a parameter, which differs between subjects.
+
+    Where the covariate ``arm`` is the number of the arm, τ + η_τ is added on the parameter's own scale, like its η. τ
+    becomes a parameter called ``name`` with a random effect of its own, independent of the others, or without one if
+    the variance is 0.
+
+    Args:
+        model, parameter: what the arm acts on.
+        arm: its number in the covariate ``arm``.
+        mean, variance: of τ + η_τ; start values.
+        name: of the new parameter.
+
+    Raises:
+        ConfigError: an unknown parameter, or a negative variance.
+    """
+    _check_known(model, [parameter])
+    if variance < 0:
+        raise ConfigError("impossible variance of a treatment effect", expected="0 or above", got=variance)
+    distribution = next(own.distribution for own in model.parameters if own.name == parameter)
+
+    def changed(p: SimpleNamespace) -> SimpleNamespace:
+        shift = s.where(s.equal(getattr(p, ARM), float(arm)), getattr(p, name), 0.0)
+        return SimpleNamespace(**{**vars(p), parameter: _shifted(getattr(p, parameter), shift, distribution)})
+
+    structural = _transformed(model.structural, changed, (name,), ARM, name)
+    added, k = Parameter(name, mean, "normal", random=variance > 0), model.n_random_effects
+    omega = np.zeros((k + added.random, k + added.random))
+    omega[:k, :k] = model.omega
+    if added.random:
+        omega[k, k] = variance
+    return replace(
+        model,
+        name=structural.name,
+        structural=structural,
+        parameters=(*model.parameters, added),
+        omega=tuple(tuple(float(value) for value in row) for row in omega),
     )
 
 

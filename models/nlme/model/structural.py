@@ -14,6 +14,7 @@ Initial = Callable[[SimpleNamespace], Mapping[str, Expression]]
 Dosing = Callable[[SimpleNamespace], Mapping[str, Mapping[str, Expression]]]
 OCCASION = "occ"  # the covariate that numbers a subject's occasions 1, 2, ...
 SINCE_DOSE = "tad"  # the covariate that is the time since the last dose
+ARM = "arm"  # the covariate that numbers a trial's arms 0, 1, ...
 MODIFIERS = ("lag", "bioavailability", "rate", "duration")  # of doses into a state, which a model may define
 
 

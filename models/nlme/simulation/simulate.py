@@ -78,6 +78,23 @@ def simulate(
     """
     parameters = individual_parameters(model, eta)
     parameters[~np.isfinite(np.asarray(eta, dtype=np.float64)).all(axis=1)] = np.nan  # (exp(-inf) would pass as 0)
+    return simulate_individuals(
+        model, parameters, times, doses, ids=ids, covariates=covariates, endpoint=endpoint, n_threads=n_threads
+    )
+
+
+def simulate_individuals(
+    model: PopulationModel,
+    parameters: FloatArray,
+    times: ArrayLike | None = None,
+    doses: Sequence[Dose] | None = None,
+    *,
+    ids: ArrayLike | None = None,
+    covariates: Mapping[str, ArrayLike] | None = None,
+    endpoint: str | None = None,
+    n_threads: int = 1,
+) -> FloatArray:
+    """:func:`simulate` from individual parameters (n, p) instead of random effects."""
     given = model.design.doses if doses is None else doses
     planned = np.asarray(model.design.times if times is None else times, dtype=np.float64)
     n, own = len(parameters), planned.ndim == 2 and len(planned) > 0

@@ -13,7 +13,7 @@ def test_rows_compare_designed_and_achieved() -> None:
     x, noise = rng.standard_normal((2, 5000))
     half = np.sqrt(0.5) * (x + noise)
     linked, used = np.stack([x, x], 1), {1.0: np.stack([x, half], 1), 0.5: np.stack([half, noise], 1)}
-    manifest = SimpleNamespace(random_effects=("Ka", "Imax"), present_splits=("train", "test"))
+    manifest = SimpleNamespace(random_effects=("Ka", "Imax"), present_splits=("train", "test"), study=None)
     dataset = SimpleNamespace(
         levels=(1.0, 0.5), manifest=manifest, runs={"train": [(0, 2000), (2000, 3500)], "test": [(3500, 5000)]}.get,
         eta=lambda start, stop: linked[start:stop], effects=lambda level, start, stop: used[level][start:stop],

@@ -21,7 +21,7 @@ from image_longitudinal.tasks.shards.parts import ReusableParts
 from image_longitudinal.tasks.shards.specs import DatasetSpec, Execution, ImageSpec, OutcomeSpec
 from tests.models.conftest import model_metadata
 from tests.paths import ROOT
-from tests.variations import FIELDS, with_another_value
+from tests.variations import FIELDS, STUDY, with_another_value
 
 IMAGES, OUTCOMES, DATASET = "images", "outcomes", "dataset"
 
@@ -37,6 +37,8 @@ AFFECTED = {
     "generator.precision": {IMAGES, DATASET},
     "generator.batch_size": {IMAGES, DATASET},
     "outcomes": {OUTCOMES, DATASET},
+    "study.sites": {IMAGES, OUTCOMES, DATASET},  # the other value shifts images
+    "study": {OUTCOMES, DATASET},
     "dataset.name": {DATASET},
     "dataset.date": {DATASET},
     "dataset.licence": {OUTCOMES, DATASET},
@@ -82,7 +84,7 @@ def changed(before: DatasetSpec, after: DatasetSpec) -> set[str]:
 
 @pytest.mark.parametrize(("backend", "table"), [("diffusion", AFFECTED), ("phantom", AFFECTED_WITH_PHANTOM)])
 def test_every_field_changes_exactly_what_it_decides(backend: str, table: dict[str, set[str]]) -> None:
-    config = load_config("demo", overrides=[f"generator.backend={backend}", "dataset.n_subjects=700"])
+    config = load_config("demo", overrides=[f"generator.backend={backend}", "dataset.n_subjects=700", *STUDY])
     before, used = spec(config=config), set()
     assert len(FIELDS) > 90
     for field in FIELDS:
@@ -96,9 +98,15 @@ def test_every_field_changes_exactly_what_it_decides(backend: str, table: dict[s
 def test_a_field_that_came_later_keeps_old_digests_at_its_default() -> None:
     made = spec()
     fields = made.model_dump(mode="json", exclude={"report"})
+    assert made.outcomes.digest == digest_of(
+        "outcomes", OutcomeSpec.code_version, made.outcomes.model_dump(mode="json", exclude={"study"})
+    )
+    assert made.images.digest == digest_of(
+        "images", ImageSpec.code_version, made.images.model_dump(mode="json", exclude={"sites"})
+    )
     fields |= {"images": made.images.digest, "outcomes": made.outcomes.digest}
     assert made.digest == digest_of("dataset", DatasetSpec.code_version, fields)
-    assert "report" not in load_config("demo").recorded
+    assert not {"report", "study"} & set(load_config("demo").recorded)
     assert load_config("demo", overrides=["report.include_real_scans=true"]).recorded["report"]["include_real_scans"]
 
 

@@ -1,0 +1,232 @@
+"""Study designs against their bars: coverage of intervals, strengths, bias, undetectable zeros, learners, cost.
+
+Command: python -m benchmarks.designs            (hours on two cores: 100,000 subjects, 100 and 200 seeds)
+         python -m benchmarks.designs --quick    (minutes)
+         ... --only strengths                    (one of: strengths, coverage, zero, learners, cost)
+
+Everything but the learners needs no images. ``coverage``: how many of the seeds' 95 % intervals hold the designed
+number. ``zero``: Kolmogorov-Smirnov p-value of the seeds' p-values of a correlation that is designed to be 0.
+``learners``: on phantom images at 32x32, R² and policy gain of the learners as shares of the oracle's. ``cost``: CPU
+seconds of the numbers and images of a study of two arms over those of the plain data set.
+"""
+
+import time
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import kstest, norm
+
+from benchmarks.report import argument_parser, print_result
+from image_longitudinal.core.config import GeneratorConfig, OutcomesConfig
+from image_longitudinal.core.random import subject_seeds
+from image_longitudinal.core.study_config import StudyConfig
+from image_longitudinal.models.design.association import associate, draw_latents, scale_effects
+from image_longitudinal.models.design.functionals import summarise
+from image_longitudinal.models.design.potential_outcomes import PotentialOutcomes, potential_outcomes
+from image_longitudinal.models.design.quadrature import causal_design, conditional_effects
+from image_longitudinal.models.design.study import StudyDesign, StudySubjects
+from image_longitudinal.models.evaluation.causal import Treated, learn_effects, mean_effects, policy_gain
+from image_longitudinal.models.evaluation.pca_regressor import fit_pca_regressor, polynomial
+from image_longitudinal.models.imaging.backends import load_image_model
+from image_longitudinal.models.imaging.interface import generate_in_batches
+from image_longitudinal.models.nlme.simulation.simulate import observe, simulate
+from image_longitudinal.tasks.reports.study_rows import StudyRecord, rows_of, sums_of
+
+PARTS = ("strengths", "coverage", "zero", "learners", "cost")
+LATENT_DIM, ETA_DIMS, LEVEL = 16, (0, 1, 2), 0.5
+SIZES = {  # full, quick
+    "strengths": (100_000, 20_000), "coverage seeds": (100, 20), "coverage": (5_000, 1_000), "zero seeds": (200, 40),
+    "zero": (20_000, 5_000), "learners": (50_000, 3_000), "test": (5_000, 600), "cost": (20_000, 2_000),
+}  # fmt: skip
+STUDY: dict[str, Any] = {
+    "functional": "area",
+    "arms": [{"name": "control", "share": 0.5}, {"name": "drug", "share": 0.5, "effects": [
+        {"parameter": "ic50", "mean": 0.5, "sd": 0.5, "image_share": 0.5}]}],
+    "covariates": [
+        {"name": "weight", "mean": 70, "sd": 0.2, "log": True, "linked_to": "image", "level": 0.3},
+        {"name": "sex", "kind": "binary", "shares": [0.4, 0.6], "linked_to": "prognosis", "level": 0.2},
+        {"name": "stage", "kind": "categorical", "shares": [0.5, 0.3, 0.2], "linked_to": "image", "level": 0.25}],
+    "assignment": {"kind": "confounded", "auc": 0.75, "image_share": 0.4, "prognosis": 0.6},
+    "sites": [{"name": "north", "share": 0.4}, {"name": "south", "share": 0.6}],
+    "shortcut": {"to": "outcome", "correlation": 0.3},
+}  # fmt: skip
+
+
+def design_of(seed: int, **changed: Any) -> StudyDesign:
+    """The design of the benchmark with some values changed."""
+    study = StudyConfig.model_validate(STUDY | changed)
+    return StudyDesign(study, OutcomesConfig(), seed, LEVEL, LATENT_DIM, ETA_DIMS)
+
+
+def made(design: StudyDesign, n: int) -> tuple[StudySubjects, PotentialOutcomes]:
+    """Subjects 0 to n - 1 and their outcomes under both arms."""
+    subjects = design.draw(np.arange(n))
+    return subjects, potential_outcomes(design, subjects)
+
+
+def record_of(design: StudyDesign, subjects: StudySubjects, potential: PotentialOutcomes) -> StudyRecord:
+    """What the tables of a data set would hold."""
+    y, rows = potential.functionals[design.study.functional], np.arange(len(subjects.ids))
+    columns = {name: np.asarray(values, np.float64) for name, values in subjects.covariates.items()}
+    columns["arm"] = subjects.arm.astype(np.float64)
+    columns["site"] = design.draw_sites(subjects, y[subjects.arm, rows]).astype(np.float64)
+    tau = np.column_stack([np.zeros(len(rows)), subjects.effects[1, "ic50"]])
+    name = design.study.functional
+    effects = {name: y.T, f"effect_{name}": (y - y[0]).T, "tau_ic50": tau}
+    return StudyRecord(subjects.latents, subjects.eta, columns, effects, subjects.confounder)
+
+
+def strengths(n: int) -> dict[str, float]:
+    """Designed against achieved numbers of one large study."""
+    design = design_of(1)
+    subjects, potential = made(design, n)
+    designed, y, arm = causal_design(design)[1], potential.functionals["area"], subjects.arm
+    effect, treated, rows = y[1] - y[0], arm == 1, np.arange(n)
+    naive = y[1][treated].mean() - y[0][~treated].mean() - effect.mean()
+    error = np.sqrt(y[1][treated].var() / treated.sum() + y[0][~treated].var() / (~treated).sum())
+    data = Treated(subjects.ids, subjects.latents, treated, y[arm, rows], subjects.propensities[:, 1])
+    found = {one.estimator: (one.value - designed.effect) / one.error for one in mean_effects(data)}
+    _, dv = potential.taken(arm)
+    along = design.normals["effect drug ic50"].of_image(subjects.latents)
+    r2 = float(np.corrcoef(subjects.effects[1, "ic50"], along)[0, 1] ** 2)
+    figures = {
+        "r2_of_effects": r2, "bias_minus_designed_in_se": float((naive - designed.bias) / error),
+        "ipw_in_se": found["IPW, true propensity"], "aipw_in_se": found["AIPW, true propensity"],
+        "observed_equals_potential": float((dv == potential.dv[arm, rows]).all()),
+    }  # fmt: skip
+    for name, value in figures.items():
+        print(f"  {name:32} {value:.4f}")
+    return figures
+
+
+def coverage(n: int, seeds: int) -> dict[str, float]:
+    """Share of the seeds, in percent, whose interval holds the designed number, by row of the report."""
+    inside: dict[str, list[bool]] = defaultdict(list)
+    for seed in range(seeds):
+        design = design_of(seed)
+        record = record_of(design, *made(design, n))
+        for row in rows_of(design, sums_of(design, record, first=True), first=True):
+            inside[f"{row.knob}: {row.name}"].append(row.inside)
+    shares = {name: 100 * float(np.mean(values)) for name, values in inside.items()}
+    for name, share in shares.items():
+        print(f"  {name:80} {share:.0f} %")
+    return shares
+
+
+def zero(n: int, seeds: int) -> dict[str, float]:
+    """p-value of the uniformity of p-values of correlations that are designed to be 0."""
+    found: dict[str, list[float]] = defaultdict(list)
+    arms = [STUDY["arms"][0], {**STUDY["arms"][1], "effects": [{**STUDY["arms"][1]["effects"][0], "image_share": 0.0}]}]
+    assignment = {**STUDY["assignment"], "prognosis": 0.0, "image_share": 0.0}
+    covariates = [{**one, "level": 0.0} for one in STUDY["covariates"]]
+    for seed in range(seeds):
+        design = design_of(seed, arms=arms, assignment=assignment, covariates=covariates, shortcut={})
+        subjects = design.draw(np.arange(n))
+        site = design.draw_sites(subjects)
+        z, prognosis = subjects.latents[:, 0], subjects.eta @ np.array([1.0, -1.0, 1.0])
+        pairs = {
+            "effect and image": (subjects.effects[1, "ic50"], z), "confounder and image": (subjects.confounder, z),
+            "confounder and prognosis": (subjects.confounder, prognosis), "site and arm": (site, subjects.arm),
+            "weight and image": (subjects.covariates["weight"], z), "sex and prognosis":
+            (subjects.covariates["sex"], prognosis),
+        }  # fmt: skip
+        for name, (x, y) in pairs.items():
+            r = float(np.corrcoef(np.asarray(x, np.float64), y)[0, 1])
+            found[name].append(float(2 * norm.sf(abs(np.arctanh(r)) * np.sqrt(n - 3))))
+    p_values = {name: float(kstest(values, "uniform").pvalue) for name, values in found.items()}
+    for name, value in p_values.items():
+        print(f"  {name:32} {value:.3f}")
+    return p_values
+
+
+def images_of(ids: NDArray[np.int64], latents: NDArray[np.float32], seed: int) -> NDArray[np.uint8]:
+    """Phantom images at 32x32."""
+    generator = GeneratorConfig(backend="phantom", image_size=32, latent_dim=LATENT_DIM)
+    model = load_image_model(generator, None, "cpu")
+    return generate_in_batches(model, latents, subject_seeds(seed, ids), 256)
+
+
+def learners(n: int, m: int) -> dict[str, float]:
+    """R² and policy gain of the learners from images as shares of the oracle's, in percent."""
+    arms = [STUDY["arms"][0], {**STUDY["arms"][1], "effects": [{**STUDY["arms"][1]["effects"][0], "mean": 0.0}]}]
+    design = design_of(1, arms=arms)
+    subjects, potential = made(design, n + m)
+    images = images_of(subjects.ids, subjects.latents, design.seed)
+    chunks = [
+        (subjects.ids[s : s + 2000], images[s : s + 2000], subjects.latents[s : s + 2000]) for s in range(0, n, 2000)
+    ]
+    chunks = [(ids[ids < n], x[: (ids < n).sum()], z[: (ids < n).sum()]) for ids, x, z in chunks]
+    reader = fit_pca_regressor(lambda: iter(chunks))
+    train = polynomial(np.concatenate([reader.out_of_fold(x, ids) for ids, x, _ in chunks]), LATENT_DIM)
+    test = polynomial(reader(images[n:]), LATENT_DIM)
+    _, dv = potential.taken(subjects.arm)
+    outcome = summarise(dv, design.outcomes.times)["area"]
+    data = Treated(subjects.ids[:n], train, subjects.arm[:n] == 1, outcome[:n], subjects.propensities[:n, 1])
+    both = potential.functionals["area"][:, n:].T
+    effect = both[:, 1] - both[:, 0]
+    oracle = conditional_effects(design, subjects.latents[n:], 1)
+
+    def figures(values: NDArray[np.float64]) -> tuple[float, float]:
+        return 1 - float(np.square(effect - values).mean() / effect.var()), policy_gain(values > 0, both)
+
+    best = figures(oracle)
+    found = {"oracle_r2": best[0], "oracle_gain": best[1]}
+    for name, values in learn_effects(data, test).items():
+        r2, gain = figures(values)
+        found |= {f"{name}_r2_percent": 100 * r2 / best[0], f"{name}_gain_percent": 100 * gain / best[1]}
+    for name, value in found.items():
+        print(f"  {name:32} {value:.4g}")
+    return found
+
+
+def cost(n: int) -> dict[str, float]:
+    """CPU seconds of a study of two arms over those of the same subjects without one; images are made once in both."""
+    ids = np.arange(n)
+    design = design_of(1, assignment={}, shortcut={}, covariates=[])
+    made(design, 10)  # compiles
+
+    def plain() -> None:
+        z = draw_latents(1, ids, LATENT_DIM)
+        linked = scale_effects(z[:, list(ETA_DIMS)].astype(np.float64), design.model.omega)
+        eta = associate(linked, LEVEL, omega=design.model.omega, seed=1, ids=ids)
+        observe(design.model, simulate(design.model, eta, design.outcomes.times), key=1, ids=ids)
+
+    seconds = {}
+    latents = draw_latents(1, ids, LATENT_DIM)
+    for name, work in (
+        ("images", lambda: images_of(ids, latents, 1)),
+        ("plain", plain),
+        ("study", lambda: made(design, n)),
+    ):
+        began = time.process_time()
+        work()
+        seconds[name] = time.process_time() - began
+    ratio = (seconds["images"] + seconds["study"]) / (seconds["images"] + seconds["plain"])
+    print(f"  {ratio:.2f} times the plain data set: {seconds}")
+    return {"cost_ratio": ratio, **{f"{name}_seconds": value for name, value in seconds.items()}}
+
+
+def main() -> None:
+    """Run the parts that are asked for."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--only", choices=PARTS, action="append", help="one part; repeatable")
+    options = parser.parse_args()
+    size = {name: sizes[1] if options.quick else sizes[0] for name, sizes in SIZES.items()}
+    works = {
+        "strengths": lambda: strengths(size["strengths"]),
+        "coverage": lambda: coverage(size["coverage"], size["coverage seeds"]),
+        "zero": lambda: zero(size["zero"], size["zero seeds"]),
+        "learners": lambda: learners(size["learners"], size["test"]),
+        "cost": lambda: cost(size["cost"]),
+    }
+    figures: dict[str, Any] = {}
+    for part in options.only or PARTS:
+        print(part)
+        figures[part] = works[part]()
+    print_result(("numpy", "scipy"), figures)
+
+
+if __name__ == "__main__":
+    main()
