@@ -33,6 +33,21 @@ CHECKED_IN_FIRST = 4  # times as many; the end of the first fit is then tested i
 
 
 @dataclass(frozen=True, eq=False)
+class Sampling:
+    """How well a likelihood by sampling is known.
+
+    ``draws`` (n,): of each subject; ``effective`` (n,): as many independent ones from the individual posterior would
+    say as much; ``pareto_k`` (n,): shape of the weights' tail, reliable up to 0.7; ``error``: Monte Carlo standard
+    error of the objective.
+    """
+
+    draws: NDArray[np.int64]
+    effective: FloatArray
+    pareto_k: FloatArray
+    error: float
+
+
+@dataclass(frozen=True, eq=False)
 class Fit:
     """Estimates of one population fit.
 
@@ -41,7 +56,7 @@ class Fit:
     each search ended at a mode. ``names`` label ``estimates`` and ``standard_errors`` (m,) on the natural scale
     (typical values, Ω entries, residual variances) and ``covariance`` (m, m); NaN if no covariance was computed or it
     does not exist, and for quantities that the data do not hold. ``shrinkage`` (k,) is 1 - sd(η̂) / ω. If ``converged``
-    is False, ``message`` says why.
+    is False, ``message`` says why. ``sampling``: of methods whose likelihood is sampled (imp, SAEM).
     """
 
     model: PopulationModel
@@ -59,6 +74,7 @@ class Fit:
     converged: bool
     message: str
     evaluations: int
+    sampling: Sampling | None = None
 
     @property
     def table(self) -> dict[str, tuple[float, float]]:
@@ -221,13 +237,7 @@ class _Search(PopulationSearch):
             moves[objective.random] = -0.5 * omega @ gradient.by_mu[:, objective.random].mean(axis=0)
             mu[c.mu] += moves[c.mu]
             if c.cells:
-                omega += gradient.by_precision.mean(axis=0)
-                mask = np.zeros(omega.shape, dtype=bool)
-                for copies in c.copies:
-                    rows, columns = tuple(np.transpose(copies))
-                    mask[rows, columns] = True
-                    omega[rows, columns] = omega[columns, rows] = omega[rows, columns].mean()
-                omega *= mask | mask.T
+                omega = c.structured(omega + gradient.by_precision.mean(axis=0))
             score = gradient.by_error.sum(axis=0) / (2.0 * len(objective.data.times))
             error[c.errors] *= np.sqrt(np.clip(1.0 - score[c.errors], 0.1, 10.0))
             if np.linalg.eigvalsh(omega)[0] <= 1e-6 * np.trace(omega):
@@ -310,7 +320,7 @@ def fit(
     search = _Search(objective, coordinates, progress)
     psi = coordinates.pack(coordinates.start)
     if len(data) >= CHECKED_IN_FIRST * SAMPLE and len(psi):  # most iterations with few subjects, the last with all
-        some = data.take(np.linspace(0, len(data) - 1, SAMPLE).astype(np.int64))
+        some = spread(data, SAMPLE)
         options: dict[str, Any] = {"omega": omega, "fixed": fixed, "covariance": "none", "n_threads": n_threads}
         first = fit(model, some, method, max_iterations=max_iterations, progress=progress, **options)
         psi = coordinates.pack(PopulationParameters.of(first.model))
@@ -338,6 +348,11 @@ def fit(
     searches = objective.find_modes(values)[1]
     objectives = objective.at_modes(values, gradient=False).objective + objective.constant_per_subject
     return search.result(psi, method, covariance, objectives, objective.eta, searches, converged, message)
+
+
+def spread(data: PopulationData, n: int) -> PopulationData:
+    """``n`` subjects, spread evenly over all."""
+    return data.take(np.linspace(0, len(data) - 1, n).astype(np.int64))
 
 
 def _restart_modes(objective: Objective, values: PopulationParameters) -> bool:
