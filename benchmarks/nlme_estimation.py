@@ -4,9 +4,9 @@
 
 10,000 and 100,000 subjects with 21 observations (1,000 only with ``--quick``), simulated by this package, fitted with
 a full Ω, standard errors from the outer product of gradients. θ is compared with the values of the simulation.
-Maximum likelihood by importance sampling, which does not have FOCE's bias, starts at the smallest fit.
-Then the empirical Bayes estimates of 50,000 subjects (1,000 with ``--quick``), several starts each, from Parquet to
-Parquet.
+Then the smallest population by importance sampling, SAEM and adaptive quadrature, which maximise the likelihood itself,
+each from the same start values and with all that ``fit`` does. Then the empirical Bayes estimates of 50,000 subjects
+(1,000 with ``--quick``), several starts each, from Parquet to Parquet.
 """
 
 import resource
@@ -14,6 +14,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,12 +22,13 @@ from benchmarks.report import argument_parser, print_result
 from image_longitudinal.core.random import normals, stream_key
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.ebes import stream_ebes
-from image_longitudinal.models.nlme.estimation.fit import Fit, fit
-from image_longitudinal.models.nlme.estimation.importance_sampling import maximum_likelihood
+from image_longitudinal.models.nlme.estimation.fit import Fit, fit, spread
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.nlme.simulation.simulate import observe, simulate
 from image_longitudinal.models.nlme.simulation.trial import write_trial
+from image_longitudinal.tasks.population.fit import run_fit
+from image_longitudinal.tasks.population.options import FitOptions
 
 MODEL = get_model("depot-central-mm")
 START = replace(
@@ -49,10 +51,8 @@ def main() -> None:
         cpu[n] = time.process_time() - before
         print(f"{n:10,}{seconds[n]:10.1f}{result.evaluations:13}{error:17.2%}{ebe:9.4f}  {result.message}", flush=True)
         if n == sizes[0]:
-            start = time.perf_counter()
-            result = maximum_likelihood(result, data, draws=100, rounds=3, n_threads=options.workers)
-            imp_seconds, imp_error = time.perf_counter() - start, theta_error(result)
-            print(f"{'+ IMP':>10}{imp_seconds:10.1f}{result.evaluations:13}{imp_error:17.2%}{'':9}  {result.message}")
+            small = data
+    others = {name: likelihood(name, small, options.workers) for name in ("imp", "saem", "agq")}
     streamed = 1_000 if options.quick else 50_000
     rate = stream(streamed, options.workers)
     print(
@@ -69,13 +69,34 @@ def main() -> None:
         "seconds_100k": seconds.get(100_000),
         "theta_rel_error": error,
         "ebe_mse": ebe,
-        "seconds_imp": imp_seconds,  # at the smallest size, after FOCE
-        "theta_rel_error_imp": imp_error,
+        # at the smallest size, start included
+        "seconds_others": {name: one.seconds for name, one in others.items()},
+        "cpu_seconds_others": {name: one.cpu for name, one in others.items()},
+        "theta_rel_error_others": {name: one.error for name, one in others.items()},
         "streamed_ebes_per_second": rate,
         "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "why": dict.fromkeys(missing, "not fitted in this run (--quick or --largest)"),
     }
     print_result(("numpy", "numba"), figures)
+
+
+class Measured(NamedTuple):
+    """Wall and CPU seconds of a fit, and the largest relative error of a typical value."""
+
+    seconds: float
+    cpu: float
+    error: float
+
+
+def likelihood(method: str, data: PopulationData, workers: int) -> Measured:
+    """A method of the likelihood itself, as ``fit`` runs it."""
+    options = FitOptions(table="in memory", method=method)
+    run_fit(options, START, spread(data, 50), workers)  # compile, or load compiled code
+    start, cpu = time.perf_counter(), time.process_time()
+    result = run_fit(options, START, data, workers)
+    found = Measured(time.perf_counter() - start, time.process_time() - cpu, theta_error(result))
+    print(f"{method:>10}{found.seconds:10.1f}{result.evaluations:13}{found.error:17.2%}{'':9}  {result.message}")
+    return found
 
 
 def stream(n: int, workers: int) -> float:

@@ -29,6 +29,7 @@ SLOW = {  # folders and modules that `make check` (and, if "operations", `make t
         "models/evaluation/test_image_informed.py", "models/evaluation/test_subject_likelihood.py",
         "models/evaluation/test_resnet.py",
         "models/nlme/bayes", "models/nlme/estimation", "models/nlme/kernels", "models/nlme/library",
+        "tasks/population/test_methods.py",
         "models/quality/judge/test_judge.py", "models/quality/test_latent_regressor.py",
         "models/training/test_processes.py", "models/vae/test_train.py", "tasks/shards/test_study.py",
         "tasks/training/test_arithmetic.py",

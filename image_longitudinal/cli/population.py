@@ -14,8 +14,8 @@ from image_longitudinal.core.outputs import check_new_file, expanded
 from image_longitudinal.tasks.engine.prefect_setup import run_or_call
 
 METHOD_HELP = (
-    "fo, foce, focei, laplace; imp: maximum likelihood, without the bias of the others if individual data are sparse "
-    "or allow several modes, as with depot-central-mm; nuts: full Bayes."
+    "fo, foce, focei, laplace; imp, saem, agq: maximum likelihood, without the bias of the others if individual data "
+    "are sparse or allow several modes (agq: one mode), as with depot-central-mm; nuts: full Bayes."
 )
 PopulationModelOption = Annotated[str, typer.Option("--model", help="Name of the population model.")]
 ModelFileOption = Annotated[
@@ -122,7 +122,10 @@ def fit_command(
     block: Annotated[
         Texts, typer.Option(help="Parameters whose random effects covary, e.g. cl,v; repeatable; others do not.")
     ] = None,
-    draws: Annotated[int, typer.Option(min=50, help="Per subject for imp, per chain for nuts.")] = 300,
+    draws: Annotated[int, typer.Option(min=50, help="Per subject for imp and saem, per chain for nuts.")] = 300,
+    order: Annotated[int, typer.Option(min=1, max=31, help="Nodes per random effect of agq (four at most).")] = 5,
+    burn_in: Annotated[int, typer.Option(min=1, help="Iterations of saem that explore.")] = 200,
+    smoothing: Annotated[int, typer.Option(min=1, help="Iterations of saem that are averaged.")] = 150,
     seed: Seed = 1,
     sdtab: Annotated[
         str | None, typer.Option(help="Also write sdtab.parquet or sdtab.csv: residuals and EBEs by observation.")
@@ -141,7 +144,8 @@ def fit_command(
         "table": table, "model": model, "model_file": model_file, "method": method.lower(), "level": level,
         "split": split, "covariates": covariates, "subjects": subjects, "start": _named(start), "fixed": fixed or (),
         "omega": _structure(diagonal, block or ()), "draws": draws, "seed": seed, "endpoints": _named(endpoint),
-        "decimal": decimal, "sdtab": sdtab, "stratify": stratify or (),
+        "decimal": decimal, "sdtab": sdtab, "stratify": stratify or (), "order": order, "burn_in": burn_in,
+        "smoothing": smoothing,
     })  # fmt: skip
     note(f"fit {model} to {table} by {method}")
     with starting_prefect(server=False):

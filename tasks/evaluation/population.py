@@ -12,7 +12,7 @@ from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
 from image_longitudinal.models.nlme.estimation.ebes import stream_ebes
 from image_longitudinal.models.nlme.estimation.fit import fit
-from image_longitudinal.models.nlme.estimation.importance_sampling import maximum_likelihood
+from image_longitudinal.models.nlme.estimation.maximum_likelihood import maximum_likelihood
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.tasks.engine.cache_keys import CACHED

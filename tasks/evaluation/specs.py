@@ -10,7 +10,7 @@ from image_longitudinal.core.specs import Spec
 class StageSpec(Spec):
     """Base of the stages' specs; ``dataset`` is the identity of the data set."""
 
-    code_version: ClassVar[int] = 9  # of all stages: raise it when the same data set and settings give other figures
+    code_version: ClassVar[int] = 10  # of all stages: raise it when the same data set and settings give other figures
 
     dataset: str
 

@@ -11,10 +11,13 @@ from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.diagnostics.residuals import residuals
 from image_longitudinal.models.nlme.diagnostics.sdtab import sdtab
 from image_longitudinal.models.nlme.estimation.ebes import stream_ebes
-from image_longitudinal.models.nlme.estimation.fit import Evaluated, Fit, fit
-from image_longitudinal.models.nlme.estimation.importance_sampling import maximum_likelihood
+from image_longitudinal.models.nlme.estimation.fit import CHECKED_IN_FIRST, SAMPLE, Evaluated, Fit, fit, spread
+from image_longitudinal.models.nlme.estimation.maximum_likelihood import maximum_likelihood
 from image_longitudinal.models.nlme.estimation.parameter_table import fit_statistics, parameter_rows
+from image_longitudinal.models.nlme.estimation.pareto import UNRELIABLE
+from image_longitudinal.models.nlme.estimation.quadrature import quadrature_fit
 from image_longitudinal.models.nlme.estimation.results import load_fit, save_fit
+from image_longitudinal.models.nlme.estimation.saem import saem_fit
 from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.tasks.engine.progress import SHOWN, run_logger
 from image_longitudinal.tasks.population.inputs import (
@@ -34,13 +37,14 @@ from image_longitudinal.tasks.population.summary import (
     Figures,
     FitSummary,
     ParameterEstimate,
+    SamplingSummary,
     finite,
     read_summary,
 )
 
 SDTAB = {kind: f"sdtab.{kind}" for kind in ("parquet", "csv")}
 FILES = (NAME, RESULTS, EBES, DRAWS, REPORT, *SDTAB.values())
-METHODS = {"fo": "FO", "foce": "FOCE", "focei": "FOCEI", "laplace": "Laplace", "imp": "FOCEI"}
+METHODS = {"fo": "FO", "foce": "FOCE", "focei": "FOCEI", "laplace": "Laplace"}
 
 
 def finished_fit(options: FitOptions, folder: Path) -> FitSummary | None:
@@ -95,6 +99,7 @@ def fit_to_table(options: FitOptions, output: str, workers: int) -> FitSummary:
         figures=Figures.of(fit_statistics(found, data, own.iwres)),
         seconds=round(seconds, 2),
         truth={name: value for name, value in true_values(options).items() if name in found.table},
+        sampling=sampling_of(found, data),
     )
     summary.write(folder)
     return summary
@@ -123,14 +128,38 @@ def run_fit(
     options: FitOptions, model: PopulationModel, data: PopulationData, workers: int, progress: Evaluated | None = None
 ) -> Fit:
     """The fit of given options."""
-    imp = options.method == "imp"
     shared: dict[str, Any] = {"omega": options.omega, "fixed": options.fixed, "n_threads": workers}
     shared["progress"] = progress
-    found = fit(model, data, METHODS[options.method], covariance="none" if imp else options.covariance, **shared)
-    if imp:
-        covariance = "gradient" if options.covariance == "sandwich" else options.covariance
-        found = maximum_likelihood(found, data, draws=options.draws, seed=options.seed, covariance=covariance, **shared)
-    return found
+    if options.method in METHODS:
+        return fit(model, data, METHODS[options.method], covariance=options.covariance, **shared)
+    shared["covariance"] = options.covariance
+    if options.method == "saem":
+        return saem_fit(
+            model, data, burn_in=options.burn_in, smoothing=options.smoothing, draws=options.draws, seed=options.seed,
+            **shared,
+        )  # fmt: skip
+    if options.method == "agq" and options.order == 1:
+        return quadrature_fit(model, data, order=1, **shared)
+    # the linearised fit of some subjects is as good a start
+    few = spread(data, SAMPLE) if len(data) >= CHECKED_IN_FIRST * SAMPLE else data
+    start = fit(model, few, **(shared | {"covariance": "none"}))
+    if options.method == "agq":
+        return quadrature_fit(model, data, order=options.order, start=start, **shared)
+    return maximum_likelihood(start, data, draws=options.draws, seed=options.seed, **shared)
+
+
+def sampling_of(found: Fit, data: PopulationData) -> SamplingSummary | None:
+    """How well a likelihood by sampling is known; None for other methods."""
+    own = found.sampling
+    if own is None:
+        return None
+    return SamplingSummary(
+        objective_error=finite(own.error),
+        fewest_draws=int(own.draws.min()),
+        most_draws=int(own.draws.max()),
+        largest_pareto_k=finite(own.pareto_k.max()),
+        unreliable=tuple(str(name) for name in data.names[own.pareto_k > UNRELIABLE]),
+    )
 
 
 class ObjectiveLog:

@@ -163,7 +163,8 @@ def spec_of(options: FitOptions, table: FitTable) -> FitSpec:
     """The spec whose digest is the fit's cache key."""
     name = f"{options.model_file}:{options.model}" if options.model_file else options.model
     settings = options.model_dump(include=set(FitSettings.model_fields))
-    return FitSpec(table_content=table.content, model_content=model_content(name), **settings)
+    sampler = 2 if options.method == "imp" else 1
+    return FitSpec(table_content=table.content, model_content=model_content(name), sampler=sampler, **settings)
 
 
 def population_of(options: FitOptions, table: FitTable) -> PopulationData:

@@ -18,7 +18,7 @@ ENDPOINTS: Any = Field(
     {}, description="Value in DVID (or in CMT, without DVID) of each endpoint's observations, such as cp 2."
 )
 DECIMAL: Any = Field(".", description="Decimal mark of a text file: . or a comma.")
-Method = Literal["fo", "foce", "focei", "laplace", "imp", "nuts"]
+Method = Literal["fo", "foce", "focei", "laplace", "agq", "imp", "saem", "nuts"]
 
 
 class FitSettings(Section):
@@ -26,9 +26,10 @@ class FitSettings(Section):
 
     method: Method = Field(
         "focei",
-        description="imp: maximum likelihood by importance sampling; nuts: full Bayes. The others approximate each "
-        "individual posterior by a Gaussian around one mode, and are biased where it has several, as with "
-        "depot-central-mm (typical values by 8 % at 10,000 subjects).",
+        description="imp, saem, agq: maximum likelihood by importance sampling, stochastic approximation EM or "
+        "adaptive Gauss-Hermite quadrature; nuts: full Bayes. The others approximate each individual posterior by a "
+        "Gaussian around one mode, and are biased where it has several, as with depot-central-mm (typical values by "
+        "8 % at 10,000 subjects).",
     )
     level: float | None = Field(None, description="Association level of a published data set.")
     split: str | None = Field(None, description="Split of a published data set; all splits without one.")
@@ -51,8 +52,17 @@ class FitSettings(Section):
         description="Start values in place of the model's: parameters by name, omega (every variance, covariances 0), "
         "additive and proportional (residual standard deviations).",
     )
-    draws: int = Field(300, ge=50, description="Per subject for imp; per chain for nuts, after as many to tune.")
-    seed: int = Field(1, ge=0, description="Of imp, nuts and simulated diagnostics.")
+    draws: int = Field(
+        300,
+        ge=50,
+        description="Per subject, to begin with, for imp and saem; per chain for nuts, after as many to tune.",
+    )
+    order: int = Field(
+        5, ge=1, le=31, description="Nodes per random effect of agq, which takes up to four; 1: laplace."
+    )
+    burn_in: int = Field(200, ge=1, description="Iterations of saem that explore.")
+    smoothing: int = Field(150, ge=1, description="Iterations of saem that are averaged.")
+    seed: int = Field(1, ge=0, description="Of imp, saem, nuts and simulated diagnostics.")
 
 
 class FitOptions(FitSettings):
@@ -76,9 +86,11 @@ class FitSpec(FitSettings, Spec):
 
     product: ClassVar[str] = "population-fit"
     code_version: ClassVar[int] = 2
+    added: ClassVar[frozenset[str]] = frozenset({"order", "burn_in", "smoothing", "sampler"})
 
     table_content: str  # digest of the file, or identity of the data set
     model_content: str  # name of a library model, or name and SHA-256 of the user's file
+    sampler: int = 1  # version of importance sampling; fits by imp are those of version 2
 
 
 class SimulateOptions(Section):

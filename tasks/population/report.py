@@ -20,6 +20,7 @@ from image_longitudinal.tasks.reports.pages import page
 from image_longitudinal.tasks.reports.pictures import rendered
 
 REPLICATES = 300
+LISTED = 20  # subjects with the largest Pareto k
 SHOWN = 1000  # subjects of simulated diagnostics, spread evenly over all
 
 
@@ -78,5 +79,15 @@ def fit_page(
     return rendered_page(
         "fit.html", figures, fit=found, options=options, summary=summary, warnings=fit_warnings(found),
         sd=np.sqrt(np.diag(found.model.omega)).tolist(), strata=inside,
-        replicates=REPLICATES, shown=len(some),
+        replicates=REPLICATES, shown=len(some), sampled=_sampled(found, data),
     )  # fmt: skip
+
+
+def _sampled(found: Fit, data: PopulationData) -> list[tuple[str, float, int, float]]:
+    """Subjects with the largest Pareto k: id, k, draws, effective draws; empty for methods without sampling."""
+    own = found.sampling
+    if own is None:
+        return []
+    worst = np.argsort(-own.pareto_k, kind="stable")[:LISTED]
+    columns = (own.pareto_k[worst].tolist(), own.draws[worst].tolist(), own.effective[worst].tolist())
+    return list(zip(map(str, data.names[worst]), *columns, strict=True))

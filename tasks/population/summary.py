@@ -78,6 +78,16 @@ class Figures(Section):
         )
 
 
+class SamplingSummary(Section):
+    """How well the likelihood by sampling is known; see :class:`models.nlme.estimation.fit.Sampling`."""
+
+    objective_error: float | None  # Monte Carlo standard error of the objective
+    fewest_draws: int
+    most_draws: int
+    largest_pareto_k: float | None
+    unreliable: tuple[str, ...]  # subjects with a Pareto k above 0.7
+
+
 class FitSummary(Section):
     """A fit, or draws by NUTS (without objective, condition number, shrinkage, evaluations and figures)."""
 
@@ -98,6 +108,7 @@ class FitSummary(Section):
     figures: Figures | None = None
     seconds: float | None = None  # run time of the fit, standard errors included
     truth: dict[str, float] = Field({})  # true values, of a data set with a study design
+    sampling: SamplingSummary | None = None  # imp and saem
 
     def write(self, folder: Path) -> None:
         """Write fit.json."""
@@ -129,6 +140,8 @@ class FitSummary(Section):
                 lines.append(f"  {name}: shrinkage {_text(shrinkage, '.1%')}, {tested}")
             for name, shrinkage in own.epsilon_shrinkage.items():
                 lines.append(f"  residual error of {name}: shrinkage {_text(shrinkage, '.1%')}")
+        if self.sampling and self.sampling.unreliable:
+            lines.append(f"  unreliable (Pareto k above 0.7): {_listed(self.sampling.unreliable)}")
         if self.searches_not_converged:
             lines.append(f"  {self.searches_not_converged} of {self.subjects} individual searches did not converge")
         return lines
@@ -145,6 +158,12 @@ def _cells(name: str, row: ParameterEstimate) -> tuple[str, ...]:
 
 def _text(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
+
+
+def _listed(names: tuple[str, ...], most: int = 10) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"subjects {', '.join(names[:most])}{more}"
 
 
 def read_summary(folder: Path) -> FitSummary | None:

@@ -76,6 +76,15 @@ class Coordinates:
         error[self.errors] = np.exp(psi[len(self.mu) + len(self.cells) :])
         return PopulationParameters(mu, omega, error)
 
+    def structured(self, omega: FloatArray) -> FloatArray:
+        """The nearest matrix with Ω's structure: the start's where it is not free, equal blocks as their mean."""
+        found, mask = omega.copy(), np.zeros(omega.shape, dtype=bool)
+        for copies in self.copies:
+            rows, columns = tuple(np.transpose(copies))
+            mask[rows, columns] = True
+            found[rows, columns] = found[columns, rows] = found[rows, columns].mean()
+        return np.where(mask | mask.T, found, self.start.omega)
+
     def natural(self, psi: FloatArray) -> FloatArray:
         """Estimates of a report: typical values, Ω's lower triangle, residual variances (and powers)."""
         values = self.unpack(psi)

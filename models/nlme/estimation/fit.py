@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import ConfigError, SimulationError
 from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.estimation.convergence import Nearby, look_around
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates, by_coordinates, central_differences
 from image_longitudinal.models.nlme.estimation.minimise import minimise
 from image_longitudinal.models.nlme.estimation.objective import Objective
@@ -26,8 +27,24 @@ INFEASIBLE = 1e15  # objective of a trial that cannot be evaluated: finite, so t
 TOLERANCE = 1e-5  # predicted decrease at convergence per √subject: the rounding of the sum grows like that
 WARM_UP = 30  # at most; each costs as much as one gradient
 ROUNDS = 2  # of minimisation, if a search from several starts finds better modes
-ESCAPES = 3  # further minimisations, if a variance that went to nearly 0 should not have
-SAMPLE = 2000  # subjects, spread evenly over all, of the first fit if there are many more
+RESTARTS = 4  # further minimisations, from a lower point near the end of one
+SAMPLE = 2000  # subjects, spread evenly over all, of the first fit if there are many more:
+CHECKED_IN_FIRST = 4  # times as many; the end of the first fit is then tested in every direction, not that of the last
+
+
+@dataclass(frozen=True, eq=False)
+class Sampling:
+    """How well a likelihood by sampling is known.
+
+    ``draws`` (n,): of each subject; ``effective`` (n,): as many independent ones from the individual posterior would
+    say as much; ``pareto_k`` (n,): shape of the weights' tail, reliable up to 0.7; ``error``: Monte Carlo standard
+    error of the objective.
+    """
+
+    draws: NDArray[np.int64]
+    effective: FloatArray
+    pareto_k: FloatArray
+    error: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +56,7 @@ class Fit:
     each search ended at a mode. ``names`` label ``estimates`` and ``standard_errors`` (m,) on the natural scale
     (typical values, Ω entries, residual variances) and ``covariance`` (m, m); NaN if no covariance was computed or it
     does not exist, and for quantities that the data do not hold. ``shrinkage`` (k,) is 1 - sd(η̂) / ω. If ``converged``
-    is False, ``message`` says why.
+    is False, ``message`` says why. ``sampling``: of methods whose likelihood is sampled (imp, SAEM).
     """
 
     model: PopulationModel
@@ -57,6 +74,7 @@ class Fit:
     converged: bool
     message: str
     evaluations: int
+    sampling: Sampling | None = None
 
     @property
     def table(self) -> dict[str, tuple[float, float]]:
@@ -70,6 +88,7 @@ class PopulationSearch(ABC):
 
     def __init__(self, objective: Objective, coordinates: Coordinates, progress: Evaluated | None) -> None:
         self.objective, self.coordinates, self.progress, self.evaluations = objective, coordinates, progress, 0
+        self._derivatives: tuple[bytes, FloatArray, FloatArray] | None = None
 
     @abstractmethod
     def individual_objectives(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -83,6 +102,30 @@ class PopulationSearch(ABC):
             self.progress(self.evaluations, value)
         return value, gradient.sum(axis=0)
 
+    def derivatives(self, psi: FloatArray, *, hessian: bool = True) -> tuple[FloatArray, FloatArray]:
+        """Each subject's gradient (n, m) at ψ, and the objective's Hessian (m, m) by differences of the gradient.
+
+        Those of the last ψ are kept. Without ``hessian`` that is empty. ``objective.eta`` are the modes at ψ before and
+        after.
+        """
+        key = psi.tobytes()
+        if self._derivatives is not None and self._derivatives[0] == key:
+            return self._derivatives[1:]
+        kept = self.objective.eta.copy()
+
+        def gradients(point: FloatArray) -> FloatArray:
+            self.objective.eta[:] = kept
+            return self.individual_objectives(point)[1]
+
+        own, second = gradients(psi), np.empty((0, 0))
+        if hessian:
+            columns = central_differences(lambda point: gradients(point).sum(axis=0), psi, DIFFERENCE)
+            second = np.stack(columns, axis=1) / (2 * DIFFERENCE)
+            second = 0.5 * (second + second.T)
+            self._derivatives = key, own, second
+        self.objective.eta[:] = kept
+        return own, second
+
     def covariance(self, psi: FloatArray, kind: str) -> tuple[FloatArray, str]:
         """Covariance (m, m) of the estimates on their natural scale, and a message if it or a part does not exist.
 
@@ -93,17 +136,9 @@ class PopulationSearch(ABC):
         if kind == "none" or not m:
             return nothing, ""
         kept = self.objective.eta.copy()
-
-        def gradients(point: FloatArray) -> FloatArray:
-            self.objective.eta[:] = kept
-            return self.individual_objectives(point)[1]
-
-        own = gradients(psi)
-        score = information = 0.25 * own.T @ own
-        if kind != "gradient":
-            columns = central_differences(lambda point: gradients(point).sum(axis=0), psi, DIFFERENCE)
-            hessian = 0.5 * np.stack(columns, axis=1) / (2 * DIFFERENCE)
-            information = 0.5 * (hessian + hessian.T)
+        own, information = self.derivatives(psi, hessian=kind != "gradient")
+        score = 0.25 * own.T @ own
+        information = score if kind == "gradient" else 0.5 * information
         self.objective.eta[:] = kept
         jacobian = np.stack(central_differences(self.coordinates.natural, psi, 1e-6), axis=1) / 2e-6
         matrix = covariance_of(information, score, jacobian, kind)
@@ -202,19 +237,26 @@ class _Search(PopulationSearch):
             moves[objective.random] = -0.5 * omega @ gradient.by_mu[:, objective.random].mean(axis=0)
             mu[c.mu] += moves[c.mu]
             if c.cells:
-                omega += gradient.by_precision.mean(axis=0)
-                mask = np.zeros(omega.shape, dtype=bool)
-                for copies in c.copies:
-                    rows, columns = tuple(np.transpose(copies))
-                    mask[rows, columns] = True
-                    omega[rows, columns] = omega[columns, rows] = omega[rows, columns].mean()
-                omega *= mask | mask.T
+                omega = c.structured(omega + gradient.by_precision.mean(axis=0))
             score = gradient.by_error.sum(axis=0) / (2.0 * len(objective.data.times))
             error[c.errors] *= np.sqrt(np.clip(1.0 - score[c.errors], 0.1, 10.0))
             if np.linalg.eigvalsh(omega)[0] <= 1e-6 * np.trace(omega):
                 return psi
             psi = c.pack(PopulationParameters(mu, omega, error))
         return psi
+
+    def look_around(self, psi: FloatArray) -> Nearby:
+        """Tests of ψ as a minimum; ``objective.eta`` are the modes at ψ before and after."""
+        kept = self.objective.eta.copy()
+
+        def value(point: FloatArray) -> float:
+            self.objective.eta[:] = kept
+            return float(self.objective.evaluate(self.coordinates.unpack(point)).sum())
+
+        gradients, hessian = self.derivatives(psi)
+        found = look_around(value, psi, gradients.sum(axis=0), hessian)
+        self.objective.eta[:] = kept
+        return found
 
     def minimise(self, psi: FloatArray, limit: int) -> tuple[FloatArray, bool, str]:
         """The minimum found from ψ, with ``objective.eta`` at its modes; see :func:`.minimise.minimise`."""
@@ -251,8 +293,9 @@ def fit(
 
     BFGS in unconstrained coordinates, with the outer product of the subjects' gradients as first curvature. Modes are
     searched from several starts before and after; if the second search finds better ones, the fit continues, as it does
-    if a variance that went to nearly 0 lowers the objective with some size again. A fit of 8,000 or more subjects
-    starts at the estimates of a fit of 2,000 of them.
+    if a variance that went to nearly 0 lowers the objective with some size again, or if a test in every direction
+    (:mod:`.convergence`) finds a lower point. A fit of 8,000 or more subjects starts at the estimates of a fit of 2,000
+    of them, and only that one is tested in every direction.
 
     Args:
         model: the population model; its values are the start values.
@@ -276,8 +319,8 @@ def fit(
     coordinates = Coordinates(model, omega, fixed)
     search = _Search(objective, coordinates, progress)
     psi = coordinates.pack(coordinates.start)
-    if len(data) >= 4 * SAMPLE and len(psi):  # most iterations with few subjects, the last with all
-        some = data.take(np.linspace(0, len(data) - 1, SAMPLE).astype(np.int64))
+    if len(data) >= CHECKED_IN_FIRST * SAMPLE and len(psi):  # most iterations with few subjects, the last with all
+        some = spread(data, SAMPLE)
         options: dict[str, Any] = {"omega": omega, "fixed": fixed, "covariance": "none", "n_threads": n_threads}
         first = fit(model, some, method, max_iterations=max_iterations, progress=progress, **options)
         psi = coordinates.pack(PopulationParameters.of(first.model))
@@ -288,16 +331,28 @@ def fit(
         psi, converged, message = search.minimise(psi, max_iterations)
         if method == "FO" or not _restart_modes(objective, coordinates.unpack(psi)):
             break
-    for _ in range(ESCAPES if len(psi) else 0):
+    nearby = None
+    for restart in range(RESTARTS + 1 if len(psi) else 0):
         point = escape(objective, coordinates, psi)
-        if point is None:
+        if point is None and len(data) < CHECKED_IN_FIRST * SAMPLE:
+            nearby = search.look_around(psi)
+            point = nearby.lower
+        if point is None or restart == RESTARTS:
             break
         psi, converged, message = search.minimise(point, max_iterations)
         _restart_modes(objective, coordinates.unpack(psi))
+    if converged and nearby is not None and not nearby.is_minimum:
+        converged = False
+        message = f"the objective still falls along {coordinates.names[nearby.steepest]}"
     values = coordinates.unpack(psi)
     searches = objective.find_modes(values)[1]
     objectives = objective.at_modes(values, gradient=False).objective + objective.constant_per_subject
     return search.result(psi, method, covariance, objectives, objective.eta, searches, converged, message)
+
+
+def spread(data: PopulationData, n: int) -> PopulationData:
+    """``n`` subjects, spread evenly over all."""
+    return data.take(np.linspace(0, len(data) - 1, n).astype(np.int64))
 
 
 def _restart_modes(objective: Objective, values: PopulationParameters) -> bool:

@@ -1,32 +1,29 @@
-"""Maximum likelihood without linearisation: the marginal likelihood by importance sampling, and its maximum.
+"""The marginal likelihood as weighted means over fixed draws, or nodes, of each subject's random effects.
 
 FOCE and Laplace replace each subject's integral over its random effects by a Gaussian around one mode, which biases
 estimates for subjects with little information. Here it is a weighted mean over draws from a proposal fitted to the
-subject (as NONMEM's IMP). Draws are fixed while the likelihood is maximised, which makes it smooth with an exact
-gradient; then proposals are fitted again, with new draws.
+subject (as NONMEM's IMP), or over the nodes of a quadrature. Fixed draws make it smooth with an exact gradient.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp, ndtri
+from scipy.special import logsumexp
 
-from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.core.random import stream_key, uniforms
-from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.core.errors import SimulationError
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates, by_coordinates, central_differences
-from image_longitudinal.models.nlme.estimation.fit import Evaluated, Fit, PopulationSearch
-from image_longitudinal.models.nlme.estimation.minimise import minimise
+from image_longitudinal.models.nlme.estimation.fit import Evaluated, PopulationSearch
 from image_longitudinal.models.nlme.estimation.objective import Gradient, Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
+from image_longitudinal.models.nlme.estimation.quasi_random import even_normals
 from image_longitudinal.models.nlme.kernels.likelihood import subject_densities
 
 FloatArray = NDArray[np.float64]
 WIDTHS = (1.0, 2.0, 4.0)  # of the mixture's components, relative to the fitted standard deviation; wide for the tails
 WEIGHTS = (0.55, 0.25, 0.12)  # of these components; the rest of the draws come from the population's distribution
 STEP = 1e-4  # central differences in logarithms of residual values and in parameters without random effect
-TOLERANCE = 1e-6  # predicted decrease at convergence per √subject
 ENOUGH = 10.0  # effective draws; with more, the moments of the draws are a better proposal than the previous one
 
 
@@ -54,21 +51,41 @@ class ImportanceSearch(PopulationSearch):
         others = [i for i in range(len(objective.model.parameters)) if i not in random]
         self.shifted = [i for i in others if i in coordinates.mu]  # estimated, without a random effect
 
-    def use(self, draws: Draws) -> None:
-        """Set the draws of the following evaluations."""
+    def use(self, draws: Draws, center: FloatArray | None = None, moving: Sequence[int] = ()) -> None:
+        """Set the draws of the following evaluations.
+
+        Draws are of φ, so that predictions stay while μ and Ω change. ``moving``: random effects whose η stay instead:
+        of small variance, for which a change of μ with φ fixed would leave the population.
+
+        Args:
+            draws: the draws.
+            center: φ at η = 0 at which they were drawn, (n, k); needed for ``moving``.
+            moving: positions among the random effects.
+        """
         self.draws = draws
         self.cached: tuple[bytes, FloatArray] | None = None
+        self.held = None if center is None else draws.phi - center[:, None]
+        self.moving = [b for b in moving if self.objective.random[b] in self.coordinates.mu]
+        self.solved = [*self.shifted, *(int(self.objective.random[b]) for b in self.moving)]
 
     def individual_objectives(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Each subject's -2 log likelihood without T·log 2π (n,), and its gradient (n, m)."""
+        """Each subject's -2 log likelihood without T·log 2π (n,), and its gradient (n, m).
+
+        A draw at which the equations cannot be integrated has no weight.
+        """
         self.evaluations += 1
         values = self.coordinates.unpack(psi)
         center = self.objective.typical_phi(values)
+        self.eta = self.draws.phi - center[:, None, self.objective.random]
+        if self.moving and self.held is not None:
+            self.eta[:, :, self.moving] = self.held[:, :, self.moving]
         predicted = self._predictions(center)
         density = self._log_density(predicted, values)
-        self.eta = self.draws.phi - center[:, None, self.objective.random]
         log_weight = density + log_normal(self.eta, values.omega) - self.draws.log_q
-        total = logsumexp(log_weight, axis=1)
+        self.log_weight, total = log_weight, logsumexp(log_weight, axis=1)
+        if not np.isfinite(total).all():
+            subject = self.objective.data.names[int(np.argmin(np.isfinite(total)))]
+            raise SimulationError("no draw of a subject can be evaluated", where=f"subject {subject}")
         self.weights = np.exp(log_weight - total[:, None])
         w, precision, errors = self.weights, np.linalg.inv(values.omega), self.coordinates.errors
         by_mu = np.zeros((len(w), len(values.mu)))
@@ -76,7 +93,7 @@ class ImportanceSearch(PopulationSearch):
 
         def at_center(shift: FloatArray) -> FloatArray:
             moved = center.copy()
-            moved[:, self.shifted] += shift
+            moved[:, self.solved] += shift
             return self._log_density(self._solve(moved), values)
 
         def at_error(logs: FloatArray) -> FloatArray:
@@ -85,9 +102,10 @@ class ImportanceSearch(PopulationSearch):
             return self._log_density(predicted, replace(values, error=error))
 
         by_error = np.zeros((len(w), len(values.error)))
-        for derivative, columns, function in ((by_mu, self.shifted, at_center), (by_error, errors, at_error)):
+        for derivative, columns, function in ((by_mu, self.solved, at_center), (by_error, errors, at_error)):
             for i, change in zip(columns, central_differences(function, np.zeros(len(columns)), STEP), strict=True):
-                derivative[:, i] = -2.0 * np.einsum("ns,ns->n", w, change) / (2 * STEP)
+                known = np.where(w > 0, change, 0.0)  # -inf - (-inf) where a draw is impossible
+                derivative[:, i] = -2.0 * np.einsum("ns,ns->n", w, known) / (2 * STEP)
         by_precision = np.einsum("ns,nsk,nsl->nkl", w, self.eta, self.eta) - values.omega
         objectives = -2.0 * (total - np.log(w.shape[1])) - self.constant
         gradient = Gradient(objectives, by_mu, by_precision, by_error)
@@ -102,7 +120,7 @@ class ImportanceSearch(PopulationSearch):
 
     def _predictions(self, center: FloatArray) -> FloatArray:
         """Predictions at the draws (S, N); they change only with parameters that have no random effect."""
-        key = center[:, self.shifted].tobytes()
+        key = center[:, self.solved].tobytes()
         if self.cached is None or self.cached[0] != key:
             self.cached = key, self._solve(center)
         return self.cached[1]
@@ -111,7 +129,9 @@ class ImportanceSearch(PopulationSearch):
         def one(draw: int) -> FloatArray:
             phi = center.copy()
             phi[:, self.objective.random] = self.draws.phi[:, draw]
-            return self.objective.predict_at(phi)
+            for b in self.moving:
+                phi[:, self.objective.random[b]] = center[:, self.objective.random[b]] + self.eta[:, draw, b]
+            return self.objective.predict_where_possible(phi)
 
         return np.stack(self.objective.in_threads(one, range(self.draws.phi.shape[1])))
 
@@ -135,22 +155,6 @@ def log_normal(x: FloatArray, covariance: FloatArray) -> FloatArray:
     white = np.linalg.solve(factor, np.swapaxes(x, -1, -2))
     logs = np.log(np.diagonal(factor, axis1=-2, axis2=-1)).sum(axis=-1)
     return np.asarray(-0.5 * (white**2).sum(axis=-2) - np.expand_dims(logs, -1) - 0.5 * x.shape[-1] * np.log(2 * np.pi))
-
-
-def even_normals(key: int, ids: NDArray[np.int64], n: int, k: int) -> FloatArray:
-    """Quasi-random standard normal draws (rows, n, k), evenly spaced also in any range of consecutive draws of a row.
-
-    Each row has the Kronecker sequence of powers of 1/φ, φ^(k+1) = φ + 1, with its own random shift (Cranley &
-    Patterson 1976, SIAM J Numer Anal 13:904), by inversion. A mean over them errs much less than over independent
-    draws: the logarithm of a mean is biased by minus half its relative variance, most where the proposal fits worst,
-    and that bias would move the maximum of the likelihood.
-    """
-    ratio = 2.0
-    for _ in range(60):
-        ratio = (1.0 + ratio) ** (1.0 / (k + 1))
-    steps = np.arange(n)[:, None] * ratio ** -np.arange(1.0, k + 1)
-    points = (uniforms(key, ids, k)[:, None] + steps) % 1.0
-    return np.asarray(ndtri(np.clip(points, 2.0**-53, 1.0 - 2.0**-53)))
 
 
 def draw_from_proposal(
@@ -182,67 +186,6 @@ def draw_from_proposal(
     logs = [log_normal(eta - mean[:, None], width**2 * covariance) for width in WIDTHS] + [log_normal(eta, omega)]
     log_q = logsumexp([np.log(count / n) + one for count, one in zip(counts, logs, strict=True) if count], axis=0)
     return Draws(center[:, None] + eta, np.asarray(log_q))
-
-
-def maximum_likelihood(
-    fit: Fit, data: PopulationData, *, omega: str = "full", fixed: tuple[str, ...] = (), draws: int = 300,
-    rounds: int = 4, seed: int = 1, covariance: str = "gradient", n_threads: int = 1, max_iterations: int = 100,
-    progress: Evaluated | None = None,
-) -> Fit:  # fmt: skip
-    """Maximise the likelihood itself, starting at a fit by linearisation.
-
-    ``eta`` of the result are the means of the individual posteriors, not their modes: they have the smallest mean
-    squared error. ``searches_converged``: whether a subject has at least ten effective draws. ``objective`` is
-    minus twice the log-likelihood without N·log 2π, comparable with that of FOCE or Laplace.
-
-    Args:
-        fit: start values, by FOCE, FOCEI or Laplace.
-        omega, fixed: as in the fit.
-        draws: per subject; memory is 8 bytes x draws x observations, a few times.
-        rounds: of new proposals and draws; the last one measures the Monte Carlo error.
-        covariance: as in :func:`models.nlme.estimation.fit.fit`.
-        n_threads: the result does not depend on it.
-        max_iterations: of each maximisation.
-        progress: called with (evaluation, objective).
-
-    Raises:
-        ConfigError: a fit by FO, fewer than 50 draws or 2 rounds, or options that do not fit the model.
-        SimulationError: a draw's equations cannot be integrated.
-    """
-    if fit.method == "FO" or draws < 50 or rounds < 2:
-        expected = "a fit by FOCE, FOCEI or Laplace, at least 50 draws and 2 rounds"
-        got = f"{fit.method}, {draws} draws, {rounds} rounds"
-        raise ConfigError("no start for importance sampling", expected=expected, got=got)
-    objective = Objective(fit.model, data, n_threads=n_threads, tolerance=1e-7)
-    coordinates = Coordinates(fit.model, omega, fixed)
-    search = ImportanceSearch(objective, coordinates, progress)
-    psi = coordinates.pack(coordinates.start)
-    mean, proposal = fit.eta, linearised_covariance(objective, PopulationParameters.of(fit.model), fit.eta)
-    moved, good, message = np.inf, True, "nothing to estimate"
-    for number in range(rounds):
-        values = coordinates.unpack(psi)
-        center = objective.typical_phi(values)[:, objective.random]
-        key = stream_key(seed, "importance", number)
-        search.use(draw_from_proposal(data.ids, center, mean, proposal, values.omega, draws, key))
-        gradients = search.individual_objectives(psi)[1]
-        curvature = 0.5 * gradients.T @ gradients + 1e-9 * np.eye(len(psi))
-        before = psi
-        if len(psi):
-            tolerance = TOLERANCE * np.sqrt(len(data))
-            psi, good, message = minimise(search.total, psi, curvature, max_iterations, tolerance)
-            moved = float(np.abs((psi - before) / np.sqrt(2.0 * np.diag(np.linalg.inv(curvature)))).max())
-        search.individual_objectives(psi)
-        new_mean, new_covariance, effective = search.moments()
-        better = effective > ENOUGH
-        mean = np.where(better[:, None], new_mean, mean)
-        ridge = 1e-6 * np.diag(np.diag(values.omega))
-        proposal = np.where(better[:, None, None], new_covariance + ridge, proposal)
-    objectives = search.individual_objectives(psi)[0]
-    eta, _, effective = search.moments()
-    if len(psi):
-        message += f"; Monte Carlo error at most about {moved / np.sqrt(2):.2g} standard errors"
-    found = search.result(psi, "IMP", covariance, objectives, eta, effective >= ENOUGH, good and moved < 0.5, message)
-    return replace(found, evaluations=fit.evaluations + found.evaluations)
 
 
 def linearised_covariance(objective: Objective, values: PopulationParameters, eta: FloatArray) -> FloatArray:

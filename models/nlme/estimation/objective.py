@@ -14,9 +14,10 @@ from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters, inverse_link
 from image_longitudinal.models.nlme.kernels import individual
 from image_longitudinal.models.nlme.kernels.codegen import solver_kernel
+from image_longitudinal.models.nlme.kernels.curvature import curvatures
 from image_longitudinal.models.nlme.kernels.individual import METHODS
 from image_longitudinal.models.nlme.kernels.modes import modes
-from image_longitudinal.models.nlme.kernels.records import EstimationProblem
+from image_longitudinal.models.nlme.kernels.records import EstimationProblem, EventArrays
 from image_longitudinal.models.nlme.model.population import DISTRIBUTIONS, PopulationModel
 from image_longitudinal.models.nlme.model.residual_error import KINDS
 from image_longitudinal.models.nlme.simulation.simulate import predict
@@ -76,6 +77,7 @@ class Objective:
         self.scales = np.array([DISTRIBUTIONS.index(p.distribution) for p in model.parameters], dtype=np.int64)
         constant = 2.0 * float(np.log(data.observed[logarithmic & ~data.censored]).sum())
         self.constant_per_subject = constant / max(1, len(data))
+        self.arrays = data.arrays
         self.eta = np.zeros((len(data), model.n_random_effects))
         pieces = np.linspace(0, len(data), min(len(data), 8 * n_threads if n_threads > 1 else 1) + 1).astype(int)
         self.pieces = [(slice(a, b), data.subset(a, b)) for a, b in pairwise(pieces)]
@@ -96,7 +98,7 @@ class Objective:
         def run(piece: tuple[slice, PopulationData]) -> None:
             rows, data = piece
             modes(
-                self._problem(values, data), self.eta[rows], extra, self._mu(values, data), self._typical(values, data),
+                self.problem(values, data), self.eta[rows], extra, self._mu(values, data), self._typical(values, data),
                 joint[rows], good[rows],
             )  # fmt: skip
 
@@ -116,7 +118,7 @@ class Objective:
         def run(piece: tuple[slice, PopulationData]) -> None:
             where, data = piece
             failed = individual.objectives(
-                self._problem(values, data), self.code, self.eta[where], self._mu(values, data), values.omega,
+                self.problem(values, data), self.code, self.eta[where], self._mu(values, data), values.omega,
                 self._typical(values, data), result.objective[where], result.by_mu[where], result.by_precision[where],
                 result.by_error[where],
             )  # fmt: skip
@@ -127,6 +129,29 @@ class Objective:
 
         self.in_threads(run, self.pieces)
         return result
+
+    def posterior_covariance(self, values: PopulationParameters) -> FloatArray:
+        """Inverse Hessian (n, k, k) of each subject's joint log-density at the present ``eta``, with interaction.
+
+        Raises:
+            ConfigError: a method without interaction.
+            SimulationError: a subject cannot be evaluated at its ``eta``.
+        """
+        if not self.interaction:
+            raise ConfigError("curvature of the posterior", expected="FOCEI or Laplace", got=self.method)
+        n, k = self.eta.shape
+        out = np.empty((n, k, k))
+
+        def run(piece: tuple[slice, PopulationData]) -> None:
+            where, data = piece
+            failed = curvatures(self.problem(values, data), self.eta[where], self._mu(values, data), out[where])
+            if failed >= 0:
+                got, subject = f"eta {self.eta[where][failed].tolist()}", f"subject {data.names[failed]}"
+                what = f"model {self.model.name!r} could not be evaluated at a mode"
+                raise SimulationError(what, where=subject, got=got)
+
+        self.in_threads(run, self.pieces)
+        return np.asarray(np.linalg.inv(out))
 
     def evaluate(self, values: PopulationParameters, starts: ArrayLike | None = None) -> FloatArray:
         """Each subject's objective at its mode, found from the present ``eta`` and ``starts``, (n,).
@@ -143,7 +168,8 @@ class Objective:
         result = self.at_modes(values, gradient=True)
         return replace(result, objective=result.objective + self.constant_per_subject)
 
-    def _problem(self, values: PopulationParameters, data: PopulationData) -> EstimationProblem:
+    def problem(self, values: PopulationParameters, data: PopulationData) -> EstimationProblem:
+        """What the kernels need of some of the subjects."""
         precision = np.asarray(np.linalg.inv(values.omega), dtype=np.float64)
         return EstimationProblem(
             self.solver.model(), precision, self.random, self.scales, self.kinds, values.error, self.interaction,
@@ -178,6 +204,31 @@ class Objective:
         columns = [inverse_link(p.distribution, phi[:, i]) for i, p in enumerate(self.model.parameters)]
         parameters = np.stack(columns, axis=1)
         return predict(self.model.structural, parameters, self.data, ids=self.data.names, tolerance=self.tolerance)
+
+    def predict_where_possible(self, phi: FloatArray, arrays: EventArrays | None = None) -> FloatArray:
+        """As :meth:`predict_at`, with NaN for subjects that cannot be integrated.
+
+        ``arrays``: of those subjects of which ``phi`` is; all of them if None.
+        """
+        events = self.arrays if arrays is None else arrays
+        columns = [inverse_link(p.distribution, phi[:, i]) for i, p in enumerate(self.model.parameters)]
+        parameters = np.ascontiguousarray(np.stack(columns, axis=1))
+        bad: NDArray[np.bool_] = np.logical_not(np.isfinite(parameters).all(axis=1))
+        parameters[bad] = [p.typical for p in self.model.parameters]
+        rows, start = events.row_start, 0
+        out, none = np.empty(rows[-1]), np.empty((rows[-1], 0))
+        while start < len(parameters):
+            where = slice(rows[start], rows[-1])
+            failed, _ = self.solver.run(
+                parameters[start:], events, start, False, self.tolerance, out[where], none[where]
+            )  # fmt: skip
+            if failed < 0:
+                break
+            bad[start + failed] = True
+            start += failed + 1
+        if bad.any():
+            out[np.repeat(bad, np.diff(rows))] = np.nan
+        return out
 
     def _predictions(self, phi: FloatArray, data: PopulationData, f: FloatArray, g: FloatArray) -> None:
         failed = individual.predictions(self.solver.model(), phi, self.scales, data.arrays, self.tolerance, f, g)

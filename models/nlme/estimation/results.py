@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.files import move_into_place, replacing, temporary_folder
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.estimation.fit import Fit
+from image_longitudinal.models.nlme.estimation.fit import Fit, Sampling
+from image_longitudinal.models.nlme.estimation.pareto import UNRELIABLE
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.nlme.model.population import PopulationModel
@@ -73,6 +74,9 @@ def inference_data(
         "objective": ("subject", fit.objectives),
         "converged": ("subject", fit.searches_converged.astype(np.int8)),
     }
+    if fit.sampling is not None:
+        for name in ("draws", "effective", "pareto_k"):
+            random_effects[name] = ("subject", getattr(fit.sampling, name))
     subjects = {"subject": np.arange(len(fit.eta)) if data is None else data.names, "random_effect": effects}
     statistics = {
         "objective": fit.objective,
@@ -80,6 +84,8 @@ def inference_data(
         "evaluations": fit.evaluations,
         "converged": np.int8(fit.converged),
     }
+    if fit.sampling is not None:
+        statistics["monte_carlo_error"] = fit.sampling.error
     attributes = {"residual": ",".join(own.kind for own in fit.model.residuals), "model": fit.model.name}
     groups = {
         "estimates": xr.Dataset(estimates, {"quantity": quantities, "quantity_other": quantities}),
@@ -190,7 +196,16 @@ def load_fit(path: str | Path, model: PopulationModel | None = None) -> Fit:
         converged=bool(statistics["converged"]),
         message=statistics.attrs["message"],
         evaluations=int(statistics["evaluations"]),
+        sampling=_sampling(effects, statistics),
     )
+
+
+def _sampling(effects: xr.Dataset, statistics: xr.Dataset) -> Sampling | None:
+    """How well a likelihood by sampling is known, of a fit's groups; None for other methods."""
+    if "monte_carlo_error" not in statistics:
+        return None
+    draws, effective, shapes = (effects[name].values for name in ("draws", "effective", "pareto_k"))
+    return Sampling(draws, effective, shapes, float(statistics["monte_carlo_error"]))
 
 
 def fit_warnings(fit: Fit) -> list[str]:
@@ -198,7 +213,15 @@ def fit_warnings(fit: Fit) -> list[str]:
     found = []
     if not fit.converged:
         found.append(f"The fit did not converge: {fit.message}.")
-    if lost := int((~fit.searches_converged).sum()):
+    lost = int((~fit.searches_converged).sum())
+    if fit.sampling is not None:
+        if lost:
+            worst = float(fit.sampling.pareto_k.max())
+            found.append(
+                f"{lost} of {len(fit.eta)} subjects: the sampled likelihood is unreliable (Pareto k above "
+                f"{UNRELIABLE}, largest {worst:.2f}, or fewer than 10 effective draws)."
+            )
+    elif lost:
         found.append(f"{lost} of {len(fit.eta)} subjects: the search for the random effects did not converge.")
     unknown = [name for name, error in zip(fit.names, fit.standard_errors, strict=True) if not np.isfinite(error)]
     if unknown:

@@ -18,7 +18,7 @@ from image_longitudinal.models.evaluation.subject_likelihood import informed_mod
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.ebes import empirical_bayes
 from image_longitudinal.models.nlme.estimation.fit import fit
-from image_longitudinal.models.nlme.estimation.importance_sampling import maximum_likelihood
+from image_longitudinal.models.nlme.estimation.maximum_likelihood import maximum_likelihood
 from image_longitudinal.tasks.evaluation.population import start_of
 from tests.models.evaluation.conftest import MODEL, TRAIN, Population, coverage, population, r2
 

@@ -27,6 +27,7 @@ def test_the_cache_key_depends_on_every_setting_and_the_content_but_not_on_the_p
     options, changed = FitOptions(table="a.csv"), {
         "method": "foce", "level": 0.5, "split": "test", "covariates": "nocb", "subjects": 3, "omega": "diagonal",
         "fixed": ("ka",), "covariance": "none", "start": {"ka": 2.0}, "draws": 60, "seed": 2,
+        "order": 3, "burn_in": 100, "smoothing": 50,
     }  # fmt: skip
     assert set(changed) == set(FitSettings.model_fields)
     key = spec_of(options, FitTable(None, "content")).digest
@@ -36,6 +37,8 @@ def test_the_cache_key_depends_on_every_setting_and_the_content_but_not_on_the_p
     keys |= {spec_of(options.model_copy(update={"model": "emax"}), FitTable(None, "content")).digest}
     assert len(keys | {key}) == len(changed) + 3
     assert spec_of(options.model_copy(update={"table": "b.csv"}), FitTable(None, "content")).digest == key
+    imp = spec_of(options.model_copy(update={"method": "imp"}), FitTable(None, "content"))
+    assert imp.digest != imp.model_copy(update={"sampler": 1}).digest  # fits by the sampler before count as others
 
 
 def test_unusual_rules_of_reading_count_towards_the_key_and_usual_ones_do_not(tmp_path: Path) -> None:

@@ -10,40 +10,19 @@ from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.random import normals, stream_key
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.fit import fit, starting_points
-from image_longitudinal.models.nlme.estimation.importance_sampling import maximum_likelihood
+from image_longitudinal.models.nlme.estimation.maximum_likelihood import maximum_likelihood
 from image_longitudinal.models.nlme.estimation.minimise import minimise
 from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
-from image_longitudinal.models.nlme.model import symbolic as s
-from image_longitudinal.models.nlme.model.population import Design, Parameter, PopulationModel
-from image_longitudinal.models.nlme.model.residual_error import ResidualError
-from image_longitudinal.models.nlme.model.structural import StructuralModel
 from image_longitudinal.models.nlme.simulation.simulate import observe, simulate
+from tests.models.nlme.estimation.theophylline import COMBINED, theophylline
 
-THEOPHYLLINE = PopulationModel(
-    name="theophylline",
-    structural=StructuralModel(
-        "theophylline",
-        (),
-        ("ka", "v", "k"),
-        lambda t, x, p: {},
-        lambda t, x, p: 320 / p.v * p.ka / (p.ka - p.k) * (s.exp(-p.k * t) - s.exp(-p.ka * t)),
-    ),
-    parameters=(Parameter("ka", 2.0), Parameter("v", 50.0), Parameter("k", 0.1)),
-    omega=((0.2, 0.1, 0.1), (0.1, 0.2, 0.1), (0.1, 0.1, 0.2)),
-    residual=ResidualError("combined2", additive=0.1**0.5, proportional=0.1**0.5),
-    design=Design((0.0, 1.0), ()),
-)
+THEOPHYLLINE = COMBINED
 
 
 @pytest.fixture(scope="module")
 def theophylline_data(reference_data):
-    table = np.genfromtxt(reference_data / "theoph_132obs.csv", delimiter=",", skip_header=1)
-    subjects = [
-        PopulationData.of_design(THEOPHYLLINE.structural, rows[:, 2][None], rows[:, 1], [], ids=[int(rows[0, 0])])
-        for rows in (table[table[:, 0] == i] for i in np.unique(table[:, 0]))
-    ]
-    return PopulationData.concatenate(subjects)
+    return theophylline(reference_data, COMBINED)
 
 
 @pytest.mark.parametrize(("method", "expected"), [("FO", 141.30755264), ("FOCEI", 192.65025556)])
@@ -99,7 +78,7 @@ def test_what_was_simulated_is_recovered_from_far_start_values(original):
     for seed in seeds:
         eta, data = simulated(original, 2000, seed)
         linearised = fit(start, data, "FOCE", covariance="none")
-        result = maximum_likelihood(linearised, data, draws=200, rounds=2)
+        result = maximum_likelihood(linearised, data, draws=200)
         off = result.estimates - true
         distance += float(off @ np.linalg.solve(result.covariance, off))
         # three typical values of two seeds: of six, one in fifty sets has one beyond three standard errors

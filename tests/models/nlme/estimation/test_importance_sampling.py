@@ -7,10 +7,8 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import multivariate_normal, norm
 
-from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.estimation import importance_sampling
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
-from image_longitudinal.models.nlme.estimation.fit import fit
 from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.simulation.simulate import simulate
@@ -76,28 +74,3 @@ def test_draws_have_the_density_they_claim_and_depend_on_the_subject_alone():
     alone = importance_sampling.draw_from_proposal(ids[1:], center[1:], mean[1:], spread[1:], omega, 100, 5)
     whole = importance_sampling.draw_from_proposal(ids, center, mean, spread, omega, 100, 5)
     np.testing.assert_array_equal(alone.phi[0], whole.phi[1])
-
-
-def test_even_draws_are_standard_normal_row_by_row_and_in_every_run():
-    """Means and variances over 200 draws err by less than half of what independent ones would, 0.07 and 0.1."""
-    ids = np.arange(300)
-    z = importance_sampling.even_normals(11, ids, 400, 3)
-    np.testing.assert_array_equal(importance_sampling.even_normals(11, ids[250:], 400, 3), z[250:])
-    for run in (z[:, :200], z[:, 150:350]):
-        assert np.sqrt(np.square(run.mean(1)).mean()) < 0.035
-        assert np.sqrt(np.square(run.var(1) - 1).mean()) < 0.05
-    products = np.einsum("nsk,nsl->kl", z, z) / z.shape[0] / z.shape[1]
-    np.testing.assert_allclose(products, np.eye(3), atol=0.01)
-
-
-def test_workers_change_nothing_and_unusable_starts_are_refused(original):
-    _, data = simulated(original, 20, seed=6)
-    start = fit(original, data, "FOCE", omega="diagonal", covariance="none")
-    options = {"omega": "diagonal", "draws": 60, "rounds": 2}
-    one, two = (importance_sampling.maximum_likelihood(start, data, n_threads=n, **options) for n in (1, 2))
-    assert one.objective == two.objective
-    np.testing.assert_array_equal(one.estimates, two.estimates)
-    assert one.method == "IMP"
-    assert "Monte Carlo error" in one.message
-    with pytest.raises(ConfigError, match="at least 50 draws"):
-        importance_sampling.maximum_likelihood(start, data, draws=20)

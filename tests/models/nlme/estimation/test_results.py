@@ -7,7 +7,7 @@ import pytest
 
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.estimation import results
-from image_longitudinal.models.nlme.estimation.fit import Fit, fit
+from image_longitudinal.models.nlme.estimation.fit import Fit, Sampling, fit
 from image_longitudinal.models.nlme.library import get_model
 from tests.models.nlme.estimation.test_fit import simulated
 
@@ -27,6 +27,22 @@ def test_every_field_comes_back_exactly(fitted, tmp_path):
             np.testing.assert_equal(other, one, err_msg=field.name)  # NaN equals NaN
             assert np.asarray(one).dtype == np.asarray(other).dtype, field.name
     assert back.model.structural is get_model("depot-central-mm").structural
+
+
+def test_how_well_a_sampled_likelihood_is_known_comes_back_and_a_doubtful_one_is_named(fitted, tmp_path):
+    result, data = fitted
+    shapes = np.full(12, 0.2)
+    shapes[3] = 0.9
+    known = Sampling(np.full(12, 600), np.full(12, 400.0), shapes, 0.015)
+    sampled = replace(result, sampling=known, searches_converged=shapes <= 0.7)
+    back = results.load_fit(results.save_fit(sampled, tmp_path / "fit.nc", data)).sampling
+    assert back is not None
+    for field in fields(Sampling):
+        np.testing.assert_array_equal(getattr(back, field.name), getattr(known, field.name))
+    warned = [text for text in results.fit_warnings(sampled) if "sampled likelihood" in text]
+    assert len(warned) == 1
+    assert "1 of 12 subjects" in warned[0]
+    assert "largest 0.90" in warned[0]
 
 
 def test_the_file_holds_data_and_predictions_beside_the_estimates(fitted, tmp_path):

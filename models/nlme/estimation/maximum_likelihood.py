@@ -1,0 +1,190 @@
+"""Maximum likelihood without linearisation, by importance sampling (``imp``).
+
+In rounds: a proposal around each subject's mode, draws from it, and the maximum of the likelihood with these draws
+fixed, as far as they can be trusted. Draws increase until estimates from independent draws agree. At the end the
+likelihood is measured with two independent sets of draws, and subjects on which they disagree get more.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.random import stream_key
+from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
+from image_longitudinal.models.nlme.estimation.fit import Evaluated, Fit, Sampling, starting_points
+from image_longitudinal.models.nlme.estimation.importance_sampling import ENOUGH, Draws
+from image_longitudinal.models.nlme.estimation.objective import Objective
+from image_longitudinal.models.nlme.estimation.pareto import UNRELIABLE
+from image_longitudinal.models.nlme.estimation.proposals import Proposal
+from image_longitudinal.models.nlme.estimation.quadrature import FINE, MOST_EFFECTS, place
+from image_longitudinal.models.nlme.estimation.sampled_likelihood import (
+    Posteriors,
+    SampledLikelihood,
+    affordable,
+    doubled,
+    hardly_informed,
+)
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+SOLVER_TOLERANCE = 1e-7
+FEWEST = 50  # draws per subject
+FIRST, USUAL = 6, 3  # rounds begin with a sixth of the draws, go on with a third, and double while estimates disagree
+ROUNDS = 12  # at most
+NEAR = 1.0  # standard errors: a round that moves less ends the first ones
+AGREE = 0.1  # standard errors: Monte Carlo error of the estimates at which rounds end
+AGREE_IF_LARGE = 0.25  # the same for large data: the error of the estimates grows by 3 %
+ACCEPTED = 0.35  # with which a fit counts as converged: the error of the estimates grows by 6 %
+CHEAP = 4_000_000  # predictions in memory from which on data are large
+OBJECTIVE_ERROR = (0.02, 0.005)  # Monte Carlo error of the objective that is aimed at: the first, or the second x √n
+MOST, PREDICTIONS = 16, 100_000_000  # draws grow up to so many times, and to so many predictions in memory
+MEASURED = 20_000_000  # predictions up to which draws for the likelihood at the end grow
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredLikelihood:
+    """Objectives (n,) without T·log 2π by two independent sets of draws together, and what is known of them."""
+
+    objectives: FloatArray
+    posteriors: Posteriors
+    sampling: Sampling
+
+
+class Sampler:
+    """Proposals that follow ψ, and draws from them for a :class:`.sampled_likelihood.SampledLikelihood`."""
+
+    def __init__(self, search: SampledLikelihood, seed: int) -> None:
+        self.search, self.seed, self.sets = search, seed, 0
+        self.posteriors: Posteriors | None = None
+        self.proposal: Proposal | None = None
+
+    def propose(self, psi: FloatArray, *, starts: bool) -> None:
+        """Proposals at the modes at ψ; ``starts``: search these from several starts."""
+        objective, values = self.search.objective, self.search.coordinates.unpack(psi)
+        objective.find_modes(values, starting_points(values.omega) if starts else None)
+        own = Proposal.around(objective.eta.copy(), objective.posterior_covariance(values))
+        if self.posteriors is not None:
+            ridge = 1e-6 * np.diag(np.diag(values.omega))
+            known = self.posteriors.effective > ENOUGH
+            own = own.with_moments(self.posteriors.mean, self.posteriors.covariance + ridge, known)
+        self.proposal = own
+
+    def draw(self, psi: FloatArray, draws: IntArray) -> tuple[FloatArray, FloatArray]:
+        """A new set of draws (n,) for the search; each subject's objective (n,) and gradient (n, m) at ψ."""
+        assert self.proposal is not None
+        search, proposal, values = self.search, self.proposal, self.search.coordinates.unpack(psi)
+        objective = search.objective
+        center, ids = objective.typical_phi(values)[:, objective.random], objective.data.ids
+        key = stream_key(self.seed, "importance", self.sets)
+        self.sets += 1
+
+        def drawn(positions: IntArray, n: int) -> Draws:
+            return proposal.take(positions).draw(ids[positions], center[positions], values.omega, n, key)
+
+        moving = [] if self.posteriors is None else hardly_informed(values.omega, self.posteriors.covariance)
+        search.use(draws, drawn, center, moving)
+        found = search.individual_objectives(psi)
+        self.posteriors = search.posteriors()
+        return found
+
+
+def maximum_likelihood(
+    fit: Fit, data: PopulationData, *, omega: str = "full", fixed: tuple[str, ...] = (), draws: int = 300,
+    seed: int = 1, covariance: str = "sandwich", n_threads: int = 1, max_iterations: int = 50,
+    progress: Evaluated | None = None,
+) -> Fit:  # fmt: skip
+    """Maximise the likelihood itself, starting at a fit by linearisation.
+
+    ``eta`` of the result are the means of the individual posteriors, not their modes: they have the smallest mean
+    squared error. ``searches_converged``: whether a subject has at least ten effective draws and a Pareto k up to 0.7.
+    ``objective`` is minus twice the log-likelihood without N·log 2π, comparable with that of FOCE or Laplace.
+
+    Args:
+        fit: start values; of these or of other subjects.
+        data: the subjects.
+        omega, fixed: as in the fit.
+        draws: per subject, to begin with; memory is 8 bytes x draws x observations, a few times.
+        seed: of the draws.
+        covariance: the same; ``sandwich`` is ``gradient`` for 20 or more subjects per estimate. Hessians are by
+            quadrature where there are up to four random effects, where they have less noise than by draws.
+        n_threads: the result does not depend on it.
+        max_iterations: of each maximisation.
+        progress: called with (evaluation, objective).
+
+    Raises:
+        ConfigError: fewer than 50 draws, or options that do not fit the model.
+        SimulationError: no draw of a subject can be evaluated.
+    """
+    if draws < FEWEST:
+        raise ConfigError("too few draws for importance sampling", expected=f"at least {FEWEST} draws", got=draws)
+    objective = Objective(fit.model, data, n_threads=n_threads, tolerance=SOLVER_TOLERANCE)
+    coordinates = Coordinates(fit.model, omega, fixed)
+    search = SampledLikelihood(objective, coordinates, progress)
+    sampler, psi = Sampler(search, seed), coordinates.pack(coordinates.start)
+    usual, most, rows = max(FEWEST, draws // USUAL), most_draws(draws, data), len(data.times)
+    count, error = max(FEWEST, draws // FIRST), np.inf
+    for number in range(ROUNDS if len(psi) else 0):
+        sampler.propose(psi, starts=number < 2)
+        gradients = sampler.draw(psi, np.full(len(data), count))[1]
+        psi, moved, good = search.maximise(psi, gradients, max_iterations)
+        error = moved / np.sqrt(2.0) if number and count >= usual and good else np.inf
+        if error <= (AGREE if count * rows < CHEAP else AGREE_IF_LARGE):
+            break
+        if number and count >= usual:
+            count = min(2 * count, most)
+        elif moved <= NEAR or number:
+            count = usual
+    measured = measure(sampler, psi, np.full(len(data), max(count, draws)))
+    converged = not len(psi) or error <= ACCEPTED
+    return sampled_fit(search, psi, "IMP", covariance, measured, fit.evaluations, converged, error)
+
+
+def most_draws(draws: int, data: PopulationData) -> int:
+    """How many draws a subject may get that begins with ``draws``: as memory allows."""
+    return max(draws, min(MOST * draws, PREDICTIONS // max(1, len(data.times))))
+
+
+def measure(sampler: Sampler, psi: FloatArray, draws: IntArray) -> MeasuredLikelihood:
+    """The likelihood at ψ by two sets of draws (n,), with up to :data:`MOST` times as many where they differ."""
+    n, most = len(draws), MOST * draws
+    rows = np.diff(sampler.search.objective.data.row_start)
+    allowed = max(MEASURED, int(draws @ rows))
+    wanted = max(OBJECTIVE_ERROR[0], OBJECTIVE_ERROR[1] * np.sqrt(n))
+    while True:
+        sampler.propose(psi, starts=False)
+        first = sampler.draw(psi, draws)[0]
+        second = sampler.draw(psi, draws)[0]
+        differences = first - second
+        error = 0.5 * float(np.sqrt(np.sum(differences**2)))
+        more = doubled(draws, differences, wanted, most)
+        if error <= wanted or np.array_equal(more, draws) or more @ rows > allowed:
+            break
+        draws = more
+    posteriors = sampler.search.posteriors()
+    both = -2.0 * (np.logaddexp(-0.5 * first, -0.5 * second) - np.log(2.0))
+    return MeasuredLikelihood(
+        both, posteriors, Sampling(2 * draws, 2 * posteriors.effective, posteriors.pareto_k, error)
+    )
+
+
+def sampled_fit(
+    search: SampledLikelihood, psi: FloatArray, method: str, covariance: str, measured: MeasuredLikelihood,
+    evaluations: int, converged: bool, error: float, message: str = "",
+) -> Fit:  # fmt: skip
+    """The fit that ends at ψ, with its measured likelihood; ``error``: of the estimates, in standard errors."""
+    known, sampling = measured.posteriors, measured.sampling
+    if not message:
+        size = f"{error:.2g}" if np.isfinite(error) else "more than 1"
+        noise = f"Monte Carlo error of the estimates at most {size} standard errors"
+        message = f"converged; {noise}" if converged else f"{noise}: take more draws"
+        message = message if len(psi) else "nothing to estimate"
+    message += f"; of the objective {sampling.error:.2g}"
+    reliable = (known.effective >= ENOUGH) & ~(known.pareto_k > UNRELIABLE)
+    kind = affordable(covariance, len(search.objective.data), len(psi))
+    if kind in ("sandwich", "hessian") and known.mean.shape[1] <= MOST_EFFECTS:
+        place(search, psi, FINE, starts=False)
+    found = search.result(psi, method, kind, measured.objectives, known.mean, reliable, converged, message)
+    return replace(found, evaluations=evaluations + found.evaluations, sampling=sampling)

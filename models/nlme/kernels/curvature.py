@@ -1,0 +1,79 @@
+"""Curvature of the individual objectives ℓ(η) of :mod:`models.nlme.kernels.individual` at their modes."""
+
+import numpy as np
+
+from image_longitudinal.models.nlme.kernels.cached import cached_kernel
+from image_longitudinal.models.nlme.kernels.compiled import assign, assign2
+from image_longitudinal.models.nlme.kernels.dense import cholesky
+from image_longitudinal.models.nlme.kernels.individual import STEP, predict_subject
+from image_longitudinal.models.nlme.kernels.likelihood import data_terms
+
+
+@cached_kernel
+def curvatures(problem, eta, mu, out):  # type: ignore[no-untyped-def]
+    """``out`` (n, k, k) ← Hessian of ℓ at ``eta`` (n, k): Ω⁻¹ plus differences of the gradient of the data term.
+
+    The expected curvature takes its place where it is not positive definite or a neighbour cannot be evaluated. With
+    interaction only. ``mu`` (n, p): φ at η = 0. Returns the first subject that cannot be evaluated, or -1.
+    """
+    n_p, k = mu.shape[1], eta.shape[1]
+    data, w, random = problem.data, problem.precision, problem.random
+    first, second, phi = np.empty(n_p), np.empty((n_p, n_p)), np.empty(n_p)
+    up, hessian, factor = np.empty(n_p), np.empty((k, k)), np.empty((k, k))
+    for i in range(eta.shape[0]):
+        r0 = data.row_start[i]
+        n_rows = data.row_start[i + 1] - r0
+        f, g = np.empty(n_rows), np.empty((n_rows, n_p))
+        good = True
+        for direction in range(2 * k + 1):
+            a, sign = direction // 2, 1.0 if direction % 2 == 0 else -1.0
+            last = direction == 2 * k
+            assign(phi, mu[i])
+            for b in range(k):
+                phi[random[b]] += eta[i, b]
+            if not last:
+                phi[random[a]] += sign * STEP
+            if not predict_subject(problem.model, i, phi, problem.scales, data, problem.tolerance, f, g):
+                if last:
+                    return i
+                good = False
+                continue
+            data_terms(problem, problem.error, r0, f, f, g, first, second)
+            if last:
+                break
+            for b in range(k):
+                if sign > 0:
+                    up[b] = first[random[b]]
+                else:
+                    hessian[b, a] = (up[b] - first[random[b]]) / (2.0 * STEP)
+        if good:
+            for a in range(k):
+                for b in range(k):
+                    out[i, a, b] = w[a, b] + 0.5 * (hessian[a, b] + hessian[b, a])
+            assign2(factor, out[i])
+            good = cholesky(factor)
+        if not good:
+            for a in range(k):
+                for b in range(k):
+                    out[i, a, b] = w[a, b] + second[random[a], random[b]]
+    return -1
+
+
+@cached_kernel
+def data_derivatives(problem, phi, first, second):  # type: ignore[no-untyped-def]
+    """Gradient ``first`` (n, p) and expected curvature ``second`` (n, p, p) of the data term at φ (n, p).
+
+    With interaction only. Both are 0 for a subject that cannot be integrated there.
+    """
+    n_p, data = phi.shape[1], problem.data
+    for i in range(phi.shape[0]):
+        r0 = data.row_start[i]
+        n_rows = data.row_start[i + 1] - r0
+        f, g = np.empty(n_rows), np.empty((n_rows, n_p))
+        good = predict_subject(problem.model, i, phi[i], problem.scales, data, problem.tolerance, f, g)
+        if good:
+            good = data_terms(problem, problem.error, r0, f, f, g, first[i], second[i]) < np.inf
+        if not good:
+            first[i, :] = 0.0
+            second[i, :, :] = 0.0
+    return 0
