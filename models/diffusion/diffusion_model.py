@@ -43,6 +43,10 @@ class DiffusionModel(nn.Module, ABC):
     def denoise(self, network: nn.Module, noisy: Tensor, timesteps: Tensor, z: Tensor, context: Tensor) -> Tensor:
         """The prediction of the schedule's type, (B, *working_shape), at integer timesteps (B,)."""
 
+    def error_weight(self, timesteps: Tensor) -> Tensor | None:
+        """Weights of the prediction's squared errors in training, (B, C, h, w) or less by broadcasting; None for 1."""
+        return None
+
     def frozen_state(self) -> dict[str, Tensor]:
         """Tensors beside denoiser and VAE that are stored with the model."""
         return {}

@@ -89,7 +89,9 @@ def diffusion_loss(
         context = context[rows]
     predicted = model.denoise(denoiser, noisy, timesteps, latents, context).float()
     weight = min_snr_weight((alpha / sigma).square(), schedule.prediction_type, min_snr_gamma)
-    loss = (weight * (predicted - target.float()).square().mean((1, 2, 3))).mean()
+    squared = (predicted - target.float()).square()
+    by_element = model.error_weight(timesteps)
+    loss = (weight * (squared if by_element is None else by_element * squared).mean((1, 2, 3))).mean()
     if encoder_loss is None:
         return {"loss": loss}
     x0 = to_x0_eps(predicted, noisy, a, s, schedule.prediction_type).x0

@@ -2,6 +2,12 @@
 
 Columns are comparable there, layers lie level, and no capacity goes into moving edges. The detail has no part in the
 components of the appearance, so that z is read back from a finished image however it was drawn.
+
+The network works on the cosine coefficients of blocks of pixels, 32x32 blocks at every image size. Fine coefficients
+are weak: at most noise levels the best guess of them is nearly nothing, and a network with few channels spends them on
+passing noise through. So the network only corrects the best linear guess, that of each coefficient alone (the
+preconditioning of Karras et al. 2022, arXiv 2206.00364, with a standard deviation for each coefficient and row). After
+300 steps on scans at 128x128 the independent judge finds 31 floors with it and 52 without.
 """
 
 from __future__ import annotations
@@ -13,38 +19,50 @@ from torch import Tensor, nn
 
 from image_longitudinal.models.diffusion.adagn import SCHEDULES
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
+from image_longitudinal.models.diffusion.schedules import NoiseSchedule
+from image_longitudinal.models.flattened.blocks import Blocks
 from image_longitudinal.models.flattened.retina import FlattenedRetina
 from image_longitudinal.models.imaging.geometry import CURVE_TERMS, bend, flatten
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
-GRID = 32  # side of the network's grid at every image size; blocks of pixels become channels
+GRID = 32  # side of the network's grid at every image size
+LEAST_STRENGTH = 1e-3  # of a coefficient that hardly varies
+LEAST_DEVIATION = 1e-2  # of the mean images' coefficients, which are divided by it
 
 
 class FlattenedDiffusion(DiffusionModel):
     """Generates scaled residuals of flattened retinas, given their mean image.
 
-    ``row_scale`` (2 S): what a residual is divided by in each row, in units of grey 0 to 1. ``grey`` and ``gain`` bring
-    mean images to mean 0 and standard deviation 1 at the input of the network.
+    ``row_scale`` (2 S): what a residual is divided by in each row, in units of grey 0 to 1. ``strength`` (C, 32): the
+    standard deviation of the scaled residuals' coefficients in each row of blocks. ``grey`` and ``contrast`` (C): mean
+    grey level of mean images, and standard deviation of their coefficients.
     """
 
     row_scale: Tensor
+    strength: Tensor
     grey: Tensor
-    gain: Tensor
+    contrast: Tensor
+    alpha: Tensor
+    sigma: Tensor
 
     def __init__(self, retina: FlattenedRetina, channels: tuple[int, ...]) -> None:
         super().__init__()
         self.vae = retina.eval().requires_grad_(False)
         self.image_size, self.latent_dim = retina.image_size, retina.latent_dim
-        self.patch = (retina.flat_rows // GRID, retina.image_size // GRID)
-        self.features = self.patch[0] * self.patch[1]
+        self.blocks = Blocks(retina.flat_rows // GRID, retina.image_size // GRID)
+        self.features = self.blocks.coefficients
         self.working_shape = (self.features, GRID, GRID)
         self.schedule = dict(SCHEDULES["velocity"])
         self.denoiser = _unet(self.working_shape, channels)
+        noise = NoiseSchedule.of(self.schedule)
+        self.register_buffer("alpha", noise.alpha, persistent=False)
+        self.register_buffer("sigma", noise.sigma, persistent=False)
         self.register_buffer("row_scale", torch.ones(retina.flat_rows))
+        self.register_buffer("strength", torch.ones(self.features, GRID))
         self.register_buffer("grey", torch.zeros(()))
-        self.register_buffer("gain", torch.ones(()))
+        self.register_buffer("contrast", torch.ones(self.features))
 
     @torch.no_grad()
     def standardise(self, flat: Tensor) -> None:
@@ -53,10 +71,13 @@ class FlattenedDiffusion(DiffusionModel):
         A row's scale is halfway, in logarithms, between its own and the average standard deviation: the bright retina
         keeps more weight in the loss than the dark vitreous, whose noise is seen all the same.
         """
-        by_row = self.residual(flat, self.vae.mean_flat(self.vae.scores(flat))).square().mean((0, 1, 3)).sqrt()
+        mean = self.vae.mean_flat(self.vae.scores(flat))
+        residual = self.residual(flat, mean)
+        by_row = residual.square().mean((0, 1, 3)).sqrt()
         self.row_scale.copy_((by_row * by_row.mean()).sqrt().clamp(min=1e-6))
-        self.grey.copy_(flat.mean())
-        self.gain.copy_(1 / flat.std().clamp(min=1e-6))
+        self.strength.copy_(self.fold(residual).square().mean((0, 3)).sqrt().clamp(min=LEAST_STRENGTH))
+        self.grey.copy_(mean.mean())
+        self.contrast.copy_(self.blocks.split(mean - self.grey).std((0, 2, 3)).clamp(min=LEAST_DEVIATION))
 
     def residual(self, flat: Tensor, mean: Tensor) -> Tensor:
         """What flattened images (B, 1, 2 S, S) add to their mean images, beside the components."""
@@ -64,14 +85,14 @@ class FlattenedDiffusion(DiffusionModel):
 
     def fold(self, residual: Tensor) -> Tensor:
         """Working tensors of residuals (B, 1, 2 S, S)."""
-        return _to_patches(residual / self.row_scale[:, None], self.patch)
+        return self.blocks.split(residual / self.row_scale[:, None])
 
     def fold_mean(self, mean: Tensor) -> Tensor:
         """The network's view (B, C, 32, 32) of mean images (B, 1, 2 S, S)."""
-        return _to_patches((mean - self.grey) * self.gain, self.patch)
+        return self.blocks.split(mean - self.grey) / self.contrast[:, None, None]
 
     def context(self, latents: Tensor) -> Tensor:
-        """Mean image in patches, then the four coefficients of the curve as planes: (B, C + 4, 32, 32)."""
+        """Mean image in blocks, then the four coefficients of the curve as planes: (B, C + 4, 32, 32)."""
         curves, scores = self.vae.coordinates(latents)
         return self.with_curves(self.fold_mean(self.vae.mean_flat(scores)), curves)
 
@@ -88,8 +109,8 @@ class FlattenedDiffusion(DiffusionModel):
 
     def to_images(self, working: Tensor, context: Tensor) -> Tensor:
         """Mean image and residual, bent along the curve: (B, 1, S, S), clamped to 0 to 1."""
-        mean = _from_patches(context[:, : self.features], self.patch) / self.gain + self.grey
-        residual = self.vae.without_components(_from_patches(working, self.patch) * self.row_scale[:, None])
+        mean = self.blocks.join(context[:, : self.features] * self.contrast[:, None, None]) + self.grey
+        residual = self.vae.without_components(self.blocks.join(working) * self.row_scale[:, None])
         curves = context[:, -CURVE_TERMS:, 0, 0]
         return bend(mean + residual, curves, self.image_size).clamp(0, 1)
 
@@ -98,30 +119,39 @@ class FlattenedDiffusion(DiffusionModel):
         self.vae.rotate(axes)
 
     def denoise(self, network: nn.Module, noisy: Tensor, timesteps: Tensor, z: Tensor, context: Tensor) -> Tensor:
-        """The predicted velocity (B, C, 32, 32); z enters by the mean image alone."""
-        inputs = torch.cat([noisy, context[:, : self.features]], dim=1)
-        return network(inputs, timesteps, return_dict=False)[0]
+        """The predicted velocity (B, C, 32, 32); z enters by the mean image alone.
+
+        A coefficient of standard deviation k has, in a noisy tensor α·x0 + σ·eps, the deviation d with
+        d² = α²k² + σ². Its best linear guess from itself has the velocity α·σ·(1 - k²)/d² times the noisy value; what
+        is left of the velocity has the deviation k/d, which is the unit of the network's output.
+        """
+        alpha, sigma, k, d = (values.to(noisy) for values in self._deviations(timesteps))
+        inputs = torch.cat([noisy / d, context[:, : self.features]], dim=1)
+        correction = network(inputs, timesteps, return_dict=False)[0]
+        return alpha * sigma * (1 - k.square()) / d.square() * noisy + k / d * correction
+
+    def error_weight(self, timesteps: Tensor) -> Tensor:
+        """Halfway between equal weights for the velocity and for the network's output, d/k: weak coefficients count.
+
+        After 600 steps on scans at 128x128: 18.2 floors of the independent judge; equal for the velocity 19.8.
+        """
+        _, _, k, d = self._deviations(timesteps)
+        return d / k
+
+    def _deviations(self, timesteps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """α, σ, k and d of :meth:`denoise` at timesteps (B,), of shapes that broadcast to (B, C, 32, 32)."""
+        alpha, sigma = (values[timesteps][:, None, None, None] for values in (self.alpha, self.sigma))
+        k = self.strength[:, :, None]
+        return alpha, sigma, k, ((alpha * k).square() + sigma.square()).sqrt()
 
     def frozen_state(self) -> dict[str, Tensor]:
         """Scales of residual and mean image."""
-        return {name: getattr(self, name) for name in ("row_scale", "grey", "gain")}
+        return {name: getattr(self, name) for name in ("row_scale", "strength", "grey", "contrast")}
 
     def load_frozen_state(self, state: dict[str, Tensor]) -> None:
         """Load the result of :meth:`frozen_state`."""
         for name, values in state.items():
             getattr(self, name).copy_(values)
-
-
-def _to_patches(images: Tensor, patch: tuple[int, int]) -> Tensor:
-    """Images (B, 1, H, W) → blocks of (p, q) pixels as channels (B, p q, H/p, W/q)."""
-    blocks = images[:, 0].unflatten(2, (-1, patch[1])).unflatten(1, (-1, patch[0]))
-    return blocks.permute(0, 2, 4, 1, 3).flatten(1, 2).contiguous()
-
-
-def _from_patches(patches: Tensor, patch: tuple[int, int]) -> Tensor:
-    """The inverse of :func:`_to_patches`."""
-    blocks = patches.unflatten(1, patch).permute(0, 3, 1, 4, 2)
-    return blocks.flatten(3, 4).flatten(1, 2)[:, None]
 
 
 def _unet(working_shape: tuple[int, int, int], channels: tuple[int, ...]) -> UNet2DModel:

@@ -1,9 +1,9 @@
 """The flattened retina: z ↔ image by explicit geometry and principal components, before any network.
 
 ``decode``: z → curve of the outer boundary and scores of the appearance (:mod:`models.flattened.prior`) → mean
-flattened image + scores · components → columns moved along the curve. ``encode`` is the way back: trace, flatten,
-project. Both are fitted in closed form, so that every dimension of z is alive and readable before the first step of
-training.
+flattened image + scores · components → columns moved along the curve. ``encode`` is the way back
+(:mod:`models.flattened.reading`). All is fitted in closed form, so that every dimension of z is alive and readable
+before the first step of training.
 """
 
 from __future__ import annotations
@@ -12,25 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from image_longitudinal.core.config import VAEConfig
 from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.flattened.prior import GaussianMixture, KnotheRosenblatt
-from image_longitudinal.models.imaging.geometry import (
-    CURVE_TERMS,
-    bend,
-    fit_curve,
-    flatten_smoothly,
-    legendre,
-    trace_outer_boundary,
-)
+from image_longitudinal.models.flattened.reading import Components, read_images
+from image_longitudinal.models.imaging.geometry import CURVE_TERMS, bend
 from image_longitudinal.models.vae.latent_model import LatentModel
 
-GAUSS_NEWTON_STEPS = 3  # of reading an image
-DAMPING = 1e-4  # of them, relative to the diagonal: keeps what an image does not show at its start
-READ_TOGETHER = 32  # images: their derivatives take 10 MB each at 128x128
-LARGEST_STEP = 0.03  # heights; further away the linear model does not hold
 ROWS_PER_PIXEL = 2  # the flattened image has twice the rows of the finished one: columns move by half pixels
 
 
@@ -122,41 +111,10 @@ class FlattenedRetina(LatentModel):
         return self.latents(*self.read(images))
 
     def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Curve (B, 4) float64 and scores (B, D - 4) of images (B, 1, H, W) of any size, values 0 to 1.
-
-        Tracing and projection give a start; Gauss-Newton steps then fit the mean image, bent, to the whole image. So
-        what an image does not show of the flattened retina, or shows at a lower resolution, is taken into account.
-        """
-        if images.shape[2:] != (self.image_size, self.image_size):
-            images = interpolate(images, (self.image_size, self.image_size), mode="bilinear", antialias=True)
-        parts = [self._read_batch(batch) for batch in images.split(READ_TOGETHER)]
-        return torch.cat([curves for curves, _ in parts]), torch.cat([scores for _, scores in parts])
-
-    def _read_batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        curves = fit_curve(trace_outer_boundary(images))
-        scores = self.scores(flatten_smoothly(images, curves, self.flat_rows))
-        for _ in range(GAUSS_NEWTON_STEPS):
-            flat = self.mean_flat(scores)
-            error = (images - bend(flat, curves, self.image_size)).flatten(1)
-            changes = self._changes(flat, curves)
-            normal = (changes @ changes.transpose(1, 2)).double()
-            diagonal = normal.diagonal(dim1=1, dim2=2)
-            damped = normal + torch.diag_embed(DAMPING * diagonal + 1e-12)
-            step = torch.linalg.solve(damped, (changes @ error[..., None]).double())[..., 0]
-            curves = curves + step[:, :CURVE_TERMS].clamp(-LARGEST_STEP, LARGEST_STEP)
-            scores = scores + step[:, CURVE_TERMS:].float()
-        return curves, scores
-
-    def _changes(self, flat: Tensor, curves: Tensor) -> Tensor:
-        """Derivatives (B, D, S * S) of the bent mean image of flattened ones (B, 1, 2 S, S) by curve and scores."""
-        fall = -torch.gradient(flat, dim=2)[0] * self.flat_rows  # of the image when the curve moves down by a height
-        polynomials = torch.from_numpy(legendre(self.image_size)).to(flat).T
-        by_curve = fall * polynomials[None, :, None]
-        by_score = self.basis.reshape(1, -1, self.flat_rows, self.image_size).expand(len(flat), -1, -1, -1)
-        planes = torch.cat([by_curve, by_score], dim=1)
-        count = planes.shape[1]
-        bent = bend(planes.flatten(0, 1)[:, None], curves.repeat_interleave(count, dim=0), self.image_size, samples=2)
-        return bent.reshape(len(flat), count, -1)
+        """Curve (B, 4) float64 and scores (B, D - 4) of images (B, 1, H, W) of any size, values 0 to 1."""
+        size = (self.flat_rows, self.image_size)
+        components = Components(self.mean.reshape(size), self.basis.reshape(-1, *size))
+        return read_images(images, components, self.centre[:CURVE_TERMS])
 
     def features(self, images: Tensor) -> Tensor:
         """Coordinates (B, D) of images (B, 1, S, S), standardised: curve and scores before the prior's map."""

@@ -30,7 +30,9 @@ FITTED_IMAGES = 1024  # of the training set that components and prior are fitted
 COMPONENT_COUNTS = (1, 2, 3, 4, 6, 8)  # of the prior's mixture, chosen by the likelihood of patients left out
 FOLDS = 5
 MIRROR = np.array([1.0, -1.0, 1.0, -1.0])  # what mirroring makes of a curve's coefficients
-MEAN_NOISE = 0.05  # of the mean image in training: otherwise the network knows a training scan by it, and copies
+# Of the mean image in training, in standard deviations of its grey levels: otherwise the network knows a training scan
+# by it, and copies.
+MEAN_NOISE = 0.05
 LEAST_WEIGHT = 0.05  # of a flattened row that hardly any scan shows
 VALIDATION_IMAGES = 256
 RECONSTRUCTED_IMAGES = 16
@@ -119,12 +121,14 @@ def train_flattened_diffusion(
     chosen = np.linspace(0, len(images) - 1, min(len(images), FITTED_IMAGES)).astype(np.int64)
     model.standardise(images.plain(chosen, where))
     schedule = NoiseSchedule.of(model.schedule)
+    # White in pixels: fine coefficients of a mean image are weak, and would tell one scan from another.
+    mean_noise = (MEAN_NOISE * model.contrast.square().mean().sqrt() / model.contrast)[:, None, None]
 
     def figures(denoiser: nn.Module, flat: Tensor, generator: torch.Generator, rows: slice) -> dict[str, Tensor]:
         with torch.no_grad():
             mean = retina.mean_flat(retina.scores(flat))
             working, context = model.fold(model.residual(flat, mean)), model.fold_mean(mean)
-            context = context + MEAN_NOISE * torch.randn(context.shape, generator=generator).to(where)
+            context = context + mean_noise * torch.randn(context.shape, generator=generator).to(where)
         return diffusion_loss(
             model, denoiser, schedule, working, context.new_empty(len(flat), 0), generator, context=context,
             min_snr_gamma=config.min_snr_gamma, noise_offset=config.noise_offset, rows=rows,

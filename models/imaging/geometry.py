@@ -97,7 +97,7 @@ def visible(curves: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def bend(flat: Tensor, curves: Tensor, size: int, samples: int = BENT_SAMPLES) -> Tensor:
-    """Images (B, 1, size, size) of flattened retinas (B, 1, R, size): the way back, by fractions of a row.
+    """Images (B, C, size, size) of flattened retinas (B, C, R, size): the way back, by fractions of a row.
 
     Every pixel is the mean of ``samples`` over its height.
     """
@@ -111,7 +111,7 @@ def flatten_smoothly(images: Tensor, curves: Tensor, rows: int) -> Tensor:
 
 
 def _sample_columns(images: Tensor, shifts: Tensor, rows: int) -> Tensor:
-    """``rows`` samples of every column of images (B, 1, H, W), each taken ``shifts`` (B, W) heights further down.
+    """``rows`` samples of every column of images (B, C, H, W), each taken ``shifts`` (B, W) heights further down.
 
     Cubic convolution (Keys 1981, IEEE Trans ASSP 29:1153). Rows beyond an edge echo what lies at that edge, to and fro:
     mirrored, they would soon show the retina again.
@@ -127,10 +127,11 @@ def _sample_columns(images: Tensor, shifts: Tensor, rows: int) -> Tensor:
         ((-1.5 * f + 2) * f + 0.5) * f,
         (0.5 * f - 0.5) * f * f,
     )
-    sampled = torch.zeros_like(source)
+    sampled = images.new_zeros((*images.shape[:2], *source.shape[1:]))
     for offset, weight in zip((-1, 0, 1, 2), weights, strict=True):
-        sampled = sampled + weight * images[:, 0].gather(1, _echoed(base.long() + offset, height))
-    return sampled[:, None]
+        index = _echoed(base.long() + offset, height)[:, None].expand(-1, images.shape[1], -1, -1)
+        sampled = sampled + weight[:, None] * images.gather(2, index)
+    return sampled
 
 
 def _move_columns(images: Tensor, shifts: Tensor) -> Tensor:

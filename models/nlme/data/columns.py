@@ -10,8 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.models.nlme.data.since_dose import given_covariates
-from image_longitudinal.models.nlme.model.structural import OCCASION, StructuralModel
+from image_longitudinal.models.nlme.model.structural import OCCASION, StructuralModel, given_covariates
 
 # number; flag (a number, or TRUE and FALSE); label (a number or any text); clock (a number, a time of day or a date)
 Kind = Literal["number", "flag", "label", "clock"]

@@ -22,8 +22,7 @@ from image_longitudinal.models.nlme.data.cells import as_labels, as_numbers, pla
 from image_longitudinal.models.nlme.data.columns import AUXILIARY, DEFAULTS, REQUIRED, RULES, kind_of
 from image_longitudinal.models.nlme.data.endpoints import Labels, compartments, endpoint_numbers
 from image_longitudinal.models.nlme.data.reading import INTERPOLATIONS, Interpolation
-from image_longitudinal.models.nlme.data.since_dose import given_covariates
-from image_longitudinal.models.nlme.model.structural import OCCASION, StructuralModel
+from image_longitudinal.models.nlme.model.structural import OCCASION, StructuralModel, given_covariates
 
 FloatArray = NDArray[np.float64]
 

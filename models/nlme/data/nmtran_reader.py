@@ -25,9 +25,8 @@ from image_longitudinal.models.nlme.data.events import EventTable, event_table
 from image_longitudinal.models.nlme.data.peculiarities import MISSING_CODE, Peculiarities, peculiarities
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.data.reading import Reading
-from image_longitudinal.models.nlme.data.since_dose import given_covariates
 from image_longitudinal.models.nlme.data.text_files import SUFFIXES, Decimal, read_text
-from image_longitudinal.models.nlme.model.structural import OCCASION, StructuralModel
+from image_longitudinal.models.nlme.model.structural import OCCASION, StructuralModel, given_covariates
 
 OBSERVED = ("id", "time", "evid", "amt", "cmt", "dv", "mdv")  # the first columns of a piece, where the table has them
 BATCH_ROWS = 1 << 16

@@ -17,8 +17,7 @@ from image_longitudinal.models.nlme.data.clock import is_clock
 from image_longitudinal.models.nlme.data.columns import RULE, kind_of
 from image_longitudinal.models.nlme.data.endpoints import Labels
 from image_longitudinal.models.nlme.data.reading import Reading
-from image_longitudinal.models.nlme.data.since_dose import given_covariates
-from image_longitudinal.models.nlme.model.structural import OCCASION, StructuralModel
+from image_longitudinal.models.nlme.model.structural import OCCASION, StructuralModel, given_covariates
 
 FloatArray = NDArray[np.float64]
 MISSING_CODE = -99.0  # of covariates, in tables that were made for NONMEM

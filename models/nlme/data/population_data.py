@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.models.nlme.data.since_dose import given_covariates, with_time_since_dose
+from image_longitudinal.models.nlme.data.since_dose import with_time_since_dose
 from image_longitudinal.models.nlme.kernels.records import COVARIATES, DOSE, EventArrays
 from image_longitudinal.models.nlme.model.dosing import Dose, observation_times
-from image_longitudinal.models.nlme.model.structural import StructuralModel
+from image_longitudinal.models.nlme.model.structural import StructuralModel, given_covariates
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

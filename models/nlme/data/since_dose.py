@@ -14,11 +14,6 @@ if TYPE_CHECKING:
     from image_longitudinal.models.nlme.data.population_data import PopulationData
 
 
-def given_covariates(model: StructuralModel) -> tuple[str, ...]:
-    """The model's covariates that a table or a design must give: all but the time since the last dose."""
-    return tuple(name for name in model.covariates if name != SINCE_DOSE)
-
-
 def with_time_since_dose(data: PopulationData, model: StructuralModel) -> PopulationData:
     """Data of the given covariates, with the time since the last dose in its place among them, if the model uses it.
 

@@ -92,3 +92,8 @@ class StructuralModel:
             expected = ", ".join(self.endpoints)
             raise ConfigError(f"model {self.name!r} has no such endpoint", expected=expected, got=repr(name))
         return self.endpoints.index(name)
+
+
+def given_covariates(model: StructuralModel) -> tuple[str, ...]:
+    """The model's covariates that a table or a design must give: all but the time since the last dose."""
+    return tuple(name for name in model.covariates if name != SINCE_DOSE)

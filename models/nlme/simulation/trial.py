@@ -12,9 +12,9 @@ from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.random import normals, stream_key, uniforms
 from image_longitudinal.models.nlme.data.events import EventTable
 from image_longitudinal.models.nlme.data.nmtran_writer import Dialect, check_target, write_events, write_rows
-from image_longitudinal.models.nlme.data.since_dose import given_covariates
 from image_longitudinal.models.nlme.model.dosing import Dose, observation_times
 from image_longitudinal.models.nlme.model.population import PopulationModel
+from image_longitudinal.models.nlme.model.structural import given_covariates
 from image_longitudinal.models.nlme.simulation.simulate import (
     individual_parameters,
     observe,

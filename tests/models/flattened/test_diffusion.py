@@ -44,6 +44,24 @@ def test_working_tensors_hold_the_residual(model: FlattenedDiffusion, flattened:
     torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
 
 
+def test_an_untrained_network_gives_the_best_linear_guess(model: FlattenedDiffusion) -> None:
+    """Of normal coefficients with the strengths of the model: closer to the clean tensor than any other factor is."""
+    generator = torch.Generator().manual_seed(5)
+    clean = model.strength[:, :, None] * torch.randn(64, *model.working_shape, generator=generator)
+    noise = torch.randn(clean.shape, generator=generator)
+    context = model.context(_latents(64))
+    for step in (50, 400, 800):
+        alpha, sigma = model.alpha[step], model.sigma[step]
+        noisy = alpha * clean + sigma * noise
+        with torch.no_grad():
+            velocity = model.denoise(model.denoiser, noisy, torch.full((64,), step), _latents(64), context)
+        guess = alpha * noisy - sigma * velocity
+        factor = (noisy * clean).sum((0, 3)) / noisy.square().sum((0, 3))  # of each coefficient and row: least squares
+        best = (factor[:, :, None] * noisy - clean).square().mean()
+        # The factor is fitted to 2,048 values each; the model knows the true deviations.
+        assert float((guess - clean).square().mean() / best) == pytest.approx(1, abs=0.01)
+
+
 def test_the_scores_of_a_drawn_image_are_those_of_its_latents(model: FlattenedDiffusion) -> None:
     """Whatever the network draws: its part in the components is taken out."""
     z = _latents(64)
@@ -104,4 +122,4 @@ def test_training_lowers_the_loss_and_a_resumed_one_ends_alike(
 def test_larger_images_have_larger_blocks_on_the_same_grid() -> None:
     for size, patch in ((64, (4, 2)), (128, (8, 4))):
         model = build_flattened_diffusion(FlattenedRetina(size, 8, 1), CONFIG, 0)
-        assert (model.patch, model.working_shape[1:]) == (patch, (32, 32))
+        assert (model.blocks.shape, model.working_shape[1:]) == (patch, (32, 32))

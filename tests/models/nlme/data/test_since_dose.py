@@ -5,9 +5,8 @@ import numpy as np
 from image_longitudinal.models.nlme.data.event_expansion import expand_events
 from image_longitudinal.models.nlme.data.events import event_table
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.data.since_dose import given_covariates
 from image_longitudinal.models.nlme.model.dosing import Dose
-from image_longitudinal.models.nlme.model.structural import StructuralModel
+from image_longitudinal.models.nlme.model.structural import StructuralModel, given_covariates
 from image_longitudinal.models.nlme.simulation.simulate import predict
 
 ECHO = StructuralModel(  # predicts the time since the last dose itself, and a covariate
