@@ -81,7 +81,8 @@ def _fitted(run: EvaluationRun, spec: PopulationFitSpec, observed: NDArray[np.fl
     )
     found = foce = fit(start_of(model), sample, "FOCE", covariance="gradient", n_threads=run.workers)
     if spec.method == "likelihood":
-        found = maximum_likelihood(foce, sample, seed=run.dataset.manifest.seed, n_threads=run.workers)
+        # Without more draws than the first: what an evaluation needs is less exact than a fit.
+        found = maximum_likelihood(foce, sample, growth=1, seed=run.dataset.manifest.seed, n_threads=run.workers)
     values = PopulationParameters.of(found.model)
     return PopulationEstimate(
         method=found.method, converged=found.converged, message=found.message, true=known.true,

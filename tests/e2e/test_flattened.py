@@ -36,5 +36,5 @@ def test_a_data_set_of_flattened_retinas_is_published_and_read_back(
     assert version.metadata.training.vae.explained_variance is not None
     assert {one.verdict for one in version.gates} == {"passed"}
     assert {one.verdict for one in open_dataset(output).manifest.gates or ()} == {"passed"}
-    evaluate_dataset(dataset=output, output=str(tmp_path / "evaluation"), workspace=workspace)
+    evaluate_dataset(dataset=output, output=str(tmp_path / "evaluation"), config=config, workspace=workspace)
     assert (tmp_path / "evaluation").is_dir()

@@ -93,7 +93,7 @@ class Sampler:
 
 def maximum_likelihood(
     fit: Fit, data: PopulationData, *, omega: str = "full", fixed: tuple[str, ...] = (), draws: int = 300,
-    seed: int = 1, covariance: str = "sandwich", n_threads: int = 1, max_iterations: int = 50,
+    growth: int = MOST, seed: int = 1, covariance: str = "sandwich", n_threads: int = 1, max_iterations: int = 50,
     progress: Evaluated | None = None,
 ) -> Fit:  # fmt: skip
     """Maximise the likelihood itself, starting at a fit by linearisation.
@@ -107,6 +107,7 @@ def maximum_likelihood(
         data: the subjects.
         omega, fixed: as in the fit.
         draws: per subject, to begin with; memory is 8 bytes x draws x observations, a few times.
+        growth: how many times as many a subject gets at most.
         seed: of the draws.
         covariance: the same; ``sandwich`` is ``gradient`` for 20 or more subjects per estimate. Hessians are by
             quadrature where there are up to four random effects, where they have less noise than by draws.
@@ -124,7 +125,7 @@ def maximum_likelihood(
     coordinates = Coordinates(fit.model, omega, fixed)
     search = SampledLikelihood(objective, coordinates, progress)
     sampler, psi = Sampler(search, seed), coordinates.pack(coordinates.start)
-    usual, most, rows = max(FEWEST, draws // USUAL), most_draws(draws, data), len(data.times)
+    usual, most, rows = max(FEWEST, draws // USUAL), most_draws(draws, data, growth), len(data.times)
     count, error = max(FEWEST, draws // FIRST), np.inf
     for number in range(ROUNDS if len(psi) else 0):
         sampler.propose(psi, starts=number < 2)
@@ -137,19 +138,19 @@ def maximum_likelihood(
             count = min(2 * count, most)
         elif moved <= NEAR or number:
             count = usual
-    measured = measure(sampler, psi, np.full(len(data), max(count, draws)))
+    measured = measure(sampler, psi, np.full(len(data), max(count, draws)), growth)
     converged = not len(psi) or error <= ACCEPTED
     return sampled_fit(search, psi, "IMP", covariance, measured, fit.evaluations, converged, error)
 
 
-def most_draws(draws: int, data: PopulationData) -> int:
+def most_draws(draws: int, data: PopulationData, growth: int) -> int:
     """How many draws a subject may get that begins with ``draws``: as memory allows."""
-    return max(draws, min(MOST * draws, PREDICTIONS // max(1, len(data.times))))
+    return max(draws, min(growth * draws, PREDICTIONS // max(1, len(data.times))))
 
 
-def measure(sampler: Sampler, psi: FloatArray, draws: IntArray) -> MeasuredLikelihood:
-    """The likelihood at ψ by two sets of draws (n,), with up to :data:`MOST` times as many where they differ."""
-    n, most = len(draws), MOST * draws
+def measure(sampler: Sampler, psi: FloatArray, draws: IntArray, growth: int = MOST) -> MeasuredLikelihood:
+    """The likelihood at ψ by two sets of draws (n,), with up to ``growth`` times as many where they differ."""
+    n, most = len(draws), growth * draws
     rows = np.diff(sampler.search.objective.data.row_start)
     allowed = max(MEASURED, int(draws @ rows))
     wanted = max(OBJECTIVE_ERROR[0], OBJECTIVE_ERROR[1] * np.sqrt(n))
