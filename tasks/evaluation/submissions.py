@@ -42,10 +42,14 @@ def score_predictions(
     Raises:
         StorageError: the file is malformed, or the data set has no test subjects.
     """
-    settings, submission = EvaluationConfig(bootstrap=replicates), _read(dataset, path)
+    settings, has_arms = EvaluationConfig(bootstrap=replicates), len(dataset.arms) > 1
+    if not has_arms:
+        check_is_evaluable(dataset, settings)
+    submission = _read(dataset, path)
     if submission.kind in ("individual", "policy"):
         return [_arm_table(dataset, submission, replicates)]
-    check_is_evaluable(dataset, settings)
+    if has_arms:
+        check_is_evaluable(dataset, settings)  # which says what to do
     manifest, model = dataset.manifest, true_model(dataset.manifest)
     resampling = Resampling(len(data.split_ids(dataset, "test")), manifest.seed, replicates)
     scored = []

@@ -74,7 +74,7 @@ def test_a_fitted_population_gives_the_table_of_the_known_one() -> None:
     table = []
     sample = PopulationData.of_design(MODEL.structural, people.observed[few], MODEL.design.times, MODEL.design.doses)
     foce = fit(start_of(MODEL), sample, "FOCE", covariance="none")
-    fitted = maximum_likelihood(foce, sample, draws=100, rounds=2, covariance="none").model
+    fitted = maximum_likelihood(foce, sample, growth=1, covariance="none").model
     for model in (MODEL, fitted):
         modes = empirical_bayes(model, people.observed).eta if model is fitted else people.modes
         predictors, _ = fit_predictors(model, training(people, few, modes), people.eta[few], rounds=2)

@@ -8,15 +8,19 @@ from image_longitudinal.tasks.reports import pages
 def test_html_in_a_name_stays_text() -> None:
     hostile = '<img src=x onerror="alert(1)">'
     fit = SimpleNamespace(
-        method=hostile, converged=True, message=hostile, objective=1.0, condition_number=1.0,
-        table={hostile: (1.0, 0.1)}, shrinkage=(0.1,),
+        method=hostile, converged=True, message=hostile, objective=1.0, condition_number=1.0, shrinkage=(0.1,),
+        sampling=None,
         model=SimpleNamespace(random_effect_names=(hostile,), omega=((1.0,),)),
     )  # fmt: skip
     options = SimpleNamespace(model=hostile, table=hostile, level=0.5, split=hostile)
-    summary = SimpleNamespace(subjects_fitted=3, observations=9)
+    row = SimpleNamespace(
+        estimate=1.0, standard_error=0.1, relative_error=10.0, lower=0.8, upper=1.2, sd=None, correlation=None,
+        cv_percent=None,
+    )  # fmt: skip
+    summary = SimpleNamespace(subjects_fitted=3, observations=9, estimates={hostile: row}, figures=None)
     pictures = dict.fromkeys(("effects", "fit", "individual", "vpc", "pcvpc", "npde"), b"\x89PNG")
     made = pages.page(
-        "fit.html", pictures, fit=fit, options=options, summary=summary, warnings=[hostile], sd=[1.0], inside=[1, 1],
+        "fit.html", pictures, fit=fit, options=options, summary=summary, warnings=[hostile], sd=[1.0], strata=[],
         replicates=3, shown=3,
     )  # fmt: skip
     assert hostile not in made
