@@ -1,7 +1,10 @@
-"""The commands ``evaluate`` and ``score``."""
+"""The commands ``evaluate``, ``score`` and ``study``."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +25,9 @@ from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.errors import Problems, naming_missing_extra
 from image_longitudinal.core.outputs import check_new_folder, expanded, new_folder
 from image_longitudinal.tasks.engine.prefect_setup import configure_prefect
+
+if TYPE_CHECKING:  # the pipeline, which readers do not have
+    from image_longitudinal.tasks.evaluation.tables import Table
 
 
 def evaluate_command(
@@ -101,12 +107,7 @@ def score_command(
         check_new_folder(Path(output), names, overwrite)
     note(f"score {predictions} on the test subjects of {dataset}{f', beside {baselines}' if baselines else ''}")
     tables = score(dataset, predictions, baselines, bootstrap=bootstrap, workers=workers)
-    texts = (f"\n{table.title}\n{aligned([table.columns, *table.rows], left=2)}" for table in tables)
-    show("\n".join(texts), tables={table.name: table.records for table in tables})
-    if output is not None:
-        with new_folder(Path(output), names, overwrite) as folder:
-            for table in tables:
-                table.write(folder)
+    _show_tables(tables, 2, output, names, overwrite)
     print_result(output or predictions, command_line("show", dataset))
 
 
@@ -129,10 +130,15 @@ def study_command(
         check_new_folder(Path(output), names, overwrite)
     note(f"estimate the study of {dataset}: {bootstrap} resamples")
     tables = evaluate_study(dataset, bootstrap=bootstrap)
-    texts = (f"\n{table.title}\n{aligned([table.columns, *table.rows], left=3)}" for table in tables)
+    _show_tables(tables, 3, output, names, overwrite)
+    print_result(output or dataset, command_line("show", dataset))
+
+
+def _show_tables(tables: Sequence[Table], left: int, output: str | None, names: Sequence[str], overwrite: bool) -> None:
+    """Print tables, their first ``left`` columns aligned to the left, and write them into a folder if one is named."""
+    texts = (f"\n{table.title}\n{aligned([table.columns, *table.rows], left=left)}" for table in tables)
     show("\n".join(texts), tables={table.name: table.records for table in tables})
     if output is not None:
         with new_folder(Path(output), names, overwrite) as folder:
             for table in tables:
                 table.write(folder)
-    print_result(output or dataset, command_line("show", dataset))

@@ -30,12 +30,8 @@ OBJECT_STORES = {"memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl
 PART = 64 << 20  # bytes of one part of an upload; s3fs sends objects below two parts in one request
 REQUEST = 8 << 20  # bytes per request when a whole object is read: long beside a round trip
 PAUSES = (1.0, 4.0)  # seconds before another attempt; drivers of object stores have backed off for a while already
-OUTAGE_PAUSES = (
-    10.0,
-    20.0,
-    40.0,
-    60.0,
-)  # further ones, for a store that has answered: a minute at least, on average two
+# Further ones, for a store that has answered: a minute at least, two on average.
+OUTAGE_PAUSES = (10.0, 20.0, 40.0, 60.0)
 # Errors that another attempt would repeat; drivers raise NotImplementedError for what their store cannot do at all.
 PERMANENT = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError,
              NotImplementedError, ImportError)  # fmt: skip

@@ -57,6 +57,23 @@ def push_dose(queue, plan, time):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def repeat_or_remove(queue, k):  # type: ignore[no-untyped-def]
+    """Move entry k of the queue to its next time, or put the last entry in its place if it does not repeat."""
+    if queue.repeats[k] > 0.0:
+        queue.repeats[k] -= 1.0
+        queue.time[k] += queue.interval[k]
+        return
+    queue.length[0] -= 1
+    last = queue.length[0]
+    queue.time[k], queue.compartment[k] = queue.time[last], queue.compartment[last]
+    queue.bolus[k], queue.rate_change[k] = queue.bolus[last], queue.rate_change[last]
+    queue.repeats[k], queue.interval[k] = queue.repeats[last], queue.interval[last]
+    assign(queue.bolus_by[k], queue.bolus_by[last])
+    assign(queue.rate_change_by[k], queue.rate_change_by[last])
+    assign(queue.time_by[k], queue.time_by[last])
+
+
+@compiled
 def apply_entry(model, queue, k, t, state, p, slope_after, slope_before):  # type: ignore[no-untyped-def]
     """Let entry k change states and infusion rates at its time t, and remove it unless it repeats.
 
@@ -84,18 +101,7 @@ def apply_entry(model, queue, k, t, state, p, slope_after, slope_before):  # typ
     rate[i] += rate_change
     if abs(rate[i]) < 1e-12 * abs(rate_change):
         rate[i] = 0.0  # rounding after the last infusion has ended
-    if queue.repeats[k] > 0.0:
-        queue.repeats[k] -= 1.0
-        queue.time[k] += queue.interval[k]
-        return
-    queue.length[0] -= 1
-    last = queue.length[0]
-    queue.time[k], queue.compartment[k] = queue.time[last], queue.compartment[last]
-    queue.bolus[k], queue.rate_change[k] = queue.bolus[last], queue.rate_change[last]
-    queue.repeats[k], queue.interval[k] = queue.repeats[last], queue.interval[last]
-    assign(queue.bolus_by[k], queue.bolus_by[last])
-    assign(queue.rate_change_by[k], queue.rate_change_by[last])
-    assign(queue.time_by[k], queue.time_by[last])
+    repeat_or_remove(queue, k)
 
 
 @compiled

@@ -93,18 +93,7 @@ def apply_entry(queue, k, s):  # type: ignore[no-untyped-def]
         infuse(s, place, change, queue.rate_change_by[k], 1.0)
     if moves:
         delayed(s, place, bolus, change, queue.time_by[k])
-    if queue.repeats[k] > 0.0:
-        queue.repeats[k] -= 1.0
-        queue.time[k] += queue.interval[k]
-        return
-    queue.length[0] -= 1
-    last = queue.length[0]
-    queue.time[k], queue.compartment[k] = queue.time[last], queue.compartment[last]
-    queue.bolus[k], queue.rate_change[k] = queue.bolus[last], queue.rate_change[last]
-    queue.repeats[k], queue.interval[k] = queue.repeats[last], queue.interval[last]
-    assign(queue.bolus_by[k], queue.bolus_by[last])
-    assign(queue.rate_change_by[k], queue.rate_change_by[last])
-    assign(queue.time_by[k], queue.time_by[last])
+    doses.repeat_or_remove(queue, k)
 
 
 @apart
