@@ -164,9 +164,9 @@ def foresee_evaluation(
         with problems.noting():
             if name.endswith(".py") and not Path(name).is_file():
                 raise ConfigError("no such model file", where=name)
+    with problems.noting():
+        read_root_manifest(open_root(dataset))
     if config is None or problems.found:
-        with problems.noting():
-            read_root_manifest(open_root(dataset))
         return
     with problems.noting():
         from image_longitudinal.tasks.evaluation.planned import plan_evaluation

@@ -11,6 +11,7 @@ from tests.paths import ROOT, SHARED_DATA
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
 SLOW = {  # folders and modules that `make check` (and, if "operations", `make test`) leaves out, by marker
     "e2e": ("e2e", "cli/test_first_run.py"),

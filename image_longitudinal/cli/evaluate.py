@@ -19,10 +19,11 @@ from image_longitudinal.cli.options import (
     Trust,
     WorkspaceOption,
     accepted,
+    check_published,
     read_settings,
 )
 from image_longitudinal.cli.prefect_session import starting_prefect
-from image_longitudinal.core.errors import Problems, naming_missing_extra
+from image_longitudinal.core.errors import Problems, StorageError, naming_missing_extra
 from image_longitudinal.core.outputs import check_new_folder, expanded, new_folder
 from image_longitudinal.tasks.engine.prefect_setup import configure_prefect
 
@@ -98,6 +99,17 @@ def score_command(
     overwrite: Overwrite = False,
 ) -> None:
     """Score predictions of random effects, outcomes, individual effects or policies for the test subjects."""
+    problems = Problems()
+    with problems.noting():
+        check_published(dataset)
+    with problems.noting():
+        if not Path(predictions).is_file():
+            raise StorageError("no such file of predictions", where=predictions, expected="a Parquet file")
+    with problems.noting():
+        if baselines is not None and not Path(baselines).is_dir():
+            expected = "the folder predictions/ of an evaluation"
+            raise StorageError("no such folder of predictions", where=baselines, expected=expected)
+    problems.require_none()
     from image_longitudinal.api import score
     from image_longitudinal.tasks.evaluation.submissions import TABLES
     from image_longitudinal.tasks.evaluation.tables import file_names
@@ -121,6 +133,7 @@ def study_command(
     overwrite: Overwrite = False,
 ) -> None:
     """Estimate what a study design holds, beside the truth: mean effects, individual effects from images, sites."""
+    check_published(dataset)
     from image_longitudinal.api import evaluate_study
     from image_longitudinal.tasks.evaluation.study import TABLES
     from image_longitudinal.tasks.evaluation.tables import file_names

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from image_longitudinal.cli.console import command_line, note, print_result, show
-from image_longitudinal.cli.options import DatasetArgument, Overwrite, Trust, WorkspaceOption
+from image_longitudinal.cli.options import DatasetArgument, Overwrite, Trust, WorkspaceOption, check_published
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.files import write_atomically
@@ -67,6 +67,7 @@ def verify_command(
 
     if sample is None:
         sample = 8 if find_spec("prefect") else 0
+    check_published(dataset)
     note(f"verify {dataset}")
     try:
         report = _verified(dataset, repair, workers, sample, workspace, tuple(trust or ()))

@@ -126,10 +126,10 @@ def export_model_command(
     registry: Shared = None,
 ) -> None:
     """Export a version, without its pictures of real scans; a folder that holds a model is left alone."""
+    version = _registry(workspace, registry).get(name)  # before torch is imported
     from image_longitudinal.models.registry.exchange import export_model
     from image_longitudinal.storage.io.open import open_root
 
-    version = _registry(workspace, registry).get(name)
     files = export_model(version, open_root(target), layout, scans_licence=scans_licence)
     left_out = [] if scans_licence else version.private_files
     show("\n".join(files), files=files, left_out=left_out)

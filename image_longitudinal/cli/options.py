@@ -93,3 +93,15 @@ def accepted(problems: Problems, settings: Config | None) -> Config:
     problems.require_none()
     assert settings is not None
     return settings
+
+
+def check_published(dataset: str) -> None:
+    """Check that a data set is there, before anything is imported that takes seconds.
+
+    Raises:
+        StorageError: none is published at that address.
+    """
+    from image_longitudinal.storage.dataset.manifest import require_published
+    from image_longitudinal.storage.io.open import open_root
+
+    require_published(open_root(dataset))

@@ -9,7 +9,7 @@ import typer
 from image_longitudinal.cli.console import command_line, note, opening, print_result, show
 from image_longitudinal.cli.options import DatasetArgument, Overwrite, Threads, address
 from image_longitudinal.cli.prefect_session import starting_prefect
-from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.errors import ConfigError, Problems
 from image_longitudinal.core.outputs import check_new_file, expanded
 from image_longitudinal.tasks.engine.prefect_setup import run_or_call
 
@@ -89,6 +89,7 @@ def simulate_command(
     for path in (output, truth):
         if path is not None:
             check_new_file(Path(path), overwrite)
+    _check_inputs(model, model_file, events)
     note(f"simulate {source} with {f'the fit in {from_fit}' if from_fit else model} into {output}")
     with starting_prefect(server=False):
         from image_longitudinal.flows.simulate_table import simulate_table
@@ -147,6 +148,7 @@ def fit_command(
         "decimal": decimal, "sdtab": sdtab, "stratify": stratify or (), "order": order, "burn_in": burn_in,
         "smoothing": smoothing,
     })  # fmt: skip
+    _check_inputs(model, model_file, table)
     note(f"fit {model} to {table} by {method}")
     with starting_prefect(server=False):
         from image_longitudinal.flows.fit_table import fit_table
@@ -172,6 +174,26 @@ def export_command(
     rows = export_nmtran(open_dataset(dataset), file, level=level, split=split, dialect=chosen, overwrite=overwrite)
     show(f"{rows:,} rows", rows=rows)
     print_result(file)
+
+
+def _check_inputs(model: str, model_file: str | None, table: str | None) -> None:
+    """Check what the command names, before Prefect and the engine are imported: the model, its file, the table.
+
+    Raises:
+        ConfigError: no such model or file.
+    """
+    from image_longitudinal.models.nlme.library import get_model
+
+    problems = Problems()
+    with problems.noting():
+        if model_file is None:
+            get_model(model)
+        elif not Path(model_file).is_file():
+            raise ConfigError("no such model file", where=model_file)
+    with problems.noting():
+        if table is not None and "://" not in table and not Path(table).exists():
+            raise ConfigError("no such table", got=table)
+    problems.require_none()
 
 
 def _structure(diagonal: bool, blocks: Sequence[str]) -> str:

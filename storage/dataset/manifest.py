@@ -276,16 +276,25 @@ def is_published(root: Root) -> bool:
     return root.exists(layout.ROOT_MANIFEST)
 
 
+def require_published(root: Root) -> None:
+    """Check that the root holds a published data set.
+
+    Raises:
+        StorageError: nothing is published here.
+    """
+    if not is_published(root):
+        expected = f"a {layout.ROOT_MANIFEST}, which is written when a data set is complete"
+        do = "check the address, or finish the run with the command that started it"
+        raise StorageError("no published data set here", where=root.url, expected=expected, do=do)
+
+
 def read_root_manifest(root: Root) -> RootManifest:
     """The manifest of a published data set.
 
     Raises:
         StorageError: nothing is published here, its layout version is unknown, or ``dataset.json`` is damaged.
     """
-    if not is_published(root):
-        expected = f"a {layout.ROOT_MANIFEST}, which is written when a data set is complete"
-        do = "check the address, or finish the run with the command that started it"
-        raise StorageError("no published data set here", where=root.url, expected=expected, do=do)
+    require_published(root)
     return read_document(root, layout.ROOT_MANIFEST, RootManifest)
 
 
