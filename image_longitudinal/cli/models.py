@@ -110,7 +110,8 @@ def measure_model_command(
 
     version = measure_model(name, images, config=settings, workspace=workspace, judge=judge)
     report = model_report(version, settings)
-    show(aligned(model_table(report)), model=version.version, report=report)
+    lines = [aligned(model_table(report)), *(f"gate    {one}" for one in version.gates)]
+    show("\n".join(lines), model=version.version, report=report, gates=gate_rows(version.gates))
     print_result(version.folder, command_line("models", "show", version.version, workspace=workspace))
 
 

@@ -6,7 +6,6 @@ No random state is carried from step to step: batch, augmentation and noise of a
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -24,12 +23,12 @@ from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.imaging.device import out_of_memory
 from image_longitudinal.models.registry.metadata import History
 from image_longitudinal.models.training.checkpoints import TrainingState, ValidationTracker, best_weights_path
+from image_longitudinal.models.training.event_log import EventLog
 from image_longitudinal.models.training.processes import mean_over_processes
 from image_longitudinal.models.training.tensor_files import load_checked
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from torch.utils.tensorboard import SummaryWriter
 
 CHECKPOINT_SECONDS = 20.0  # the most that a kill costs; a checkpoint of the demo's networks takes 50 ms
 Network = TypeVar("Network", bound=nn.Module)
@@ -92,7 +91,7 @@ def train(
 
     With ``validate`` and ``settings.validate_every``, the weights with the least validation error are saved in
     :func:`models.training.checkpoints.best_weights_path` and returned instead of the last ones. The history also goes
-    to TensorBoard's event files in :func:`log_folder`.
+    to TensorBoard's event files in :func:`.event_log.log_folder`.
 
     Args:
         name: what is trained, for messages.
@@ -129,12 +128,12 @@ def train(
     saved_at = reported_at = time.monotonic()
     n_reported = 0
     with ExitStack() as stack:
-        log = stack.enter_context(_open_log(checkpoint, history)) if accelerator.is_main_process else None
+        log = stack.enter_context(EventLog(checkpoint, history)) if accelerator.is_main_process else None
 
         def record(row: dict[str, float]) -> None:
             history.append(row)
             if log is not None:
-                _log_row(log, row)
+                log.write(row)
 
         for step in range(start, settings.steps):
             if tracker.should_stop:
@@ -163,31 +162,6 @@ def train(
     if tracker.errors:
         trained.load_state_dict(load_checked(best_path)[0])
     return trained.eval(), history
-
-
-def log_folder(checkpoint: Path) -> Path:
-    """The folder of TensorBoard's event files of a training with this checkpoint."""
-    return checkpoint.with_name(f"{checkpoint.name}.tensorboard")
-
-
-def _open_log(checkpoint: Path, history: History) -> SummaryWriter:
-    """New event files that start with the checkpoint's history: a resumed training shows as one curve."""
-    from torch.utils.tensorboard import SummaryWriter  # here: it takes a second to import
-
-    folder = log_folder(checkpoint)
-    shutil.rmtree(folder, ignore_errors=True)
-    log = SummaryWriter(str(folder))
-    for row in history:
-        _log_row(log, row)
-    return log
-
-
-def _log_row(log: SummaryWriter, row: dict[str, float]) -> None:
-    """Write the figures of one step and flush: they must survive a training that ends in an error."""
-    for name, value in row.items():
-        if name != "step":
-            log.add_scalar(name, value, int(row["step"]))
-    log.flush()
 
 
 def _accelerator(name: str, settings: LoopSettings) -> Accelerator:

@@ -18,7 +18,8 @@ from image_longitudinal.core.errors import ModelError
 from image_longitudinal.models.registry.metadata import History
 from image_longitudinal.models.training import loop as module
 from image_longitudinal.models.training.checkpoints import best_weights_path
-from image_longitudinal.models.training.loop import LoopSettings, TrainingProgress, log_folder, train
+from image_longitudinal.models.training.event_log import log_folder
+from image_longitudinal.models.training.loop import LoopSettings, TrainingProgress, train
 from image_longitudinal.models.training.step_random import step_generator
 from image_longitudinal.models.training.tensor_files import load_checked, load_tensors, save_checked
 from tests.models.conftest import assert_same_weights
