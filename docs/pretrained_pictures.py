@@ -24,7 +24,7 @@ def main(target: str) -> None:
     with tempfile.TemporaryDirectory() as workspace:
         for name in BUNDLED:
             version = Workspace.at(workspace).model(name)
-            model = load_image_model(GeneratorConfig(scheduler="dpm++", steps=8), version, "cpu")
+            model = load_image_model(GeneratorConfig(scheduler="whitened", steps=8), version, "cpu")
             size = model.image_size
             latents, seeds = probe_latents(1, ROWS[size] * COLUMNS[size], model.latent_dim, "pictures")
             images = generate_in_batches(model, latents, seeds, 12)

@@ -47,6 +47,11 @@ class DiffusionModel(nn.Module, ABC):
         """Weights of the prediction's squared errors in training, (B, C, h, w) or less by broadcasting; None for 1."""
         return None
 
+    @property
+    def deviation(self) -> Tensor:
+        """Standard deviation of the entries of working tensors, as far as the model knows it; broadcasts to them."""
+        return torch.ones((), device=next(self.buffers(), torch.ones(())).device)
+
     def frozen_state(self) -> dict[str, Tensor]:
         """Tensors beside denoiser and VAE that are stored with the model."""
         return {}

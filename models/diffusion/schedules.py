@@ -5,14 +5,19 @@ Notation: a noisy tensor is x = α·x0 + σ·eps, with the clean tensor x0 and s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from image_longitudinal.core.errors import ConfigError
+
+# σ/α where steps are evenly spaced in its logarithm: from data under noise 20 times as strong to noise that no
+# coefficient of a flattened retina feels (they are 0.15 to 6 strong); from 0.02 on gives the same images.
+LOG_NOISE = (0.05, 20.0)
 
 
 class X0Eps(NamedTuple):
@@ -39,11 +44,15 @@ class NoiseSchedule:
 
 @dataclass(frozen=True)
 class SampleSchedule:
-    """The timesteps that a solver visits, with their α and σ; both end with the clean tensor, α = 1 and σ = 0."""
+    """The timesteps that a solver visits, with their α and σ; both end with the clean tensor, α = 1 and σ = 0.
+
+    ``deviation``: standard deviation of the entries of clean tensors, as far as it is known; broadcasts to them.
+    """
 
     timesteps: tuple[int, ...]  # (steps,)
     alpha: tuple[float, ...]  # (steps + 1,)
     sigma: tuple[float, ...]  # (steps + 1,)
+    deviation: Tensor = field(default_factory=lambda: torch.ones(()), compare=False)
 
     @property
     def steps(self) -> int:
@@ -69,10 +78,14 @@ def alphas_and_sigmas(schedule: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]
     return np.sqrt(alpha_squared), np.sqrt(1 - alpha_squared)
 
 
-def make_sample_schedule(schedule: dict[str, Any], steps: int, *, uniform_flow_time: bool = False) -> SampleSchedule:
+Spacing = Literal["timesteps", "flow-time", "log-noise"]
+
+
+def make_sample_schedule(schedule: dict[str, Any], steps: int, spacing: Spacing = "timesteps") -> SampleSchedule:
     """The schedule of ``steps`` timesteps, the noisiest first; ``schedule`` as in :func:`alphas_and_sigmas`.
 
-    With ``uniform_flow_time`` they are evenly spaced in σ/(α + σ), the time of a straight flow, instead of in t.
+    ``spacing``: what they are evenly spaced in. ``timesteps``: t. ``flow-time``: σ/(α + σ), the time of a straight
+    flow. ``log-noise``: log(σ/α) over :data:`LOG_NOISE`, with the noisiest timestep for the first.
 
     Raises:
         ConfigError: there are fewer training timesteps.
@@ -80,20 +93,30 @@ def make_sample_schedule(schedule: dict[str, Any], steps: int, *, uniform_flow_t
     alpha, sigma = alphas_and_sigmas(schedule)
     if steps > len(alpha):
         raise ConfigError("generator.steps is impossible", expected=f"at most {len(alpha)}", got=steps)
-    if uniform_flow_time:
-        time = sigma / (alpha + sigma)
-        chosen = np.searchsorted(time, time[-1] * np.arange(steps, 0, -1) / steps).clip(0, len(time) - 1)
-        # Where time is nearly constant over several timesteps, two targets may coincide: keep the timesteps distinct.
-        for index in range(steps - 2, -1, -1):
-            chosen[index] = max(chosen[index], chosen[index + 1] + 1)
-        chosen = np.minimum(chosen, np.arange(len(time) - 1, len(time) - 1 - steps, -1))
-    else:  # "trailing" (Lin et al. 2024): starts at the noisiest timestep, as training has it
+    if spacing == "timesteps":  # "trailing" (Lin et al. 2024): starts at the noisiest timestep, as training has it
         chosen = np.round(np.arange(len(alpha), 0, -len(alpha) / steps)[:steps]).astype(int) - 1
+    elif spacing == "flow-time":
+        time = sigma / (alpha + sigma)
+        chosen = _distinct(np.searchsorted(time, time[-1] * np.arange(steps, 0, -1) / steps), len(alpha))
+    else:
+        least, most = LOG_NOISE
+        ratio = sigma / np.maximum(alpha, 1e-12)  # a flow starts at α = 0
+        chosen = np.searchsorted(ratio, np.geomspace(most, least, steps))
+        chosen[0] = len(alpha) - 1
+        chosen = _distinct(chosen, len(alpha))
     return SampleSchedule(
         timesteps=tuple(int(t) for t in chosen),
         alpha=(*(float(a) for a in alpha[chosen]), 1.0),
         sigma=(*(float(s) for s in sigma[chosen]), 0.0),
     )
+
+
+def _distinct(chosen: NDArray[np.int64], trained: int) -> NDArray[np.int64]:
+    """Descending timesteps, each at least 1 below the one before: two targets may share one where little changes."""
+    chosen = chosen.clip(0, trained - 1)
+    for index in range(len(chosen) - 2, -1, -1):
+        chosen[index] = max(chosen[index], chosen[index + 1] + 1)
+    return np.minimum(chosen, np.arange(trained - 1, trained - 1 - len(chosen), -1))
 
 
 def to_x0_eps(

@@ -9,7 +9,7 @@ Notation: see :mod:`models.diffusion.schedules`; λ = log(α/σ).
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -18,7 +18,13 @@ from torch import Tensor
 
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
-from image_longitudinal.models.diffusion.schedules import SampleSchedule, X0Eps, make_sample_schedule, to_x0_eps
+from image_longitudinal.models.diffusion.schedules import (
+    SampleSchedule,
+    Spacing,
+    X0Eps,
+    make_sample_schedule,
+    to_x0_eps,
+)
 from image_longitudinal.models.imaging.grey_images import as_grey_levels
 from image_longitudinal.models.imaging.noise import subject_noise
 
@@ -112,6 +118,31 @@ def heun(x: Tensor, schedule: SampleSchedule, denoise: Denoise, step_noise: Step
     return x
 
 
+def whitened(x: Tensor, schedule: SampleSchedule, denoise: Denoise, step_noise: StepNoise) -> Tensor:
+    """Adams-Bashforth in a coordinate of variance 1 throughout: exact for independent Gaussian entries, in any steps.
+
+    An entry of standard deviation k has, in a noisy tensor, the deviation d with d² = α²k² + σ². Its whitened value
+    u = x/d turns from noise into x0/k as the angle θ = atan2(σ, α·k) falls from π/2 to 0, with
+    du/dθ = (α·k·eps - σ·x0/k)/d, which is 0 for a Gaussian. The other solvers hold x0 or eps constant during a step,
+    which takes away variance: of details at 128x128, 8 steps of :func:`dpm_2m` leave 29 to 59 % of the energy that
+    scans have, 32 steps 58 to 78 %, and 8 of these 50 to 80 %. DPM-Solver-v3 (Zheng et al. 2023, arXiv 2310.13268)
+    measures such coefficients from data.
+    """
+    previous: tuple[Tensor, Tensor] | None = None  # slope and change of the angle of the step before
+    alpha, sigma, deviation = schedule.alpha, schedule.sigma, schedule.deviation
+    for i in range(schedule.steps):
+        x0, eps = denoise(x, i)
+        norm = _norm(alpha[i], sigma[i], deviation)
+        slope = (alpha[i] * deviation * eps - sigma[i] * x0 / deviation) / norm
+        change = _angle(alpha[i + 1], sigma[i + 1], deviation) - _angle(alpha[i], sigma[i], deviation)
+        mean_slope = slope
+        if previous is not None:
+            mean_slope = slope + (slope - previous[0]) * (change / previous[1] / 2)
+        x = (x / norm + change * mean_slope) * _norm(alpha[i + 1], sigma[i + 1], deviation)
+        previous = slope, change
+    return x
+
+
 def consistency(x: Tensor, schedule: SampleSchedule, denoise: Denoise, step_noise: StepNoise) -> Tensor:
     """Multistep consistency sampling, Song et al. 2023, for a distilled network: predict x0, add new noise, repeat."""
     for i in range(schedule.steps):
@@ -124,6 +155,14 @@ def consistency(x: Tensor, schedule: SampleSchedule, denoise: Denoise, step_nois
 def _lambda(schedule: SampleSchedule, i: int) -> float:
     # A flow starts at α = 0, where λ is infinite; 1e-12 keeps it finite, far below any λ that matters.
     return math.log(max(schedule.alpha[i], 1e-12) / schedule.sigma[i])
+
+
+def _norm(alpha: float, sigma: float, deviation: Tensor) -> Tensor:
+    return ((alpha * deviation).square() + sigma**2).sqrt()
+
+
+def _angle(alpha: float, sigma: float, deviation: Tensor) -> Tensor:
+    return torch.atan2(torch.full_like(deviation, sigma), alpha * deviation)
 
 
 def _correction(schedule: SampleSchedule, i: int, order: int, slope: Tensor, change: Tensor) -> Tensor:
@@ -145,7 +184,7 @@ class Solver:
     """A numerical method and the spacing of its timesteps."""
 
     solve: Solve
-    uniform_flow_time: bool = False
+    spacing: Spacing = "timesteps"
 
 
 SOLVERS: dict[str, Solver] = {
@@ -154,8 +193,9 @@ SOLVERS: dict[str, Solver] = {
     "dpm++": Solver(dpm_2m),
     "sde-dpm++": Solver(partial(dpm_2m, sde=True)),
     "unipc": Solver(unipc),
-    "euler": Solver(ddim, uniform_flow_time=True),  # the flow's Euler method, see ddim
-    "heun": Solver(heun, uniform_flow_time=True),
+    "whitened": Solver(whitened, spacing="log-noise"),
+    "euler": Solver(ddim, spacing="flow-time"),  # the flow's Euler method, see ddim
+    "heun": Solver(heun, spacing="flow-time"),
     "student": Solver(consistency),  # needs a distilled network
 }
 
@@ -187,7 +227,7 @@ def sample_on_device(model: DiffusionModel, latents: Tensor, seeds: Tensor, *, s
     device. ``scheduler`` is a key of :data:`SOLVERS`.
     """
     solver = get_solver(scheduler)
-    schedule = make_sample_schedule(model.schedule, steps, uniform_flow_time=solver.uniform_flow_time)
+    schedule = replace(make_sample_schedule(model.schedule, steps, solver.spacing), deviation=model.deviation)
     prediction_type, shape = str(model.schedule["prediction_type"]), model.working_shape
     dtype = next(iter(model.denoiser.parameters()), latents).dtype
     exact = model.context(latents)

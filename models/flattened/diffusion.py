@@ -144,6 +144,11 @@ class FlattenedDiffusion(DiffusionModel):
         k = self.strength[:, :, None]
         return alpha, sigma, k, ((alpha * k).square() + sigma.square()).sqrt()
 
+    @property
+    def deviation(self) -> Tensor:
+        """Of the coefficients in each row of blocks: (C, 32, 1)."""
+        return self.strength[:, :, None]
+
     def frozen_state(self) -> dict[str, Tensor]:
         """Scales of residual and mean image."""
         return {name: getattr(self, name) for name in ("row_scale", "strength", "grey", "contrast")}

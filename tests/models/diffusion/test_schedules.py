@@ -16,12 +16,12 @@ from tests.models.diffusion.test_solvers import noise as normal
 
 
 @pytest.mark.parametrize("schedule", [COSINE, STABLE, FLOW], ids=["cosine", "stable-diffusion", "flow"])
-@pytest.mark.parametrize("uniform_flow_time", [False, True])
+@pytest.mark.parametrize("spacing", ["timesteps", "flow-time", "log-noise"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 20, 999, 1000])
 def test_timesteps_start_at_the_noisiest_and_strictly_decrease(
-    schedule: dict[str, Any], uniform_flow_time: bool, steps: int
+    schedule: dict[str, Any], spacing: schedules.Spacing, steps: int
 ) -> None:
-    sampled = make_sample_schedule(schedule, steps, uniform_flow_time=uniform_flow_time)
+    sampled = make_sample_schedule(schedule, steps, spacing)
     assert sampled.steps == steps == len(sampled.alpha) - 1 == len(sampled.sigma) - 1
     assert sampled.timesteps[0] == 999
     assert list(sampled.timesteps) == sorted(set(sampled.timesteps), reverse=True)

@@ -1,5 +1,6 @@
 """Every solver against diffusers' scheduler of that name; images that depend on their own latents and seed alone."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def noise(i: int) -> Tensor:
 
 def solve(name: str, schedule: dict[str, Any], steps: int, start: Tensor) -> Tensor:
     solver = get_solver(name)
-    sampled = make_sample_schedule(schedule, steps, uniform_flow_time=solver.uniform_flow_time)
+    sampled = make_sample_schedule(schedule, steps, solver.spacing)
     return solver.solve(start, sampled, denoiser(schedule, sampled), noise)
 
 
@@ -98,7 +99,7 @@ def test_euler_agrees_with_diffusers_on_a_flow() -> None:
     torch.testing.assert_close(solve("euler", FLOW, 4, start), x, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpm++", 2), ("unipc", 2), ("heun", 2)])
+@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpm++", 2), ("unipc", 2), ("heun", 2), ("whitened", 2)])
 def test_solvers_have_the_documented_order(name: str, order: int) -> None:
     """Twice the steps: an error 2^order times smaller, for a velocity known in closed form (data N(0.3, 0.5²))."""
 
@@ -159,6 +160,29 @@ def test_an_image_does_not_depend_on_the_rest_of_its_batch(residual: ResidualDif
     np.testing.assert_array_equal(images_of(residual, z[twins], seeds[twins], scheduler), whole[twins])
     for rows in ([3], [1, 4], [5, 0, 2]):
         assert np.abs(images_of(residual, z[rows], seeds[rows], scheduler) - whole[rows]).max() <= 1
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8])
+def test_whitened_steps_keep_the_spread_of_gaussian_entries_exactly(steps: int) -> None:
+    """Entries N(0, k²) of very different k: k times their noise, in any number of steps; dpm++ in 8 loses a third."""
+    deviation = torch.tensor([0.05, 0.3, 1.0, 6.0], dtype=torch.float64)
+    start = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None].expand(9, 4)
+
+    def solved(name: str) -> Tensor:
+        solver = get_solver(name)
+        sampled = replace(make_sample_schedule(COSINE, steps, solver.spacing), deviation=deviation)
+
+        def denoise(x: Tensor, i: int) -> X0Eps:
+            a, s = sampled.alpha[i], sampled.sigma[i]
+            clean = a * deviation**2 / (a * a * deviation**2 + s * s) * x
+            return X0Eps(clean, (x - a * clean) / s)
+
+        return solver.solve(start, sampled, denoise, lambda i: torch.zeros(()))
+
+    # The noisiest timestep of training is not quite noise: its signal is 5e-5 of it.
+    torch.testing.assert_close(solved("whitened"), deviation * start, rtol=1e-3, atol=1e-12)
+    assert (solved("dpm++").abs() <= deviation * start.abs()).all()
+    assert (solved("dpm++")[:, 0].abs().max() < 0.7 * deviation[0] * 2).all()
 
 
 class Gaussian(KnownModel):
