@@ -1,6 +1,7 @@
 """Intervals that are added to a finished fit: kept, continued, never replaced unasked."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -30,6 +31,18 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def options(table: Path) -> FitOptions:
+    return FitOptions(table=str(table), model=MODEL, omega="diagonal", fixed=HELD)
+
+
+@pytest.fixture(scope="module")
+def finished(options: FitOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "fit"
+    fitted(options, folder)
+    return folder
+
+
 def fitted(options: FitOptions, folder: Path, overwrite: bool = False) -> FitSummary:
     found = run_or_call(fit_table, options, str(folder), 1, overwrite)
     assert isinstance(found, FitSummary)
@@ -37,10 +50,9 @@ def fitted(options: FitOptions, folder: Path, overwrite: bool = False) -> FitSum
 
 
 def test_intervals_are_added_to_a_fit_kept_and_continued(
-    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: FitOptions, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "fit"
-    options = FitOptions(table=str(table), model=MODEL, omega="diagonal", fixed=HELD)
+    folder = shutil.copytree(finished, tmp_path / "fit")
     alone = fitted(options, folder)
     plain = (folder / NAME).read_bytes()
     assert not {"bootstrap", "sir", "profiles"} & set(json.loads(plain))
@@ -105,10 +117,8 @@ def test_intervals_are_added_to_a_fit_kept_and_continued(
     assert again.profiles == both.profiles
 
 
-def test_what_cannot_be_made_is_refused_before_work(table: Path, tmp_path: Path) -> None:
-    options = FitOptions(table=str(table), model=MODEL, omega="diagonal", fixed=HELD)
-    folder = tmp_path / "fit"
-    fitted(options, folder)
+def test_what_cannot_be_made_is_refused_before_work(options: FitOptions, finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "fit")
     before = (folder / NAME).read_bytes()
     with pytest.raises(ConfigError, match=r"no estimate of that name.*'ka'"):
         fitted(options.model_copy(update={"profile": ("ka",), "bootstrap": 2}), folder)
