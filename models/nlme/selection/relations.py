@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.kernels.records import COVARIATES
 from image_longitudinal.models.nlme.model import symbolic as s
 from image_longitudinal.models.nlme.model.effects import check_known, shifted, transformed
 from image_longitudinal.models.nlme.model.population import Parameter, PopulationModel
@@ -185,10 +186,11 @@ def relations_for(
     """
     check_known(model, [parameter for parameter, _, _ in candidates])
     places = {name: column for column, name in enumerate(given_covariates(model.structural))}
+    told = np.flatnonzero(data.kind == COVARIATES)  # at other events there is nothing
+    first = told[np.searchsorted(told, data.event_start[:-1])]
     relations = []
     for parameter, covariate, kind in candidates:
-        own = data.covariates[data.event_start[:-1], places[covariate]]
-        everywhere = data.covariates[:, places[covariate]]
+        own, everywhere = data.covariates[first, places[covariate]], data.covariates[told, places[covariate]]
         values, counts = np.unique(own, return_counts=True)
         text = f"{parameter}:{covariate}:{kind}"
         if len(values) < 2:

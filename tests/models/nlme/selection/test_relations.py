@@ -5,6 +5,8 @@ import pytest
 
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.library import get_model
+from image_longitudinal.models.nlme.model.dosing import Dose
 from image_longitudinal.models.nlme.model.population import Parameter
 from image_longitudinal.models.nlme.selection.relations import (
     Relation,
@@ -84,6 +86,14 @@ def test_a_linear_factor_stays_positive_for_every_subject():
     assert coefficient.lower == pytest.approx(-0.999 / 21)
     assert coefficient.upper == pytest.approx(0.999 / 20)
     assert Relation("k", "weight", "linear", 50.0, (), 50.0, 91.0).parameters({})[0].upper is None
+
+
+def test_what_subjects_are_told_beside_their_doses_counts_alone():
+    base = knowing(get_model("one-compartment"), ["weight"])
+    doses = [Dose(0.0, 100.0), Dose(2.0, 50.0)]
+    data = PopulationData.of_design(base.structural, np.zeros((3, 2)), TIMES, doses, covariates={"weight": WEIGHT})
+    (own,) = relations_for(candidates_of(["cl:weight:power"]), base, data)
+    assert (own.reference, own.low, own.high) == (70.0, 50.0, 91.0)
 
 
 @pytest.mark.parametrize(
