@@ -4,8 +4,9 @@
 
 Theophylline (12 subjects, 132 observations; ``theoph_132obs.csv`` in FOLDER) and 300 simulated subjects with 9
 observations each, by the library's ``one-compartment``: the second fit in one process, standard errors (sandwich)
-included. Then first runs in new processes: simulation and fit with nothing compiled, and of another library model when
-only what serves every model is. ``--quick`` leaves the first runs and the integrated fit of 300 subjects out.
+included. Then a bootstrap of Theophylline, 500 replicates (50 with ``--quick``), and first runs in new processes:
+simulation and fit with nothing compiled, and of another library model when only what serves every model is.
+``--quick`` leaves the first runs and the integrated fit of 300 subjects out.
 
 nlme's seconds are not measured here: they were measured once, with Debian's r-cran-nlme, on two cores such as those of
 docs/population.md.
@@ -28,6 +29,7 @@ from benchmarks.report import argument_parser, print_result
 from image_longitudinal.core.random import normals, stream_key
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.fit import Fit, fit
+from image_longitudinal.models.nlme.intervals.bootstrap import bootstrap
 from image_longitudinal.models.nlme.kernels import codegen
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.nlme.model.dosing import Dose
@@ -75,6 +77,8 @@ def main() -> None:
         print(f"{name:16}{seconds:14.3f}{other_text:>14}{f'{low} – {high}':>14}{ratio:>18}", flush=True)
         figures[name] = {"closed_form": seconds, "integrated": integrated, "objective": found.objective,
                          "ratio_to_nlme": [seconds / high, seconds / low]}  # fmt: skip
+    if "theophylline" in cases:
+        figures["bootstrap"] = bootstrapped(*cases["theophylline"], 50 if options.quick else 500)
     if not options.quick:
         with tempfile.TemporaryDirectory() as cache:
             for what, name in (("nothing compiled", "one-compartment"), ("another model", "two-compartment"),
@@ -118,6 +122,20 @@ def warm(model: PopulationModel, data: PopulationData) -> tuple[float, Fit]:
         found = fit(model, data, omega="diagonal")
         best = min(best, time.process_time() - before)
     return float(best), found
+
+
+def bootstrapped(model: PopulationModel, data: PopulationData, replicates: int) -> dict[str, float]:
+    """CPU and wall seconds of a bootstrap of the fit on two threads, and how many replicates count."""
+    found = fit(model, data, omega="diagonal")
+
+    def refit(start: PopulationModel, drawn: PopulationData, held: tuple[str, ...]) -> Fit:
+        return fit(start, drawn, omega="diagonal", fixed=held, covariance="none")
+
+    cpu, wall = time.process_time(), time.perf_counter()
+    counted = sum(not one.problem for one in bootstrap(found, data, refit, range(replicates), n_threads=2))
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    print(f"bootstrap: {replicates} replicates, {counted} count: {cpu:.1f} CPU seconds, {wall:.1f} s on two threads")
+    return {"replicates": replicates, "counted": counted, "cpu_seconds": cpu, "seconds": wall}
 
 
 @contextmanager

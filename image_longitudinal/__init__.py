@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from image_longitudinal.api import (
+        compare_fits,
         evaluate,
         evaluate_study,
         fit,
         generate,
         load_model,
         score,
+        search_covariates,
         simulate,
         simulate_study,
     )
@@ -36,8 +38,8 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "SubjectDataset", "SubjectLoader", "__version__", "evaluate", "evaluate_study", "fit", "generate", "load_model",
-    "open_dataset", "score", "simulate", "simulate_study",
+    "SubjectDataset", "SubjectLoader", "__version__", "compare_fits", "evaluate", "evaluate_study", "fit", "generate",
+    "load_model", "open_dataset", "score", "search_covariates", "simulate", "simulate_study",
 ]  # fmt: skip
 
 _ROOM_OF = {

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from image_longitudinal.flows.evaluate_dataset import EvaluationResult
     from image_longitudinal.models.imaging.interface import ImageModel
     from image_longitudinal.tasks.evaluation.tables import Table
+    from image_longitudinal.tasks.population.comparison import Comparison
+    from image_longitudinal.tasks.population.covariates import SearchSummary
     from image_longitudinal.tasks.population.study import SimulatedStudy
     from image_longitudinal.tasks.population.summary import FitSummary
 
@@ -253,6 +255,52 @@ def fit(
         from image_longitudinal.tasks.population.options import FitOptions, options_of
     chosen = options_of(FitOptions, {"table": hidden(str(table)), "model": model, **options})
     return run_or_call(fit_table, chosen, str(output), workers, overwrite)
+
+
+def search_covariates(
+    table: str | Path,
+    output: str | Path,
+    model: str,
+    candidates: Sequence[str],
+    *,
+    workers: int = 2,
+    overwrite: bool = False,
+    **options: Any,
+) -> SearchSummary:
+    """Search relations of a model's parameters with covariates step by step; write the steps and the model found.
+
+    Args:
+        table: CSV or Parquet file in NM-TRAN's columns, or the address of a data set.
+        output: folder for ``search.json``, ``report.html`` and ``model.py``.
+        model: name of the population model.
+        candidates: ``PARAMETERS:COVARIATES:KINDS``, such as ``cl,v:weight:power``.
+        workers: fits at a time; the result does not depend on their number.
+        overwrite: replace an earlier search in the folder.
+        options: fields of :class:`tasks.population.options.CovariateOptions`, such as ``forward=0.01``.
+
+    Returns:
+        The content of ``search.json``. Its p-values are not corrected for the search.
+
+    Raises:
+        ConfigError: an unknown model, impossible options or candidates.
+        StorageError: the folder holds another result or other files.
+    """
+    with _importing_flows(server=False):
+        from image_longitudinal.flows.search_covariates import search_covariates as searched
+        from image_longitudinal.tasks.population.options import CovariateOptions, options_of
+    given = {"table": hidden(str(table)), "model": model, "candidates": tuple(candidates), **options}
+    return run_or_call(searched, options_of(CovariateOptions, given), str(output), workers, overwrite)
+
+
+def compare_fits(folders: Sequence[str | Path]) -> Comparison:
+    """Compare fits of the same table: objective, AIC, BIC, and likelihood ratio tests against the first folder's fit.
+
+    Raises:
+        ConfigError: fewer than two folders, one without a fit, or fits of different data.
+    """
+    with naming_missing_extra():
+        from image_longitudinal.tasks.population.comparison import compare_fits as compared
+    return compared([str(folder) for folder in folders])
 
 
 def load_model(name: str = "pretrained", *, workspace: str | Path = "workspace", device: str = "auto") -> ImageModel:

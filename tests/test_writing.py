@@ -23,6 +23,7 @@ KNOWN = {
     "storage/scans/scan_files.py": "PNG inside replacing()",
     "storage/scans/sources.py": "inside temporary_folder()",
     "tasks/evaluation/run.py": "arrays inside replacing()",
+    "tasks/population/intervals.py": "Parquet inside replacing()",
     "tasks/reports/pictures.py": "pictures to memory",
     "tasks/reports/model_figures.py": "pictures to memory",
     "models/training/checkpoints.py": "TrainingState.save(), which is save_tensors()",

@@ -12,6 +12,7 @@ from image_longitudinal.cli.doctor import doctor_command
 from image_longitudinal.cli.evaluate import evaluate_command, score_command, study_command
 from image_longitudinal.cli.inspect import show_command, verify_command
 from image_longitudinal.cli.make import distill_command, generate_command, ingest_command, train_command
+from image_longitudinal.cli.model_choice import compare_command, covariates_command
 from image_longitudinal.cli.population import export_command, fit_command, simulate_command
 from image_longitudinal.cli.service import run_command
 from image_longitudinal.cli.signals import ending_by_signals
@@ -108,6 +109,18 @@ add_command(
     fit_command,
     "image-longitudinal fit trial.csv --model one-compartment --output trial-fit",
     f"image-longitudinal fit {DATA} --level 0.5 --method imp --output demo-fit",
+)
+add_command(
+    app,
+    covariates_command,
+    "image-longitudinal covariates trial.csv --model one-compartment --candidate cl,v:weight:power --output search",
+    "image-longitudinal covariates trial.csv --model pk-emax --candidate cl:sex:categorical --output by-sex",
+)
+add_command(
+    app,
+    compare_command,
+    "image-longitudinal compare fit-a fit-b",
+    "image-longitudinal compare base weight weight-sex --output comparison.csv",
 )
 add_command(
     app,

@@ -1,5 +1,6 @@
 """Commands for tables in NM-TRAN's columns: ``simulate``, ``fit``, and ``export`` from a data set."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, cast
@@ -76,20 +77,20 @@ def simulate_command(
     from image_longitudinal.tasks.population.options import SimulateOptions, options_of
 
     # weight=50:90 → (50, 90), and weight=70 → (70, 70)
-    ranges = {name: (value.split(":")[0], value.split(":", 1)[-1]) for name, value in _named(covariate).items()}
+    ranges = {name: (value.split(":")[0], value.split(":", 1)[-1]) for name, value in named(covariate).items()}
     options = options_of(SimulateOptions, {
-        "model": model, "model_file": model_file, "values": _named(values), "seed": seed, "dialect": dialect,
+        "model": model, "model_file": model_file, "values": named(values), "seed": seed, "dialect": dialect,
         "fit": from_fit, "uncertainty": uncertainty,
         "subjects": subjects, "times": times.split(",") if times else None,
         "doses": dose or (), "covariate_ranges": ranges, "jitter": jitter, "missed": missed,
-        "dropout": dropout, "events": events, "covariates": covariates, "endpoints": _named(endpoint),
+        "dropout": dropout, "events": events, "covariates": covariates, "endpoints": named(endpoint),
         "decimal": decimal,
     })  # fmt: skip
     source = f"the events of {events}" if events else f"{subjects:,} subjects"
     for path in (output, truth):
         if path is not None:
             check_new_file(Path(path), overwrite)
-    _check_inputs(model, model_file, events)
+    check_inputs(model, model_file, events)
     note(f"simulate {source} with {f'the fit in {from_fit}' if from_fit else model} into {output}")
     with starting_prefect(server=False):
         from image_longitudinal.flows.simulate_table import simulate_table
@@ -132,7 +133,20 @@ def fit_command(
         str | None, typer.Option(help="Also write sdtab.parquet or sdtab.csv: residuals and EBEs by observation.")
     ] = None,
     stratify: Annotated[
-        Texts, typer.Option(help="Column of the table by which predictive checks are also made; repeatable.")
+        Texts,
+        typer.Option(
+            help="Column of the table by which predictive checks are also made, and within which --bootstrap draws; "
+            "repeatable."
+        ),
+    ] = None,
+    bootstrap: Annotated[
+        int | None, typer.Option(min=2, help="Intervals from so many replicates; the same command goes on.")
+    ] = None,
+    profile: Annotated[
+        Texts, typer.Option(help="Estimates for a profile likelihood interval, e.g. cl,v,eta_cl; repeatable.")
+    ] = None,
+    sir: Annotated[
+        int | None, typer.Option(min=100, help="Intervals by importance resampling, from so many draws an iteration.")
     ] = None,
     model_file: ModelFileOption = None,
     workers: Threads = 2,
@@ -143,12 +157,13 @@ def fit_command(
 
     options = options_of(FitOptions, {
         "table": table, "model": model, "model_file": model_file, "method": method.lower(), "level": level,
-        "split": split, "covariates": covariates, "subjects": subjects, "start": _named(start), "fixed": fixed or (),
-        "omega": _structure(diagonal, block or ()), "draws": draws, "seed": seed, "endpoints": _named(endpoint),
+        "split": split, "covariates": covariates, "subjects": subjects, "start": named(start), "fixed": fixed or (),
+        "omega": structure(diagonal, block or ()), "draws": draws, "seed": seed, "endpoints": named(endpoint),
         "decimal": decimal, "sdtab": sdtab, "stratify": stratify or (), "order": order, "burn_in": burn_in,
-        "smoothing": smoothing,
+        "smoothing": smoothing, "bootstrap": bootstrap, "sir": sir,
+        "profile": [name for one in profile or () for name in listed(one)],
     })  # fmt: skip
-    _check_inputs(model, model_file, table)
+    check_inputs(model, model_file, table)
     note(f"fit {model} to {table} by {method}")
     with starting_prefect(server=False):
         from image_longitudinal.flows.fit_table import fit_table
@@ -176,7 +191,7 @@ def export_command(
     print_result(file)
 
 
-def _check_inputs(model: str, model_file: str | None, table: str | None) -> None:
+def check_inputs(model: str, model_file: str | None, table: str | None) -> None:
     """Check what the command names, before Prefect and the engine are imported: the model, its file, the table.
 
     Raises:
@@ -196,14 +211,19 @@ def _check_inputs(model: str, model_file: str | None, table: str | None) -> None
     problems.require_none()
 
 
-def _structure(diagonal: bool, blocks: Sequence[str]) -> str:
+def structure(diagonal: bool, blocks: Sequence[str]) -> str:
     """The structure of Ω that the options ask for."""
     if diagonal and blocks:
         raise ConfigError("both --diagonal and --block", do="leave one of them out")
     return "diagonal" if diagonal else " ".join("".join(own.split()) for own in blocks) or "full"
 
 
-def _named(values: Texts) -> dict[str, str]:
+def listed(text: str) -> list[str]:
+    """Names between commas; a comma in brackets, as in omega(eta_cl,eta_cl), separates none."""
+    return [name.strip() for name in re.split(r",(?![^(]*\))", text) if name.strip()]
+
+
+def named(values: Texts) -> dict[str, str]:
     """name=value → {name: value}; the options' validation reads the numbers."""
     pairs = {}
     for text in values or ():

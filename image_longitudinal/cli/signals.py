@@ -24,6 +24,7 @@ GRACE = 1.5  # seconds from the first signal to the end by force
 RELEASE = 0.5  # seconds at most to give back leases in object stores after that
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}  # as shells count: 128 and the signal's number
 RESUMED = ("ingest", "train", "generate", "distill", "evaluate", "publish", "fetch")  # keep finished work
+KEPT = ("replicates",)  # units of work that are kept, whatever the command
 
 
 class Interruption:
@@ -54,7 +55,7 @@ class Interruption:
         """The last line."""
         # The outermost one that is not finished: the subjects of a data set, not the images of a shard.
         step = next((one for one in self._steps.values() if not one.finished), None)
-        resumed = self.command in RESUMED
+        resumed = self.command in RESUMED or (step is not None and step.unit in KEPT)
         where = f"{step.done:,} of {step.total:,} {step.unit} are done; " if step and resumed else ""
         return f"interrupted: {where}give the same command again to {'go on' if resumed else 'start over'}"
 

@@ -29,11 +29,13 @@ from image_longitudinal.tasks.population.inputs import (
 )
 from image_longitudinal.tasks.population.options import FitOptions
 from image_longitudinal.tasks.population.summary import (
+    BOOTSTRAP,
     DRAWS,
     EBES,
     NAME,
     REPORT,
     RESULTS,
+    SIR,
     Figures,
     FitSummary,
     ParameterEstimate,
@@ -43,7 +45,7 @@ from image_longitudinal.tasks.population.summary import (
 )
 
 SDTAB = {kind: f"sdtab.{kind}" for kind in ("parquet", "csv")}
-FILES = (NAME, RESULTS, EBES, DRAWS, REPORT, *SDTAB.values())
+FILES = (NAME, RESULTS, EBES, DRAWS, REPORT, BOOTSTRAP, SIR, *SDTAB.values())
 METHODS = {"fo": "FO", "foce": "FOCE", "focei": "FOCEI", "laplace": "Laplace"}
 
 
@@ -100,6 +102,7 @@ def fit_to_table(options: FitOptions, output: str, workers: int) -> FitSummary:
         seconds=round(seconds, 2),
         truth={name: value for name, value in true_values(options).items() if name in found.table},
         sampling=sampling_of(found, data),
+        content=table.content,
     )
     summary.write(folder)
     return summary

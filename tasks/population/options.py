@@ -77,8 +77,28 @@ class FitOptions(FitSettings):
         None, description="Also write sdtab.parquet or sdtab.csv: predictions, residuals and EBEs by observation."
     )
     stratify: tuple[str, ...] = Field(
-        (), description="Columns of the table (an arm, a covariate) by which predictive checks are also made."
+        (),
+        description="Columns of the table (an arm, a covariate) by which predictive checks are also made, and within "
+        "whose values a bootstrap draws subjects.",
     )
+    bootstrap: int | None = Field(None, ge=2, description="Replicates of a bootstrap of the fit.")
+    profile: tuple[str, ...] = Field(
+        (), description="Estimates whose profile likelihood interval is made: cl, eta_cl (a variance), sigma2_additive."
+    )
+    sir: int | None = Field(
+        None, ge=100, description="Draws of each iteration of sampling importance resampling of the estimates."
+    )
+
+
+class CovariateOptions(FitOptions):
+    """A stepwise search of relations with covariates, and how each model is fitted."""
+
+    candidates: tuple[str, ...] = Field(
+        description="PARAMETERS:COVARIATES:KINDS, such as cl,v:weight:power; kinds: power, exponential, linear, "
+        "categorical."
+    )
+    forward: float = Field(0.05, gt=0, lt=1, description="A relation is added if p is below this.")
+    backward: float = Field(0.01, gt=0, lt=1, description="A relation is removed if p is this or above.")
 
 
 class FitSpec(FitSettings, Spec):

@@ -13,7 +13,9 @@ from image_longitudinal.models.nlme.diagnostics import plots
 from image_longitudinal.models.nlme.diagnostics.residuals import npde, predictive_checks, residuals
 from image_longitudinal.models.nlme.estimation.fit import Fit
 from image_longitudinal.models.nlme.estimation.results import fit_warnings, load_fit, load_results
+from image_longitudinal.models.nlme.intervals.profiles import RISE
 from image_longitudinal.tasks.population.inputs import model_to_fit, observations_of, population_of, strata_of
+from image_longitudinal.tasks.population.interval_summary import IntervalCells, interval_cells
 from image_longitudinal.tasks.population.options import FitOptions
 from image_longitudinal.tasks.population.summary import DRAWS, REPORT, RESULTS, FitSummary, read_summary
 from image_longitudinal.tasks.reports.pages import page
@@ -73,14 +75,24 @@ def fit_page(
     for number, label in enumerate(checks):
         figures[f"vpc{number}"] = plots.predictive_check_figure(checks[label], unit)
         figures[f"pcvpc{number}"] = plots.predictive_check_figure(corrected[label], unit)
+    if summary.profiles:
+        points = {name: [point[:2] for point in own.points] for name, own in summary.profiles.items()}
+        figures["profiles"] = plots.profiles_figure(points, found.objective, RISE)
     if found.eta.shape[1] > 1:
         figures["pairs"] = plots.pairs_of_effects(found)
     inside = [(label, check.inside, corrected[label].inside) for label, check in checks.items()]
     return rendered_page(
         "fit.html", figures, fit=found, options=options, summary=summary, warnings=fit_warnings(found),
         sd=np.sqrt(np.diag(found.model.omega)).tolist(), strata=inside,
-        replicates=REPLICATES, shown=len(some), sampled=_sampled(found, data),
+        replicates=REPLICATES, shown=len(some), sampled=_sampled(found, data), intervals=_intervals(summary),
     )  # fmt: skip
+
+
+def _intervals(summary: FitSummary) -> list[IntervalCells]:
+    """Rows of the table of intervals that were made after the fit; none without any."""
+    if not (summary.bootstrap or summary.sir or summary.profiles):
+        return []
+    return interval_cells(summary.estimates, summary.bootstrap, summary.sir, summary.profiles)
 
 
 def _sampled(found: Fit, data: PopulationData) -> list[tuple[str, float, int, float]]:

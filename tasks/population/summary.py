@@ -11,9 +11,18 @@ from pydantic import Field, ValidationError
 from image_longitudinal.core.config import Section
 from image_longitudinal.core.files import write_atomically
 from image_longitudinal.models.nlme.estimation.parameter_table import FitStatistics, ParameterRow
+from image_longitudinal.tasks.population.interval_summary import (
+    BootstrapSummary,
+    ProfileSummary,
+    SirSummary,
+    interval_cells,
+    interval_lines,
+)
 
 NAME, RESULTS, DRAWS = "fit.json", "fit.nc", "posterior.nc"
 EBES, REPORT = "ebes.parquet", "report.html"
+BOOTSTRAP, SIR = "bootstrap.parquet", "sir.parquet"
+LATER = ("bootstrap", "sir", "profiles")  # sections that are made after a fit
 
 
 class ParameterEstimate(Section):
@@ -109,10 +118,14 @@ class FitSummary(Section):
     seconds: float | None = None  # run time of the fit, standard errors included
     truth: dict[str, float] = Field({})  # true values, of a data set with a study design
     sampling: SamplingSummary | None = None  # imp and saem
+    content: str | None = None  # digest of the table, to see which fits are of the same data
+    bootstrap: BootstrapSummary | None = None
+    sir: SirSummary | None = None
+    profiles: dict[str, ProfileSummary] = Field({})
 
     def write(self, folder: Path) -> None:
         """Write fit.json."""
-        content = self.model_dump(exclude=set() if self.truth else {"truth"})
+        content = self.model_dump(exclude={name for name in ("truth", *LATER) if not getattr(self, name)})
         write_atomically(folder / NAME, (json.dumps(content, indent=1) + "\n").encode())
 
     def lines(self) -> list[str]:
@@ -144,7 +157,16 @@ class FitSummary(Section):
             lines.append(f"  unreliable (Pareto k above 0.7): {_listed(self.sampling.unreliable)}")
         if self.searches_not_converged:
             lines.append(f"  {self.searches_not_converged} of {self.subjects} individual searches did not converge")
-        return lines
+        return lines + [f"  {line}" for line in self.interval_lines()]
+
+    def interval_lines(self) -> list[str]:
+        """The intervals that were made after the fit, as text."""
+        if not (self.bootstrap or self.sir or self.profiles):
+            return []
+        cells = interval_cells(self.estimates, self.bootstrap, self.sir, self.profiles)
+        notes = [own.text() for own in (self.bootstrap, self.sir) if own]
+        notes += [f"profile of {name}: {own.problem}" for name, own in self.profiles.items() if own.problem]
+        return [*interval_lines(cells), *notes]
 
 
 def _cells(name: str, row: ParameterEstimate) -> tuple[str, ...]:

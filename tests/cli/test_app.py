@@ -49,6 +49,7 @@ def test_every_command_has_help(command: Command) -> None:
     assert status == 0
     for name in (
         "ingest", "train", "generate", "verify", "show", "evaluate", "score", "publish", "fetch", "simulate", "fit",
+        "covariates", "compare",
         "distill", "export", "models",
     ):  # fmt: skip
         assert f" {name} " in listed

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from image_longitudinal.cli.signals import GRACE, RELEASE
+from image_longitudinal.cli.signals import GRACE, RELEASE, Interruption
+from image_longitudinal.core.progress import Step
 from image_longitudinal.storage.dataset.layout import LEASE
 
 # Holds a lease, has a child process, and is inside a C function for minutes.
@@ -65,6 +66,14 @@ def test_a_computation_ends_with_one_line_and_leaves_nothing(
     assert process.returncode == status
     child.wait(5)
     assert not (tmp_path / "data").exists()  # the lease was all that it held
+
+
+def test_the_replicates_of_a_bootstrap_are_kept_by_a_command_that_else_starts_over() -> None:
+    own = Interruption("fit")
+    own.listen(Step("bootstrap", 3, 8, "replicates"))
+    assert own.text() == "interrupted: 3 of 8 replicates are done; give the same command again to go on"
+    own.listen(Step("bootstrap", 8, 8, "replicates"))
+    assert own.text() == "interrupted: give the same command again to start over"
 
 
 def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:

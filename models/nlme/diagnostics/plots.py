@@ -1,6 +1,6 @@
 """The usual figures of a population fit; each function returns a matplotlib Figure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -66,6 +66,31 @@ def predictive_check_figure(check: PredictiveCheck, unit: str = "") -> Figure:
     axis.set(xlabel="time", ylabel=f"{outcome} ({unit})" if unit else outcome)
     axis.legend(fontsize=7, frameon=False)
     bare(axis)
+    return figure
+
+
+def profiles_figure(points: Mapping[str, Sequence[tuple[float, float]]], objective: float, rise: float) -> Figure:
+    """Rise of the objective above the fit's by the value held, a panel per estimate, with the level of a 95 % interval.
+
+    ``points``: value and objective of each evaluation by estimate, in the order of the values.
+    """
+    columns = min(4, len(points))
+    rows = -(-len(points) // columns)
+    figure = Figure(figsize=(2.4 * columns, 2.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, (name, own) in zip(axes, points.items(), strict=False):
+        near = np.array([(value, total - objective) for value, total in own if total - objective < 3 * rise])
+        value, height = near.T
+        signed = np.sqrt(np.maximum(height, 0.0)) * np.where(np.arange(len(height)) < height.argmin(), -1.0, 1.0)
+        fine = np.linspace(value[0], value[-1], FINE)
+        axis.plot(fine, np.interp(fine, value, signed) ** 2, lw=1, color=INK)  # the root is nearly a line
+        axis.plot(value, height, "o", ms=3, color=INK)
+        axis.axhline(rise, color=ACCENT, lw=0.8, ls="--")
+        axis.set_xlabel(name)
+        axis.set_ylabel("rise of the objective")
+        bare(axis)
+    for axis in axes[len(points) :]:
+        axis.remove()
     return figure
 
 

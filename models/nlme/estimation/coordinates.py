@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.estimation.bounds import Bounds
 from image_longitudinal.models.nlme.estimation.objective import Gradient
-from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
+from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters, inverse_link
 from image_longitudinal.models.nlme.model.population import PopulationModel, check_omega
 
 FloatArray = NDArray[np.float64]
@@ -88,10 +88,29 @@ class Coordinates:
     def natural(self, psi: FloatArray) -> FloatArray:
         """Estimates of a report: typical values, Ω's lower triangle, residual variances (and powers)."""
         values = self.unpack(psi)
-        parameters = values.into(self.model).parameters
+        kinds = [own.distribution for own in self.model.parameters]
         omega = [values.omega[i, j] for i, j in self.cells]
         error = [values.error[i] ** (1 if i % 3 == 2 else 2) for i in self.errors]
-        return np.array([*(parameters[i].typical for i in self.mu), *omega, *error])
+        return np.array([*(float(inverse_link(kinds[i], values.mu[i])) for i in self.mu), *omega, *error])
+
+    def log_volume(self, psi: FloatArray) -> float:
+        """Logarithm of the determinant of :meth:`natural`'s derivatives at ψ, up to a constant."""
+        values = self.unpack(psi)
+        mu, total = values.mu[self.mu], 0.0
+        for slope, x, place in zip(self.bounds.slope(mu), mu, self.mu, strict=True):
+            kind = self.model.parameters[place].distribution
+            total += np.log(slope)
+            if kind == "log-normal":
+                total += x
+            elif kind == "logit-normal":  # log of p (1 - p)
+                total -= np.logaddexp(0.0, x) + np.logaddexp(0.0, -x)
+        columns = [j for _, j in self.cells]
+        for (i, j), value in zip(self.cells, psi[len(self.mu) :], strict=False):
+            if i == j:  # every free cell of its column is multiplied by the factor's diagonal, which is a logarithm
+                total += (columns.count(j) + 1) * value
+        for place, value in zip(self.errors, psi[len(self.mu) + len(self.cells) :], strict=True):
+            total += (1.0 if place % 3 == 2 else 2.0) * value
+        return float(total)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Population models drawn from the estimated distribution of a fit's estimates."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.random import normals, stream_key
@@ -8,6 +9,7 @@ from image_longitudinal.models.nlme.estimation.coordinates import Coordinates, c
 from image_longitudinal.models.nlme.estimation.fit import Fit
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
+FloatArray = NDArray[np.float64]
 STEP = 1e-6  # of the differences that give the estimates' derivatives by the coordinates
 
 
@@ -24,22 +26,36 @@ def drawn_model(fit: Fit, seed: int) -> PopulationModel:
     Raises:
         ConfigError: the fit has no standard errors.
     """
-    known = np.isfinite(fit.standard_errors)
-    if not known.any():
-        raise ConfigError("the fit has no standard errors to draw from", do="fit again with a covariance")
-    coordinates = _coordinates(fit)
-    psi = coordinates.pack(coordinates.start)
-    jacobian = np.stack(central_differences(coordinates.natural, psi, STEP), axis=1) / (2 * STEP)
-    inverse = np.linalg.inv(jacobian[np.ix_(known, known)])
-    covariance = inverse @ fit.covariance[np.ix_(known, known)] @ inverse.T
-    values, vectors = np.linalg.eigh(0.5 * (covariance + covariance.T))
+    coordinates, psi, covariance, known = distribution_of(fit)
+    values, vectors = np.linalg.eigh(covariance)
     factor = vectors * np.sqrt(np.maximum(values, 0.0))
     noise = normals(stream_key(seed, "parameter uncertainty"), np.zeros(1, dtype=np.int64), int(known.sum()))[0]
     psi[known] += factor @ noise
     return coordinates.unpack(psi).into(fit.model)
 
 
-def _coordinates(fit: Fit) -> Coordinates:
+def distribution_of(fit: Fit) -> tuple[Coordinates, FloatArray, FloatArray, NDArray[np.bool_]]:
+    """The estimates' distribution in the coordinates of a fit.
+
+    Returns:
+        The coordinates, ψ (m,) of the estimates, covariance (q, q) of those q of ψ whose estimates have a standard
+        error, and which these are (m,).
+
+    Raises:
+        ConfigError: the fit has no standard errors.
+    """
+    known = np.isfinite(fit.standard_errors)
+    if not known.any():
+        raise ConfigError("the fit has no standard errors to draw from", do="fit again with a covariance")
+    coordinates = coordinates_of(fit)
+    psi = coordinates.pack(coordinates.start)
+    jacobian = np.stack(central_differences(coordinates.natural, psi, STEP), axis=1) / (2 * STEP)
+    inverse = np.linalg.inv(jacobian[np.ix_(known, known)])
+    covariance = inverse @ fit.covariance[np.ix_(known, known)] @ inverse.T
+    return coordinates, psi, 0.5 * (covariance + covariance.T), known
+
+
+def coordinates_of(fit: Fit) -> Coordinates:
     """Those of the fit's estimates, from their names."""
     model, names = fit.model, set(fit.names)
     everything = Coordinates(model, "blocks", ())  # (covariances that were not estimated are 0, or Ω was held)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from threading import Lock
 from typing import TypeVar
 
 import numpy as np
@@ -26,6 +27,7 @@ FloatArray = NDArray[np.float64]
 T = TypeVar("T")
 R = TypeVar("R")
 TOLERANCE = 1e-8  # per step of the solvers: the objective is differentiated by differences of predictions
+_LOADING = Lock()  # of kernels: no thread may see one that another is still loading
 CONSTANT_VARIANCE = ("additive", "log-normal")  # FOCE with and without interaction are the same for these
 
 
@@ -66,7 +68,8 @@ class Objective:
             censored = f"{data.censored.sum()} censored"
             raise ConfigError("FO cannot use censored observations", expected="FOCEI or Laplace", got=censored)
         self.model, self.data, self.method, self.n_threads, self.tolerance = model, data, method, n_threads, tolerance
-        self.solver = solver_kernel(model.structural, plain=data.is_plain, stepwise=data.is_stepwise)
+        with _LOADING:
+            self.solver = solver_kernel(model.structural, plain=data.is_plain, stepwise=data.is_stepwise)
         # with constant variance the two coincide, and only FOCEI has the analytic gradient
         constant_variance = set(kinds) <= set(CONSTANT_VARIANCE)
         effective = "FOCEI" if method == "FOCE" and constant_variance else method

@@ -39,7 +39,7 @@ def with_covariate(
         "exponential": lambda value, c, beta: value * s.exp(beta * (c - reference)),
         "linear": lambda value, c, beta: value + beta * (c - reference),
     }
-    _check_known(model, [parameter])
+    check_known(model, [parameter])
     if effect not in effects or (effect == "power" and not reference > 0):
         expected, got = f"{', '.join(effects)}; a reference above 0 for power", f"{effect!r}, reference {reference}"
         raise ConfigError("unusable covariate effect", expected=expected, got=got)
@@ -49,7 +49,7 @@ def with_covariate(
         value = effects[effect](getattr(p, parameter), getattr(p, covariate), getattr(p, name))
         return SimpleNamespace(**{**vars(p), parameter: value})
 
-    structural = _transformed(model.structural, changed, (name,), covariate, name)
+    structural = transformed(model.structural, changed, (name,), covariate, name)
     added = Parameter(name, coefficient, "normal", random=False)
     return replace(model, name=structural.name, structural=structural, parameters=(*model.parameters, added))
 
@@ -66,7 +66,7 @@ def with_occasions(
     ``parameters``: names of the q parameters that vary; ``occasions``: their largest number; ``omega`` (q, q):
     covariance of κ. ConfigError: an unknown parameter, or an Ω that is no covariance matrix.
     """
-    _check_known(model, parameters)
+    check_known(model, parameters)
     block = check_omega(omega, len(parameters), f"{model.name} (occasions)")
     distributions = {own.name: own.distribution for own in model.parameters}
     kappas = [[f"kappa_{name}_{k}" for name in parameters] for k in range(1, occasions + 1)]
@@ -77,11 +77,11 @@ def with_occasions(
             kappa: Expression = 0.0
             for k, names in enumerate(kappas, 1):
                 kappa = s.where(s.equal(getattr(p, OCCASION), float(k)), getattr(p, names[column]), kappa)
-            values[name] = _shifted(values[name], kappa, distributions[name])
+            values[name] = shifted(values[name], kappa, distributions[name])
         return SimpleNamespace(**values)
 
     k, new = model.n_random_effects, tuple(name for names in kappas for name in names)
-    structural = replace(_transformed(model.structural, changed, new, OCCASION, "occasions"), occasions=occasions)
+    structural = replace(transformed(model.structural, changed, new, OCCASION, "occasions"), occasions=occasions)
     full = np.zeros((k + len(new), k + len(new)))
     full[:k, :k], full[k:, k:] = model.omega, np.kron(np.eye(occasions), block)
     groups = tuple(tuple(range(start, start + len(parameters))) for start in range(k, len(full), len(parameters)))
@@ -113,16 +113,16 @@ def with_treatment(
     Raises:
         ConfigError: an unknown parameter, or a negative variance.
     """
-    _check_known(model, [parameter])
+    check_known(model, [parameter])
     if variance < 0:
         raise ConfigError("impossible variance of a treatment effect", expected="0 or above", got=variance)
     distribution = next(own.distribution for own in model.parameters if own.name == parameter)
 
     def changed(p: SimpleNamespace) -> SimpleNamespace:
         shift = s.where(s.equal(getattr(p, ARM), float(arm)), getattr(p, name), 0.0)
-        return SimpleNamespace(**{**vars(p), parameter: _shifted(getattr(p, parameter), shift, distribution)})
+        return SimpleNamespace(**{**vars(p), parameter: shifted(getattr(p, parameter), shift, distribution)})
 
-    structural = _transformed(model.structural, changed, (name,), ARM, name)
+    structural = transformed(model.structural, changed, (name,), ARM, name)
     added, k = Parameter(name, mean, "normal", random=variance > 0), model.n_random_effects
     omega = np.zeros((k + added.random, k + added.random))
     omega[:k, :k] = model.omega
@@ -137,7 +137,7 @@ def with_treatment(
     )
 
 
-def _transformed(
+def transformed(
     model: StructuralModel, changed: Change, new: tuple[str, ...], covariate: str, suffix: str
 ) -> StructuralModel:
     """The structural model with its functions applied to changed parameters, and without a hand-written kernel.
@@ -158,7 +158,7 @@ def _transformed(
     )
 
 
-def _shifted(value: Expression, kappa: Expression, distribution: str) -> Expression:
+def shifted(value: Expression, kappa: Expression, distribution: str) -> Expression:
     """A parameter value with κ added on the scale on which random effects add."""
     if distribution == "log-normal":
         return value * s.exp(kappa)
@@ -167,7 +167,8 @@ def _shifted(value: Expression, kappa: Expression, distribution: str) -> Express
     return value / (value + (1.0 - value) * s.exp(-kappa))
 
 
-def _check_known(model: PopulationModel, names: Sequence[str]) -> None:
+def check_known(model: PopulationModel, names: Sequence[str]) -> None:
+    """ConfigError unless the model has parameters of these names."""
     for name in names:
         if name not in model.parameter_names:
             expected = ", ".join(model.parameter_names)

@@ -21,7 +21,7 @@ def test_html_in_a_name_stays_text() -> None:
     pictures = dict.fromkeys(("effects", "fit", "individual", "vpc", "pcvpc", "npde"), b"\x89PNG")
     made = pages.page(
         "fit.html", pictures, fit=fit, options=options, summary=summary, warnings=[hostile], sd=[1.0], strata=[],
-        replicates=3, shown=3,
+        replicates=3, shown=3, intervals=[],
     )  # fmt: skip
     assert hostile not in made
     assert made.count("&lt;img src=x onerror=&#34;alert(1)&#34;&gt;") >= 7

@@ -39,3 +39,16 @@ def test_every_figure_names_its_axes(fitted):
     titles = [axis.get_title() for axis in plots.random_effects_figure(result).axes]
     assert titles[1] == f"eta_imax: shrinkage {result.shrinkage[1]:.0%}"
     assert [axis.get_ylabel() for axis in plots.pairs_of_effects(result).axes] == ["eta_imax", "", "eta_ic50", ""]
+
+
+def test_a_profile_has_a_panel_per_estimate_with_a_curve_through_its_points():
+    points = {"cl": [(1.0, 104.0), (2.0, 100.0), (4.0, 104.0)], "v": [(10.0, 100.0), (12.0, 101.0), (20.0, 900.0)]}
+    figure = plots.profiles_figure(points, 100.0, 3.84)
+    left, right = figure.axes
+    assert [axis.get_xlabel() for axis in figure.axes] == ["cl", "v"]
+    curve, dots, level = left.lines
+    np.testing.assert_allclose(dots.get_ydata(), [4.0, 0.0, 4.0])
+    assert level.get_ydata()[0] == 3.84
+    x, y = curve.get_xdata(), curve.get_ydata()
+    np.testing.assert_allclose(np.interp([1.5, 3.0], x, y), 1.0, atol=0.02)  # a parabola on each side
+    assert len(right.lines[1].get_xdata()) == 2  # a point far above the level is left out

@@ -1,6 +1,8 @@
 """The population objective against published values, and its gradient against differences of itself."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -126,3 +128,22 @@ def test_unusable_observations_and_methods_are_refused(residual, method, message
     data = PopulationData.of_design(EXPONENTIAL, [[1.0, 0.5], [1.0, 0.0]], [0.0, 1.0], [], ids=[7, 8])
     with pytest.raises(ConfigError, match=message):
         Objective(wang_model(residual), data, method)
+
+
+def test_threads_that_need_a_kernel_at_once_all_get_the_whole_of_it():
+    structural = StructuralModel("fading", (), ("k",), lambda t, x, p: {}, lambda t, x, p: s.exp(-p.k * t) + 0.1237)
+    model = PopulationModel(
+        "fading", structural, (Parameter("k", 0.3),), ((0.1,),), ResidualError("additive", additive=0.1),
+        Design((1.0,), ()),
+    )  # fmt: skip
+    data = PopulationData.of_design(structural, np.ones((2, 1)), (1.0,), [])
+    together = Barrier(4)
+
+    def solver(_: int) -> object:
+        together.wait()
+        return Objective(model, data).solver
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(solver, range(4)))
+    assert all(hasattr(one, "run") for one in found)
+    assert len(set(map(id, found))) == 1
