@@ -170,6 +170,7 @@ print(len(data), data.images(0, 4).shape, data.observations(1.0).num_rows, data.
 @pytest.mark.service
 def test_what_needs_an_extra_names_it(python: Path, project: Path) -> None:
     missing = "pip install 'image-longitudinal[pipeline]'"
+    (project / "t.csv").touch()
     for arguments in (
         "generate --output x", "generate --output x --dry-run", "evaluate data", "show data --subject 1",
         "fit t.csv --output x",

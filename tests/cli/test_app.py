@@ -36,12 +36,13 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 
 def refused(result: Result) -> str:
-    """The error message: all of stderr but what a busy machine adds, in one line."""
+    """The error message: all of stderr but what a busy machine adds."""
     status, _, errors = result
     assert status == 1
-    (line,) = (line for line in errors.splitlines() if ": at work for " not in line)
-    assert line.startswith("error: ")
-    return line
+    first, *more = (line for line in errors.splitlines() if ": at work for " not in line)
+    assert first.startswith("error: ")
+    assert all(line.startswith(f"  {number}. ") for number, line in enumerate(more, 1)), "several problems are numbered"
+    return "; ".join([first, *more])
 
 
 def test_every_command_has_help(command: Command) -> None:
@@ -224,6 +225,7 @@ def test_scores_are_written_over_only_on_request(command: Command, tmp_path: Pat
     write_dataset(open_root(str(tmp_path / "set")))
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "effects.csv").write_text("mine")
+    (tmp_path / "mine.parquet").touch()
     assert "an earlier result" in refused(command("score", "set", "mine.parquet", "--output", "tables"))
     (tmp_path / "tables" / "thesis.txt").write_text("years of work")
     message = refused(command("score", "set", "mine.parquet", "--output", "tables", "--overwrite"))
