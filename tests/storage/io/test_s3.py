@@ -188,9 +188,9 @@ def test_a_data_set_lives_on_s3(line: Line) -> None:
     write_dataset(root)
     assert verify_dataset(root).ok
     dataset = open_dataset(root.url)
-    assert dataset.images(5, 20).shape == (15, 8, 8)
+    assert dataset.images[5:20].shape == (15, 8, 8)
     assert dataset.subject(13).observations[1.0].num_rows == 5
-    np.testing.assert_array_equal(dataset.view("test").xarray().image[2:4], arrays().images[17:19])
+    np.testing.assert_array_equal(dataset.view("test").to_xarray().image[2:4], arrays().images[17:19])
 
     copy = fresh()
     copy.link_or_copy(root, "dataset.json", "deep/copy.json")
