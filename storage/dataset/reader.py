@@ -60,7 +60,7 @@ class Dataset:
         return f"Dataset({self.root.url!r}, {len(self)} subjects, levels {list(self.levels)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_dataset, (revealed(self.root.url),)
+        return open_dataset, (revealed(self.root.url), self.root.options or None)
 
     def _repr_html_(self) -> str:
         from image_longitudinal.storage.dataset.notebook import dataset_html
@@ -328,13 +328,17 @@ class Dataset:
         return dv.reshape(stop - start, len(pattern["evid"]))[:, pattern["evid"] == 0].astype(np.float32)
 
 
-def open_dataset(url: str | Path | Root) -> Dataset:
+def open_dataset(url: str | Path | Root, storage_options: Mapping[str, Any] | None = None) -> Dataset:
     """Open a published data set at a local path or fsspec URL; reads only its root manifest.
+
+    Args:
+        url: the address.
+        storage_options: of the driver of a store, such as ``{"anon": True}`` for a public bucket of S3.
 
     Raises:
         StorageError: nothing is published there, its layout version is unknown, or its manifest is damaged.
     """
-    root = url if isinstance(url, Root) else open_root(url)
+    root = url if isinstance(url, Root) else open_root(url, storage_options)
     return Dataset(root, read_root_manifest(root))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -111,7 +111,8 @@ class View:
         self.dataset.check_zarr_metadata()
         root = self.dataset.root
         address = f"{revealed(root.url)}/{layout.IMAGES}"
-        store = address if "://" not in address else zarr.storage.FsspecStore.from_url(address, read_only=True)
+        from_url = partial(zarr.storage.FsspecStore.from_url, storage_options=root.options, read_only=True)
+        store = address if "://" not in address else from_url(address)
         try:
             arrays = xarray.open_zarr(store, chunks=None, consolidated=self.dataset.manifest.layout_version > 1)
             arrays = arrays.chunk(subject=self.dataset.plan.shard_size)
