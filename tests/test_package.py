@@ -68,6 +68,7 @@ except SystemExit as ended:
         ("fit nowhere.csv --output x", HEAVY),
         ("simulate x.csv --model nonsense", HEAVY),
         ("show nowhere", HEAVY),
+        ("export nowhere x --to bids", HEAVY),
         ("models list", HEAVY),
     ],
 )
@@ -160,6 +161,7 @@ print(len(data), data.images[0:4].shape, data.observations(1.0).num_rows, data.v
         (("verify", "data"), "all as recorded"),
         (("fetch", "data", "copy", "--split", "test"), "7 subjects"),
         (("export", "data", "table.csv", "--level", "1"), "rows"),
+        (("export", "data", "hub", "--to", "huggingface"), "22 subjects"),
         (("models", "list"), "no models"),
     ):
         done = command(python, project, *arguments)
