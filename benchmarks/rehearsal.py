@@ -79,7 +79,7 @@ def read_back(folder: Path, n: int) -> None:
     dataset = open_dataset(folder)
     assert len(dataset) == n
     for shard in dataset.plan:
-        images, latents = dataset.images(shard.start, shard.stop), dataset.latents(shard.start, shard.stop)
+        images, latents = dataset.images[shard.start : shard.stop], dataset.latents[shard.start : shard.stop]
         assert images.shape[1:] == (32, 32)
         assert images.std() > 20, "images without contrast"
         assert abs(latents.mean()) < 0.1

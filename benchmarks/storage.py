@@ -203,7 +203,7 @@ def reading(folder: Path, dataset: Dataset, images: NDArray[np.uint8], rounds: i
         return lambda round_number: [read(i) for i in order]
 
     jobs = {
-        "ours": each(lambda i: dataset.images(i, i + 1)[0]),
+        "ours": each(lambda i: dataset.images[i]),
         "PNG folder": each(lambda i: np.asarray(Image.open(folder / f"png0/{i:06d}.png"))),
         "HDF5, gzip 1": each(lambda i: hdf5[i]),
         "Zarr without sharding": each(lambda i: plain[i]),
@@ -222,12 +222,12 @@ def reading(folder: Path, dataset: Dataset, images: NDArray[np.uint8], rounds: i
 
 def loading(folder: Path, dataset: Dataset, images: NDArray[np.uint8], rounds: int) -> dict[str, Any]:
     """A shuffled epoch of images with three random effects, in batches, in one process; the peer in its best form."""
-    eta = dataset.eta(0, len(images)).astype(np.float32)
+    eta = dataset.linked_eta[: len(images)].astype(np.float32)
     for form in ("npy", "png"):
         write_tar(folder / f"{form}.tar", form, images, eta)
 
     def ours(round_number: int) -> int:
-        loader = SubjectLoader(dataset, split=None, fields=("image", "eta"), batch_size=BATCH, seed=round_number)
+        loader = SubjectLoader(dataset, split=None, fields=("image", "linked_eta"), batch_size=BATCH, seed=round_number)
         return sum(len(batch["image"]) for batch in loader)
 
     def peer(form: str) -> Callable[[int], int]:
@@ -256,7 +256,7 @@ def scanning(folder: Path, n: int, rounds: int) -> dict[str, float]:
         dv = rng.lognormal(size=(len(shard), len(TIMES)))
         write_observations(root, shard, LEVEL, times=TIMES, doses=[PlannedDose(0, 1)], dv=dv)
     dataset = Dataset(root, root_manifest(plan, (), (), 8))
-    table = dataset.observations(LEVEL)
+    table = dataset.observations(LEVEL).arrow
     pq.write_table(table, folder / "plain.parquet")
     jobs: dict[str, Callable[[int], object]] = {
         "ours": lambda round_number: dataset.observations(LEVEL),

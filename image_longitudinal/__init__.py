@@ -5,7 +5,8 @@ Read a data set (base installation; the loaders need torch)::
     import image_longitudinal as il
 
     data = il.open_dataset("datasets/demo")
-    loader = il.SubjectLoader(data, split="train", fields=("image", "eta"), batch_size=64)
+    data.images[0:64], data[17], data.observations(level=0.5, split="test").to_pandas()
+    loader = data.torch(split="train", fields=("image", "linked_eta"), batch_size=64)
 
 Make, evaluate and score one, simulate and fit a population model (``pip install 'image-longitudinal[pipeline]'``)::
 

@@ -129,7 +129,7 @@ def zarr_metadata(folder: Path) -> Mutation:
     write_dataset(open_root(folder))
     dataset = open_dataset(folder)
     texts = {path: path.read_bytes() for path in sorted((folder / "images.zarr").rglob("zarr.json"))}
-    seen = dataset.images(0, 3)
+    seen = dataset.images[0:3]
 
     def mutate(rng: np.random.Generator) -> None:
         path = list(texts)[rng.integers(0, len(texts))]
@@ -137,8 +137,8 @@ def zarr_metadata(folder: Path) -> Mutation:
         changed = mutated(rng, texts[path]) if as_bytes else json.dumps(mutated_json(rng, json.loads(texts[path])))
         path.write_bytes(changed if isinstance(changed, bytes) else changed.encode())
         try:
-            assert np.array_equal(dataset.images(0, 3), seen), "our reader believes the manifest"
-            dataset.view().xarray()["image"][0].to_numpy()
+            assert np.array_equal(dataset.images[0:3], seen), "our reader believes the manifest"
+            dataset.view().to_xarray()["image"][0].to_numpy()
         finally:
             path.write_bytes(texts[path])
 

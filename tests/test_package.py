@@ -68,6 +68,7 @@ except SystemExit as ended:
         ("fit nowhere.csv --output x", HEAVY),
         ("simulate x.csv --model nonsense", HEAVY),
         ("show nowhere", HEAVY),
+        ("export nowhere x --to bids", HEAVY),
         ("models list", HEAVY),
     ],
 )
@@ -150,7 +151,7 @@ def test_a_base_installation_reads_a_data_set_beside_packages_of_the_same_names(
     program = """
 import image_longitudinal as il, image_longitudinal.storage.dataset.reader
 data = il.open_dataset("data")
-print(len(data), data.images(0, 4).shape, data.observations(1.0).num_rows, data.view("test", level=1.0).eta().shape)
+print(len(data), data.images[0:4].shape, data.observations(1.0).num_rows, data.view("test", level=1.0).linked_eta.shape)
 """
     read = run(python, project, "-c", program)
     assert read.stdout == "22 (4, 8, 8) 110 (7, 2)\n", read.stderr
@@ -160,6 +161,7 @@ print(len(data), data.images(0, 4).shape, data.observations(1.0).num_rows, data.
         (("verify", "data"), "all as recorded"),
         (("fetch", "data", "copy", "--split", "test"), "7 subjects"),
         (("export", "data", "table.csv", "--level", "1"), "rows"),
+        (("export", "data", "hub", "--to", "huggingface"), "22 subjects"),
         (("models", "list"), "no models"),
     ):
         done = command(python, project, *arguments)

@@ -24,6 +24,7 @@ KNOWN = {
     "storage/scans/sources.py": "inside temporary_folder()",
     "tasks/evaluation/run.py": "arrays inside replacing()",
     "tasks/population/intervals.py": "Parquet inside replacing()",
+    "tasks/exports/hugging_face.py": "Parquet to memory, then Root.write_bytes()",
     "tasks/reports/pictures.py": "pictures to memory",
     "tasks/reports/model_figures.py": "pictures to memory",
     "models/training/checkpoints.py": "TrainingState.save(), which is save_tensors()",

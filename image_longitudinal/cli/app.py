@@ -10,10 +10,11 @@ from image_longitudinal.cli import config, models
 from image_longitudinal.cli.commands import add_command
 from image_longitudinal.cli.doctor import doctor_command
 from image_longitudinal.cli.evaluate import evaluate_command, score_command, study_command
+from image_longitudinal.cli.export import export_command
 from image_longitudinal.cli.inspect import show_command, verify_command
 from image_longitudinal.cli.make import distill_command, generate_command, ingest_command, train_command
 from image_longitudinal.cli.model_choice import compare_command, covariates_command
-from image_longitudinal.cli.population import export_command, fit_command, simulate_command
+from image_longitudinal.cli.population import fit_command, simulate_command
 from image_longitudinal.cli.service import run_command
 from image_longitudinal.cli.signals import ending_by_signals
 from image_longitudinal.cli.transfer import convert_command, fetch_command, publish_command
@@ -96,7 +97,7 @@ add_command(
     app,
     export_command,
     f"image-longitudinal export {DATA} test.csv --level 0.5 --split test",
-    f"image-longitudinal export {DATA} all.parquet --level 1 --dialect nlmixr2",
+    f"image-longitudinal export {DATA} exports/hub --to huggingface --level 0.5 --level 1",
 )
 add_command(
     app,

@@ -67,7 +67,7 @@ def describe_subject(dataset: Dataset, subject_id: int) -> str:
         raise StorageError("no such subject", where=dataset.root.url, got=error) from error
     lines = [
         f"subject {subject_id} of {dataset.manifest.name}, split {subject.split}",
-        "eta linked to the image: " + ", ".join(f"{value:.3f}" for value in subject.eta),
+        "eta linked to the image: " + ", ".join(f"{value:.3f}" for value in subject.linked_eta),
     ]
     names = dataset.manifest.random_effects
     for level, table in subject.random_effects.items():
@@ -85,7 +85,7 @@ def subject_data(dataset: Dataset, subject_id: int) -> dict[str, Any]:
     subject = dataset.subject(subject_id)
     tables = {"random_effects": subject.random_effects, "observations": subject.observations}
     by_level = {name: {level: table.to_pylist() for level, table in rows.items()} for name, rows in tables.items()}
-    return {"id": subject_id, "split": subject.split, "eta": subject.eta.tolist(), **by_level}
+    return {"id": subject_id, "split": subject.split, "linked_eta": subject.linked_eta.tolist(), **by_level}
 
 
 def model_data(registry: Registry) -> list[dict[str, Any]]:

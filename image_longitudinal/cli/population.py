@@ -1,14 +1,14 @@
-"""Commands for tables in NM-TRAN's columns: ``simulate``, ``fit``, and ``export`` from a data set."""
+"""Commands for tables in NM-TRAN's columns: ``simulate`` and ``fit``."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
 from image_longitudinal.cli.console import command_line, note, opening, print_result, show
-from image_longitudinal.cli.options import DatasetArgument, Overwrite, Threads, address
+from image_longitudinal.cli.options import Overwrite, Threads, address
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.errors import ConfigError, Problems
 from image_longitudinal.core.outputs import check_new_file, expanded
@@ -170,25 +170,6 @@ def fit_command(
     summary, page = run_or_call(fit_table, options, output, workers, overwrite), Path(output, "report.html")
     show("\n".join(summary.lines()), fit=summary)
     print_result(page, opening(page))
-
-
-def export_command(
-    dataset: DatasetArgument,
-    file: TableFile,
-    level: Annotated[float, typer.Option(help="Association level.")],
-    split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
-    dialect: DialectOption = "nonmem",
-    overwrite: Overwrite = False,
-) -> None:
-    """Write outcomes as a data file of NONMEM, nlmixr2, Monolix or Pumas: ID, TIME, EVID, AMT, CMT, DV, MDV."""
-    from image_longitudinal.models.nlme.data import nmtran_writer
-    from image_longitudinal.storage.dataset.reader import open_dataset
-    from image_longitudinal.tasks.population.export import export_nmtran
-
-    chosen = cast(nmtran_writer.Dialect, dialect)  # checked by the writer
-    rows = export_nmtran(open_dataset(dataset), file, level=level, split=split, dialect=chosen, overwrite=overwrite)
-    show(f"{rows:,} rows", rows=rows)
-    print_result(file)
 
 
 def check_inputs(model: str, model_file: str | None, table: str | None) -> None:

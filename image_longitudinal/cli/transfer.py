@@ -41,12 +41,16 @@ def fetch_command(
     ] = None,
     shards: Annotated[str | None, typer.Option(help="Only these shards, such as 0-9,12.")] = None,
     workers: CopyWorkers = 4,
+    anonymous: Annotated[
+        bool, typer.Option("--anonymous", help="Read the source without credentials: a public bucket.")
+    ] = False,
 ) -> None:
     """Download a data set, or a part of it, which is a data set again."""
     from image_longitudinal.storage.dataset.transfer import Selection
 
     chosen = parse_shard_ranges(shards) if shards else None
-    _copy(source, target, workers, Selection(tuple(split or ()) or None, tuple(level or ()) or None, chosen))
+    selection = Selection(tuple(split or ()) or None, tuple(level or ()) or None, chosen)
+    _copy(source, target, workers, selection, anonymous)
 
 
 def convert_command(
@@ -66,9 +70,10 @@ def convert_command(
     print_result(target, command_line("show", target))
 
 
-def _copy(source: str, target: str, workers: int, selection: Selection) -> None:
+def _copy(source: str, target: str, workers: int, selection: Selection, anonymous: bool = False) -> None:
     from image_longitudinal.storage.dataset.transfer import copy_dataset
     from image_longitudinal.storage.io.open import open_root
+    from image_longitudinal.storage.io.schemes import anonymous_options
 
     counters: list[Counter] = []
 
@@ -80,7 +85,8 @@ def _copy(source: str, target: str, workers: int, selection: Selection) -> None:
         counters[0].update(copied.shards, f"{human_bytes(copied.bytes)} copied{kept}")
 
     note(f"copy {source} to {target}")
-    manifest = copy_dataset(open_root(source), open_root(target), selection, workers=workers, progress=progress)
+    opened = open_root(source, anonymous_options(source) if anonymous else None)
+    manifest = copy_dataset(opened, open_root(target), selection, workers=workers, progress=progress)
     of = f", part of {manifest.part_of.n_subjects:,}" if manifest.part_of else ""
     text = f"{manifest.n_subjects:,} subjects{of}, the SHA-256 of every file was checked"
     show(text, subjects=manifest.n_subjects, identity=manifest.identity)

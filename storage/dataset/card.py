@@ -1,6 +1,7 @@
 """The data card: README.md for people and the Hugging Face hub, with croissant.json for machines beside it."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -64,7 +65,7 @@ def render_card(dataset: Dataset, *, picture: bool = False) -> str:
     effects = ", ".join(f"`eta_{k}` ({for_markdown(name)})" for k, name in enumerate(manifest.random_effects, 1))
     made_by = [for_markdown(text) for text in (image.backend, image.model, image.version)]
     return f"""---
-{_front_matter(manifest)}
+{front_matter(manifest, manifest.n_subjects, _configurations(manifest))}
 ---
 
 # {manifest.name}
@@ -174,21 +175,28 @@ def _derived_from(manifest: RootManifest) -> str:
     return f"**Derived** from the data set {origin.name} `{origin.identity[:12]}`: it shares {reused}."
 
 
-def _front_matter(manifest: RootManifest) -> str:
-    size = next(text for limit, text in _SIZES if manifest.n_subjects < limit)
+def front_matter(manifest: RootManifest, n_subjects: int, configurations: Sequence[str]) -> str:
+    """What the Hugging Face hub reads at the top of README.md; ``configurations`` are lines of YAML below configs."""
+    size = next(text for limit, text in _SIZES if n_subjects < limit)
     lines = [
         f"license: {manifest.licence.lower()}",
         f"pretty_name: {json.dumps(manifest.name)}",
         "tags: [synthetic, medical, oct, longitudinal, pharmacometrics, nonlinear-mixed-effects]",
         f"size_categories: [{json.dumps(size)}]",
         "configs:",
+        *configurations,
     ]
+    return "\n".join(lines)
+
+
+def _configurations(manifest: RootManifest) -> list[str]:
+    lines = []
     for table in layout.TABLES:
         lines += [f"  - config_name: {table}", *["    default: true"] * (table == HUB_DEFAULT), "    data_files:"]
         for split in manifest.present_splits:
             folder = table if table == "subjects" else f"{table}/*"
             lines.append(f'      - {{split: {split}, path: "{folder}/{split}/*.parquet"}}')
-    return "\n".join(lines)
+    return lines
 
 
 def _table_section(dataset: Dataset, table: str) -> str:
@@ -240,19 +248,7 @@ def render_croissant(dataset: Dataset) -> str:
     """The text of croissant.json (Croissant 1.0 JSON-LD): file sets of the images and tables, and record sets."""
     manifest = dataset.manifest
     content = {
-        "@context": _CONTEXT,
-        "@type": "sc:Dataset",
-        "conformsTo": "http://mlcommons.org/croissant/1.0",
-        "name": manifest.name,
-        "description": f"{manifest.n_subjects} synthetic medical images paired with longitudinal outcomes whose "
-        f"association with the image is set by design ({', '.join(map(layout.level_name, manifest.levels))}).",
-        "license": f"https://spdx.org/licenses/{manifest.licence}.html",
-        "url": PAPER_URL,
-        "citeAs": manifest.citation.strip(),
-        "creator": {"@type": "sc:Organization", "name": "image-longitudinal"},
-        **({"datePublished": manifest.date} if manifest.date else {}),
-        "version": f"{manifest.layout_version}.0.0",
-        "isLiveDataset": False,
+        **croissant_head(manifest, manifest.n_subjects, manifest.levels),
         "distribution": [
             _file_set("images", "application/octet-stream", f"{layout.IMAGES}/**", "Zarr v3 group: image and latent"),
             *(_file_set(t, "application/x-parquet", f"{t}/**/*.parquet", _DESCRIPTIONS[t]) for t in manifest.tables),
@@ -260,6 +256,25 @@ def render_croissant(dataset: Dataset) -> str:
         "recordSet": [_record_set(table, dataset.schema(table)) for table in manifest.tables],
     }
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def croissant_head(manifest: RootManifest, n_subjects: int, levels: Sequence[float]) -> dict[str, Any]:
+    """What a Croissant description says of the data set as a whole."""
+    return {
+        "@context": _CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "name": manifest.name,
+        "description": f"{n_subjects} synthetic medical images paired with longitudinal outcomes whose "
+        f"association with the image is set by design ({', '.join(map(layout.level_name, levels))}).",
+        "license": f"https://spdx.org/licenses/{manifest.licence}.html",
+        "url": PAPER_URL,
+        "citeAs": manifest.citation.strip(),
+        "creator": {"@type": "sc:Organization", "name": "image-longitudinal"},
+        **({"datePublished": manifest.date} if manifest.date else {}),
+        "version": f"{manifest.layout_version}.0.0",
+        "isLiveDataset": False,
+    }
 
 
 def _file_set(table: str, encoding: str, pattern: str, description: str) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 For training, use :class:`SubjectLoader`::
 
-    loader = SubjectLoader("s3://bucket/data", split="train", level=0.5, fields=("image", "eta"), batch_size=64)
+    loader = SubjectLoader("s3://bucket/data", split="train", level=0.5, fields=("image", "linked_eta"), batch_size=64)
     for epoch in range(10):
-        for batch in loader:  # {"image": uint8 (64, 1, H, W), "eta": float32 (64, k)}
+        for batch in loader:  # {"image": uint8 (64, 1, H, W), "linked_eta": float32 (64, k)}
             ...
 """
 
@@ -12,18 +12,20 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data._utils.collate import default_collate_fn_map  # torch's documented way to collate another type
 
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.storage.dataset.order import EpochOrder
 from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
+from image_longitudinal.storage.dataset.rows import Rows
 from image_longitudinal.storage.io.root import Root
 
 Batch = dict[str, torch.Tensor]
@@ -33,8 +35,8 @@ FIELDS = {
     "id": "subject id, int64",
     "image": "image, uint8 (1, H, W), 0-255",
     "latent": "latent vector behind the image, float32 (D,)",
-    "eta": "random effects linked to the image, float32 (k,)",
-    "effects": "random effects used for the outcomes at the level, float32 (k,)",
+    "linked_eta": "random effects linked to the image, float32 (k,)",
+    "used_eta": "random effects that the outcomes of the level were made from, float32 (k,)",
     "outcomes": "outcomes at the level and the observation times, float32 (T,)",
 }
 """What a sample can hold; a batch has one more dimension in front. The last two need a level."""
@@ -48,12 +50,12 @@ class SubjectDataset(TorchDataset[Batch]):
     Args:
         source: a data set or its address.
         split: one split, or all subjects.
-        level: association level of ``effects`` and ``outcomes``.
+        level: association level of ``used_eta`` and ``outcomes``.
         fields: keys of :data:`FIELDS`.
         transform: applied to each sample.
 
     Raises:
-        StorageError: the data set has no such field, split or level, or ``effects`` or ``outcomes`` lack a level.
+        StorageError: the data set has no such field, split or level, or ``used_eta`` or ``outcomes`` lack a level.
     """
 
     def __init__(
@@ -62,23 +64,24 @@ class SubjectDataset(TorchDataset[Batch]):
         *,
         split: str | None = None,
         level: float | None = None,
-        fields: Sequence[str] = ("id", "image", "latent", "eta"),
+        fields: Sequence[str] = ("id", "image", "latent", "linked_eta"),
         transform: Transform | None = None,
     ) -> None:
         self.dataset = source if isinstance(source, Dataset) else open_dataset(source)
         self.fields, self.transform = _check_fields(fields, level), transform
         view = self.dataset.view(split, level)
         self.ids = view.ids
-        readers: dict[str, Callable[[], NDArray[Any]]] = {
-            "eta": view.eta, "effects": view.effects, "outcomes": view.outcomes
-        }  # fmt: skip
-        self._columns = {name: readers[name]().astype(np.float32) for name in self.fields if name in readers}
+        kept = [name for name in self.fields if name in ("linked_eta", "used_eta", "outcomes")]
+        self._columns = {name: getattr(view, name)[:].astype(np.float32) for name in kept}
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Batch:
-        """The sample at ``index``; IndexError beyond the last."""
+        """The sample at ``index``; IndexError beyond the last, TypeError for anything but one whole number."""
+        if not hasattr(index, "__index__") or np.ndim(index):
+            many = "several samples are a batch of DataLoader(dataset, batch_size=...)"
+            raise TypeError(f"a sample is found by one whole number, not by {index!r}; {many}")
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
@@ -90,9 +93,9 @@ class SubjectDataset(TorchDataset[Batch]):
         arrays: dict[str, NDArray[Any]] = {"id": ids}
         arrays |= {name: values[positions] for name, values in self._columns.items()}
         if "image" in self.fields:
-            arrays["image"] = self.dataset.take_images(ids)[:, None]
+            arrays["image"] = self.dataset.images[ids][:, None]
         if "latent" in self.fields:
-            arrays["latent"] = self.dataset.take_latents(ids)
+            arrays["latent"] = self.dataset.latents[ids]
         batch = {name: torch.from_numpy(arrays[name]) for name in self.fields}
         samples = [{name: values[row] for name, values in batch.items()} for row in range(len(positions))]
         return [self.transform(sample) for sample in samples] if self.transform else samples
@@ -122,7 +125,7 @@ class SubjectStream(IterableDataset[Batch]):
         *,
         split: str | None = "train",
         level: float | None = None,
-        fields: Sequence[str] = ("id", "image", "latent", "eta"),
+        fields: Sequence[str] = ("id", "image", "latent", "linked_eta"),
         batch_size: int = 64,
         seed: int = 0,
         shuffle: bool = True,
@@ -186,8 +189,8 @@ class SubjectStream(IterableDataset[Batch]):
     def _read(self, ids: NDArray[np.int64]) -> Batch:
         arrays: dict[str, NDArray[Any]] = {"id": ids, **self._columns.take(ids)}
         if "image" in self.fields:
-            arrays["image"] = self.dataset.take_images(ids)[:, None]
-        return {name: torch.from_numpy(arrays[name]) for name in self.fields}
+            arrays["image"] = self.dataset.images[ids][:, None]
+        return _StreamBatch({name: torch.from_numpy(arrays[name]) for name in self.fields})
 
 
 class SubjectLoader:
@@ -247,18 +250,30 @@ class SubjectLoader:
         stream.epoch, stream.start = int(state["epoch"]), consumed // stream.world_size
 
 
+class _StreamBatch(Batch):
+    """A batch of a stream; a DataLoader that makes batches of such batches is told so."""
+
+
+def _refuse_batches_of_batches(batch: object, *, collate_fn_map: object = None) -> None:
+    do = "use DataLoader(stream, batch_size=None), or SubjectLoader, or data.torch(...); batch_size is the stream's"
+    raise StorageError("a SubjectStream gives whole batches: it cannot be batched again", do=do)
+
+
+default_collate_fn_map[_StreamBatch] = _refuse_batches_of_batches
+
+
 class _ShardColumns:
     """Latents, random effects and outcomes of the shards in use: each shard is read once; ``keep`` of them are held."""
 
     def __init__(self, stream: SubjectStream, keep: int) -> None:
-        dataset, level = stream.dataset, stream.level or 0.0
-        readers: dict[str, Callable[[int, int], NDArray[Any]]] = {
-            "latent": dataset.latents,
-            "eta": dataset.eta,
-            "effects": lambda start, stop: dataset.effects(level, start, stop),
-            "outcomes": lambda start, stop: dataset.outcomes(level, start, stop),
+        dataset, level = stream.dataset, stream.level
+        sources: dict[str, Callable[[], Rows]] = {
+            "latent": lambda: dataset.latents,
+            "linked_eta": lambda: dataset.linked_eta,
+            "used_eta": lambda: dataset.used_eta(cast(float, level)),
+            "outcomes": lambda: dataset.outcomes(cast(float, level)),
         }
-        self.readers = {name: reader for name, reader in readers.items() if name in stream.fields}
+        self.readers = {name: source() for name, source in sources.items() if name in stream.fields}
         self.size, self.keep = dataset.plan.shard_size, keep
         self.runs: dict[int, list[tuple[int, int]]] = {}
         for start, stop in stream.runs:
@@ -282,8 +297,8 @@ class _ShardColumns:
         if index not in self.shards:
             columns: dict[str, NDArray[np.float32]] = {}
             for start, stop in self.runs[index]:
-                for name, reader in self.readers.items():
-                    values = reader(start, stop)
+                for name, rows in self.readers.items():
+                    values = rows[start:stop]
                     column = columns.setdefault(name, np.empty((self.size, values.shape[1]), np.float32))
                     column[start - index * self.size : stop - index * self.size] = values
             self.shards[index] = columns
@@ -304,7 +319,12 @@ def _clear_inherited_exit_calls() -> None:
 def _check_fields(fields: Sequence[str], level: float | None) -> tuple[str, ...]:
     unknown = [name for name in fields if name not in FIELDS]
     if unknown or not fields:
-        raise StorageError("no such field of a sample", expected=f"some of {', '.join(FIELDS)}", got=unknown)
-    if level is None and {"effects", "outcomes"}.intersection(fields):
-        raise StorageError("effects and outcomes need an association level", do="give one: level=0.5")
+        ambiguous = {"eta", "effects"}.intersection(unknown)
+        which = "linked_eta are the random effects behind the image, used_eta those behind the outcomes of a level"
+        raise StorageError(
+            "no such field of a sample", expected=f"some of {', '.join(FIELDS)}", got=unknown,
+            do=f"choose: {which}" if ambiguous else None,
+        )  # fmt: skip
+    if level is None and {"used_eta", "outcomes"}.intersection(fields):
+        raise StorageError("used_eta and outcomes need an association level", do="give one: level=0.5")
     return tuple(fields)

@@ -6,7 +6,7 @@ Columns ``id`` and ``association``, and either ``eta_1`` … ``eta_k`` (random e
 policy: the arm that each subject should take). Levels may be missing, but not parts of a level.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.files import replacing
+from image_longitudinal.core.outputs import check_new_file
 from image_longitudinal.storage.dataset.layout import eta_columns
 
 Array = NDArray[np.float64]
@@ -37,10 +38,69 @@ class Submission:
 
 def write_predictions(path: Path, ids: NDArray[np.int64], level: float, eta: Array) -> None:
     """Write predicted random effects (n, k) of subjects (n,) at one level."""
-    columns = {"id": pa.array(ids), "association": pa.array(np.full(len(ids), level))}
-    columns |= {name: pa.array(eta[:, i]) for i, name in enumerate(eta_columns(eta.shape[1]))}
+    _write(path, [_rows("effects", ids, level, eta, ())])
+
+
+def write_submission(
+    path: Path, given: Mapping[str, Mapping[float, ArrayLike]], *, ids: NDArray[np.int64], levels: Sequence[float],
+    n_eta: int, times: Sequence[float], arms: int = 0, overwrite: bool = False,
+) -> Path:  # fmt: skip
+    """Write predictions of one kind as a file that :func:`read_predictions` accepts.
+
+    Args:
+        path: the file.
+        given: arrays of :class:`Submission` by kind and level; of exactly one kind.
+        ids, levels, n_eta, times, arms: as for :func:`read_predictions`.
+        overwrite: replace a file that exists.
+
+    Raises:
+        StorageError: see :meth:`storage.dataset.reader.Dataset.write_predictions`.
+    """
+    widths = {"effects": n_eta, "outcomes": len(times), **({"individual": arms - 1, "policy": 1} if arms else {})}
+    if len(given) != 1 or not set(given) <= set(widths):
+        expected = "exactly one kind of predictions" + ("" if arms else ": this data set has no arms")
+        raise StorageError("which predictions?", expected=expected, got=", ".join(given) or "none")
+    ((kind, by_level),) = given.items()
+    check_new_file(path, overwrite)
+    tables = []
+    for level, values in by_level.items():
+        where = f"association {level:g}"
+        if level not in levels:
+            expected = "one of " + ", ".join(map(str, levels))
+            raise StorageError("no such association level in this data set", expected=expected, got=level)
+        array = np.asarray(values, np.float64)
+        array = array[:, None] if kind == "policy" and array.ndim == 1 else array
+        if array.shape != (len(ids), widths[kind]):
+            expected = f"shape {(len(ids), widths[kind])}: a row for each test subject, by id"
+            raise StorageError("predictions have another shape", where=where, expected=expected, got=array.shape)
+        if not np.isfinite(array).all():
+            row = int(np.flatnonzero(~np.isfinite(array).all(1))[0])
+            raise StorageError("a prediction is not finite", where=f"{where}, row {row}, id {ids[row]}")
+        tables.append(_rows(kind, ids, level, array, times))
+    if not tables:
+        raise StorageError("predictions without a level", expected="an array by level: {0.5: array}")
+    _write(path, tables)
+    return path
+
+
+def _rows(kind: str, ids: NDArray[np.int64], level: float, values: Array, times: Sequence[float]) -> pa.Table:
+    """One level of a submission as rows of the file."""
+    width = values.shape[1] if kind in ("outcomes", "individual") else 1
+    columns = {"id": np.repeat(ids, width), "association": np.full(len(ids) * width, level)}
+    if kind == "effects":
+        columns |= {name: values[:, i] for i, name in enumerate(eta_columns(values.shape[1]))}
+    elif kind == "outcomes":
+        columns |= {"time": np.tile(np.asarray(times, np.float64), len(ids)), "dv": values.ravel()}
+    elif kind == "individual":
+        columns |= {"arm": np.tile(np.arange(1, width + 1), len(ids)), "effect": values.ravel()}
+    else:
+        columns |= {"arm": values[:, 0]}
+    return pa.table({name: pa.array(column) for name, column in columns.items()})
+
+
+def _write(path: Path, tables: Sequence[pa.Table]) -> None:
     with replacing(path) as temporary:
-        pq.write_table(pa.table(columns), temporary, compression="zstd")
+        pq.write_table(pa.concat_tables(tables), temporary, compression="zstd")
 
 
 def read_predictions(

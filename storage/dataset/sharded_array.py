@@ -6,7 +6,7 @@ is not used.
 
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from image_longitudinal.core.errors import StorageError
+from image_longitudinal.core.plan import shard_ranges
 from image_longitudinal.storage.dataset.decoding import ZSTD, decode_blosc, decode_zstd, most_compressed
 from image_longitudinal.storage.dataset.layout import image_shard_path, latent_shard_path
 from image_longitudinal.storage.io.root import Root
@@ -55,11 +56,18 @@ class ShardedArray:
     """Rows of one array, read from its shard objects; safe to use from many threads.
 
     The index of each shard is read once and kept (16 bytes for each chunk).
+
+    Args:
+        root: where the array is.
+        spec: shape, type and chunks.
+        n: rows.
+        present: the shards of a part of a data set, None for all. Rows of others are refused with a StorageError: Zarr
+            itself would return black images.
     """
 
-    def __init__(self, root: Root, spec: ArraySpec, n: int) -> None:
-        self.root, self.spec, self.n = root, spec, n
-        self.shape = (n, *spec.row)
+    def __init__(self, root: Root, spec: ArraySpec, n: int, present: Sequence[int] | None = None) -> None:
+        self.root, self.spec, self.n, self.present = root, spec, n, present
+        self.shape, self.dtype = (n, *spec.row), np.dtype(spec.dtype)
         self._index = lru_cache(maxsize=1024)(self._read_index)
 
     def __len__(self) -> int:
@@ -70,6 +78,7 @@ class ShardedArray:
         start, stop = operator.index(start), operator.index(stop)
         if not 0 <= start <= stop <= self.n:
             raise IndexError(f"rows {start} to {stop} of {self.n}")
+        self._check_present(np.arange(start // self.spec.shard_rows, -(-stop // self.spec.shard_rows)))
         out, size = np.empty((stop - start, *self.spec.row), self.spec.dtype), self.spec.chunk_rows
         for shard in range(start // self.spec.shard_rows, -(-stop // self.spec.shard_rows)):
             begin = shard * self.spec.shard_rows
@@ -89,6 +98,7 @@ class ShardedArray:
         wanted = integers(ids)
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.n:
             raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {self.n}")
+        self._check_present(wanted // self.spec.shard_rows)
         out = np.empty((len(wanted), *self.spec.row), self.spec.dtype)
         order = np.argsort(wanted, kind="stable")
         shards = wanted[order] // self.spec.shard_rows
@@ -100,6 +110,12 @@ class ShardedArray:
                 for place, row, chunk in zip(group, rows % self.spec.chunk_rows, which, strict=True):
                     out[place] = decoded[chunk][row]
         return out
+
+    def _check_present(self, shards: NDArray[np.int64]) -> None:
+        if self.present is not None and (absent := np.setdiff1d(shards, self.present)).size:
+            expected = f"images of shards {shard_ranges(self.present)}, {self.spec.shard_rows} each"
+            problem = "this part of the data set has no such images"
+            raise StorageError(problem, expected=expected, got=f"shard {absent[0]}")
 
     def _chunks(self, shard: int, numbers: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
         """Chunks of one shard, ascending; those that are neighbours in the file are read as one range."""

@@ -36,7 +36,12 @@ class TableReader:
         """A table as a lazy pyarrow dataset; see :meth:`storage.dataset.reader.Dataset.scan`."""
         splits = chosen_splits(self.manifest, split)
         parts = [(shard.index, part) for shard in self.plan for part in shard.splits if part.split in splits]
-        return self._files(table, level, parts)
+        check_is_one_of("table", table, self.manifest.tables)
+        every = level is None and layout.has_levels(table)
+        if every and "association" not in self.manifest.table_schema(table).names:
+            do = "give one level, or rewrite the data set with: image-longitudinal convert OLD NEW"
+            raise StorageError("this table of layout version 1 does not say which level a row is of", got=table, do=do)
+        return self._files(table, self.manifest.levels if every else (level,), parts)
 
     def subject_rows(self, table: str, level: float | None, subject_id: int) -> pa.Table:
         """The rows of one subject. IndexError for an id outside the data set."""
@@ -97,7 +102,9 @@ class TableReader:
         check_is_one_of("association level", level, self.manifest.levels)
         return self.manifest.table_path(table, shard, split, level)
 
-    def _files(self, table: str, level: float | None, parts: Sequence[tuple[int, SplitRange]]) -> pads.Dataset:
+    def _files(
+        self, table: str, levels: Sequence[float | None], parts: Sequence[tuple[int, SplitRange]]
+    ) -> pads.Dataset:
         """The files of some parts of shards, each with the shard's index, as one dataset; their footers are checked."""
         import pyarrow.dataset as pads  # half a second where pandas is installed, which it imports
 
@@ -108,7 +115,7 @@ class TableReader:
             dictionary_columns=["split"], pre_buffer=filesystem is not None, page_checksum_verification=True
         )
         schema = self.manifest.table_schema(table)
-        paths = [self._path(table, level, index, part.split) for index, part in parts]
+        paths = [self._path(table, level, index, part.split) for level in levels for index, part in parts]
 
         def check(path: str, part: SplitRange, fragment: pads.ParquetFileFragment) -> None:
             where = self.root.join(path)
@@ -120,7 +127,7 @@ class TableReader:
             addresses = [f"{prefix}/{path}" for path in paths]
             found = pads.dataset(addresses, schema=schema, format=file_format, filesystem=filesystem)
         with ThreadPoolExecutor(FOOTERS_AT_A_TIME) as pool:  # the footers read here are kept for the scan
-            list(pool.map(check, paths, [part for _, part in parts], found.get_fragments()))
+            list(pool.map(check, paths, [part for _, part in parts] * len(levels), found.get_fragments()))
         return found
 
 

@@ -214,12 +214,12 @@ def _check_content(dataset: Dataset, shard: Shard, manifest: ShardManifest) -> I
         return
     rows = {file.path: file.rows for file in manifest.files}
     try:
-        dataset.images(shard.start, shard.start + 1)
-        dataset.images(shard.stop - 1, shard.stop)
+        dataset.images[shard.start : shard.start + 1]
+        dataset.images[shard.stop - 1 : shard.stop]
     except StorageError as error:
         yield Problem(layout.image_shard_path(shard.index), str(error))
     try:
-        latents = dataset.latents(shard.start, shard.stop)
+        latents = dataset.latents[shard.start : shard.stop]
     except StorageError as error:
         yield Problem(layout.latent_shard_path(shard.index), str(error))
         return

@@ -1,4 +1,4 @@
-"""A root in an object store or any other fsspec file system; credentials come from the environment alone.
+"""A root in an object store or any other fsspec file system; credentials come from the environment, or from options.
 
 Failed requests are repeated after a pause, in addition to what the store's driver does: a store that throttles, or is
 gone for a minute, does not stop a run of hours. One that has not answered yet gets seconds: its address may be wrong.
@@ -15,7 +15,8 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import fsspec
@@ -62,13 +63,14 @@ def with_retries(action: Callable[[], T], where: str = "", patient: bool = False
 
 
 class RemoteRoot(Root):
-    """A folder of any other fsspec file system."""
+    """A folder of any other fsspec file system; ``options`` are those of its driver, such as ``anon``."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, options: Mapping[str, Any] = MappingProxyType({})) -> None:
         super().__init__(hidden(revealed(url).rstrip("/")))
         check_scheme(self.url)
+        self.options = dict(options)
         try:
-            self._fs, base = fsspec.core.url_to_fs(revealed(self.url), use_listings_cache=False)
+            self._fs, base = self._opened()
         except (ImportError, ValueError) as error:
             raise StorageError(
                 "cannot open a store", where=self.url, got=error, do=driver_advice(self.url)
@@ -88,9 +90,14 @@ class RemoteRoot(Root):
         not survive a fork.
         """
         if self._process != os.getpid():
-            self._fs, _ = fsspec.core.url_to_fs(revealed(self.url), use_listings_cache=False)
+            self._fs, _ = self._opened()
             self._process = os.getpid()
         return self._fs
+
+    def _opened(self) -> tuple[Any, str]:
+        """The file system, and this folder's path in it."""
+        found: tuple[Any, str] = fsspec.core.url_to_fs(revealed(self.url), use_listings_cache=False, **self.options)
+        return found
 
     @property
     def filesystem(self) -> tuple[Any, str]:

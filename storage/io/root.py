@@ -48,8 +48,10 @@ class Root(ABC):
     All methods raise StorageError, which names the file and what to do, when the store fails.
     """
 
+    options: dict[str, Any]  # of the driver of a store, for readers of other libraries
+
     def __init__(self, url: str) -> None:
-        self.url = url
+        self.url, self.options = url, {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"

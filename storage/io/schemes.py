@@ -14,6 +14,27 @@ _DRIVERS = {  # scheme: what pip installs for it; "" if nothing is needed
 KNOWN = "a path, s3://, hf://, gs://, az://, oss://, sftp://, smb://, hdfs://, or http(s):// to read"
 
 
+_ANONYMOUS: dict[str, dict[str, object]] = {
+    "s3": {"anon": True},
+    "s3a": {"anon": True},
+    "gs": {"token": "anon"},
+    "gcs": {"token": "anon"},
+}
+
+
+def anonymous_options(url: str) -> dict[str, object]:
+    """The options by which the driver of an address asks for no credentials; none where it needs none anyway.
+
+    Raises:
+        StorageError: this project does not know how that driver does it.
+    """
+    scheme = scheme_of(url)
+    if scheme in _ANONYMOUS or scheme in ("", *LOCAL, "http", "https", "hf", "memory"):
+        return _ANONYMOUS.get(scheme, {})
+    do = "set the driver's own variables in the environment"
+    raise StorageError("no anonymous access", where=url, expected=", ".join(_ANONYMOUS), got=scheme, do=do)
+
+
 def scheme_of(url: str) -> str:
     """The part before ``://``, in small letters; empty for a path."""
     scheme, separator, _ = url.partition("://")

@@ -83,7 +83,7 @@ def check_design(key: str, folder: Path, run: EvaluationRun, spec: DesignCheckSp
     names, splits = dataset.manifest.random_effects, dataset.manifest.present_splits
     linked = {split: data.read_effects(dataset, split) for split in splits}
     ranges = (part for split in splits for part in data.id_ranges(dataset, split, 20 * data.ROWS))
-    checks = design_checks.latent_checks(dataset.latents(start, stop) for start, stop in ranges)
+    checks = design_checks.latent_checks(dataset.latents[start:stop] for start, stop in ranges)
     checks += design_checks.balance_checks(linked, names)
     omega, rows = np.asarray(model.omega), slice(0, spec.residual_subjects)
     for level in spec.levels:

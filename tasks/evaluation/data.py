@@ -36,7 +36,7 @@ def split_ids(dataset: Dataset, split: str) -> NDArray[np.int64]:
 def image_chunks(dataset: Dataset, split: str) -> Iterator[Chunk]:
     """Ids (m,), images (m, S, S) and latents (m, D) of a split, some at a time."""
     for start, stop in id_ranges(dataset, split, ROWS):
-        yield np.arange(start, stop), dataset.images(start, stop), dataset.latents(start, stop)
+        yield np.arange(start, stop), dataset.images[start:stop], dataset.latents[start:stop]
 
 
 class SplitImages:
@@ -56,7 +56,7 @@ class SplitImages:
         """The images of some rows, (m, S, S) uint8."""
         if self.kept is not None:
             return self.kept[rows]
-        return np.concatenate([self.dataset.images(i, i + 1) for i in self.ids[rows].tolist()])
+        return np.stack([self.dataset.images[i] for i in self.ids[rows].tolist()])
 
 
 def read_effects(dataset: Dataset, split: str, level: float | None = None) -> Array:

@@ -151,7 +151,7 @@ def extremes_figure(dataset: Dataset, truth: HeldOutSubjects, predictions: Predi
         order = np.argsort(eta[:, row], kind="stable")
         for axis, index in zip(axes[row], [*order[:each], *order[-each:]], strict=True):
             subject = int(truth.ids[index])
-            axis.imshow(dataset.images(subject, subject + 1)[0], cmap="gray", vmin=0, vmax=255)
+            axis.imshow(dataset.images[subject], cmap="gray", vmin=0, vmax=255)
             axis.set(xticks=[], yticks=[])
             axis.set_title(f"{eta[index, row]:.2f} ({truth.linked[index, row]:.2f})", fontsize=7)
         axes[row, 0].set_ylabel(name, fontsize=8)

@@ -218,7 +218,7 @@ def _of_site(dataset: Dataset, number: int) -> Iterator[Chunk]:
 
 def _latents(dataset: Dataset, split: str) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
     for start, stop in data.id_ranges(dataset, split, 20 * data.ROWS):
-        yield start, stop, dataset.latents(start, stop)
+        yield start, stop, dataset.latents[start:stop]
 
 
 def _mean_cells(value: float, error: float, designed: CausalDesign) -> tuple[str, str, str, str]:

@@ -40,9 +40,7 @@ def export_nmtran(
     """
     check_new_file(Path(path), overwrite)
     check_target(path)
-    infusions = any(dose.rate for dose in dataset.manifest.dose_slots.slots)
-    own = tuple(field.name.upper() for field in dataset.manifest.study_columns.of_observations())
-    names = (*COLUMNS[:4], *(["RATE"] if infusions else []), *COLUMNS[4:], *own)
+    names = nmtran_columns(dataset)
     batches = dataset.scan("observations", level, split).to_batches(
         columns=[name.lower() for name in names], batch_readahead=2, fragment_readahead=2
     )
@@ -51,3 +49,10 @@ def export_nmtran(
         return write_rows(path, pieces, dialect)
     except OSError as error:
         raise StorageError("cannot write a file", where=path, got=error) from error
+
+
+def nmtran_columns(dataset: Dataset) -> tuple[str, ...]:
+    """The columns of :func:`export_nmtran`, in order and in capitals."""
+    infusions = any(dose.rate for dose in dataset.manifest.dose_slots.slots)
+    own = tuple(field.name.upper() for field in dataset.manifest.study_columns.of_observations())
+    return (*COLUMNS[:4], *(["RATE"] if infusions else []), *COLUMNS[4:], *own)

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from image_longitudinal.models.design.association import AssociationSums
 from image_longitudinal.models.registry.metadata import TrainingFigures
-from image_longitudinal.storage.dataset.reader import Dataset, Subject
+from image_longitudinal.storage.dataset.reader import Dataset
+from image_longitudinal.storage.dataset.subject import Subject
 from image_longitudinal.tasks.reports.pictures import rendered
 
 INK, ACCENT, SOFT = "#1f2a37", "#b4441f", "#8fa3b5"
@@ -53,7 +54,7 @@ def subject_figure(dataset: Dataset, subject_id: int) -> bytes:
     left.imshow(subject.image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     left.set_axis_off()
     left.set_title(f"{manifest.name}, subject {subject_id} ({subject.split})", fontsize=10, color=INK)
-    linked = zip(manifest.random_effects, subject.eta, strict=True)
+    linked = zip(manifest.random_effects, subject.linked_eta, strict=True)
     effects = "   ".join(f"{name} {value:+.2f}" for name, value in linked)
     left.text(0.5, -0.03, effects, transform=left.transAxes, ha="center", va="top", fontsize=8, color=INK)
     levels = sorted(dataset.levels)

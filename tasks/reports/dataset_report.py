@@ -43,7 +43,7 @@ def achieved_association(dataset: Dataset) -> dict[float, list[AssociationSums]]
     for level in dataset.levels:
         sums = [AssociationSums(0, (0.0,) * 5) for _ in dataset.manifest.random_effects]
         for run in runs:
-            pairs = zip(dataset.eta(*run).T, dataset.effects(level, *run).T, strict=True)
+            pairs = zip(dataset.linked_eta[slice(*run)].T, dataset.used_eta(level)[slice(*run)].T, strict=True)
             sums = [total + AssociationSums.of(*pair) for total, pair in zip(sums, pairs, strict=True)]
         achieved[level] = sums
     return achieved
@@ -72,7 +72,7 @@ def write_report(
     """
     dataset = Dataset(root, manifest)
     subjects = np.unique(np.linspace(0, len(dataset) - 1, PAIRS).astype(int)).tolist()
-    generated = dataset.images(0, min(MOSAIC, len(dataset)))
+    generated = dataset.images[:MOSAIC]
     pictures = {
         "pairs": pairs_figure(dataset, subjects),
         "generated": mosaic(generated, 8, scale=_scale(generated)),
@@ -116,7 +116,7 @@ def thumbnails(dataset: Dataset) -> tuple[bytes, bytes]:
     n = len(dataset)
     few = np.unique(np.linspace(0, n - 1, 4).astype(int)).tolist()
     step = max(1, dataset.manifest.image.width // 128)  # 128 pixels per picture: artifacts are stored in a database
-    strip = dataset.images(0, min(8, n))[:, ::step, ::step]
+    strip = dataset.images[:8, ::step, ::step]
     return pairs_figure(dataset, few), mosaic(strip, len(strip), scale=_scale(strip))
 
 

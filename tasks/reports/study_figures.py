@@ -42,7 +42,7 @@ def benefit_figure(dataset: Dataset) -> bytes:
     axes = figure.subplots(2, 2, gridspec_kw={"height_ratios": [1.3, 1]})
     for column, subject in enumerate(chosen):
         top, bottom = axes[:, column]
-        top.imshow(dataset.images(subject, subject + 1)[0], cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
+        top.imshow(dataset.images[subject], cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
         top.set_axis_off()
         top.set_title(
             f"subject {subject}: {info.arms[-1].name} changes the {info.functional} by {last[subject - start]:+.3g}",
@@ -90,6 +90,6 @@ def sites_figure(dataset: Dataset) -> bytes:
         for axis in axes[number]:
             axis.set_axis_off()
         for axis, subject in zip(axes[number], members.tolist(), strict=False):
-            axis.imshow(dataset.images(subject, subject + 1)[0], cmap="gray", vmin=0, vmax=255)
+            axis.imshow(dataset.images[subject], cmap="gray", vmin=0, vmax=255)
         axes[number, 0].set_title(f"{one.name}, strength {one.strength:g}", fontsize=8, color=INK, loc="left")
     return rendered(figure)

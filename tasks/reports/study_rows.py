@@ -61,7 +61,7 @@ def _read(dataset: Dataset, level: float, start: int, stop: int) -> StudyRecord:
     if columns.confounder:
         confounder = dataset.columns("truth/propensity", None, start, stop, ["confounder"])[:, 0]
     by_name = {name: own[:, i] for i, name in enumerate(names)}
-    return StudyRecord(dataset.latents(start, stop), dataset.effects(level, start, stop), by_name, effects, confounder)
+    return StudyRecord(dataset.latents[start:stop], dataset.used_eta(level)[start:stop], by_name, effects, confounder)
 
 
 def sums_of(design: StudyDesign, read: StudyRecord, *, first: bool) -> dict[tuple[str, str], Any]:

@@ -119,13 +119,13 @@ def _comparisons(
     subject = dataset.subject(subject_id)
     eta_dims = dataset.manifest.eta_latents if study is None else study.eta_dims
     # If each η mixes several dimensions, the manifest does not list them: start from the recorded η.
-    linked = subject.eta[None] if eta_dims is None else linked_to_latents(latent, eta_dims, config.outcomes)
+    linked = subject.linked_eta[None] if eta_dims is None else linked_to_latents(latent, eta_dims, config.outcomes)
     table = dataset.manifest.table_path("subjects", shard, split)
     yield layout.latent_shard_path(shard), "latent", _almost(subject.latent, latent[0])
     yield table, "seed", subject.seed == subject_seeds(seed, ids)[0]
-    yield table, "random effects", _almost(subject.eta, linked[0])
+    yield table, "random effects", _almost(subject.linked_eta, linked[0])
     if image is not None:
-        seen = dataset.images(subject_id, subject_id + 1)[0].astype(int)
+        seen = dataset.images[subject_id].astype(int)
         most = GREY_LEVELS if study is None else SHIFTED_LEVELS
         yield layout.image_shard_path(shard), "image", np.abs(seen - image).max() <= most
     if study is not None:
@@ -135,13 +135,13 @@ def _comparisons(
     for level in dataset.levels:
         made = _study_outcomes(study, level, ids) if study else outcomes_at(level, linked, config.outcomes, seed, ids)
         path = dataset.manifest.table_path("random_effects", shard, split, level)
-        yield path, "random effects", _almost(dataset.effects(level, subject_id, subject_id + 1), made.eta)
+        yield path, "random effects", _almost(dataset.used_eta(level)[subject_id : subject_id + 1], made.eta)
         recorded = subject.random_effects[level]
         equal = all(_almost(recorded[name].to_numpy(), values) for name, values in made.parameters.items())
         yield path, "individual parameters", equal
         path = dataset.manifest.table_path("observations", shard, split, level)
         dv = made.dv if made.visits is None else np.where(made.visits[1], made.dv, np.nan)
-        yield path, "outcomes", _almost(dataset.outcomes(level, subject_id, subject_id + 1), dv)
+        yield path, "outcomes", _almost(dataset.outcomes(level)[subject_id : subject_id + 1], dv)
 
 
 def _study_outcomes(study: OutcomeSpec, level: float, ids: NDArray[np.int64]) -> LevelOutcomes:

@@ -90,7 +90,7 @@ def finished_recoverability(
         version = execution.version()
         vae = load_vae(version) if version else None
         reader = encoder_reader(vae) if vae else _regression_reader(images.as_generated, probe, execution)
-        truth, estimate = dataset.take_latents(ids), reader(dataset.take_images(ids))
+        truth, estimate = dataset.latents[ids], reader(dataset.images[ids])
     found = r_squared_intervals(truth, estimate, images.seed)
     read_by, intervals = "encoder" if vae else "regression", [(one.low, one.high) for one in found]
     return Recoverability([one.value for one in found], read_by, len(ids), True, intervals)

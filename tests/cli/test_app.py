@@ -192,6 +192,23 @@ def test_an_export_is_written_over_only_on_request_and_in_the_format_of_its_name
     assert ".csv or .parquet" in message
 
 
+def test_an_export_to_another_home_takes_levels_and_splits_and_says_what_is_next(
+    command: Command, tmp_path: Path
+) -> None:
+    write_dataset(open_root(str(tmp_path / "set")))
+    export = ("export", "set", "tars", "--to", "webdataset", "--level", "1", "--split", "test")
+    status, printed, _ = command(*export)
+    assert status == 0
+    assert "7 subjects, 0 of them were already there" in printed
+    assert 'next: webdataset.WebDataset("tars/SPLIT-00000.tar"' in printed
+    assert json.loads(command(*export, "--json")[1])["kept"] == 7
+    assert "holds another export" in refused(command(*export, "--split", "train"))
+    assert "Did you mean webdataset?" in refused(command("export", "set", "other", "--to", "webdatset"))
+    several = "a table is of one level; expected --level, one of 1.0, 0.0526; got "
+    assert f"{several}none" in refused(command("export", "set", "x.csv"))
+    assert f"{several}1.0, 0.0526" in refused(command("export", "set", "x.csv", "--level", "1", "--level", "0.0526"))
+
+
 def test_faults_that_verify_finds_end_it_with_status_3_and_are_listed(command: Command, tmp_path: Path) -> None:
     write_dataset(open_root(str(tmp_path / "set")))
     verify = ("verify", "set", "--sample", "0")

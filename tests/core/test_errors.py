@@ -45,7 +45,7 @@ def test_every_family_is_caught_by_the_base_and_survives_a_trip_between_processe
     ("module", "extra"),
     [
         ("torch", "pipeline"), ("prefect.client", "pipeline"), ("prefect_dask", "dask"), ("s3fs", "s3"),
-        ("bm3d", "bm3d"), ("h5py", "judge"),
+        ("bm3d", "bm3d"), ("h5py", "judge"), ("duckdb", "analysis"),
     ],
 )  # fmt: skip
 def test_a_missing_package_names_its_extra(module: str, extra: str) -> None:

@@ -26,7 +26,7 @@ def test_a_data_set_of_flattened_retinas_is_published_and_read_back(
     config = tiny(*FLATTENED)
     output, workspace = str(tmp_path / "dataset"), str(tmp_path / "workspace")
     generate_dataset(output=output, config=config, workspace=workspace)
-    images = open_dataset(output).images(0, 60)
+    images = open_dataset(output).images[0:60]
     assert images.shape == (60, 32, 32)
     assert images.std((1, 2)).min() > 5
     version = Workspace.at(workspace).model("production")

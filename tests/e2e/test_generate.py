@@ -106,7 +106,7 @@ def generate_in(home: Path, tiny_file: Path) -> subprocess.Popen[bytes]:
 
 def test_outcomes_follow_the_linked_entries_at_level_one(first: Path) -> None:
     dataset = open_dataset(first)
-    latents = dataset.latents(0, len(dataset))
+    latents = dataset.latents[:]
     linked = np.stack([dataset.subjects()[f"eta_{k}"].to_numpy() for k in (1, 2, 3)], 1)
     np.testing.assert_array_equal(linked, latents[:, list(dataset.manifest.eta_latents or ())].astype(float))
     effects = dataset.random_effects(1.0)
@@ -232,16 +232,16 @@ def test_new_solver_steps_keep_the_outcomes(
     generate_dataset(str(tmp_path / "other"), config=tiny("generator.steps=3"), workspace=workspace)
     tables = "observations/**/*.parquet"
     assert inodes(tmp_path / "other", tables) == inodes(first, tables) != {}
-    old, new = open_dataset(first).images(0, 60), open_dataset(tmp_path / "other").images(0, 60)
+    old, new = open_dataset(first).images[0:60], open_dataset(tmp_path / "other").images[0:60]
     assert not np.array_equal(old, new)
 
 
 def everything(dataset: Dataset) -> dict[str, pa.Table | np.ndarray]:
     """Latents and all tables in id order, without the columns that name a file."""
-    tables = {"subjects": dataset.subjects().drop_columns(["shard"])}
+    tables = {"subjects": dataset.subjects().arrow.drop_columns(["shard"])}
     for level in dataset.levels:
-        tables[f"effects {level}"] = dataset.random_effects(level)
-        tables[f"observations {level}"] = dataset.observations(level)
+        tables[f"effects {level}"] = dataset.random_effects(level).arrow
+        tables[f"observations {level}"] = dataset.observations(level).arrow
     return {name: table.combine_chunks() for name, table in tables.items()}
 
 
@@ -259,10 +259,10 @@ def test_no_division_of_the_work_changes_a_subject(
 ) -> None:
     generate_dataset(str(tmp_path / "other"), config=tiny(*overrides), workspace=workspace)
     one, other = open_dataset(first), open_dataset(tmp_path / "other")
-    np.testing.assert_array_equal(one.latents(0, 60), other.latents(0, 60))
+    np.testing.assert_array_equal(one.latents[0:60], other.latents[0:60])
     for (name, left), right in zip(everything(one).items(), everything(other).values(), strict=True):
         assert left.equals(right), name
-    old, new = one.images(0, 60).astype(int), other.images(0, 60).astype(int)
+    old, new = one.images[0:60].astype(int), other.images[0:60].astype(int)
     if any("batch_size" in override for override in overrides):
         assert np.abs(old - new).max() <= 1  # another batch size rounds differently on the device
     else:
@@ -272,7 +272,7 @@ def test_no_division_of_the_work_changes_a_subject(
 def test_a_vae_alone_generates_a_data_set(tmp_path: Path, tiny: Callable[..., Config], workspace: str) -> None:
     generate_dataset(str(tmp_path / "data"), config=tiny("generator.backend=vae"), workspace=workspace)
     assert verify(str(tmp_path / "data")).ok
-    assert open_dataset(tmp_path / "data").images(0, 60).std() > 10
+    assert open_dataset(tmp_path / "data").images[0:60].std() > 10
 
 
 def test_a_model_is_measured_again_by_another_probe(first: Path, tiny: Callable[..., Config], workspace: str) -> None:
@@ -315,9 +315,9 @@ def test_damage_and_wrong_content_under_right_hashes_are_found_and_repaired_and_
     assert "not available" in str(why)
 
     table = table_path("random_effects", 1, "train", 0.5)
-    eta = open_dataset(root).effects(0.5, 16, 32)[:, 1]
+    eta = open_dataset(root).used_eta(0.5)[16:32][:, 1]
     rewrite(root, table, with_column("eta_2", (eta + 0.01).tolist()), index=1)
-    image, (height, width) = image_shard_path(2), open_dataset(root).images(0, 1).shape[1:]
+    image, (height, width) = image_shard_path(2), open_dataset(root).images[0:1].shape[1:]
     pieces = encode_shard([np.zeros((16, height, width), np.uint8)], shard_rows=16)
     forge(root, 2, image, root.write(image, pieces, rows=16))
     assert verify_dataset(root).ok

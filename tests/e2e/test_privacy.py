@@ -86,7 +86,7 @@ def pictures_of(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
                 if array.dtype == np.uint8 and array.ndim >= 3 and len(array):
                     yield f"{path} {name}", np.concatenate(array.reshape(-1, *array.shape[-2:]).astype(float), axis=1)
     if (folder / "dataset.json").exists():
-        yield f"{folder} images", np.concatenate(open_dataset(folder).images(0, 32).astype(float), axis=1)
+        yield f"{folder} images", np.concatenate(open_dataset(folder).images[0:32].astype(float), axis=1)
 
 
 def inline(text: str) -> Iterator[np.ndarray]:

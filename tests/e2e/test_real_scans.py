@@ -32,7 +32,7 @@ def test_real_scans_become_a_data_set(kermany_sample: Path, tmp_path: Path, tiny
 
     dataset = open_dataset(tmp_path / "data")
     assert dataset.manifest.image.backend == "diffusion"
-    made = dataset.images(0, 32)
+    made = dataset.images[0:32]
     assert made.shape == (32, 32, 32)
     real = prepared.images(32)
     # The column profile of generated images follows that of real scans: dark vitreous, bright retina, fading choroid.

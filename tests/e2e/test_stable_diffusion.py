@@ -30,7 +30,7 @@ def test_stable_diffusion_generates_data_sets_with_its_student_and_its_light_dec
 
     def images(name: str, *overrides: str, model: str) -> np.ndarray:
         generate_dataset(str(tmp_path / name), config=config(*overrides), model=model, workspace=workspace)
-        return open_dataset(tmp_path / name).images(0, 20)
+        return open_dataset(tmp_path / name).images[0:20]
 
     model = train_models(config=config(), workspace=workspace).version
     student, light = ("generator.scheduler=student", "generator.steps=2"), "generator.decoder=light"

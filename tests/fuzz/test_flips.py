@@ -111,8 +111,8 @@ def everything(address: Path) -> Any:
     """All that a reader gets of a data set."""
     data = open_dataset(address)
     n, levels = len(data), data.levels
-    arrays = [data.images(0, n), data.latents(0, n), data.take_images([3, n - 1]), data.eta(0, n)]
-    arrays += [values for level in levels for values in (data.effects(level, 0, n), data.outcomes(level, 0, n))]
+    arrays = [data.images[0:n], data.latents[0:n], data.images[[3, n - 1]], data.linked_eta[0:n]]
+    arrays += [values for level in levels for values in (data.used_eta(level)[0:n], data.outcomes(level)[0:n])]
     of_level = data.random_effects, data.observations
     one = data.subject(n // 2)
     tables = [data.subjects(), *(table(level) for level in levels for table in of_level)]

@@ -27,7 +27,7 @@ def test_the_snippets_of_the_card_run(published: Root, monkeypatch: pytest.Monke
     assert names["observations"].num_rows == 22 * 5  # type: ignore[attr-defined]
     assert len(names["subjects"]) == 12  # type: ignore[arg-type]
     assert names["mean"].height == 2 * 4  # type: ignore[attr-defined]
-    assert (names["first"] == dataset.images(0, 1)[0]).all()  # type: ignore[union-attr, attr-defined]
+    assert (names["first"] == dataset.images[0]).all()  # type: ignore[union-attr, attr-defined]
     (query,) = re.findall(r"```sql\n(.*?)```", card, re.DOTALL)
     assert duckdb.sql(query).fetchall()[0][:2] == (0.0526, 0.0)
 

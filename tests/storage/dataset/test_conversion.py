@@ -51,14 +51,14 @@ def target(tmp_path: Path) -> Root:
 def test_version_1_is_read_and_verified(old: Root) -> None:
     dataset, data = open_dataset(old), arrays()
     assert dataset.manifest.layout_version == 1
-    np.testing.assert_array_equal(dataset.images(0, 22), data.images)
-    np.testing.assert_array_equal(dataset.eta(0, 22), data.eta)
+    np.testing.assert_array_equal(dataset.images[0:22], data.images)
+    np.testing.assert_array_equal(dataset.linked_eta[0:22], data.eta)
     for level in LEVELS:
-        np.testing.assert_array_equal(dataset.effects(level, 0, 22), data.used[level])
-        np.testing.assert_array_equal(dataset.outcomes(level, 0, 22), data.dv[level].astype(np.float32))
+        np.testing.assert_array_equal(dataset.used_eta(level)[0:22], data.used[level])
+        np.testing.assert_array_equal(dataset.outcomes(level)[0:22], data.dv[level].astype(np.float32))
         assert dataset.random_effects(level, "test").column_names == ["id", "eta_1", "eta_2", "Ka"]
     assert dataset.subject(13).seed == data.seeds[13]
-    assert dataset.view("test").xarray().sizes["subject"] == 7
+    assert dataset.view("test").to_xarray().sizes["subject"] == 7
     report = verify_dataset(old)
     assert report.ok, str(report)
     path = dataset.manifest.table_path("observations", 0, "train", 1.0)

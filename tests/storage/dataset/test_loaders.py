@@ -31,8 +31,8 @@ def check(sample: dict[str, torch.Tensor], data: Arrays, rows: list[int]) -> Non
         "id": np.array(rows),
         "image": data.images[rows][:, None],
         "latent": data.latents[rows],
-        "eta": data.eta[rows].astype(np.float32),
-        "effects": data.used[LEVEL][rows].astype(np.float32),
+        "linked_eta": data.eta[rows].astype(np.float32),
+        "used_eta": data.used[LEVEL][rows].astype(np.float32),
         "outcomes": data.dv[LEVEL][rows].astype(np.float32),
     }
     assert list(sample) == list(FIELDS)

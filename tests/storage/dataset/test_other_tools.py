@@ -58,12 +58,12 @@ def test_a_folder_is_one_table(dataset: Dataset, tool: str, table: str) -> None:
 
 @pytest.mark.parametrize("tool", READERS)
 def test_a_folder_of_a_level_and_split_is_that_part(dataset: Dataset, tool: str) -> None:
-    part = ordered(dataset.observations(0.0526, "test"))
+    part = ordered(dataset.observations(0.0526, "test").arrow)
     assert ordered(READERS[tool](dataset.root.join("observations/rho2-0.0526/test"))).equals(part)
 
 
 def test_a_filter_on_columns_selects_level_and_split(dataset: Dataset) -> None:
-    folder, part = dataset.root.join("observations"), ordered(dataset.observations(0.0526, "test"))
+    folder, part = dataset.root.join("observations"), ordered(dataset.observations(0.0526, "test").arrow)
     query = f"SELECT * FROM '{folder}/**/*.parquet' WHERE association = 0.0526 AND split = 'test'"
     assert ordered(duckdb.sql(query).to_arrow_table()).equals(part)
     filters = [("association", "=", 0.0526), ("split", "=", "test")]
@@ -89,14 +89,14 @@ def test_hugging_face_datasets(dataset: Dataset, tmp_path: Path, monkeypatch: py
 
 
 def test_xarray_and_dask_read_images_without_a_warning_in_chunks_of_a_shard(dataset: Dataset) -> None:
-    address, images = dataset.root.join("images.zarr"), dataset.images(0, 22)
+    address, images = dataset.root.join("images.zarr"), dataset.images[0:22]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plain = xarray.open_zarr(address)
         chunked = plain.chunk(subject=plain["image"].encoding["shards"][0])
         stored = zarr.open_group(address, mode="r")["image"]
         array = da.from_array(stored, chunks=stored.shards)
-        mine = dataset.view().xarray().chunk(subject=dataset.plan.shard_size)
+        mine = dataset.to_xarray()
     assert (plain["image"].dims, plain["image"].dtype) == (("subject", "y", "x"), np.uint8)
     for lazy in (chunked["image"], chunked["latent"], array, mine["image"]):
         assert lazy.chunks[0] == (8, 8, 6)
@@ -115,6 +115,6 @@ def test_r_arrow(dataset: Dataset) -> None:
     )
     ran = subprocess.run(["Rscript", "-e", script], cwd=dataset.root.url, capture_output=True, text=True, check=True)
     rows, total, names = ran.stdout.split()
-    table = dataset.observations(0.0526)
+    table = dataset.observations(0.0526).arrow
     assert (int(rows), names) == (table.num_rows, ",".join(sorted(table.column_names)))
     assert float(total) == pytest.approx(table["dv"].to_pandas().sum(), rel=1e-5)

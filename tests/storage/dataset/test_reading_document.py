@@ -33,12 +33,13 @@ def run(snippet: str) -> dict[str, object]:
     return names
 
 
-PYTHON = {re.split(r"\W+", block)[1]: block for block in snippets("python")}
+PYTHON = {re.split(r"\W+", block)[block.startswith(("import", "from"))]: block for block in snippets("python")}
 
 
 def test_every_python_snippet_is_tried_below() -> None:
     assert list(PYTHON) == [
-        "image_longitudinal", "xarray", "pyarrow", "pandas", "polars", "datasets", "itertools", "hashlib",
+        "image_longitudinal", "loader", "guess", "xarray", "pyarrow", "pandas", "polars", "datasets", "itertools",
+        "hashlib",
     ]  # fmt: skip
 
 
@@ -46,13 +47,18 @@ def test_with_this_project(dataset: Dataset) -> None:
     names = run(PYTHON["image_longitudinal"])
     assert names["x"].shape == (7, 8, 8)  # type: ignore[attr-defined]
     assert names["y"].shape == (7, 4)  # type: ignore[attr-defined]
-    np.testing.assert_array_equal(names["subject"].image, dataset.images(3, 4)[0])  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(names["subject"].image, dataset.images[3])  # type: ignore[attr-defined]
+    assert (names["means"].num_rows, names["rows"].num_rows) == (4, 35)  # type: ignore[attr-defined]
+    exec(PYTHON["loader"], names)
+    assert names["batch"]["used_eta"].shape == (4, 2)  # type: ignore[index]
+    exec(PYTHON["guess"], names)
+    Path("mine.parquet").unlink()
 
 
 def test_zarr_and_xarray(dataset: Dataset) -> None:
     names = run(PYTHON["xarray"])
-    np.testing.assert_array_equal(names["first"], dataset.images(0, 1)[0])  # type: ignore[arg-type]
-    np.testing.assert_allclose(names["mean"], dataset.images(0, 8).mean(0))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(names["first"], dataset.images[0])  # type: ignore[arg-type]
+    np.testing.assert_allclose(names["mean"], dataset.images[0:8].mean(0))  # type: ignore[arg-type]
     assert names["blocks"].chunks[0] == names["lazy"].chunks["subject"] == (8, 8, 6)  # type: ignore[attr-defined]
 
 
@@ -64,8 +70,8 @@ def test_pyarrow() -> None:
 
 def test_pandas(dataset: Dataset) -> None:
     names = run(PYTHON["pandas"])
-    np.testing.assert_array_equal(names["wide"].to_numpy(), dataset.view("test", 0.0526).outcomes())  # type: ignore[attr-defined]
-    np.testing.assert_array_equal(names["subjects"]["eta_1"], dataset.view("test").eta()[:, 0])  # type: ignore[index]
+    np.testing.assert_array_equal(names["wide"].to_numpy(), dataset.view("test", 0.0526).outcomes)  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(names["subjects"]["eta_1"], dataset.view("test").linked_eta[:, 0])  # type: ignore[index]
 
 
 def test_polars() -> None:
@@ -100,7 +106,7 @@ def test_duckdb(dataset: Dataset) -> None:
     joined, means, rewritten = snippets("sql")
     rows = duckdb.sql(joined).fetchall()
     assert [row[0] for row in rows] == list(range(22))
-    np.testing.assert_array_equal([row[1] for row in rows], dataset.eta(0, 22)[:, 0])
+    np.testing.assert_array_equal([row[1] for row in rows], dataset.linked_eta[:, 0])
     assert duckdb.sql(means).fetchall()[0][:2] == (0.0526, 0.0)
     duckdb.sql(rewritten)
     (count,) = duckdb.sql("SELECT count(*) FROM 'train-0.0526.parquet'").fetchall()[0]

@@ -172,10 +172,10 @@ def test_a_part_is_a_data_set_in_itself(published: Root, store: Root, selection:
 def test_a_part_refuses_the_images_it_does_not_hold(published: Root, store: Root) -> None:
     copy_dataset(published, store, Selection(shards=(0, 2)))
     part = open_dataset(store)
-    np.testing.assert_array_equal(part.images(16, 22), arrays().images[16:])
-    for read in (part.images, part.latents):
+    np.testing.assert_array_equal(part.images[16:22], arrays().images[16:])
+    for rows in (part.images, part.latents):
         with pytest.raises(StorageError, match=r"no such images; expected images of shards 0, 2, 8 each; got shard 1"):
-            read(6, 18)
+            rows[6:18]
 
 
 def test_a_part_of_a_part_is_that_part_of_the_whole(published: Root, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import io
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.core.plan import ShardPlan
@@ -188,9 +190,9 @@ def test_a_data_set_lives_on_s3(line: Line) -> None:
     write_dataset(root)
     assert verify_dataset(root).ok
     dataset = open_dataset(root.url)
-    assert dataset.images(5, 20).shape == (15, 8, 8)
+    assert dataset.images[5:20].shape == (15, 8, 8)
     assert dataset.subject(13).observations[1.0].num_rows == 5
-    np.testing.assert_array_equal(dataset.view("test").xarray().image[2:4], arrays().images[17:19])
+    np.testing.assert_array_equal(dataset.view("test").to_xarray().image[2:4], arrays().images[17:19])
 
     copy = fresh()
     copy.link_or_copy(root, "dataset.json", "deep/copy.json")
@@ -408,3 +410,30 @@ def test_what_lies_in_the_store_is_judged_without_a_download(
     assert target.vouched_sha256(path) is None
     copy_dataset(published, target)
     assert digests(target) == digests(published)
+
+
+def test_a_public_bucket_is_read_without_credentials(
+    line: Line, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from image_longitudinal.cli.app import app
+
+    root, owner = open_root("s3://bucket/public"), s3fs.S3FileSystem()
+    write_dataset(root, SMALL)
+    owner.chmod("bucket", "public-read")
+    for name in root.files():
+        owner.chmod(f"bucket/public/{name}", "public-read")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(StorageError, match="AWS_ACCESS_KEY_ID"):
+        open_dataset("s3://bucket/public")
+    dataset = pickle.loads(pickle.dumps(open_dataset("s3://bucket/public", storage_options={"anon": True})))
+    np.testing.assert_array_equal(dataset.images, DATA.images)
+    np.testing.assert_array_equal(dataset.to_xarray().image[1], DATA.images[1])
+    assert dataset.subjects().num_rows == 2
+    fetch = ["fetch", "s3://bucket/public", str(tmp_path / "copy"), "--anonymous"]
+    assert CliRunner().invoke(app, fetch, catch_exceptions=False).exit_code == 0
+    assert len(open_dataset(tmp_path / "copy")) == 2

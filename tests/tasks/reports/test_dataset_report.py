@@ -16,7 +16,7 @@ def test_rows_compare_designed_and_achieved() -> None:
     manifest = SimpleNamespace(random_effects=("Ka", "Imax"), present_splits=("train", "test"), study=None)
     dataset = SimpleNamespace(
         levels=(1.0, 0.5), manifest=manifest, runs={"train": [(0, 2000), (2000, 3500)], "test": [(3500, 5000)]}.get,
-        eta=lambda start, stop: linked[start:stop], effects=lambda level, start, stop: used[level][start:stop],
+        linked_eta=linked, used_eta=used.get,
     )  # fmt: skip
     achieved = achieved_association(dataset)  # type: ignore[arg-type]
     assert {sums.n for level in achieved.values() for sums in level} == {5000}

@@ -180,9 +180,9 @@ def test_views_hold_an_arm_and_a_site(study: Dataset) -> None:
     chosen = subjects[(subjects.arm == 1) & (subjects.site == 1)].id.to_numpy()
     view = study.view("train", 0.5, arm="drug", site="south")
     np.testing.assert_array_equal(view.ids, chosen)
-    np.testing.assert_array_equal(view.images(), study.take_images(chosen))
+    np.testing.assert_array_equal(view.images, study.images[chosen])
     np.testing.assert_array_equal(view.table("subjects", ["id"])["id"].to_numpy(), chosen)
-    assert view.outcomes().shape == (len(chosen), 21)
+    assert view.outcomes.shape == (len(chosen), 21)
     with pytest.raises(StorageError, match="no such arm"):
         study.view(arm="placebo")
 
@@ -208,10 +208,10 @@ def test_predicted_effects_and_policies_are_scored(study: Dataset, tmp_path: Pat
 def test_sites_shift_the_images_and_nothing_else_does(study: Dataset, tmp_path: Path) -> None:
     plain = published(tmp_path / "plain", config_of())
     site = study.columns("subjects", None, 0, N, ["site"])[:, 0]
-    same = (study.images(0, N) == plain.images(0, N)).all((1, 2))
+    same = (study.images[:] == plain.images[:]).all((1, 2))
     np.testing.assert_array_equal(same, site != 1)  # the site in the south has strength 1, the others 0
-    np.testing.assert_array_equal(study.eta(0, N), plain.eta(0, N))
-    np.testing.assert_array_equal(study.effects(0.5, 0, N), plain.effects(0.5, 0, N))
+    np.testing.assert_array_equal(study.linked_eta[0:N], plain.linked_eta[0:N])
+    np.testing.assert_array_equal(study.used_eta(0.5)[0:N], plain.used_eta(0.5)[0:N])
     assert plain.manifest.study is None
     assert "study" not in plain.root.read_bytes("dataset.json").decode()
     with pytest.raises(StorageError, match="no arms and no sites"):
