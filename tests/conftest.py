@@ -32,7 +32,7 @@ SLOW = {  # folders and modules that `make check` (and, if "operations", `make t
         "models/nlme/bayes", "models/nlme/estimation", "models/nlme/intervals", "models/nlme/kernels",
         "models/nlme/library", "models/nlme/selection", "tasks/population/test_covariates.py",
         "tasks/population/test_intervals.py",
-        "tasks/population/test_methods.py",
+        "tasks/population/test_methods.py", "tasks/population/test_outcome_kinds.py",
         "models/quality/judge/test_judge.py", "models/quality/test_latent_regressor.py",
         "models/training/test_processes.py", "models/vae/test_train.py", "tasks/shards/test_study.py",
         "tasks/training/test_arithmetic.py",

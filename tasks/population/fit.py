@@ -11,7 +11,15 @@ from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.diagnostics.residuals import residuals
 from image_longitudinal.models.nlme.diagnostics.sdtab import sdtab
 from image_longitudinal.models.nlme.estimation.ebes import stream_ebes
-from image_longitudinal.models.nlme.estimation.fit import CHECKED_IN_FIRST, SAMPLE, Evaluated, Fit, fit, spread
+from image_longitudinal.models.nlme.estimation.fit import (
+    CHECKED_IN_FIRST,
+    SAMPLE,
+    Evaluated,
+    Fit,
+    first_method,
+    fit,
+    spread,
+)
 from image_longitudinal.models.nlme.estimation.maximum_likelihood import maximum_likelihood
 from image_longitudinal.models.nlme.estimation.parameter_table import fit_statistics, parameter_rows
 from image_longitudinal.models.nlme.estimation.pareto import UNRELIABLE
@@ -145,7 +153,7 @@ def run_fit(
         return quadrature_fit(model, data, order=1, **shared)
     # the linearised fit of some subjects is as good a start
     few = spread(data, SAMPLE) if len(data) >= CHECKED_IN_FIRST * SAMPLE else data
-    start = fit(model, few, **(shared | {"covariance": "none"}))
+    start = fit(model, few, first_method(model), **(shared | {"covariance": "none"}))
     if options.method == "agq":
         return quadrature_fit(model, data, order=options.order, start=start, **shared)
     return maximum_likelihood(start, data, draws=options.draws, seed=options.seed, **shared)

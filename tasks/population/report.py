@@ -14,6 +14,7 @@ from image_longitudinal.models.nlme.diagnostics.residuals import npde, predictiv
 from image_longitudinal.models.nlme.estimation.fit import Fit
 from image_longitudinal.models.nlme.estimation.results import fit_warnings, load_fit, load_results
 from image_longitudinal.models.nlme.intervals.profiles import RISE
+from image_longitudinal.models.nlme.model.symbolic import risks_of
 from image_longitudinal.tasks.population.inputs import model_to_fit, observations_of, population_of, strata_of
 from image_longitudinal.tasks.population.interval_summary import IntervalCells, interval_cells
 from image_longitudinal.tasks.population.options import FitOptions
@@ -63,8 +64,11 @@ def fit_page(
     unit = found.model.units.get("outcome", "")
     settings = {"n": REPLICATES, "seed": options.seed}
     errors = npde(found.model, some, **settings)
+    timed = np.isin(some.endpoint, [risk.endpoint for risk in risks_of(found.model.structural)])
+    checked, shown_labels = some.with_rows(~timed), [label for label, own in zip(labels, timed, strict=True) if not own]
     checks, corrected = (
-        predictive_checks(found.model, some, labels, corrected=how, **settings) for how in (False, True)
+        {} if timed.all() else predictive_checks(found.model, checked, shown_labels, corrected=how, **settings)
+        for how in (False, True)
     )
     figures = {
         "fit": plots.goodness_of_fit(data, residuals(found.model, data, found.eta)),

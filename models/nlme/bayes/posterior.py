@@ -61,8 +61,14 @@ def sample_posterior(
     A proposal whose equations cannot be integrated is rejected and counts as a divergence.
 
     Raises:
-        ConfigError: blocks of Ω, a single variance held, or bounds of parameters, which the priors do not have.
+        ConfigError: an endpoint with a likelihood, blocks of Ω, a single variance held, or bounds of parameters, which
+            the priors do not have.
     """
+    if model.structural.likelihood is not None:
+        what = "nuts needs residual error at every endpoint"
+        raise ConfigError(
+            what, where=f"model {model.name!r}", got="a likelihood", do="fit by laplace, agq, imp or saem"
+        )
     done = count(1)
 
     def after_draw(*_: Any, **__: Any) -> None:

@@ -1,18 +1,20 @@
 """From event tables to events in order: additional doses are expanded, changes of covariates become events."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.data.at_risk import with_time_at_risk
 from image_longitudinal.models.nlme.data.events import EventTable
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.data.reading import Interpolation
 from image_longitudinal.models.nlme.data.since_dose import with_time_since_dose
 from image_longitudinal.models.nlme.kernels import records
 from image_longitudinal.models.nlme.model.structural import OCCASION, StructuralModel
-from image_longitudinal.models.nlme.model.symbolic import depends_on_time
+from image_longitudinal.models.nlme.model.symbolic import depends_on_time, likelihoods_of
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -93,7 +95,12 @@ def expand_events(
         interval=np.where(is_dose & (kind != records.DOSE), table["II"][at], 0.0),
         covariates=np.where((kind == records.COVARIATES)[:, None], change[source], 0.0),
     )
-    return with_time_since_dose(data, model)
+    if model.likelihood is None:
+        return with_time_since_dose(data, model)
+    begins = np.where(data.censored, np.nan_to_num(table["LIMIT"][rows]), np.nan) if "LIMIT" in table.columns else None
+    normal = ~np.isin(data.endpoint, [i for i, own in enumerate(likelihoods_of(model)) if own is not None])
+    data = replace(data, censored=data.censored & normal)
+    return with_time_at_risk(with_time_since_dose(data, model), model, begins, checked=not every_row)
 
 
 def _ascending(table: EventTable, model: StructuralModel, first_row: int) -> FloatArray:

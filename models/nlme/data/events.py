@@ -21,8 +21,10 @@ from image_longitudinal.models.nlme.data import derived
 from image_longitudinal.models.nlme.data.cells import as_labels, as_numbers, plain_column
 from image_longitudinal.models.nlme.data.columns import AUXILIARY, DEFAULTS, REQUIRED, RULES, kind_of
 from image_longitudinal.models.nlme.data.endpoints import Labels, compartments, endpoint_numbers
+from image_longitudinal.models.nlme.data.outcome_kinds import likelihood_rows
 from image_longitudinal.models.nlme.data.reading import INTERPOLATIONS, Interpolation
 from image_longitudinal.models.nlme.model.structural import OCCASION, StructuralModel, given_covariates
+from image_longitudinal.models.nlme.model.symbolic import risks_of
 
 FloatArray = NDArray[np.float64]
 
@@ -147,12 +149,17 @@ def _completed(
     if "TINF" in full and "RATE" not in full:
         full["RATE"] = derived.rates(full, dosed, where)
     if "DV" in full:
-        full["DV"] = derived.censored_values(full, observed & (full.get("MDV", np.zeros(n)) != 1), where)
+        normal = observed & (full.get("MDV", np.zeros(n)) != 1)
+        if model.likelihood is not None:
+            of_likelihood = likelihood_rows(full, model, normal, where)
+            normal = normal & ~of_likelihood
+        full["DV"] = derived.censored_values(full, normal, where)
     for name, default in DEFAULTS.items():
         full.setdefault(name, np.full(n, default))
     for name in ("AMT", "RATE", "ADDL", "II", "SS", "CENS"):
         full[name] = np.nan_to_num(full[name], nan=0.0, posinf=np.inf, neginf=-np.inf)
-    names = (*(rule.name for rule in RULES), *given_covariates(model))
+    limits = ["LIMIT"] if risks_of(model) and "LIMIT" in full else []
+    names = (*(rule.name for rule in RULES), *limits, *given_covariates(model))
     return EventTable({name: full[name] for name in names}, given_covariates(model), interpolation, labels)
 
 

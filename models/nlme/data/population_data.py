@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.data.at_risk import with_time_at_risk
 from image_longitudinal.models.nlme.data.since_dose import with_time_since_dose
 from image_longitudinal.models.nlme.kernels.records import COVARIATES, DOSE, EventArrays
 from image_longitudinal.models.nlme.model.dosing import Dose, observation_times
@@ -120,7 +121,7 @@ class PopulationData:
             interval=tiled(np.zeros(len(given)), 0.0),
             covariates=changes.reshape(n * count, 2 * static.shape[1]),
         )
-        return with_time_since_dose(data, model)
+        return with_time_at_risk(with_time_since_dose(data, model), model, checked=len(at) == 1)
 
     def at_times(self, times: FloatArray) -> PopulationData:
         """The subjects of one design, each observed at its own times (n, T), ascending in each row.
@@ -175,10 +176,14 @@ class PopulationData:
 
     def without_censored(self) -> PopulationData:
         """The data without censored rows; all subjects stay."""
-        if not self.censored.any():
+        return self.with_rows(~self.censored)
+
+    def with_rows(self, wanted: NDArray[np.bool_]) -> PopulationData:
+        """The data with some of the rows, (N,); all subjects and events stay."""
+        if wanted.all():
             return self
-        rows = {name: getattr(self, name)[~self.censored] for name in BY_ROW}
-        counts = np.bincount(self.subject_of_row[~self.censored], minlength=len(self))
+        rows = {name: getattr(self, name)[wanted] for name in BY_ROW}
+        counts = np.bincount(self.subject_of_row[wanted], minlength=len(self))
         return replace(self, row_start=np.concatenate([[0], np.cumsum(counts)]), **rows)
 
     @property

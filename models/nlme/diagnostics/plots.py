@@ -15,6 +15,7 @@ from image_longitudinal.models.nlme.estimation.fit import Fit
 from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.model.population import PopulationModel
+from image_longitudinal.models.nlme.simulation.outcomes import expected
 
 FloatArray = NDArray[np.float64]
 INK, ACCENT, SOFT = "#1f2a37", "#b4441f", "#8fa3b5"
@@ -99,7 +100,7 @@ def individual_fits(
 ) -> Figure:
     """Observations with the individual and the population curve, for up to 12 subjects (positions in the data).
 
-    With several endpoints: the endpoint of the subject's first observation.
+    With several endpoints: the endpoint of the subject's first observation. Of one with a likelihood, curves are means.
     """
     chosen = list(np.unique(np.linspace(0, len(data) - 1, 12).astype(int)) if subjects is None else subjects)[:12]
     columns = min(4, len(chosen))
@@ -114,7 +115,10 @@ def individual_fits(
         curve = _finely(one, int(one.endpoint[0]))
         objective = Objective(model, curve)
         for scale, colour, label in ((0.0, SOFT, "population"), (1.0, ACCENT, "individual")):
-            predicted = objective.predict(PopulationParameters.of(model), scale * eta[[subject]])[0]
+            if model.structural.likelihood is None:
+                predicted = objective.predict(PopulationParameters.of(model), scale * eta[[subject]])[0]
+            else:
+                predicted = expected(model, scale * eta[[subject]], curve)
             axis.plot(curve.times, predicted, color=colour, lw=1.3, label=label)
         axis.plot(one.times[shown], one.observed[shown], "o", ms=2.8, color=INK, mew=0, label="observed")
         axis.set_title(f"subject {one.names[0]}", fontsize=8)
@@ -180,6 +184,10 @@ def _some(n: int) -> NDArray[np.int64]:
 def _scatter(axis: Axes, x: FloatArray, y: FloatArray, x_label: str, y_label: str, level: float = 0.0) -> None:
     """Points, a line at the expected level, and the running mean over equally filled bins."""
     x, y = x[np.isfinite(y)], y[np.isfinite(y)]
+    axis.set(xlabel=x_label, ylabel=y_label)
+    if not len(x):
+        _nothing(axis)
+        return
     some = _some(len(x))
     axis.plot(x[some], y[some], ".", ms=4, color=SOFT, alpha=0.6, mew=0)
     axis.axhline(level, color=INK, lw=0.8)
@@ -188,12 +196,14 @@ def _scatter(axis: Axes, x: FloatArray, y: FloatArray, x_label: str, y_label: st
         bin_of = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, len(edges) - 2)
         used = np.unique(bin_of)
         axis.plot([x[bin_of == b].mean() for b in used], [y[bin_of == b].mean() for b in used], color=ACCENT, lw=1.4)
-    axis.set(xlabel=x_label, ylabel=y_label)
     bare(axis)
 
 
 def _histogram(axis: Axes, values: FloatArray, sd: float) -> None:
     """Distribution of the values against N(0, sd²)."""
+    if not len(values):
+        _nothing(axis)
+        return
     axis.hist(values, bins=np.linspace(-4 * sd, 4 * sd, 33).tolist(), density=True, color=SOFT)
     grid = np.linspace(-4 * sd, 4 * sd, FINE)
     axis.plot(grid, np.exp(-0.5 * (grid / sd) ** 2) / (sd * np.sqrt(2 * np.pi)), color=ACCENT)
@@ -203,12 +213,21 @@ def _histogram(axis: Axes, values: FloatArray, sd: float) -> None:
 def _quantiles(axis: Axes, values: FloatArray, label: str) -> None:
     """Ordered values against those of N(0, 1)."""
     ordered = np.sort(values[np.isfinite(values)])
-    expected = ndtri((np.arange(len(ordered)) + 0.5) / len(ordered))
+    axis.set(xlabel="N(0, 1)", ylabel=label)
+    if not len(ordered):
+        _nothing(axis)
+        return
+    normal = ndtri((np.arange(len(ordered)) + 0.5) / len(ordered))
     some = np.unique(np.concatenate([_some(len(ordered)), np.arange(min(20, len(ordered)))]))
     some = np.unique(np.concatenate([some, len(ordered) - 1 - some]))
-    axis.plot(expected[some], ordered[some], ".", ms=3, color=SOFT, mew=0)
-    axis.plot(expected[[0, -1]], expected[[0, -1]], color=INK, lw=0.8)
-    axis.set(xlabel="N(0, 1)", ylabel=label)
+    axis.plot(normal[some], ordered[some], ".", ms=3, color=SOFT, mew=0)
+    axis.plot(normal[[0, -1]], normal[[0, -1]], color=INK, lw=0.8)
+    bare(axis)
+
+
+def _nothing(axis: Axes) -> None:
+    """An empty panel: no endpoint has such residuals."""
+    axis.text(0.5, 0.5, "not defined for these endpoints", ha="center", va="center", fontsize=7, color=SOFT)
     bare(axis)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.random import normals, stream_key
@@ -16,6 +16,8 @@ from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.model.population import PopulationModel
+from image_longitudinal.models.nlme.simulation.outcomes import drawn_values, expected, predictions_and_arguments
+from image_longitudinal.models.nlme.simulation.simulate import individual_parameters
 
 FloatArray = NDArray[np.float64]
 CHUNK = 1000  # subjects at a time: bounds the memory
@@ -31,6 +33,9 @@ class Residuals:
     over the residual standard deviation. ``cwres``: conditional weighted residuals (Hooker, Staatz & Karlsson 2007,
     Pharm Res 24:2187), independent and N(0, 1) under the right model, as far as linearisation at η̂ is accurate. With
     log-normal residual error all residuals are on the log scale. Residuals of censored rows are NaN.
+
+    Of an endpoint with a likelihood, predictions are means (of an event: the cumulative hazard at its time), ``iwres``
+    Pearson residuals (of an event: martingale residuals over their standard deviation), and ``cwres`` NaN.
     """
 
     pred: FloatArray
@@ -55,12 +60,20 @@ def residuals(model: PopulationModel, data: PopulationData, eta: FloatArray) -> 
         individual[rows] = np.log(data.observed[rows] / ipred[rows])
     population = individual + np.einsum("nk,nk->n", slope, eta[data.subject_of_row])  # y - E(y), linearised at η̂
     individual[data.censored] = np.nan
-    cwres, seen = np.full(len(pred), np.nan), np.flatnonzero(~data.censored)
-    for block in equal_blocks(data.without_censored()):
+    normal = model.has_residual_error(data.endpoint) & ~data.censored
+    cwres, seen = np.full(len(pred), np.nan), np.flatnonzero(normal)
+    for block in equal_blocks(data.with_rows(normal)):
         own = seen[block]
         g = slope[own]  # (subjects, T, k)
         covariance = g @ values.omega @ g.transpose(0, 2, 1) + np.eye(own.shape[1]) * sd[own][:, None, :] ** 2
         cwres[own] = decorrelated(covariance, population[own])
+    if model.structural.likelihood is None:
+        return Residuals(pred, ipred, individual / sd, cwres)
+    pred = expected(model, np.zeros_like(eta), data)
+    ipred, parts = predictions_and_arguments(model, individual_parameters(model, eta), data)
+    for part in parts:
+        mean, variance = part.likelihood.moments(part.values)
+        individual[part.rows], sd[part.rows] = data.observed[part.rows] - mean, np.sqrt(variance)
     return Residuals(pred, ipred, individual / sd, cwres)
 
 
@@ -73,7 +86,7 @@ def decorrelated(covariance: FloatArray, x: FloatArray) -> FloatArray:
 
 
 def replicates(model: PopulationModel, data: PopulationData, n: int, *, seed: int) -> Iterator[FloatArray]:
-    """``n`` simulated sets of observations under the data's own designs, each (N,).
+    """``n`` simulated sets of observations under the data's own designs, each (N,); NaN in rows of an event.
 
     The draws of a subject depend on seed, replicate, subject id and position alone.
 
@@ -89,24 +102,36 @@ def replicates(model: PopulationModel, data: PopulationData, n: int, *, seed: in
         noise = normals(stream_key(seed, "replicate residual", replicate), data.ids, widest)
         phi = objective.typical_phi(values)
         phi[:, objective.random] += eta
-        yield model.scatter(objective.predict_at(phi), data.endpoint, noise[data.subject_of_row, position])
+        own = noise[data.subject_of_row, position]
+        if model.structural.likelihood is None:
+            yield model.scatter(objective.predict_at(phi), data.endpoint, own)
+            continue
+        parameters = individual_parameters(model, eta)
+        predicted, parts = predictions_and_arguments(model, parameters, data, tolerance=objective.tolerance)
+        simulated = model.scatter(predicted, data.endpoint, own)
+        drawn_values(parts, ndtr(own), simulated)
+        yield simulated
 
 
 def npde(model: PopulationModel, data: PopulationData, *, n: int = 500, seed: int = 1) -> FloatArray:
     """Normalised prediction distribution errors, decorrelated within subjects, (N,).
 
     N(0, 1) and uncorrelated under the right model, without any linearisation (Brendel et al. 2006, Pharm Res 23:2036).
-    NaN in censored rows, which are ignored. The ``n`` replicates must outnumber the observations of any subject.
+    NaN in rows that are censored or of an endpoint with a likelihood, which are ignored. The ``n`` replicates must
+    outnumber the observations of any subject.
 
     Raises:
         ConfigError: too few replicates.
         SimulationError: a subject's equations cannot be integrated.
     """
+    seen = model.has_residual_error(data.endpoint) & ~data.censored
+    whole = np.full(len(data.times), np.nan)
+    if not seen.any():
+        return whole
     most = int(np.diff(data.row_start).max())
     if n <= most + 1:
         raise ConfigError("too few replicates to decorrelate", expected=f"more than {most + 1}", got=n)
-    whole, seen = np.full(len(data.times), np.nan), ~data.censored
-    data = data.without_censored()
+    data = data.with_rows(seen)
     result = np.empty(len(data.times))
     for first in range(0, len(data), CHUNK):
         part = data.subset(first, min(first + CHUNK, len(data)))
@@ -254,7 +279,10 @@ def _bins(times: FloatArray, bins: int | ArrayLike | None) -> NDArray[np.int64]:
 def _correction(model: PopulationModel, data: PopulationData, members: list[NDArray[np.int64]]) -> FloatArray:
     """Factor of each outcome: the bin's median population prediction over its own."""
     no_effects = np.zeros((len(data), model.n_random_effects))
-    pred = Objective(model, data).predict(PopulationParameters.of(model), no_effects)[0]
+    if model.structural.likelihood is None:
+        pred = Objective(model, data).predict(PopulationParameters.of(model), no_effects)[0]
+    else:
+        pred = expected(model, no_effects, data)
     scale = np.ones(len(pred))
     for rows in members:
         own = pred[rows]

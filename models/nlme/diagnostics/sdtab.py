@@ -21,9 +21,10 @@ def sdtab(model: PopulationModel, data: PopulationData, eta: FloatArray, *, seed
     """One row per observation, in the order of the data.
 
     Columns: ID, TIME, DVID (1, 2, ...), CENS, DV (the limit of quantification where CENS is 1), PRED, IPRED, CWRES,
-    IWRES, WRES, NPDE (missing where CENS is 1), each individual parameter, each random effect's empirical Bayes
-    estimate (``eta_cl``) and its standard deviation (``sd_eta_cl``, from the curvature of the individual posterior at
-    its mode). PRED, IPRED and the residuals are as in :func:`models.nlme.diagnostics.residuals.residuals`.
+    IWRES, WRES, NPDE (missing where CENS is 1, and all but IWRES of an endpoint with a likelihood), each individual
+    parameter, each random effect's empirical Bayes estimate (``eta_cl``) and its standard deviation (``sd_eta_cl``,
+    from the curvature of the individual posterior at its mode). PRED, IPRED and the residuals are as in
+    :func:`models.nlme.diagnostics.residuals.residuals`.
 
     Args:
         model: the fitted model.
@@ -58,7 +59,9 @@ def sdtab(model: PopulationModel, data: PopulationData, eta: FloatArray, *, seed
 
 
 def weighted_residuals(model: PopulationModel, data: PopulationData) -> FloatArray:
-    """WRES: residuals of the model linearised at η = 0, decorrelated within subjects, (N,); NaN in censored rows.
+    """WRES: residuals of the model linearised at η = 0, decorrelated within subjects, (N,).
+
+    NaN in rows that are censored or of an endpoint with a likelihood.
 
     With log-normal residual error on the log scale. SimulationError: a subject's equations cannot be integrated.
     """
@@ -69,8 +72,9 @@ def weighted_residuals(model: PopulationModel, data: PopulationData) -> FloatArr
     gap = data.observed - pred
     with np.errstate(divide="ignore", invalid="ignore"):
         gap[rows] = np.log(data.observed[rows] / pred[rows])
-    out, seen = np.full(len(pred), np.nan), np.flatnonzero(~data.censored)
-    for block in equal_blocks(data.without_censored()):
+    normal = model.has_residual_error(data.endpoint) & ~data.censored
+    out, seen = np.full(len(pred), np.nan), np.flatnonzero(normal)
+    for block in equal_blocks(data.with_rows(normal)):
         own = seen[block]
         g = slope[own]
         covariance = g @ values.omega @ g.transpose(0, 2, 1) + np.eye(own.shape[1]) * sd[own][:, None, :] ** 2
@@ -82,8 +86,13 @@ def posterior_deviations(model: PopulationModel, data: PopulationData, eta: Floa
     """Standard deviations of each subject's random effects given its data, (n, k): those of a Gaussian at the mode.
 
     Its precision is Ω⁻¹ plus the expected curvature of the observations: G Gᵀ / R + ½ R' R'ᵀ / R² of each, and of a
-    censored one that of log Φ.
+    censored one that of log Φ; with a likelihood it is the curvature of the posterior itself.
     """
+    if model.structural.likelihood is not None:
+        objective = Objective(model, data)
+        objective.eta[:] = eta
+        covariance = objective.posterior_covariance(PopulationParameters.of(model))
+        return np.asarray(np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)))
     values = PopulationParameters.of(model)
     f, slope = Objective(model, data).predict(values, eta)
     rows = model.logarithmic(data.endpoint)

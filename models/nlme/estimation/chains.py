@@ -34,6 +34,8 @@ class Chains:
         self.objective, self.densities, self.seed = objective, Densities(objective), seed
         self.random, self.sweeps = objective.random, 0
         self.rows = np.arange(len(objective.data))
+        # whether there is an expected information; of other models that at the modes is used, which follows no draws
+        self.expected = objective.model.structural.likelihood is None
         self.per_row = np.diff(objective.data.row_start)
 
     def begin(self, values: PopulationParameters) -> None:
@@ -49,6 +51,10 @@ class Chains:
         self.mode = self.objective.typical_phi(values)[:, self.random] + self.objective.eta
         self.scale = self.objective.posterior_covariance(values)
         self.factor = np.linalg.cholesky(self.scale)
+        if not self.expected:
+            phi = self.objective.typical_phi(values)
+            phi[:, self.random] = self.mode
+            self.information = self.densities.hessians(phi, values)
 
     def sweep(self, values: PopulationParameters) -> None:
         """Move every chain, with the posterior under ``values`` as its stationary distribution."""

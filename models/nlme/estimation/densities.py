@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
-from image_longitudinal.models.nlme.kernels.curvature import data_derivatives
+from image_longitudinal.models.nlme.kernels.curvature import data_derivatives, data_hessians
 from image_longitudinal.models.nlme.kernels.likelihood import subject_densities
 from image_longitudinal.models.nlme.kernels.records import EventArrays
 
@@ -80,6 +80,18 @@ class Densities:
 
         self.objective.in_threads(run, self.parts)
         return -first, second
+
+    def hessians(self, phi: FloatArray, values: PopulationParameters) -> FloatArray:
+        """Minus the second derivatives (n, p, p) of the log densities by φ; 0 where they do not exist."""
+        n, p = phi.shape
+        out = np.zeros((n, p, p))
+
+        def run(part: tuple[slice, PopulationData, EventArrays]) -> None:
+            where, data, _ = part
+            data_hessians(self.objective.problem(values, data), np.ascontiguousarray(phi[where]), out[where])
+
+        self.objective.in_threads(run, self.parts)
+        return out
 
     def _rows(self, where: slice) -> slice:
         return slice(self.rows[where.start], self.rows[where.stop])

@@ -315,6 +315,9 @@ def fit(
     if covariance not in ("sandwich", "hessian", "gradient", "none"):
         expected = "sandwich, hessian, gradient or none"
         raise ConfigError("unknown kind of covariance", expected=expected, got=repr(covariance))
+    if method != "Laplace" and model.structural.likelihood is not None:
+        what = f"{method} linearises the model, which the likelihood of an endpoint does not allow"
+        raise ConfigError(what, where=f"model {model.name!r}", do="fit by laplace, agq, imp or saem")
     objective = Objective(model, data, method, n_threads=n_threads)
     coordinates = Coordinates(model, omega, fixed)
     search = _Search(objective, coordinates, progress)
@@ -348,6 +351,11 @@ def fit(
     searches = objective.find_modes(values)[1]
     objectives = objective.at_modes(values, gradient=False).objective + objective.constant_per_subject
     return search.result(psi, method, covariance, objectives, objective.eta, searches, converged, message)
+
+
+def first_method(model: PopulationModel) -> str:
+    """The method of a fit from which others start: FOCEI, or Laplace for a model with a likelihood."""
+    return "FOCEI" if model.structural.likelihood is None else "Laplace"
 
 
 def spread(data: PopulationData, n: int) -> PopulationData:

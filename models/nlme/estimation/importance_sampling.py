@@ -47,7 +47,8 @@ class ImportanceSearch(PopulationSearch):
     def __init__(self, objective: Objective, coordinates: Coordinates, progress: Evaluated | None) -> None:
         super().__init__(objective, coordinates, progress)
         data, random = objective.data, objective.random
-        self.constant = np.log(2 * np.pi) * np.add.reduceat(~data.censored, data.row_start[:-1], dtype=float)
+        normal = ~data.censored & objective.model.has_residual_error(data.endpoint)
+        self.constant = np.log(2 * np.pi) * np.add.reduceat(normal, data.row_start[:-1], dtype=float)
         others = [i for i in range(len(objective.model.parameters)) if i not in random]
         self.shifted = [i for i in others if i in coordinates.mu]  # estimated, without a random effect
 

@@ -19,7 +19,7 @@ from image_longitudinal.models.nlme.kernels.curvature import curvatures
 from image_longitudinal.models.nlme.kernels.individual import METHODS
 from image_longitudinal.models.nlme.kernels.modes import modes
 from image_longitudinal.models.nlme.kernels.records import EstimationProblem, EventArrays
-from image_longitudinal.models.nlme.model.population import DISTRIBUTIONS, PopulationModel
+from image_longitudinal.models.nlme.model.population import DISTRIBUTIONS, PopulationModel, check_likelihoods
 from image_longitudinal.models.nlme.model.residual_error import KINDS
 from image_longitudinal.models.nlme.simulation.simulate import predict
 
@@ -64,6 +64,7 @@ class Objective:
             where = f"subject {data.names[data.subject_of_row[row]]}, time {data.times[row]:g}"
             positive = "log-normal residual error needs positive observations"
             raise ConfigError(positive, where=where, got=data.observed[row])
+        check_likelihoods(model)
         if method == "FO" and data.censored.any():
             censored = f"{data.censored.sum()} censored"
             raise ConfigError("FO cannot use censored observations", expected="FOCEI or Laplace", got=censored)

@@ -54,11 +54,12 @@ class EtaBar:
 class FitStatistics:
     """Figures of a whole fit.
 
-    ``objective`` is minus twice the log-likelihood without N·log 2π (N: observations above a limit of quantification),
-    ``with_constant`` with it; ``aic`` and ``bic`` are of the latter, with the number of ``parameters`` estimated and
-    of ``observations``. ``eigenvalues`` (ascending) are of the estimates' correlations, the condition number is the
-    largest over the smallest. ``eta_shrinkage`` is 1 - sd(η̂) / ω by random effect, ``epsilon_shrinkage`` 1 - sd(IWRES)
-    by endpoint. ``correlations`` (m, m): of the estimates, NaN where they are not known.
+    ``objective`` is minus twice the log-likelihood without N·log 2π (N: observations with residual error, above a limit
+    of quantification), ``with_constant`` with it; ``aic`` and ``bic`` are of the latter, with the number of
+    ``parameters`` estimated and of ``observations``. ``eigenvalues`` (ascending) are of the estimates' correlations,
+    the condition number is the largest over the smallest. ``eta_shrinkage`` is 1 - sd(η̂) / ω by random effect,
+    ``epsilon_shrinkage`` 1 - sd(IWRES) by endpoint with residual error. ``correlations`` (m, m): of the estimates, NaN
+    where they are not known.
     """
 
     objective: float
@@ -148,7 +149,8 @@ def _covariance_interval(
 def fit_statistics(fit: Fit, data: PopulationData, iwres: FloatArray) -> FitStatistics:
     """Figures of a fit; ``iwres`` (N,): individual weighted residuals, NaN in censored rows."""
     observations, parameters = len(data.times), len(fit.names)
-    with_constant = fit.objective + float(np.log(2.0 * np.pi)) * int((~data.censored).sum())
+    normal = ~data.censored & fit.model.has_residual_error(data.endpoint)
+    with_constant = fit.objective + float(np.log(2.0 * np.pi)) * int(normal.sum())
     known = np.isfinite(np.diag(fit.covariance)) if parameters else np.zeros(0, dtype=bool)
     correlations = np.full((parameters, parameters), np.nan)
     own = fit.covariance[np.ix_(known, known)]
@@ -163,6 +165,8 @@ def fit_statistics(fit: Fit, data: PopulationData, iwres: FloatArray) -> FitStat
         bars[name] = EtaBar(mean, error, float(2.0 * ndtr(-abs(mean) / error)) if error > 0 else float("nan"))
     epsilon = {}
     for index, endpoint in enumerate(fit.model.structural.endpoints):
+        if fit.model.residuals[index].kind == "likelihood":
+            continue
         seen = iwres[(data.endpoint == index) & np.isfinite(iwres)]
         epsilon[endpoint] = 1.0 - float(seen.std(ddof=1)) if len(seen) > 1 else float("nan")
     return FitStatistics(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
-from image_longitudinal.models.nlme.estimation.fit import Evaluated, Fit, fit, starting_points
+from image_longitudinal.models.nlme.estimation.fit import Evaluated, Fit, first_method, fit, starting_points
 from image_longitudinal.models.nlme.estimation.importance_sampling import Draws
 from image_longitudinal.models.nlme.estimation.minimise import GOOD_ENOUGH
 from image_longitudinal.models.nlme.estimation.objective import Objective
@@ -72,7 +72,8 @@ def quadrature_fit(
         covariance: the same; ``sandwich`` is ``gradient`` for 20 or more subjects per estimate.
         n_threads: the result does not depend on it.
         max_iterations: of each maximisation.
-        start: a fit by linearisation from whose estimates to start, of these or of other subjects; FOCEI if None.
+        start: a fit by linearisation from whose estimates to start, of these or of other subjects; FOCEI if None
+            (Laplace of a model with a likelihood).
         progress: called with (evaluation, objective).
 
     Raises:
@@ -89,7 +90,10 @@ def quadrature_fit(
         )  # fmt: skip
         return replace(found, method="AGQ")
     if start is None:
-        start = fit(model, data, omega=omega, fixed=fixed, covariance="none", n_threads=n_threads, progress=progress)
+        start = fit(
+            model, data, first_method(model), omega=omega, fixed=fixed, covariance="none", n_threads=n_threads,
+            progress=progress,
+        )  # fmt: skip
     objective = Objective(start.model, data, n_threads=n_threads, tolerance=SOLVER_TOLERANCE)
     coordinates = Coordinates(start.model, omega, fixed)
     search, psi = SampledLikelihood(objective, coordinates, progress), coordinates.pack(coordinates.start)

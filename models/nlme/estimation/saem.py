@@ -25,7 +25,12 @@ from image_longitudinal.models.nlme.estimation.maximum_likelihood import (
 from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.estimation.quadrature import FINE, MOST_EFFECTS, place
-from image_longitudinal.models.nlme.estimation.sampled_likelihood import SampledLikelihood, affordable, hardly_informed
+from image_longitudinal.models.nlme.estimation.sampled_likelihood import (
+    SampledLikelihood,
+    affordable,
+    hardly_informed,
+    positive,
+)
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
@@ -184,10 +189,13 @@ class _Update:
         """A Newton step of some typical values towards the maximum of the likelihood.
 
         The score of the present draws minus its regression on the score by the random effects, whose posterior mean is
-        0: what is left does not change with draws that the data hold. Its information is that of the linearised model.
+        0: what is left does not change with draws that the data hold. Its information is that of the linearised model;
+        with a likelihood the curvature at the modes, as a regression that followed the draws would have its own mean.
         """
         random = self.random
         score, information = self.chains.densities.by_phi(self.chains.phi, values)
+        if not self.chains.expected:
+            information = self.chains.information
         precision = np.linalg.inv(values.omega)
         eta = self.chains.phi[:, random] - values.mu[random]
         across = information[:, random, :]  # (n, k, p)
@@ -196,5 +204,7 @@ class _Update:
         gradient = (score - np.einsum("nkp,nk->np", regression, of_effects)).sum(axis=0)
         left = (information - np.einsum("nkp,nkq->npq", across, regression)).sum(axis=0)
         some = np.ix_(positions, positions)
+        if not self.chains.expected:
+            left[some] = positive(left[some])
         ridge = 1e-8 * np.diag(np.diag(left)[positions]) + 1e-12 * np.eye(len(positions))
         return np.clip(np.linalg.solve(left[some] + ridge, gradient[positions]), -LONGEST, LONGEST)

@@ -84,9 +84,7 @@ class SampledLikelihood(PopulationSearch):
         scale = np.sqrt(np.diag(outer) + 1e-6)
         if len(gradients) >= MANY * m:
             return np.asarray(outer + 1e-6 * np.diag(scale**2))
-        values, vectors = np.linalg.eigh(self.derivatives(psi)[1] / np.outer(scale, scale))
-        positive = np.maximum(np.abs(values), 1e-3)
-        return np.asarray((vectors * positive) @ vectors.T * np.outer(scale, scale))
+        return positive(self.derivatives(psi)[1], scale)
 
     def maximise(self, psi: FloatArray, gradients: FloatArray, limit: int) -> tuple[FloatArray, float, bool]:
         """The maximum of the likelihood from ψ, as far as the draws can be trusted.
@@ -145,6 +143,13 @@ class SampledLikelihood(PopulationSearch):
             out.mean[positions], out.covariance[positions], out.effective[positions] = search.moments()
             out.pareto_k[positions] = pareto_shapes(search.log_weight)
         return out
+
+
+def positive(hessian: FloatArray, scale: FloatArray | None = None) -> FloatArray:
+    """A Hessian (m, m) with the absolute values of its eigenvalues in units ``scale`` (m,); of its diagonal if None."""
+    size = np.sqrt(np.abs(np.diag(hessian)) + 1e-12) if scale is None else scale
+    values, vectors = np.linalg.eigh(hessian / np.outer(size, size))
+    return np.asarray((vectors * np.maximum(np.abs(values), 1e-3)) @ vectors.T * np.outer(size, size))
 
 
 def _left(slope: FloatArray, inverse: FloatArray) -> float:

@@ -8,6 +8,7 @@ address (:mod:`models.nlme.kernels.calls`) and are compiled once for all models.
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
@@ -18,6 +19,7 @@ from typing import Any
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.files import write_atomically
 from image_longitudinal.models.nlme.kernels.cached import cache_folder, digest_of_sources
+from image_longitudinal.models.nlme.kernels.digamma import digamma
 from image_longitudinal.models.nlme.kernels.graphs import jacobian, simplify, write
 from image_longitudinal.models.nlme.kernels.linear_form import LinearForm, linear_form
 from image_longitudinal.models.nlme.model.structural import StructuralModel
@@ -159,7 +161,8 @@ def _load(name: str, path: Path) -> ModuleType:
 def generate_source(model: StructuralModel) -> str:
     """Python source of the model's compiled functions, for the integrator.
 
-    Their argument ``p`` holds the parameters (m), the covariates' values (c) at a time, their slopes (c), that time.
+    Their argument ``p`` holds the parameters (m), the covariates' values (c) at a time, their slopes (c), that time,
+    and the value observed, on which log densities depend.
     """
     from pytensor.graph.traversal import explicit_graph_inputs
 
@@ -208,6 +211,7 @@ class _Functions:
         self.names |= {variable: f"x[{i}]" for i, variable in enumerate(system.states)}
         self.names |= {variable: f"p[{i}]" for i, variable in enumerate(system.parameters)}
         self.names |= {variable: f"c{i}" for i, variable in enumerate(system.covariates)}
+        self.names[system.observed] = f"p[{m + 2 * c + 1}]"
         self.head = [f"c{i} = p[{m + i}] + p[{m + c + i}] * (t - p[{m + 2 * c}])" for i in range(c)]
 
     def __call__(self, name: str, arguments: str, targets: Sequence[str], expressions: Sequence[Any]) -> str:
@@ -250,6 +254,8 @@ def _file(
     )
     names = ", ".join(f"calls.{name}: called_{name.lower()}" for name in called)
     entries = "".join(ENTRIES[name] for name in called)
+    if any("digamma(" in function for function in functions):
+        functions = [inspect.getsource(digamma.py_func), *functions]
     return head + sizes + "\n\n".join(functions) + "\n" + entries + footer.format(functions=names)
 
 

@@ -77,3 +77,36 @@ def data_derivatives(problem, phi, first, second):  # type: ignore[no-untyped-de
             first[i, :] = 0.0
             second[i, :, :] = 0.0
     return 0
+
+
+@cached_kernel
+def data_hessians(problem, phi, out):  # type: ignore[no-untyped-def]
+    """``out`` (n, p, p) ← Hessian of the data term at φ (n, p), by differences of its gradient. With interaction only.
+
+    0 for a subject that cannot be evaluated there or near.
+    """
+    n_p, data = phi.shape[1], problem.data
+    first, second = np.empty(n_p), np.empty((n_p, n_p))
+    up, moved = np.empty(n_p), np.empty(n_p)
+    for i in range(phi.shape[0]):
+        r0 = data.row_start[i]
+        n_rows = data.row_start[i + 1] - r0
+        f, g = np.empty(n_rows), np.empty((n_rows, n_p))
+        hessian, good = np.zeros((n_p, n_p)), True
+        for direction in range(2 * n_p):
+            a, sign = direction // 2, 1.0 if direction % 2 == 0 else -1.0
+            assign(moved, phi[i])
+            moved[a] += sign * STEP
+            good = good and predict_subject(problem.model, i, moved, problem.scales, data, problem.tolerance, f, g)
+            good = good and data_terms(problem, problem.error, r0, f, f, g, first, second) < np.inf
+            if not good:
+                break
+            for b in range(n_p):
+                if sign > 0:
+                    up[b] = first[b]
+                else:
+                    hessian[b, a] = (up[b] - first[b]) / (2.0 * STEP)
+        for a in range(n_p):
+            for b in range(n_p):
+                out[i, a, b] = 0.5 * (hessian[a, b] + hessian[b, a]) if good else 0.0
+    return 0

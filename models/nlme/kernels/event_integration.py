@@ -90,7 +90,7 @@ def solve_events(model, parameters, data, start, shared, tolerance, out, gradien
     w, state = records.new_workspace(n, m), records.new_state(n, m)
     dose, y, y_by = plan.dose[0], state.y, state.y_by
     by_parameter, by_state = np.zeros(m), np.zeros(n)
-    p = np.zeros(n_parameters + 2 * c + 1)
+    p = np.zeros(n_parameters + 2 * c + 2)
     for row in range(parameters.shape[0]):
         subject = start if shared else start + row
         event, r0, r1 = event_start[subject], row_start[subject], row_start[subject + 1]
@@ -165,6 +165,7 @@ def solve_events(model, parameters, data, start, shared, tolerance, out, gradien
                         return row, reason
                 event += 1
             o = j + shift
+            p[p.size - 1] = data.observed[j]
             out[o] = calls.call_output(model, (data.endpoint[j], data.times[j], y, p, by_parameter, by_state))
             if not math.isfinite(out[o]):
                 return row, records.NOT_INTEGRATED

@@ -13,11 +13,12 @@ _INFIX = {
 _CALLS = {
     "Exp": "math.exp", "Log": "math.log", "Sqrt": "math.sqrt", "Expm1": "math.expm1", "Log1p": "math.log1p",
     "Log2": "math.log2", "Log10": "math.log10", "Sin": "math.sin", "Cos": "math.cos", "Tanh": "math.tanh",
-    "Abs": "abs", "Maximum": "max", "Minimum": "min",
+    "Abs": "abs", "Maximum": "max", "Minimum": "min", "GammaLn": "math.lgamma", "Psi": "digamma",
 }  # fmt: skip
 _FORMS = {
     "Neg": "-{0}", "Sqr": "{0} * {0}", "Reciprocal": "1.0 / {0}", "Switch": "{1} if {0} else {2}", "Invert": "not {0}",
     "Identity": "{0}", "Second": "{1}", "Cast": "float({0})", "Sign": "float(({0} > 0.0) - ({0} < 0.0))",
+    "Log1mexp": "math.log(-math.expm1({0}))", "IsInf": "math.isinf({0})",
     "Sigmoid": "1.0 / (1.0 + math.exp(-{0}))", "Softplus": "math.log1p(math.exp(-abs({0}))) + max({0}, 0.0)",
 }  # fmt: skip
 
@@ -82,7 +83,9 @@ def write(variable: Any, known: dict[Any, str], by_text: dict[str, str], lines: 
 
 
 def _literal(data: Any) -> str:
-    return f"({data.item()!r})" if data.dtype.kind == "b" else f"({float(data)!r})"
+    if data.dtype.kind == "b":
+        return f"({data.item()!r})"
+    return f"({float(data)!r})".replace("inf", "math.inf").replace("nan", "math.nan")
 
 
 def _operation(op: Any, arguments: list[str]) -> str:

@@ -8,8 +8,8 @@ from image_longitudinal.models.nlme.kernels.cached import cached_kernel
 from image_longitudinal.models.nlme.kernels.compiled import compiled, zero, zero2
 from image_longitudinal.models.nlme.model.residual_error import KINDS
 
-PROPORTIONAL, COMBINED1, COMBINED2, POWER, LOG_NORMAL_ERROR = (
-    KINDS.index(kind) for kind in ("proportional", "combined1", "combined2", "power", "log-normal")
+PROPORTIONAL, COMBINED1, COMBINED2, POWER, LOG_NORMAL_ERROR, LIKELIHOOD = (
+    KINDS.index(kind) for kind in ("proportional", "combined1", "combined2", "power", "log-normal", "likelihood")
 )
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 FAR = -25.0  # standard deviations; further out the normal tail is computed by its asymptotic series
@@ -49,7 +49,8 @@ def data_terms(problem, error, r0, f, at, g, first, second) -> float:  # type: i
 
     ``error``: used in place of the problem's own. ``at`` (T,): predictions for the residual variances: f itself with
     interaction, f(η = 0) without. A censored row contributes the probability of values below its limit (Beal 2001, J
-    Pharmacokinet Pharmacodyn 28:481, M3) and its curvature in the direction of G.
+    Pharmacokinet Pharmacodyn 28:481, M3) and its curvature in the direction of G. Of an endpoint with a likelihood, f
+    is the log density itself, and the outer product of its gradient stands for the curvature.
     """
     data = problem.data
     n_p, total = first.size, 0.0
@@ -58,6 +59,13 @@ def data_terms(problem, error, r0, f, at, g, first, second) -> float:  # type: i
     for j in range(f.size):
         y, e = data.observed[r0 + j], data.endpoint[r0 + j]
         kind = problem.kinds[e]
+        if kind == LIKELIHOOD:  # f is the log density
+            total -= f[j]
+            for a in range(n_p):
+                first[a] -= g[j, a]
+                for b in range(a + 1):
+                    second[a, b] += g[j, a] * g[j, b]
+            continue
         r, r1 = variance(kind, error[3 * e : 3 * e + 3], at[j])
         if not problem.interaction:
             r1 = 0.0
@@ -105,6 +113,9 @@ def subject_densities(kinds, error, observed, endpoint, censored, row_start, f, 
         total = 0.0
         for j in range(row_start[i], row_start[i + 1]):
             y, e = observed[j], endpoint[j]
+            if kinds[e] == LIKELIHOOD:
+                total += f[j]
+                continue
             r, _ = variance(kinds[e], error[3 * e : 3 * e + 3], f[j])
             residual = y - f[j]
             if kinds[e] == LOG_NORMAL_ERROR:

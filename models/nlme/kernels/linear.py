@@ -199,7 +199,7 @@ def solve_subject(  # type: ignore[no-untyped-def]
             if reason != records.GOOD:
                 return reason
             event += 1
-        by = gradient[j - r0]
+        by, p[p.size - 1] = gradient[j - r0], data.observed[j]
         out[j - r0] = observe(model, data.endpoint[j], data.times[j], s, p, by_parameter, by_state, by)
         if not math.isfinite(out[j - r0]):
             return records.NOT_INTEGRATED
@@ -216,7 +216,7 @@ def solve_linear(model, parameters, data, start_at, shared, tolerance, out, grad
     event_start, row_start = data.event_start, data.row_start
     s = new_linear(model, m)
     by_parameter, by_state, none = np.zeros(m), np.zeros(n), np.zeros(m)
-    p = np.zeros(model[calls.N_PARAMETERS] + 2 * model[calls.N_COVARIATES] + 1)
+    p = np.zeros(model[calls.N_PARAMETERS] + 2 * model[calls.N_COVARIATES] + 2)
     most = 0
     for i in range(start_at, start_at + 1 if shared else start_at + parameters.shape[0]):
         for e in range(event_start[i], event_start[i + 1]):
@@ -259,6 +259,7 @@ def solve_linear(model, parameters, data, start_at, shared, tolerance, out, grad
                 add(s, data.compartment[event], AMOUNT, data.amount[event], none)
                 event += 1
             o = j + moved
+            p[p.size - 1] = data.observed[j]
             out[o] = observe(model, data.endpoint[j], data.times[j], s, p, by_parameter, by_state, gradient[o])
             if not math.isfinite(out[o]):
                 return row, records.NOT_INTEGRATED

@@ -144,7 +144,7 @@ def transformed(
 
     ``new``: names of further parameters; ``covariate``: on which the change depends; ``suffix``: of the model's name.
     """
-    initial, dosing = model.initial, model.dosing
+    initial, dosing, likelihood = model.initial, model.dosing, model.likelihood
     return replace(
         model,
         name=f"{model.name}+{suffix}",
@@ -154,6 +154,7 @@ def transformed(
         output=lambda t, x, p: model.output(t, x, changed(p)),
         initial=None if initial is None else lambda p: initial(changed(p)),
         dosing=None if dosing is None else lambda p: dosing(changed(p)),
+        likelihood=None if likelihood is None else lambda t, x, p: likelihood(t, x, changed(p)),
         kernel=None,
     )
 

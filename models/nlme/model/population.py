@@ -10,6 +10,7 @@ from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.model.dosing import Dose
 from image_longitudinal.models.nlme.model.residual_error import ResidualError
 from image_longitudinal.models.nlme.model.structural import StructuralModel
+from image_longitudinal.models.nlme.model.symbolic import likelihoods_of
 
 DISTRIBUTIONS = ("log-normal", "normal", "logit-normal")
 
@@ -84,7 +85,7 @@ class PopulationModel:
         structural: the structural model.
         parameters: one for each parameter of the structural model.
         omega: covariance of the random effects, (k, k) in the order of the random parameters.
-        residual: residual error (of the first endpoint).
+        residual: residual error (of the first endpoint); ``LIKELIHOOD`` for an endpoint that has a likelihood.
         other_residuals: those of the structural model's further endpoints, in order.
         design: default doses and observation times.
         units: of time, amounts and outcome, for tables and figures.
@@ -117,6 +118,9 @@ class PopulationModel:
             what = f"population model {self.name!r} does not give each endpoint its residual error"
             expected, got = ", ".join(self.structural.endpoints), f"{len(self.residuals)} residual errors"
             raise ConfigError(what, expected=expected, got=got)
+        if (self.structural.likelihood is None) == any(own.kind == "likelihood" for own in self.residuals):
+            what = f"population model {self.name!r}: residual error LIKELIHOOD and the structural model's likelihood"
+            raise ConfigError(what, expected="both or neither", got=[own.kind for own in self.residuals])
 
     @property
     def residuals(self) -> tuple[ResidualError, ...]:
@@ -136,16 +140,23 @@ class PopulationModel:
     def scatter(
         self, prediction: NDArray[np.float64], endpoint: NDArray[np.int64], noise: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Observations of rows from predictions and standard normal draws, all (N,); endpoints are 0-based."""
+        """Observations of rows from predictions and standard normal draws, all (N,); endpoints are 0-based.
+
+        NaN in rows of an endpoint with a likelihood (:mod:`models.nlme.simulation.outcomes`).
+        """
         out = np.empty_like(prediction)
         for index, residual in enumerate(self.residuals):
             rows = endpoint == index
-            out[rows] = residual.scatter(prediction[rows], noise[rows])
+            out[rows] = np.nan if residual.kind == "likelihood" else residual.scatter(prediction[rows], noise[rows])
         return out
 
     def logarithmic(self, endpoint: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which rows have log-normal residual error."""
         return np.isin(endpoint, [i for i, own in enumerate(self.residuals) if own.kind == "log-normal"])
+
+    def has_residual_error(self, endpoint: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which rows have (normal) residual error: all but those of endpoints with a likelihood."""
+        return ~np.isin(endpoint, [i for i, own in enumerate(self.residuals) if own.kind == "likelihood"])
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
@@ -166,6 +177,18 @@ class PopulationModel:
     def typical_values(self) -> dict[str, float]:
         """Parameter values of a subject whose random effects are all 0."""
         return {parameter.name: parameter.typical for parameter in self.parameters}
+
+
+def check_likelihoods(model: PopulationModel) -> None:
+    """ConfigError unless the endpoints with a likelihood are those with residual error LIKELIHOOD."""
+    if model.structural.likelihood is None:
+        return
+    names = zip(model.structural.endpoints, likelihoods_of(model.structural), model.residuals, strict=True)
+    for name, own, residual in names:
+        if (own is None) == (residual.kind == "likelihood"):
+            what = f"endpoint {name!r} of model {model.name!r} does not have one of residual error and likelihood"
+            got = f"residual error {residual.kind!r} and {'no' if own is None else 'a'} likelihood"
+            raise ConfigError(what, expected="LIKELIHOOD as residual error of each endpoint of likelihood", got=got)
 
 
 def check_omega(omega: ArrayLike, n: int, model: str) -> NDArray[np.float64]:

@@ -6,16 +6,24 @@ from types import SimpleNamespace
 from typing import Any
 
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.model.endpoint_likelihood import Likelihood, UnresolvedEvent
 
 Expression = Any  # a PyTensor scalar or a number; not typed as such because PyTensor is imported only when it is used
 Equations = Callable[[Expression, SimpleNamespace, SimpleNamespace], Mapping[str, Expression]]
 Output = Callable[[Expression, SimpleNamespace, SimpleNamespace], Expression | Mapping[str, Expression]]
+Written = Likelihood | UnresolvedEvent  # a likelihood as a model file writes it
+LikelihoodOf = Callable[[Expression, SimpleNamespace, SimpleNamespace], Written | Mapping[str, Written]]
 Initial = Callable[[SimpleNamespace], Mapping[str, Expression]]
 Dosing = Callable[[SimpleNamespace], Mapping[str, Mapping[str, Expression]]]
 OCCASION = "occ"  # the covariate that numbers a subject's occasions 1, 2, ...
 SINCE_DOSE = "tad"  # the covariate that is the time since the last dose
 ARM = "arm"  # the covariate that numbers a trial's arms 0, 1, ...
 MODIFIERS = ("lag", "bioavailability", "rate", "duration")  # of doses into a state, which a model may define
+
+
+def _nothing(t: Expression, x: SimpleNamespace, p: SimpleNamespace) -> dict[str, Any]:
+    """No equations, or no predicted output."""
+    return {}
 
 
 @dataclass(frozen=True)
@@ -31,8 +39,9 @@ class StructuralModel:
         states: state names; doses go to a state by its name or its 1-based number (NM-TRAN's CMT). None for a model
             in closed form, whose output is a formula in time and parameters.
         parameters: names of the individual parameters, in the order of arrays (n, p).
-        rhs: (t, x, p) → time derivative of every state.
-        output: (t, x, p) → the noise-free prediction; with several endpoints, one for each by name.
+        rhs: (t, x, p) → time derivative of every state; not needed without states.
+        output: (t, x, p) → the noise-free prediction; with several endpoints, one for each by name. Not needed if all
+            endpoints have a likelihood.
         initial: p → states at the first record and after a reset, if they are not zero (e.g. a baseline response).
         covariates: names of known inputs, constant or varying in time, found among the parameters ``p``; ``tad``, time
             since the last nominal dose (0 before the first), is derived from the doses.
@@ -44,17 +53,20 @@ class StructuralModel:
             dose of known amount and rate (a test must show that they agree), or None.
         endpoint_compartments: CMT of each endpoint's observations in tables without DVID: the number of the state that
             is observed, or a number after the last state; none if several endpoints are told by DVID alone.
+        likelihood: (t, x, p) → the likelihood (:mod:`models.nlme.model.likelihoods`,
+            :mod:`models.nlme.model.time_to_event`) of each endpoint that has no residual error, by name, or of the
+            last endpoint alone; None if all have residual error.
         occasions: how many occasions the covariate ``occ`` tells apart; 0 without inter-occasion variability.
 
     Raises:
-        ConfigError: names that repeat or are no identifiers.
+        ConfigError: names that repeat or are no identifiers, or a hand-written kernel of a model with a likelihood.
     """
 
     name: str
     states: tuple[str, ...]
     parameters: tuple[str, ...]
-    rhs: Equations = field(repr=False)
-    output: Output = field(repr=False)
+    rhs: Equations = field(default=_nothing, repr=False)
+    output: Output = field(default=_nothing, repr=False)
     initial: Initial | None = field(default=None, repr=False)
     kernel: str | None = None
     covariates: tuple[str, ...] = ()
@@ -62,6 +74,7 @@ class StructuralModel:
     dosing: Dosing | None = field(default=None, repr=False)
     endpoint_compartments: tuple[int, ...] = ()
     occasions: int = 0
+    likelihood: LikelihoodOf | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         named = {"state": self.states, "parameter": self.parameters, "endpoint": self.endpoints}
@@ -71,6 +84,8 @@ class StructuralModel:
                 expected = "distinct identifiers (at least one parameter and one endpoint)"
                 what = f"structural model {self.name!r} has unusable {kind} names"
                 raise ConfigError(what, expected=expected, got=list(names))
+        if self.kernel and self.likelihood:
+            raise ConfigError(f"structural model {self.name!r} has a likelihood, which its kernel does not compute")
         places, count = self.endpoint_compartments, len(self.endpoints)
         if places and (not len(set(places)) == len(places) == count or min(places) < 1):
             what = f"structural model {self.name!r} has unusable compartments of endpoints"

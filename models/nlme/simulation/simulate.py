@@ -73,7 +73,7 @@ def simulate(
         float64, (n, T).
 
     Raises:
-        ConfigError: η, times, doses or covariates do not fit the model.
+        ConfigError: η, times, doses or covariates do not fit the model, or the endpoint has a likelihood.
         SimulationError: random effects that are not finite, or a subject whose equation could not be integrated.
     """
     parameters = individual_parameters(model, eta)
@@ -95,6 +95,10 @@ def simulate_individuals(
     n_threads: int = 1,
 ) -> FloatArray:
     """:func:`simulate` from individual parameters (n, p) instead of random effects."""
+    name = model.structural.endpoints[0] if endpoint is None else endpoint
+    if model.residuals[model.structural.endpoint_index(name)].kind == "likelihood":
+        what, do = f"endpoint {name!r} has a likelihood, not a prediction", "see models.nlme.simulation.outcomes"
+        raise ConfigError(what, where=f"model {model.name!r}", do=do)
     given = model.design.doses if doses is None else doses
     planned = np.asarray(model.design.times if times is None else times, dtype=np.float64)
     n, own = len(parameters), planned.ndim == 2 and len(planned) > 0
@@ -114,6 +118,9 @@ def predict_table(model: PopulationModel, eta: ArrayLike, table: EventTable, *, 
 
     ``eta`` (n, k): random effects in the table's order of subjects; ``n_threads`` and errors as :func:`simulate`.
     """
+    if model.structural.likelihood is not None:
+        what, do = f"model {model.name!r} has a likelihood", "see models.nlme.simulation.tables.simulate_table"
+        raise ConfigError(what, expected="predictions of every endpoint", do=do)
     data = expand_events(table, model.structural, every_row=True)
     parameters = individual_parameters(model, eta)
     if len(parameters) != len(data):

@@ -15,13 +15,10 @@ from image_longitudinal.models.nlme.data.nmtran_writer import Dialect, check_tar
 from image_longitudinal.models.nlme.model.dosing import Dose, observation_times
 from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.models.nlme.model.structural import given_covariates
-from image_longitudinal.models.nlme.simulation.simulate import (
-    individual_parameters,
-    observe,
-    observe_table,
-    predict_table,
-    simulate,
-)
+from image_longitudinal.models.nlme.model.symbolic import risks_of
+from image_longitudinal.models.nlme.simulation.outcomes import EventTimes, simulate_event_times, simulate_outcome
+from image_longitudinal.models.nlme.simulation.simulate import individual_parameters, observe, simulate
+from image_longitudinal.models.nlme.simulation.tables import simulate_table
 from image_longitudinal.models.nlme.simulation.visits import Visits
 
 CHUNK = 5000  # subjects simulated and written at a time
@@ -46,9 +43,10 @@ def write_trial(
 
     The file has ID (from 1), TIME, EVID, AMT, RATE (only with infusions), CMT, DV, MDV, DVID (only with several
     endpoints, which are observed at the same times) and the model's covariates. A subject's rows are in the order of
-    time, a dose before observations at its time. DV is missing in dose rows and at missed visits, which keep their row
-    with MDV 1; CMT is 0 (the observed compartment) in rows without a dose. A subject's rows depend on seed, id and
-    design alone.
+    time, a dose before observations at its time. An endpoint that is the time of an event has one row: DV 1 at the
+    event, or DV 0 at the last visit that the subject attended, without the event up to then. DV is missing in dose rows
+    and at missed visits, which keep their row with MDV 1; CMT is 0 (the observed compartment) in rows without a dose. A
+    subject's rows depend on seed, id and design alone.
 
     Args:
         model: the population model.
@@ -73,6 +71,7 @@ def write_trial(
     planned = model.design.times if times is None else times
     at = observation_times(visits.times if visits else planned)
     given = tuple(model.design.doses if doses is None else doses)
+    events = [risk.endpoint for risk in risks_of(model.structural)]
     check_target(path)
     if truth:
         check_target(truth)
@@ -87,16 +86,29 @@ def write_trial(
                 for name, (low, high) in (covariates or {}).items()
             }
             visit_times, seen = visits.draw(seed, ids) if visits else (at, np.ones((len(ids), len(at)), np.bool_))
-            observed = []
+            observed, at_times = [], np.broadcast_to(visit_times, seen.shape)
             for number, endpoint in enumerate(model.structural.endpoints):
                 options: dict[str, Any] = {"covariates": own, "endpoint": endpoint, "n_threads": n_threads}
-                predicted = simulate(model, eta, visit_times, given, ids=ids, **options)
                 key = stream_key(seed, "trial residual", *([number] if number else []))
+                if number in events:
+                    continue
+                if model.residuals[number].kind == "likelihood":
+                    observed.append(simulate_outcome(model, eta, at_times, given, key=key, ids=ids, **options))
+                    continue
+                predicted = simulate(model, eta, visit_times, given, ids=ids, **options)
                 observed.append(observe(model, predicted, key=key, ids=ids, endpoint=endpoint))
-            values = np.where(seen[:, :, None], np.stack(observed, axis=2), np.nan)
-            rows = _rows(model, ids, at, np.broadcast_to(visit_times, seen.shape), given, values)
+            stacked = np.stack(observed, axis=2) if observed else np.empty((*seen.shape, 0))
+            values = np.where(seen[:, :, None], stacked, np.nan)
+            numbers = [number for number in range(len(model.structural.endpoints)) if number not in events]
+            rows = _rows(model, ids, at, at_times, given, values, numbers)
+            for number in events:
+                options = {"covariates": own, "endpoint": model.structural.endpoints[number], "n_threads": n_threads}
+                key = stream_key(seed, "trial event", number)
+                ends = np.where(seen, at_times, 0.0).max(axis=1)  # the last visit that was attended
+                found = simulate_event_times(model, eta, ends, given, key=key, ids=ids, **options)
+                rows = with_events(rows, ids, found, number)
             for name in given_covariates(model.structural):
-                rows = rows.append_column(name, pa.array(np.repeat(own[name], len(rows) // len(ids))))
+                rows = rows.append_column(name, pa.array(own[name][np.searchsorted(ids, rows["ID"].to_numpy())]))
             if truth is not None:
                 etas.append(_truth(model, ids, eta))
             yield rows
@@ -122,8 +134,8 @@ def write_simulated_events(
     """Write an event table with simulated observations in DV; arguments and errors as :func:`write_trial`."""
     ids = np.array([subject for subject, _ in table.subjects()])
     eta = _random_effects(model, seed, ids)
-    predicted = predict_table(model, eta, table, n_threads=n_threads)
-    write_events(observe_table(model, predicted, table, key=stream_key(seed, "trial residual")), path, dialect)
+    simulated = simulate_table(model, eta, table, key=stream_key(seed, "trial residual"), n_threads=n_threads)
+    write_events(simulated, path, dialect)
     if truth is not None:
         names = ids if table.labels is None else np.array(table.labels)
         write_rows(truth, [_truth(model, names, eta)])
@@ -141,9 +153,12 @@ def _truth(model: PopulationModel, ids: np.ndarray, eta: np.ndarray) -> pa.Table
 
 def _rows(
     model: PopulationModel, ids: np.ndarray, planned: np.ndarray, times: np.ndarray, doses: Sequence[Dose],
-    observed: np.ndarray,
+    observed: np.ndarray, numbers: Sequence[int],
 ) -> pa.Table:  # fmt: skip
-    """Rows in the order of the planned times (T,); times (n, T); observed (n, T, endpoints), NaN at missed visits."""
+    """Rows in the order of the planned times (T,); times (n, T); observed (n, T, endpoints), NaN at missed visits.
+
+    ``numbers``: positions of these endpoints among the model's.
+    """
     n, d, endpoints = len(ids), len(doses), observed.shape[2]
     visits = len(planned) * endpoints
     width, of_doses = d + visits, np.array([dose.time for dose in doses])
@@ -164,7 +179,20 @@ def _rows(
         columns["RATE"] = tiled(rate)
     columns["CMT"] = tiled(compartment, np.int8)
     columns |= {"DV": pa.array(dv, mask=missing), "MDV": missing.astype(np.int8)}
-    if endpoints > 1:
-        number = np.concatenate([np.zeros(d), np.tile(np.arange(1, endpoints + 1), len(planned))])
+    if len(model.structural.endpoints) > 1:
+        number = np.concatenate([np.zeros(d), np.tile(np.array(numbers, dtype=np.int64) + 1, len(planned))])
         columns["DVID"] = np.tile(number.astype(np.int8)[order], n)
     return pa.table(columns)
+
+
+def with_events(rows: pa.Table, ids: np.ndarray, found: EventTimes, number: int) -> pa.Table:
+    """Rows of subjects ``ids`` (n,) with one more each, of the event that is endpoint ``number``, in order of time."""
+    n = len(ids)
+    own: dict[str, Any] = {"ID": ids, "TIME": found.time, "DV": found.happened.astype(np.float64), "DVID": number + 1}
+    columns = {
+        name: pa.array(np.broadcast_to(own.get(name, 0), (n,))).cast(rows.schema.field(name).type)
+        for name in rows.column_names
+    }
+    both = pa.concat_tables([rows, pa.table(columns)])
+    order = np.lexsort((np.arange(len(both)), both["TIME"].to_numpy(), both["ID"].to_numpy()))
+    return both.take(order)

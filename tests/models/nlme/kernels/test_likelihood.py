@@ -18,7 +18,7 @@ def densities(kinds, error, endpoint, censored, starts, predicted=PREDICTED):
     return out
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "log-normal"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("log-normal", "likelihood")])
 def test_a_row_has_the_normal_density_of_its_residual_error(kind):
     residual = ResidualError(kind, additive=0.02, proportional=0.1, power=0.7)
     found = densities([kind], [0.02, 0.1, 0.7], 5 * [0], 5 * [False], range(6))
@@ -46,3 +46,9 @@ def test_what_a_prediction_makes_impossible_has_no_probability():
     assert np.isneginf(found).tolist() == [False, True, False, True, False]
     found = densities(["proportional"], [0, 0.1, 1], 5 * [0], 5 * [False], [0, 1, 4, 5], impossible)
     assert np.isneginf(found).tolist() == [False, True, False]
+
+
+def test_the_prediction_of_an_endpoint_with_a_likelihood_is_its_log_density():
+    found = densities(["additive", "likelihood"], [0.01, 0, 1, 0, 0, 1], [0, 1, 1, 0, 1], 5 * [False], [0, 2, 5])
+    normal = norm.logpdf(OBSERVED, PREDICTED, 0.01)
+    np.testing.assert_allclose(found, [normal[0] + PREDICTED[1], PREDICTED[2] + normal[3] + PREDICTED[4]])
