@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from image_longitudinal.core.clean_scan import OddScans
 from image_longitudinal.core.doses import DoseConfig, Fraction, Positive, single_doses
 from image_longitudinal.core.gates import GatesConfig
 from image_longitudinal.core.names import FileName, Label
@@ -47,6 +48,10 @@ class ImagesConfig(Section):
     denoise: Literal["nlm", "bm3d", "none"] = Field(
         "nlm", description="Fast non-local means, or the original's BM3D (16 s a scan, non-commercial licence)."
     )
+    odd_scans: OddScans = Field(
+        "cure", description="Scans that are inverted, turned, written on or beside an infrared panel: cured; refused "
+        "like files that show no single B-scan; or everything taken as it is.",
+    )  # fmt: skip
     min_images: Positive = Field(40, description="With fewer usable scans the run stops with an error.")
     validation_fraction: Fraction = Field(0.1, description="Fraction of patients for validation curves.")
     test_fraction: Fraction = Field(0.1, description="Fraction of patients for the quoted model metrics.")

@@ -10,7 +10,7 @@ from image_longitudinal.core.secrets import redacted
 # Packages of an optional part of the installation, by the extra that brings them.
 _EXTRA_OF = {
     "bm3d": "bm3d", "distributed": "dask", "h5py": "judge", "huggingface_hub": "hub", "prefect_dask": "dask",
-    "s3fs": "s3",
+    "pydicom": "dicom", "s3fs": "s3",
 }  # fmt: skip
 _PIPELINE = frozenset({
     "PIL", "accelerate", "arviz", "diffusers", "fastapi", "jinja2", "llvmlite", "matplotlib", "numba", "prefect",
