@@ -1,12 +1,9 @@
 """A cleaned scan, as it travels from preparation to storage: its pixels, and what was mended on the way."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-OddScans = Literal["cure", "refuse", "take"]  # what is done with scans that are not as expected: images.odd_scans
 
 
 @dataclass(frozen=True)

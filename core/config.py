@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from image_longitudinal.core.clean_scan import OddScans
 from image_longitudinal.core.doses import DoseConfig, Fraction, Positive, single_doses
 from image_longitudinal.core.gates import GatesConfig
 from image_longitudinal.core.names import FileName, Label
@@ -39,6 +38,9 @@ EXECUTION_SECTIONS = frozenset({"compute", "evaluation"})  # sections of Config 
 def _check_fractions(validation: float, test: float) -> None:
     if validation + test >= 1:
         raise ValueError(f"validation_fraction + test_fraction must stay below 1, got {validation + test:g}")
+
+
+OddScans = Literal["cure", "refuse", "take"]  # what is done with scans that are not as expected
 
 
 class ImagesConfig(Section):

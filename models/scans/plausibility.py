@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from image_longitudinal.core.clean_scan import CleanScan, OddScans
+from image_longitudinal.core.clean_scan import CleanScan
+from image_longitudinal.core.config import OddScans
 from image_longitudinal.core.errors import IngestError
 from image_longitudinal.models.scans.cleaning import BACKGROUND_PERCENTILE, clean_frame, to_grey
 from image_longitudinal.models.scans.layers import LEAST_LAYERED, Layers, find_layers, to_grid

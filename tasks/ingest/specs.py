@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import ClassVar, Self
 
-from image_longitudinal.core.clean_scan import OddScans
-from image_longitudinal.core.config import Config
+from image_longitudinal.core.config import Config, OddScans
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.specs import Spec
 from image_longitudinal.models.imaging.phantom import PHANTOM_VERSION
