@@ -40,6 +40,9 @@ def _check_fractions(validation: float, test: float) -> None:
         raise ValueError(f"validation_fraction + test_fraction must stay below 1, got {validation + test:g}")
 
 
+OddScans = Literal["cure", "refuse", "take"]  # what is done with scans that are not as expected
+
+
 class ImagesConfig(Section):
     """Training images: real scans if a folder is given, phantoms otherwise."""
 
@@ -47,6 +50,10 @@ class ImagesConfig(Section):
     denoise: Literal["nlm", "bm3d", "none"] = Field(
         "nlm", description="Fast non-local means, or the original's BM3D (16 s a scan, non-commercial licence)."
     )
+    odd_scans: OddScans = Field(
+        "cure", description="Scans that are inverted, turned, written on or beside an infrared panel: cured; refused "
+        "like files that show no single B-scan; or everything taken as it is.",
+    )  # fmt: skip
     min_images: Positive = Field(40, description="With fewer usable scans the run stops with an error.")
     validation_fraction: Fraction = Field(0.1, description="Fraction of patients for validation curves.")
     test_fraction: Fraction = Field(0.1, description="Fraction of patients for the quoted model metrics.")

@@ -11,6 +11,7 @@ from image_longitudinal.core.secrets import redacted
 _EXTRA_OF = {
     "bm3d": "bm3d", "dask": "analysis", "distributed": "dask", "duckdb": "analysis", "h5py": "judge",
     "huggingface_hub": "hub", "nibabel": "nifti", "pandas": "analysis", "polars": "analysis", "prefect_dask": "dask",
+    "pydicom": "dicom",
     "s3fs": "s3", "xarray": "analysis",
 }  # fmt: skip
 _PIPELINE = frozenset({

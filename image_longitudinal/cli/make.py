@@ -25,7 +25,7 @@ from image_longitudinal.cli.options import (
 )
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.cli.run_plan import describe_plan
-from image_longitudinal.core.errors import Problems, naming_missing_extra
+from image_longitudinal.core.errors import ConfigError, Problems, naming_missing_extra
 from image_longitudinal.core.gates import accepted_kinds, gate_rows
 
 if TYPE_CHECKING:
@@ -44,10 +44,16 @@ def ingest_command(
     config: File = None,
     overrides: Overrides = None,
     workspace: WorkspaceOption = "workspace",
+    review: Annotated[
+        bool, typer.Option("--review", help="Draw refused, cured and some other scans, with the reasons: review.png.")
+    ] = False,
 ) -> None:
     """Clean scans and bring them to one geometry, split by patient."""
     problems = Problems()
     settings = read_settings(problems, preset, config, overrides)
+    if review and images is None:
+        wrong = ConfigError("--review shows scans", expected="SCANS", got="phantom images", do="name a folder of scans")
+        problems.found.append(wrong)
     with naming_missing_extra():
         from image_longitudinal.tasks.preflight import foresee_ingest
 
@@ -56,14 +62,18 @@ def ingest_command(
     note(f"ingest {images or 'phantom images'} into {workspace}")
     with starting_prefect():
         from image_longitudinal.flows.ingest_images import ingest_images
-    prepared = ingest_images(images, config=settings, workspace=workspace)
+        from image_longitudinal.storage.scans.prepared import REVIEW
+    prepared = ingest_images(images, config=settings, workspace=workspace, review=review)
     counts, duplicates = prepared.manifest.counts, len(prepared.manifest.near_duplicates)
     show(
-        f"{counts.images} images of {counts.patients} patients, {counts.set_aside} files set aside with reason, "
+        f"{counts.images} images of {counts.patients} patients, {counts.cured} of them cured, "
+        f"{counts.set_aside} files set aside with reason, "
         f"{duplicates} near-duplicates across patients",
         counts=counts, near_duplicates=duplicates,
     )  # fmt: skip
     source = ["--images", images] if images else []
+    if review:
+        note(f"review: {prepared.folder / REVIEW}, with real scans: not for publication")
     given = given_config(preset, config, overrides)
     print_result(prepared.folder, command_line("train", *given, *source, workspace=workspace))
 

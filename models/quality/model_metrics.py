@@ -10,6 +10,7 @@ from image_longitudinal.core.progress import Step, report
 from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.models.imaging.grey_images import ImageRows, evenly_spaced
 from image_longitudinal.models.imaging.interface import ImageModel, generate_in_batches
+from image_longitudinal.models.quality.copies import copy_figures
 from image_longitudinal.models.quality.features import dinov2_features, encoder_features
 from image_longitudinal.models.quality.fidelity import fidelity_figures
 from image_longitudinal.models.quality.judge.judge import RealScans, judge_images
@@ -73,7 +74,7 @@ def measure_image_model(
     estimates = reader(images)
     recoverability = r_squared(latents, estimates).tolist()
     noise_spread = _noise_spread(model, reader, probe, seed)
-    fidelity, memorisation = {}, None
+    fidelity, memorisation, copies = {}, None, None
     if min(len(real.held_out), len(real.train)) >= MIN_HELD_OUT:
         report(Step("compare generated with real images"))
         new, known = real.held_out[slice(None)], evenly_spaced(real.train, MAX_REAL)
@@ -84,6 +85,8 @@ def measure_image_model(
             spaces["dinov2"] = dinov2_features(probe.dinov2)
         fidelity = {name: fidelity_figures(of(known), of(new), of(images), seed) for name, of in spaces.items()}
         memorisation = memorisation_figures(images, new, real.train)
+        report(Step("look for copies of training scans"))
+        copies = copy_figures(images, real.held_out[slice(None)], real.train)
     judgement = None
     if judged is not None:
         made = images[: len(judged.held_out.images)]
@@ -92,6 +95,7 @@ def measure_image_model(
         probe=probe, held_out=real.digest, recoverability=recoverability, read_by=probe.reader,
         noise_spread=noise_spread, latent_order=most_recoverable(recoverability),
         importance=latent_importance(vae, seed), fidelity=fidelity, memorisation=memorisation,
+        copies=copies,
         recoverability_intervals=r_squared_intervals(latents, estimates, seed), judgement=judgement,
     )  # fmt: skip
 

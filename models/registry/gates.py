@@ -11,12 +11,13 @@ from pydantic import ValidationError
 
 from image_longitudinal.core.digest import sealed_json, unsealed_json
 from image_longitudinal.core.errors import ModelError
-from image_longitudinal.core.gates import Gate, GatesConfig, gate
+from image_longitudinal.core.gates import Bar, Gate, GatesConfig, gate
 from image_longitudinal.core.json_input import parse_json
 from image_longitudinal.models.registry.metadata import Measurement, effect_dimension
 
 GATES = "gates.json"
 TOO_FEW = "too few scans of other patients"
+NO_COPIES = "what scans of new patients reach"
 NO_JUDGE = "no judge's weights are installed: pip install 'image-longitudinal[judge]'"
 
 
@@ -26,6 +27,10 @@ def model_gates(measured: Measurement, bars: GatesConfig) -> tuple[Gate, ...]:
     readable = measured.recoverability[dimension]
     name = f"z[{dimension}], third-best, read back from generated images by the {measured.read_by}, R²"
     gates = [gate("model", "recoverability", name, readable, bars)]
+    if found := measured.copies:
+        name = "copies of single training scans, share"
+        bar = Bar(value=round(found.held_out_share, 4), better="lower", reason=NO_COPIES)
+        gates.append(gate("model", "copies", name, found.share, bars, bar=bar))
     if (judged := measured.judgement) is None:
         missing = NO_JUDGE if measured.fidelity else TOO_FEW
         for kind, what in (("fidelity", "distance to scans, floors"), ("copies", "near copies, share")):

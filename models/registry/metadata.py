@@ -136,6 +136,21 @@ class MemorisationFigures(Section):
         return self.generated_first_percentile / self.held_out_first_percentile
 
 
+class CopyFigures(Section):
+    """Copies of single training scans, as :mod:`models.quality.copies` finds them.
+
+    Of ``images`` generated ones, looked for among ``scans`` training scans, ``share`` are copies; of other patients'
+    scans ``held_out_share``. ``least_ratio``: the least distance to the nearest scan, in units of that to the others.
+    """
+
+    images: int
+    scans: int
+    share: float
+    held_out_share: float
+    least_ratio: float
+    held_out_least_ratio: float
+
+
 class LatentImportance(Section):
     """Per dimension of the standardised latent; lists of length D.
 
@@ -166,6 +181,7 @@ class Measurement(Section):
     importance: LatentImportance
     fidelity: dict[str, FidelityFigures]
     memorisation: MemorisationFigures | None = None
+    copies: CopyFigures | None = None
     recoverability_intervals: tuple[Interval, ...] | None = None
     judgement: Judgement | None = None
 

@@ -12,7 +12,7 @@ from image_longitudinal.core.errors import ConfigError, IngestError
 
 Grey = NDArray[np.uint8]
 
-PREPARATION_VERSION = 2  # goes into cache keys and manifests: raise it whenever a pixel changes
+PREPARATION_VERSION = 3  # goes into cache keys and manifests: raise it whenever a pixel changes
 
 NEAR_WHITE = 0.75  # of full scale: fill has JPEG ripples, and the brightest retina seldom reaches this in large areas
 FILL_MEDIAN = 0.95  # of full scale: least median of a component of fill, which is white all over; bright retina is not
@@ -27,7 +27,7 @@ BM3D_SIGMA = 0.13  # the original's, of the scan's own range of grey
 
 
 def clean_frame(image: NDArray[Any], denoiser: str = "nlm") -> Grey:
-    """A scan as :func:`to_grey` takes it → a clean :func:`frame` at its own resolution, uint8 (H, H) or (H, 2 H).
+    """One upright scan as :func:`to_grey` takes it → a clean :func:`frame` of its own resolution: uint8 (H, H or 2 H).
 
     It is grey, without fill and denoised by a key of :data:`DENOISERS`.
 

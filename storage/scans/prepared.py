@@ -6,6 +6,7 @@
     manifest.json        what the set holds, where each image came from, and which files were set aside
     contact_sheet.png    up to 48 of the images with their classes
     before_after.png     of scans: some before and after cleaning, side by side
+    review.png           of scans, if asked for: files refused and scans cured, with the reasons, and some others
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from image_longitudinal.storage.scans.scan_files import SetAside
 
 FORMAT, VERSION = "prepared-images", 1
 MANIFEST, CONTACT_SHEET, BEFORE_AFTER = "manifest.json", "contact_sheet.png", "before_after.png"
+REVIEW = "review.png"
 
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """One image: file and digest it came from, patient, class, size in pixels before preparation, split."""
+    """One image: file and digest it came from, patient, class, size in pixels before preparation, split, cures."""
 
     file: str
     sha256: str
@@ -42,10 +44,17 @@ class PreparedImage:
     width: int
     height: int
     split: str
+    cures: tuple[str, ...] = ()  # what was mended because the scan was odd
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values; the label is called ``class``."""
-        return {"class" if name == "label" else name: value for name, value in vars(self).items()}
+        """JSON values; the label is called ``class``, and cures are left out where there are none."""
+        values = {"class" if name == "label" else name: value for name, value in vars(self).items()}
+        return values if self.cures else {name: value for name, value in values.items() if name != "cures"}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PreparedImage:
+        """The record of :meth:`to_dict`'s values, used up."""
+        return cls(label=values.pop("class"), cures=tuple(values.pop("cures", ())), **values)
 
 
 @dataclass(frozen=True)
@@ -91,10 +100,11 @@ class ImagesFile:
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """Numbers of images, patients, files set aside and files ignored; images by split and by class."""
+    """Numbers of images, patients, cured images, files set aside and files ignored; images by split and by class."""
 
     images: int
     patients: int
+    cured: int
     set_aside: int
     ignored: int
     by_split: dict[str, int]
@@ -136,6 +146,7 @@ class PreparedManifest:
         return ImageCounts(
             images=len(self.images),
             patients=len({image.patient for image in self.images}),
+            cured=sum(bool(image.cures) for image in self.images),
             set_aside=len(self.set_aside),
             ignored=self.ignored,
             by_split=dict(Counter(image.split for image in self.images)),
@@ -185,7 +196,7 @@ class PreparedManifest:
             ),
             source=ImageSource.from_dict(content["source"]),
             files={name: ImagesFile(**file) for name, file in content["files"].items()},
-            images=tuple(PreparedImage(label=image.pop("class"), **image) for image in content["images"]),
+            images=tuple(PreparedImage.from_dict(image) for image in content["images"]),
             set_aside=tuple(SetAside(**item) for item in content["set_aside"]),
             ignored=content["counts"]["ignored"],
         )

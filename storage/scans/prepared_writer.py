@@ -117,7 +117,9 @@ def _write_images(
                 for size, append in arrays.items():
                     append(scan.content[size])
                 hashed = perceptual_hash(scan.content[max(sizes)]) if compare else np.empty(0, np.uint8)
-                kept[scan.sha256] = ReadScan(scan.file, scan.sha256, scan.width, scan.height, hashed)
+                kept[scan.sha256] = ReadScan(
+                    scan.file, scan.sha256, scan.width, scan.height, hashed, scan.cures
+                )  # fmt: skip
     return list(kept.values()), aside
 
 
@@ -159,7 +161,7 @@ def phantom_scan(name: str, squares: Squares, label: str) -> ReadScan[Squares]:
 
 def _record(scan: ReadScan[Any], splits: Mapping[str, str]) -> PreparedImage:
     file, split = scan.file, splits[scan.file.patient]
-    return PreparedImage(file.name, scan.sha256, file.patient, file.label, scan.width, scan.height, split)
+    return PreparedImage(file.name, scan.sha256, file.patient, file.label, scan.width, scan.height, split, scan.cures)
 
 
 def _assign(

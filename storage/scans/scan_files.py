@@ -9,20 +9,23 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 
+from image_longitudinal.core.clean_scan import CleanScan
+from image_longitudinal.core.digest import file_sha256_once
 from image_longitudinal.core.errors import IngestError
-from image_longitudinal.core.files import portable_name, replacing
-from image_longitudinal.storage.io.root import storage_errors
+from image_longitudinal.core.files import local_name, portable_name
+from image_longitudinal.storage.scans import volumes
+from image_longitudinal.storage.scans.frame_cache import FrameCache
 
-EXTENSIONS = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff"})
+PICTURES = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff"})
+EXTENSIONS = PICTURES | volumes.SUFFIXES
 FORMATS = ("JPEG", "PNG", "TIFF")  # what the bytes may be, whatever the name says
 SIDECARS = frozenset(
     {"files.tsv", "sha256sums", "readme", "readme.md", "readme.txt", "thumbs.db", "license", "license.txt"}
@@ -30,6 +33,7 @@ SIDECARS = frozenset(
 MIN_SIDE = 64  # pixels: below, layers of the retina are not resolved
 MAX_PIXELS = 64_000_000  # the largest B-scans have under 2 million; decoded, this is 64 MB per channel
 MAX_BYTES = 200_000_000
+MAX_VOLUME_BYTES = 4_000_000_000  # mapped or read frame by frame, never whole
 
 KERMANY_NAME = re.compile(r"(?P<label>[A-Za-z]+)-(?P<patient>\d+)-(?P<number>\d+)")
 
@@ -38,12 +42,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ScanFile:
-    """A file that should hold one scan, with its patient and class."""
+    """A file that should hold one scan, or a B-scan of a stack in a file, with its patient and class."""
 
     path: Path
     name: str  # relative to the folder searched, with forward slashes; the name in manifests
     patient: str
     label: str  # class
+    slice: int | None = None  # which B-scan of a stack; None for a file that is a picture
 
 
 @dataclass(frozen=True)
@@ -72,12 +77,14 @@ class ReadScan(Generic[T]):
     width: int
     height: int
     content: T
+    cures: tuple[str, ...] = ()  # what was mended because the scan was odd
 
 
 def find_scans(folder: str | Path) -> FoundScans:
     """Find the scans in ``folder`` and all folders below it, sorted by name.
 
-    Files are judged by name and kind only; none is opened. Links are followed to files inside the folder, never to
+    Pictures are judged by name and kind only; of stacks (:mod:`storage.scans.volumes`) the header is read, and each
+    B-scan is a scan. Links are followed to files inside the folder, never to
     folders or out of it.
 
     Raises:
@@ -109,6 +116,12 @@ def find_scans(folder: str | Path) -> FoundScans:
                 ignored += 1
             elif reason := _unfit(path, inside):
                 aside.append(SetAside(_name(path, root), reason))
+            elif path.suffix.lower() in volumes.SUFFIXES:
+                found = _slices(scan_file(path, root))
+                if isinstance(found, SetAside):
+                    aside.append(found)
+                else:
+                    scans += found
             else:
                 scans.append(scan_file(path, root))
     if not scans:
@@ -125,6 +138,8 @@ def _name(path: Path, root: Path) -> str:
 
 def _unfit(path: Path, inside: Path) -> str | None:
     """Why a file is no candidate, by name and kind."""
+    if reason := volumes.reader_needed(path.suffix):
+        return reason
     if path.suffix.lower() not in EXTENSIONS:
         return "not an image file"
     try:
@@ -150,6 +165,35 @@ def scan_file(path: Path, root: Path) -> ScanFile:
     return ScanFile(path, name, relative.with_suffix("").as_posix(), label)
 
 
+def _slices(file: ScanFile) -> list[ScanFile] | SetAside:
+    """Every B-scan of a stack, of the patient whom its tags name; set aside if its header cannot be read."""
+    try:
+        if (size := file.path.stat().st_size) > MAX_VOLUME_BYTES:
+            return SetAside(file.name, f"{size / 1e9:.1f} GB, more than {MAX_VOLUME_BYTES / 1e9:.0f} GB")
+        stack = volumes.read_stack(file.path)
+    except OSError as error:
+        return SetAside(file.name, f"unreadable: {error.strerror}")
+    except IngestError as error:
+        return SetAside(file.name, str(error))
+    if reason := _unusable_size(stack.columns, stack.rows):
+        return SetAside(file.name, reason)
+    return [
+        replace(
+            file,
+            name=volumes.slice_name(file.name, index, stack.slices),
+            patient=stack.patient or file.patient,
+            slice=index,
+        )
+        for index in range(stack.slices)
+    ]
+
+
+def listed_scan(folder: Path, name: str) -> ScanFile:
+    """The scan of a name in a manifest, to be read again from the folder that was ingested."""
+    file, index = volumes.file_and_slice(name)
+    return replace(scan_file(folder / local_name(file), folder), name=name, slice=index)
+
+
 def read_scan(file: ScanFile) -> ReadScan[NDArray[Any]] | SetAside:
     """Decode one file, or set it aside with the reason.
 
@@ -160,6 +204,8 @@ def read_scan(file: ScanFile) -> ReadScan[NDArray[Any]] | SetAside:
         pixels (H, W) bool, uint8, uint16, int32 or float32; or uint8 (H, W, 2) grey + alpha, (H, W, 3) RGB,
         (H, W, 4) RGBA. Palettes and print colours are converted to RGB, EXIF orientation is applied.
     """
+    if file.slice is not None:
+        return _read_slice(file, file.slice)
     try:
         size = file.path.stat().st_size
         if size == 0:
@@ -184,15 +230,32 @@ def read_scan(file: ScanFile) -> ReadScan[NDArray[Any]] | SetAside:
     return ReadScan(file, hashlib.sha256(data).hexdigest(), width, height, pixels)
 
 
+def _read_slice(file: ScanFile, index: int) -> ReadScan[NDArray[Any]] | SetAside:
+    try:
+        pixels = volumes.read_slice(file.path, index)
+        sha256 = file_sha256_once(file.path)
+    except OSError as error:
+        return SetAside(file.name, f"unreadable: {error.strerror}")
+    except IngestError as error:
+        return SetAside(file.name, str(error))
+    height, width = pixels.shape[:2]
+    return ReadScan(file, hashlib.sha256(f"{sha256}#{index}".encode()).hexdigest(), width, height, pixels)
+
+
 def _unusable(image: Image.Image) -> str | None:
     """Why an image is not decoded, by its header."""
-    width, height = image.size
+    if reason := _unusable_size(*image.size):
+        return reason
+    frames = getattr(image, "n_frames", 1)
+    return f"{frames} frames in one file, expected 1" if frames > 1 else None
+
+
+def _unusable_size(width: int, height: int) -> str | None:
     if width * height > MAX_PIXELS:
         return f"{width}x{height}: more than {MAX_PIXELS / 1e6:.0f} megapixels"
     if min(width, height) < MIN_SIDE:
         return f"{width}x{height}: less than {MIN_SIDE} pixels a side"
-    frames = getattr(image, "n_frames", 1)
-    return f"{frames} frames in one file, expected 1" if frames > 1 else None
+    return None
 
 
 def _pixels(image: Image.Image) -> NDArray[Any]:
@@ -206,52 +269,13 @@ def _pixels(image: Image.Image) -> NDArray[Any]:
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
-FRAME_DIGEST = "sha256"  # the key of a kept frame's digest in its file
-
-
-class FrameCache:
-    """Cleaned frames by the digest of their scan, so that each scan is cleaned once: PNG files that may be deleted.
-
-    Args:
-        folder: named by everything that decides a frame besides the scan itself.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def get(self, sha256: str) -> NDArray[np.uint8] | None:
-        """The frame (H, W) uint8 of a scan, or None if it is missing or not as it was kept."""
-        try:
-            with Image.open(self._path(sha256), formats=("PNG",)) as image:
-                frame = np.asarray(image)
-                return frame if image.mode == "L" and image.info.get(FRAME_DIGEST) == _frame_digest(frame) else None
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # Pillow's errors for damaged files
-            return None
-
-    def put(self, sha256: str, frame: NDArray[np.uint8]) -> None:
-        """Keep a frame; StorageError if it cannot be written."""
-        path = self._path(sha256)
-        with storage_errors("cannot keep a cleaned scan", str(path)), replacing(path) as temporary:
-            # In the file, because Pillow checks no checksum of a PNG's pixels.
-            digest = PngInfo()
-            digest.add_text(FRAME_DIGEST, _frame_digest(frame))
-            Image.fromarray(frame).save(temporary, "PNG", compress_level=1, pnginfo=digest)
-
-    def _path(self, sha256: str) -> Path:
-        return self.folder / sha256[:2] / f"{sha256}.png"
-
-
-def _frame_digest(frame: NDArray[np.uint8]) -> str:
-    return hashlib.sha256(repr(frame.shape).encode() + np.ascontiguousarray(frame).tobytes()).hexdigest()
-
-
 def prepare_scan(
     file: ScanFile,
-    clean: Callable[[NDArray[Any]], NDArray[np.uint8]],
+    clean: Callable[[NDArray[Any]], CleanScan],
     finish: Callable[[NDArray[np.uint8]], T],
     cache: FrameCache | None = None,
 ) -> ReadScan[T] | SetAside:
-    """Read one file and return ``finish(clean(pixels))``; an IngestError of either sets the file aside.
+    """Read one file, ``clean`` its pixels and ``finish`` the frame; an IngestError of either sets the file aside.
 
     Args:
         file: the file.
@@ -263,12 +287,12 @@ def prepare_scan(
     if isinstance(scan, SetAside):
         return scan
     try:
-        framed = cache.get(scan.sha256) if cache else None
-        if framed is None:
-            framed = clean(scan.content)
+        cleaned = cache.get(scan.sha256) if cache else None
+        if cleaned is None:
+            cleaned = clean(scan.content)
             if cache:
-                cache.put(scan.sha256, framed)
-        content = finish(framed)
+                cache.put(scan.sha256, cleaned)
+        content = finish(cleaned.frame)
     except IngestError as error:
         return SetAside(file.name, str(error))
-    return ReadScan(file, scan.sha256, scan.width, scan.height, content)
+    return ReadScan(file, scan.sha256, scan.width, scan.height, content, cleaned.cures)

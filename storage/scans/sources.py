@@ -20,7 +20,8 @@ from image_longitudinal.core.secrets import hidden, safe_cause
 from image_longitudinal.storage.io.remote import RemoteRoot, with_retries
 from image_longitudinal.storage.io.root import storage_errors
 from image_longitudinal.storage.io.schemes import check_scheme
-from image_longitudinal.storage.scans.scan_files import EXTENSIONS, MAX_BYTES
+from image_longitudinal.storage.scans.scan_files import EXTENSIONS, MAX_BYTES, MAX_VOLUME_BYTES
+from image_longitudinal.storage.scans.volumes import SUFFIXES as STACKS
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_FILES = 5_000_000
@@ -210,7 +211,7 @@ def _inside(name: str) -> Path | None:
 
 def _copy(stream: IO[bytes], target: Path, size: int, where: object) -> None:
     """Write a member's content; IngestError if it is longer than declared or than an image may be."""
-    limit = min(size, MAX_BYTES)
+    limit = min(size, MAX_VOLUME_BYTES if target.suffix.lower() in STACKS else MAX_BYTES)
     target.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(stream), open(target, "wb") as file:
         written = 0

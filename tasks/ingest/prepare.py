@@ -16,13 +16,15 @@ from prefect.artifacts import create_markdown_artifact
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.errors import IngestError, StorageError
 from image_longitudinal.core.escapes import for_markdown
-from image_longitudinal.core.files import local_name, portable_name
+from image_longitudinal.core.files import portable_name
 from image_longitudinal.core.random import normals, stream_key, subject_seeds
 from image_longitudinal.core.secrets import hidden
 from image_longitudinal.models.imaging.phantom import LATENT_NAMES, render
-from image_longitudinal.models.scans.cleaning import clean_frame, to_grey, to_sizes, to_square
+from image_longitudinal.models.scans.cleaning import to_grey, to_sizes, to_square
+from image_longitudinal.models.scans.plausibility import clean_scan
 from image_longitudinal.storage.scans import scan_files
 from image_longitudinal.storage.scans.contact_sheet import REAL_SCANS, before_and_after, evenly
+from image_longitudinal.storage.scans.frame_cache import FrameCache
 from image_longitudinal.storage.scans.prepared import (
     BEFORE_AFTER,
     CONTACT_SHEET,
@@ -33,7 +35,6 @@ from image_longitudinal.storage.scans.prepared import (
 from image_longitudinal.storage.scans.prepared_writer import phantom_scan, write_prepared
 from image_longitudinal.storage.scans.scan_files import (
     FoundScans,
-    FrameCache,
     ReadScan,
     SetAside,
     find_scans,
@@ -122,7 +123,8 @@ def draw_phantoms(spec: PhantomSpec, target: str) -> str:
 
 
 def _prepare_all(found: FoundScans, spec: ScansSpec, cache: FrameCache) -> Iterator[ReadScan[Any] | SetAside]:
-    clean, finish = partial(clean_frame, denoiser=spec.denoise), partial(to_sizes, sizes=spec.sizes)
+    clean = partial(clean_scan, denoiser=spec.denoise, odd_scans=spec.odd_scans)
+    finish = partial(to_sizes, sizes=spec.sizes)
     job = partial(scan_files.prepare_scan, clean=clean, finish=finish, cache=cache)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # threads: the slow parts release the interpreter lock
         for start in range(0, len(found.scans), WINDOW):
@@ -136,7 +138,7 @@ def _before_and_after(folder: Path, prepared: PreparedImages) -> dict[str, Image
     size = min(prepared.sizes, key=lambda size: abs(size - PAIR_SIZE))
     before = []
     for index in shown:
-        scan = scan_files.read_scan(scan_files.scan_file(folder / local_name(records[index].file), folder))
+        scan = scan_files.read_scan(scan_files.listed_scan(folder, records[index].file))
         assert not isinstance(scan, SetAside), "it was read before"
         before.append(to_square(to_grey(scan.content), size))
     after = [prepared.images(size)[index] for index in shown]
@@ -179,6 +181,9 @@ def _reported(prepared: PreparedImages, show: bool) -> str:
     numbers = "\n".join(f"| {for_markdown(name)} | {count:,} |" for name, count in parts)
     aside = ((for_markdown(item.file), for_markdown(item.reason)) for item in manifest.set_aside[:50])
     rows = "\n".join(f"| {file} | {reason} |" for file, reason in aside)
+    cured = [(for_markdown(one.file), for_markdown("; ".join(one.cures))) for one in manifest.images if one.cures][:50]
+    rows_cured = "\n".join(f"| {file} | {cure} |" for file, cure in cured)
+    cures = f"\n\n| cured | what was done |\n|---|---|\n{rows_cured}" if cured else ""
     listed = f"\n\n| set aside | reason |\n|---|---|\n{rows}" if rows else ""
     more = f"\n\nand {counts.set_aside - 50} more, in the manifest" if counts.set_aside > 50 else ""
     there = [path for name in (CONTACT_SHEET, BEFORE_AFTER) if (path := prepared.folder / name).exists()]
@@ -186,10 +191,11 @@ def _reported(prepared: PreparedImages, show: bool) -> str:
     if not show:
         pictures = f"Pictures of the scans stay in the workspace: `{prepared.folder / CONTACT_SHEET}`"
     create_markdown_artifact(
-        f"{counts.images:,} images of {counts.patients:,} patients, {counts.set_aside:,} files set aside, "
+        f"{counts.images:,} images of {counts.patients:,} patients, {counts.cured:,} of them cured, "
+        f"{counts.set_aside:,} files set aside, "
         f"{len(manifest.near_duplicates):,} near-duplicates across patients\n\n"
         f"{pictures}"
-        f"\n\n| split, class or size | images |\n|---|---|\n{numbers}{listed}{more}",
+        f"\n\n| split, class or size | images |\n|---|---|\n{numbers}{cures}{listed}{more}",
         key="prepared-images",
         description="What was ingested",
     )

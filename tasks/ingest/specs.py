@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import ClassVar, Self
 
-from image_longitudinal.core.config import Config
+from image_longitudinal.core.config import Config, OddScans
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.specs import Spec
 from image_longitudinal.models.imaging.phantom import PHANTOM_VERSION
@@ -61,6 +61,7 @@ class ScansSpec(ImagesSpec):
     files: str
     held_out: str
     denoise: str
+    odd_scans: OddScans
     preparation_version: int = PREPARATION_VERSION
 
     @classmethod
@@ -72,12 +73,20 @@ class ScansSpec(ImagesSpec):
         status = [(scan.name, scan.path.stat()) for scan in found.scans]
         files = digest_of([(name, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for name, one in status])
         common = _common(config, MASTER_SIZES)
-        return cls(**common, files=files, held_out=digest_of(dict(held_out)), denoise=config.images.denoise)
+        images = config.images
+        return cls(
+            **common,
+            files=files,
+            held_out=digest_of(dict(held_out)),
+            denoise=images.denoise,
+            odd_scans=images.odd_scans,
+        )
 
     @property
     def frames_digest(self) -> str:
         """Names the cache of cleaned frames: what decides a frame besides the scan's bytes."""
-        return digest_of("clean-frame", self.preparation_version, {"denoise": self.denoise})
+        decisive = {"denoise": self.denoise, "odd_scans": self.odd_scans}
+        return digest_of("clean-frame", self.preparation_version, decisive)
 
 
 def _common(config: Config, sizes: tuple[int, ...] = ()) -> dict[str, object]:

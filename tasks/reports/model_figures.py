@@ -60,6 +60,10 @@ def quality_rows(measured: Measurement) -> list[dict[str, Any]]:
     if near := measured.memorisation:
         figure = "nearest training image, 1st percentile"
         rows.append(("pixels", figure, near.generated_first_percentile, near.held_out_first_percentile))
+    if copies := measured.copies:
+        rows.append(("correlation", "copies of single training scans, share", copies.share, copies.held_out_share))
+        figure = "nearest training scan over the others, least ratio"
+        rows.append(("correlation", figure, copies.least_ratio, copies.held_out_least_ratio))
     return [
         {"features": space, "figure": figure, "generated": round(value, 4), "real (floor)": round(floor, 4)}
         for space, figure, value, floor in rows

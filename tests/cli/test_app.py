@@ -263,3 +263,7 @@ def test_a_figure_is_kept_unless_it_is_to_be_overwritten(command: Command, tmp_p
     assert (tmp_path / "three.png").read_text() == "mine"
     assert command(*show, "--overwrite")[0] == 0
     assert (tmp_path / "three.png").read_bytes() == figure
+
+
+def test_a_review_needs_scans(command: Command) -> None:
+    assert "--review shows scans; expected SCANS; got phantom images" in refused(command("ingest", "--review"))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from image_longitudinal.core.clean_scan import CleanScan
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.errors import ImageLongitudinalError
 from image_longitudinal.flows.generate_dataset import generate_dataset
@@ -25,8 +26,8 @@ from image_longitudinal.storage.dataset.layout import TABLES
 from image_longitudinal.storage.dataset.reader import open_dataset
 from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io.open import open_root
+from image_longitudinal.storage.scans.frame_cache import FrameCache
 from image_longitudinal.storage.scans.prepared import open_prepared
-from image_longitudinal.storage.scans.scan_files import FrameCache
 from image_longitudinal.tasks.training.networks import TrainedNetwork
 from image_longitudinal.tasks.workspace import Workspace
 from tests.e2e.conftest import digests, prefect_server, tiny, tiny_file
@@ -196,12 +197,13 @@ def test_a_workspace(home: Home) -> None:
 def test_cleaned_frames(tmp_path: Path) -> None:
     table, cache = Table(), FrameCache(tmp_path)
     frame = np.random.default_rng(1).integers(0, 255, (40, 50), dtype=np.uint8)
-    cache.put("ab" * 32, frame)
+    cache.put("ab" * 32, CleanScan(frame, ("upside-down: mirrored",)))
     (path,) = tmp_path.rglob("*.png")
     for _ in flips(path):
         found = cache.get("ab" * 32)
         table.add("frames", "flips")
-        outcome = "noticed" if found is None else "harmless" if np.array_equal(found, frame) else "wrong"
+        same = found is not None and np.array_equal(found.frame, frame) and found.cures == ("upside-down: mirrored",)
+        outcome = "noticed" if found is None else "harmless" if same else "wrong"
         table.add("frames", outcome)
     table.show("cleaned frames", ("noticed", "harmless", "wrong"))
     assert table.total("wrong") == 0

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from image_longitudinal.core.errors import IngestError, StorageError
-from image_longitudinal.models.scans.cleaning import clean_frame, to_sizes
+from image_longitudinal.models.scans.cleaning import to_sizes
+from image_longitudinal.models.scans.plausibility import clean_scan
 from image_longitudinal.storage.scans.contact_sheet import contact_sheet
 from image_longitudinal.storage.scans.prepared import ImageSource, open_prepared
 from image_longitudinal.storage.scans.prepared_writer import npy_writer, phantom_scan, write_prepared
@@ -70,7 +71,7 @@ def test_the_manifest_lists_every_file(tmp_path):
     twins = SetAside("twin", "same bytes as phantom-003")
     assert made.manifest.set_aside == (*aside, scans[5], twins)
     counts = made.manifest.counts
-    assert (counts.images, counts.patients, counts.set_aside, counts.ignored) == (5, 5, 3, 4)
+    assert (counts.images, counts.patients, counts.cured, counts.set_aside, counts.ignored) == (5, 5, 0, 3, 4)
     assert sum(counts.by_split.values()) == 5
     assert counts.by_class == {"phantom": 5}
     record = made.manifest.images[2]
@@ -82,6 +83,17 @@ def test_the_manifest_lists_every_file(tmp_path):
     assert content["counts"]["by_class"] == {"phantom": 5}
     assert content["images"][2]["class"] == "phantom"
     assert open_prepared(tmp_path / "set") == made
+
+
+def test_cures_are_listed_and_those_without_keep_their_digest(written, tmp_path):
+    cured = [replace(scan, cures=("inverted: reversed", "writing: blanked")) if i == 3 else scan
+             for i, scan in enumerate(phantoms())]  # fmt: skip
+    made = write_prepared(tmp_path / "cured", cured, **OPTIONS)
+    assert made.manifest.counts.cured == 1
+    assert open_prepared(tmp_path / "cured").manifest.images[3].cures == ("inverted: reversed", "writing: blanked")
+    listed = json.loads((tmp_path / "cured" / "manifest.json").read_text())["images"]
+    assert ["cures" in image for image in listed] == [i == 3 for i in range(len(listed))]
+    assert made.digest != written.digest
 
 
 def test_the_digest_names_the_content_not_the_place(written, tmp_path):
@@ -298,7 +310,7 @@ def test_real_scans_become_a_set(kermany_sample, tmp_path):
     (folder / "CNV" / "notes.txt").write_text("x")
     Image.new("L", (500, 500), 255).save(folder / "blank.png")
     found = find_scans(folder)
-    clean, finish = partial(clean_frame, denoiser="none"), partial(to_sizes, sizes=(512, 64))
+    clean, finish = partial(clean_scan, denoiser="none"), partial(to_sizes, sizes=(512, 64))
     job, options = partial(prepare_scan, clean=clean, finish=finish), {**OPTIONS, "sizes": (512, 64)}
     with ThreadPoolExecutor(2) as pool:
         made = write_prepared(tmp_path / "set", pool.map(job, found.scans), **options, set_aside=found.set_aside)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from image_longitudinal.core.clean_scan import CleanScan
 from image_longitudinal.core.errors import IngestError
 from image_longitudinal.storage.scans import scan_files
-from image_longitudinal.storage.scans.scan_files import FrameCache, SetAside, find_scans, prepare_scan, scan_file
+from image_longitudinal.storage.scans.frame_cache import FrameCache
+from image_longitudinal.storage.scans.scan_files import SetAside, find_scans, prepare_scan, scan_file
 
 
 def picture(path, size=(80, 70), mode="L", **options):
@@ -90,7 +92,7 @@ def test_a_folder_without_scans_is_an_error(tmp_path):
     with pytest.raises(IngestError, match=r"no scans found .* got an empty folder"):
         find_scans(tmp_path)
     (tmp_path / "a.txt").write_text("x")
-    others = r"expected files ending in \.jpeg.* got 1 other files"
+    others = r"expected files ending in .*\.jpeg.* got 1 other files"
     for name, message in (("", others), ("missing", "got nothing there"), ("a.txt", "got a file")):
         with pytest.raises(IngestError, match=message):
             find_scans(tmp_path / name)
@@ -220,7 +222,8 @@ def test_what_preparation_refuses_is_set_aside(tmp_path):
 
     file = scan_file(picture(tmp_path / "a.png"), tmp_path)
     assert prepare_scan(file, refuse, np.shape) == SetAside("a.png", "the scan shows nothing")
-    prepared = prepare_scan(file, lambda pixels: pixels, np.shape)
+    prepared = prepare_scan(file, lambda pixels: CleanScan(pixels, ("inverted",)), np.shape)
+    assert prepared.cures == ("inverted",)
     assert (prepared.content, prepared.width, prepared.sha256) == ((70, 80), 80, read(file.path).sha256)
     file.path.unlink()
     assert prepare_scan(file, refuse, np.shape).reason.startswith("unreadable: No such file")
@@ -231,7 +234,7 @@ def test_a_scan_is_cleaned_once_and_adding_some_cleans_those(tmp_path):
 
     def clean(pixels):
         cleaned.append(pixels.shape)
-        return np.ascontiguousarray(255 - pixels)
+        return CleanScan(np.ascontiguousarray(255 - pixels), ("inverted: dark was bright", "writing: 200 µm"))
 
     def ingest():
         files = [scan_file(path, tmp_path / "scans") for path in sorted((tmp_path / "scans").iterdir())]
@@ -246,6 +249,7 @@ def test_a_scan_is_cleaned_once_and_adding_some_cleans_those(tmp_path):
     assert cleaned == [(70, 80), (70, 90), (70, 100)]
     np.testing.assert_array_equal(again[0].content, first[0].content)
     np.testing.assert_array_equal(again[2].content, first[1].content)
+    assert again[0].cures == first[0].cures == ("inverted: dark was bright", "writing: 200 µm")
 
     for path in (tmp_path / "frames").rglob("*.png"):
         path.write_bytes(path.read_bytes()[:50])
@@ -255,7 +259,7 @@ def test_a_scan_is_cleaned_once_and_adding_some_cleans_those(tmp_path):
 
 def test_no_flipped_bit_of_a_kept_frame_gives_other_pixels(tmp_path):
     cache, frame = FrameCache(tmp_path), np.random.default_rng(1).integers(0, 255, (12, 17), dtype=np.uint8)
-    cache.put("ab" * 32, frame)
+    cache.put("ab" * 32, CleanScan(frame, ("upside-down: mirrored",)))
     (path,) = tmp_path.rglob("*.png")
     good, missed = path.read_bytes(), 0
     for bit in range(8 * len(good)):
@@ -264,5 +268,5 @@ def test_no_flipped_bit_of_a_kept_frame_gives_other_pixels(tmp_path):
         path.write_bytes(damaged)
         found = cache.get("ab" * 32)
         missed += found is None
-        assert found is None or np.array_equal(found, frame)
+        assert found is None or (np.array_equal(found.frame, frame) and found.cures == ("upside-down: mirrored",))
     assert missed > 4 * len(good)  # the rest is in what decides no pixel

@@ -30,7 +30,7 @@ def test_exactly_the_fields_that_decide_images_change_their_digest(path: str, sc
     phantoms = PhantomSpec.of(config).digest != PhantomSpec.of(Config()).digest
     assert phantoms == (path in {*COMMON, "images.n_phantoms", "vae.kind"})
     images = ScansSpec.of(config, found, {}).digest != ScansSpec.of(Config(), found, {}).digest
-    assert images == (path in {*COMMON, "images.denoise"})
+    assert images == (path in {*COMMON, "images.denoise", "images.odd_scans"})
 
 
 def test_scans_and_held_out_splits_change_the_digest(scans: Path) -> None:
