@@ -63,7 +63,15 @@ def test_products_are_assets_from_scan_to_evaluation_and_what_is_new_starts_what
     switch_on(served, "evaluation of a new data set")
     switch_on(served, "retraining on newly prepared scans")
     add_scans(tmp_path / "a=1 scans", range(60))
-    generate = ("generate", "--images", tmp_path / "a=1 scans", "--output", "data", "--set", "dataset.n_subjects=200")
+    size = ("n_subjects=260", "shard_size=70", "test_fraction=0.2", "association=[1.0, 0.1]")  # can just be evaluated
+    generate = (
+        "generate",
+        "--images",
+        tmp_path / "a=1 scans",
+        "--output",
+        "data",
+        *(f"--set=dataset.{one}" for one in size),
+    )
     command(*generate)
     (scans,) = served.wait_for(lambda: made(served, "scans"), 60)
     (model,) = served.wait_for(lambda: made(served, "model"), 60)
@@ -74,7 +82,7 @@ def test_products_are_assets_from_scan_to_evaluation_and_what_is_new_starts_what
     assert data["parents"] == [model["key"]]
     assert scans["figures"]["images"] == 60
     assert model["figures"].keys() >= {"recoverability", "image size"}
-    assert data["figures"]["subjects"] == 200
+    assert data["figures"]["subjects"] == 260
     assert data["figures"]["address"] == str(tmp_path / "data")
 
     (asked,) = served.wait_for(lambda: started(served, "evaluate-dataset/evaluate-dataset"), 120)
@@ -82,7 +90,7 @@ def test_products_are_assets_from_scan_to_evaluation_and_what_is_new_starts_what
     (asked,) = served.wait_for(lambda: started(served, "retrain-models/retrain-models"), 120)
     assert asked["images"] == str(tmp_path / "a=1 scans")
 
-    quick = [f"--set=evaluation.{one}" for one in ("bootstrap=20", "resnet.steps=0")]
+    quick = [f"--set=evaluation.{one}" for one in ("bootstrap=100", "fit_subjects=80", "rounds=1", "resnet.steps=0")]
     command("evaluate", "data", *quick)
     (evaluation,) = served.wait_for(lambda: made(served, "evaluation"), 60)
     assert evaluation["parents"] == [data["key"]]
