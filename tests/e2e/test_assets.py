@@ -101,12 +101,19 @@ def test_products_are_assets_from_scan_to_evaluation_and_what_is_new_starts_what
     assert [len(made(served, one)) for one in ("scans", "model", "dataset", "evaluation")] == [1, 1, 1, 1], "found"
     assert str(tmp_path) not in json.dumps([scans["key"], model["key"], data["key"], evaluation["key"]])
 
+    def key(product: dict[str, Any]) -> str:
+        return str(product["key"]).lower().replace("://", "-").replace("/", "-")
+
     def page(product: dict[str, Any]) -> str:
-        return f"{served.url}/artifacts/key/{product['key'].lower().replace('://', '-').replace('/', '-')}"
+        (artifact,) = served.ask("artifacts", artifacts={"key": {"any_": [key(product)]}})
+        return f"{served.url}/artifacts/artifact/{artifact['id']}"
 
     (tmp_path / "chromium").mkdir()
     with chromium(tmp_path / "chromium") as browser:
         browser.see(page(evaluation), "asset-evaluation", "Where it comes from", "model ", "scans a=1 scans")
+        links = browser.evaluate("[...document.links].map(one => one.getAttribute('href'))")
+        assert {f"/artifacts/key/{key(one)}" for one in (data, model, scans)} <= set(links)
+        browser.see(f"{served.url}/artifacts/key/{key(data)}", "asset-history", f"record {data['key']}")
         browser.see(page(model), "asset-model", "recoverability", "folder a=1 scans")
-        browser.see(f"{served.url}/artifacts", "assets-artifacts", "evaluation data", "scans a=1 scans")
+        browser.see(f"{served.url}/artifacts", "assets-artifacts", key(evaluation), key(scans))
         browser.see(f"{served.url}/events?resource={data['key']}", "assets-events", "Asset materialization succeeded")
