@@ -123,7 +123,7 @@ def test_passwords_in_files_enter_neither_git_nor_an_image() -> None:
 def test_tools_for_development_are_told_from_what_runs_need() -> None:
     """Of the packages that are installed here."""
     found = set(development_only((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
-    assert {"mypy", "pytest", "ruff", "import-linter", "polars"} <= found
+    assert {"mypy", "pytest", "ruff", "import-linter"} <= found
     assert not {"torch", "prefect", "numpy", "zarr", "s3fs", "distributed", "setuptools", "pip"} & found
     others = set(development_only((ROOT / "pyproject.toml").read_text(encoding="utf-8"), ["s3"]))
     assert found | {"torch", "prefect", "distributed"} <= others, "what reading does not take"
