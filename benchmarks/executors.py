@@ -45,20 +45,24 @@ MODEL = ["--model", "pretrained", "--preset", "scans"]
 PRETRAINED = ["dataset.shard_size=32", "probe.n_images=64"]
 SAMPLE_SECONDS = 0.5  # between two looks at memory
 COLUMNS = (
-    "fixed CPU s", "CPU s per shard", "shards/s", "model: CPU s", "model: shards/s", "model: peak MB", "loss: s",
-    "loss: shards",
+    "fixed CPU s", "fixed s", "CPU s per shard", "shards/s", "peak MB", "server MB", "model: CPU s",
+    "model: shards/s", "model: peak MB", "loss: s", "loss: shards",
 )  # fmt: skip
 LIMIT_SECONDS = 900.0  # of one data set
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One data set by one executor: CPU seconds, wall seconds, rate between the first shard and the last, memory."""
+    """One data set by one executor: CPU seconds, wall seconds, rate between the first shard and the last, peak memory.
+
+    ``peak_mb`` is that of the command and its workers together, ``server_mb`` that of the server.
+    """
 
     cpu_seconds: float
     wall_seconds: float
     shards_per_second: float
     peak_mb: float
+    server_mb: float
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,10 @@ class Loss:
 class Watch:
     """Watches processes and a data set from another thread: peak memory, and image shards that were begun."""
 
-    def __init__(self, output: Path, *roots: int) -> None:
+    def __init__(self, output: Path | None, *roots: int) -> None:
         self.peak, self.begun = 0, set[str]()  # bytes; temporary names, of which every attempt has its own
-        self._images, self._roots, self._stop = output / "images.zarr" / "image" / "c", set(roots), threading.Event()
+        self._images = output / "images.zarr" / "image" / "c" if output else None
+        self._roots, self._stop = set(roots), threading.Event()
         self._threads = [threading.Thread(target=one, daemon=True) for one in (self._memory, self._files)]
         for thread in self._threads:
             thread.start()
@@ -98,7 +103,7 @@ class Watch:
             self.peak = max(self.peak, total)
 
     def _files(self) -> None:
-        while not self._stop.wait(0.01):
+        while self._images and not self._stop.wait(0.01):
             with suppress(OSError):
                 for folder, _, names in os.walk(self._images):
                     self.begun.update(os.path.join(folder, name) for name in names if is_temporary(name))
@@ -186,12 +191,13 @@ class Bench:
             others = [self.server, *workers]
             before, began = sum(map(cpu_seconds, others)), time.time()
             command = self.generate(output, model, [*overrides, *EXECUTORS[executor], *options])
-            watch = Watch(output, command.pid, *(one.pid for one in workers))
+            watch, server = Watch(None, command.pid, *(one.pid for one in workers)), Watch(None, self.server.pid)
             own = self.finish(command, output)
             wall, cpu = time.time() - began, own + sum(map(cpu_seconds, others)) - before
             watch.close()
+            server.close()
         times = sorted(path.stat().st_mtime for path in (output / "shards").iterdir())
-        return Measured(cpu, wall, (shards - 1) / (times[-1] - times[0]), watch.peak / 1e6)
+        return Measured(cpu, wall, (shards - 1) / (times[-1] - times[0]), watch.peak / 1e6, server.peak / 1e6)
 
     def measure_loss(self, executor: str, model: list[str], overrides: list[str], shards: int) -> Loss:
         """Generate a data set and kill one of the processes that render after a third of the shards."""
@@ -286,8 +292,10 @@ def main() -> None:
     """Print the table and the result line."""
     parser = argument_parser(__doc__)
     parser.add_argument("--only", nargs="*", choices=list(EXECUTORS), default=list(EXECUTORS))
+    parser.add_argument("--shards", type=int, help="number of small shards")
     arguments = parser.parse_args()
     few, many, rendered = (4, 40, 10) if arguments.quick else (8, 200, 48)
+    many = arguments.shards or many
     figures: dict[str, dict[str, float]] = {}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs what is below ``finally``
     home = Path(tempfile.mkdtemp(prefix="executors-"))
@@ -320,8 +328,11 @@ def compare(bench: Bench, executor: str, few: int, many: int, rendered: int) -> 
     per_shard = (small[1].cpu_seconds - small[0].cpu_seconds) / (many - few)
     return {
         "fixed CPU s": small[0].cpu_seconds - few * per_shard,
+        "fixed s": small[1].wall_seconds - many / small[1].shards_per_second,
         "CPU s per shard": per_shard,
         "shards/s": small[1].shards_per_second,
+        "peak MB": small[1].peak_mb,
+        "server MB": small[1].server_mb,
         "model: CPU s": whole.cpu_seconds,
         "model: shards/s": whole.shards_per_second,
         "model: peak MB": whole.peak_mb,

@@ -1,11 +1,12 @@
 """Print the installed packages that the project needs for development alone, one a line: an image leaves them out.
 
-Run as a script, before the project is installed: ``python deployments/development_tools.py pyproject.toml``.
+Run as a script, before the project is installed: ``python deployments/development_tools.py pyproject.toml``. With
+``--extras s3 hub``, or no name behind it, also those that only other extras need.
 """
 
-import sys
+import argparse
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, distributions, requires
 from pathlib import Path
 
@@ -34,13 +35,24 @@ def needed(requirements: Iterable[str]) -> set[str]:
     return {name for name, _ in found}
 
 
-def development_only(project: str) -> list[str]:
-    """The installed packages that a pyproject.toml, without its development group, does not lead to."""
+def development_only(project: str, extras: Sequence[str] | None = None) -> list[str]:
+    """The installed packages that a pyproject.toml, without its development group, does not lead to.
+
+    ``extras``: those that count; None for all.
+    """
     content = tomllib.loads(project)["project"]
-    wanted = [*content["dependencies"], *(one for extra in content["optional-dependencies"].values() for one in extra)]
+    optional = content["optional-dependencies"]
+    wanted = [
+        *content["dependencies"],
+        *(one for extra in (optional if extras is None else extras) for one in optional[extra]),
+    ]
     installed = {canonicalize_name(one.metadata["Name"]) for one in distributions()}
     return sorted(installed - needed(wanted) - BUILD - {canonicalize_name(content["name"])})
 
 
 if __name__ == "__main__":
-    print("\n".join(development_only(Path(sys.argv[1]).read_text(encoding="utf-8"))))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("project", type=Path)
+    parser.add_argument("--extras", nargs="*")
+    given = parser.parse_args()
+    print("\n".join(development_only(given.project.read_text(encoding="utf-8"), given.extras)))

@@ -16,8 +16,8 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 SLOW = {  # folders and modules that `make check` (and, if "operations", `make test`) leaves out, by marker
     "e2e": ("e2e", "cli/test_first_run.py"),
     "operations": (  # too long for `make test`: it takes `make test-operations`
-        "e2e/test_accounts.py", "e2e/test_attempts.py", "e2e/test_damage.py", "e2e/test_locales.py",
-        "e2e/test_lost_scheduler.py", "e2e/test_operator.py", "e2e/test_operator_choices.py",
+        "e2e/test_accounts.py", "e2e/test_assets.py", "e2e/test_attempts.py", "e2e/test_damage.py",
+        "e2e/test_locales.py", "e2e/test_lost_scheduler.py", "e2e/test_operator.py", "e2e/test_operator_choices.py",
         "e2e/test_secrets.py", "e2e/test_signals.py", "e2e/test_supervision.py",
     ),
     "service": (

@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.concurrency import _leases as leases
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
@@ -25,6 +26,7 @@ from image_longitudinal.tasks.engine.prefect_setup import lasting_server
 
 GPU_LIMIT = "gpu"
 LEASE_SECONDS = 60.0  # the shortest that Prefect has: the next run waits for that of a killed one
+RENEWALS = 60  # attempts, at most ten seconds apart, until a holder takes its lease for lost: ten minutes
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -43,6 +45,15 @@ def gpu_slots(compute: ComputeConfig) -> Iterator[None]:
         return
     with get_client(sync_client=True) as client:
         slots = _available_slots(client, training_processes(compute))  # one process per GPU
+    with held_slots(slots):
+        yield
+
+
+@contextmanager
+def held_slots(slots: int) -> Iterator[None]:
+    """Hold slots of the limit; they stay this process's while the server is away for up to ten minutes."""
+    # Prefect gives up after three attempts within three seconds; the slot would be another's though this one works.
+    leases._RENEWAL_MAX_ATTEMPTS = RENEWALS
     # A failed lease renewal, while the server is away, must not end hours of training.
     with concurrency(
         GPU_LIMIT, occupy=slots, strict=True, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False

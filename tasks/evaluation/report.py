@@ -20,10 +20,12 @@ from image_longitudinal.models.evaluation.records import (
     NullCheck,
 )
 from image_longitudinal.storage.dataset.predictions import write_predictions
+from image_longitudinal.tasks.engine.assets import record_product
 from image_longitudinal.tasks.evaluation import figures, tables
 from image_longitudinal.tasks.evaluation.population import fitted_model
 from image_longitudinal.tasks.evaluation.predictions import load_predictions
 from image_longitudinal.tasks.evaluation.run import EvaluationRun, LevelFiles, StageFiles
+from image_longitudinal.tasks.products import dataset_product, evaluation_product
 from image_longitudinal.tasks.reports.pages import page
 from image_longitudinal.tasks.reports.pictures import picture
 
@@ -47,6 +49,8 @@ def write_evaluation(
         f"{picture(trajectories, 'trajectories')}",
         key="evaluation", description=f"Evaluation of {evaluation.dataset.name}, report in {folder / PAGE}",
     )  # fmt: skip
+    origin = dataset_product(run.dataset.manifest, run.url, run.workspace)
+    record_product(evaluation_product(evaluation, folder, origin))
     return evaluation
 
 

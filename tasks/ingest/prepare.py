@@ -41,9 +41,11 @@ from image_longitudinal.storage.scans.scan_files import (
 )
 from image_longitudinal.storage.scans.sources import local_scans
 from image_longitudinal.storage.scans.splits import SplitRule
+from image_longitudinal.tasks.engine.assets import record_product
 from image_longitudinal.tasks.engine.cache_keys import CACHED, cached_or_fresh
 from image_longitudinal.tasks.engine.progress import Progress
 from image_longitudinal.tasks.ingest.specs import PhantomSpec, ScansSpec
+from image_longitudinal.tasks.products import prepared_product
 from image_longitudinal.tasks.reports.pictures import picture, thumbnail
 from image_longitudinal.tasks.workspace import Workspace
 
@@ -104,7 +106,7 @@ def ingest_scans(
         source=ImageSource("scans", spec.preparation_version, name, spec.denoise), minimum=spec.min_images,
         pictures=partial(_before_and_after, Path(folder)),
     )  # fmt: skip
-    return _reported(prepared, show)
+    return _reported(prepared, show, source)
 
 
 @task(name="draw-phantoms", task_run_name="generate phantom images", **CACHED)
@@ -119,7 +121,7 @@ def draw_phantoms(spec: PhantomSpec, target: str) -> str:
         split=SplitRule(spec.fractions, spec.seed), source=ImageSource("phantom", spec.phantom_version),
         minimum=spec.min_images, compare=False,  # phantoms are independent
     )  # fmt: skip
-    return _reported(prepared, True)
+    return _reported(prepared, True, None)
 
 
 def _prepare_all(found: FoundScans, spec: ScansSpec, cache: FrameCache) -> Iterator[ReadScan[Any] | SetAside]:
@@ -174,7 +176,7 @@ def _with_progress(scans: Iterable[Any], progress: Progress) -> Iterator[Any]:
         progress.update(done)
 
 
-def _reported(prepared: PreparedImages, show: bool) -> str:
+def _reported(prepared: PreparedImages, show: bool, source: str | None) -> str:
     """The folder, after an artifact with counts, and with ``show`` with pictures; else it says where they are."""
     manifest, counts = prepared.manifest, prepared.manifest.counts
     parts = [*counts.by_split.items(), *counts.by_class.items(), *manifest.statistics.by_size.items()]
@@ -199,6 +201,7 @@ def _reported(prepared: PreparedImages, show: bool) -> str:
         key="prepared-images",
         description="What was ingested",
     )
+    record_product(prepared_product(prepared, prepared.folder.parent.parent, source))
     return str(prepared.folder)
 
 

@@ -34,6 +34,11 @@ from image_longitudinal.tasks.shards.image_shards import RenderUse, ShardPartRes
 from image_longitudinal.tasks.shards.parts import ReusableParts, make_images, make_outcomes, place_part
 from image_longitudinal.tasks.shards.specs import DatasetSpec, Execution
 
+# They log every lost connection with tracebacks, from several threads, before this run says in a line what is lost.
+CONNECTIONS = (
+    "distributed.batched", "distributed.client", "distributed.comm", "distributed.comm.tcp", "distributed.core",
+    "distributed.utils", "asyncio", "tornado.application",
+)  # fmt: skip
 HASHED_AT_A_TIME = 4  # shards: enough for a disk's or a store's latency, few enough to read each in order
 
 
@@ -185,6 +190,8 @@ def _shard_runner(compute: ComputeConfig, width: int) -> Iterator[TaskRunner[Any
     except ImportError as error:
         do = "install it with: pip install 'image-longitudinal[dask]'"
         raise ConfigError("compute.executor=dask needs Dask", got=error, do=do) from error
+    for name in CONNECTIONS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     local = {"n_workers": width, "threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
     cluster = {"address": compute.dask_address} if compute.dask_address else {"cluster_kwargs": local}
     # The cluster's processes must report to the server of this process, even if it is a command's temporary one.
@@ -201,8 +208,6 @@ def _shard_runner(compute: ComputeConfig, width: int) -> Iterator[TaskRunner[Any
 
 
 def _lost_scheduler(compute: ComputeConfig) -> ImageLongitudinalError:
-    for name in ("distributed", "asyncio", "tornado.application"):  # they would log how connecting again was given up
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     do = "start it again, then run the same command again: finished shards are kept"
     return ImageLongitudinalError("the Dask scheduler is gone", where=compute.dask_address, do=do)
 

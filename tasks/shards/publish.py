@@ -23,6 +23,8 @@ from image_longitudinal.storage.dataset.tables import PlannedDose
 from image_longitudinal.storage.dataset.verify import Problem, check_file, verify_dataset
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import FileRecord, Root, file_record
+from image_longitudinal.tasks.engine.assets import record_product
+from image_longitudinal.tasks.products import dataset_product
 from image_longitudinal.tasks.reports import dataset_report
 from image_longitudinal.tasks.reports.pictures import picture
 from image_longitudinal.tasks.reports.study_rows import study_rows
@@ -110,6 +112,7 @@ def publish_dataset(
     if study:
         shown = [vars(row) | {"inside": row.inside} for row in study]
         create_table_artifact(shown, key="study", description="Designed against achieved numbers of the study")
+    record_product(dataset_product(manifest, root.url, execution.workspace))
 
 
 def _refuse(root: Root, problems: Sequence[Problem], shards: Sequence[int] = ()) -> None:

@@ -21,9 +21,11 @@ from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.models.training.arithmetic import with_training_threads
 from image_longitudinal.models.training.tensor_files import DamagedTensorsError, load_checked, save_checked
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
+from image_longitudinal.tasks.engine.assets import record_product
 from image_longitudinal.tasks.engine.cache_keys import CACHED
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
 from image_longitudinal.tasks.engine.progress import Progress
+from image_longitudinal.tasks.products import model_product
 from image_longitudinal.tasks.training.register import registered_version
 from image_longitudinal.tasks.training.specs import DistillationSpec
 from image_longitudinal.tasks.workspace import Workspace
@@ -96,6 +98,7 @@ def register_distilled(
     registry.record_gates(registered, base.gates)  # those of the teacher; a data set's own images are measured anyway
     caption = f"Model {registered.version}: what faster samplers cost"
     create_table_artifact([row.model_dump() for row in samplers], key="distillation", description=caption)
+    record_product(model_product(registered, Path(workspace)))
     return registered.version
 
 

@@ -1,6 +1,7 @@
 """Networks become a registered version: rotated to the most recoverable axes, measured, shown; or measured again."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,9 +47,11 @@ from image_longitudinal.models.training.arithmetic import with_training_threads
 from image_longitudinal.models.training.tensor_files import tensors_digest
 from image_longitudinal.models.vae.latent_model import LatentModel
 from image_longitudinal.storage.scans.prepared import ImageView, PreparedImages, open_prepared
+from image_longitudinal.tasks.engine.assets import record_product
 from image_longitudinal.tasks.engine.cache_keys import CACHED, cached_or_fresh
 from image_longitudinal.tasks.engine.gates import pass_gates, show_gates
 from image_longitudinal.tasks.engine.gpu_slots import holds_gpu_slots
+from image_longitudinal.tasks.products import model_product
 from image_longitudinal.tasks.reports.model_card import model_card
 from image_longitudinal.tasks.reports.model_figures import model_pictures, quality_rows
 from image_longitudinal.tasks.reports.pictures import picture
@@ -162,6 +165,7 @@ def register_model(
     registry.set_alias(CANDIDATE, version.version)
     _promote_if_no_worse(registry, version)
     _show(version, real_scans)
+    record_product(model_product(version, Path(workspace)))
     return version.version
 
 
@@ -224,6 +228,7 @@ def register_remeasured(
     registry.record_gates(registered, gates, model_card(metadata, gates))
     show_gates(gates, "model")
     _show(registered, real_scans)
+    record_product(model_product(registered, Path(workspace)))
     return registered.version
 
 

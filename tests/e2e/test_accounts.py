@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -41,10 +42,11 @@ class Accounts:
         """A command of an account that is a member of the group, with umask 002."""
         home = self.folder / str(account)
         login = ["setpriv", f"--reuid={account}", f"--regid={account}", f"--groups={account},{GROUP}"]
+        shell = ["sh", "-c", 'umask 002; exec "$@"', "sh"]  # setpriv itself may still look where root may
         environment = {**cli_environment(home), "HOME": str(home), "PYTHONPATH": str(ROOT), **more}
         return subprocess.Popen(
-            ["sh", "-c", 'umask 002; exec "$@"', "sh", *login, *command], env=environment, cwd=home, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            [*login, *shell, *command], env=environment, cwd=home, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )  # fmt: skip
 
     def run(self, account: int, *command: str, **more: str) -> str:
@@ -71,7 +73,7 @@ def accounts() -> Iterator[Accounts]:
         process = found.start(ANN, *cli_arguments("--version"))
         process.communicate()
         if process.returncode:
-            pytest.skip("another account cannot run this interpreter")
+            pytest.skip(f"another account cannot run {sys.executable}: make setup PYTHON=/usr/bin/python3")
         yield found
     finally:
         shutil.rmtree(folder)

@@ -38,7 +38,14 @@ def test_a_second_attempt_of_a_living_run_steps_aside(service: Service, tmp_path
     data = tmp_path / "data"
     run = start(service, data, 3, seed=16)
     command = [sys.executable, "-m", "prefect", "flow-run", "execute", run]
-    second = subprocess.run(command, cwd=ROOT, env=service.environment, capture_output=True, text=True, check=False)
+    first = [psutil.Process(pid) for pid in service.flow_processes(run)]
+    for one in first:
+        one.suspend()  # it lives and holds its output, and does not end before the second comes
+    try:
+        second = subprocess.run(command, cwd=ROOT, env=service.environment, capture_output=True, text=True, check=False)
+    finally:
+        for one in first:
+            one.resume()
     said = second.stdout + second.stderr
     assert second.returncode == 0, said
     assert "another attempt of this run is at work" in said

@@ -42,15 +42,18 @@ def test_a_killed_scheduler_is_one_line_and_costs_the_shards_in_hand(tmp_path: P
             arguments, cwd=tmp_path, env=cli_environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True,
         )  # fmt: skip
-        until = time.monotonic() + 400
-        while len(manifests(tmp_path / "data")) < 2:
-            assert command.poll() is None, command.communicate()
-            assert time.monotonic() < until
-            time.sleep(0.05)
-        first.kill()
-        _, errors = command.communicate(timeout=120)
+        try:
+            until = time.monotonic() + 400
+            while len(manifests(tmp_path / "data")) < 2:
+                assert command.poll() is None, command.communicate()
+                assert time.monotonic() < until
+                time.sleep(0.05)
+            first.kill()
+            _, errors = command.communicate(timeout=120)
+        finally:
+            command.kill()
     assert command.returncode == 1
-    assert "Traceback" not in errors
+    assert "Traceback" not in errors, errors
     (line,) = (line for line in errors.splitlines() if line.startswith("error: "))
     assert f"the Dask scheduler is gone ({address})" in line
     assert "run the same command again: finished shards are kept" in line

@@ -24,6 +24,7 @@ from uuid import uuid4
 
 import pytest
 
+from image_longitudinal.deployments.leases import AFTER_START
 from image_longitudinal.tasks.engine.gpu_slots import LEASE_SECONDS
 from image_longitudinal.tasks.training.retraining import REFUSED
 from tests.conftest import ROOT
@@ -255,22 +256,24 @@ def test_failures_and_refused_models_are_posted_where_the_operator_says(operated
     assert not alerts()
 
 
-HOLDER = f"""
-import sys, time
-from prefect.concurrency.sync import concurrency
-with concurrency("gpu", occupy=1, strict=True, lease_duration={LEASE_SECONDS}, raise_on_lease_renewal_failure=False):
+HOLDER = """
+import sys
+from image_longitudinal.tasks.engine.gpu_slots import held_slots
+print("asks", flush=True)
+with held_slots(1):
     print("held", flush=True)
-    time.sleep(float(sys.argv[1]))
+    sys.stdin.read()
 """
 
 
 @contextmanager
-def holder(service: Service, seconds: float) -> Iterator[subprocess.Popen[str]]:
-    """A process that holds the only slot of the limit gpu, as :func:`gpu_slots` does."""
+def holder(service: Service) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the only slot of the limit gpu until its input is closed."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(seconds)], env={**service.environment, "PREFECT_CLIENT_MAX_RETRIES": "8"},
-        stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", HOLDER], env={**service.environment, "PREFECT_CLIENT_MAX_RETRIES": "8"},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
+    assert says(process, "asks")
     try:
         yield process
     finally:
@@ -278,9 +281,9 @@ def holder(service: Service, seconds: float) -> Iterator[subprocess.Popen[str]]:
         process.wait()
 
 
-def held(process: subprocess.Popen[str]) -> bool:
+def says(process: subprocess.Popen[str], word: str) -> bool:
     assert process.stdout is not None
-    return process.stdout.readline() == "held\n"
+    return process.stdout.readline() == f"{word}\n"
 
 
 def taken(service: Service) -> int:
@@ -288,27 +291,32 @@ def taken(service: Service) -> int:
 
 
 def test_the_slot_of_a_killed_holder_is_free_within_90_seconds(operated: Operated) -> None:
-    with holder(operated, 600) as first:
-        assert held(first)
-        with holder(operated, 0) as second:
-            operated.wait_for(lambda: operated.request("v2/concurrency_limits/gpu")["denied_slots"] >= 1, 100)
+    with holder(operated) as first:
+        assert says(first, "held")
+        with holder(operated) as second:
+            time.sleep(5)  # it asks, and is told to wait
+            assert taken(operated) == 1
             first.send_signal(signal.SIGKILL)
             began = time.monotonic()
-            assert held(second)
+            assert says(second, "held")
             assert time.monotonic() - began < 90
     operated.wait_for(lambda: taken(operated) == 0, 100)
 
 
 def test_a_slot_stays_with_its_holder_while_the_server_is_away_longer_than_a_lease(operated: Operated) -> None:
-    with holder(operated, 2.5 * LEASE_SECONDS) as process:
-        assert held(process)
+    with holder(operated) as process:
+        assert says(process, "held")
         operated.kill("server")
         time.sleep(LEASE_SECONDS + 20)  # more than a lease and its slack
         operated.start_server(f"DATABASE={operated.database}")
-        for _ in range(3):
+        until = (
+            time.monotonic() + AFTER_START.total_seconds() + 2 * LEASE_SECONDS
+        )  # longer than all leases are extended
+        while time.monotonic() < until:
             assert taken(operated) == 1
             time.sleep(6)  # the server looks for expired leases every 5 seconds
-        assert process.wait(400) == 0
+        process.communicate(timeout=400)
+        assert process.returncode == 0
     operated.wait_for(lambda: taken(operated) == 0, 30)
 
 
