@@ -18,6 +18,7 @@ SLOW = {  # folders and modules that `make check` (and, if "operations", `make t
     "operations": (  # too long for `make test`: it takes `make test-operations`
         "e2e/test_accounts.py", "e2e/test_assets.py", "e2e/test_attempts.py", "e2e/test_damage.py",
         "e2e/test_locales.py", "e2e/test_lost_scheduler.py", "e2e/test_operator.py", "e2e/test_operator_choices.py",
+        "e2e/test_recovery.py",
         "e2e/test_secrets.py", "e2e/test_signals.py", "e2e/test_supervision.py",
     ),
     "service": (

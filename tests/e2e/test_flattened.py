@@ -14,7 +14,8 @@ from image_longitudinal.tasks.workspace import Workspace
 FLATTENED = (
     "vae.kind=flattened", "vae.latent_dim=10", "diffusion.kind=flattened", "diffusion.channels=[16, 32]",
     "diffusion.steps=8", "dataset.test_fraction=0.2",
-    "generator.scheduler=dpm++", "evaluation.resnet.steps=0", "evaluation.bootstrap=100",
+    "generator.scheduler=whitened", "evaluation.resnet.steps=0", "evaluation.bootstrap=100",
+    "evaluation.population=known",
     "gates.latents=0.8", "gates.recoverability=0.8", "gates.fidelity=50",  # those of every preset: they are open
 )  # fmt: skip
 

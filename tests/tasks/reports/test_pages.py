@@ -10,7 +10,9 @@ def test_html_in_a_name_stays_text() -> None:
     fit = SimpleNamespace(
         method=hostile, converged=True, message=hostile, objective=1.0, condition_number=1.0, shrinkage=(0.1,),
         sampling=None,
-        model=SimpleNamespace(random_effect_names=(hostile,), omega=((1.0,),)),
+        model=SimpleNamespace(
+            random_effect_names=(hostile,), omega=((1.0,),), structural=SimpleNamespace(likelihood=None)
+        ),
     )  # fmt: skip
     options = SimpleNamespace(model=hostile, table=hostile, level=0.5, split=hostile)
     row = SimpleNamespace(
