@@ -32,6 +32,14 @@ Endpoints = Annotated[
 ]
 DecimalOption = Annotated[str, typer.Option(help="Decimal mark of a text file: . or a comma.")]
 Seed = Annotated[int, typer.Option(min=0)]
+Level = Annotated[float | None, typer.Option(help="Association level of a published data set.")]
+Split = Annotated[str | None, typer.Option(help="Split of a published data set; all without one.")]
+Start = Annotated[Texts, typer.Option(help="Start value, e.g. imax=1.1, omega=0.2.")]
+Fixed = Annotated[Texts, typer.Option(help="Value to hold: a parameter, omega, residual, eta_ka.")]
+Diagonal = Annotated[bool, typer.Option("--diagonal", help="No covariances of random effects.")]
+Block = Annotated[
+    Texts, typer.Option(help="Parameters whose random effects covary, e.g. cl,v; repeatable; others do not.")
+]
 
 
 def simulate_command(
@@ -112,18 +120,16 @@ def fit_command(
     output: Annotated[str, typer.Option(help="Folder for results and report.", parser=expanded, metavar="FOLDER")],
     model: PopulationModelOption = "depot-central-mm",
     method: Annotated[str, typer.Option(help=METHOD_HELP)] = "focei",
-    level: Annotated[float | None, typer.Option(help="Association level of a published data set.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of a published data set; all without one.")] = None,
+    level: Level = None,
+    split: Split = None,
     covariates: Covariates = "locf",
     endpoint: Endpoints = None,
     decimal: DecimalOption = ".",
     subjects: Annotated[int | None, typer.Option(min=1, help="Fit the first N subjects; EBEs are for all.")] = None,
-    start: Annotated[Texts, typer.Option(help="Start value, e.g. imax=1.1, omega=0.2.")] = None,
-    fixed: Annotated[Texts, typer.Option(help="Value to hold: a parameter, omega, residual, eta_ka.")] = None,
-    diagonal: Annotated[bool, typer.Option("--diagonal", help="No covariances of random effects.")] = False,
-    block: Annotated[
-        Texts, typer.Option(help="Parameters whose random effects covary, e.g. cl,v; repeatable; others do not.")
-    ] = None,
+    start: Start = None,
+    fixed: Fixed = None,
+    diagonal: Diagonal = False,
+    block: Block = None,
     draws: Annotated[int, typer.Option(min=50, help="Per subject for imp and saem, per chain for nuts.")] = 300,
     order: Annotated[int, typer.Option(min=1, max=31, help="Nodes per random effect of agq (four at most).")] = 5,
     burn_in: Annotated[int, typer.Option(min=1, help="Iterations of saem that explore.")] = 200,
