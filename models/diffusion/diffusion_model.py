@@ -50,7 +50,7 @@ class DiffusionModel(nn.Module, ABC):
     @property
     def deviation(self) -> Tensor:
         """Standard deviation of the entries of working tensors, as far as the model knows it; broadcasts to them."""
-        return torch.ones((), device=next(self.buffers(), torch.ones(())).device)
+        return torch.ones(())  # a number goes with tensors of every device
 
     def frozen_state(self) -> dict[str, Tensor]:
         """Tensors beside denoiser and VAE that are stored with the model."""

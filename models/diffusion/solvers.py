@@ -134,7 +134,9 @@ def whitened(x: Tensor, schedule: SampleSchedule, denoise: Denoise, step_noise: 
         x0, eps = denoise(x, i)
         norm = _norm(alpha[i], sigma[i], deviation)
         slope = (alpha[i] * deviation * eps - sigma[i] * x0 / deviation) / norm
-        change = _angle(alpha[i + 1], sigma[i + 1], deviation) - _angle(alpha[i], sigma[i], deviation)
+        # θ[i + 1] - θ[i], without the loss of digits that the difference of two angles near π/2 has
+        turned = (sigma[i + 1] * alpha[i] - sigma[i] * alpha[i + 1]) * deviation
+        change = torch.atan2(turned, alpha[i] * alpha[i + 1] * deviation.square() + sigma[i] * sigma[i + 1])
         mean_slope = slope
         if previous is not None:
             mean_slope = slope + (slope - previous[0]) * (change / previous[1] / 2)
@@ -159,10 +161,6 @@ def _lambda(schedule: SampleSchedule, i: int) -> float:
 
 def _norm(alpha: float, sigma: float, deviation: Tensor) -> Tensor:
     return ((alpha * deviation).square() + sigma**2).sqrt()
-
-
-def _angle(alpha: float, sigma: float, deviation: Tensor) -> Tensor:
-    return torch.atan2(torch.full_like(deviation, sigma), alpha * deviation)
 
 
 def _correction(schedule: SampleSchedule, i: int, order: int, slope: Tensor, change: Tensor) -> Tensor:

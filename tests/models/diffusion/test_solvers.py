@@ -162,11 +162,11 @@ def test_an_image_does_not_depend_on_the_rest_of_its_batch(residual: ResidualDif
         assert np.abs(images_of(residual, z[rows], seeds[rows], scheduler) - whole[rows]).max() <= 1
 
 
-@pytest.mark.parametrize("steps", [1, 2, 8])
+@pytest.mark.parametrize("steps", [1, 2, 8, 400])
 def test_whitened_steps_keep_the_spread_of_gaussian_entries_exactly(steps: int) -> None:
-    """Entries N(0, k²) of very different k: k times their noise, in any number of steps; dpm++ in 8 loses a third."""
-    deviation = torch.tensor([0.05, 0.3, 1.0, 6.0], dtype=torch.float64)
-    start = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None].expand(9, 4)
+    """Entries N(0, k²) of very different k: k times their noise, in any number of steps; dpm++ loses a third."""
+    deviation = torch.tensor([0.001, 0.3, 1.0, 6.0], dtype=torch.float32)
+    start = torch.linspace(-2, 2, 9)[:, None].expand(9, 4)
 
     def solved(name: str) -> Tensor:
         solver = get_solver(name)
@@ -180,9 +180,8 @@ def test_whitened_steps_keep_the_spread_of_gaussian_entries_exactly(steps: int) 
         return solver.solve(start, sampled, denoise, lambda i: torch.zeros(()))
 
     # The noisiest timestep of training is not quite noise: its signal is 5e-5 of it.
-    torch.testing.assert_close(solved("whitened"), deviation * start, rtol=1e-3, atol=1e-12)
-    assert (solved("dpm++").abs() <= deviation * start.abs()).all()
-    assert (solved("dpm++")[:, 0].abs().max() < 0.7 * deviation[0] * 2).all()
+    torch.testing.assert_close(solved("whitened"), deviation * start, rtol=1e-3, atol=1e-9)
+    assert solved("dpm++")[:, 0].abs().max() < 0.7 * deviation[0] * 2
 
 
 class Gaussian(KnownModel):
