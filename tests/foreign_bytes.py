@@ -269,9 +269,129 @@ def archive(folder: Path) -> Mutation:
     return mutate
 
 
+def _read_scans(folder: Path) -> None:
+    """Every scan of a folder; the first one set aside is the error."""
+    from image_longitudinal.core.errors import IngestError
+    from image_longitudinal.storage.scans.scan_files import SetAside, find_scans, read_scan
+
+    found = find_scans(folder)
+    for scan in (*found.set_aside, *(read_scan(file) for file in found.scans[:3])):
+        if isinstance(scan, SetAside):
+            raise IngestError(scan.reason)
+
+
+def picture(folder: Path) -> Mutation:
+    """Scans as PNG, JPEG and TIFF: their headers, and now and then the compressed pixels."""
+    from PIL import Image
+
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 80), np.uint8))
+    options: dict[str, dict[str, Any]] = {
+        "png": {}, "jpeg": {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"},
+        "tiff": {"compression": "tiff_lzw"},
+    }  # fmt: skip
+    files = {}
+    for kind, more in options.items():
+        image.save(buffer := io.BytesIO(), kind, **more)
+        files[kind] = buffer.getvalue()
+
+    def mutate(rng: np.random.Generator) -> None:
+        kind = list(files)[rng.integers(0, len(files))]
+        good, file = files[kind], folder / "scan.png"  # the name does not decide
+        head = 200 if rng.random() < 0.9 else len(good)
+        ends_in_directory = kind == "tiff"  # TIFF keeps what it says of itself behind the pixels
+        bad = (
+            good[:-head] + mutated(rng, good[-head:]) if ends_in_directory else mutated(rng, good[:head]) + good[head:]
+        )
+        file.write_bytes(bad)
+        _read_scans(folder)
+
+    return mutate
+
+
+def numpy_stack(folder: Path) -> Mutation:
+    """B-scans in a NumPy file: the header's text, its length, and what follows it."""
+    np.save(buffer := io.BytesIO(), np.zeros((2, 64, 70), np.uint16))
+    good = buffer.getvalue()
+    (length,) = struct.unpack("<H", good[8:10])
+
+    def mutate(rng: np.random.Generator) -> None:
+        fields: dict[str, Any] = {"descr": "<u2", "fortran_order": False, "shape": (2, 64, 70)}
+        match rng.integers(0, 3):
+            case 0:
+                data = mutated(rng, good[: 10 + length]) + good[10 + length :]
+            case 1:
+                sizes = rng.choice(np.array([-1, 0, 1, 2, 64, 2**20, 2**31, 2**62]), rng.integers(0, 5))
+                kinds = ("<u2", "<f8", "|O", "|S9", "<M8[s]", "|b1", "<c16", [("a", "<u2")], "<u2000000000", "'")
+                fields |= {"shape": tuple(map(int, sizes)), "descr": kinds[rng.integers(0, len(kinds))]}
+                text = repr(fields).encode() + b"\n"
+                data = good[:8] + struct.pack("<H", len(text)) + text + good[10 + length :]
+            case _:
+                fields[str(rng.choice(list(fields)))] = HOSTILE[rng.integers(0, len(HOSTILE))]
+                text = repr(fields).encode()[:60_000]
+                data = good[:8] + struct.pack("<H", len(text)) + text + good[10 + length :]
+        (folder / "volume.npy").write_bytes(data)
+        _read_scans(folder)
+
+    return mutate
+
+
+def dicom_stack(folder: Path) -> Mutation:
+    """B-scans in DICOM files of each common transfer syntax: the tags, and now and then the pixels."""
+    from PIL import Image
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import (
+        UID,
+        DeflatedExplicitVRLittleEndian,
+        ExplicitVRLittleEndian,
+        ImplicitVRLittleEndian,
+        JPEGBaseline8Bit,
+        RLELossless,
+    )
+
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 64, 80), np.uint8)
+    files = []
+    for syntax in (
+        ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless,
+    ):  # fmt: skip
+        meta = FileMetaDataset()
+        meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = syntax, UID("1.2.840.10008.5.1.4.1.1.77.1.5.4")
+        meta.MediaStorageSOPInstanceUID = UID("1.2.3")
+        data = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+        data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+        data.Modality, data.PatientID, data.PhotometricInterpretation = "OPT", "7", "MONOCHROME2"
+        data.NumberOfFrames, data.Rows, data.Columns = pixels.shape
+        data.SamplesPerPixel, data.PixelRepresentation = 1, 0
+        data.BitsAllocated = data.BitsStored = 8
+        data.HighBit = 7
+        if syntax == JPEGBaseline8Bit:
+            frames = []
+            for frame in pixels:
+                Image.fromarray(frame).save(buffer := io.BytesIO(), "jpeg")
+                frames.append(buffer.getvalue())
+            data.PixelData = encapsulate(frames)
+        elif syntax == RLELossless:
+            data.PixelData = pixels.tobytes()
+            data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            data.compress(RLELossless)
+        else:
+            data.PixelData = pixels.tobytes()
+        data.save_as(buffer := io.BytesIO(), enforce_file_format=True)
+        files.append(buffer.getvalue())
+
+    def mutate(rng: np.random.Generator) -> None:
+        good = files[rng.integers(0, len(files))]
+        head = 500 if rng.random() < 0.9 else len(good)
+        (folder / "volume.dcm").write_bytes(good[:128] + mutated(rng, good[128:head]) + good[head:])
+        _read_scans(folder)
+
+    return mutate
+
+
 KINDS: dict[str, Callable[[Path], Mutation]] = {
     "manifest": manifest, "zarr-metadata": zarr_metadata, "chunk": chunk, "parquet": parquet,
-    "safetensors": safetensors, "archive": archive,
+    "safetensors": safetensors, "archive": archive, "picture": picture, "numpy-stack": numpy_stack,
+    "dicom-stack": dicom_stack,
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 Writing in the pixels is never read. DICOM PS3.3, A.52.4 (Ophthalmic Tomography Image); needs the extra ``dicom``.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,22 @@ SUFFIXES = frozenset({".dcm", ".dicom"})
 MODALITY = "OPT"  # ophthalmic tomography; OP is photography of the fundus
 OTHER = frozenset({"OT", "SC", ""})  # other, secondary capture, nothing said: looked at like any picture
 PATIENT_DIGITS = 16
-KEEP = "PatientID"
+MAX_BITS = 32
+
+
+@dataclass(frozen=True)
+class _Tags:
+    """What the tags of a file say of its patient and pixels."""
+
+    modality: str
+    patient: str
+    issuer: str  # of the patient's identity
+    frames: int
+    rows: int
+    columns: int
+    bits: int  # stored, of each pixel
+    signed: bool
+    photometric: str
 
 
 def read_header(path: Path) -> tuple[str, int, int, int]:
@@ -27,25 +43,19 @@ def read_header(path: Path) -> tuple[str, int, int, int]:
     Raises:
         IngestError: pydicom is missing, the file is damaged, is no tomography, or names no patient.
     """
-    header = _read(path, stop_before_pixels=True)
-    modality = str(header.get("Modality", ""))
-    if modality != MODALITY and modality not in OTHER:
+    tags = _read_tags(path)
+    if tags.modality != MODALITY and tags.modality not in OTHER:
         raise IngestError(
-            "no tomography of the eye", expected=f"Modality {MODALITY}", got=modality,
+            "no tomography of the eye", expected=f"Modality {MODALITY}", got=tags.modality,
             do="leave out photographs and other modalities",
         )  # fmt: skip
-    identity = str(header.get(KEEP, "")).strip()
-    if not identity:
+    if not tags.patient:
         raise IngestError(
-            "the tags name no patient", expected=KEEP, got="an empty tag or none",
+            "the tags name no patient", expected="PatientID", got="an empty tag or none",
             do="give every patient a pseudonym, the same in all of their files: patients must not be in two splits",
         )  # fmt: skip
-    patient = digest_of("dicom-patient", str(header.get("IssuerOfPatientID", "")), identity)[:PATIENT_DIGITS]
-    try:
-        sizes = (int(header.get("NumberOfFrames", 1) or 1), int(header.Rows), int(header.Columns))
-    except (AttributeError, TypeError, ValueError) as error:
-        raise IngestError("no picture in the DICOM file", expected="Rows and Columns", got=error) from error
-    return (f"dicom-{patient}", *sizes)
+    patient = digest_of("dicom-patient", tags.issuer, tags.patient)[:PATIENT_DIGITS]
+    return f"dicom-{patient}", tags.frames, tags.rows, tags.columns
 
 
 def read_frame(path: Path, index: int) -> NDArray[Any]:
@@ -54,29 +64,59 @@ def read_frame(path: Path, index: int) -> NDArray[Any]:
     Raises:
         IngestError: the file is damaged, or compressed in a way that needs another decoder.
     """
-    header = _read(path, stop_before_pixels=True)
+    tags = _read_tags(path)
     try:
+        from pydicom.config import disable_value_validation
         from pydicom.pixels import pixel_array
 
-        frames = int(header.get("NumberOfFrames", 1) or 1)
-        pixels = np.asarray(pixel_array(path, index=index if frames > 1 else None))
-        bits, signed = int(header.BitsStored), int(header.PixelRepresentation)
+        with disable_value_validation():  # see below
+            pixels = np.asarray(pixel_array(path, index=index if tags.frames > 1 else None))
     except Exception as error:  # decoders raise nearly anything on damaged bytes
         raise IngestError("the pixels cannot be read", got=f"{type(error).__name__}: {error}") from error
-    low = -(2 ** (bits - 1)) if signed else 0
-    fraction = (pixels.astype(np.float64) - low) / (2**bits - 1)
-    if header.PhotometricInterpretation == "MONOCHROME1":  # 0 is white
+    low = -(2 ** (tags.bits - 1)) if tags.signed else 0
+    fraction = (pixels.astype(np.float64) - low) / (2**tags.bits - 1)
+    if tags.photometric == "MONOCHROME1":  # 0 is white
         fraction = 1 - fraction
-    return np.rint(fraction * 255).astype(np.uint8) if bits <= 8 else fraction.astype(np.float32)
+    return np.rint(fraction * 255).astype(np.uint8) if tags.bits <= 8 else fraction.astype(np.float32)
 
 
-def _read(path: Path, **options: bool) -> Any:
+def _read_tags(path: Path) -> _Tags:
     try:
         import pydicom
+        from pydicom.config import disable_value_validation
+        from pydicom.filereader import read_file_meta_info
     except ImportError as error:
         do = "pip install 'image-longitudinal[dicom]'"
         raise IngestError("DICOM files need an optional package", expected="pydicom", do=do) from error
-    try:
-        return pydicom.dcmread(path, **options)
-    except Exception as error:  # as above
-        raise IngestError("damaged, or no DICOM file", got=f"{type(error).__name__}: {error}") from error
+    with disable_value_validation():  # its warnings print values of tags, such as the patient's name
+        try:
+            syntax = str(read_file_meta_info(path).get("TransferSyntaxUID", ""))
+            deflated = syntax == pydicom.uid.DeflatedExplicitVRLittleEndian
+            header = None if deflated else pydicom.dcmread(path, stop_before_pixels=True)
+        except Exception as error:  # damaged headers raise nearly anything
+            raise IngestError("damaged, or no DICOM file", got=f"{type(error).__name__}: {error}") from error
+        if header is None:  # its tags would be unpacked in memory, whatever their size
+            do = "save it without deflation, such as by dcmconv +te of DCMTK"
+            raise IngestError("the whole file is deflated", expected="another transfer syntax", got=syntax, do=do)
+        try:
+            tags = _tags(header)
+        except Exception as error:  # a tag is read when it is asked for
+            got = f"{type(error).__name__}: {error}"
+            raise IngestError("no picture in the DICOM file", expected="the tags of one", got=got) from error
+    if not 1 <= tags.bits <= MAX_BITS:
+        raise IngestError("pixels of so many bits are not read", expected=f"1 to {MAX_BITS} bits", got=tags.bits)
+    return tags
+
+
+def _tags(header: Any) -> _Tags:
+    return _Tags(
+        modality=str(header.get("Modality", "")),
+        patient=str(header.get("PatientID", "")).strip(),
+        issuer=str(header.get("IssuerOfPatientID", "")),
+        frames=int(header.get("NumberOfFrames", 1) or 1),
+        rows=int(header.Rows),
+        columns=int(header.Columns),
+        bits=int(header.BitsStored),
+        signed=bool(header.PixelRepresentation),
+        photometric=str(header.PhotometricInterpretation),
+    )

@@ -1,5 +1,6 @@
 """Stacks of B-scans in NumPy and DICOM files, and what is said of files that only other packages read."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,35 @@ def test_dicom_without_tomography_patient_or_pixels_is_set_aside(tmp_path):
     assert all(isinstance(scan, SetAside) for scan in cut)
     assert all("the pixels cannot be read" in scan.reason for scan in cut)
     assert isinstance(read_scan(found.scans[-1]), ReadScan)
+
+
+def test_damaged_tags_set_a_dicom_file_aside_and_no_value_of_a_tag_is_printed(tmp_path, recwarn, caplog):
+    np.save(tmp_path / "good.npy", pixels())
+    good = dicom(tmp_path / "kind.dcm", pixels(), patient="12345678").read_bytes()
+    (tmp_path / "kind.dcm").write_bytes(good.replace(b"\x10\0\x20\0LO", b"\x10\0\x20\0DO"))
+    (tmp_path / "bits.dcm").write_bytes(good.replace(b"\x28\0\x01\x01US\2\0\x08", b"\x28\0\x01\x01US\2\0\0"))
+    (tmp_path / "uid.dcm").write_bytes(good.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.Doe^Jane.1.1"))
+    found = find_scans(tmp_path)
+    reasons = {item.file: item.reason for item in found.set_aside}
+    assert reasons["kind.dcm"].startswith("no picture in the DICOM file; expected the tags of one")
+    assert reasons["bits.dcm"].startswith("pixels of so many bits are not read; expected 1 to 32 bits; got 0")
+    assert {scan.path.name for scan in found.scans} == {"good.npy", "uid.dcm"}
+    for scan in found.scans:
+        read_scan(scan)
+    assert not recwarn.list
+    assert not caplog.records
+
+
+def test_a_deflated_dicom_file_is_refused_before_it_is_unpacked(tmp_path):
+    np.save(tmp_path / "good.npy", pixels())
+    good = dicom(tmp_path / "deflated.dcm", pixels()).read_bytes()
+    plain, deflated = b"UI\x14\x001.2.840.10008.1.2.1\0", b"UI\x16\x001.2.840.10008.1.2.1.99"
+    at = good.index(plain)
+    (size,) = struct.unpack("<I", good[140:144])  # of the group that names the syntax
+    data = good[:140] + struct.pack("<I", size + 2) + good[144:at] + deflated + good[at + len(plain) :]
+    (tmp_path / "deflated.dcm").write_bytes(data)
+    (aside,) = find_scans(tmp_path).set_aside
+    assert aside.reason.startswith("the whole file is deflated; expected another transfer syntax")
 
 
 def test_without_pydicom_the_extra_is_named(tmp_path, monkeypatch):
