@@ -1,4 +1,4 @@
-"""All that is measured of a finished image model: recoverability, fidelity, memorisation."""
+"""All that is measured of a finished image model: recoverability, fidelity, what it gives away of its scans."""
 
 from typing import NamedTuple
 
@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from image_longitudinal.core.config import ProbeConfig
 from image_longitudinal.core.progress import Step, report
+from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.models.imaging.grey_images import ImageRows, evenly_spaced
 from image_longitudinal.models.imaging.interface import ImageModel, generate_in_batches
@@ -16,6 +17,7 @@ from image_longitudinal.models.quality.fidelity import fidelity_figures
 from image_longitudinal.models.quality.judge.judge import RealScans, judge_images
 from image_longitudinal.models.quality.judge.networks import FeatureNetwork
 from image_longitudinal.models.quality.latent_regressor import train_latent_regressor
+from image_longitudinal.models.quality.membership import membership_figures
 from image_longitudinal.models.quality.memorisation import memorisation_figures, training_views
 from image_longitudinal.models.quality.recoverability import (
     Reader,
@@ -57,12 +59,14 @@ def measure_image_model(
     seed: int,
     device: str,
     judged: JudgedScans | None = None,
+    generator: DiffusionModel | None = None,
 ) -> Measurement:
     """Generate images of z ~ N(0, I), as a data set has them, and measure them.
 
     The VAE, on the model's device, gives the feature space, and reads z back with ``probe.reader`` encoder; a network
     reader is trained on ``device``. ``seed`` is that of all latents and noise. With ``judged``, the first images, as
-    many as its held-out scans, are judged from outside.
+    many as its held-out scans, are judged from outside, and the losses of VAE and ``generator``, the network that
+    ``model`` samples, tell its training scans from the others as well as they can.
     """
     latents, images = _generate(model, probe, seed, "measure", probe.n_images)
     reader = encoder_reader(vae)
@@ -87,15 +91,17 @@ def measure_image_model(
         memorisation = memorisation_figures(images, new, real.train)
         report(Step("look for copies of training scans"))
         copies = copy_figures(images, real.held_out[slice(None)], real.train)
-    judgement = None
+    judgement, membership = None, None
     if judged is not None:
         made = images[: len(judged.held_out.images)]
         judgement = judge_images(made, judged.train, judged.held_out, judged.network, seed)
+        report(Step("tell training scans from others"))
+        membership = membership_figures(vae, generator, judged.train, judged.held_out, seed)
     return Measurement(
         probe=probe, held_out=real.digest, recoverability=recoverability, read_by=probe.reader,
         noise_spread=noise_spread, latent_order=most_recoverable(recoverability),
         importance=latent_importance(vae, seed), fidelity=fidelity, memorisation=memorisation,
-        copies=copies,
+        copies=copies, membership=membership,
         recoverability_intervals=r_squared_intervals(latents, estimates, seed), judgement=judgement,
     )  # fmt: skip
 

@@ -85,14 +85,69 @@ class PathologyFigures(Section):
     shares: tuple[ClassShare, ...]
 
 
+class PatientDistances(Section):
+    """Whether generated images come nearer to single patients of the training scans than scans of other patients do.
+
+    Of each of ``patients``, the distance of the nearest image to any of their scans, in 32 principal components of the
+    features. ``nearer``: share of patients to whom a generated image is nearer than any of as many scans of other
+    patients. ``least_ratio``: the smallest of the quotients of both distances.
+    """
+
+    patients: int
+    nearer: Figure
+    least_ratio: Figure
+
+
+class MethodAccuracy(Section):
+    """Balanced accuracy of one method by what it was trained and tested on, see :mod:`models.quality.judge.utility`.
+
+    ``real``: training scans, tested on held-out ones. ``trained_on_generated``: generated images, tested on held-out
+    scans. ``tested_on_generated``: held-out scans, tested on generated images. ``within_generated``: one half of the
+    generated images, tested on the other.
+    """
+
+    name: str
+    real: Interval
+    trained_on_generated: Interval
+    tested_on_generated: Interval
+    within_generated: Interval
+
+
+class ClassRecall(Section):
+    """Share of a class's held-out scans that logistic regression finds, trained on real and on generated images."""
+
+    label: str
+    real: Interval
+    trained_on_generated: Interval
+
+
+class UtilityFigures(Section):
+    """What generated images are good for, where the task is to name the class of a scan.
+
+    ``rank_agreement``: Kendall's tau, -1 to 1, of the order of the methods on real and within generated images. The
+    calibration errors are those of logistic regression on held-out scans, trained on real and on generated images.
+    """
+
+    methods: tuple[MethodAccuracy, ...]
+    rank_agreement: float
+    calibration_error_real: float
+    calibration_error_generated: float
+    recalls: tuple[ClassRecall, ...]
+
+
 class Judgement(Section):
-    """All that a judge found, with ``n`` images in each set; ``pathology`` is None without classes of real images."""
+    """All that a judge found, with ``n`` images in each set; ``pathology`` is None without classes of real images.
+
+    ``training_patients`` and ``utility`` are None in older records, ``utility`` also without classes.
+    """
 
     judge: Judge
     n: int
     measures: SetMeasures
     properties: tuple[PropertyFigures, ...]
     pathology: PathologyFigures | None
+    training_patients: PatientDistances | None = None
+    utility: UtilityFigures | None = None
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -151,6 +151,19 @@ class CopyFigures(Section):
     held_out_least_ratio: float
 
 
+class MembershipFigures(Section):
+    """How often a training scan has a smaller loss than a scan of another patient: 0.5 tells nothing, 1 everything.
+
+    See :mod:`models.quality.membership`; ``members`` and ``others`` count scans. ``diffusion_auc`` is None for a VAE
+    alone.
+    """
+
+    members: int
+    others: int
+    vae_auc: Interval
+    diffusion_auc: Interval | None
+
+
 class LatentImportance(Section):
     """Per dimension of the standardised latent; lists of length D.
 
@@ -169,7 +182,7 @@ class Measurement(Section):
     its standard deviation over the noise seeds; ``latent_order``: the dimensions, most recoverable first.
     ``recoverability_intervals``: by bootstrap over images; None in older records. ``held_out``: digest of the held-out
     images; with too few of them ``fidelity`` (by feature space) is empty and ``memorisation`` None. ``judgement``: by a
-    judge from outside; None without one, or in older records.
+    judge from outside, and ``membership`` of the scans that it compares with; None without one, or in older records.
     """
 
     probe: ProbeConfig
@@ -182,6 +195,7 @@ class Measurement(Section):
     fidelity: dict[str, FidelityFigures]
     memorisation: MemorisationFigures | None = None
     copies: CopyFigures | None = None
+    membership: MembershipFigures | None = None
     recoverability_intervals: tuple[Interval, ...] | None = None
     judgement: Judgement | None = None
 

@@ -6,6 +6,7 @@ from image_longitudinal.core.gates import Gate
 from image_longitudinal.models.registry.metadata import Measurement, ModelMetadata, TrainingImages
 from image_longitudinal.models.registry.real_scans import NOTE
 from image_longitudinal.tasks.reports.model_figures import quality_rows
+from image_longitudinal.tasks.reports.scorecard import scorecard_markdown, scorecard_rows
 
 
 def model_card(metadata: ModelMetadata, gates: Sequence[Gate] = ()) -> str:
@@ -45,7 +46,7 @@ best first, with its standard deviation over noise seeds:
 | latent dimension | R² | sd |
 |---|---|---|
 {rows}
-{_quality_section(measured)}{_gates_section(gates)}{_privacy(images)}
+{_quality_section(measured)}{scorecard_markdown(scorecard_rows(measured))}{_gates_section(gates)}{_privacy(images)}
 Method: arXiv 2410.16177. Weights are safetensors; `model.json` holds configuration and figures.
 """
 

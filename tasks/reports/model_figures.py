@@ -17,6 +17,7 @@ from image_longitudinal.models.registry.real_scans import EXAMPLES, GALLERY
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.tasks.reports.dataset_figures import INK, latent_bars
 from image_longitudinal.tasks.reports.pictures import rendered
+from image_longitudinal.tasks.reports.scorecard import scorecard_figure
 
 NOTHING = torch.empty(0)
 GIF_SIDE, GIF_MILLISECONDS = 160, 220  # pixels of an image; a frame's time, the last is held longer
@@ -33,6 +34,8 @@ def model_pictures(version: ModelVersion, *, real_scans: bool = False) -> dict[s
     if version.metadata.images.kind == "scans":
         gallery = gallery | version.tensors(EXAMPLES) if real_scans else {**gallery, "triptychs": NOTHING}
     pictures = {"importance": importance_figure(measured)}
+    if measured.judgement and measured.judgement.utility:
+        pictures["scorecard"] = scorecard_figure(measured.judgement.utility)
     if "traversal" in gallery:
         pictures["traversal"] = traversal_figure(gallery["traversal"].numpy(), measured.latent_order)
     if len(gallery.get("triptychs", NOTHING)):
@@ -57,6 +60,12 @@ def quality_rows(measured: Measurement) -> list[dict[str, Any]]:
             ("coverage", sets.coverage),
         ):  # fmt: skip
             rows.append((space, name, one.value, one.null))
+        if patients := measured.judgement.training_patients:
+            for name, one in (
+                ("training patients to whom it is nearer than new scans, share", patients.nearer),
+                ("nearest image to a training patient over nearest new scan, least ratio", patients.least_ratio),
+            ):
+                rows.append((space, name, one.value, one.null))
     if near := measured.memorisation:
         figure = "nearest training image, 1st percentile"
         rows.append(("pixels", figure, near.generated_first_percentile, near.held_out_first_percentile))
@@ -64,6 +73,10 @@ def quality_rows(measured: Measurement) -> list[dict[str, Any]]:
         rows.append(("correlation", "copies of single training scans, share", copies.share, copies.held_out_share))
         figure = "nearest training scan over the others, least ratio"
         rows.append(("correlation", figure, copies.least_ratio, copies.held_out_least_ratio))
+    if member := measured.membership:
+        for name, auc in (("VAE", member.vae_auc), ("diffusion", member.diffusion_auc)):
+            if auc:
+                rows.append((f"loss of {name}", "training scans told from new patients', AUC", auc.value, 0.5))
     return [
         {"features": space, "figure": figure, "generated": round(value, 4), "real (floor)": round(floor, 4)}
         for space, figure, value, floor in rows

@@ -63,6 +63,11 @@ def model_table(report: ModelReport) -> list[TableRow]:
     rows = [HEADING]
     if measured.judgement:
         rows += _judged(measured.judgement)
+    if member := measured.membership:
+        chance = "0.5: nothing is given away"
+        rows.append(_row("training scans told by the VAE's loss, AUC", member.vae_auc, chance))
+        if member.diffusion_auc:
+            rows.append(_row("training scans told by the diffusion's loss, AUC", member.diffusion_auc, chance))
     intervals = measured.recoverability_intervals or ()
     for dimension in measured.latent_order:
         name = f"z[{dimension}] read back by the {measured.read_by}, R²"
@@ -80,6 +85,12 @@ def _judged(found: Judgement) -> list[TableRow]:
         TableRow("outside judge, floors of one real set", f"{sets.frechet_to_one_floor:.2f}", "", "1"),
         *(_beside(name, getattr(sets, field)) for name, field in SETS.items()),
     ]
+    if near := found.training_patients:
+        rows.append(_beside("training patients nearer to it than to new scans, share", near.nearer))
+        rows.append(_beside("nearest image to a training patient, over new scans'", near.least_ratio))
+    for method in found.utility.methods if found.utility else ():
+        real = f"{method.real.value:.3g} ({method.real.low:.3g} to {method.real.high:.3g})"
+        rows.append(_row(f"{method.name} trained on generated, accuracy on scans", method.trained_on_generated, real))
     for one in found.properties:
         rows += _of_property(one)
     if found.pathology:

@@ -143,7 +143,7 @@ def register_model(
         weights["diffusion"] = diffusion_weights(generator)
     measured = measure_image_model(
         model, network, _real_images(images, model.image_size), probe, seed, compute.device,
-        judged_scans(images, model.image_size, VGG16),
+        judged_scans(images, model.image_size, VGG16), generator,
     )  # fmt: skip
     metadata = ModelMetadata(
         training_key=spec.digest, seed=seed, images=_training_images(images), networks=networks, training=training,
@@ -214,7 +214,7 @@ def register_remeasured(
     model = probed_model(vae, generator, probe, device)
     measured = measure_image_model(
         model, vae, _real_images(images, model.image_size), probe, spec.seed, compute.device,
-        judged_scans(images, model.image_size, judge),
+        judged_scans(images, model.image_size, judge), generator,
     )  # fmt: skip
     metadata = base.metadata.model_copy(update={"measured": measured, "training_key": spec.digest})
     weights = base.all_tensors()

@@ -33,7 +33,16 @@ from image_longitudinal.models.quality.judge.resampling import (
     positive_interval,
     subset,
 )
-from image_longitudinal.models.registry.judgement import Figure, Judge, Judgement, PropertyFigures, SetMeasures
+from image_longitudinal.models.quality.judge.utility import LabelledSet, class_utility
+from image_longitudinal.models.registry.judgement import (
+    Figure,
+    Judge,
+    Judgement,
+    PatientDistances,
+    PropertyFigures,
+    SetMeasures,
+    UtilityFigures,
+)
 
 LEAST_IMAGES = 8  # in each set
 COPY_QUANTILE = 0.05  # of held-out images' distances to training images: nearer ones count as near copies
@@ -96,7 +105,19 @@ def judge_images(
         measures=measures.sets(floor, known),
         properties=measures.properties(),
         pathology=None if labels is None else class_shares(pool.space, labels, made, reference, *weights),
+        training_patients=measures.training_patients(known),
+        utility=_utility(pool, train, held_out, seed),
     )
+
+
+def _utility(pool: _Pool, train: RealScans, held_out: RealScans, seed: int) -> UtilityFigures | None:
+    """Of all images of each set: methods learn more from more."""
+    if train.labels is None or held_out.labels is None:
+        return None
+    ends = len(pool.groups) - len(held_out.images) - len(train.images), len(pool.groups) - len(held_out.images)
+    made, known, new = np.split(pool.space.low, ends)
+    sets = LabelledSet(known, train.labels, train.patients), LabelledSet(new, held_out.labels, held_out.patients)
+    return class_utility(*sets, made, seed)
 
 
 class _Comparison(NamedTuple):
@@ -130,6 +151,34 @@ class _Comparison(NamedTuple):
     def properties(self) -> tuple[PropertyFigures, ...]:
         """Every property of single images."""
         return tuple(self._property(name, self.pool.seen.values[:, i]) for i, name in enumerate(NAMES))
+
+    def training_patients(self, known: Index) -> PatientDistances:
+        """How near generated images come to single patients of the training scans ``known``."""
+        patients, owner = np.unique(self.pool.groups[known], return_inverse=True)
+
+        def ratios(made: Index, real: Index) -> Vector:
+            """Of each patient: the distance of the nearest image of ``made`` over that of the nearest of ``real``."""
+            found = []
+            for images in (made, real):
+                nearest_image = np.full(len(patients), np.inf)
+                np.minimum.at(nearest_image, owner, self.pool.space.distance[np.ix_(known, images)].min(1))
+                found.append(nearest_image)
+            return np.asarray(found[0] / np.maximum(found[1], 1e-9))
+
+        def figures(of: Vector) -> tuple[float, float]:
+            return float((of < 1).mean()), float(of.min())
+
+        drawn = zip(*self.weights, strict=True)
+        repeats = np.array([figures(ratios(self.made[a > 0], self.reference[b > 0])) for a, b in drawn])
+        rng, groups = np.random.default_rng(0), self.pool.groups[self.reference]
+        halves = [disjoint_sets(groups, len(groups) // 2, rng) for _ in range(SPLITS)]
+        null = np.array([figures(ratios(self.reference[a], self.reference[b])) for a, b in halves])
+        nearer, least = figures(ratios(self.made, self.reference))
+        return PatientDistances(
+            patients=len(patients),
+            nearer=beside(interval(nearer, repeats[:, 0], 0, 1), null[:, 0]),
+            least_ratio=beside(positive_interval(least, repeats[:, 1]), null[:, 1]),
+        )
 
     def _property(self, name: str, values: Vector) -> PropertyFigures:
         made, real = values[self.made], values[self.reference]

@@ -61,7 +61,11 @@ def test_images_are_judged_beside_as_many_held_out_scans(measured: Measurement, 
     assert judgement is not None
     assert (judgement.n, judgement.judge.digest) == (12, load_judge().digest)
     assert judgement.measures.frechet.value > judgement.measures.frechet.null_high, "a VAE's images are smooth"
-    assert found.model_copy(update={"judgement": None}) == measured
+    assert found.membership is not None
+    assert (found.membership.members, found.membership.others, found.membership.diffusion_auc) == (20, 12, None)
+    assert judgement.training_patients is not None
+    assert judgement.training_patients.patients == 20
+    assert found.model_copy(update={"judgement": None, "membership": None}) == measured
     assert found.recoverability_intervals is not None
     for value, interval in zip(found.recoverability, found.recoverability_intervals, strict=True):
         assert interval.value == pytest.approx(value)

@@ -152,6 +152,22 @@ def test_a_classifier_tells_bad_images_apart_and_not_untouched_ones(
     assert untouched.value < untouched.null_high + 0.05
 
 
+@pytest.mark.parametrize("kind", ["drawn", "scans"])
+def test_copies_come_nearer_to_their_patients_than_scans_of_others_do(
+    kind: str, court: Court, request: pytest.FixtureRequest
+) -> None:
+    sets: Thirds = request.getfixturevalue(kind)
+    copied = court.judge(kind, sets, "memorised").training_patients
+    untouched = court.judge(kind, sets, "nothing", sets.others.images).training_patients
+    assert copied is not None
+    assert untouched is not None
+    assert untouched.patients == len(np.unique(sets.train.patients))
+    assert copied.least_ratio.value < copied.least_ratio.null_low / 2
+    assert copied.least_ratio.high < untouched.least_ratio.low
+    assert untouched.least_ratio.value > untouched.least_ratio.null_low / 1.2
+    assert untouched.nearer.null_low < untouched.nearer.value < untouched.nearer.null_high
+
+
 @pytest.mark.parametrize("missing", ["CNV", "DME", "DRUSEN", "NORMAL"])
 def test_a_missing_class_is_missed(missing: str, scans: Thirds, court: Court) -> None:
     kept = np.array(scans.others.labels) != missing
