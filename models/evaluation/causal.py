@@ -83,16 +83,17 @@ def _weighted(name: str, subjects: Treated) -> MeanEffect:
 
 def estimated_propensities(subjects: Treated) -> FloatArray:
     """Propensities (n,) by logistic regression on the features, each from a fit without the subject's fold."""
-    from sklearn.linear_model import LogisticRegressionCV
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     folds, out = fold_of(subjects.ids, FOLDS), np.empty(len(subjects.ids))
+    tried = {"C": STRENGTHS}
     for fold in range(FOLDS):
         rows = folds != fold
-        model = make_pipeline(
-            StandardScaler(), LogisticRegressionCV(Cs=STRENGTHS, cv=3, scoring="neg_log_loss", max_iter=300)
-        )
+        search = GridSearchCV(LogisticRegression(max_iter=300), tried, scoring="neg_log_loss", cv=3)
+        model = make_pipeline(StandardScaler(), search)
         model.fit(subjects.features[rows], subjects.treated[rows])
         out[~rows] = model.predict_proba(subjects.features[~rows])[:, 1]
     return np.clip(out, CLIP, 1 - CLIP)
