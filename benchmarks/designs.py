@@ -140,7 +140,7 @@ def strengths(n: int) -> dict[str, float]:
 
 
 def coverage(n: int, seeds: int) -> dict[str, dict[str, float]]:
-    """Share of the seeds, in percent, whose interval holds the designed number: over the rows of the report, by knob."""
+    """Share of the seeds, in percent, whose interval holds the designed number: over rows of the report, by knob."""
     inside: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for seed in range(seeds):
         for name, base in (("confounded", STUDY), ("randomised", TRIAL)):
