@@ -1,11 +1,11 @@
 """Study designs against their bars: coverage of intervals, strengths, bias, undetectable zeros, learners, cost.
 
-Command: python -m benchmarks.designs            (hours on two cores: 100,000 subjects, 100 and 200 seeds)
+Command: python -m benchmarks.designs            (half an hour on two cores: up to 100,000 subjects and 1,000 seeds)
          python -m benchmarks.designs --quick    (minutes)
          ... --only strengths                    (one of: strengths, coverage, zero, learners, cost)
 
 Everything but the learners needs no images. ``coverage``: how many of the seeds' 95 % intervals hold the designed
-number. ``zero``: Kolmogorov-Smirnov p-value of the seeds' p-values of a correlation that is designed to be 0.
+number. ``zero``: Kolmogorov-Smirnov p-value of the seeds' p-values of a link that is designed to be 0.
 ``learners``: on phantom images at 32x32, R² and policy gain of the learners as shares of the oracle's. ``cost``: CPU
 seconds of the numbers and images of a study of two arms over those of the plain data set.
 """
@@ -16,29 +16,34 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import f as f_law
 from scipy.stats import kstest, norm
 
 from benchmarks.report import argument_parser, print_result
 from image_longitudinal.core.config import GeneratorConfig, OutcomesConfig
 from image_longitudinal.core.random import subject_seeds
 from image_longitudinal.core.study_config import StudyConfig
-from image_longitudinal.models.design.association import associate, draw_latents, scale_effects
+from image_longitudinal.models.design.achieved import AchievedRow
+from image_longitudinal.models.design.association import AssociationSums, associate, draw_latents, scale_effects
 from image_longitudinal.models.design.functionals import summarise
 from image_longitudinal.models.design.potential_outcomes import PotentialOutcomes, potential_outcomes
 from image_longitudinal.models.design.quadrature import causal_design, conditional_effects
 from image_longitudinal.models.design.study import StudyDesign, StudySubjects
 from image_longitudinal.models.evaluation.causal import Treated, learn_effects, mean_effects, policy_gain
-from image_longitudinal.models.evaluation.pca_regressor import fit_pca_regressor, polynomial
+from image_longitudinal.models.evaluation.pca_regressor import fit_pca_regressor, polynomial, readable
+from image_longitudinal.models.evaluation.ridge import row_chunks
+from image_longitudinal.models.evaluation.site_probe import acquisition_features, probe_auc
 from image_longitudinal.models.imaging.backends import load_image_model
 from image_longitudinal.models.imaging.interface import generate_in_batches
 from image_longitudinal.models.nlme.simulation.simulate import observe, simulate
 from image_longitudinal.tasks.reports.study_rows import StudyRecord, rows_of, sums_of
 
+FloatArray = NDArray[np.float64]
 PARTS = ("strengths", "coverage", "zero", "learners", "cost")
 LATENT_DIM, ETA_DIMS, LEVEL = 16, (0, 1, 2), 0.5
 SIZES = {  # full, quick
-    "strengths": (100_000, 20_000), "coverage seeds": (100, 20), "coverage": (5_000, 1_000), "zero seeds": (200, 40),
-    "zero": (20_000, 5_000), "learners": (50_000, 3_000), "test": (5_000, 600), "cost": (20_000, 2_000),
+    "strengths": (100_000, 20_000), "coverage seeds": (1000, 20), "coverage": (5_000, 1_000), "zero seeds": (200, 40),
+    "zero": (20_000, 5_000), "learners": (50_000, 3_000), "test": (10_000, 600), "cost": (20_000, 2_000),
 }  # fmt: skip
 STUDY: dict[str, Any] = {
     "functional": "area",
@@ -52,12 +57,34 @@ STUDY: dict[str, Any] = {
     "sites": [{"name": "north", "share": 0.4}, {"name": "south", "share": 0.6}],
     "shortcut": {"to": "outcome", "correlation": 0.3},
 }  # fmt: skip
+TRIAL: dict[str, Any] = {  # the knobs and links that the other study has not
+    "functional": "slope",
+    "association": [{"effect": "imax", "level": 0.2}, {"effect": "ic50", "level": 0.9}],
+    "arms": [{"name": "placebo", "share": 0.5, "doses": []}, {"name": "low", "share": 0.25}, {
+        "name": "high", "share": 0.25, "doses": [{"amt": 2.0}], "effects": [
+            {"parameter": "ic50", "mean": -0.3, "sd": 0.6, "image_share": 0.2},
+            {"parameter": "ka", "mean": 0.2, "sd": 0.4, "image_share": 0.8}]}],
+    "covariates": [
+        {"name": "marker", "linked_to": "arm", "level": 0.2},
+        {"name": "centre", "kind": "binary", "shares": [0.3, 0.7], "linked_to": "arm", "level": 0.3},
+        {"name": "stage", "kind": "categorical", "shares": [0.5, 0.3, 0.2], "linked_to": "prognosis", "level": 0.5},
+        {"name": "weight", "mean": 70, "sd": 0.2, "log": True, "linked_to": "prognosis", "level": 0.4, "effects": [
+            {"parameter": "imax", "effect": "power", "reference": 70, "coefficient": 0.75}]}],
+    "sites": [{"name": "north", "share": 0.2}, {"name": "east", "share": 0.3}, {"name": "south", "share": 0.5}],
+    "shortcut": {"to": "arm", "correlation": -0.4},
+}  # fmt: skip
 
 
-def design_of(seed: int, **changed: Any) -> StudyDesign:
-    """The design of the benchmark with some values changed."""
-    study = StudyConfig.model_validate(STUDY | changed)
+def design_of(seed: int, base: dict[str, Any] = STUDY, **changed: Any) -> StudyDesign:
+    """A design of the benchmark with some values changed."""
+    study = StudyConfig.model_validate(base | changed)
     return StudyDesign(study, OutcomesConfig(), seed, LEVEL, LATENT_DIM, ETA_DIMS)
+
+
+def arms_of(**effect: float) -> list[dict[str, Any]]:
+    """The arms of the benchmark with another effect."""
+    control, drug = STUDY["arms"]
+    return [control, {**drug, "effects": [drug["effects"][0] | effect]}]
 
 
 def made(design: StudyDesign, n: int) -> tuple[StudySubjects, PotentialOutcomes]:
@@ -68,14 +95,25 @@ def made(design: StudyDesign, n: int) -> tuple[StudySubjects, PotentialOutcomes]
 
 def record_of(design: StudyDesign, subjects: StudySubjects, potential: PotentialOutcomes) -> StudyRecord:
     """What the tables of a data set would hold."""
-    y, rows = potential.functionals[design.study.functional], np.arange(len(subjects.ids))
+    name, rows = design.study.functional, np.arange(len(subjects.ids))
+    y = potential.functionals[name]
     columns = {name: np.asarray(values, np.float64) for name, values in subjects.covariates.items()}
     columns["arm"] = subjects.arm.astype(np.float64)
     columns["site"] = design.draw_sites(subjects, y[subjects.arm, rows]).astype(np.float64)
-    tau = np.column_stack([np.zeros(len(rows)), subjects.effects[1, "ic50"]])
-    name = design.study.functional
-    effects = {name: y.T, f"effect_{name}": (y - y[0]).T, "tau_ic50": tau}
+    effects = {name: y.T, f"effect_{name}": (y - y[0]).T}
+    for (arm, parameter), tau in subjects.effects.items():
+        effects.setdefault(f"tau_{parameter}", np.zeros((len(rows), len(design.arms))))[:, arm] = tau
     return StudyRecord(subjects.latents, subjects.eta, columns, effects, subjects.confounder)
+
+
+def achieved_rows(design: StudyDesign, n: int) -> list[AchievedRow]:
+    """Every designed number of a study beside what ``n`` subjects achieve, association included."""
+    subjects, potential = made(design, n)
+    rows = rows_of(design, sums_of(design, record_of(design, subjects, potential), first=True), first=True)
+    for k, level in enumerate(design.levels):
+        found = AssociationSums.of(subjects.linked[:, k], subjects.eta[:, k]).r_squared()
+        rows.append(AchievedRow("association", f"R² of random effect {k + 1} on its latent dimension", level, *found))
+    return rows
 
 
 def strengths(n: int) -> dict[str, float]:
@@ -101,44 +139,66 @@ def strengths(n: int) -> dict[str, float]:
     return figures
 
 
-def coverage(n: int, seeds: int) -> dict[str, float]:
-    """Share of the seeds, in percent, whose interval holds the designed number, by row of the report."""
-    inside: dict[str, list[bool]] = defaultdict(list)
+def coverage(n: int, seeds: int) -> dict[str, dict[str, float]]:
+    """Share of the seeds, in percent, whose interval holds the designed number: over rows of the report, by knob."""
+    inside: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for seed in range(seeds):
-        design = design_of(seed)
-        record = record_of(design, *made(design, n))
-        for row in rows_of(design, sums_of(design, record, first=True), first=True):
-            inside[f"{row.knob}: {row.name}"].append(row.inside)
-    shares = {name: 100 * float(np.mean(values)) for name, values in inside.items()}
-    for name, share in shares.items():
-        print(f"  {name:80} {share:.0f} %")
-    return shares
+        for name, base in (("confounded", STUDY), ("randomised", TRIAL)):
+            for row in achieved_rows(design_of(seed, base), n):
+                inside[row.knob][f"{name}: {row.name}"].append(row.inside)
+    found = {}
+    for knob, rows in inside.items():
+        shares = {name: 100 * float(np.mean(values)) for name, values in rows.items()}
+        low, high, mean = min(shares.values()), max(shares.values()), float(np.mean([*shares.values()]))
+        found[knob] = {"rows": len(rows), "lowest": low, "highest": high, "mean": mean}
+        print(f"  {knob}: {low:.1f} to {high:.1f} %, mean {mean:.1f} %")
+        for name, share in shares.items():
+            print(f"    {name:88} {share:.1f} %")
+    return found
 
 
 def zero(n: int, seeds: int) -> dict[str, float]:
-    """p-value of the uniformity of p-values of correlations that are designed to be 0."""
+    """p-value of the uniformity of p-values of probes for links that are designed to be 0.
+
+    Probes of an image are regressions on all latent dimensions, and for the site, whose scanner has strength 0, one on
+    features of phantom images. The images are those of one seed: the site does not depend on them.
+    """
     found: dict[str, list[float]] = defaultdict(list)
-    arms = [STUDY["arms"][0], {**STUDY["arms"][1], "effects": [{**STUDY["arms"][1]["effects"][0], "image_share": 0.0}]}]
     assignment = {**STUDY["assignment"], "prognosis": 0.0, "image_share": 0.0}
     covariates = [{**one, "level": 0.0} for one in STUDY["covariates"]]
+    ids = np.arange(n)
+    pictures = acquisition_features(images_of(ids, draw_latents(1, ids, LATENT_DIM), 1))
+    half = ids < n // 2
     for seed in range(seeds):
-        design = design_of(seed, arms=arms, assignment=assignment, covariates=covariates, shortcut={})
-        subjects = design.draw(np.arange(n))
-        site = design.draw_sites(subjects)
-        z, prognosis = subjects.latents[:, 0], subjects.eta @ np.array([1.0, -1.0, 1.0])
-        pairs = {
-            "effect and image": (subjects.effects[1, "ic50"], z), "confounder and image": (subjects.confounder, z),
-            "confounder and prognosis": (subjects.confounder, prognosis), "site and arm": (site, subjects.arm),
-            "weight and image": (subjects.covariates["weight"], z), "sex and prognosis":
-            (subjects.covariates["sex"], prognosis),
-        }  # fmt: skip
-        for name, (x, y) in pairs.items():
-            r = float(np.corrcoef(np.asarray(x, np.float64), y)[0, 1])
-            found[name].append(float(2 * norm.sf(abs(np.arctanh(r)) * np.sqrt(n - 3))))
+        design = design_of(
+            seed, arms=arms_of(image_share=0.0), assignment=assignment, covariates=covariates, shortcut={}
+        )
+        subjects = design.draw(ids)
+        site, z = design.draw_sites(subjects), subjects.latents.astype(np.float64)
+        prognosis = subjects.eta @ np.array(design.prognosis_weights)
+        own = subjects.covariates
+        for name, values, probe in (
+            ("effect and image", subjects.effects[1, "ic50"], z), ("confounder and image", subjects.confounder, z),
+            ("weight and image", own["weight"], z), ("stage and image", own["stage"], z),
+            ("confounder and prognosis", subjects.confounder, prognosis[:, None]),
+            ("sex and prognosis", own["sex"], prognosis[:, None]), ("site and arm", site, subjects.arm[:, None]),
+            ("arm and prognosis", subjects.arm, prognosis[:, None]),
+        ):  # fmt: skip
+            found[name].append(_nothing(np.asarray(values, np.float64), np.asarray(probe, np.float64)))
+        auc, low, high = probe_auc(pictures[half], site[half] == 1, pictures[~half], site[~half] == 1)
+        found["site and image (AUC)"].append(float(2 * norm.sf(abs(auc - 0.5) / ((high - low) / (2 * 1.959964)))))
     p_values = {name: float(kstest(values, "uniform").pvalue) for name, values in found.items()}
     for name, value in p_values.items():
         print(f"  {name:32} {value:.3f}")
     return p_values
+
+
+def _nothing(values: FloatArray, probe: FloatArray) -> float:
+    """p-value of the F-test that a regression of values (n,) on a probe (n, F) explains nothing."""
+    x, y = probe - probe.mean(0), values - values.mean()
+    n, k = x.shape
+    explained = float(y @ x @ np.linalg.solve(x.T @ x, x.T @ y))
+    return float(f_law.sf((explained / k) / ((float(y @ y) - explained) / (n - k - 1)), k, n - k - 1))
 
 
 def images_of(ids: NDArray[np.int64], latents: NDArray[np.float32], seed: int) -> NDArray[np.uint8]:
@@ -148,27 +208,37 @@ def images_of(ids: NDArray[np.int64], latents: NDArray[np.float32], seed: int) -
     return generate_in_batches(model, latents, subject_seeds(seed, ids), 256)
 
 
-def learners(n: int, m: int) -> dict[str, float]:
-    """R² and policy gain of the learners from images as shares of the oracle's, in percent."""
-    arms = [STUDY["arms"][0], {**STUDY["arms"][1], "effects": [{**STUDY["arms"][1]["effects"][0], "mean": 0.0}]}]
-    design = design_of(1, arms=arms)
-    subjects, potential = made(design, n + m)
-    images = images_of(subjects.ids, subjects.latents, design.seed)
-    chunks = [
-        (subjects.ids[s : s + 2000], images[s : s + 2000], subjects.latents[s : s + 2000]) for s in range(0, n, 2000)
-    ]
-    chunks = [(ids[ids < n], x[: (ids < n).sum()], z[: (ids < n).sum()]) for ids, x, z in chunks]
+def learners(n: int, m: int) -> dict[str, dict[str, float]]:
+    """R² and policy gain of the learners from images as shares of the oracle's, in percent.
+
+    ``n`` subjects to learn from, ``m`` to test; once randomised, once confounded.
+    """
+    ids = np.arange(n + m)
+    latents = draw_latents(1, ids, LATENT_DIM)
+    images = images_of(ids, latents, 1)
+    chunks = [(ids[s], images[s], latents[s]) for s in row_chunks(n, 2000)]
     reader = fit_pca_regressor(lambda: iter(chunks))
-    train = polynomial(np.concatenate([reader.out_of_fold(x, ids) for ids, x, _ in chunks]), LATENT_DIM)
-    test = polynomial(reader(images[n:]), LATENT_DIM)
-    _, dv = potential.taken(subjects.arm)
-    outcome = summarise(dv, design.outcomes.times)["area"]
+    read = np.concatenate([reader.out_of_fold(x, own) for own, x, _ in chunks])
+    told = readable(read, latents[:n])
+    train, test = polynomial(read[:, told], LATENT_DIM), polynomial(reader(images[n:])[:, told], LATENT_DIM)
+    found = {}
+    for name, assignment in (("randomised", {}), ("confounded", STUDY["assignment"])):
+        print(f"  {name}")
+        found[name] = _learned(design_of(1, arms=arms_of(mean=0.0), assignment=assignment), train, test)
+    return found
+
+
+def _learned(design: StudyDesign, train: FloatArray, test: FloatArray) -> dict[str, float]:
+    """Of features (n, F) of the first subjects, and (m, F) of the next."""
+    n = len(train)
+    subjects, potential = made(design, n + len(test))
+    outcome = summarise(potential.taken(subjects.arm)[1], design.outcomes.times)["area"]
     data = Treated(subjects.ids[:n], train, subjects.arm[:n] == 1, outcome[:n], subjects.propensities[:n, 1])
     both = potential.functionals["area"][:, n:].T
     effect = both[:, 1] - both[:, 0]
     oracle = conditional_effects(design, subjects.latents[n:], 1)
 
-    def figures(values: NDArray[np.float64]) -> tuple[float, float]:
+    def figures(values: FloatArray) -> tuple[float, float]:
         return 1 - float(np.square(effect - values).mean() / effect.var()), policy_gain(values > 0, both)
 
     best = figures(oracle)
@@ -177,7 +247,7 @@ def learners(n: int, m: int) -> dict[str, float]:
         r2, gain = figures(values)
         found |= {f"{name}_r2_percent": 100 * r2 / best[0], f"{name}_gain_percent": 100 * gain / best[1]}
     for name, value in found.items():
-        print(f"  {name:32} {value:.4g}")
+        print(f"    {name:32} {value:.4g}")
     return found
 
 

@@ -2,6 +2,7 @@
 
 Command: python -m benchmarks.rehearsal            (1,100,000 subjects; 6 minutes on two cores, 2 GB of disk meanwhile)
          python -m benchmarks.rehearsal --quick    (40,000 subjects; a minute or two)
+         ... --study trial                         (with the study of that preset)
 
 This process runs the flows as the console script does: generate-dataset, verify-dataset, then every image, latent and
 table is read back. Memory is the sum of the proportional set sizes of all processes, Prefect's server included, once a
@@ -33,6 +34,7 @@ from image_longitudinal.storage.dataset.reader import open_dataset
 
 FULL, QUICK, SMALL, REPEATS = 1_100_000, 40_000, 10_000, 6
 BYTES_PER_SUBJECT = 3_500  # on disk, rounded up
+OF_ARMS = ("potential_outcomes", "effects")  # tables with a row for each subject and arm
 STAGES = ("start", "make", "report", "check and publish", "verify", "read back")
 GROWING = [1, 3]  # of STAGES; at 10,000 subjects the others are mostly start-up
 SETTINGS = (
@@ -51,12 +53,21 @@ class Rehearsal(NamedTuple):
     files: int
 
 
-def rehearse(folder: Path, n: int, seed: int) -> Rehearsal:
+def settings_of(study: str | None) -> tuple[str, ...]:
+    """The settings of all data sets, with the study of a preset if one is named."""
+    if study is None:
+        return SETTINGS
+    from image_longitudinal.core.presets import load_config
+
+    return *SETTINGS, f"study={load_config(study).study.model_dump_json()}"
+
+
+def rehearse(folder: Path, n: int, seed: int, settings: tuple[str, ...] = SETTINGS) -> Rehearsal:
     """Generate, verify, read back and remove one data set of ``n`` subjects."""
     from image_longitudinal.flows.generate_dataset import generate_dataset
     from image_longitudinal.flows.verify_dataset import verify
 
-    overrides = (*SETTINGS, f"seed={seed}", f"dataset.n_subjects={n}")
+    overrides = (*settings, f"seed={seed}", f"dataset.n_subjects={n}")
     moments = [time.time()]
     generate_dataset(str(folder), overrides=overrides, workspace=str(folder.parent / "workspace"))
     shards = sorted(path.stat().st_mtime for path in (folder / "shards").iterdir())
@@ -84,8 +95,11 @@ def read_back(folder: Path, n: int) -> None:
         assert images.std() > 20, "images without contrast"
         assert abs(latents.mean()) < 0.1
     rows = 1 + len(dataset.manifest.times)
-    for table, expected in (("subjects", n), ("random_effects", n), ("observations", rows * n)):
-        for level in [None] if table == "subjects" else dataset.levels:
+    tables = [("subjects", n), ("random_effects", n), ("observations", rows * n)]
+    if dataset.arms:
+        tables += [("truth/propensity", n), *((f"truth/{name}", len(dataset.arms) * n) for name in OF_ARMS)]
+    for table, expected in tables:
+        for level in [None] if table in ("subjects", "truth/propensity") else dataset.levels:
             batches = dataset.scan(table, level).to_batches(
                 batch_readahead=2, fragment_readahead=2
             )  # bounds the memory
@@ -127,6 +141,7 @@ def main() -> None:
     """Run everything, then print the table and the result line."""
     parser = argument_parser(__doc__)
     parser.add_argument("--subjects", type=int, help="number of subjects")
+    parser.add_argument("--study", metavar="PRESET", help="preset whose study the data sets have (default: none)")
     parser.add_argument("--folder", type=Path, help="where to write the data sets (default: the temporary folder)")
     options = parser.parse_args()
     n = options.subjects or (QUICK if options.quick else FULL)
@@ -138,7 +153,8 @@ def main() -> None:
         monitor.start()
         with starting_prefect():
             from image_longitudinal.flows import generate_dataset  # noqa: F401
-        runs = [rehearse(Path(name, f"data{i}"), size, seed=1 + i) for i, size in enumerate(sizes)]
+        settings = settings_of(options.study)
+        runs = [rehearse(Path(name, f"data{i}"), size, 1 + i, settings) for i, size in enumerate(sizes)]
     large, began, ended = runs[-1], runs[-1].moments[0], runs[-1].moments[-1]
     seconds = np.array([(np.diff(run.moments), monitor.cpu_seconds(run.moments)) for run in runs])  # run, kind, stage
     clock, cpu = seconds[-1]
@@ -158,7 +174,11 @@ def main() -> None:
     }  # fmt: skip
     for label, value in figures.items():
         print(f"{label:<20} {value:>15,.2f}")
-    result: dict[str, Any] = {"subjects": n, **{label: round(value, 3) for label, value in figures.items()}}
+    result: dict[str, Any] = {
+        "subjects": n,
+        "study": options.study,
+        **{label: round(value, 3) for label, value in figures.items()},
+    }
     for kind, stages in (("seconds", clock), ("cpu_seconds", cpu)):
         result[kind] = dict(zip(STAGES, stages.round(1).tolist(), strict=True))
     print_result(("prefect", "pyarrow", "numpy", "zarr"), result)

@@ -16,7 +16,7 @@ _EXTRA_OF = {
 }  # fmt: skip
 _PIPELINE = frozenset({
     "PIL", "accelerate", "arviz", "diffusers", "fastapi", "jinja2", "llvmlite", "matplotlib", "numba", "prefect",
-    "psutil", "pymc", "pytensor", "safetensors", "scipy", "skimage", "sqlalchemy", "tensorboard", "torch",
+    "psutil", "pymc", "pytensor", "safetensors", "scipy", "skimage", "sklearn", "sqlalchemy", "tensorboard", "torch",
     "transformers",
 })  # fmt: skip
 

@@ -79,6 +79,17 @@ def fit_pca_regressor(
     return PCARegressor(centre, axes, products, fits)
 
 
+def readable(read: FloatArray, latents: NDArray[np.floating], least: float = 0.1) -> NDArray[np.int64]:
+    """Latent dimensions that images tell, the best told first: those whose estimates (n, D) of others' fits have an R².
+
+    ``least``: of R²; the best of them is always taken.
+    """
+    centred = latents - latents.mean(0)
+    r2 = 1 - np.square(latents - read).mean(0) / np.square(centred).mean(0)
+    order = np.argsort(-r2, kind="stable")
+    return order[: max(1, int((r2 >= least).sum()))]
+
+
 def polynomial(scores: FloatArray, products: int) -> FloatArray:
     """Scores (n, K) with the squares and products of the first ``products`` of them."""
     first = scores[:, :products]

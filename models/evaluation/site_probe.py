@@ -4,7 +4,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_longitudinal.models.design.achieved import AUCSums
-from image_longitudinal.models.evaluation.causal import logistic
 
 FloatArray = NDArray[np.float64]
 BANDS = 8  # horizontal bands whose mean grey is a feature: gain, contrast, offset
@@ -26,9 +25,12 @@ def probe_auc(
     train: FloatArray, site: NDArray[np.bool_], test: FloatArray, test_site: NDArray[np.bool_]
 ) -> tuple[float, float, float]:
     """AUC of a probe for one site on test subjects, with its interval; features (n, F) and (m, F)."""
-    centre, scale = train.mean(0), np.maximum(train.std(0), 1e-9)
-    x, new = (np.column_stack([np.ones(len(part)), (part - centre) / scale]) for part in (train, test))
-    score = new @ logistic(x, site.astype(np.float64))
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(train, site)
+    score = probe.decision_function(test)
     rank = np.empty(len(score))
     rank[np.argsort(score, kind="stable")] = (np.arange(len(score)) + 0.5) / len(score)
     return AUCSums.of(rank, test_site).auc()

@@ -18,7 +18,13 @@ from image_longitudinal.models.design.quadrature import CausalDesign, causal_des
 from image_longitudinal.models.design.study import StudyDesign, design_study
 from image_longitudinal.models.evaluation.bootstrap import Estimate, Resampling
 from image_longitudinal.models.evaluation.causal import Treated, learn_effects, mean_effects
-from image_longitudinal.models.evaluation.pca_regressor import Chunk, PCARegressor, fit_pca_regressor, polynomial
+from image_longitudinal.models.evaluation.pca_regressor import (
+    Chunk,
+    PCARegressor,
+    fit_pca_regressor,
+    polynomial,
+    readable,
+)
 from image_longitudinal.models.evaluation.site_probe import acquisition_features, probe_auc
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.tasks.evaluation import data
@@ -69,22 +75,27 @@ def evaluate_study(
         reader = fit_pca_regressor(
             lambda: data.image_chunks(dataset, "train"), components=chosen.components, products=chosen.products
         )
-        splits = {split: _read_split(dataset, split, reader) for split in FEWEST}
+        read = {split: _read_split(dataset, split, reader) for split in FEWEST}
+        told = readable(read["train"], np.concatenate([z for _, _, z in _latents(dataset, "train")]))
+        splits = {split: _study_split(dataset, split, values[:, told]) for split, values in read.items()}
         tables += _effect_tables(dataset, splits, replicates)
     if info.sites:
         tables.append(site_table(dataset))
     return tables
 
 
-def _read_split(dataset: Dataset, split: str, reader: PCARegressor) -> StudySplit:
-    """Latent dimensions read from images, with squares and products; of training subjects by fits without them."""
-    pieces = [
+def _read_split(dataset: Dataset, split: str, reader: PCARegressor) -> FloatArray:
+    """Latent dimensions read from images; of training subjects by fits without them."""
+    return np.concatenate([
         reader.out_of_fold(images, ids) if split == "train" else reader(images)
         for ids, images, _ in data.image_chunks(dataset, split)
-    ]
-    features = polynomial(np.concatenate(pieces), PRODUCTS).astype(np.float32)
+    ])  # fmt: skip
+
+
+def _study_split(dataset: Dataset, split: str, read: FloatArray) -> StudySplit:
+    """Subjects with what is read from their images, with squares and products of the first."""
     arm = dataset.subjects(split, columns=["arm"])["arm"].to_numpy().astype(np.int64)
-    return StudySplit(data.split_ids(dataset, split), features, arm)
+    return StudySplit(data.split_ids(dataset, split), polynomial(read, PRODUCTS).astype(np.float32), arm)
 
 
 def design_of(dataset: Dataset, level: float) -> StudyDesign:
@@ -151,7 +162,7 @@ def score_effects(
     R² = 1 - mean square error / variance of the true effects. A policy treats those with a predicted effect above 0.
     """
     effect = truth[:, 1] - truth[:, 0]
-    oracle: tuple[float, float] | None = None
+    oracle: tuple[Estimate, Estimate] | None = None
     rows = []
     for name, values in predicted.items():
         columns = np.column_stack([
@@ -165,8 +176,8 @@ def score_effects(
             lambda m: (m[..., 3] - m[..., 0] * m[..., 1]) / np.maximum(m[..., 2] - m[..., 1] ** 2, 1e-300), [1, 6, 7, 8]
         )
         if oracle is None:
-            oracle = r2.value, gain.value
-        shares = [_share(one, best) for one, best in zip((r2.value, gain.value), oracle, strict=True)]
+            oracle = r2, gain
+        shares = [_share(one, best) for one, best in zip((r2, gain), oracle, strict=True)]
         rows.append((name, _interval(r2), shares[0], _interval(slope), _interval(gain), shares[1]))
     return rows
 
@@ -229,8 +240,9 @@ def _interval(estimate: Estimate) -> str:
     return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
 
 
-def _share(value: float, best: float) -> str:
-    return f"{100 * value / best:.0f} %" if best > 0 else "–"
+def _share(one: Estimate, best: Estimate) -> str:
+    """In percent of the oracle's, where that is surely above 0."""
+    return f"{100 * one.value / best.value:.0f} %" if best.low > 0 else "–"
 
 
 def _r2_text(value: float | None) -> str:

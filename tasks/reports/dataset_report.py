@@ -26,7 +26,7 @@ from image_longitudinal.tasks.reports.dataset_figures import (
 from image_longitudinal.tasks.reports.model_figures import model_pictures, quality_rows
 from image_longitudinal.tasks.reports.pages import page
 from image_longitudinal.tasks.reports.pictures import mosaic
-from image_longitudinal.tasks.reports.study_figures import study_figures
+from image_longitudinal.tasks.reports.study_figures import LOOKED_AT, study_figures
 from image_longitudinal.tasks.reports.study_rows import by_knob
 
 REPORT = "report.html"
@@ -93,7 +93,7 @@ def write_report(
         readable=readable_rows(manifest), reading=reading(manifest), gates=gate_rows(manifest.gates or ()),
         eta_dims=eta_dims, rows=association_rows(achieved, manifest),
         quality=quality_rows(version.metadata.measured) if version else [],
-        scans_licence=shown.scans_licence or manifest.licence, study=by_knob(study),
+        scans_licence=shown.scans_licence or manifest.licence, study=by_knob(study), looked_at=LOOKED_AT,
     )  # fmt: skip
     return root.write_bytes(REPORT, filled.encode())
 

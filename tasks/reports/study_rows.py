@@ -74,8 +74,10 @@ def sums_of(design: StudyDesign, read: StudyRecord, *, first: bool) -> dict[tupl
         return found
     for one in study.covariates:
         target = _target(design, one.linked_to, f"covariate {one.name}", read)
-        if target is not None:
-            found["covariate", one.name] = PairSums.of(_normal(one, read.columns[one.name]), target)
+        values = read.columns[one.name]
+        found["covariate", one.name] = PairSums.of(_normal(one, values), 0.0 if target is None else target)
+        if one.kind != "continuous":
+            found["covariate shares", one.name] = ShareSums.of(values.astype(int), len(one.shares))
     if arm is not None:
         found["arm", ""] = ShareSums.of(arm, len(study.arms))
         for number, effect in design.treatment():
@@ -147,15 +149,19 @@ def rows_of(design: StudyDesign, sums: dict[tuple[str, str], Any], *, first: boo
             correlation = sums["assignment", "prognosis"].correlation()
             row("assignment", "correlation of confounder and prognosis", assignment.prognosis, correlation)
     for covariate in study.covariates:
-        if ("covariate", covariate.name) in sums:
-            factor = _factor(design, covariate)
-            explained = sums["covariate", covariate.name].explained(factor)
-            row(
-                "covariates",
-                f"share of {covariate.name} explained by {covariate.linked_to}",
-                covariate.level,
-                explained,
-            )
+        name, found = covariate.name, sums["covariate", covariate.name]
+        if covariate.kind == "continuous":
+            mean, sd = found.mean(), found.sd()
+            typical = _typical(covariate, mean[0]), _typical(covariate, mean[1]), _typical(covariate, mean[2])
+            row("covariates", f"{'median' if covariate.log else 'mean'} of {name}", covariate.mean, typical)
+            row("covariates", f"sd of {'log ' if covariate.log else ''}{name}", covariate.sd,
+                (covariate.sd * sd[0], covariate.sd * sd[1], covariate.sd * sd[2]))  # fmt: skip
+        else:
+            for number, share in enumerate(covariate.shares):
+                row("covariates", f"share of {name} {number}", share, sums["covariate shares", name].share(number))
+        if covariate.linked_to != "nothing":
+            explained = found.explained(_factor(design, covariate))
+            row("covariates", f"share of {name} explained by {covariate.linked_to}", covariate.level, explained)
     for number, site in enumerate(study.sites):
         row("sites", f"share of {site.name}", site.share, sums["site", ""].share(number))
     if ("site", "shortcut") in sums:
@@ -180,6 +186,15 @@ def _normal(covariate: Covariate, values: FloatArray) -> FloatArray:
     if covariate.log:
         return np.asarray(np.log(values / covariate.mean) / covariate.sd)
     return np.asarray((values - covariate.mean) / covariate.sd)
+
+
+def _typical(covariate: Covariate, normal: float) -> float:
+    """The value of a continuous covariate at a value of its normal."""
+    return (
+        covariate.mean * float(np.exp(covariate.sd * normal))
+        if covariate.log
+        else covariate.mean + covariate.sd * normal
+    )
 
 
 def _target(design: StudyDesign, linked_to: str, name: str, read: StudyRecord) -> FloatArray | None:

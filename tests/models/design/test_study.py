@@ -3,6 +3,7 @@
 Sizes are such that a test takes seconds; tolerances are multiples of the sampling error, with seeds fixed.
 """
 
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from image_longitudinal.core.config import OutcomesConfig
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.design import quadrature
 from image_longitudinal.models.design.association import associate, associate_each, noise_factor
 from image_longitudinal.models.design.potential_outcomes import potential_outcomes
 from image_longitudinal.models.design.quadrature import causal_design
@@ -65,21 +67,68 @@ KNOBS: list[tuple[str, dict[str, Any], set[str]]] = [
     ("level of the arm's covariate", {"covariates": [*COVARIATES[:2], {**COVARIATES[2], "level": 0.0}]},
      {"covariate stage"}),
     ("shortcut", {"shortcut": {"to": "outcome", "correlation": 0.1}}, {"site"}),
+    ("association of an effect", {"association": [{"effect": "ka", "level": 0.9}]},
+     {"eta", "outcome 0", "outcome 1", "covariate sex"} | ASSIGNED),
+    ("shares of the arms", {"arms": [{**TWO_ARMS[0], "share": 0.4}, {**TWO_ARMS[1], "share": 0.6}]},
+     ASSIGNED - {"confounder"}),
     ("strength of a site", {"sites": [SITES[0], {**SITES[1], "strength": 2.0}, SITES[2]]}, set()),
 ]  # fmt: skip
 
 
+def quickly_made(**values: Any) -> StudyDesign:
+    """A design whose numbers by quadrature are rough: what depends on what is the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quadrature, "POINTS", 2**9)
+        return made(**values)
+
+
 @pytest.fixture(scope="module")
 def everything() -> tuple[StudyDesign, dict[str, np.ndarray]]:
-    one = made(**EVERYTHING)
-    return one, variables(one, np.arange(400))
+    one = quickly_made(**EVERYTHING)
+    return one, variables(one, np.arange(4000))
 
 
 @pytest.mark.parametrize(("changed", "downstream"), [knob[1:] for knob in KNOBS], ids=[knob[0] for knob in KNOBS])
 def test_a_knob_moves_what_is_downstream_of_it_and_nothing_else(
     everything: tuple[StudyDesign, dict[str, np.ndarray]], changed: dict[str, Any], downstream: set[str]
 ) -> None:
-    assert moved(everything[1], variables(made(**{**EVERYTHING, **changed}), np.arange(400))) == downstream
+    assert moved(everything[1], variables(quickly_made(**{**EVERYTHING, **changed}), np.arange(4000))) == downstream
+
+
+def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any] | None:
+    """Both changes of :data:`EVERYTHING`; None where both change the same value."""
+    out = dict(EVERYTHING)
+    for name in first.keys() | second.keys():
+        if name in first and name in second:
+            if (both := _merged(EVERYTHING.get(name), first[name], second[name])) is None:
+                return None
+            out[name] = both
+        else:
+            out[name] = first.get(name, second.get(name))
+    return out
+
+
+def _merged(base: Any, first: Any, second: Any) -> Any:
+    if first == base or second == base:
+        return second if first == base else first
+    if isinstance(base, dict) and isinstance(first, dict) and isinstance(second, dict):
+        parts = {key: _merged(base.get(key), first.get(key), second.get(key)) for key in first.keys() | second.keys()}
+        return None if any(value is None for value in parts.values()) else parts
+    if isinstance(base, list) and len(base) == len(first) == len(second):
+        items = [_merged(*each) for each in zip(base, first, second, strict=True)]
+        return None if any(item is None for item in items) else items
+    return None
+
+
+def test_two_knobs_move_what_is_downstream_of_either(everything: tuple[StudyDesign, dict[str, np.ndarray]]) -> None:
+    """Over all pairs of knobs that can be moved at once."""
+    tried = 0
+    for (name, first, down), (other, second, other_down) in combinations(KNOBS, 2):
+        if (both := merged(first, second)) is not None:
+            tried += 1
+            found = moved(everything[1], variables(quickly_made(**both), np.arange(4000)))
+            assert found <= down | other_down, (name, other)
+    assert tried > 50
 
 
 def test_a_subject_does_not_depend_on_the_others(everything: tuple[StudyDesign, dict[str, np.ndarray]]) -> None:
