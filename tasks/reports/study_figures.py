@@ -1,4 +1,4 @@
-"""Figures of a study design: who benefits, how arms were assigned, what sites do to images. Each is a PNG."""
+"""Figures of a study design: who benefits, how arms were assigned, what sites do to images: each a Figure."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -6,16 +6,15 @@ from matplotlib.figure import Figure
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.dataset.study_columns import POTENTIAL
 from image_longitudinal.tasks.reports.dataset_figures import ACCENT, INK, SOFT, open_frame
-from image_longitudinal.tasks.reports.pictures import rendered
 
 LOOKED_AT = 512  # subjects among which those to show are chosen
 PER_SITE = 6  # images of a site
 BINS = 40
 
 
-def study_figures(dataset: Dataset) -> dict[str, bytes]:
+def study_figures(dataset: Dataset) -> dict[str, Figure]:
     """The figures that the study of a data set has, by name: benefit, propensity, sites."""
-    info, found = dataset.manifest.study, dict[str, bytes]()
+    info, found = dataset.manifest.study, dict[str, Figure]()
     if info is None:
         return found
     if len(info.arms) > 1:
@@ -27,7 +26,7 @@ def study_figures(dataset: Dataset) -> dict[str, bytes]:
     return found
 
 
-def benefit_figure(dataset: Dataset) -> bytes:
+def benefit_figure(dataset: Dataset) -> Figure:
     """Two images side by side, of the subjects with the largest and the smallest effect, above their two curves."""
     manifest, level = dataset.manifest, max(dataset.levels)
     info = manifest.study
@@ -57,10 +56,10 @@ def benefit_figure(dataset: Dataset) -> bytes:
         bottom.sharey(axes[1, 0])
     axes[1, 0].set_ylabel("outcome")
     axes[1, 0].legend(frameon=False, fontsize=8)
-    return rendered(figure)
+    return figure
 
 
-def propensity_figure(dataset: Dataset) -> bytes:
+def propensity_figure(dataset: Dataset) -> Figure:
     """Propensities of the subjects in each arm, of the first subjects."""
     info = dataset.manifest.study
     assert info is not None, "a study with arms"
@@ -74,10 +73,10 @@ def propensity_figure(dataset: Dataset) -> bytes:
                   label=info.arms[number].name)  # fmt: skip
     open_frame(axis).set(xlabel=f"probability of {info.arms[-1].name}", ylabel="subjects")
     axis.legend(frameon=False, fontsize=8)
-    return rendered(figure)
+    return figure
 
 
-def sites_figure(dataset: Dataset) -> bytes:
+def sites_figure(dataset: Dataset) -> Figure:
     """A row of images of each site."""
     info = dataset.manifest.study
     assert info is not None, "a study with sites"
@@ -92,4 +91,4 @@ def sites_figure(dataset: Dataset) -> bytes:
         for axis, subject in zip(axes[number], members.tolist(), strict=False):
             axis.imshow(dataset.images[subject], cmap="gray", vmin=0, vmax=255)
         axes[number, 0].set_title(f"{one.name}, strength {one.strength:g}", fontsize=8, color=INK, loc="left")
-    return rendered(figure)
+    return figure
