@@ -9,7 +9,7 @@ OUTPUT  ?= datasets/$(PRESET)$(if $(IMAGES),-$(notdir $(patsubst %/,%,$(IMAGES))
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dataset check test test-operations fuzz lint lock clean
+.PHONY: help setup dataset check test test-operations fuzz docs docs-check gallery lint lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,16 +37,36 @@ dataset: $(READY) ## generate a data set: IMAGES=folder/of/scans OUTPUT=folder/o
 PYTEST  := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: lint ## lint, and run the tests that need no service and no training (3 minutes)
-	$(PYTEST) -m "not e2e and not service and not training" $(ARGS)
+	$(PYTEST) -m "not e2e and not service and not training and not docs" $(ARGS)
 
 test: $(READY) ## run all tests but those of test-operations (15 minutes)
-	$(PYTEST) -m "not operations" $(ARGS)
+	$(PYTEST) -m "not operations and not docs" $(ARGS)
 
 test-operations: $(READY) ## interrupt commands, damage files, search for secrets, operate servers: whole runs (many minutes)
 	$(PYTEST) -m operations $(ARGS)
 
 fuzz: $(READY) ## kill runs, let file calls fail, cut the power, and run again (many minutes; FUZZ_POINTS=100 for more)
 	$(BIN)/python -m pytest -p no:xdist -s tests/fuzz $(ARGS)
+
+# The site, strict: a dead link, a missing reference or a page in no table of contents ends the build.
+DOCS   := $(VENV)/.ready-docs
+WORK   := $(CURDIR)/build/docs-work
+SPHINX := PATH="$(CURDIR)/$(BIN):$$PATH" DOCS_WORK=$(WORK) PREFECT_HOME=$(WORK)/.prefect DO_NOT_TRACK=1 $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet
+
+$(DOCS): $(READY) requirements-docs.lock
+	$(LOCKED) requirements-docs.lock
+	touch $@
+
+docs: $(DOCS) ## build the documentation and run its notebooks and examples: build/docs/index.html (15 minutes)
+	mkdir -p $(WORK)
+	DOCS_EXECUTE=cache $(SPHINX) docs build/docs
+	DOCS_WORK=$(WORK) $(BIN)/python -m pytest -p no:xdist -m docs $(ARGS)
+
+docs-check: $(DOCS) ## build the documentation without running anything (a minute)
+	DOCS_EXECUTE=off $(SPHINX) docs build/docs-check
+
+gallery: $(DOCS) ## make the pictures of the gallery again (some minutes)
+	$(BIN)/python -m docs.gallery_pictures $(ARGS)
 
 lock: ## write requirements.lock anew from pyproject.toml; ARGS=--upgrade takes the newest versions
 	$(BIN)/python -m image_longitudinal.deployments.lock --write --uv $(BIN)/uv $(ARGS)

@@ -9,7 +9,7 @@ simulation and fit with nothing compiled, and of another library model when only
 ``--quick`` leaves the first runs and the integrated fit of 300 subjects out.
 
 nlme's seconds are not measured here: they were measured once, with Debian's r-cran-nlme, on two cores such as those of
-docs/population.md.
+docs/reference/population.md.
 """
 
 import os

@@ -24,7 +24,7 @@ class ConfigKey(NamedTuple):
 
 def config_keys(prefix: str = "") -> list[ConfigKey]:
     """All keys whose names begin with ``prefix``, in the order of the sections."""
-    return [key for key in _keys_of(Config, "") if key.name.startswith(prefix)]
+    return [key for key in keys_of(Config, "") if key.name.startswith(prefix)]
 
 
 def yaml_value(value: Any) -> str:
@@ -44,17 +44,17 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _keys_of(section: type[BaseModel], prefix: str) -> Iterator[ConfigKey]:
+def keys_of(section: type[BaseModel], prefix: str) -> Iterator[ConfigKey]:
+    """The keys of one section and of those in it, in order; their names begin with ``prefix``."""
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _keys_of(field.annotation, f"{prefix}{name}.")
+            yield from keys_of(field.annotation, f"{prefix}{name}.")
             continue
         default = field.get_default(call_default_factory=True)
         plain = [one.model_dump() for one in default] if _holds_sections(default) else _plain(default)
+        text = "needed" if field.is_required() else yaml_value(plain)
         choices = tuple(_choices(field.annotation))
-        yield ConfigKey(
-            f"{prefix}{name}", _type_text(field.annotation, field), yaml_value(plain), field.description or "", choices
-        )
+        yield ConfigKey(f"{prefix}{name}", _type_text(field.annotation, field), text, field.description or "", choices)
 
 
 def _holds_sections(value: Any) -> bool:

@@ -13,9 +13,9 @@ Positive = Annotated[int, Field(ge=1)]
 class DoseConfig(Section):
     """One dose, the same for every subject who gets it."""
 
-    time: float = Field(0.0, ge=0)
-    amt: float = Field(1.0, gt=0)
-    cmt: Positive = 1
+    time: float = Field(0.0, ge=0, description="When it is given, in the model's unit of time.")
+    amt: float = Field(1.0, gt=0, description="Amount, in the model's unit.")
+    cmt: Positive = Field(1, description="Number of the compartment that gets it, from 1.")
     rate: float = Field(0.0, ge=0, description="Infusion rate, amount per unit of time; 0: bolus.")
     addl: int = Field(0, ge=0, description="Number of additional doses.")
     ii: float = Field(0.0, ge=0, description="Time between additional doses.")

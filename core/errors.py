@@ -64,7 +64,7 @@ def writing_advice(error: Exception) -> str:
     """What to do about a file or folder that cannot be written."""
     number = getattr(error, "errno", None)
     if number in (errno.EACCES, errno.EPERM):
-        return "give this account the right to write there: docs/operations.md, several accounts"
+        return "give this account the right to write there: docs/howto/operations.md, several accounts"
     if number == errno.EROFS:
         return "choose a place on a file system that is not read-only"
     return "free space or choose another place"

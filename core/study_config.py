@@ -1,7 +1,8 @@
 """The section ``study``: designs beyond the association of image and outcomes. Empty by default: nothing is added.
 
-docs/designs.md defines every number. An image-linked standard normal is u = w·z, with a direction w of length 1 over
-the entries of the latent vector; linked at level r means √r·u + √(1 - r)·ε, so that the image explains the share r.
+docs/reference/designs.md defines every number. An image-linked standard normal is u = w·z, with a direction w of length
+1 over the entries of the latent vector; linked at level r means √r·u + √(1 - r)·ε, so that the image explains the share
+r.
 """
 
 import math
@@ -97,14 +98,14 @@ class ArmEffect(Section):
 class ArmCovariate(Section):
     """A covariate of the longitudinal model to which an arm gives its value, such as a concentration."""
 
-    name: Name
-    value: float
+    name: Name = Field(description="A covariate of the longitudinal model.")
+    value: float = Field(description="Its value in this arm.")
 
 
 class Arm(Section):
     """One arm of a trial."""
 
-    name: Name
+    name: Name = Field(description="Its name, in tables and reports.")
     share: Part = Field(description="Share of the subjects.")
     doses: tuple[DoseConfig, ...] | None = Field(None, description="Its doses; null: outcomes.doses. []: none.")
     covariates: tuple[ArmCovariate, ...] = Field((), description="Covariates of the longitudinal model that it sets.")
@@ -136,12 +137,12 @@ class Assignment(Section):
 class CovariateEffect(Section):
     """How a covariate acts on a parameter, as :func:`models.nlme.model.effects.with_covariate`."""
 
-    parameter: str
+    parameter: str = Field(description="Any parameter of the longitudinal model.")
     effect: Literal["power", "exponential", "linear"] = Field(
         "exponential", description="Times (c / reference)^coefficient or exp(coefficient (c - reference)); or a sum."
     )
     reference: float = Field(0.0, description="Value of the covariate at which it changes nothing.")
-    coefficient: float
+    coefficient: float = Field(description="Strength of the effect; 0: none.")
 
     @model_validator(mode="after")
     def _power_needs_a_reference(self) -> Self:
@@ -153,13 +154,15 @@ class CovariateEffect(Section):
 class Covariate(Section):
     """A column of covariate values, made from a standard normal that is linked to something at a level."""
 
-    name: Name
-    kind: Literal["continuous", "binary", "categorical"] = "continuous"
+    name: Name = Field(description="Its column.")
+    kind: Literal["continuous", "binary", "categorical"] = Field("continuous", description="What its values are.")
     mean: float = Field(0.0, description="continuous: mean, or median if log-normal.")
     sd: float = Field(1.0, gt=0, description="continuous: standard deviation, or of the logarithm if log-normal.")
     log: bool = Field(False, description="continuous: log-normal.")
     shares: tuple[Part, ...] = Field((0.5, 0.5), description="binary, categorical: share of the values 0, 1, ...")
-    linked_to: Literal["nothing", "image", "prognosis", "arm"] = "nothing"
+    linked_to: Literal["nothing", "image", "prognosis", "arm"] = Field(
+        "nothing", description="What its normal is linked to, at the level below."
+    )
     level: Share = Field(0.0, description="Share of the variance of the normal that what it is linked to explains.")
     direction: Direction = Field(None, description=DIRECTION)
     effects: tuple[CovariateEffect, ...] = Field((), description="What it does to parameters.")
@@ -188,7 +191,7 @@ class Covariate(Section):
 class Site(Section):
     """A site where images are acquired."""
 
-    name: Name
+    name: Name = Field(description="Its name, in tables and reports.")
     share: Part = Field(description="Share of the subjects.")
     strength: float = Field(0.0, ge=0, le=4, description="Of the acquisition shift; 0: images stay as generated.")
 

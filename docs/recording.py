@@ -1,4 +1,4 @@
-"""Record commands in a terminal as an animated SVG: ``python -m docs.recording docs/first-minutes.svg``.
+"""Record commands in a terminal as an animated SVG: ``python -m docs.recording docs/pictures/first-minutes.svg``.
 
 The commands are run as they are shown, in a new folder and with the program of this environment. Time in which nothing
 changes on the screen is shortened. A line that begins with ``^C`` interrupts the command before it after some seconds.

@@ -167,7 +167,7 @@ def score(
 
     Args:
         dataset: a local folder or any fsspec URL.
-        predictions: Parquet file; docs/scoring.md describes its columns.
+        predictions: Parquet file; docs/howto/scoring.md describes its columns.
         baselines: folder ``predictions`` of an evaluation, whose predictors are scored too; by default that of
             ``evaluate`` without an output, where it exists.
         bootstrap: resamples behind each interval.

@@ -283,7 +283,7 @@ def _check_writable(folder: Path) -> None:
     existing = _existing(folder)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         got = "a file" if not existing.is_dir() else "no permission to write"
-        do = "choose another place, or share this one: docs/operations.md, several accounts"
+        do = "choose another place, or share this one: docs/howto/operations.md, several accounts"
         expected = "a folder that this account may write to"
         raise StorageError(
             "nothing can be written there", where=folder, expected=expected, got=f"{existing}: {got}", do=do

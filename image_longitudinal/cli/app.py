@@ -1,6 +1,7 @@
 """The console script ``image-longitudinal``: its commands, exit statuses, and how errors are printed."""
 
 import contextlib
+import os
 import sys
 from typing import Annotated
 
@@ -159,6 +160,7 @@ def _options(
 
 def main() -> None:
     """Run the command; an error of this project is printed in one line, with its exit status."""
+    os.environ.pop("MPLBACKEND", None)  # of the notebook that calls the command, and not always installed here
     for stream in (sys.stdout, sys.stderr):  # a terminal whose encoding lacks a letter shows ? in its place
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]

@@ -83,7 +83,7 @@ def score_command(
     predictions: Annotated[
         str,
         typer.Argument(
-            help="Parquet file; docs/scoring.md describes its columns.", parser=expanded, metavar="PREDICTIONS"
+            help="Parquet file; docs/howto/scoring.md describes its columns.", parser=expanded, metavar="PREDICTIONS"
         ),
     ],
     baselines: Annotated[

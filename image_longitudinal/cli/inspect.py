@@ -40,8 +40,9 @@ def show_command(
     path = Path(png or f"{opened.manifest.name}-subject-{subject}.png")
     show(describe_subject(opened, subject), subject=subject_data(opened, subject))
     from image_longitudinal.tasks.reports.dataset_figures import subject_figure
+    from image_longitudinal.tasks.reports.pictures import rendered
 
-    figure = subject_figure(opened, subject)
+    figure = rendered(subject_figure(opened, subject))
     if not (path.is_file() and path.read_bytes() == figure):  # the same figure is no loss
         check_new_file(path, overwrite)
         try:

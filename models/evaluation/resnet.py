@@ -1,7 +1,8 @@
 """The published predictor: a ResNet18 that regresses empirical Bayes estimates on images, end to end.
 
 Added to the published recipe: the learning rate decays to 0, and the weights are averaged. Where the image explains a
-few percent of the outcomes, raw weights hold more noise of single batches than signal (docs/evaluation.md).
+few percent of the outcomes, raw weights hold more noise of single batches than signal
+(docs/measurements/evaluation.md).
 """
 
 from collections.abc import Callable

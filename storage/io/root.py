@@ -22,8 +22,8 @@ from image_longitudinal.core.secrets import safe_cause
 _ADVICE = {
     errno.ENOSPC: "free some space or choose another output, then run the same command again: finished files are kept",
     errno.EDQUOT: "raise the quota or choose another output, then run the same command again: finished files are kept",
-    errno.EACCES: "choose a place that this account may write to, or share it: docs/operations.md, several accounts",
-    errno.EPERM: "choose a place that this account may write to, or share it: docs/operations.md, several accounts",
+    errno.EACCES: "choose a place that this account may write to: docs/howto/operations.md, several accounts",
+    errno.EPERM: "choose a place that this account may write to: docs/howto/operations.md, several accounts",
     errno.EROFS: "choose an output on a file system that is not read-only",
     errno.ENOTDIR: "choose an output that is a folder",
     errno.EEXIST: "choose an output that is a folder",

@@ -1,4 +1,4 @@
-"""The figures of an evaluation, each as a PNG."""
+"""The figures of an evaluation, each as a matplotlib Figure."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,6 @@ from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.models.nlme.simulation.simulate import simulate
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.tasks.reports.dataset_figures import ACCENT, INK, SOFT
-from image_longitudinal.tasks.reports.pictures import rendered
 
 BLUE, GREEN, PURPLE = "#2b6ca3", "#4b8b3b", "#7a4fa3"
 COLOURS = dict(zip(IMAGE_PREDICTORS, (BLUE, PURPLE, ACCENT, GREEN, INK), strict=True))
@@ -30,7 +29,7 @@ DIAGNOSED, REPLICATES = 500, 200  # subjects of the fit's diagnostics, and simul
 
 def trajectories_figure(
     model: PopulationModel, known: PopulationModel, truth: HeldOutSubjects, predictions: Predictions
-) -> bytes:
+) -> Figure:
     """Observed outcomes of 12 test subjects with those of true, predicted and average random effects."""
     chosen = np.unique(np.linspace(0, len(truth.ids) - 1, PANELS).astype(int))
     fine = np.linspace(min(model.design.times), max(model.design.times), 121)
@@ -57,7 +56,7 @@ def trajectories_figure(
     return _without_frame(figure)
 
 
-def r2_figure(levels: Sequence[LevelScores]) -> bytes:
+def r2_figure(levels: Sequence[LevelScores]) -> Figure:
     """R² of every predictor against the designed level, with the published points."""
     figure = Figure(figsize=(6.2, 5.2), layout="constrained")
     axis = figure.subplots()
@@ -83,7 +82,7 @@ def r2_figure(levels: Sequence[LevelScores]) -> bytes:
     return _without_frame(figure)
 
 
-def calibration_figure(levels: Sequence[LevelScores]) -> bytes:
+def calibration_figure(levels: Sequence[LevelScores]) -> Figure:
     """Coverage of the regions of the image-informed model against their nominal coverage."""
     figure = Figure(figsize=(2.6 * len(levels) + 0.4, 3.3), layout="constrained")
     axes = figure.subplots(1, len(levels), squeeze=False, sharey=True)[0]
@@ -104,7 +103,7 @@ def calibration_figure(levels: Sequence[LevelScores]) -> bytes:
 
 def scatter_figure(
     truths: Sequence[HeldOutSubjects], predictions: Sequence[Predictions], names: Sequence[str]
-) -> bytes:
+) -> Figure:
     """Predicted against true random effects: a row per level, a column per effect."""
     figure = Figure(figsize=(2.7 * len(names), 2.5 * len(truths)), layout="constrained")
     axes = figure.subplots(len(truths), len(names), squeeze=False, sharex=True, sharey="row")
@@ -125,7 +124,7 @@ def scatter_figure(
     return _without_frame(figure)
 
 
-def forecast_figure(levels: Sequence[LevelScores]) -> bytes:
+def forecast_figure(levels: Sequence[LevelScores]) -> Figure:
     """Error of later outcomes against visits seen, with and without the image."""
     figure = Figure(figsize=(2.7 * len(levels), 2.8), layout="constrained")
     axes = figure.subplots(1, len(levels), squeeze=False, sharey=True)[0]
@@ -142,7 +141,7 @@ def forecast_figure(levels: Sequence[LevelScores]) -> bytes:
     return _without_frame(figure)
 
 
-def extremes_figure(dataset: Dataset, truth: HeldOutSubjects, predictions: Predictions, names: Sequence[str]) -> bytes:
+def extremes_figure(dataset: Dataset, truth: HeldOutSubjects, predictions: Predictions, names: Sequence[str]) -> Figure:
     """Images of the test subjects whose predicted random effects are lowest and highest, a row per effect."""
     eta, each = predictions.sources["informed"], 4
     figure = Figure(figsize=(1.35 * 2 * each, 1.55 * len(names)), layout="constrained")
@@ -155,20 +154,20 @@ def extremes_figure(dataset: Dataset, truth: HeldOutSubjects, predictions: Predi
             axis.set(xticks=[], yticks=[])
             axis.set_title(f"{eta[index, row]:.2f} ({truth.linked[index, row]:.2f})", fontsize=7)
         axes[row, 0].set_ylabel(name, fontsize=8)
-    return rendered(figure)
+    return figure
 
 
-def fit_figures(model: PopulationModel, truth: HeldOutSubjects) -> dict[str, bytes]:
+def fit_figures(model: PopulationModel, truth: HeldOutSubjects) -> dict[str, Figure]:
     """Diagnostics of the fitted population on evenly spaced test subjects: visual predictive check, residuals."""
     some = np.unique(np.linspace(0, len(truth.ids) - 1, DIAGNOSED).astype(int))
     times, doses = model.design.times, model.design.doses
     people = PopulationData.of_design(model.structural, truth.observed[some], times, doses, ids=truth.ids[some])
     check = predictive_check(model, people, n=REPLICATES, seed=truth.seed)
     found = residuals(model, people, truth.modes[some])
-    return {"vpc": rendered(predictive_check_figure(check)), "residuals": rendered(goodness_of_fit(people, found))}
+    return {"vpc": predictive_check_figure(check), "residuals": goodness_of_fit(people, found)}
 
 
-def design_figure(checks: Sequence[Check]) -> bytes:
+def design_figure(checks: Sequence[Check]) -> Figure:
     """Achieved over designed association of each effect, and the sorted p-values of all checks."""
     figure = Figure(figsize=(9.2, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
@@ -189,7 +188,7 @@ def design_figure(checks: Sequence[Check]) -> bytes:
     return _without_frame(figure)
 
 
-def reading_figure(r2: Sequence[float], eta_dims: Sequence[int]) -> bytes:
+def reading_figure(r2: Sequence[float], eta_dims: Sequence[int]) -> Figure:
     """How well each latent dimension is read from test images; those that are random effects are marked."""
     figure = Figure(figsize=(max(4.0, 0.22 * len(r2)), 2.6), layout="constrained")
     axis = figure.subplots()
@@ -199,7 +198,7 @@ def reading_figure(r2: Sequence[float], eta_dims: Sequence[int]) -> bytes:
     return _without_frame(figure)
 
 
-def _without_frame(figure: Figure) -> bytes:
+def _without_frame(figure: Figure) -> Figure:
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
-    return rendered(figure)
+    return figure

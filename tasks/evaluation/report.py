@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from pydantic import ValidationError
@@ -26,8 +27,9 @@ from image_longitudinal.tasks.evaluation.population import fitted_model
 from image_longitudinal.tasks.evaluation.predictions import load_predictions
 from image_longitudinal.tasks.evaluation.run import EvaluationRun, LevelFiles, StageFiles
 from image_longitudinal.tasks.products import dataset_product, evaluation_product
+from image_longitudinal.tasks.reports.figure_data import figure_csv
 from image_longitudinal.tasks.reports.pages import page
-from image_longitudinal.tasks.reports.pictures import picture
+from image_longitudinal.tasks.reports.pictures import picture, vector
 
 NAME, PAGE = "evaluation.json", "evaluation.html"
 FILES = (NAME, PAGE, "tables", "figures", "predictions")
@@ -66,7 +68,7 @@ def finished_evaluation(folder: Path, key: str) -> Evaluation | None:
 def _write(
     folder: Path, run: EvaluationRun, settings: EvaluationConfig, reading: StageFiles, levels: Sequence[LevelFiles],
     checks: StageFiles, null: StageFiles, key: str,
-) -> tuple[Evaluation, bytes, bytes]:  # fmt: skip
+) -> tuple[Evaluation, Figure, Figure]:  # fmt: skip
     """Fill a folder; returns the content of its JSON file, and the two pictures that a run shows."""
     dataset = run.dataset
     manifest, names = dataset.manifest, dataset.manifest.random_effects
@@ -116,8 +118,10 @@ def _write(
         "scatter": figures.scatter_figure([one for one, _ in loaded], [two for _, two in loaded], names),
         **figures.fit_figures(model, truth),
     }
-    for name, png in pictures.items():
-        write_atomically(folder / "figures" / f"{name}.png", png)
+    for name, figure in pictures.items():
+        write_atomically(folder / "figures" / f"{name}.svg", vector(figure))
+        if numbers := figure_csv(figure):
+            write_atomically(folder / "figures" / f"{name}.csv", numbers)
     filled = page(
         PAGE, pictures, manifest=manifest, evaluation=evaluation, headline=tables.headline_table(scored),
         strongest=truth.level, tables={table.name: table for table in written},

@@ -34,6 +34,9 @@ class Table(NamedTuple):
         body = "\n".join("| " + " | ".join(for_markdown(cell) for cell in line) + " |" for line in lines)
         return f"**{for_markdown(self.title)}**\n\n{body}\n"
 
+    def _repr_markdown_(self) -> str:
+        return self.markdown()
+
     def latex(self) -> str:
         """As a LaTeX table with booktabs rules."""
         head = " & ".join(map(_escaped, self.columns))

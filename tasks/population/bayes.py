@@ -1,5 +1,7 @@
 """Full Bayes on a table: draws by NUTS, and a report on them."""
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +21,7 @@ from image_longitudinal.tasks.population.summary import DRAWS, FitSummary, Param
 
 
 class PosteriorRow(NamedTuple):
-    """Mean, standard deviation, 94 % interval, effective draws and R-hat of a quantity; None if undefined."""
+    """Mean, standard deviation, 95 % interval (2.5 % on each side), effective draws and R-hat; None if undefined."""
 
     name: str
     mean: float | None
@@ -54,7 +56,8 @@ def sample_to_folder(
         converged=not warned,
         message=" ".join(warned) or "no warnings about convergence",
         estimates={
-            row.name: ParameterEstimate(estimate=row.mean, standard_error=row.sd) for row in posterior_rows(found)
+            row.name: ParameterEstimate(estimate=row.mean, standard_error=row.sd, lower=row.low, upper=row.high)
+            for row in posterior_rows(found, model.random_effect_names)
         },
         subjects=len(data),
         observations=len(data.times),
@@ -62,26 +65,39 @@ def sample_to_folder(
     )
 
 
-def posterior_page(found: az.InferenceData, data: PopulationData, options: FitOptions, summary: FitSummary) -> str:
+def posterior_page(
+    found: az.InferenceData, model: PopulationModel, data: PopulationData, options: FitOptions, summary: FitSummary
+) -> str:
     """The page's HTML; the same draws give the same page."""
     figures = {
         "traces": traces_figure(found),
         "prior": predictive_figure(found, data, "prior_predictive"),
         "posterior": predictive_figure(found, data, "posterior_predictive"),
     }
+    own = found["posterior"].sizes
     return rendered_page(
         "posterior.html", figures, options=options, summary=summary, warnings=convergence_warnings(found),
-        rows=posterior_rows(found), chains=found["posterior"].sizes["chain"], draws=found["posterior"].sizes["draw"],
+        rows=posterior_rows(found, model.random_effect_names), chains=own["chain"], draws=own["draw"],
     )  # fmt: skip
 
 
-def posterior_rows(found: az.InferenceData) -> list[PosteriorRow]:
-    """A row for every population quantity."""
-    names = [name for name in SUMMARY if name in found["posterior"]]
-    table = az.summary(found, var_names=names, round_to="none")
-    columns = ("mean", "sd", "hdi_3%", "hdi_97%", "ess_bulk", "r_hat")
-    return [PosteriorRow(str(name), *(finite(row.get(column, np.nan)) for column in columns))
-            for name, row in table.iterrows()]  # fmt: skip
+def posterior_rows(found: az.InferenceData, effects: Sequence[str]) -> list[PosteriorRow]:
+    """A row for every population quantity; ``effects`` are the names of the random effects."""
+    there = [name for name in SUMMARY if name in found["posterior"]]
+    own = {"q2.5": partial(np.quantile, q=0.025), "q97.5": partial(np.quantile, q=0.975)}
+    table = az.summary(found, var_names=there, round_to="none", stat_funcs=own)
+    columns = ("mean", "sd", "q2.5", "q97.5", "ess_bulk", "r_hat")
+    return [PosteriorRow(name, *(finite(row.get(column, np.nan)) for column in columns))
+            for label, row in table.iterrows() if (name := _name(str(label), effects))]  # fmt: skip
+
+
+def _name(label: str, effects: Sequence[str]) -> str:
+    """The name of a quantity as in other fits, of ArviZ' label; empty for the upper triangle of Ω."""
+    variable, _, index = label.rstrip("]").partition("[")
+    if variable != "omega_matrix":
+        return index or variable
+    first, second = index.split(", ")
+    return f"omega({first},{second})" if effects.index(second) <= effects.index(first) else ""
 
 
 def traces_figure(found: az.InferenceData) -> Figure:

@@ -20,7 +20,6 @@ from image_longitudinal.tasks.population.interval_summary import IntervalCells, 
 from image_longitudinal.tasks.population.options import FitOptions
 from image_longitudinal.tasks.population.summary import DRAWS, REPORT, RESULTS, FitSummary, read_summary
 from image_longitudinal.tasks.reports.pages import page
-from image_longitudinal.tasks.reports.pictures import rendered
 
 REPLICATES = 300
 LISTED = 20  # subjects with the largest Pareto k
@@ -37,7 +36,7 @@ def report_fit(options: FitOptions, output: str) -> str:
     if options.method == "nuts":
         from image_longitudinal.tasks.population.bayes import posterior_page  # here: PyMC is slow to import
 
-        page = posterior_page(load_results(folder / DRAWS), data, options, summary)
+        page = posterior_page(load_results(folder / DRAWS), model, data, options, summary)
     else:
         page = fit_page(load_fit(folder / RESULTS, model), data, options, summary, strata)
     write_atomically(folder / REPORT, page)
@@ -46,7 +45,7 @@ def report_fit(options: FitOptions, output: str) -> str:
 
 def rendered_page(template: str, figures: Mapping[str, Figure], **content: Any) -> str:
     """A template of :mod:`tasks.reports`, filled with figures and other content."""
-    return page(template, {name: rendered(figure) for name, figure in figures.items()}, **content)
+    return page(template, figures, **content)
 
 
 def fit_page(

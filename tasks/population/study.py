@@ -18,7 +18,7 @@ from image_longitudinal.tasks.shards.study import study_info, write_study
 
 
 class SimulatedStudy(NamedTuple):
-    """Tables in the columns of a data set (docs/designs.md), shard after shard, level after level."""
+    """Tables in the columns of a data set (docs/reference/designs.md), shard after shard, level after level."""
 
     subjects: pa.Table
     random_effects: pa.Table

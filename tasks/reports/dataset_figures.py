@@ -1,4 +1,4 @@
-"""The report's figures: each function returns a PNG."""
+"""The report's figures: each function returns a matplotlib Figure."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -14,12 +14,11 @@ from image_longitudinal.models.design.association import AssociationSums
 from image_longitudinal.models.registry.metadata import TrainingFigures
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.dataset.subject import Subject
-from image_longitudinal.tasks.reports.pictures import rendered
 
 INK, ACCENT, SOFT = "#1f2a37", "#b4441f", "#8fa3b5"
 
 
-def pairs_figure(dataset: Dataset, subjects: Sequence[int]) -> bytes:
+def pairs_figure(dataset: Dataset, subjects: Sequence[int]) -> Figure:
     """Each subject's image above the outcomes at the strongest and the weakest association level."""
     strong, weak = max(dataset.levels), min(dataset.levels)
     width = 1.9 * len(subjects)
@@ -43,10 +42,10 @@ def pairs_figure(dataset: Dataset, subjects: Sequence[int]) -> bytes:
         bottom.tick_params(labelleft=column == 0)
     axes[1, 0].set_ylabel("outcome", fontsize=7)
     axes[1, 0].legend(fontsize=6, frameon=False)
-    return rendered(figure)
+    return figure
 
 
-def subject_figure(dataset: Dataset, subject_id: int) -> bytes:
+def subject_figure(dataset: Dataset, subject_id: int) -> Figure:
     """One subject: the image with the random effects linked to it, and the outcomes at every association level."""
     subject, manifest = dataset.subject(subject_id), dataset.manifest
     figure = Figure(figsize=(9.4, 4.2), layout="constrained")
@@ -68,10 +67,10 @@ def subject_figure(dataset: Dataset, subject_id: int) -> bytes:
     labels = {name: "" if unit == "1" else f" ({unit})" for name, unit in units.items()}
     open_frame(right).set(xlabel=f"time{labels['time']}, doses dotted", ylabel=f"outcome{labels['dv']}")
     right.legend(frameon=False, fontsize=8)
-    return rendered(figure)
+    return figure
 
 
-def loss_figure(training: TrainingFigures) -> bytes | None:
+def loss_figure(training: TrainingFigures) -> Figure | None:
     """Loss curves of the networks of a model version; None if none was trained."""
     vae, diffusion = training.vae.history, training.diffusion.history if training.diffusion else None
     curves = []
@@ -90,10 +89,10 @@ def loss_figure(training: TrainingFigures) -> bytes | None:
         axis.plot(steps, values, color=SOFT, lw=0.8)
         axis.plot(steps, _smoothed(values), color=ACCENT, lw=1.6)
         open_frame(axis).set(xlabel="step", title=f"{network}: {label}", yscale="linear" if key == "kl" else "log")
-    return rendered(figure)
+    return figure
 
 
-def training_figure(history: Sequence[dict[str, float]], names: Sequence[str]) -> bytes:
+def training_figure(history: Sequence[dict[str, float]], names: Sequence[str]) -> Figure:
     """Figures of a training by step, one panel for each of ``names`` that it has."""
     there = [name for name in names if any(name in row for row in history)]
     rows_of_panels = -(-len(there) // 3)  # three beside each other are as wide as a page of the UI
@@ -106,20 +105,20 @@ def training_figure(history: Sequence[dict[str, float]], names: Sequence[str]) -
         axis.tick_params(labelsize=7, which="both")
     for axis in figure.axes[len(there) :]:
         axis.remove()
-    return rendered(figure)
+    return figure
 
 
-def recoverability_figure(recoverability: Sequence[float], eta_dims: Sequence[int]) -> bytes:
+def recoverability_figure(recoverability: Sequence[float], eta_dims: Sequence[int]) -> Figure:
     """R² per latent dimension, with those that became η highlighted."""
     figure = Figure(figsize=(max(4.0, 0.22 * len(recoverability)), 2.6), layout="constrained")
     axis = figure.subplots()
     latent_bars(axis, np.clip(recoverability, 0, 1), eta_dims)
     axis.axhline(0.8, color=INK, lw=0.6, ls=":")
     axis.set(xlabel="latent dimension", ylabel="R² of recovery", ylim=(0, 1))
-    return rendered(figure)
+    return figure
 
 
-def association_figure(achieved: dict[float, list[AssociationSums]]) -> bytes:
+def association_figure(achieved: dict[float, list[AssociationSums]]) -> Figure:
     """Designed and drawn fraction of variance, effects against η, one point per level and effect, 95 % intervals."""
     figure = Figure(figsize=(4.2, 3.4), layout="constrained")
     axis = figure.subplots()
@@ -134,7 +133,7 @@ def association_figure(achieved: dict[float, list[AssociationSums]]) -> bytes:
             axis.plot(place, max(value, floor), "o", ms=4, color=ACCENT)
     open_frame(axis).set(xscale="log", yscale="log", xlabel="designed ρ²", ylabel="R² of effects on η (95 % interval)")
     axis.set_ylim(floor, 1.3)
-    return rendered(figure)
+    return figure
 
 
 def open_frame(axis: Axes) -> Axes:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from image_longitudinal.core.config import ReportConfig
@@ -25,7 +26,8 @@ from image_longitudinal.tasks.reports.dataset_figures import (
 )
 from image_longitudinal.tasks.reports.model_figures import model_pictures, quality_rows
 from image_longitudinal.tasks.reports.pages import page
-from image_longitudinal.tasks.reports.pictures import mosaic
+from image_longitudinal.tasks.reports.pictures import mosaic, rendered
+from image_longitudinal.tasks.reports.scorecard import scorecard_rows
 from image_longitudinal.tasks.reports.study_figures import LOOKED_AT, study_figures
 from image_longitudinal.tasks.reports.study_rows import by_knob
 
@@ -73,7 +75,7 @@ def write_report(
     dataset = Dataset(root, manifest)
     subjects = np.unique(np.linspace(0, len(dataset) - 1, PAIRS).astype(int)).tolist()
     generated = dataset.images[:MOSAIC]
-    pictures = {
+    pictures: dict[str, bytes | Figure] = {
         "pairs": pairs_figure(dataset, subjects),
         "generated": mosaic(generated, 8, scale=_scale(generated)),
         "recoverability": recoverability_figure(recoverability, eta_dims),
@@ -93,6 +95,7 @@ def write_report(
         readable=readable_rows(manifest), reading=reading(manifest), gates=gate_rows(manifest.gates or ()),
         eta_dims=eta_dims, rows=association_rows(achieved, manifest),
         quality=quality_rows(version.metadata.measured) if version else [],
+        scorecard=scorecard_rows(version.metadata.measured) if version else [],
         scans_licence=shown.scans_licence or manifest.licence, study=by_knob(study), looked_at=LOOKED_AT,
     )  # fmt: skip
     return root.write_bytes(REPORT, filled.encode())
@@ -117,7 +120,7 @@ def thumbnails(dataset: Dataset) -> tuple[bytes, bytes]:
     few = np.unique(np.linspace(0, n - 1, 4).astype(int)).tolist()
     step = max(1, dataset.manifest.image.width // 128)  # 128 pixels per picture: artifacts are stored in a database
     strip = dataset.images[:8, ::step, ::step]
-    return pairs_figure(dataset, few), mosaic(strip, len(strip), scale=_scale(strip))
+    return rendered(pairs_figure(dataset, few)), mosaic(strip, len(strip), scale=_scale(strip))
 
 
 def _scale(images: NDArray[np.uint8]) -> int:

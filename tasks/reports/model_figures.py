@@ -16,15 +16,14 @@ from image_longitudinal.models.registry.metadata import RANDOM_EFFECTS, Measurem
 from image_longitudinal.models.registry.real_scans import EXAMPLES, GALLERY
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.tasks.reports.dataset_figures import INK, latent_bars
-from image_longitudinal.tasks.reports.pictures import rendered
 from image_longitudinal.tasks.reports.scorecard import scorecard_figure
 
 NOTHING = torch.empty(0)
 GIF_SIDE, GIF_MILLISECONDS = 160, 220  # pixels of an image; a frame's time, the last is held longer
 
 
-def model_pictures(version: ModelVersion, *, real_scans: bool = False) -> dict[str, bytes]:
-    """Every picture of a model by name: PNG, and with a diffusion model ``noise``, a GIF.
+def model_pictures(version: ModelVersion, *, real_scans: bool = False) -> dict[str, bytes | Figure]:
+    """Every picture of a model by name: figures, and with a diffusion model ``noise``, a GIF.
 
     ``triptychs``, which are made of the scans that the model was trained for, only with ``real_scans``, or if these
     are phantoms.
@@ -33,7 +32,7 @@ def model_pictures(version: ModelVersion, *, real_scans: bool = False) -> dict[s
     gallery = version.tensors(GALLERY) if version.has(GALLERY) else {}  # an older copy may come without it
     if version.metadata.images.kind == "scans":
         gallery = gallery | version.tensors(EXAMPLES) if real_scans else {**gallery, "triptychs": NOTHING}
-    pictures = {"importance": importance_figure(measured)}
+    pictures: dict[str, bytes | Figure] = {"importance": importance_figure(measured)}
     if measured.judgement and measured.judgement.utility:
         pictures["scorecard"] = scorecard_figure(measured.judgement.utility)
     if "traversal" in gallery:
@@ -83,23 +82,23 @@ def quality_rows(measured: Measurement) -> list[dict[str, Any]]:
     ]
 
 
-def traversal_figure(images: NDArray[np.uint8], latent_order: list[int]) -> bytes:
+def traversal_figure(images: NDArray[np.uint8], latent_order: list[int]) -> Figure:
     """One row per latent dimension, swept from -3 to 3: images (rows, 7, S, S)."""
     rows, columns = images.shape[:2]
     figure = Figure(figsize=(1.25 * columns, 1.3 * rows + 0.2), layout="constrained")
     axis = _sheet(figure, images, [f"z[{dimension}]" for dimension in latent_order[:rows]])
     axis.set_xticks(axis.get_xticks(), [f"{value:+g}" for value in SWEEP[:columns]])
-    return rendered(figure)
+    return figure
 
 
-def triptych_figure(images: NDArray[np.uint8]) -> bytes:
+def triptych_figure(images: NDArray[np.uint8]) -> Figure:
     """Real, reconstructed, generated from the same latents, one scan per column: images (3, n, S, S)."""
     figure = Figure(figsize=(1.4 * images.shape[1] + 0.3, 4.3), layout="constrained")
     _sheet(figure, images, ["real", "reconstructed", "generated"])
-    return rendered(figure)
+    return figure
 
 
-def importance_figure(measured: Measurement) -> bytes:
+def importance_figure(measured: Measurement) -> Figure:
     """Per latent dimension: change of the image, error of encode(decode(z)), and R² from generated images."""
     panels: list[tuple[str, Sequence[float], bool]] = [
         ("mean squared change when resampled", measured.importance.change, False),
@@ -116,7 +115,7 @@ def importance_figure(measured: Measurement) -> bytes:
         axis.tick_params(labelsize=7)
         if is_r2:
             axis.set_ylim(0, 1)
-    return rendered(figure)
+    return figure
 
 
 def animation(frames: NDArray[np.uint8]) -> bytes:

@@ -13,7 +13,6 @@ from image_longitudinal.models.registry.judgement import Figure as Measure
 from image_longitudinal.models.registry.judgement import Interval, Judgement, UtilityFigures
 from image_longitudinal.models.registry.metadata import Measurement
 from image_longitudinal.tasks.reports.dataset_figures import ACCENT, INK, SOFT, open_frame
-from image_longitudinal.tasks.reports.pictures import rendered
 
 
 class ScoreRow(NamedTuple):
@@ -32,7 +31,7 @@ def scorecard_rows(measured: Measurement) -> list[ScoreRow]:
     return [*_likeness(found), *_contents(found), *_use(found.utility), *_privacy(measured), *_consistency(measured)]
 
 
-def scorecard_figure(found: UtilityFigures) -> bytes:
+def scorecard_figure(found: UtilityFigures) -> Figure:
     """Balanced accuracy of each method by what it was trained and tested on, with 95 % intervals."""
     names = [row.name for row in found.methods]
     sources = {
@@ -53,7 +52,7 @@ def scorecard_figure(found: UtilityFigures) -> bytes:
     open_frame(axis).set(xlabel="balanced accuracy (95 % interval)", xlim=(0, 1), ylim=(-0.5, len(names) - 0.4))
     axis.set_yticks(np.arange(len(names))[::-1], names)
     figure.legend(loc="outside upper center", ncols=1, frameon=False, fontsize=8)
-    return rendered(figure)
+    return figure
 
 
 def _likeness(found: Judgement) -> list[ScoreRow]:

@@ -1,5 +1,5 @@
 """Figures of a study design, a page for each knob: who benefits, what the arms are like, who is treated, covariates,
-sites. Each is a PNG of the first subjects.
+sites. Each is a Figure of the first subjects.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,6 @@ from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.dataset.study_columns import EFFECTS, POTENTIAL, PROPENSITY
 from image_longitudinal.storage.dataset.study_info import CovariateInfo, StudyInfo
 from image_longitudinal.tasks.reports.dataset_figures import ACCENT, INK, SOFT, open_frame
-from image_longitudinal.tasks.reports.pictures import rendered
 
 FloatArray = NDArray[np.float64]
 LOOKED_AT = 2_000  # subjects that the figures are about: the first ones, of whole shards
@@ -22,13 +21,13 @@ BINS = 40
 COLOURS = (SOFT, ACCENT, "#3f7d5b", "#7a5ea8", "#c79a2b")  # of arms
 
 
-def study_figures(dataset: Dataset) -> dict[str, bytes]:
+def study_figures(dataset: Dataset) -> dict[str, Figure]:
     """The figures that the study of a data set has, by name."""
     info = dataset.manifest.study
     if info is None:
         return {}
     several = len(info.arms) > 1
-    wanted: dict[str, tuple[bool, Callable[[Dataset, StudyInfo], bytes]]] = {
+    wanted: dict[str, tuple[bool, Callable[[Dataset, StudyInfo], Figure]]] = {
         "benefit": (several, benefit_figure), "effects": (several, effects_figure), "arms": (several, arms_figure),
         "propensity": (info.confounded, propensity_figure), "covariates": (bool(info.covariates), covariates_figure),
         "sites": (bool(info.sites), sites_figure),
@@ -73,7 +72,7 @@ def _told(dataset: Dataset, info: StudyInfo) -> FloatArray | None:
     return np.concatenate([dataset.latents[start:stop] for start, stop in _runs(dataset)]).astype(np.float64) @ weights
 
 
-def benefit_figure(dataset: Dataset, info: StudyInfo) -> bytes:
+def benefit_figure(dataset: Dataset, info: StudyInfo) -> Figure:
     """Two images side by side above the outcomes under every arm: of subjects with a large and with a small effect,
     which the images tell if they tell anything.
     """
@@ -105,14 +104,14 @@ def benefit_figure(dataset: Dataset, info: StudyInfo) -> bytes:
         bottom.legend(frameon=False, fontsize=8)
         bottom.sharey(axes[1, 0])
     axes[1, 0].set_ylabel("outcome")
-    return rendered(figure)
+    return figure
 
 
 def _rank(values: FloatArray) -> FloatArray:
     return np.argsort(np.argsort(values)) / len(values)
 
 
-def effects_figure(dataset: Dataset, info: StudyInfo) -> bytes:
+def effects_figure(dataset: Dataset, info: StudyInfo) -> Figure:
     """How many subjects the last arm changes how much; if images tell, of those that they tell apart."""
     effect = _by_arm(dataset, EFFECTS, [f"effect_{info.functional}"])[:, -1, 0]
     told, last = _told(dataset, info), info.arms[-1].name
@@ -125,17 +124,18 @@ def effects_figure(dataset: Dataset, info: StudyInfo) -> bytes:
             "third of the images that tells of the least effect": told <= low,
             "third that tells of the most": told >= high,
         }
-    edges = np.linspace(*np.quantile(effect, [0.005, 0.995]), BINS + 1)
+    least, greatest = np.quantile(effect, [0.005, 0.995])
+    edges = np.linspace(least, greatest, BINS + 1)
     for (name, rows), colour in zip(groups.items(), COLOURS, strict=False):
         label = f"{name}: {100 * np.mean(effect[rows] > 0):.0f} % gain"
         axis.hist(np.clip(effect[rows], edges[0], edges[-1]), edges.tolist(), color=colour, alpha=0.7, label=label)
     axis.axvline(0, color=INK, lw=0.8)
     open_frame(axis).set(xlabel=f"individual effect of {last} on the {info.functional}", ylabel="subjects")
     axis.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
-    return rendered(figure)
+    return figure
 
 
-def arms_figure(dataset: Dataset, info: StudyInfo) -> bytes:
+def arms_figure(dataset: Dataset, info: StudyInfo) -> Figure:
     """Observed outcomes of each arm: the median over its subjects, and the middle half of them."""
     times = dataset.manifest.times
     arm = _column(dataset, "subjects", "arm").astype(int)
@@ -152,10 +152,10 @@ def arms_figure(dataset: Dataset, info: StudyInfo) -> bytes:
         axis.plot(times, middle, color=colour, lw=1.6, label=f"{one.name}: {len(members):,} of {len(arm):,}")
     open_frame(axis).set(xlabel="time", ylabel="outcome")
     axis.legend(frameon=False, fontsize=8)
-    return rendered(figure)
+    return figure
 
 
-def propensity_figure(dataset: Dataset, info: StudyInfo) -> bytes:
+def propensity_figure(dataset: Dataset, info: StudyInfo) -> Figure:
     """Propensities of the subjects in each arm, and what the difference of the arms says beside the true effect."""
     last = info.arms[-1].name
     treated, arm = _column(dataset, PROPENSITY, f"propensity_{last}"), _column(dataset, "subjects", "arm")
@@ -171,17 +171,17 @@ def propensity_figure(dataset: Dataset, info: StudyInfo) -> bytes:
     beside.bar([*bars], [*bars.values()], color=[INK, ACCENT], width=0.55)
     beside.axhline(0, color=INK, lw=0.8)
     open_frame(beside).set(ylabel=f"{info.functional}, designed")
-    return rendered(figure)
+    return figure
 
 
-def covariates_figure(dataset: Dataset, info: StudyInfo) -> bytes:
+def covariates_figure(dataset: Dataset, info: StudyInfo) -> Figure:
     """The distribution of each covariate, by arm if there are arms."""
     figure = Figure(
         figsize=(2.6 * min(len(info.covariates), 3), 2.4 * -(-len(info.covariates) // 3)), layout="constrained"
     )
     axes = figure.subplots(-(-len(info.covariates) // 3), min(len(info.covariates), 3), squeeze=False).ravel()
     arm = _column(dataset, "subjects", "arm").astype(int) if info.arms else np.zeros(len(_ids(dataset)), int)
-    names = [one.name for one in info.arms] or [None]
+    names: list[str | None] = [one.name for one in info.arms] or [None]
     for axis, one in zip(axes, info.covariates, strict=False):
         values = _column(dataset, "subjects", one.name)
         _distribution(axis, one, [values[arm == number] for number in range(len(names))], names)
@@ -193,7 +193,7 @@ def covariates_figure(dataset: Dataset, info: StudyInfo) -> bytes:
         axis.set_axis_off()
     if info.arms:
         axes[0].legend(frameon=False, fontsize=7)
-    return rendered(figure)
+    return figure
 
 
 def _distribution(axis: Axes, covariate: CovariateInfo, groups: list[FloatArray], names: list[str | None]) -> None:
@@ -211,7 +211,7 @@ def _distribution(axis: Axes, covariate: CovariateInfo, groups: list[FloatArray]
         axis.set_xticks(kinds.tolist())
 
 
-def sites_figure(dataset: Dataset, info: StudyInfo) -> bytes:
+def sites_figure(dataset: Dataset, info: StudyInfo) -> Figure:
     """A row of images of each site."""
     ids, site = _ids(dataset), _column(dataset, "subjects", "site")
     figure = Figure(figsize=(1.35 * PER_SITE, 1.5 * len(info.sites)), layout="constrained")
@@ -222,4 +222,4 @@ def sites_figure(dataset: Dataset, info: StudyInfo) -> bytes:
         for axis, subject in zip(axes[number], ids[site == number][:PER_SITE].tolist(), strict=False):
             axis.imshow(dataset.images[subject], cmap="gray", vmin=0, vmax=255)
         axes[number, 0].set_title(f"{one.name}, strength {one.strength:g}", fontsize=8, color=INK, loc="left")
-    return rendered(figure)
+    return figure

@@ -1,4 +1,4 @@
-"""Two accounts and one workspace, set up as docs/operations.md says: what one makes, the other uses and replaces."""
+"""Two accounts, one workspace, set up as docs/howto/operations.md says: what one makes, the other uses and replaces."""
 
 import os
 import shutil

@@ -29,6 +29,7 @@ from image_longitudinal.tasks.evaluation.checks import check_is_evaluable
 from image_longitudinal.tasks.population.export import export_nmtran
 from image_longitudinal.tasks.population.options import FitOptions
 from image_longitudinal.tasks.reports.dataset_figures import subject_figure
+from image_longitudinal.tasks.reports.pictures import rendered
 from image_longitudinal.tasks.shards.derivation import rederive
 from image_longitudinal.tasks.shards.specs import DatasetSpec
 from image_longitudinal.tasks.workspace import Workspace
@@ -149,7 +150,7 @@ def test_a_finished_data_set_is_of_full_use_where_nobody_may_write(
     assert generate_dataset(str(unwritable), config=tiny(), workspace=workspace) == str(unwritable)
     assert verify(str(unwritable), workspace=workspace).ok
     assert "60 subjects" in describe_dataset(open_dataset(unwritable))
-    assert subject_figure(open_dataset(unwritable), 3).startswith(b"\x89PNG")
+    assert rendered(subject_figure(open_dataset(unwritable), 3)).startswith(b"\x89PNG")
     with pytest.raises(StorageError, match=r"cannot lock the output.*[Cc]hoose an output"):
         generate_dataset(str(unwritable), config=tiny(), workspace=workspace, refresh=True)
 

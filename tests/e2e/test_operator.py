@@ -1,4 +1,4 @@
-"""An operator's commands, as docs/operations.md has them, on PostgreSQL and with passwords of awkward letters."""
+"""An operator's commands, as docs/howto/operations.md has them, on PostgreSQL and with passwords of awkward letters."""
 
 import asyncio
 import base64

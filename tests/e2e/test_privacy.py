@@ -80,7 +80,7 @@ def pictures_of(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".png", ".gif", ".jpeg"):
             yield from ((str(path), picture) for picture in decoded(path.read_bytes()))
-        elif path.suffix in (".html", ".md", ".json"):
+        elif path.suffix in (".html", ".md", ".json", ".svg"):
             yield from ((str(path), picture) for picture in inline(path.read_text()))
         elif path.suffix == ".safetensors":
             for name, array in load_file(path).items():
@@ -91,8 +91,10 @@ def pictures_of(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def inline(text: str) -> Iterator[np.ndarray]:
-    for encoded in re.findall(r"data:image/\w+;base64,([A-Za-z0-9+/=]+)", text):
-        yield from decoded(base64.b64decode(encoded))
+    """Pictures in data URLs, those inside drawings among them."""
+    for kind, encoded in re.findall(r"data:image/([\w+]+);base64,\s*([A-Za-z0-9+/=\s]+)", text):
+        content = base64.b64decode(encoded)
+        yield from inline(content.decode()) if kind == "svg+xml" else decoded(content)
 
 
 def artifacts() -> list[str]:

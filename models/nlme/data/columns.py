@@ -1,6 +1,6 @@
 """The columns that a table may hold, under NM-TRAN's names, and what other programs call them.
 
-docs/population.md has the written rule of every column; a test compares it with :data:`RULES`.
+docs/reference/nmtran.md has the written rule of every column; a test compares it with :data:`RULES`.
 """
 
 from collections import Counter

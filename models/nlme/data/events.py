@@ -82,7 +82,7 @@ def event_table(
 
     Args:
         columns: NM-TRAN's columns and one for each of the model's covariates, all of one length: numbers, or text where
-            docs/population.md allows it.
+            docs/reference/nmtran.md allows it.
         model: the structural model.
         interpolation, endpoints: as in :class:`models.nlme.data.reading.Reading`.
         first_row: position of the first row in a larger table, to name rows in errors.

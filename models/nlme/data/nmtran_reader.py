@@ -1,7 +1,7 @@
 """The one reader of tables in NM-TRAN's columns: text or Parquet files of NONMEM, nlmixr2, Monolix, Pumas or R.
 
-One row per event, a subject's rows together and in the order of time. docs/population.md says what each column may
-hold; what is not understood is refused by file, row and column, and what is not used is listed.
+One row per event, a subject's rows together and in the order of time. docs/reference/nmtran.md says what each column
+may hold; what is not understood is refused by file, row and column, and what is not used is listed.
 """
 
 from collections.abc import Iterator, Sequence

@@ -23,7 +23,7 @@ For example ``growth.py``, whose model is then called ``growth.py:gompertz-growt
     ))
 
 Lag times and the like (``dosing``), covariates, several endpoints and likelihoods of counts, levels and events
-(``likelihood``, docs/population.md) are further arguments of ``StructuralModel``;
+(``likelihood``, docs/reference/population.md) are further arguments of ``StructuralModel``;
 :mod:`models.nlme.model.effects` adds covariate effects and occasions to an existing model.
 
 A file runs only where the user names it: :func:`load_models` and :func:`load_named`. Data sets and fits that others

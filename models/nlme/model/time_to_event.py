@@ -6,7 +6,7 @@
     likelihood=lambda t, x, p: TimeToEvent(hazard=p.base * s.exp(p.link * x.size))
 
 A subject is at risk from time 0 and has one observation of the endpoint: 1, the event, at its time or in an interval
-before it, or 0, none up to then (docs/population.md).
+before it, or 0, none up to then (docs/reference/population.md).
 """
 
 from __future__ import annotations

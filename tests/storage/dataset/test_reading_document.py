@@ -1,4 +1,4 @@
-"""The code in docs/reading.md runs, on a data set as it is published, and gives what the reader gives."""
+"""The code in docs/howto/reading.md runs, on a data set as it is published, and gives what the reader gives."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from image_longitudinal.storage.dataset.reader import Dataset
 from tests.paths import ROOT
 
-DOCUMENT = (ROOT / "docs/reading.md").read_text()
+DOCUMENT = (ROOT / "docs/howto/reading.md").read_text()
 
 
 def snippets(language: str) -> list[str]:

@@ -75,4 +75,4 @@ def test_card_and_picture_show_it():
     assert (
         "| Do they give patients away? (compliance) | copies of single training scans, share | 0.250 | 0.000 |" in card
     )
-    assert scorecard_figure(UTILITY).startswith(b"\x89PNG")
+    assert len(scorecard_figure(UTILITY).axes) == 1

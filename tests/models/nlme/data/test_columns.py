@@ -1,4 +1,4 @@
-"""The rules of columns, and that docs/population.md has them."""
+"""The rules of columns, and that docs/reference/nmtran.md has them."""
 
 import re
 
@@ -11,7 +11,7 @@ from tests.paths import ROOT
 
 
 def test_the_documentation_names_every_column_and_what_others_call_it():
-    rows = re.findall(r"^\| ([A-Z`][^|]*) \| ([^|]*)\|", (ROOT / "docs/population.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| ([A-Z`][^|]*) \| ([^|]*)\|", (ROOT / "docs/reference/nmtran.md").read_text(), re.MULTILINE)
     documented = {name: others.strip() for names, others in rows for name in names.split(", ")}
     for name, rule in RULE.items():
         assert documented[name] == ", ".join(rule.synonyms)

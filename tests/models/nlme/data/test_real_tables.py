@@ -1,4 +1,4 @@
-"""Tables as other programs and people write them: understood by the rules of docs/population.md, or refused by cell."""
+"""Tables as other programs and people write them: understood by docs/reference/nmtran.md, or refused by cell."""
 
 import numpy as np
 import pyarrow as pa

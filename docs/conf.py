@@ -1,0 +1,83 @@
+"""The documentation site: ``make docs``.
+
+Sphinx with MyST-NB: MkDocs has had no release since 1.6.1 (2024), on which Material for MkDocs rests, and Zensical, its
+successor, has no stable version yet. Furo takes the fonts of the system and scripts of its own: pages and search
+work without network, also from a folder.
+"""
+
+import os
+import sys
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+from docutils.nodes import Element
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from docs.reference_pages import write_reference_pages
+
+project = "image-longitudinal"
+copyright = "the image-longitudinal authors"
+version = release = installed_version("image-longitudinal")
+language = "en"
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_design", "sphinx_copybutton"]
+exclude_patterns = ["build", "**/.ipynb_checkpoints", "jupyter_execute"]
+source_suffix = {".md": "myst-nb"}
+
+# Strict: with --fail-on-warning (make docs) a dead link, a missing reference or an unlisted page ends the build.
+nitpicky = True
+nitpick_ignore_regex = [
+    # Docstrings name modules and classes of the rooms, which the reference does not list, and packages of others.
+    (r"py:.*", r"^(flows|tasks|models|storage|core|deployments)\..*"),
+    (r"py:.*", r"^(?!image_longitudinal\.(?:[a-z_]+|Subject\w+)$).*"),
+]
+
+myst_enable_extensions = ["colon_fence", "deflist", "attrs_inline", "attrs_block"]
+myst_heading_anchors = 4
+myst_links_external_new_tab = False
+
+# Notebooks are executed by the build, unless DOCS_EXECUTE=off (.ci/run: everything but their output is checked).
+nb_execution_mode = os.environ.get("DOCS_EXECUTE", "cache")
+nb_execution_cache_path = str(Path(__file__).resolve().parents[1] / "build" / "docs-cache")
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+nb_merge_streams = True
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+
+html_theme = "furo"
+html_title = f"image-longitudinal {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_theme_options = {"navigation_with_keys": True}
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+
+def with_package(app: Sphinx, env: BuildEnvironment, node: pending_xref, contents: Element) -> Element | None:
+    """What is meant where a docstring names ``storage.dataset.loaders.SubjectLoader``, without the package."""
+    if node.get("refdomain") != "py" or node["reftarget"].startswith("image_longitudinal."):
+        return None
+    target = f"image_longitudinal.{node['reftarget']}"
+    found: Element | None = env.domains.python_domain.resolve_xref(
+        env, node["refdoc"], app.builder, node["reftype"], target, node, contents
+    )
+    return found
+
+
+def setup(app: Sphinx) -> None:
+    """Write the pages that are made from code before the sources are read."""
+    app.connect("builder-inited", lambda found: write_reference_pages(Path(found.srcdir) / "reference" / "generated"))
+    app.connect("missing-reference", with_package)
