@@ -30,6 +30,7 @@ from image_longitudinal.tasks.products import dataset_product, evaluation_produc
 from image_longitudinal.tasks.reports.figure_data import figure_csv
 from image_longitudinal.tasks.reports.pages import page
 from image_longitudinal.tasks.reports.pictures import picture, vector
+from image_longitudinal.tasks.reports.scorecard import scorecard_figure, scorecard_rows
 
 NAME, PAGE = "evaluation.json", "evaluation.html"
 FILES = (NAME, PAGE, "tables", "figures", "predictions")
@@ -118,6 +119,10 @@ def _write(
         "scatter": figures.scatter_figure([one for one, _ in loaded], [two for _, two in loaded], names),
         **figures.fit_figures(model, truth),
     }
+    image_model = run.encoder("auto")
+    measured = image_model.metadata.measured if image_model else None
+    if measured and measured.judgement and measured.judgement.utility:
+        pictures["scorecard"] = scorecard_figure(measured.judgement.utility)
     for name, figure in pictures.items():
         write_atomically(folder / "figures" / f"{name}.svg", vector(figure))
         if numbers := figure_csv(figure):
@@ -125,6 +130,7 @@ def _write(
     filled = page(
         PAGE, pictures, manifest=manifest, evaluation=evaluation, headline=tables.headline_table(scored),
         strongest=truth.level, tables={table.name: table for table in written},
+        scorecard=scorecard_rows(measured) if measured else [],
     )  # fmt: skip
     write_atomically(folder / PAGE, filled)
     return evaluation, pictures["r2"], pictures["trajectories"]
