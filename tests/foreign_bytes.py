@@ -287,7 +287,7 @@ def picture(folder: Path) -> Mutation:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 80), np.uint8))
     options: dict[str, dict[str, Any]] = {
         "png": {}, "jpeg": {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"},
-        "tiff": {"compression": "tiff_lzw"},
+        "tiff": {"compression": "tiff_lzw", "save_all": True, "append_images": [image]},
     }  # fmt: skip
     files = {}
     for kind, more in options.items():
@@ -296,7 +296,7 @@ def picture(folder: Path) -> Mutation:
 
     def mutate(rng: np.random.Generator) -> None:
         kind = list(files)[rng.integers(0, len(files))]
-        good, file = files[kind], folder / "scan.png"  # the name does not decide
+        good, file = files[kind], folder / ("scan.tif" if kind == "tiff" else "scan.png")
         head = 200 if rng.random() < 0.9 else len(good)
         ends_in_directory = kind == "tiff"  # TIFF keeps what it says of itself behind the pixels
         bad = (

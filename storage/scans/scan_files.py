@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from image_longitudinal.core.clean_scan import CleanScan
 from image_longitudinal.core.digest import file_sha256_once
@@ -23,15 +23,14 @@ from image_longitudinal.core.errors import IngestError
 from image_longitudinal.core.files import local_name, portable_name
 from image_longitudinal.storage.scans import volumes
 from image_longitudinal.storage.scans.frame_cache import FrameCache
+from image_longitudinal.storage.scans.pictures import FORMATS, MAX_PIXELS, picture_pixels
 
-PICTURES = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff"})
+PICTURES = frozenset({".jpeg", ".jpg", ".png", *volumes.TIFF})
 EXTENSIONS = PICTURES | volumes.SUFFIXES
-FORMATS = ("JPEG", "PNG", "TIFF")  # what the bytes may be, whatever the name says
 SIDECARS = frozenset(
     {"files.tsv", "sha256sums", "readme", "readme.md", "readme.txt", "thumbs.db", "license", "license.txt"}
 )
 MIN_SIDE = 64  # pixels: below, layers of the retina are not resolved
-MAX_PIXELS = 64_000_000  # the largest B-scans have under 2 million; decoded, this is 64 MB per channel
 MAX_BYTES = 200_000_000
 MAX_VOLUME_BYTES = 4_000_000_000  # mapped or read frame by frame, never whole
 
@@ -116,7 +115,7 @@ def find_scans(folder: str | Path) -> FoundScans:
                 ignored += 1
             elif reason := _unfit(path, inside):
                 aside.append(SetAside(_name(path, root), reason))
-            elif path.suffix.lower() in volumes.SUFFIXES:
+            elif path.suffix.lower() in volumes.SUFFIXES or volumes.is_tiff_stack(path):
                 found = _slices(scan_file(path, root))
                 if isinstance(found, SetAside):
                     aside.append(found)
@@ -219,7 +218,7 @@ def read_scan(file: ScanFile) -> ReadScan[NDArray[Any]] | SetAside:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if reason := _unusable(image):
                 return SetAside(file.name, reason)
-            pixels = _pixels(image)
+            pixels = picture_pixels(image)
     except UnidentifiedImageError:
         return SetAside(file.name, "not a JPEG, PNG or TIFF image")
     except Image.DecompressionBombError:
@@ -256,17 +255,6 @@ def _unusable_size(width: int, height: int) -> str | None:
     if min(width, height) < MIN_SIDE:
         return f"{width}x{height}: less than {MIN_SIDE} pixels a side"
     return None
-
-
-def _pixels(image: Image.Image) -> NDArray[Any]:
-    upright = ImageOps.exif_transpose(image)
-    mode = upright.mode
-    if mode in ("P", "PA"):
-        upright = upright.convert("RGBA" if mode == "PA" or "transparency" in upright.info else "RGB")
-    elif mode not in ("1", "L", "LA", "RGB", "RGBA", "I", "F") and not mode.startswith("I;16"):
-        upright = upright.convert("RGB")
-    pixels = np.asarray(upright)
-    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
 def prepare_scan(

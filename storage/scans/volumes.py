@@ -1,10 +1,12 @@
-"""Files that may hold a stack of B-scans: NumPy arrays and DICOM. Each B-scan is a scan of the file's patient.
+"""Files that may hold a stack of B-scans: NumPy arrays, DICOM, TIFF. Each B-scan is a scan of the file's patient.
 
 Files of scanners that only other packages read are named with the package and the way to convert them.
 """
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,12 +14,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from image_longitudinal.core.errors import IngestError
 from image_longitudinal.storage.scans import dicom
+from image_longitudinal.storage.scans.pictures import picture_pixels
 
 NPY = ".npy"
-SUFFIXES = frozenset({NPY, *dicom.SUFFIXES})
+TIFF = frozenset({".tif", ".tiff"})
+SUFFIXES = frozenset({NPY, *dicom.SUFFIXES})  # always stacks; of TIFF files those of several pages
 READERS = {".e2e": "oct-converter", ".fda": "oct-converter", ".fds": "oct-converter", ".vol": "eyepy"}
 CHANNELS = (1, 2, 3, 4)  # a last axis of this length is colour, not width
 MAX_SLICES = 4096  # the densest volumes have 1024
@@ -40,7 +45,10 @@ def read_stack(path: Path) -> Stack:
     Raises:
         IngestError: it is damaged, or holds no scans.
     """
-    if path.suffix.lower() == NPY:
+    if path.suffix.lower() in TIFF:
+        with _tiff(path) as image:
+            stack = Stack(None, _pages(image), image.height, image.width)
+    elif path.suffix.lower() == NPY:
         shape = _mapped(path).shape
         flat = len(shape) == 2 or shape[-1] in CHANNELS
         stack = Stack(None, 1, *shape[:2]) if flat else Stack(None, *shape[:3])
@@ -60,6 +68,8 @@ def read_slice(path: Path, index: int) -> NDArray[Any]:
     Raises:
         IngestError: see :func:`read_stack`.
     """
+    if path.suffix.lower() in TIFF:
+        return _read_page(path, index)
     if path.suffix.lower() != NPY:
         return dicom.read_frame(path, index)
     array = _mapped(path)
@@ -73,6 +83,17 @@ def read_slice(path: Path, index: int) -> NDArray[Any]:
     return pixels
 
 
+def is_tiff_stack(path: Path) -> bool:
+    """Whether a file is a TIFF of several pages; one that cannot be read is a picture like others, and set aside."""
+    if path.suffix.lower() not in TIFF:
+        return False
+    try:
+        with _tiff(path) as image:
+            return _pages(image, most=2) > 1
+    except (OSError, IngestError):
+        return False
+
+
 def slice_name(file: str, index: int, slices: int) -> str:
     """The name of a B-scan in manifests: that of the file, with ``#`` and its number if there are several."""
     return f"{file}#{index:03d}" if slices > 1 else file
@@ -80,7 +101,7 @@ def slice_name(file: str, index: int, slices: int) -> str:
 
 def file_and_slice(name: str) -> tuple[str, int | None]:
     """The file of a name in manifests, and which of its B-scans is meant; None for a file that holds one picture."""
-    if (match := SLICE.fullmatch(name)) and Path(match["file"]).suffix.lower() in SUFFIXES:
+    if (match := SLICE.fullmatch(name)) and Path(match["file"]).suffix.lower() in SUFFIXES | TIFF:
         return match["file"], int(match["slice"])
     return name, 0 if Path(name).suffix.lower() in SUFFIXES else None
 
@@ -94,6 +115,40 @@ def reader_needed(suffix: str) -> str | None:
         f"{suffix} is a scanner's own format, which is not read. Export DICOM instead, or read it with {package} "
         "(pip install) and save each volume with numpy.save, B-scans x rows x columns, one file per eye"
     )
+
+
+@contextmanager
+def _tiff(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path, formats=("TIFF",)) as image:
+            yield image
+    except (IngestError, OSError):
+        raise
+    except Exception as error:  # directories of damaged files raise nearly anything
+        raise IngestError("damaged, or no TIFF file", got=f"{type(error).__name__}: {error}") from error
+
+
+def _pages(image: Image.Image, most: int = MAX_SLICES + 1) -> int:
+    """Pages of a TIFF file, at most ``most``: each is looked for behind the one before. Turns back to the first."""
+    count = 1
+    while count < most:
+        try:
+            image.seek(count)
+        except EOFError:
+            break
+        count += 1
+    image.seek(0)
+    return count
+
+
+def _read_page(path: Path, index: int) -> NDArray[Any]:
+    with _tiff(path) as image:
+        size = image.size
+        image.seek(index)
+        if image.size != size:  # a thumbnail, or a smaller copy of the first page
+            expected, got = (f"{width}x{height} pixels" for width, height in (size, image.size))
+            raise IngestError("pages of a TIFF file differ in size", expected=expected, got=got)
+        return picture_pixels(image)
 
 
 def _mapped(path: Path) -> NDArray[Any]:

@@ -162,7 +162,7 @@ def png_header(width, height):
 
 @pytest.mark.parametrize("side", [8001, 12_000, 60_000, 2_000_000])
 def test_an_absurdly_large_image_is_not_decoded(tmp_path, side, monkeypatch):
-    monkeypatch.setattr(scan_files, "_pixels", lambda image: pytest.fail("decoded"))
+    monkeypatch.setattr(scan_files, "picture_pixels", lambda image: pytest.fail("decoded"))
     (tmp_path / "a.png").write_bytes(png_header(side, side))
     assert "more than 64 megapixels" in read(tmp_path / "a.png").reason
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from image_longitudinal.core.errors import IngestError
 from image_longitudinal.storage.scans.scan_files import ReadScan, SetAside, find_scans, listed_scan, read_scan
@@ -139,6 +140,32 @@ def test_dicom_without_tomography_patient_or_pixels_is_set_aside(tmp_path):
     assert all(isinstance(scan, SetAside) for scan in cut)
     assert all("the pixels cannot be read" in scan.reason for scan in cut)
     assert isinstance(read_scan(found.scans[-1]), ReadScan)
+
+
+def test_pages_of_a_tiff_file_are_scans_of_one_patient(tmp_path):
+    stack = pixels(slices=3)
+    pages = [Image.fromarray(page) for page in stack]
+    pages[0].save(tmp_path / "eye.tif", save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / "single.tiff")
+    found = find_scans(tmp_path)
+    assert [scan.name for scan in found.scans] == ["eye.tif#000", "eye.tif#001", "eye.tif#002", "single.tiff"]
+    assert {scan.patient for scan in found.scans[:3]} == {"eye"}
+    for scan, page in zip(found.scans[:3], stack, strict=True):
+        for one in (scan, listed_scan(tmp_path, scan.name)):
+            read = read_scan(one)
+            assert isinstance(read, ReadScan)
+            np.testing.assert_array_equal(read.content, page)
+    assert isinstance(read_scan(listed_scan(tmp_path, "single.tiff")), ReadScan)
+    assert len({read_scan(scan).sha256 for scan in found.scans}) == 4
+
+
+def test_a_smaller_page_of_a_tiff_file_is_set_aside_and_the_others_stay(tmp_path):
+    pages = [Image.fromarray(page) for page in pixels(slices=2)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=[pages[1].resize((80, 70)), pages[1]])
+    first, thumbnail, last = (read_scan(scan) for scan in find_scans(tmp_path).scans)
+    assert isinstance(first, ReadScan)
+    assert isinstance(last, ReadScan)
+    assert thumbnail.reason.startswith("pages of a TIFF file differ in size; expected ")
 
 
 def test_damaged_tags_set_a_dicom_file_aside_and_no_value_of_a_tag_is_printed(tmp_path, recwarn, caplog):
