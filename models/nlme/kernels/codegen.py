@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -90,6 +91,9 @@ model, run = calls.bind(event_integration.solve_events, FUNCTIONS, N_STATES, N_P
 """
 
 
+_LOADING = threading.RLock()  # reentrant: a kernel loads its private copies
+
+
 @lru_cache(maxsize=64)
 def generated_kernel(model: StructuralModel) -> ModuleType:
     """The model's compiled functions: ``run`` (:func:`models.nlme.kernels.calls.bind`), ``rhs``, ``jacobian``, ...
@@ -112,12 +116,13 @@ def _module(source: str, parts: Sequence[str]) -> ModuleType:
     """The module of generated source, in a file named by its digest and that of what is compiled into it."""
     texts = ((KERNELS / f"{part}.py").read_text(encoding="utf-8") for part in parts)
     name = f"nlme_kernel_{digest_of(source, *texts)[:24]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    path = cache_folder() / f"{name}.py"
-    if not path.exists():
-        write_atomically(path, source)  # other processes see the whole file or none
-    return _load(name, path)
+    with _LOADING:  # a module is in sys.modules before it is whole
+        if name in sys.modules:
+            return sys.modules[name]
+        path = cache_folder() / f"{name}.py"
+        if not path.exists():
+            write_atomically(path, source)  # other processes see the whole file or none
+        return _load(name, path)
 
 
 def solver_kernel(model: StructuralModel, *, plain: bool = True, stepwise: bool = True) -> ModuleType:

@@ -2,6 +2,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from scipy.integrate import solve_ivp
 
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.data.population_data import PopulationData
-from image_longitudinal.models.nlme.kernels import esdirk
+from image_longitudinal.models.nlme.kernels import codegen, esdirk
 from image_longitudinal.models.nlme.kernels.cached import cache_folder
 from image_longitudinal.models.nlme.kernels.codegen import generate_source, generated_kernel, solver_digest
 from image_longitudinal.models.nlme.library import get_model
@@ -149,3 +150,13 @@ for name in sys.argv[1:]:
         shutil.copytree(folder, tmp_path / "image-longitudinal" / "nlme" / folder.name)
     for names in (["one"], ["two"], ["one", "two"]):
         subprocess.run([sys.executable, "-c", script, *names], check=True, env=environment)
+
+
+def test_threads_that_want_a_kernel_at_once_get_a_whole_one():
+    """A module is found by its name before it is whole: a second thread has to wait for the first."""
+    source = f"import time\ntime.sleep(0.3)\nVALUE = {os.getpid()}\n"
+    with ThreadPoolExecutor(4) as pool:
+        modules = list(pool.map(lambda _: codegen._module(source, []), range(4)))
+    assert {module.VALUE for module in modules} == {os.getpid()}
+    assert len({id(module) for module in modules}) == 1
+    (cache_folder() / f"{modules[0].__name__}.py").unlink()
