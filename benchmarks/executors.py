@@ -1,7 +1,8 @@
 """The ways to generate shards in parallel, compared: rate, fixed cost, memory, and what one killed process costs.
 
-Command: python -m benchmarks.executors            (about 20 minutes on two quiet cores)
-         python -m benchmarks.executors --quick    (about 6 minutes: fewer shards)
+Command: python -m benchmarks.executors                   (about 15 minutes on two quiet cores)
+         python -m benchmarks.executors --quick           (about 5 minutes: fewer shards)
+         python -m benchmarks.executors --shards 10000    (only so many small shards: the cost of the machinery)
 
 Every way generates the same data sets by the command ``generate``, two shards at a time, against one Prefect server
 that runs meanwhile: few and many small phantom shards, where the cost of the machinery shows, and shards by the bundled
@@ -11,6 +12,7 @@ model, where rendering takes most of the time. The last is also generated while 
 CPU seconds, of command, workers and server together, hardly depend on what else the machine does; wall times do.
 """
 
+import math
 import os
 import shutil
 import signal
@@ -36,14 +38,12 @@ WIDTH = 2  # shards at a time, in every way
 EXECUTORS = {
     "threads": [],
     "processes": [f"compute.render_processes={WIDTH}"],
-    "dask": ["compute.executor=dask"],
-    "dask at an address": ["compute.executor=dask"],
     "work-pool": ["compute.executor=work-pool"],
 }
 PHANTOM = ["generator.backend=phantom", "generator.image_size=32", "dataset.shard_size=16", "probe.n_images=64"]
 MODEL = ["--model", "pretrained", "--preset", "scans"]
 PRETRAINED = ["dataset.shard_size=32", "probe.n_images=64"]
-SAMPLE_SECONDS = 0.5  # between two looks at memory
+SAMPLE_SECONDS = 2.0  # between two looks at memory
 COLUMNS = (
     "fixed CPU s", "fixed s", "CPU s per shard", "shards/s", "peak MB", "server MB", "model: CPU s",
     "model: shards/s", "model: peak MB", "loss: s", "loss: shards",
@@ -122,6 +122,10 @@ class Bench:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "PYTHONPATH": str(ROOT),
             "HEAVY_POOL": "cpu",
         }  # fmt: skip
+
+    def begin(self) -> None:
+        """Start the server, with everything deployed."""
+        port = self.environment["PREFECT_API_URL"].partition("127.0.0.1:")[2].partition("/")[0]
         self.server = self.start("image_longitudinal.deployments.server", "--host", "127.0.0.1", "--port", str(port))
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/api/health"), 180)
         command = [sys.executable, "-m", "image_longitudinal.deployments.deploy"]
@@ -143,39 +147,21 @@ class Bench:
             self.started.remove(process)
 
     @contextmanager
-    def workers(self, executor: str) -> Iterator[tuple[list[subprocess.Popen[bytes]], list[str]]]:
-        """What people start before the command, where an executor needs it; and the options that name it."""
+    def workers(self, executor: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+        """What people start before the command, where an executor needs it."""
         one = {"OMP_NUM_THREADS": "1"}  # one worker per core
-        if executor == "work-pool":
-            workers = [
-                self.start("prefect", "worker", "start", "--pool", "shards", "--type", "process", "--limit", "1", **one)
-                for _ in range(WIDTH)
-            ]
+        command = ("prefect", "worker", "start", "--pool", "shards", "--type", "process", "--limit", "1")
+        workers = [self.start(*command, **one) for _ in range(WIDTH if executor == "work-pool" else 0)]
+        if workers:
             time.sleep(15)  # until they poll
-            yield workers, []
-        elif executor == "dask at an address":
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                port = free.getsockname()[1]
-            address = f"tcp://127.0.0.1:{port}"
-            arguments = ("--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
-            workers = [self.start("distributed.cli.dask_scheduler", *arguments)]
-            time.sleep(5)
-            for _ in range(WIDTH):
-                workers.append(
-                    self.start("distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard", **one)
-                )
-            time.sleep(10)
-            yield workers, [f"compute.dask_address={address}"]
-        else:
-            workers = []
-            yield workers, []
+        yield workers
         if workers:
             self.stop(*workers)
 
     def new_output(self, executor: str) -> Path:
         """A new folder for a data set with another seed: nothing is found among earlier results."""
         self.seed += 1
-        return self.home / f"{executor}-{self.seed}".replace(" ", "-")
+        return self.home / f"{executor}-{self.seed}"
 
     def generate(self, output: Path, model: list[str], overrides: list[str]) -> subprocess.Popen[bytes]:
         """Start the command that generates a data set."""
@@ -187,10 +173,10 @@ class Bench:
     def measure(self, executor: str, model: list[str], overrides: list[str], shards: int) -> Measured:
         """Generate a data set undisturbed."""
         output = self.new_output(executor)
-        with self.workers(executor) as (workers, options):
+        with self.workers(executor) as workers:
             others = [self.server, *workers]
             before, began = sum(map(cpu_seconds, others)), time.time()
-            command = self.generate(output, model, [*overrides, *EXECUTORS[executor], *options])
+            command = self.generate(output, model, [*overrides, *EXECUTORS[executor]])
             watch, server = Watch(None, command.pid, *(one.pid for one in workers)), Watch(None, self.server.pid)
             own = self.finish(command, output)
             wall, cpu = time.time() - began, own + sum(map(cpu_seconds, others)) - before
@@ -202,8 +188,8 @@ class Bench:
     def measure_loss(self, executor: str, model: list[str], overrides: list[str], shards: int) -> Loss:
         """Generate a data set and kill one of the processes that render after a third of the shards."""
         output = self.new_output(executor)
-        with self.workers(executor) as (workers, options):
-            chosen = [*overrides, *EXECUTORS[executor], *options]
+        with self.workers(executor) as workers:
+            chosen = [*overrides, *EXECUTORS[executor]]
             command = self.generate(output, model, chosen)
             watch = Watch(output)
             wait_for(lambda: made(output) >= shards // 3 and rendering(output), LIMIT_SECONDS, every=0.02)
@@ -224,9 +210,9 @@ class Bench:
         """The processes that are lost: one that renders, with its worker if it has one."""
         if executor == "threads":
             return below(command.pid)
-        if executor == "work-pool" or workers:
+        if workers:
             return below(workers[-1].pid)
-        # Dask's local workers and the rendering processes are spawned by Python; those that render have computed most.
+        # Rendering processes are spawned by Python.
         spawned = [one for one in below(command.pid) if any("spawn_main" in part for part in one.cmdline())]
         return [max(spawned, key=lambda one: sum(one.cpu_times()[:2]))]
 
@@ -292,19 +278,21 @@ def main() -> None:
     """Print the table and the result line."""
     parser = argument_parser(__doc__)
     parser.add_argument("--only", nargs="*", choices=list(EXECUTORS), default=list(EXECUTORS))
-    parser.add_argument("--shards", type=int, help="number of small shards")
+    parser.add_argument("--shards", type=int, help="only so many small shards")
     arguments = parser.parse_args()
     few, many, rendered = (4, 40, 10) if arguments.quick else (8, 200, 48)
-    many = arguments.shards or many
+    if arguments.shards:
+        many, rendered = arguments.shards, 0
     figures: dict[str, dict[str, float]] = {}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs what is below ``finally``
     home = Path(tempfile.mkdtemp(prefix="executors-"))
     bench = Bench(home)
     try:
+        bench.begin()
         print("executor            " + "".join(f"{name:>18}" for name in COLUMNS), flush=True)
         for executor in arguments.only:
             figures[executor] = compare(bench, executor, few, many, rendered)
-            cells = (f"{figures[executor][name]:>18.3g}" for name in COLUMNS)
+            cells = (f"{figures[executor].get(name, math.nan):>18.3g}" for name in COLUMNS)
             print(f"{executor:<20}" + "".join(cells), flush=True)
     finally:
         bench.stop()
@@ -322,17 +310,21 @@ def compare(bench: Bench, executor: str, few: int, many: int, rendered: int) -> 
         return [f"dataset.n_subjects={shards * size}", f"compute.concurrent_shards={WIDTH}"]
 
     small = [bench.measure(executor, [], [*PHANTOM, *overrides(count, 16)], count) for count in (few, many)]
-    large = [*PRETRAINED, *overrides(rendered, 32)]
-    whole = bench.measure(executor, MODEL, large, rendered)
-    loss = bench.measure_loss(executor, MODEL, large, rendered)
     per_shard = (small[1].cpu_seconds - small[0].cpu_seconds) / (many - few)
-    return {
+    found = {
         "fixed CPU s": small[0].cpu_seconds - few * per_shard,
         "fixed s": small[1].wall_seconds - many / small[1].shards_per_second,
         "CPU s per shard": per_shard,
         "shards/s": small[1].shards_per_second,
         "peak MB": small[1].peak_mb,
         "server MB": small[1].server_mb,
+    }
+    if not rendered:
+        return found
+    large = [*PRETRAINED, *overrides(rendered, 32)]
+    whole = bench.measure(executor, MODEL, large, rendered)
+    loss = bench.measure_loss(executor, MODEL, large, rendered)
+    return found | {
         "model: CPU s": whole.cpu_seconds,
         "model: shards/s": whole.shards_per_second,
         "model: peak MB": whole.peak_mb,

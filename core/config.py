@@ -286,11 +286,8 @@ class ComputeConfig(Section):
     training_threads: Positive = Field(
         2, description="CPU threads of a training process; another number gives weights with other last bits."
     )
-    executor: Literal["threads", "dask", "work-pool"] = Field(
-        "threads", description="What generates shards: threads of the run, Dask, or workers of the work pool shards."
-    )
-    dask_address: str | None = Field(
-        None, description="Scheduler, as tcp://host:8786; without one Dask starts processes on this machine."
+    executor: Literal["threads", "work-pool"] = Field(
+        "threads", description="What generates shards: threads of the run, or workers of the work pool shards."
     )
 
 

@@ -9,8 +9,8 @@ from image_longitudinal.core.secrets import redacted
 
 # Packages of an optional part of the installation, by the extra that brings them.
 _EXTRA_OF = {
-    "bm3d": "bm3d", "dask": "analysis", "distributed": "dask", "duckdb": "analysis", "h5py": "judge",
-    "huggingface_hub": "hub", "nibabel": "nifti", "pandas": "analysis", "polars": "analysis", "prefect_dask": "dask",
+    "bm3d": "bm3d", "dask": "analysis", "duckdb": "analysis", "h5py": "judge",
+    "huggingface_hub": "hub", "nibabel": "nifti", "pandas": "analysis", "polars": "analysis",
     "pydicom": "dicom",
     "s3fs": "s3", "xarray": "analysis",
 }  # fmt: skip

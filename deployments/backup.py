@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -48,8 +49,13 @@ def restore(url: URL, file: Path) -> None:
         for suffix in ("-wal", "-shm"):  # of the database that was there
             target.with_name(target.name + suffix).unlink(missing_ok=True)
     else:
-        options = ("--clean", "--if-exists", "--no-owner", "--single-transaction")
-        _postgres("pg_restore", url, *options, f"--dbname={url.database}", str(file))
+        # Also what a later version of Prefect added is removed, of which the backup knows nothing.
+        empty = "--command=DROP SCHEMA public CASCADE; CREATE SCHEMA public"
+        with tempfile.TemporaryDirectory() as folder:
+            script = f"--file={folder}/restore.sql"
+            _postgres("pg_restore", url, "--no-owner", script, str(file))
+            options = ("--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--single-transaction")
+            _postgres("psql", url, *options, f"--dbname={url.database}", empty, script)
 
 
 def _sqlite_file(url: URL) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from image_longitudinal.core.config import ComputeConfig, Config
@@ -240,9 +239,6 @@ def _check_training(problems: Problems, config: Config, images: str | None, work
 
 
 def _check_executor(compute: ComputeConfig) -> None:
-    if compute.executor == "dask" and find_spec("prefect_dask") is None:
-        do = "install it with: pip install 'image-longitudinal[dask]'"
-        raise ConfigError("compute.executor=dask needs Dask", do=do)
     if compute.executor == "work-pool" and not os.environ.get("PREFECT_API_URL"):
         do = "start server, deployments and workers: make server, make deploy, make worker POOL=shards"
         raise ConfigError("compute.executor=work-pool needs a Prefect server", expected="PREFECT_API_URL", do=do)

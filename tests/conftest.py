@@ -17,9 +17,9 @@ SLOW = {  # folders and modules that `make check` (and, if "operations", `make t
     "e2e": ("e2e", "cli/test_first_run.py"),
     "operations": (  # too long for `make test`: it takes `make test-operations`
         "e2e/test_accounts.py", "e2e/test_assets.py", "e2e/test_attempts.py", "e2e/test_damage.py",
-        "e2e/test_locales.py", "e2e/test_lost_scheduler.py", "e2e/test_operator.py", "e2e/test_operator_choices.py",
+        "e2e/test_locales.py", "e2e/test_several_hosts.py", "e2e/test_operator.py", "e2e/test_operator_choices.py",
         "e2e/test_recovery.py",
-        "e2e/test_secrets.py", "e2e/test_signals.py", "e2e/test_supervision.py",
+        "e2e/test_secrets.py", "e2e/test_signals.py", "e2e/test_supervision.py", "e2e/test_upgrade.py",
     ),
     "service": (
         "deployments/test_temporary_server.py", "storage/io/test_kill_points.py", "storage/io/test_lease.py",

@@ -56,7 +56,7 @@ def examine(workspace: str) -> Iterator[Finding]:
     """Every finding, in the order in which a new installation needs them."""
     yield _python()
     yield Finding("image-longitudinal", "ok", version("image-longitudinal"))
-    for extra in ("pipeline", "s3", "hub", "dask", "judge", "bm3d"):
+    for extra in ("pipeline", "s3", "hub", "judge", "bm3d"):
         yield _extra(extra)
     yield _device()
     yield _memory()

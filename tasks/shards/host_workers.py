@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 
 def worker_devices(compute: ComputeConfig) -> list[str]:
     """The device of each rendering process that the configuration asks for; empty: the flow's own process renders."""
-    if compute.executor == "dask":
-        return []
     found = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if compute.device == "auto" else []
     devices = found or [compute.device]
     count = len(devices) if compute.render_processes == "auto" else compute.render_processes

@@ -1,20 +1,18 @@
-"""Generate shards in this run, several at a time, by tasks of a runner. A manifest marks a finished shard."""
+"""Generate shards in this run, several at a time, by tasks in threads. A manifest marks a finished shard."""
 
-import logging
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from collections.abc import Generator, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from prefect.futures import PrefectFuture
-from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from image_longitudinal.core.config import ComputeConfig
-from image_longitudinal.core.errors import ConfigError, ImageLongitudinalError, StorageError, naming
+from image_longitudinal.core.errors import StorageError, naming
 from image_longitudinal.core.plan import Shard
 from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.storage.dataset.layout import SHARDS, shard_manifest_path
@@ -34,11 +32,6 @@ from image_longitudinal.tasks.shards.image_shards import RenderUse, ShardPartRes
 from image_longitudinal.tasks.shards.parts import ReusableParts, make_images, make_outcomes, place_part
 from image_longitudinal.tasks.shards.specs import DatasetSpec, Execution
 
-# They log every lost connection with tracebacks, from several threads, before this run says in a line what is lost.
-CONNECTIONS = (
-    "distributed.batched", "distributed.client", "distributed.comm", "distributed.comm.tcp", "distributed.core",
-    "distributed.utils", "asyncio", "tornado.application",
-)  # fmt: skip
 HASHED_AT_A_TIME = 4  # shards: enough for a disk's or a store's latency, few enough to read each in order
 
 
@@ -137,19 +130,17 @@ def make_here(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[MadeShard
     """
     root, spec, execution, there = run.root, run.spec, run.execution, run.reusable
     compute, width = execution.compute, _width(execution.compute)
-    renders = compute.executor != "dask" and any(index not in there.images for index in wanted)
+    renders = any(index not in there.images for index in wanted)
     pending: deque[tuple[Shard, dict[str, _PendingPart]]] = deque()  # parts by name
     waiting = iter(wanted)
 
     def submit(task: Task[Any, ShardPartResult], known: ShardPartResult | None, **parameters: Any) -> _PendingPart:
         task = task.with_options(refresh_cache=run.refresh)
-        if compute.executor == "dask" and runner.client.status != "running":  # type: ignore[attr-defined]
-            raise _lost_scheduler(compute)  # a task would wait for ever
         return _PendingPart(task, parameters, known or runner.submit(task, parameters))
 
     with (
         gpu_slots(compute) if renders else nullcontext(),
-        _shard_runner(compute, width) as runner,
+        ThreadPoolTaskRunner[ShardPartResult](max_workers=2 * width) as runner,
         host_workers(compute),
         stopping_tasks(),  # first to exit: the runner waits for its tasks to end
     ):
@@ -172,51 +163,11 @@ def make_here(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[MadeShard
             yield MadeShard(shard, record, *_how(parts, wanted[shard.index]), use)
 
 
-@contextmanager
-def _shard_runner(compute: ComputeConfig, width: int) -> Iterator[TaskRunner[Any]]:
-    """Start the Prefect task runner that the configuration asks for, for ``width`` shards at a time.
-
-    Raises:
-        ConfigError: Dask is not installed, or no scheduler answers at the address.
-    """
-    if compute.executor == "threads":
-        threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2 * width)
-        with threads:
-            yield threads
-        return
-    try:
-        from prefect.server.api.server import SubprocessASGIServer
-        from prefect_dask import DaskTaskRunner
-    except ImportError as error:
-        do = "install it with: pip install 'image-longitudinal[dask]'"
-        raise ConfigError("compute.executor=dask needs Dask", got=error, do=do) from error
-    for name in CONNECTIONS:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    local = {"n_workers": width, "threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
-    cluster = {"address": compute.dask_address} if compute.dask_address else {"cluster_kwargs": local}
-    # The cluster's processes must report to the server of this process, even if it is a command's temporary one.
-    address = PREFECT_API_URL.value() or SubprocessASGIServer().api_url
-    with temporary_settings({PREFECT_API_URL: str(address)}), DaskTaskRunner(**cluster) as runner:
-        try:
-            _ = runner.client  # connects to the scheduler
-        except (OSError, TimeoutError) as error:
-            raise ConfigError("no Dask scheduler answers", where=compute.dask_address, got=error) from error
-        try:
-            yield runner
-        except CancelledError as error:  # what Dask makes of all that was submitted
-            raise _lost_scheduler(compute) from error
-
-
-def _lost_scheduler(compute: ComputeConfig) -> ImageLongitudinalError:
-    do = "start it again, then run the same command again: finished shards are kept"
-    return ImageLongitudinalError("the Dask scheduler is gone", where=compute.dask_address, do=do)
-
-
 def _width(compute: ComputeConfig) -> int:
     """How many shards are made at a time."""
     devices = len(worker_devices(compute)) or int(default_device(compute.device).type != "cpu")
     # Two per device: it renders one while the other is encoded and written.
-    return max(compute.concurrent_shards, 2 * devices if compute.executor == "threads" else devices)
+    return max(compute.concurrent_shards, 2 * devices)
 
 
 def _place(root: Root, pending: _PendingPart) -> Part:

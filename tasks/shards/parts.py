@@ -5,7 +5,6 @@ the old one: hard links on one disk, server-side copies within one object store,
 """
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Self
 
 from prefect import task
@@ -28,7 +27,6 @@ from image_longitudinal.storage.dataset.tables import write_observations, write_
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import FileRecord, Root
 from image_longitudinal.tasks.engine.cache_keys import CACHED
-from image_longitudinal.tasks.engine.gpu_slots import gpu_slots
 from image_longitudinal.tasks.shards.derivation import linked_to_latents, outcomes_at
 from image_longitudinal.tasks.shards.host_workers import render_here
 from image_longitudinal.tasks.shards.image_shards import ShardPartResult
@@ -39,9 +37,7 @@ from image_longitudinal.tasks.shards.study import study_info, write_study
 @task(name="make-images", task_run_name="images of shard {spec.shard.index}", **CACHED)
 def make_images(spec: ImageSpec, output: str, execution: Execution) -> ShardPartResult:
     """Latents → images of one shard, written as one Zarr shard each, by this process or one that it started."""
-    # A Dask worker may be on another machine than the flow, which holds the slots in all other cases.
-    with gpu_slots(execution.compute) if execution.compute.executor == "dask" else nullcontext():
-        return unshared(render_here(spec, output, execution))
+    return unshared(render_here(spec, output, execution))
 
 
 @task(name="make-outcomes", task_run_name="outcomes of shard {spec.shard.index}", **CACHED)

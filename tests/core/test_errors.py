@@ -44,7 +44,7 @@ def test_every_family_is_caught_by_the_base_and_survives_a_trip_between_processe
 @pytest.mark.parametrize(
     ("module", "extra"),
     [
-        ("torch", "pipeline"), ("prefect.client", "pipeline"), ("prefect_dask", "dask"), ("s3fs", "s3"),
+        ("torch", "pipeline"), ("prefect.client", "pipeline"), ("s3fs", "s3"),
         ("bm3d", "bm3d"), ("h5py", "judge"), ("duckdb", "analysis"),
     ],
 )  # fmt: skip

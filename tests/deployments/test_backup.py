@@ -1,6 +1,7 @@
-"""Copies of a SQLite database while it is in use, and back. PostgreSQL: tests/e2e/test_operator.py."""
+"""Copies of a database while it is in use, and back. On a server: tests/e2e/test_operator.py, test_upgrade.py."""
 
 import sqlite3
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from sqlalchemy.engine import make_url
 
 from image_longitudinal.core.errors import StorageError
 from image_longitudinal.deployments.backup import backup, restore
+from tests.e2e.postgres import postgres
 
 
 def rows(file: Path) -> list[int]:
@@ -45,3 +47,26 @@ def test_nothing_is_replaced_by_a_backup_and_nothing_restored_from_what_is_none(
         backup(url, file)
     with pytest.raises(StorageError, match="cannot be copied"):
         restore(url, file)
+
+
+def test_a_restored_postgresql_database_has_nothing_that_came_after_its_backup(tmp_path: Path) -> None:
+    copy, damaged = tmp_path / "copy", tmp_path / "damaged"
+    damaged.write_text("no", encoding="utf-8")
+    with postgres() as address:
+        url = make_url(address)
+
+        def psql(command: str) -> str:
+            server = [f"--host={url.host}", f"--port={url.port}", f"--username={url.username}"]
+            options = ["--quiet", "--tuples-only", "--no-align", f"--dbname={url.database}", f"--command={command}"]
+            return subprocess.run(["psql", *server, *options], check=True, capture_output=True, text=True).stdout
+
+        psql("CREATE EXTENSION pg_trgm; CREATE TABLE runs (number int); INSERT INTO runs VALUES (1)")
+        backup(url, copy)
+        psql("CREATE TABLE later (number int); INSERT INTO runs VALUES (2)")
+        with pytest.raises(StorageError, match="pg_restore failed"):
+            restore(url, damaged)
+        assert psql("SELECT number FROM runs ORDER BY number") == "1\n2\n"
+        for _ in range(2):
+            restore(url, copy)
+            assert psql("SELECT number FROM runs") == "1\n"
+            assert psql("SELECT to_regclass('later') IS NULL") == "t\n"

@@ -124,7 +124,7 @@ def test_tools_for_development_are_told_from_what_runs_need() -> None:
     """Of the packages that are installed here."""
     found = set(development_only((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
     assert {"mypy", "pytest", "ruff", "import-linter"} <= found
-    assert not {"torch", "prefect", "numpy", "zarr", "s3fs", "distributed", "setuptools", "pip"} & found
+    assert not {"torch", "prefect", "numpy", "zarr", "s3fs", "setuptools", "pip"} & found
     others = set(development_only((ROOT / "pyproject.toml").read_text(encoding="utf-8"), ["s3"]))
-    assert found | {"torch", "prefect", "distributed"} <= others, "what reading does not take"
+    assert found | {"torch", "prefect"} <= others, "what reading does not take"
     assert not {"numpy", "zarr", "pyarrow", "s3fs"} & others

@@ -31,6 +31,8 @@ class Service:
         environment: more environment variables.
     """
 
+    folder = ROOT  # of the project, where make is called
+
     def __init__(self, home: Path, **environment: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = str(free.getsockname()[1])
@@ -63,9 +65,13 @@ class Service:
         self.variables[name] = variables or self.variables.get(name, ())
         with open(self.output, "ab") as log:
             self.processes[name] = subprocess.Popen(
-                [*_make(target), *self.variables[name]], cwd=ROOT, env={**self.environment, **environment}, stdout=log,
-                stderr=log,
+                [*self.command(target, name), *self.variables[name]], cwd=self.folder,
+                env={**self.environment, **environment}, stdout=log, stderr=log,
             )  # fmt: skip
+
+    def command(self, target: str, name: str) -> list[str]:
+        """What starts a target of the Makefile as the process of this name."""
+        return _make(target)
 
     def start_server(self, *variables: str) -> None:
         """Start the server and wait until it answers."""
@@ -174,7 +180,7 @@ class Service:
 
     def _run(self, *command: str) -> str:
         result = subprocess.run(
-            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=900, check=False
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=900, check=False
         )
         assert result.returncode == 0, result.stdout + result.stderr + self.log
         return result.stdout

@@ -22,6 +22,14 @@ from tests.e2e.test_recovery import manifests
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(os.geteuid() != 0, reason="other accounts take root")]
 
 GROUP, ANN, BOB = 64001, 64002, 64003  # ids that no system gives
+# Runs $4 and what follows where the folder $3, closed to other accounts, is empty but for Python's own folder $1 in it.
+OPENED = """
+set -e
+mkdir -p "$2"; mount --bind "$1" "$2"
+mount -t tmpfs -o mode=755 none "$3"
+mkdir -p "$1"; mount --bind "$2" "$1"
+shift 3; exec "$@"
+"""
 
 
 class Accounts:
@@ -43,6 +51,11 @@ class Accounts:
         home = self.folder / str(account)
         login = ["setpriv", f"--reuid={account}", f"--regid={account}", f"--groups={account},{GROUP}"]
         shell = ["sh", "-c", 'umask 002; exec "$@"', "sh"]  # setpriv itself may still look where root may
+        python = Path(sys.base_prefix)
+        closed = [one for one in python.parents if not one.stat().st_mode & 0o001]
+        if closed:  # such as /root: this process alone sees it otherwise
+            opened = ["unshare", "--mount", "sh", "-c", OPENED, "sh", python, self.folder / "python", closed[-1]]
+            login = [*map(str, opened), *login]
         environment = {**cli_environment(home), "HOME": str(home), "PYTHONPATH": str(ROOT), **more}
         return subprocess.Popen(
             [*login, *shell, *command], env=environment, cwd=home, text=True, stdout=subprocess.PIPE,
@@ -73,7 +86,7 @@ def accounts() -> Iterator[Accounts]:
         process = found.start(ANN, *cli_arguments("--version"))
         process.communicate()
         if process.returncode:
-            pytest.skip(f"another account cannot run {sys.executable}: make setup PYTHON=/usr/bin/python3")
+            pytest.skip(f"another account cannot run {sys.executable}")
         yield found
     finally:
         shutil.rmtree(folder)

@@ -143,7 +143,6 @@ def test_every_rendering_device_has_a_second_shard(monkeypatch: pytest.MonkeyPat
     assert width(device="cpu", concurrent_shards=3) == 3
     assert width(device="cuda") == 2
     assert width(device="cpu", render_processes=2) == 4
-    assert width(device="cuda", executor="dask") == 1, "each of its workers is a process with a separate model"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert width() == 8
     assert width(concurrent_shards=20) == 20
