@@ -128,7 +128,10 @@ class Assignment(Section):
         "none", description="randomised: blocks of fixed composition, of all subjects or of those of one site."
     )
     block_size: int = Field(4, ge=2, le=1024, description="Subjects in a block.")
-    auc: float = Field(0.7, ge=0.5, lt=1, description="confounded: AUC of the true propensity for the arm.")
+    auc: float = Field(  # what can be had depends on the share: models.design.confounding says it
+        0.7, description="confounded: AUC of the true propensity for the arm, from 0.5.",
+        json_schema_extra={"minimum": 0.5, "exclusiveMaximum": 1},
+    )  # fmt: skip
     image_share: Share = Field(0.0, description="confounded: share of the variance of c that the image explains.")
     prognosis: float = Field(0.0, gt=-1, lt=1, description="confounded: correlation of c with the prognosis.")
     direction: Direction = Field(None, description=DIRECTION)
