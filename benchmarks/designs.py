@@ -1,13 +1,14 @@
 """Study designs against their bars: coverage of intervals, strengths, bias, undetectable zeros, learners, cost.
 
-Command: python -m benchmarks.designs            (half an hour on two cores: up to 100,000 subjects and 1,000 seeds)
+Command: python -m benchmarks.designs            (half an hour on two cores: up to 100,000 subjects and 300 seeds)
          python -m benchmarks.designs --quick    (minutes)
-         ... --only strengths                    (one of: strengths, coverage, zero, learners, cost)
+         ... --only strengths                    (one of: strengths, coverage, zero, models, learners, cost)
 
-Everything but the learners needs no images. ``coverage``: how many of the seeds' 95 % intervals hold the designed
-number. ``zero``: Kolmogorov-Smirnov p-value of the seeds' p-values of a link that is designed to be 0.
-``learners``: on phantom images at 32x32, R² and policy gain of the learners as shares of the oracle's. ``cost``: CPU
-seconds of the numbers and images of a study of two arms over those of the plain data set.
+Only the learners, a probe of sites and ``cost`` need images. ``coverage``: how many of the seeds' 95 % intervals hold
+the designed number. ``zero``: Kolmogorov-Smirnov p-value of the seeds' p-values of a link that is designed to be 0.
+``models``: trials on three longitudinal models. ``learners``: on phantom images at 32x32, R² and policy gain of the
+learners as shares of the oracle's. ``cost``: CPU seconds of the numbers and images of a study of two arms over those of
+the plain data set.
 """
 
 import time
@@ -28,22 +29,24 @@ from image_longitudinal.models.design.association import AssociationSums, associ
 from image_longitudinal.models.design.functionals import summarise
 from image_longitudinal.models.design.potential_outcomes import PotentialOutcomes, potential_outcomes
 from image_longitudinal.models.design.quadrature import causal_design, conditional_effects
-from image_longitudinal.models.design.study import StudyDesign, StudySubjects
+from image_longitudinal.models.design.study import StudyDesign, StudySubjects, effect_name
 from image_longitudinal.models.evaluation.causal import Treated, learn_effects, mean_effects, policy_gain
 from image_longitudinal.models.evaluation.pca_regressor import fit_pca_regressor, polynomial, readable
 from image_longitudinal.models.evaluation.ridge import row_chunks
 from image_longitudinal.models.evaluation.site_probe import acquisition_features, probe_auc
 from image_longitudinal.models.imaging.backends import load_image_model
 from image_longitudinal.models.imaging.interface import generate_in_batches
+from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.nlme.simulation.simulate import observe, simulate
 from image_longitudinal.tasks.reports.study_rows import StudyRecord, rows_of, sums_of
 
 FloatArray = NDArray[np.float64]
-PARTS = ("strengths", "coverage", "zero", "learners", "cost")
+PARTS = ("strengths", "coverage", "zero", "models", "learners", "cost")
 LATENT_DIM, ETA_DIMS, LEVEL = 16, (0, 1, 2), 0.5
 SIZES = {  # full, quick
-    "strengths": (100_000, 20_000), "coverage seeds": (1000, 20), "coverage": (5_000, 1_000), "zero seeds": (200, 40),
-    "zero": (20_000, 5_000), "learners": (50_000, 3_000), "test": (10_000, 600), "cost": (20_000, 2_000),
+    "strengths": (100_000, 20_000), "coverage seeds": (300, 20), "coverage": (5_000, 1_000), "zero seeds": (200, 40),
+    "zero": (20_000, 5_000), "models": (20_000, 2_000), "learners": (50_000, 3_000), "test": (10_000, 600),
+    "cost": (20_000, 2_000),
 }  # fmt: skip
 STUDY: dict[str, Any] = {
     "functional": "area",
@@ -72,6 +75,18 @@ TRIAL: dict[str, Any] = {  # the knobs and links that the other study has not
             {"parameter": "imax", "effect": "power", "reference": 70, "coefficient": 0.75}]}],
     "sites": [{"name": "north", "share": 0.2}, {"name": "east", "share": 0.3}, {"name": "south", "share": 0.5}],
     "shortcut": {"to": "arm", "correlation": -0.4},
+}  # fmt: skip
+
+MODELS: dict[str, tuple[dict[str, Any], list[dict[str, Any]], str]] = {  # outcomes, arms, functional
+    "depot-central-mm": ({}, STUDY["arms"], "area"),
+    "indirect-response-3": (  # the drug stimulates the response; the second arm has a more potent one
+        {"times": [0, 2, 4, 8, 12, 24, 48], "doses": [{"amt": 100.0}]},
+        [{"name": "standard", "share": 0.5}, {"name": "new", "share": 0.5, "effects": [
+            {"parameter": "ec50", "mean": -0.5, "sd": 0.5, "image_share": 0.5}]}], "area"),
+    "visual-acuity": (  # an injection into the eye every 4 weeks for 2 years; the second drug works better in some
+        {"times": [28 * month for month in range(0, 25, 2)], "doses": [{"amt": 0.5, "ii": 28, "addl": 23}]},
+        [{"name": "sham", "share": 0.5, "doses": []}, {"name": "injections", "share": 0.5, "effects": [
+            {"parameter": "emax", "mean": 0.0, "sd": 0.5, "image_share": 0.5}]}], "outcome"),
 }  # fmt: skip
 
 
@@ -201,6 +216,30 @@ def _nothing(values: FloatArray, probe: FloatArray) -> float:
     return float(f_law.sf((explained / k) / ((float(y @ y) - explained) / (n - k - 1)), k, n - k - 1))
 
 
+def models(n: int) -> dict[str, dict[str, float]]:
+    """A trial on each kind of longitudinal model: the share of the effects that the image explains, and their mean."""
+    found = {}
+    for name, (outcomes, arms, functional) in MODELS.items():
+        study = StudyConfig.model_validate({"functional": functional, "arms": arms})
+        model = OutcomesConfig.model_validate({"model": name, **outcomes})
+        dims = tuple(range(get_model(name).n_random_effects))
+        design = StudyDesign(study, model, 1, LEVEL, LATENT_DIM, dims)
+        subjects, potential = made(design, n)
+        (arm, effect), designed = design.treatment()[-1], causal_design(design)
+        y = potential.functionals[functional]
+        along = design.normals[effect_name(design.arms[arm], effect)].of_image(subjects.latents)
+        gained = y[arm] - y[0]
+        _, dv = potential.taken(subjects.arm)
+        found[name] = {
+            "r2_of_effects": float(np.corrcoef(subjects.effects[arm, effect.parameter], along)[0, 1] ** 2),
+            "mean_effect": float(gained.mean()), "designed_effect": designed[arm].effect,
+            "error_in_se": float((gained.mean() - designed[arm].effect) / (gained.std() / np.sqrt(n))),
+            "observed_equals_potential": float((dv == potential.dv[subjects.arm, np.arange(n)]).all()),
+        }  # fmt: skip
+        print(f"  {name:20} " + "  ".join(f"{key} {value:.4g}" for key, value in found[name].items()))
+    return found
+
+
 def images_of(ids: NDArray[np.int64], latents: NDArray[np.float32], seed: int) -> NDArray[np.uint8]:
     """Phantom images at 32x32."""
     generator = GeneratorConfig(backend="phantom", image_size=32, latent_dim=LATENT_DIM)
@@ -288,6 +327,7 @@ def main() -> None:
         "strengths": lambda: strengths(size["strengths"]),
         "coverage": lambda: coverage(size["coverage"], size["coverage seeds"]),
         "zero": lambda: zero(size["zero"], size["zero seeds"]),
+        "models": lambda: models(size["models"]),
         "learners": lambda: learners(size["learners"], size["test"]),
         "cost": lambda: cost(size["cost"]),
     }

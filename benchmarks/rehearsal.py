@@ -2,7 +2,7 @@
 
 Command: python -m benchmarks.rehearsal            (1,100,000 subjects; 6 minutes on two cores, 2 GB of disk meanwhile)
          python -m benchmarks.rehearsal --quick    (40,000 subjects; a minute or two)
-         ... --study trial                         (with the study of that preset)
+         ... --study trial                         (with the study of that preset, at its one association level)
 
 This process runs the flows as the console script does: generate-dataset, verify-dataset, then every image, latent and
 table is read back. Memory is the sum of the proportional set sizes of all processes, Prefect's server included, once a
@@ -54,12 +54,14 @@ class Rehearsal(NamedTuple):
 
 
 def settings_of(study: str | None) -> tuple[str, ...]:
-    """The settings of all data sets, with the study of a preset if one is named."""
+    """The settings of all data sets, with the study and the association levels of a preset if one is named."""
     if study is None:
         return SETTINGS
     from image_longitudinal.core.presets import load_config
 
-    return *SETTINGS, f"study={load_config(study).study.model_dump_json()}"
+    preset = load_config(study)
+    levels = list(preset.dataset.association)
+    return *SETTINGS, f"study={preset.study.model_dump_json()}", f"dataset.association={levels}"
 
 
 def rehearse(folder: Path, n: int, seed: int, settings: tuple[str, ...] = SETTINGS) -> Rehearsal:

@@ -35,47 +35,11 @@ def _adds_up(what: str, shares: Iterable[float]) -> None:
         raise ValueError(f"{what} must add up to 1, got {total:g}")
 
 
-RESERVED = frozenset(  # columns of the tables, and names that tables in NM-TRAN's columns or of other programs use
-    [
-        "arm",
-        "site",
-        "id",
-        "split",
-        "shard",
-        "seed",
-        "association",
-        "image_index",
-        "time",
-        "date",
-        "dat1",
-        "dat2",
-        "dat3",
-        "evid",
-        "amt",
-        "rate",
-        "cmt",
-        "adm",
-        "addl",
-        "ii",
-        "ss",
-        "dv",
-        "y",
-        "cobs",
-        "mdv",
-        "dvid",
-        "ytype",
-        "obsid",
-        "cens",
-        "blq",
-        "bloq",
-        "bql",
-        "tinf",
-        "lloq",
-        "loq",
-        "limit",
-        "occ",
-    ]
-)
+RESERVED = frozenset({  # columns of the tables, and names that tables in NM-TRAN's columns or of other programs use
+    "arm", "site", "id", "split", "shard", "seed", "association", "image_index", "time", "date", "dat1", "dat2",
+    "dat3", "evid", "amt", "rate", "cmt", "adm", "addl", "ii", "ss", "dv", "y", "cobs", "mdv", "dvid", "ytype",
+    "obsid", "cens", "blq", "bloq", "bql", "tinf", "lloq", "loq", "limit", "occ",
+})  # fmt: skip
 
 
 class EffectAssociation(Section):
@@ -89,8 +53,10 @@ class ArmEffect(Section):
     """What an arm adds to a parameter, on the scale on which random effects add (the logarithm of most parameters)."""
 
     parameter: str = Field(description="Any parameter of the longitudinal model.")
-    mean: float = Field(0.0, description="τ, the mean effect.")
-    sd: float = Field(0.0, ge=0, description="Standard deviation of the subjects' own effects around τ.")
+    mean: float = Field(
+        0.0, description="τ, the mean effect, on that scale: 0.5 of a log-normal parameter is a factor of 1.65."
+    )
+    sd: float = Field(0.0, ge=0, description="Standard deviation of the subjects' own effects around τ, same scale.")
     image_share: Share = Field(0.0, description=IMAGE_SHARE)
     direction: Direction = Field(None, description=DIRECTION)
 
@@ -98,15 +64,15 @@ class ArmEffect(Section):
 class ArmCovariate(Section):
     """A covariate of the longitudinal model to which an arm gives its value, such as a concentration."""
 
-    name: Name = Field(description="A covariate of the longitudinal model.")
-    value: float = Field(description="Its value in this arm.")
+    name: Name = Field(description="Name of the covariate in the longitudinal model.")
+    value: float = Field(description="Its value under the arm, in the covariate's own unit.")
 
 
 class Arm(Section):
     """One arm of a trial."""
 
-    name: Name = Field(description="Its name, in tables and reports.")
-    share: Part = Field(description="Share of the subjects.")
+    name: Name = Field(description="Lower-case name, which becomes part of columns.")
+    share: Part = Field(description="Share of the subjects; all arms together 1.")
     doses: tuple[DoseConfig, ...] | None = Field(None, description="Its doses; null: outcomes.doses. []: none.")
     covariates: tuple[ArmCovariate, ...] = Field((), description="Covariates of the longitudinal model that it sets.")
     effects: tuple[ArmEffect, ...] = Field((), description="Its effects on parameters.")
@@ -128,7 +94,10 @@ class Assignment(Section):
         "none", description="randomised: blocks of fixed composition, of all subjects or of those of one site."
     )
     block_size: int = Field(4, ge=2, le=1024, description="Subjects in a block.")
-    auc: float = Field(0.7, ge=0.5, lt=1, description="confounded: AUC of the true propensity for the arm.")
+    auc: float = Field(  # what can be had depends on the share: models.design.confounding says it
+        0.7, description="confounded: AUC of the true propensity for the arm, from 0.5.",
+        json_schema_extra={"minimum": 0.5, "exclusiveMaximum": 1},
+    )  # fmt: skip
     image_share: Share = Field(0.0, description="confounded: share of the variance of c that the image explains.")
     prognosis: float = Field(0.0, gt=-1, lt=1, description="confounded: correlation of c with the prognosis.")
     direction: Direction = Field(None, description=DIRECTION)
@@ -137,12 +106,12 @@ class Assignment(Section):
 class CovariateEffect(Section):
     """How a covariate acts on a parameter, as :func:`models.nlme.model.effects.with_covariate`."""
 
-    parameter: str = Field(description="Any parameter of the longitudinal model.")
+    parameter: str = Field(description="Parameter of the longitudinal model.")
     effect: Literal["power", "exponential", "linear"] = Field(
         "exponential", description="Times (c / reference)^coefficient or exp(coefficient (c - reference)); or a sum."
     )
     reference: float = Field(0.0, description="Value of the covariate at which it changes nothing.")
-    coefficient: float = Field(description="Strength of the effect; 0: none.")
+    coefficient: float = Field(description="Exponent; change of the logarithm, or of the parameter, per unit.")
 
     @model_validator(mode="after")
     def _power_needs_a_reference(self) -> Self:
@@ -160,9 +129,7 @@ class Covariate(Section):
     sd: float = Field(1.0, gt=0, description="continuous: standard deviation, or of the logarithm if log-normal.")
     log: bool = Field(False, description="continuous: log-normal.")
     shares: tuple[Part, ...] = Field((0.5, 0.5), description="binary, categorical: share of the values 0, 1, ...")
-    linked_to: Literal["nothing", "image", "prognosis", "arm"] = Field(
-        "nothing", description="What its normal is linked to, at the level below."
-    )
+    linked_to: Literal["nothing", "image", "prognosis", "arm"] = Field("nothing", description="What explains it.")
     level: Share = Field(0.0, description="Share of the variance of the normal that what it is linked to explains.")
     direction: Direction = Field(None, description=DIRECTION)
     effects: tuple[CovariateEffect, ...] = Field((), description="What it does to parameters.")
@@ -191,9 +158,14 @@ class Covariate(Section):
 class Site(Section):
     """A site where images are acquired."""
 
-    name: Name = Field(description="Its name, in tables and reports.")
-    share: Part = Field(description="Share of the subjects.")
-    strength: float = Field(0.0, ge=0, le=4, description="Of the acquisition shift; 0: images stay as generated.")
+    name: Name = Field(description="Lower-case name.")
+    share: Part = Field(description="Share of the subjects; all sites together 1.")
+    strength: float = Field(
+        0.0,
+        ge=0,
+        le=4,
+        description="Factor on the shift of its scanner (docs/designs.md); 0: images stay as generated.",
+    )
 
 
 class Shortcut(Section):
@@ -218,9 +190,9 @@ class StudyConfig(Section):
     )
     covariates: tuple[Covariate, ...] = Field((), description="Columns of covariates.")
     arms: tuple[Arm, ...] = Field((), description="Arms; the first is the one that others are compared with.")
-    assignment: Assignment = Assignment()
+    assignment: Assignment = Field(Assignment(), description="How subjects come into arms.")
     sites: tuple[Site, ...] = Field((), description="Sites where images are acquired.")
-    shortcut: Shortcut = Shortcut()
+    shortcut: Shortcut = Field(Shortcut(), description="What the site correlates with, and how much.")
 
     @property
     def active(self) -> bool:

@@ -86,8 +86,10 @@ def associate_each(
     return np.asarray(np.sqrt(each) * linked + lower_product(noise, factor))
 
 
-def noise_factor(levels: ArrayLike, omega: ArrayLike) -> FloatArray:
+def noise_factor(levels: ArrayLike, omega: ArrayLike, names: Sequence[str] = ()) -> FloatArray:
     """The lower triangle F (k, k) with F·Fᵀ = Ω - D·Ω·D, D = diag(ρ): the part that the image does not explain.
+
+    ``names`` of the effects are for the error.
 
     Raises:
         ConfigError: that is no covariance matrix; says which levels each effect could have beside the others.
@@ -95,11 +97,12 @@ def noise_factor(levels: ArrayLike, omega: ArrayLike) -> FloatArray:
     each, matrix = np.asarray(levels, np.float64), np.asarray(omega, np.float64)
     rest = matrix * (1 - np.sqrt(np.outer(each, each)))
     if not _is_covariance(rest, matrix):
-        ranges = [_attainable(each, matrix, index) for index in range(len(each))]
+        called = names or [f"effect {k}" for k in range(1, len(each) + 1)]
+        ranges = [(_attainable(each, matrix, index), name) for index, name in enumerate(called)]
         raise ConfigError(
             "correlated random effects cannot have these associations with the image",
-            expected="; or ".join(f"{text} for effect {k}" for k, text in enumerate(ranges, 1)),
-            got=each.tolist(),
+            expected="; or ".join(f"{text} for {name}" for text, name in ranges if text) or "levels that differ less",
+            got=", ".join(f"{level:g} for {name}" for level, name in zip(each, called, strict=True)),
         )
     return triangle(rest)
 
@@ -127,14 +130,14 @@ def _is_covariance(rest: FloatArray, omega: FloatArray) -> bool:
 
 
 def _attainable(levels: FloatArray, omega: FloatArray, index: int) -> str:
-    """The levels that one effect could have beside the others', in steps of 0.001."""
+    """The levels that one effect could have beside the others', in steps of 0.001; empty if none."""
     found = []
     for value in np.linspace(0, 1, 1001):
         tried = levels.copy()
         tried[index] = value
         if _is_covariance(omega * (1 - np.sqrt(np.outer(tried, tried))), omega):
             found.append(float(value))
-    return f"{found[0]:g} to {found[-1]:g}" if found else "none"
+    return f"{found[0]:g} to {found[-1]:g}" if found else ""
 
 
 def scale_effects(standard: FloatArray, omega: ArrayLike) -> FloatArray:

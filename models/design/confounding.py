@@ -63,8 +63,12 @@ def design_propensity(auc: float, share: float) -> Propensity:
 
     if auc == 0.5:
         return Propensity(round(math.log(share / (1 - share)), 10), 0.0)
-    if auc >= (highest := reached(STEEPEST)):
-        raise ConfigError("impossible AUC of the propensity", expected=f"0.5 to {highest:.4f}", got=auc)
+    highest = reached(STEEPEST)
+    if not 0.5 < auc < highest:
+        raise ConfigError(
+            "impossible AUC of the propensity", where="study.assignment.auc", got=auc,
+            expected=f"0.5 (randomised) to {highest:.4f} (the arms hardly overlap) with {100 * share:g} % treated",
+        )  # fmt: skip
     slope = float(brentq(lambda s: reached(s) - auc, 0.0, STEEPEST, xtol=1e-12))
     return Propensity(round(intercept(slope), 10), round(slope, 10))  # rounded: the same on every machine
 

@@ -101,8 +101,9 @@ class StudyDesign:
             raise ConfigError("study.entries are out of range", expected=expected, got=list(self.entries))
         check_names(study, self.model)
         own = {one.effect: one.level for one in study.association}
-        self.levels = tuple(own.get(name, level) for name in random_parameters(self.model))
-        self.noise_factor = noise_factor(self.levels, self.model.omega)
+        names = random_parameters(self.model)
+        self.levels = tuple(own.get(name, level) for name in names)
+        self.noise_factor = noise_factor(self.levels, self.model.omega, names)
         self.arms = study.arms or (Arm(name="all", share=1.0),)
         self.normals = {normal.name: normal for normal in (*self._covariates(), *self._effects())}
         if self.confounded:

@@ -124,11 +124,11 @@ def effects_figure(dataset: Dataset, info: StudyInfo) -> Figure:
             "third of the images that tells of the least effect": told <= low,
             "third that tells of the most": told >= high,
         }
-    least, greatest = np.quantile(effect, [0.005, 0.995])
-    edges = np.linspace(least, greatest, BINS + 1)
+    least, most = np.quantile(effect, [0.005, 0.995]).tolist()
+    edges = np.linspace(least, most, BINS + 1)
     for (name, rows), colour in zip(groups.items(), COLOURS, strict=False):
         label = f"{name}: {100 * np.mean(effect[rows] > 0):.0f} % gain"
-        axis.hist(np.clip(effect[rows], edges[0], edges[-1]), edges.tolist(), color=colour, alpha=0.7, label=label)
+        axis.hist(np.clip(effect[rows], least, most), edges.tolist(), color=colour, alpha=0.7, label=label)
     axis.axvline(0, color=INK, lw=0.8)
     open_frame(axis).set(xlabel=f"individual effect of {last} on the {info.functional}", ylabel="subjects")
     axis.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
@@ -146,7 +146,7 @@ def arms_figure(dataset: Dataset, info: StudyInfo) -> Figure:
         members = potential[arm == number, number]
         if not len(members):
             continue
-        low, middle, high = np.quantile(members, [0.25, 0.5, 0.75], axis=0)
+        low, middle, high = np.nanquantile(members, [0.25, 0.5, 0.75], axis=0)
         colour = COLOURS[number % len(COLOURS)]
         axis.fill_between(times, low, high, color=colour, alpha=0.2, lw=0)
         axis.plot(times, middle, color=colour, lw=1.6, label=f"{one.name}: {len(members):,} of {len(arm):,}")
@@ -181,7 +181,7 @@ def covariates_figure(dataset: Dataset, info: StudyInfo) -> Figure:
     )
     axes = figure.subplots(-(-len(info.covariates) // 3), min(len(info.covariates), 3), squeeze=False).ravel()
     arm = _column(dataset, "subjects", "arm").astype(int) if info.arms else np.zeros(len(_ids(dataset)), int)
-    names: list[str | None] = [one.name for one in info.arms] or [None]
+    names = [one.name for one in info.arms] or ["all"]
     for axis, one in zip(axes, info.covariates, strict=False):
         values = _column(dataset, "subjects", one.name)
         _distribution(axis, one, [values[arm == number] for number in range(len(names))], names)
@@ -196,7 +196,7 @@ def covariates_figure(dataset: Dataset, info: StudyInfo) -> Figure:
     return figure
 
 
-def _distribution(axis: Axes, covariate: CovariateInfo, groups: list[FloatArray], names: list[str | None]) -> None:
+def _distribution(axis: Axes, covariate: CovariateInfo, groups: list[FloatArray], names: list[str]) -> None:
     whole = np.concatenate(groups)
     for number, (values, name) in enumerate(zip(groups, names, strict=True)):
         colour = COLOURS[number % len(COLOURS)]

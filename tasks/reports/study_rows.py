@@ -158,7 +158,7 @@ def rows_of(design: StudyDesign, sums: dict[tuple[str, str], Any], *, first: boo
                 (covariate.sd * sd[0], covariate.sd * sd[1], covariate.sd * sd[2]))  # fmt: skip
         else:
             for number, share in enumerate(covariate.shares):
-                row("covariates", f"share of {name} {number}", share, sums["covariate shares", name].share(number))
+                row("covariates", f"share of {name} = {number}", share, sums["covariate shares", name].share(number))
         if covariate.linked_to != "nothing":
             explained = found.explained(_factor(design, covariate))
             row("covariates", f"share of {name} explained by {covariate.linked_to}", covariate.level, explained)

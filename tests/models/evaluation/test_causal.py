@@ -42,6 +42,21 @@ def test_learners_find_who_benefits() -> None:
     assert policy_gain(np.ones(2000, bool), outcomes) == pytest.approx(0, abs=1e-12)
 
 
+def test_learners_hold_where_the_image_does_not_show_what_confounds() -> None:
+    """The confounder is in no feature; the true propensity makes up for it. Naively the mean effect is 1.7, not 1."""
+    rng = np.random.default_rng(7)
+    x, hidden = rng.standard_normal((N, 4)), rng.standard_normal(N)
+    propensity = expit(0.8 * hidden)
+    treated = rng.random(N) < propensity
+    effect = 1 + x[:, 1]
+    outcome = hidden + treated * effect + 0.5 * rng.standard_normal(N)
+    data = Treated(np.arange(N), x, treated, outcome, propensity)
+    assert outcome[treated].mean() - outcome[~treated].mean() > 1.6
+    for name, predicted in learn_effects(data, x).items():
+        assert predicted.mean() == pytest.approx(1, abs=0.12), name  # 3 standard errors of IPW
+        assert 1 - np.square(effect - predicted).mean() / effect.var() > 0.95, name
+
+
 def test_without_heterogeneity_nothing_is_found() -> None:
     train, _ = confounded()
     rng = np.random.default_rng(5)

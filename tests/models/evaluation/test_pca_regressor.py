@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from image_longitudinal.models.evaluation.pca_regressor import Chunk, PCARegressor, fit_pca_regressor
+from image_longitudinal.models.evaluation.pca_regressor import Chunk, PCARegressor, fit_pca_regressor, readable
 from image_longitudinal.models.quality.recoverability import r_squared
 
 TRAIN, IDS = slice(0, 160), np.arange(1_160)
@@ -49,3 +49,12 @@ def test_noise_of_training_subjects_is_not_learned() -> None:
     images[TRAIN, 10:14] = (120 + 20 * rng.normal(size=(160, 4, 32))).astype(np.uint8)
     read = fitted(images, z)
     assert r_squared(z[TRAIN], read.out_of_fold(images[TRAIN], IDS[TRAIN])).max() < 0.05
+
+
+def test_dimensions_that_images_tell_come_best_first_and_the_others_not_at_all() -> None:
+    rng = np.random.default_rng(3)
+    latents, noise = rng.standard_normal((2, 5_000, 4))
+    shares = np.array([0.5, 0.02, 0.9, 0.3])  # R² of an estimate share·z + √(share (1 - share))·ε is the share
+    read = shares * latents + np.sqrt(shares * (1 - shares)) * noise
+    assert readable(read, latents).tolist() == [2, 0, 3]
+    assert readable(read, latents, least=0.99).tolist() == [2]
