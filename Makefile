@@ -66,7 +66,7 @@ docs-check: $(DOCS) ## build the documentation without running anything (a minut
 	DOCS_EXECUTE=off $(SPHINX) docs build/docs-check
 
 gallery: $(DOCS) ## make the pictures of the gallery again (some minutes)
-	$(BIN)/python -m docs.gallery_pictures $(ARGS)
+	PREFECT_HOME=$(WORK)/.prefect $(BIN)/python -m docs.gallery_pictures $(WORK)
 
 lock: ## write requirements.lock anew from pyproject.toml; ARGS=--upgrade takes the newest versions
 	$(BIN)/python -m image_longitudinal.deployments.lock --write --uv $(BIN)/uv $(ARGS)
