@@ -55,12 +55,13 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 python_use_unqualified_type_names = True
-python_maximum_signature_line_length = 88
 
 html_theme = "furo"
 html_title = f"image-longitudinal {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
+highlight_language = "none"  # of blocks without a language: listings
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {"navigation_with_keys": True}
