@@ -9,7 +9,7 @@ OUTPUT  ?= datasets/$(PRESET)$(if $(IMAGES),-$(notdir $(patsubst %/,%,$(IMAGES))
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dataset check test test-operations fuzz docs docs-check gallery lint lock clean
+.PHONY: help setup dataset check test test-operations fuzz docs docs-check test-docs gallery lint lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -57,16 +57,18 @@ $(DOCS): $(READY) requirements-docs.lock
 	$(LOCKED) requirements-docs.lock
 	touch $@
 
-docs: $(DOCS) ## build the documentation and run its notebooks and examples: build/docs/index.html (15 minutes)
+docs: $(DOCS) ## build the documentation and run its notebooks: build/docs/index.html (12 minutes)
 	mkdir -p $(WORK)
 	DOCS_EXECUTE=cache $(SPHINX) docs build/docs
-	DOCS_WORK=$(WORK) $(BIN)/python -m pytest -p no:xdist -m docs $(ARGS)
 
 docs-check: $(DOCS) ## build the documentation without running anything (a minute)
 	DOCS_EXECUTE=off $(SPHINX) docs build/docs-check
 
+test-docs: $(READY) ## run the code of README and the documentation, and the examples of functions (many minutes)
+	DOCS_WORK=$(WORK) $(BIN)/python -m pytest -p no:xdist -m docs tests/docs $(ARGS)
+
 gallery: $(DOCS) ## make the pictures of the gallery again (some minutes)
-	$(BIN)/python -m docs.gallery_pictures $(ARGS)
+	PREFECT_HOME=$(WORK)/.prefect $(BIN)/python -m docs.gallery_pictures $(WORK)
 
 lock: ## write requirements.lock anew from pyproject.toml; ARGS=--upgrade takes the newest versions
 	$(BIN)/python -m image_longitudinal.deployments.lock --write --uv $(BIN)/uv $(ARGS)

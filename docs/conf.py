@@ -6,6 +6,7 @@ work without network, also from a folder.
 """
 
 import os
+import re
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -14,6 +15,7 @@ from docutils.nodes import Element
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.errors import ExtensionError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -53,12 +55,13 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 python_use_unqualified_type_names = True
-python_maximum_signature_line_length = 88
 
 html_theme = "furo"
 html_title = f"image-longitudinal {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
+highlight_language = "none"  # of blocks without a language: listings
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {"navigation_with_keys": True}
@@ -77,7 +80,20 @@ def with_package(app: Sphinx, env: BuildEnvironment, node: pending_xref, content
     return found
 
 
+def check_offline(app: Sphinx, error: Exception | None) -> None:
+    """End the build if a page would load anything from elsewhere: script, style, font, picture or frame."""
+    loads = re.compile(
+        r"""<(?:script|img|iframe|source)[^>]+src=["']?(?:https?:)?//|<link[^>]+href=["'](?:https?:)?//"""
+    )
+    pages = [] if error else [one for one in Path(app.outdir).rglob("*.html") if loads.search(one.read_text("utf-8"))]
+    styles = [] if error else Path(app.outdir).rglob("*.css")
+    pages += [one for one in styles if re.search(r"url\([\"']?(?:https?:)?//|@import", one.read_text("utf-8"))]
+    if pages:
+        raise ExtensionError(f"pages load something from the network: {', '.join(map(str, pages))}")
+
+
 def setup(app: Sphinx) -> None:
-    """Write the pages that are made from code before the sources are read."""
+    """Write the pages that are made from code before the sources are read; check what was made."""
     app.connect("builder-inited", lambda found: write_reference_pages(Path(found.srcdir) / "reference" / "generated"))
     app.connect("missing-reference", with_package)
+    app.connect("build-finished", check_offline)

@@ -29,6 +29,7 @@ from image_longitudinal.storage.dataset.layout import (
     unit_of,
 )
 from image_longitudinal.storage.dataset.study_columns import TRUTH, TRUTH_DESCRIPTIONS, StudyColumns
+from image_longitudinal.tasks.population.options import CovariateOptions, FitOptions, SimulateOptions
 
 MADE = "*This page is made from the code by `make docs`.*"
 STUDY = StudyColumns(
@@ -43,6 +44,7 @@ def write_reference_pages(folder: Path) -> None:
         "configuration": configuration_page(),
         "columns": columns_page(),
         "models": models_page(),
+        "options": options_page(),
         "errors": errors_page(),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,6 +130,18 @@ def models_page() -> str:
             [(f"`{one.name}`", f"{one.typical:g}", one.distribution, "yes" if one.random else "no")
              for one in model.parameters],
         )  # fmt: skip
+    return "\n".join([*lines, ""])
+
+
+def options_page() -> str:
+    """Fields of the options of population models, which functions take as keyword arguments."""
+    lines = [
+        "# Options of population models", "", MADE, "",
+        "Keyword arguments of `il.simulate`, `il.fit` and `il.search_covariates`; the command line has an option for",
+        "each.",
+    ]  # fmt: skip
+    for kind in (SimulateOptions, FitOptions, CovariateOptions):
+        lines += ["", f"## {kind.__name__}", "", _text(inspect.getdoc(kind) or ""), "", *_keys(keys_of(kind, ""))]
     return "\n".join([*lines, ""])
 
 

@@ -64,6 +64,10 @@ def generate(
         ConfigError: the configuration is not valid.
         RefusedByGateError: model or images are not good enough.
         StorageError: the output holds something else, or cannot be written.
+
+    Example:
+        >>> il.generate("datasets/small", overrides=["generator.backend=phantom", "dataset.n_subjects=64"])
+        '...datasets/small'
     """
     with _importing_flows():
         from image_longitudinal.flows.generate_dataset import generate_dataset
@@ -104,6 +108,12 @@ def evaluate(
 
     Raises:
         StorageError: the output holds another evaluation or other files, or the data set does not verify.
+
+    Example:
+        >>> result = il.evaluate("datasets/demo", overrides=["evaluation.resnet.steps=0"])
+        >>> level = result.evaluation.levels[0]
+        >>> level.level, 0.8 < level.effects["informed"].r2.value <= 1
+        (1.0, True)
     """
     with _importing_flows():
         from image_longitudinal.flows.evaluate_dataset import evaluate_dataset
@@ -126,6 +136,11 @@ def evaluate_study(dataset: str | Path, *, bootstrap: int = 1000) -> list[Table]
 
     Raises:
         StorageError: it has neither arms nor sites, too few subjects, or irregular visits.
+
+    Example:
+        >>> url = il.generate("datasets/trial", preset="trial", overrides=["dataset.n_subjects=1000"])
+        >>> [table.name for table in il.evaluate_study(url, bootstrap=100)]
+        [...]
     """
     with naming_missing_extra():
         from image_longitudinal.storage.dataset.reader import open_dataset
@@ -149,6 +164,11 @@ def simulate_study(
 
     Raises:
         ConfigError: a design that cannot be had.
+
+    Example:
+        >>> study = il.simulate_study("trial", overrides=["dataset.n_subjects=1000"])
+        >>> study.subjects.num_rows, study.effects.num_rows  # a row of each subject under each of two arms
+        (1000, 2000)
     """
     with naming_missing_extra():
         from image_longitudinal.tasks.population.study import simulate_tables
@@ -178,6 +198,13 @@ def score(
 
     Raises:
         StorageError: the file is malformed, or the data set has no test subjects.
+
+    Example:
+        >>> best = data.view("test").linked_eta[:] * 0.5**0.5
+        >>> path = data.write_predictions("mine.parquet", used_eta={0.5: best}, overwrite=True)
+        >>> tables = il.score("datasets/demo", path, bootstrap=100)
+        >>> tables[0].columns[:2]
+        ('ρ²', 'source')
     """
     with naming_missing_extra():
         from image_longitudinal.storage.dataset.reader import open_dataset
@@ -214,6 +241,10 @@ def simulate(
     Raises:
         ConfigError: an unknown model, or impossible options.
         StorageError: a file exists already.
+
+    Example:
+        >>> il.simulate("trial.csv", "one-compartment", subjects=40, seed=2, overwrite=True)
+        PosixPath('trial.csv')
     """
     with _importing_flows(server=False):
         from image_longitudinal.flows.simulate_table import simulate_table
@@ -249,6 +280,12 @@ def fit(
     Raises:
         ConfigError: an unknown model or method, or impossible options.
         StorageError: the folder holds another fit or other files.
+
+    Example:
+        >>> table = il.simulate("trial.csv", "one-compartment", subjects=40, seed=2, overwrite=True)
+        >>> found = il.fit(table, "trial-fit", "one-compartment", omega="diagonal", overwrite=True)
+        >>> found.converged, found.estimates["cl"].lower < found.estimates["cl"].estimate < found.estimates["cl"].upper
+        (True, True)
     """
     with _importing_flows(server=False):
         from image_longitudinal.flows.fit_table import fit_table
@@ -284,6 +321,16 @@ def search_covariates(
     Raises:
         ConfigError: an unknown model, impossible options or candidates.
         StorageError: the folder holds another result or other files.
+
+    Example:
+        >>> import numpy as np, pandas as pd
+        >>> table = pd.read_csv(il.simulate("trial.csv", "one-compartment", subjects=40, seed=2, overwrite=True))
+        >>> table["WT"] = 70 + table["ID"] % 20
+        >>> table.to_csv("with-weight.csv", index=False)
+        >>> candidates = ["cl:WT:power"]
+        >>> found = il.search_covariates("with-weight.csv", "search", "one-compartment", candidates, overwrite=True)
+        >>> len(found.steps) >= 1
+        True
     """
     with _importing_flows(server=False):
         from image_longitudinal.flows.search_covariates import search_covariates as searched
@@ -297,6 +344,13 @@ def compare_fits(folders: Sequence[str | Path]) -> Comparison:
 
     Raises:
         ConfigError: fewer than two folders, one without a fit, or fits of different data.
+
+    Example:
+        >>> table = il.simulate("trial.csv", "one-compartment", subjects=40, seed=2, overwrite=True)
+        >>> for omega in ("diagonal", "full"):
+        ...     found = il.fit(table, f"fit-{omega}", "one-compartment", omega=omega, overwrite=True)
+        >>> sorted(one.fit for one in il.compare_fits(["fit-diagonal", "fit-full"]).fits)
+        ['fit-diagonal', 'fit-full']
     """
     with naming_missing_extra():
         from image_longitudinal.tasks.population.comparison import compare_fits as compared
@@ -315,6 +369,13 @@ def load_model(name: str = "pretrained", *, workspace: str | Path = "workspace",
 
     Raises:
         ModelError: no such model, or its files are missing or altered.
+
+    Example:
+        >>> import numpy as np
+        >>> model = il.load_model("pretrained", device="cpu")
+        >>> latents = np.random.default_rng(0).standard_normal((2, model.latent_dim)).astype(np.float32)
+        >>> model.generate(latents, np.array([1, 2])).shape
+        (2, 64, 64)
     """
     with naming_missing_extra():
         from image_longitudinal.core.config import GeneratorConfig

@@ -19,6 +19,10 @@ class ArrowTable:
 
     Attributes:
         arrow: the table itself, for functions that accept nothing but a pyarrow table.
+
+    Example:
+        >>> data.subjects("test").filter(data.subjects("test")["id"].to_numpy() < 600).num_rows
+        24
     """
 
     arrow: pa.Table

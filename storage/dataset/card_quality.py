@@ -21,10 +21,11 @@ def readable_rows(manifest: RootManifest) -> list[dict[str, Any]]:
     rows = []
     for effect, name in enumerate(manifest.random_effects):
         for level in manifest.levels:
-            interval = found.share_interval(effect, level)
+            own = manifest.designed(level)[effect]
+            interval = found.share_interval(effect, own)
             ends = "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
-            read = round(found.share(effect, level), 4)
-            rows.append({"random effect": name, "designed": level, "read from images": read, "95 % interval": ends})
+            read = round(found.share(effect, own), 4)
+            rows.append({"random effect": name, "designed": own, "read from images": read, "95 % interval": ends})
     return rows
 
 
@@ -41,10 +42,14 @@ def quality_section(manifest: RootManifest) -> str:
     found = manifest.readability
     if found is None or len(found.eta) != len(manifest.random_effects):
         return ""
-    head = " | ".join(f"{level_name(level)}" for level in manifest.levels)
-    lines = [f"| **designed ρ²** | {head} |", f"|---|{'---|' * len(manifest.levels)}"]
+    head = " | ".join(map(level_name, manifest.levels))
+    what = "level" if manifest.has_own_associations else "designed ρ²"
+    lines = [f"| **{what}** | {head} |", f"|---|{'---|' * len(manifest.levels)}"]
     for effect, name in enumerate(manifest.random_effects):
-        shares = " | ".join(f"{found.share(effect, level):.3g}" for level in manifest.levels)
+        of_levels = [manifest.designed(level)[effect] for level in manifest.levels]
+        shares = " | ".join(
+            f"{found.share(effect, own):.3g}{f' of {own:g}' * manifest.has_own_associations}" for own in of_levels
+        )
         lines.append(f"| {for_markdown(name)} (R² of η {found.eta[effect]:.3f}) | {shares} |")
     table = "\n".join(lines)
     return f"""

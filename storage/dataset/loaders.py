@@ -56,6 +56,11 @@ class SubjectDataset(TorchDataset[Batch]):
 
     Raises:
         StorageError: the data set has no such field, split or level, or ``used_eta`` or ``outcomes`` lack a level.
+
+    Example:
+        >>> samples = il.SubjectDataset("datasets/demo", split="test", level=0.5, fields=("image", "outcomes"))
+        >>> len(samples), samples[0]["image"].shape, samples[0]["outcomes"].shape
+        (64, torch.Size([1, 64, 64]), torch.Size([21]))
     """
 
     def __init__(
@@ -117,6 +122,11 @@ class SubjectStream(IterableDataset[Batch]):
         transform: applied to each batch.
         rank, world_size: of this process; by default those of torch.distributed if it is initialised, else 0 and 1.
         streams, mix: see :class:`storage.dataset.order.EpochOrder`.
+
+    Example:
+        >>> from image_longitudinal.storage.dataset.loaders import SubjectStream
+        >>> len(SubjectStream("datasets/demo", split="train", batch_size=64))
+        8
     """
 
     def __init__(
@@ -204,6 +214,13 @@ class SubjectLoader:
         num_workers: processes that read ahead.
         loader: other arguments of torch's DataLoader, such as ``pin_memory`` or ``prefetch_factor``.
         stream: arguments of :class:`SubjectStream`.
+
+    Example:
+        >>> loader = il.SubjectLoader("datasets/demo", split="train", fields=("image", "linked_eta"), batch_size=64)
+        >>> [batch["image"].shape[0] for batch in loader]
+        [64, 64, 64, 64, 64, 64, 64, 64]
+        >>> loader.state_dict()["epoch"]
+        1
     """
 
     def __init__(

@@ -194,6 +194,11 @@ class RootManifest(Document):
         """Whether random effects have other associations with the image than the level says."""
         return bool(self.study and any(set(each) != {float(level)} for level, each in self.study.association.items()))
 
+    def designed(self, level: float) -> tuple[float, ...]:
+        """Designed association of each random effect: the level, unless a study design gives the effects their own."""
+        own = self.study.association[layout.level_name(level)] if self.study else None
+        return tuple(own) if own else (level,) * len(self.random_effects)
+
     def rows_of_a_subject(self, table: str) -> int:
         """Rows that every subject has in a table."""
         if table == "observations":

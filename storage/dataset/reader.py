@@ -68,7 +68,12 @@ class Dataset:
         return dataset_html(self)
 
     def __getitem__(self, subject_id: int) -> Subject:
-        """``data[17]``: everything about one subject, by its id (:meth:`subject`)."""
+        """``data[17]``: everything about one subject, by its id (:meth:`subject`).
+
+        Example:
+            >>> data[17].image.shape
+            (64, 64)
+        """
         return self.subject(subject_id)
 
     def __iter__(self) -> Iterator[Subject]:
@@ -77,22 +82,42 @@ class Dataset:
 
     @property
     def levels(self) -> tuple[float, ...]:
-        """The association levels."""
+        """The association levels.
+
+        Example:
+            >>> max(data.levels)
+            1.0
+        """
         return self.manifest.levels
 
     @property
     def times(self) -> tuple[float, ...]:
-        """The planned observation times, ascending: what the last dimension of :meth:`outcomes` is."""
+        """The planned observation times, ascending: what the last dimension of :meth:`outcomes` is.
+
+        Example:
+            >>> data.times[:3]
+            (0.0, 0.5, 1.0)
+        """
         return self.manifest.times
 
     @property
     def images(self) -> Rows:
-        """Images by subject id, uint8 (N, H, W): ``data.images[0:64]``, ``data.images[[5, 3]]`` (:class:`Rows`)."""
+        """Images by subject id, uint8 (N, H, W): ``data.images[0:64]``, ``data.images[[5, 3]]`` (:class:`Rows`).
+
+        Example:
+            >>> data.images[0:64].shape, data.images[0:64, ::2, ::2].shape
+            ((64, 64, 64), (64, 32, 32))
+        """
         return Rows("images", self._images)
 
     @property
     def latents(self) -> Rows:
-        """Latents by subject id, float32 (N, D)."""
+        """Latents by subject id, float32 (N, D).
+
+        Example:
+            >>> data.latents[[5, 3]].shape
+            (2, 16)
+        """
         return Rows("latents", self._latents)
 
     @property
@@ -102,6 +127,10 @@ class Dataset:
         They are what an image shows, whatever the level. No outcome is made from them, but from :meth:`used_eta`: at
         level ρ² those are ρ · linked + √(1 - ρ²) · noise. A model of outcomes that is given linked ones is wrong below
         level 1.
+
+        Example:
+            >>> data.linked_eta[:].shape
+            (640, 3)
         """
         return self._of_table("linked_eta", "subjects", None)
 
@@ -109,11 +138,21 @@ class Dataset:
         """Random effects that the outcomes of one level were made from, by subject id: float64 (N, k).
 
         The table ``random_effects`` has them. They are what is predicted and scored.
+
+        Example:
+            >>> used = data.used_eta(0.5)[:]
+            >>> bool((data.used_eta(1.0)[:] == data.linked_eta[:]).all())
+            True
         """
         return self._of_table("used_eta", "random_effects", self._known(level))
 
     def outcomes(self, level: float) -> Rows:
-        """Outcomes of one level at :attr:`times`, by subject id: float32 (N, T); NaN at a missed visit."""
+        """Outcomes of one level at :attr:`times`, by subject id: float32 (N, T); NaN at a missed visit.
+
+        Example:
+            >>> data.outcomes(0.5)[0:64].shape
+            (64, 21)
+        """
         shape = (self.plan.n_subjects, len(self.times))
         read = partial(self._read_outcomes, self._known(level))
         return Rows("outcomes", TableSource(shape, np.dtype(np.float32), read, self._all_runs))
@@ -127,6 +166,11 @@ class Dataset:
 
         Raises:
             StorageError: the data set has no such split, level, arm or site.
+
+        Example:
+            >>> test = data.view("test", 0.5)
+            >>> test.images[:].shape, test.outcomes[:].shape, test.ids[:2]
+            ((64, 64, 64), (64, 21), array([576, 577]))
         """
         chosen_splits(self.manifest, split)
         if level is not None:
@@ -138,7 +182,12 @@ class Dataset:
         return View(self, split, level, arm, site)
 
     def runs(self, split: str | None = None) -> list[tuple[int, int]]:
-        """The ids of one split, or of all subjects, as runs ``start <= id < stop`` within one shard, ascending."""
+        """The ids of one split, or of all subjects, as runs ``start <= id < stop`` within one shard, ascending.
+
+        Example:
+            >>> data.runs("test")
+            [(576, 640)]
+        """
         splits = chosen_splits(self.manifest, split)
         runs: list[tuple[int, int]] = []
         for shard in self.plan:
@@ -152,13 +201,23 @@ class Dataset:
         return runs
 
     def subjects(self, split: str | None = None, columns: Sequence[str] | None = None) -> ArrowTable:
-        """The subjects of one split, or of all, sorted by id within each split; ``eta_k`` are the linked ones."""
+        """The subjects of one split, or of all, sorted by id within each split; ``eta_k`` are the linked ones.
+
+        Example:
+            >>> data.subjects("test", columns=["id", "eta_1"])
+            <64 rows: id int64, eta_1 double>
+        """
         return self.table("subjects", None, split, columns)
 
     def random_effects(
         self, level: float | None = None, split: str | None = None, columns: Sequence[str] | None = None
     ) -> ArrowTable:
-        """The random effects used at one association level, or at all, sorted by id within each level and split."""
+        """The random effects used at one association level, or at all, sorted by id within each level and split.
+
+        Example:
+            >>> data.random_effects(level=0.5, split="test").to_pandas()["eta_1"].shape
+            (64,)
+        """
         return self.table("random_effects", level, split, columns)
 
     def observations(
@@ -167,17 +226,32 @@ class Dataset:
         """The observations of one association level, or of all, in memory, by id and time within each level and split.
 
         For more rows than memory holds, take batches of :meth:`scan`.
+
+        Example:
+            >>> rows = data.observations(level=0.5, split="test")
+            >>> len(rows), rows["dv"].null_count  # a dose row of each subject has no dv
+            (1408, 64)
         """
         return self.table("observations", level, split, columns)
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """Names of the arms, by number; empty without a study design that has some."""
+        """Names of the arms, by number; empty without a study design that has some.
+
+        Example:
+            >>> data.arms  # datasets/demo has none
+            ()
+        """
         return self.manifest.study_columns.arms
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Names of the sites, by number; empty without a study design that has some."""
+        """Names of the sites, by number; empty without a study design that has some.
+
+        Example:
+            >>> data.sites
+            ()
+        """
         return tuple(site.name for site in self.manifest.study.sites) if self.manifest.study else ()
 
     def truth(
@@ -187,13 +261,22 @@ class Dataset:
 
         Raises:
             StorageError: the data set has no such table.
+
+        Example:
+            >>> [name for name in data.manifest.tables if name.startswith("truth/")]  # none without arms
+            []
         """
         return self.table(f"truth/{table}", level, split, columns)
 
     def table(
         self, table: str, level: float | None = None, split: str | None = None, columns: Sequence[str] | None = None
     ) -> ArrowTable:
-        """A table in memory; arguments and errors as for :meth:`scan`."""
+        """A table in memory; arguments and errors as for :meth:`scan`.
+
+        Example:
+            >>> data.table("subjects", split="train").num_rows
+            512
+        """
         with table_errors("cannot read a table", self.root.join(table)):
             return ArrowTable(self.scan(table, level, split).to_table(columns=columns))
 
@@ -206,19 +289,36 @@ class Dataset:
         Raises:
             MissingExtraError: DuckDB is not installed.
             StorageError: DuckDB refuses the statement, or it gives no rows.
+
+        Example:
+            >>> data.sql("select count(distinct id) as n from observations where split = 'test'").to_pandas()
+                n
+            0  64
         """
         from image_longitudinal.storage.dataset.sql import query
 
         return query(self, statement)
 
     def to_xarray(self) -> Any:
-        """Images and latents as a lazy xarray Dataset, one dask chunk for each shard; that of a split: ``view``."""
+        """Images and latents as a lazy xarray Dataset, one dask chunk for each shard; that of a split: ``view``.
+
+        Example:
+            >>> lazy = data.to_xarray()
+            >>> lazy["image"].dims, lazy["image"].chunksizes["subject"]
+            (('subject', 'y', 'x'), (128, 128, 128, 128, 128))
+        """
         return self.view().to_xarray()
 
     def torch(self, **arguments: Any) -> SubjectLoader:
         """Batches for PyTorch: ``data.torch(split="train", fields=("image", "linked_eta"), batch_size=64)``.
 
         Arguments are those of :class:`storage.dataset.loaders.SubjectLoader`.
+
+        Example:
+            >>> loader = data.torch(split="train", level=0.5, fields=("image", "used_eta"), batch_size=64)
+            >>> batch = next(iter(loader))
+            >>> batch["image"].shape, batch["used_eta"].shape
+            (torch.Size([64, 1, 64, 64]), torch.Size([64, 3]))
         """
         with naming_missing_extra():
             from image_longitudinal.storage.dataset.loaders import SubjectLoader
@@ -249,6 +349,10 @@ class Dataset:
         Raises:
             StorageError: none or several kinds are given, a level is unknown, an array has another shape or numbers
                 that are not finite, or the file exists.
+
+        Example:
+            >>> best = data.view("test").linked_eta[:] * 0.5**0.5  # what a perfect reader of images would say
+            >>> path = data.write_predictions("mine.parquet", used_eta={0.5: best}, overwrite=True)
         """
         kinds = {"effects": used_eta, "outcomes": outcomes, "individual": individual_effects, "policy": policy}
         return write_submission(
@@ -270,11 +374,22 @@ class Dataset:
         Raises:
             DamagedError: a file lacks a column, or holds other subjects.
             StorageError: the data set has no such table, level or split, or a file cannot be opened.
+
+        Example:
+            >>> lazy = data.scan("observations", level=0.5)
+            >>> lazy.count_rows()
+            14080
         """
         return self._tables.scan(table, level, split)
 
     def subject(self, subject_id: int) -> Subject:
-        """Everything about one subject. IndexError for an id outside the data set."""
+        """Everything about one subject. IndexError for an id outside the data set.
+
+        Example:
+            >>> subject = data.subject(17)
+            >>> subject.split, subject.image.shape, subject.used_eta[0.5].shape
+            ('train', (64, 64), (3,))
+        """
         subject_id = _subject_id(subject_id)
         rows = self._tables.subject_rows
         row = rows("subjects", None, subject_id)
@@ -304,7 +419,12 @@ class Dataset:
         check_metadata(self.root, (self._images.spec, self._latents.spec), self.plan.n_subjects)
 
     def schema(self, table: str) -> pa.Schema:
-        """The columns of a table, with units in the metadata of each field."""
+        """The columns of a table, with units in the metadata of each field.
+
+        Example:
+            >>> data.schema("observations").field("time").metadata[b"unit"]
+            b'h'
+        """
         check_is_one_of("table", table, self.manifest.tables)
         return self.manifest.table_schema(table)
 
@@ -337,6 +457,11 @@ def open_dataset(url: str | Path | Root, storage_options: Mapping[str, Any] | No
 
     Raises:
         StorageError: nothing is published there, its layout version is unknown, or its manifest is damaged.
+
+    Example:
+        >>> data = il.open_dataset("datasets/demo")
+        >>> len(data), data.levels
+        (640, (1.0, 0.5, 0.1, 0.0526, 0.02))
     """
     root = url if isinstance(url, Root) else open_root(url, storage_options)
     return Dataset(root, read_root_manifest(root))

@@ -70,6 +70,12 @@ class Rows:
     Raises:
         IndexError: a subject that does not exist, or ids in more than one dimension.
         TypeError: ids that are no integers.
+
+    Example:
+        >>> data.images
+        <images: uint8 (640, 64, 64), read when indexed>
+        >>> data.images[-1].shape
+        (64, 64)
     """
 
     def __init__(self, name: str, source: Source, ids: NDArray[np.int64] | None = None) -> None:

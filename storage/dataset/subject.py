@@ -26,6 +26,10 @@ class Subject:
             outcome was made from them, except at level 1; :attr:`used_eta` are those that outcomes were made from.
         random_effects: by association level, one row: the random effects used and the individual parameters.
         observations: by association level, the subject's rows, sorted by time.
+
+    Example:
+        >>> data[17].observations[0.5].num_rows  # a dose and 21 visits
+        22
     """
 
     id: int

@@ -30,6 +30,11 @@ class View:
 
     Returned by :meth:`storage.dataset.reader.Dataset.view`. Its arrays are indexed by positions within the view and
     read when they are: ``view.images[0:64]``, ``view.outcomes[:]``.
+
+    Example:
+        >>> view = data.view("train", level=0.1)
+        >>> len(view), view.used_eta[0:5].shape, view[0].id
+        (512, (5, 3), 0)
     """
 
     dataset: Dataset
@@ -84,7 +89,12 @@ class View:
         return self._of_view(self.dataset.outcomes(self._level))
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> ArrowTable:
-        """One of the tables, subjects, random_effects or observations, in memory."""
+        """One of the tables, subjects, random_effects or observations, in memory.
+
+        Example:
+            >>> data.view("test", 0.5).table("observations", columns=["id", "dv"])
+            <1408 rows: id int64, dv float>
+        """
         if self.arm is None and self.site is None:
             return self.dataset.table(name, self._level_of(name), self.split, columns)
         rows = self.dataset.table(name, self._level_of(name), self.split).arrow
@@ -103,6 +113,10 @@ class View:
         """Images and latents as a lazy xarray Dataset with dimensions subject, y, x and latent, and ids as coordinate.
 
         Its arrays are those of dask, one chunk for each shard, or for the part of a shard that the view has.
+
+        Example:
+            >>> data.view("test").to_xarray()["image"].shape
+            (64, 64, 64)
         """
         with naming_missing_extra():
             import dask  # noqa: F401

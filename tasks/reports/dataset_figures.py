@@ -34,7 +34,7 @@ def pairs_figure(dataset: Dataset, subjects: Sequence[int]) -> Figure:
         top.imshow(subject.image, cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
         top.set_axis_off()
         top.set_title(f"subject {subject_id}", fontsize=8, color=INK)
-        for level, colour in ((weak, SOFT), (strong, ACCENT)):
+        for level, colour in {weak: SOFT, strong: ACCENT}.items():
             _plot_outcomes(bottom, subject, level, color=colour, lw=1.4, ms=3)
         bottom.set_xlabel("time", fontsize=7)
         bottom.tick_params(labelsize=6)
@@ -118,17 +118,17 @@ def recoverability_figure(recoverability: Sequence[float], eta_dims: Sequence[in
     return figure
 
 
-def association_figure(achieved: dict[float, list[AssociationSums]]) -> Figure:
-    """Designed and drawn fraction of variance, effects against η, one point per level and effect, 95 % intervals."""
+def association_figure(achieved: Sequence[tuple[Sequence[float], Sequence[AssociationSums]]]) -> Figure:
+    """Designed and drawn fraction of variance of each effect, effects against η, 95 % intervals; an item per level."""
     figure = Figure(figsize=(4.2, 3.4), layout="constrained")
     axis = figure.subplots()
-    levels = sorted(achieved)
-    axis.plot([min(levels) / 2, 1.1], [min(levels) / 2, 1.1], color=INK, lw=0.7, ls=":")
-    floor = min(levels) / 10  # intervals that reach 0 end here on the logarithmic axis
-    for level in levels:
-        for k, sums in enumerate(achieved[level]):
+    least = min((one for designed, _ in achieved for one in designed if one > 0), default=1.0)
+    axis.plot([least / 2, 1.1], [least / 2, 1.1], color=INK, lw=0.7, ls=":")
+    floor = least / 10  # what reaches 0 ends here on the logarithmic axes
+    for designed, found in sorted(achieved, key=lambda item: tuple(item[0])):
+        for k, (one, sums) in enumerate(zip(designed, found, strict=True)):
             value, low, high = sums.r_squared()
-            place = level * (1 + 0.06 * (k - 1))
+            place = max(one, least / 2) * (1 + 0.06 * (k - 1))
             axis.plot([place, place], [max(low, floor), high], color=SOFT, lw=2)
             axis.plot(place, max(value, floor), "o", ms=4, color=ACCENT)
     open_frame(axis).set(xscale="log", yscale="log", xlabel="designed ρ²", ylabel="R² of effects on η (95 % interval)")

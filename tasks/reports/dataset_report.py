@@ -14,7 +14,6 @@ from image_longitudinal.models.design.association import AssociationSums
 from image_longitudinal.models.registry.real_scans import EXAMPLES
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.storage.dataset.card_quality import readable_rows, reading
-from image_longitudinal.storage.dataset.layout import level_name
 from image_longitudinal.storage.dataset.manifest import RootManifest
 from image_longitudinal.storage.dataset.reader import Dataset
 from image_longitudinal.storage.io.root import FileRecord, Root
@@ -79,7 +78,7 @@ def write_report(
         "pairs": pairs_figure(dataset, subjects),
         "generated": mosaic(generated, 8, scale=_scale(generated)),
         "recoverability": recoverability_figure(recoverability, eta_dims),
-        "association": association_figure(achieved),
+        "association": association_figure([(manifest.designed(level), sums) for level, sums in achieved.items()]),
         **study_figures(dataset),
     }
     if version is not None:
@@ -105,8 +104,7 @@ def association_rows(achieved: dict[float, list[AssociationSums]], manifest: Roo
     """One row per level and random effect: designed and achieved fraction with its 95 % interval."""
     rows = []
     for level, sums in achieved.items():
-        each = manifest.study.association[level_name(level)] if manifest.study else [level] * len(sums)
-        for name, one, designed in zip(manifest.random_effects, sums, each, strict=True):
+        for name, one, designed in zip(manifest.random_effects, sums, manifest.designed(level), strict=True):
             value, low, high = one.r_squared()
             figures = {"achieved": round(value, 4), "low": round(low, 4), "high": round(high, 4)}
             inside = bool(low <= designed <= high)

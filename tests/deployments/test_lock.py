@@ -5,7 +5,17 @@ import re
 import pytest
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.deployments.lock import BUILD_LOCK, CUDA_LOCK, LOCK, PROJECT, locked_text, problems, read_lock
+from image_longitudinal.deployments.lock import (
+    BUILD_LOCK,
+    CUDA_LOCK,
+    DOCS_LOCK,
+    LOCK,
+    PROJECT,
+    docs_requirements,
+    locked_text,
+    problems,
+    read_lock,
+)
 from tests.paths import ROOT
 
 PROJECT_TEXT, LOCK_TEXT = (ROOT / PROJECT).read_text(encoding="utf-8"), locked_text()
@@ -16,8 +26,16 @@ def test_the_lock_file_belongs_to_the_project() -> None:
     assert list(problems(PROJECT_TEXT, LOCK_TEXT)) == []
 
 
+def test_the_documentation_is_locked_beside_the_rest() -> None:
+    assert list(problems(PROJECT_TEXT, locked_text(LOCK, DOCS_LOCK), docs_requirements)) == []
+    main = {one.name for one in read_lock(LOCK_TEXT)}
+    assert not main & {one.name for one in read_lock(locked_text(DOCS_LOCK))}, "one version of a package, in one file"
+    without = locked_text(LOCK, DOCS_LOCK).replace("furo==", "faro==")
+    assert any("furo is not locked" in one for one in problems(PROJECT_TEXT, without, docs_requirements))
+
+
 def test_every_package_of_all_files_has_hashes_and_torch_that_of_its_cpu_build() -> None:
-    for name in (LOCK, BUILD_LOCK, CUDA_LOCK):
+    for name in (LOCK, BUILD_LOCK, CUDA_LOCK, DOCS_LOCK):
         locked = read_lock((ROOT / name).read_text(encoding="utf-8"))
         assert locked
         assert all(one.hashes for one in locked)

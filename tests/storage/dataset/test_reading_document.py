@@ -117,7 +117,7 @@ def test_duckdb(dataset: Dataset) -> None:
 def test_the_export_command(dataset: Dataset) -> None:
     from image_longitudinal.cli.app import app
 
-    (command,) = snippets("sh")
+    command = snippets("sh")[0]
     program, *arguments = command.split()
     assert program == "image-longitudinal"
     assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
