@@ -78,6 +78,7 @@ def class_utility(train: LabelledSet, held_out: LabelledSet, generated: Matrix, 
         return None
     train, held_out, made = (one.of_classes(classes) for one in (train, held_out, made))
     order = np.random.default_rng(seed).permutation(len(made.labels))
+    order = order[np.argsort(made.labels[order], kind="stable")]  # halves have as many of each class
     first, second = made.rows(order[::2]), made.rows(order[1::2])
     rows = []
     for name, method in methods(seed).items():
