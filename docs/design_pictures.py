@@ -1,4 +1,4 @@
-"""The graphs of the study presets: ``python -m docs.design_pictures docs`` writes design-NAME.png for each.
+"""The graphs of the study presets: ``python -m docs.design_pictures docs/pictures`` writes design-NAME.png for each.
 
 A node is a variable, an arrow says what it is a function of; dashed arrows have a designed strength, which they name.
 """
