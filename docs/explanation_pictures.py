@@ -22,7 +22,7 @@ def association_figure() -> Figure:
         "image": (4.1, 3.0, 1.7, "image"),
         "linked": (2.4, 1.15, 1.7, "linked η\n(three entries of z)"),
         "noise": (2.4, 0.0, 1.7, "fresh noise"),
-        "used": (5.4, 0.57, 1.5, "used η"),
+        "used": (5.4, 0.57, 1.25, "used η"),
         "outcomes": (8.1, 0.57, 1.7, "outcomes"),
         "reader": (8.1, 3.0, 1.7, "any predictor"),
     }
