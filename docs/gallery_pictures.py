@@ -17,16 +17,6 @@ SUBJECT = "image-longitudinal show datasets/first --subject 17 --png subject.png
 TRIAL = "image-longitudinal generate --preset trial --output datasets/trial"
 OBSERVATIONAL = "image-longitudinal generate --preset observational --output datasets/observational"
 SITES = "image-longitudinal generate --preset sites --output datasets/sites"
-PHANTOMS = (
-    "image-longitudinal generate --set generator.backend=phantom --set generator.image_size=32 "
-    "--set dataset.n_subjects=10000 --set dataset.shard_size=2000 --set dataset.association=[1.0,0.5,0.1] "
-    "--output datasets/phantoms"
-)
-EVALUATION = (
-    "image-longitudinal evaluate datasets/phantoms --set evaluation.resnet.steps=0 --set evaluation.bootstrap=200 "
-    "--set evaluation.population=known "
-    "--output evaluation"
-)
 SIMULATION = "image-longitudinal simulate trial.csv --model one-compartment --subjects 60 --seed 3"
 FIT = "image-longitudinal fit trial.csv --model one-compartment --diagonal --output trial-fit"
 
@@ -73,9 +63,9 @@ GALLERY = (
     Picture("sites", "Scanners that differ",
             "Images of four sites, whose scanners differ in gain, contrast, blur, speckle and offset.",
             (SITES,), "datasets/sites/report.html", "Images of each site"),
-    Picture("r2", "How much is found",
-            "Predictors against the ceiling, with the published points.",
-            (PHANTOMS, EVALUATION), "evaluation/evaluation.html", "R² of every predictor"),
+    Picture("importance", "What is readable of z",
+            "Each entry of the latent vector: how much it changes the image, and how well it is read back.",
+            (FIRST,), "datasets/first/report.html", "Three panels of bars"),
     Picture("vpc", "A population fit",
             "Visual predictive check: percentiles of the data over those that the fitted model simulates.",
             (SIMULATION, FIT), "trial-fit/report.html", "Percentiles of the observations"),
