@@ -17,15 +17,6 @@ SUBJECT = "image-longitudinal show datasets/first --subject 17 --png subject.png
 TRIAL = "image-longitudinal generate --preset trial --output datasets/trial"
 OBSERVATIONAL = "image-longitudinal generate --preset observational --output datasets/observational"
 SITES = "image-longitudinal generate --preset sites --output datasets/sites"
-PHANTOMS = (
-    "image-longitudinal generate --set generator.backend=phantom --set generator.image_size=32 "
-    "--set dataset.n_subjects=10000 --set dataset.shard_size=2000 --set dataset.association=[1.0,0.5,0.1] "
-    "--output datasets/phantoms"
-)
-EVALUATION = (
-    "image-longitudinal evaluate datasets/phantoms --set evaluation.resnet.steps=0 --set evaluation.bootstrap=200 "
-    "--output evaluation"
-)
 SIMULATION = "image-longitudinal simulate trial.csv --model one-compartment --subjects 60 --seed 3"
 FIT = "image-longitudinal fit trial.csv --model one-compartment --diagonal --output trial-fit"
 
@@ -63,24 +54,24 @@ GALLERY = (
     Picture("benefit", "Who benefits",
             "A trial with arms that are equal on average: whom the new arm changes most and least, with both courses.",
             (TRIAL,), "datasets/trial/report.html", "Images of two subjects"),
+    Picture("effects", "Effects that differ",
+            "The same trial: what the new arm does to each patient. Images tell in part who gains (colours).",
+            (TRIAL,), "datasets/trial/report.html", "Histogram of individual effects"),
     Picture("propensity", "Confounding",
             "Those with the worse prognosis are treated more often; the overlap is a number of the design.",
-            (OBSERVATIONAL,), "datasets/observational/report.html", "Two histograms"),
+            (OBSERVATIONAL,), "datasets/observational/report.html", "Propensities in each arm"),
     Picture("sites", "Scanners that differ",
-            "The same eyes, so to speak, at four sites: gain, contrast, blur, speckle and offset.",
-            (SITES,), "datasets/sites/report.html", "A row of images for each site"),
-    Picture("r2", "How much is found",
-            "Predictors against the ceiling, with the published points.",
-            (PHANTOMS, EVALUATION), "evaluation/evaluation.html", "R² of every predictor"),
-    Picture("trajectories", "Predicted from the image alone",
-            "Twelve test patients: observed outcomes, and the curve that the image promises.",
-            (PHANTOMS, EVALUATION), "evaluation/evaluation.html", "Twelve test subjects"),
-    Picture("calibration", "Is the uncertainty right?",
-            "On the dotted line it is: 90 % regions hold 90 % of the patients.",
-            (PHANTOMS, EVALUATION), "evaluation/evaluation.html", "Share of subjects"),
+            "Images of four sites, whose scanners differ in gain, contrast, blur, speckle and offset.",
+            (SITES,), "datasets/sites/report.html", "Images of each site"),
+    Picture("importance", "What is readable of z",
+            "Each entry of the latent vector: how much it changes the image, and how well it is read back.",
+            (FIRST,), "datasets/first/report.html", "Three panels of bars"),
     Picture("vpc", "A population fit",
             "Visual predictive check: percentiles of the data over those that the fitted model simulates.",
             (SIMULATION, FIT), "trial-fit/report.html", "Percentiles of the observations"),
+    Picture("individual", "Patients and their fits",
+            "Twelve patients: what was observed, the course of the typical patient, and each one's own.",
+            (SIMULATION, FIT), "trial-fit/report.html", "Observations of up to twelve"),
 )  # fmt: skip
 
 

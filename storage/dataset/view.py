@@ -93,7 +93,7 @@ class View:
 
         Example:
             >>> data.view("test", 0.5).table("observations", columns=["id", "dv"])
-            <1408 rows: id int64, dv float>
+            <1,408 rows: id int64, dv float>
         """
         if self.arm is None and self.site is None:
             return self.dataset.table(name, self._level_of(name), self.split, columns)

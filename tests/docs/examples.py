@@ -13,7 +13,10 @@ from image_longitudinal.storage.dataset.rows import Rows
 from image_longitudinal.storage.dataset.subject import Subject
 from image_longitudinal.storage.dataset.view import View
 
-RUNS = ("evaluate", "evaluate_study", "generate", "load_model", "fit", "search_covariates", "compare_fits")  # minutes
+RUNS = (  # flows, fits and kernels that are compiled: minutes
+    "evaluate", "evaluate_study", "generate", "load_model", "score", "simulate", "simulate_study", "fit",
+    "search_covariates", "compare_fits",
+)  # fmt: skip
 CLASSES = (Dataset, Rows, View, Subject, ArrowTable, SubjectStream)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
