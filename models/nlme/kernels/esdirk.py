@@ -36,6 +36,7 @@ STAGES = IMPLICIT_STAGES
 CHORD, NEWTON = 4, 8  # iterations of a stage with the step's first Jacobian, then with its own
 SOLVED = 0.01  # change of a stage, in units of the tolerance, at which Newton's method has converged
 GROWTH = 3.0
+ROUNDING = 1e-16  # of the largest state: solving mixes so much of it into the others, also into one that stays 0
 NOT_STIFF = 1.0  # step times norm of the Jacobian below which a model is no longer stiff
 MAX_STEPS = 200_000
 TOLERANCE = 2e-8  # per step, relative to the largest size each state has had: global errors stay below 1e-6
@@ -226,8 +227,11 @@ def make_advance(
                 h = 0.5 * rest
             if t + h == t and not last:
                 return -1.0
+            largest = 0.0
             for i in range(n):
-                scale[i] = tolerance * max(size[i], abs(y[i]), abs(h * k[0, i]), 1e-300)
+                largest = max(largest, size[i], abs(y[i]))
+            for i in range(n):
+                scale[i] = tolerance * max(size[i], abs(y[i]), abs(h * k[0, i]), ROUNDING * largest, 1e-300)
             error = step_once(t, sign * h, state, p, w)
             if error <= 1.0:
                 t += sign * h

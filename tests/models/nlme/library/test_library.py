@@ -11,7 +11,7 @@ from image_longitudinal.models.nlme import library
 from image_longitudinal.models.nlme.kernels.codegen import generated_kernel
 from image_longitudinal.models.nlme.library import get_model, load_models, load_named
 from image_longitudinal.models.nlme.model.dosing import Dose
-from image_longitudinal.models.nlme.simulation.simulate import simulate
+from image_longitudinal.models.nlme.simulation.simulate import simulate, simulate_individuals
 
 TIMES = np.array([0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 24.0, 48.0])
 
@@ -133,6 +133,17 @@ def test_visual_acuity_falls_without_treatment_and_rises_with_it_less_so_with_ag
     np.testing.assert_allclose(treated[0], course, atol=1e-4)
     assert 5 < treated[0, 3] - 54 < 15  # letters gained in the loading phase, as in the trials
     assert treated[1, 12] > treated[0, 12] > treated[2, 12]
+
+
+def test_an_untreated_eye_that_changes_quickly_keeps_its_drug_at_0():
+    """The equations turn stiff, and the implicit steps solve for a state that is 0 all the time. Found among 20,000."""
+    model = get_model("visual-acuity")
+    base, kout = float.fromhex("0x1.5443fa0bf52adp+5"), float.fromhex("0x1.fd94335cd1782p-5")
+    emax, extra = float.fromhex("0x1.a1f47abc7ca9fp+2"), float.fromhex("0x1.ff2df315f5332p-5")
+    kfade, kel = float.fromhex("0x1.78d4fdf3b645ap-5"), float.fromhex("0x1.3b645a1cac083p-4")
+    values = np.array([[base, kout, emax, extra, kfade, 2.1, kel, 11.0]])
+    got = simulate_individuals(model, values, [0.0, 56.0], [])
+    np.testing.assert_allclose(got, [[base, 11 + (base - 11) * np.exp(-56 * kout)]], rtol=1e-6)
 
 
 def test_visual_acuity_has_the_published_values():
