@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from prefect.events.schemas.automations import AutomationCore
 
+from image_longitudinal.core.config import ComputeConfig
 from image_longitudinal.deployments.development_tools import development_only
 from image_longitudinal.deployments.supervision import Patience
 from image_longitudinal.tasks.training.retraining import PROMOTED
@@ -112,6 +114,35 @@ def test_every_pool_has_a_worker_and_every_worker_and_server_a_health_check() ->
     assert workers.keys() == POOLS.keys()
     for one in (*workers.values(), COMPOSE["services"]["server"], COMPOSE["services"]["database"]):
         assert one["healthcheck"]["test"]
+
+
+def test_pods_run_a_worker_that_exists_and_may_write_where_compose_lets_it() -> None:
+    *claims, deployment = yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text(encoding="utf-8"))
+    pod = deployment["spec"]["template"]
+    assert deployment["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    (container,) = pod["spec"]["containers"]
+    make, target, pool, _ = container["command"]
+    assert make == "make"
+    assert target in TARGETS
+    assert pool.removeprefix("POOL=") in POOLS
+    volumes = {one["name"]: one for one in pod["spec"]["volumes"]}
+    assert {one["name"] for one in container["volumeMounts"]} == volumes.keys()
+    claimed = {one["persistentVolumeClaim"]["claimName"] for one in volumes.values() if "persistentVolumeClaim" in one}
+    assert claimed == {one["metadata"]["name"] for one in claims}
+    worker = COMPOSE["services"]["worker-shards"]
+    writable = {one.split(":")[0] for one in worker["tmpfs"]}
+    writable |= {one.rpartition("}:")[2] or one for one in worker["volumes"] if not one.endswith(":ro")}
+    mounted = {one["mountPath"] for one in container["volumeMounts"]}
+    assert mounted == {path.rpartition(":")[2] for path in writable}
+
+
+def test_the_slurm_job_is_a_script_that_shells_can_read() -> None:
+    job = FOLDER / "generate.sbatch"
+    subprocess.run(["bash", "-n", job], check=True)
+    text = job.read_text(encoding="utf-8")
+    assert set(re.findall(r"\$make ([a-z]+)", text)) <= TARGETS
+    for value in re.findall(r"--set compute\.(\w+)", text):
+        assert value in ComputeConfig.model_fields
 
 
 def test_passwords_in_files_enter_neither_git_nor_an_image() -> None:

@@ -17,7 +17,7 @@ if reason := missing():
 pytestmark = pytest.mark.e2e
 
 WORKERS = ("one", "two")
-SHARDS = 240
+SHARDS = 80
 DATA = (
     "generator.backend=phantom", "generator.image_size=32", "probe.n_images=64", "compute.concurrent_shards=2",
     f"dataset.n_subjects={8 * SHARDS}", "dataset.shard_size=8", "seed=27182",
@@ -89,10 +89,10 @@ def test_workers_on_two_hosts_of_which_one_is_lost(
         running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}, "name": {"like_": "of"}}}
         return len(spread.ask("flow_runs", **running)) == len(WORKERS) and len(manifests(output)) > 4
 
-    spread.wait_for(both_work, 400, every=0.1)
+    spread.wait_for(both_work, 1200, every=0.1)
     lost = time.time()
     spread.lose("two")
-    _, errors = process.communicate(timeout=900)
+    _, errors = process.communicate(timeout=1800)
     assert process.returncode == 0, errors
     assert max(manifests(output).values()) / 1e9 - lost < NOTICED
     assert digests(output) == by_one_process
