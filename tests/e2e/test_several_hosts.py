@@ -62,7 +62,7 @@ def spread(tmp_path: Path) -> Iterator[Spread]:
 def by_one_process(tmp_path: Path, spread: Spread) -> dict[str, str]:
     """The digests of what a command makes alone."""
     process = generating(spread, tmp_path / "alone")
-    _, errors = process.communicate(timeout=600)
+    _, errors = process.communicate(timeout=1800)
     assert process.returncode == 0, errors
     return digests(tmp_path / "alone")
 
