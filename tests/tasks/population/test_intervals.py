@@ -108,7 +108,7 @@ def test_intervals_are_added_to_a_fit_kept_and_continued(
         assert text in printed
         assert text in page
     assert "profile 95 %" in printed
-    assert 'alt="Profile likelihood"' in page
+    assert 'alt="Rise of the objective by the value held' in page
     with pytest.raises(StorageError, match=r"SIR with another number of draws.*--overwrite"):
         fitted(options.model_copy(update={"sir": 150}), folder)
     again = fitted(options.model_copy(update={"bootstrap": 2}), folder, overwrite=True)
