@@ -42,7 +42,7 @@ check: lint ## lint, and run the tests that need no service and no training (3 m
 test: $(READY) ## run all tests but those of test-operations (15 minutes)
 	$(PYTEST) -m "not operations and not docs" $(ARGS)
 
-test-operations: $(READY) ## interrupt commands, damage files, search for secrets, operate servers: whole runs (many minutes)
+test-operations: $(READY) ## interrupt commands, damage files, search for secrets, operate servers, and the longest tests of the rest (many minutes)
 	$(PYTEST) -m operations $(ARGS)
 
 fuzz: $(READY) ## kill runs, let file calls fail, cut the power, and run again (many minutes; FUZZ_POINTS=100 for more)

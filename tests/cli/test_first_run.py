@@ -80,6 +80,7 @@ def test_help_and_plans_are_legible_in_sixty_columns(place: Place) -> None:
     assert "550" in place.run("generate", "--preset", "paper", "--output", "memory://ü", "--dry-run")
 
 
+@pytest.mark.operations
 def test_a_table_is_simulated_although_no_home_can_be_written(place: Place) -> None:
     printed = place.run("simulate", "trial ü.csv", "--model", "one-compartment", "--subjects", "3")
     assert (place.folder / "trial ü.csv").read_text().startswith("ID,")

@@ -221,6 +221,7 @@ def logged(service: Service, run: str, text: str) -> list[str]:
     return said if any(text in one for one in said) else []
 
 
+@pytest.mark.operations
 def test_a_run_is_suspended_resumed_and_cancelled_and_ends_as_if_it_never_was(service: Service, tmp_path: Path) -> None:
     data = tmp_path / "data"
     run = start(service, data, 3, seed=3)

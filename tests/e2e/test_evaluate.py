@@ -81,7 +81,7 @@ def test_the_figures_make_sense(evaluated: Path) -> None:
 
 def test_report_tables_and_predictions_are_files(evaluated: Path) -> None:
     page = (evaluated / "evaluation.html").read_text()
-    assert page.count("data:image/png;base64,") == 10
+    assert page.count("data:image/svg+xml;base64,") == 10
     assert "<script" not in page
     names = {path.name for path in (evaluated / "tables").iterdir()}
     assert {"effects.md", "effects.tex", "effects.csv", "outcomes.csv", "forecasts.csv", "checks.csv"} <= names

@@ -40,7 +40,7 @@ def test_a_simulated_table_is_fitted_reported_and_not_fitted_again(tmp_path: Pat
     assert ebes["id"].to_pylist() == list(range(1, 13))
     np.testing.assert_allclose(ebes["eta_ka"].to_numpy(), found.eta[:, 0], atol=0.05)
     page = (output / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 7
+    assert page.count("data:image/svg+xml;base64,") == page.count("data:text/csv;base64,") == 7
     assert "sigma2_additive" in page
     assert any("sigma2_additive" in line for line in summary.lines())
 

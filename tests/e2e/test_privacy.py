@@ -159,7 +159,7 @@ def test_they_are_shown_where_the_user_asks_for_it_with_licence_and_sentence(
     page, real = (tmp_path / "data" / "report.html").read_text(), scans_in(workspace)
     assert "shows real scans because report.include_real_scans was set; licence of the scans: CC0-1.0" in page
     assert max(likeness(picture, real) for picture in inline(page)) > SAME, "the held-out scans"
-    beside = "Real, reconstructed and generated scans"
+    beside = "Held-out scans above their reconstructions and above generated images"
     assert beside in page
     assert beside not in (workspace.parent / "data" / "report.html").read_text()
     plain = open_dataset(workspace.parent / "data").manifest

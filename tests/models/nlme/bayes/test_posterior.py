@@ -5,6 +5,7 @@ from dataclasses import replace
 import arviz as az
 import numpy as np
 import pymc as pm
+import pytest
 from scipy.stats import chi2
 
 from image_longitudinal.core.random import normals, stream_key
@@ -85,6 +86,7 @@ def population_ranks(replicates, draws, thin, tune, information):
     return ranks.T
 
 
+@pytest.mark.operations
 def test_individual_posteriors_are_calibrated_and_a_wrong_model_is_not():
     """Each of 80 subjects is a replicate: given the population they are independent, so all share one run."""
     truth, outcome = simulated_outcomes(80, seed=3)
@@ -146,6 +148,7 @@ def test_chains_that_disagree_about_a_subject_and_single_chains_are_reported():
     assert posterior.convergence_warnings(found) == ["Convergence cannot be assessed from one chain."]
 
 
+@pytest.mark.operations
 def test_population_values_are_calibrated_in_whitened_coordinates():
     # 30 populations of 5 subjects from the priors; ranks are uniform for any information that is assumed
     own = Information(np.full((5, 1, 1), 8.0), np.full((5, 1), 8.0 * np.log(0.5)))

@@ -30,6 +30,7 @@ def small(original):
     return PopulationData.of_design(original.structural, observed, original.design.times, original.design.doses)
 
 
+@pytest.mark.operations
 def test_fast_kernel_equals_the_pymc_prediction_on_10_000_subjects(original, stress_eta):
     # the PyMC model integrates the symbolic equations at 1e-10 per step; 1e-6 is what the kernel promises
     fast = simulate(original, stress_eta)

@@ -68,6 +68,7 @@ def simulated(original, n, seed):
     return eta, data
 
 
+@pytest.mark.operations
 def test_what_was_simulated_is_recovered_from_far_start_values(original):
     # All estimates of both seeds together: squared distance from the truth by their own covariance, χ² with 2 x 10
     # degrees of freedom. A right method is beyond the limit in one pair of seeds in a thousand; standard errors half as

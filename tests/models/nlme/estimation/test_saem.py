@@ -30,6 +30,7 @@ def test_theophylline_ends_near_the_maximum_by_quadrature(reference_data, model,
     assert found.sampling.pareto_k.max() < 0.7
 
 
+@pytest.mark.operations
 def test_covariate_occasions_limits_and_parameters_without_effect():
     """Where all meet: the maximum is that of importance sampling, which does not share SAEM's steps."""
     rng = np.random.default_rng(3)
