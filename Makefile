@@ -39,7 +39,7 @@ PYTEST  := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 check: lint ## lint, and run the tests that need no service and no training (3 minutes)
 	$(PYTEST) -m "not e2e and not service and not training and not docs" $(ARGS)
 
-test: $(READY) ## run all tests but those of test-operations (18 minutes on two free cores)
+test: $(READY) ## run all tests but those of test-operations
 	$(PYTEST) -m "not operations and not docs" $(ARGS)
 
 test-operations: $(READY) ## interrupt commands, damage files, search for secrets, operate servers, and the longest tests of the rest (many minutes)
@@ -57,7 +57,7 @@ $(DOCS): $(READY) requirements-docs.lock
 	$(LOCKED) requirements-docs.lock
 	touch $@
 
-docs: $(DOCS) ## build the documentation and run its notebooks: build/docs/index.html (12 minutes)
+docs: $(DOCS) ## build the documentation and run its notebooks: build/docs/index.html (many minutes)
 	mkdir -p $(WORK)
 	DOCS_EXECUTE=cache $(SPHINX) docs build/docs
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from image_longitudinal.core.config import ProbeConfig
 from image_longitudinal.core.gates import GatesConfig
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
+from image_longitudinal.models.diffusion.schedules import NoiseSchedule
 from image_longitudinal.models.imaging.assembly import load_diffusion, load_vae
 from image_longitudinal.models.imaging.grey_images import to_unit
 from image_longitudinal.models.pretrained import BUNDLED
@@ -71,8 +72,6 @@ class ByHeart(nn.Module):
 
     def denoise(self, network: nn.Module, noisy: Tensor, timesteps: Tensor, z: Tensor, context: Tensor) -> Tensor:
         """The velocity (B, C, h, w) of the weighted mean."""
-        from image_longitudinal.models.diffusion.schedules import NoiseSchedule
-
         schedule = NoiseSchedule.of(self.schedule)
         alpha, sigma = schedule.alpha[timesteps][:, None, None, None], schedule.sigma[timesteps][:, None, None, None]
         distance = torch.cdist(noisy.flatten(1), alpha[0, 0, 0, 0] * self.known.flatten(1)).square()

@@ -164,7 +164,7 @@ class Site(Section):
         0.0,
         ge=0,
         le=4,
-        description="Factor on the shift of its scanner (docs/designs.md); 0: images stay as generated.",
+        description="Factor on the shift of its scanner (docs/reference/designs.md); 0: images stay as generated.",
     )
 
 

@@ -59,12 +59,6 @@ def quality_rows(measured: Measurement) -> list[dict[str, Any]]:
             ("coverage", sets.coverage),
         ):  # fmt: skip
             rows.append((space, name, one.value, one.null))
-        if patients := measured.judgement.training_patients:
-            for name, one in (
-                ("training patients to whom it is nearer than new scans, share", patients.nearer),
-                ("nearest image to a training patient over nearest new scan, least ratio", patients.least_ratio),
-            ):
-                rows.append((space, name, one.value, one.null))
     if near := measured.memorisation:
         figure = "nearest training image, 1st percentile"
         rows.append(("pixels", figure, near.generated_first_percentile, near.held_out_first_percentile))
@@ -72,10 +66,6 @@ def quality_rows(measured: Measurement) -> list[dict[str, Any]]:
         rows.append(("correlation", "copies of single training scans, share", copies.share, copies.held_out_share))
         figure = "nearest training scan over the others, least ratio"
         rows.append(("correlation", figure, copies.least_ratio, copies.held_out_least_ratio))
-    if member := measured.membership:
-        for name, auc in (("VAE", member.vae_auc), ("diffusion", member.diffusion_auc)):
-            if auc:
-                rows.append((f"loss of {name}", "training scans told from new patients', AUC", auc.value, 0.5))
     return [
         {"features": space, "figure": figure, "generated": round(value, 4), "real (floor)": round(floor, 4)}
         for space, figure, value, floor in rows

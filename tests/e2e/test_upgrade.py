@@ -1,4 +1,4 @@
-"""An upgrade of Prefect and of the project as docs/operations.md has it, the way back, and the upgrade again."""
+"""An upgrade of Prefect and of the project as docs/howto/operations.md has it, the way back, and the upgrade again."""
 
 import shutil
 import subprocess

@@ -4,38 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
 
+from benchmarks.scorecard import ByHeart
 from image_longitudinal.core.config import VAEConfig
 from image_longitudinal.models.diffusion.adagn import ResidualDiffusion
 from image_longitudinal.models.flattened.images import flatten_images
 from image_longitudinal.models.flattened.train import fit_flattened_retina
-from image_longitudinal.models.imaging.grey_images import to_unit
 from image_longitudinal.models.quality.judge.judge import RealScans
 from image_longitudinal.models.quality.membership import denoising_losses, membership_figures, reconstruction_losses
 from image_longitudinal.models.vae.network import VAE
 from tests.models.conftest import phantoms
-
-
-class ByHeart(nn.Module):
-    """The best denoiser of a few working tensors: a weighted mean of them (Karras et al. 2022, appendix B.3)."""
-
-    def __init__(self, known: Tensor, model: ResidualDiffusion) -> None:
-        super().__init__()
-        self.register_buffer("known", known)
-        self.model = model
-
-    def forward(self, noisy: Tensor, timesteps: Tensor, *_: Tensor, **__: object) -> tuple[Tensor]:
-        from image_longitudinal.models.diffusion.schedules import NoiseSchedule
-
-        schedule = NoiseSchedule.of(self.model.schedule)
-        alpha, sigma = (v[timesteps][:, None, None, None] for v in (schedule.alpha, schedule.sigma))
-        noisy = noisy[:, : self.known.shape[1]]
-        distance = (noisy[:, None] - alpha[:, None] * self.known[None]).square().sum((2, 3, 4))
-        weight = torch.softmax(-distance / (2 * sigma.reshape(-1, 1) ** 2), 1)
-        x0 = torch.einsum("bk,kchw->bchw", weight, self.known)
-        return (alpha * (noisy - alpha * x0) / sigma - sigma * x0,)
 
 
 def scans(images: np.ndarray, name: str) -> RealScans:
@@ -67,14 +45,11 @@ def test_a_denoiser_that_knows_the_scans_by_heart_gives_every_one_away(
 ) -> None:
     vae = trained_vae[0]
     generator = ResidualDiffusion(vae, 32, (16,), residual_scale=0.1).eval()
-    view = vae.view(to_unit(known_and_new[0].images, "cpu"))
-    with torch.no_grad():
-        working = generator.to_working(view, vae.encode(view))
-    generator.denoiser = ByHeart(working, generator)
-    found = membership_figures(vae, generator, *known_and_new, seed=1)
+    by_heart = ByHeart(generator, vae, known_and_new[0].images)
+    found = membership_figures(vae, by_heart, *known_and_new, seed=1)
     assert found.diffusion_auc is not None
     assert found.diffusion_auc.value == 1
-    assert denoising_losses(generator, vae, known_and_new[0].images, seed=1).shape == (40,)
+    assert denoising_losses(by_heart, vae, known_and_new[0].images, seed=1).shape == (40,)
 
 
 def test_components_fitted_to_few_scans_tell_them(tmp_path: Path) -> None:
