@@ -7,16 +7,15 @@ import os
 import platform
 import re
 import shutil
-import socket
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal, NamedTuple
-from urllib.parse import urlsplit
 
 from image_longitudinal.cli.console import aligned, show
 from image_longitudinal.cli.options import WorkspaceOption
+from image_longitudinal.cli.server_address import START, reach
 from image_longitudinal.core.outputs import can_be_written
 from image_longitudinal.core.progress import human_bytes
 
@@ -158,16 +157,10 @@ def _server(url: str | None) -> Finding:
     """Whether the server that commands would use answers at its address."""
     if not url:
         return Finding("Prefect server", "ok", "none configured: commands that need one start a temporary one")
-    parts = urlsplit(url)
-    shown = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")  # without a password
-    try:
-        socket.create_connection(
-            (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)), 3
-        ).close()
-    except (OSError, ValueError) as error:
-        do = "start it with: make server; or unset PREFECT_API_URL"
-        return Finding("Prefect server", "problem", f"{shown} does not answer: {error}", do)
-    return Finding("Prefect server", "ok", f"{shown} answers")
+    server = reach(url)
+    if server.problem:
+        return Finding("Prefect server", "problem", f"{server.address} does not answer: {server.problem}", START)
+    return Finding("Prefect server", "ok", f"{server.address} answers")
 
 
 def _credentials(store: str, names: tuple[str, ...], files: tuple[str, ...]) -> Finding:

@@ -4,7 +4,9 @@ import contextlib
 from collections.abc import Iterator
 
 from image_longitudinal.cli.console import note
-from image_longitudinal.tasks.engine.prefect_setup import configure_prefect
+from image_longitudinal.cli.server_address import START, reach
+from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.tasks.engine.prefect_setup import configure_prefect, lasting_server
 
 
 @contextlib.contextmanager
@@ -16,7 +18,7 @@ def starting_prefect(server: bool = True) -> Iterator[None]:
 
     Raises:
         ModuleNotFoundError: the pipeline is not installed.
-        ConfigError: the temporary server does not start.
+        ConfigError: the server that the settings name does not answer, or the temporary one does not start.
     """
     configure_prefect()
     if not server:
@@ -26,6 +28,8 @@ def starting_prefect(server: bool = True) -> Iterator[None]:
 
     from image_longitudinal.deployments.temporary_server import server_for_this_process
 
+    if (url := lasting_server()) and (server := reach(url)).problem:
+        raise ConfigError("no Prefect server answers", where=server.address, got=server.problem, do=START)
     note("starting (the first start on a machine takes longer)")
     started = server_for_this_process()
     yield

@@ -24,6 +24,7 @@ DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # without heartbeats, a server takes the run for dead
+    "PREFECT_CLIENT_MAX_RETRIES": "8",  # once connected: bridges about 8 minutes of a busy or restarting server
 }
 TEMPORARY_SERVER = "IMAGE_LONGITUDINAL_TEMPORARY_SERVER"  # environment: address of the server of this process alone
 LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")  # those that log exceptions

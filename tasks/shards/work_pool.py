@@ -37,7 +37,9 @@ from image_longitudinal.tasks.shards.making import DatasetRun, MadeShard
 
 POOL = "shards"  # its workers run one batch at a time; the run that submits never occupies one of them
 DEPLOYMENT = "make-shards/make-shards"
-MAX_BATCH = 32  # shards: enough to hide a run's start of some seconds, few enough to share work with late workers
+FIRST_BATCH = 8  # shards, before any batch has told how long one takes
+BATCH_SECONDS = 300.0  # of a batch: hides a run's start of some ten seconds, and workers that come late get their share
+MAX_BATCH = 1024  # shards, which are listed among the parameters of a run
 MAX_TRIES = 3  # submissions of one shard: after these the shard is the cause, not its workers
 POLL_SECONDS = 2.0  # between reads of states and manifests
 RANGES = 3  # of shards that the name of a run lists
@@ -49,6 +51,7 @@ class ShardBatch:
     """Shards submitted together, without those that are finished."""
 
     shards: deque[Shard]
+    size: int  # how many they were
     id: UUID  # of its run
     name: str
 
@@ -56,8 +59,9 @@ class ShardBatch:
 def make_by_workers(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[MadeShard, None, None]:
     """Have shards made by a pool's workers, with ``compute.concurrent_shards`` batches submitted at a time.
 
-    Batches become shorter towards the end, so that workers finish together. Arguments and yield as in
-    :func:`tasks.shards.making.make_here`; shards come in the order in which they are seen finished.
+    A batch is as long as takes :data:`BATCH_SECONDS`, and shorter towards the end, so that workers finish together.
+    Arguments and yield as in :func:`tasks.shards.making.make_here`; shards come in the order in which they are seen
+    finished.
 
     Raises:
         ConfigError: the server has no such deployment.
@@ -67,18 +71,19 @@ def make_by_workers(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[Mad
     plan, waiting = run.spec.plan, deque(wanted)
     tries: Counter[int] = Counter()
     submitted: list[ShardBatch] = []
+    length = FIRST_BATCH
     last_active = time.monotonic()
     with _cancelled_with_this_run(submitted):
         while waiting or submitted:
             while waiting and len(submitted) < width:
-                shards = [plan.shard(waiting.popleft()) for _ in range(min(MAX_BATCH, -(-len(waiting) // width)))]
+                shards = [plan.shard(waiting.popleft()) for _ in range(min(length, -(-len(waiting) // width)))]
                 submitted.append(_submit(run, shards))
             with suppress(ObjectNotFound):
                 PrefectFlowRunFuture(submitted[0].id).wait(timeout=POLL_SECONDS)  # raises if this run is suspended
-            states = _states([batch.id for batch in submitted])
+            runs = _runs([batch.id for batch in submitted])
             for batch in list(submitted):
                 # The state is read before the manifests: a run that has ended writes no more of them.
-                state = states[batch.id]
+                state, seconds = runs[batch.id]
                 ended = state.is_final()
                 if ended or not run.refresh:  # with refresh, manifests may be old until the run has ended
                     # Its run makes them in order, so the first unfinished one is the end.
@@ -87,17 +92,27 @@ def make_by_workers(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[Mad
                         yield MadeShard(shard, record, "made", f"{wanted[shard.index]}; by a worker")
                 if ended:
                     submitted.remove(batch)
+                    if state.is_completed() and seconds > 0:
+                        length = batch_length(batch.size, seconds)
                     if batch.shards:
                         _count_try(tries, run, batch.shards[0], state)
                         logger.warning(f"{batch.name}: {_text(state)}; {len(batch.shards)} shards are submitted again")
                         waiting.extendleft(shard.index for shard in reversed(batch.shards))
-            if any(state.is_running() or state.is_final() for state in states.values()):
+            if any(state.is_running() or state.is_final() for state, _ in runs.values()):
                 last_active = time.monotonic()
             elif time.monotonic() - last_active > WAITING_SECONDS:
                 logger.warning(f"{len(submitted)} runs wait for a worker; start one with: make worker POOL={POOL}")
                 last_active = time.monotonic() + 9 * WAITING_SECONDS
         if tries:
             clean_temporaries(run.root)  # unfinished files of lost workers
+
+
+def batch_length(shards: int, seconds: float) -> int:
+    """How many shards a run makes in :data:`BATCH_SECONDS` if another one took ``seconds`` for its ``shards``.
+
+    At most four times as many as those: the time of a short batch is mostly that of its start.
+    """
+    return max(1, min(MAX_BATCH, 4 * shards, int(shards * BATCH_SECONDS / seconds)))
 
 
 def cancel_leftovers(root: Root) -> None:
@@ -154,14 +169,15 @@ def _submit(run: DatasetRun, shards: Sequence[Shard]) -> ShardBatch:
             got="no such deployment",
             do="start server, deployments and workers: make server, make deploy, make worker POOL=shards",
         ) from error
-    return ShardBatch(deque(shards), started.id, name)
+    return ShardBatch(deque(shards), len(shards), started.id, name)
 
 
-def _states(ids: list[UUID]) -> dict[UUID, State]:
+def _runs(ids: list[UUID]) -> dict[UUID, tuple[State, float]]:
+    """The state of each run, and how many seconds it has run."""
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)))
-    deleted: dict[UUID, State] = {one: Crashed(message="the run was deleted") for one in ids}
-    return deleted | {one.id: one.state for one in runs if one.state}
+    deleted: dict[UUID, tuple[State, float]] = {one: (Crashed(message="the run was deleted"), 0.0) for one in ids}
+    return deleted | {one.id: (one.state, one.total_run_time.total_seconds()) for one in runs if one.state}
 
 
 def _count_try(tries: Counter[int], run: DatasetRun, shard: Shard, state: State) -> None:
