@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import SimulationError
+from image_longitudinal.core.progress import Counter
 from image_longitudinal.models.nlme.estimation.minimise import GOOD_ENOUGH
 
 FloatArray = NDArray[np.float64]
@@ -42,7 +43,11 @@ class Nearby:
 
 
 def look_around(
-    function: Callable[[FloatArray], float], psi: FloatArray, gradient: FloatArray, hessian: FloatArray
+    function: Callable[[FloatArray], float],
+    psi: FloatArray,
+    gradient: FloatArray,
+    hessian: FloatArray,
+    shown: bool = False,
 ) -> Nearby:
     """Test an end of a search.
 
@@ -50,6 +55,7 @@ def look_around(
         function: the objective at a point; SimulationError or LinAlgError where it does not exist.
         psi: the end, (m,).
         gradient, hessian: of the objective there, (m,) and (m, m).
+        shown: report how many directions are tested.
     """
     curved = np.abs(np.diag(hessian))
     scale = 1.0 / np.sqrt(np.maximum(curved, 1e-6 * curved.max(initial=0.0) + 1e-12))
@@ -63,10 +69,13 @@ def look_around(
     if predicted > LOWER:
         trials.insert(0, newton * min(1.0, LARGEST / float(np.abs(newton).max())))
     best, lower = _value(function, psi) - LOWER, None
-    for move in trials:
+    counter = Counter("test of the minimum", len(trials), "points") if shown else None
+    for done, move in enumerate(trials, 1):
         value = _value(function, psi + move)
         if value < best:
             best, lower = value, psi + move
+        if counter:
+            counter.update(done)
     steepest = int(np.argmax(np.abs(newton) / scale)) if len(psi) else 0
     return Nearby(lower, predicted, steepest)
 

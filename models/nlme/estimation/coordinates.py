@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.core.progress import Counter
 from image_longitudinal.models.nlme.estimation.bounds import Bounds
 from image_longitudinal.models.nlme.estimation.objective import Gradient
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters, inverse_link
@@ -133,9 +134,16 @@ def by_coordinates(c: Coordinates, values: PopulationParameters, gradient: Gradi
     return np.concatenate(columns, axis=1)
 
 
-def central_differences(function: Callable[[FloatArray], FloatArray], x: FloatArray, step: float) -> list[FloatArray]:
-    """f(x + h) - f(x - h) for a step h along each coordinate of x (m,)."""
-    return [function(x + move) - function(x - move) for move in step * np.eye(len(x))]
+def central_differences(
+    function: Callable[[FloatArray], FloatArray], x: FloatArray, step: float, counter: Counter | None = None
+) -> list[FloatArray]:
+    """f(x + h) - f(x - h) for a step h along each coordinate of x (m,); ``counter`` counts the coordinates."""
+    columns = []
+    for done, move in enumerate(step * np.eye(len(x)), 1):
+        columns.append(function(x + move) - function(x - move))
+        if counter:
+            counter.update(done)
+    return columns
 
 
 def blocks_of(model: PopulationModel, omega: str) -> NDArray[np.int64]:

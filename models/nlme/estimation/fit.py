@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import ConfigError, SimulationError
+from image_longitudinal.core.progress import Counter, Step, report
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.convergence import Nearby, look_around
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates, by_coordinates, central_differences
@@ -119,7 +120,8 @@ class PopulationSearch(ABC):
 
         own, second = gradients(psi), np.empty((0, 0))
         if hessian:
-            columns = central_differences(lambda point: gradients(point).sum(axis=0), psi, DIFFERENCE)
+            counter = Counter("curvature at the estimates", len(psi), "estimates") if self.progress else None
+            columns = central_differences(lambda point: gradients(point).sum(axis=0), psi, DIFFERENCE, counter)
             second = np.stack(columns, axis=1) / (2 * DIFFERENCE)
             second = 0.5 * (second + second.T)
             self._derivatives = key, own, second
@@ -254,7 +256,7 @@ class _Search(PopulationSearch):
             return float(self.objective.evaluate(self.coordinates.unpack(point)).sum())
 
         gradients, hessian = self.derivatives(psi)
-        found = look_around(value, psi, gradients.sum(axis=0), hessian)
+        found = look_around(value, psi, gradients.sum(axis=0), hessian, shown=self.progress is not None)
         self.objective.eta[:] = kept
         return found
 
@@ -329,10 +331,11 @@ def fit(
         psi = coordinates.pack(PopulationParameters.of(first.model))
         search.evaluations = first.evaluations
     converged, message = True, "nothing to estimate"
-    _restart_modes(objective, coordinates.unpack(psi))
+    shown = progress is not None
+    _restart_modes(objective, coordinates.unpack(psi), shown)
     for _ in range(ROUNDS if len(psi) else 0):
         psi, converged, message = search.minimise(psi, max_iterations)
-        if method == "FO" or not _restart_modes(objective, coordinates.unpack(psi)):
+        if method == "FO" or not _restart_modes(objective, coordinates.unpack(psi), shown):
             break
     nearby = None
     for restart in range(RESTARTS + 1 if len(psi) else 0):
@@ -343,7 +346,7 @@ def fit(
         if point is None or restart == RESTARTS:
             break
         psi, converged, message = search.minimise(point, max_iterations)
-        _restart_modes(objective, coordinates.unpack(psi))
+        _restart_modes(objective, coordinates.unpack(psi), shown)
     if converged and nearby is not None and not nearby.is_minimum:
         converged = False
         message = f"the objective still falls along {coordinates.names[nearby.steepest]}"
@@ -363,10 +366,13 @@ def spread(data: PopulationData, n: int) -> PopulationData:
     return data.take(np.linspace(0, len(data) - 1, n).astype(np.int64))
 
 
-def _restart_modes(objective: Objective, values: PopulationParameters) -> bool:
+def _restart_modes(objective: Objective, values: PopulationParameters, shown: bool) -> bool:
     """Search modes from several starts; whether any subject's mode improved by more than rounding."""
     if objective.method == "FO":
         return False
+    starts = starting_points(values.omega)
+    if shown:
+        report(Step(f"searching each subject's random effects from {len(starts)} starts"))
     before = objective.find_modes(values)[0]
-    after = objective.find_modes(values, starting_points(values.omega))[0]
+    after = objective.find_modes(values, starts)[0]
     return bool((before - after > 1e-4).any())
