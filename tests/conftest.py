@@ -18,8 +18,9 @@ SLOW = {  # folders and modules that `make check` (and, if "operations", `make t
     "operations": (  # too long for `make test`: it takes `make test-operations`
         "e2e/test_accounts.py", "e2e/test_assets.py", "e2e/test_attempts.py", "e2e/test_damage.py",
         "e2e/test_locales.py", "e2e/test_several_hosts.py", "e2e/test_operator.py", "e2e/test_operator_choices.py",
-        "e2e/test_recovery.py",
-        "e2e/test_secrets.py", "e2e/test_signals.py", "e2e/test_supervision.py", "e2e/test_upgrade.py",
+        "e2e/test_real_scans.py", "e2e/test_recovery.py", "e2e/test_retraining.py", "e2e/test_secrets.py",
+        "e2e/test_signals.py", "e2e/test_stable_diffusion.py", "e2e/test_supervision.py", "e2e/test_upgrade.py",
+        "storage/io/test_power_cuts.py",
     ),
     "service": (
         "deployments/test_temporary_server.py", "storage/io/test_kill_points.py", "storage/io/test_lease.py",

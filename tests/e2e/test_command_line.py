@@ -104,8 +104,9 @@ def test_a_full_disk_is_reported_and_nothing_is_published(command: Command, tmp_
 
 def test_the_python_functions_do_what_the_commands_do(prefect_server: None, tmp_path: Path) -> None:
     url = il.generate(
-        tmp_path / "data", overrides=["generator.backend=phantom", "generator.image_size=32", "dataset.n_subjects=20"],
-        workspace=tmp_path,
+        tmp_path / "data", workspace=tmp_path, overrides=[
+            "generator.backend=phantom", "generator.image_size=32", "dataset.n_subjects=20", "probe.n_images=64",
+        ],
     )  # fmt: skip
     assert len(il.open_dataset(url)) == 20
     table = il.simulate(tmp_path / "trial.csv", "one-compartment", subjects=5)

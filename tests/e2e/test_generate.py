@@ -278,6 +278,7 @@ def test_a_vae_alone_generates_a_data_set(tmp_path: Path, tiny: Callable[..., Co
     assert open_dataset(tmp_path / "data").images[0:60].std() > 10
 
 
+@pytest.mark.operations
 def test_a_model_is_measured_again_by_another_probe(first: Path, tiny: Callable[..., Config], workspace: str) -> None:
     from image_longitudinal.flows.remeasure_model import measure_model
     from image_longitudinal.tasks.reports.model_table import model_report, model_table

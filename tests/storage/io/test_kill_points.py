@@ -101,6 +101,7 @@ def traced(work: Callable[[], object], at: Callable[[int], None]) -> None:
         sys.settrace(None)
 
 
+@pytest.mark.operations
 def test_killed_at_200_random_lines(folders: Folders, data: Arrays, reference: Reference) -> None:
     lines = 0
 

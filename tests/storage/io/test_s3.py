@@ -275,6 +275,7 @@ DATA_FILES = [".run.json", "images.zarr/latent/zarr.json", layout.image_shard_pa
 PROMISES = [layout.LEASE, layout.shard_manifest_path(1), layout.ROOT_MANIFEST]
 
 
+@pytest.mark.operations
 def test_killed_around_every_kind_of_write(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (("RENEWAL", 0.2), ("EXPIRY", 0.5), ("SETTLE", 0.1)):  # the killed run's lease must expire
         monkeypatch.setattr(lease, name, seconds)

@@ -100,6 +100,7 @@ def named(found: Judgement, measure: str) -> Figure:
 
 
 LESS_IS_WORSE = ("precision", "recall", "density", "coverage")
+KINDS = ["drawn", pytest.param("scans", marks=pytest.mark.operations)]  # VGG16 of 380 scans takes minutes
 TABLE = [  # bad images, a measure that tells, and by what factor beyond the null's limit it has to: phantoms, scans
     ("blurred", "frechet", 10, 10),
     ("blurred", "kernel", 100, 100),
@@ -121,7 +122,7 @@ TABLE = [  # bad images, a measure that tells, and by what factor beyond the nul
 
 
 @pytest.mark.parametrize(("change", "measure", "phantom_factor", "scan_factor"), TABLE)
-@pytest.mark.parametrize("kind", ["drawn", "scans"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_bad_images_are_worse_than_untouched_ones(
     kind: str, change: str, measure: str, phantom_factor: float, scan_factor: float, court: Court,
     request: pytest.FixtureRequest,
@@ -140,7 +141,7 @@ def test_bad_images_are_worse_than_untouched_ones(
         assert good.value < good.null_high * 1.2
 
 
-@pytest.mark.parametrize("kind", ["drawn", "scans"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("change", ["blurred", "torn", "shuffled", "stretched", "memorised"])
 def test_a_classifier_tells_bad_images_apart_and_not_untouched_ones(
     kind: str, change: str, court: Court, request: pytest.FixtureRequest
@@ -152,7 +153,9 @@ def test_a_classifier_tells_bad_images_apart_and_not_untouched_ones(
     assert untouched.value < untouched.null_high + 0.05
 
 
-@pytest.mark.parametrize(("kind", "factor"), [("drawn", 1.08), ("scans", 1.25)])
+@pytest.mark.parametrize(
+    ("kind", "factor"), [("drawn", 1.08), pytest.param("scans", 1.25, marks=pytest.mark.operations)]
+)
 def test_copies_come_nearer_to_their_patients_than_scans_of_others_do(
     kind: str, factor: float, court: Court, request: pytest.FixtureRequest
 ) -> None:
@@ -169,6 +172,7 @@ def test_copies_come_nearer_to_their_patients_than_scans_of_others_do(
     assert untouched.nearer.null_low < untouched.nearer.value < untouched.nearer.null_high
 
 
+@pytest.mark.operations
 @pytest.mark.parametrize("missing", ["CNV", "DME", "DRUSEN", "NORMAL"])
 def test_a_missing_class_is_missed(missing: str, scans: Thirds, court: Court) -> None:
     kept = np.array(scans.others.labels) != missing
