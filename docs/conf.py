@@ -12,6 +12,8 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 
 from docutils.nodes import Element
+from myst_nb.core import render
+from nbformat import NotebookNode
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -49,6 +51,25 @@ nb_execution_timeout = 1800  # seconds of a cell; a busy machine takes ten times
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
+
+_coalesce = render.coalesce_streams
+
+
+def join_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Outputs of a cell with one of each stream. MyST-NB alone ends a line wherever one piece of a stream ended."""
+    joined: dict[str, NotebookNode] = {}
+    others = []
+    for output in outputs:
+        if output["output_type"] == "stream" and output["name"] in joined:
+            joined[output["name"]]["text"] += output["text"]
+            continue
+        if output["output_type"] == "stream":
+            joined[output["name"]] = output
+        others.append(output)
+    return _coalesce(others)
+
+
+render.coalesce_streams = join_streams
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -138,7 +138,7 @@ def evaluate_study(dataset: str | Path, *, bootstrap: int = 1000) -> list[Table]
         StorageError: it has neither arms nor sites, too few subjects, or irregular visits.
 
     Example:
-        >>> url = il.generate("datasets/trial", preset="trial", overrides=["dataset.n_subjects=1000"])
+        >>> url = il.generate("datasets/small-trial", preset="trial", overrides=["dataset.n_subjects=1000"])
         >>> [table.name for table in il.evaluate_study(url, bootstrap=100)]
         [...]
     """
