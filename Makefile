@@ -68,7 +68,7 @@ test-docs: $(READY) ## run the code of README and the documentation, and the exa
 	DOCS_WORK=$(WORK) $(BIN)/python -m pytest -p no:xdist -m docs tests/docs $(ARGS)
 
 gallery: $(DOCS) ## make the pictures of the gallery again (some minutes)
-	PREFECT_HOME=$(WORK)/.prefect $(BIN)/python -m docs.gallery_pictures $(WORK)
+	PREFECT_HOME=$(WORK)/.prefect $(BIN)/python -m docs.gallery_pictures build/gallery-work
 
 lock: ## write requirements.lock anew from pyproject.toml; ARGS=--upgrade takes the newest versions
 	$(BIN)/python -m image_longitudinal.deployments.lock --write --uv $(BIN)/uv $(ARGS)

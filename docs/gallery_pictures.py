@@ -5,6 +5,7 @@ sets are used again. Writes ``docs/gallery/*`` and the page that shows them.
 """
 
 import base64
+import os
 import re
 import subprocess
 import sys
@@ -99,7 +100,8 @@ def run(command: str, place: Path) -> None:
     words = [sys.executable if program == "python" else str(binaries / program), *arguments]
     if "simulate" in arguments and (place / "trial.csv").exists():
         return
-    subprocess.run(words, cwd=place, check=True)
+    project = str(Path(__file__).resolve().parents[1])  # for the module of a picture
+    subprocess.run(words, cwd=place, check=True, env=os.environ | {"PYTHONPATH": project})
 
 
 def taken(path: Path, alt: str) -> tuple[str, bytes]:
@@ -146,4 +148,4 @@ def wrapped(command: str) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "build/docs-work")
+    main(sys.argv[1] if len(sys.argv) > 1 else "build/gallery-work")
