@@ -65,7 +65,7 @@ docs-check: $(DOCS) ## build the documentation without running anything (a minut
 	DOCS_EXECUTE=off $(SPHINX) docs build/docs-check
 
 test-docs: $(READY) ## run the code of README and the documentation, and the examples of functions (many minutes)
-	DOCS_WORK=$(WORK) $(BIN)/python -m pytest -p no:xdist -m docs tests/docs $(ARGS)
+	$(BIN)/python -m pytest -p no:xdist -m docs tests/docs $(ARGS)
 
 gallery: $(DOCS) ## make the pictures of the gallery again (some minutes)
 	PREFECT_HOME=$(WORK)/.prefect $(BIN)/python -m docs.gallery_pictures build/gallery-work

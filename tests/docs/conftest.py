@@ -31,11 +31,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="package")
 def place(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Iterator[Path]:
-    """The folder: DOCS_WORK, where the tutorials' data sets are, or a new one."""
-    given = os.environ.get("DOCS_WORK")
-    folder = Path(given) if given else tmp_path_factory.mktemp("documentation")
-    folder.mkdir(parents=True, exist_ok=True)
-    simulate = "simulate trial.csv --model one-compartment --subjects 40 --seed 1 --overwrite"
+    """A new folder: what an earlier run has left is in nobody's way."""
+    folder = tmp_path_factory.mktemp("documentation")
+    simulate = "simulate trial.csv --model one-compartment --subjects 40 --seed 1"
     for arguments in (demo(folder), simulate.split()):
         subprocess.run(["image-longitudinal", *arguments], cwd=folder, env=environment, check=True)
     subprocess.run([sys.executable, "-c", TABLE], cwd=folder, env=environment, check=True)
