@@ -388,10 +388,33 @@ def dicom_stack(folder: Path) -> Mutation:
     return mutate
 
 
+def heidelberg(folder: Path) -> Mutation:
+    """B-scans in Heidelberg's .vol and .E2E files: the headers, and now and then the rest."""
+    from tests.storage.scans.heyex_files import write_e2e, write_vol
+
+    stack = np.random.default_rng(0).integers(0, 255, (2, 64, 70), np.uint8)
+    vol, e2e = write_vol(folder / "scan.vol", stack), write_e2e(folder / "scan.e2e", [stack])
+    for name in ("scan.vol", "scan.e2e"):
+        (folder / name).unlink()
+
+    def mutate(rng: np.random.Generator) -> None:
+        kind = str(rng.choice(["vol", "e2e"]))
+        good = vol if kind == "vol" else e2e
+        head = (400 if kind == "vol" else 1200) if rng.random() < 0.9 else len(good)
+        file = folder / f"scan.{kind}"
+        file.write_bytes(mutated(rng, good[:head]) + good[head:])
+        try:
+            _read_scans(folder)
+        finally:
+            file.unlink()
+
+    return mutate
+
+
 KINDS: dict[str, Callable[[Path], Mutation]] = {
     "manifest": manifest, "zarr-metadata": zarr_metadata, "chunk": chunk, "parquet": parquet,
     "safetensors": safetensors, "archive": archive, "picture": picture, "numpy-stack": numpy_stack,
-    "dicom-stack": dicom_stack,
+    "dicom-stack": dicom_stack, "heidelberg": heidelberg,
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Files that may hold a stack of B-scans: NumPy arrays, DICOM, TIFF. Each B-scan is a scan of the file's patient.
+"""Files that may hold a stack of B-scans: NumPy arrays, DICOM, TIFF, Heidelberg's. Each is a scan of one patient.
 
 Files of scanners that only other packages read are named with the package and the way to convert them.
 """
@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from image_longitudinal.core.errors import IngestError
-from image_longitudinal.storage.scans import dicom
+from image_longitudinal.storage.scans import dicom, heyex_e2e, heyex_vol
 from image_longitudinal.storage.scans.pictures import picture_pixels
 
 NPY = ".npy"
 TIFF = frozenset({".tif", ".tiff"})
-SUFFIXES = frozenset({NPY, *dicom.SUFFIXES})  # always stacks; of TIFF files those of several pages
-READERS = {".e2e": "oct-converter", ".fda": "oct-converter", ".fds": "oct-converter", ".vol": "eyepy"}
+READERS = {**dict.fromkeys(dicom.SUFFIXES, dicom), ".vol": heyex_vol, ".e2e": heyex_e2e}
+SUFFIXES = frozenset({NPY, *READERS})  # always stacks; of TIFF files those of several pages
+UNREAD = {".fda": "oct-converter", ".fds": "oct-converter"}  # whose 0.7 stops at NumPy 2.4
 CHANNELS = (1, 2, 3, 4)  # a last axis of this length is colour, not width
 MAX_SLICES = 4096  # the densest volumes have 1024
 SLICE = re.compile(r"(?P<file>.+)#(?P<slice>\d+)")  # the name of a B-scan in a stack: volume.npy#012
@@ -53,7 +54,7 @@ def read_stack(path: Path) -> Stack:
         flat = len(shape) == 2 or shape[-1] in CHANNELS
         stack = Stack(None, 1, *shape[:2]) if flat else Stack(None, *shape[:3])
     else:
-        stack = Stack(*dicom.read_header(path))
+        stack = Stack(*READERS[path.suffix.lower()].read_header(path))
     if not 1 <= stack.slices <= MAX_SLICES:
         raise IngestError("too many B-scans in a file", expected=f"at most {MAX_SLICES}", got=stack.slices)
     return stack
@@ -71,7 +72,7 @@ def read_slice(path: Path, index: int) -> NDArray[Any]:
     if path.suffix.lower() in TIFF:
         return _read_page(path, index)
     if path.suffix.lower() != NPY:
-        return dicom.read_frame(path, index)
+        return READERS[path.suffix.lower()].read_frame(path, index)
     array = _mapped(path)
     pixels = np.array(array if array.ndim == 2 or array.shape[-1] in CHANNELS else array[index])
     if np.issubdtype(pixels.dtype, np.integer) and pixels.dtype.itemsize > 1:
@@ -108,7 +109,7 @@ def file_and_slice(name: str) -> tuple[str, int | None]:
 
 def reader_needed(suffix: str) -> str | None:
     """Why a scanner's own format is not read, and what to do; None for other files."""
-    package = READERS.get(suffix.lower())
+    package = UNREAD.get(suffix.lower())
     if package is None:
         return None
     return (

@@ -92,14 +92,10 @@ def test_what_holds_no_scans_is_set_aside_with_the_reason(tmp_path, content, rea
 
 def test_files_of_scanners_are_named_with_what_reads_them(tmp_path):
     np.save(tmp_path / "good.npy", pixels())
-    for name in ("a.E2E", "b.vol", "c.fda"):
-        (tmp_path / name).write_bytes(b"x" * 100)
-    reasons = {item.file: item.reason for item in find_scans(tmp_path).set_aside}
-    assert set(reasons) == {"a.E2E", "b.vol", "c.fda"}
-    assert "oct-converter" in reasons["a.E2E"]
-    assert "oct-converter" in reasons["c.fda"]
-    assert "eyepy" in reasons["b.vol"]
-    assert all("numpy.save" in reason for reason in reasons.values())
+    (tmp_path / "c.fda").write_bytes(b"x" * 100)
+    (aside,) = find_scans(tmp_path).set_aside
+    assert "oct-converter" in aside.reason
+    assert "numpy.save" in aside.reason
 
 
 def test_dicom_frames_are_scans_of_the_patient_in_the_tags(tmp_path):
