@@ -4,7 +4,14 @@ import datetime
 import itertools
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from image_longitudinal.core.doses import DoseConfig, Fraction, Positive, single_doses
 from image_longitudinal.core.gates import GatesConfig
@@ -76,6 +83,26 @@ class TrainingSection(Section):
     patience: int = Field(0, ge=0, description="Validations without improvement before training stops; 0: never.")
 
 
+class PrivacyConfig(Section):
+    """Differentially private training (DP-SGD, Abadi et al. 2016, arXiv 1607.00133); the unit is the patient.
+
+    Each patient is in a step with probability ``vae.batch_size`` / patients, with one scan.
+    """
+
+    epsilon: float | None = Field(None, gt=0, description="ε of the whole training; sets the noise.")
+    noise_multiplier: float | None = Field(
+        None, gt=0, description="Standard deviation of the noise by max_grad_norm, in place of epsilon."
+    )
+    delta: float = Field(1e-5, gt=0, lt=1, description="δ: must be well below 1 / patients.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Norm to which the gradient of each patient is clipped.")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError("give either epsilon or noise_multiplier")
+        return self
+
+
 class VAEConfig(TrainingSection):
     """The variational autoencoder; defaults are the original's."""
 
@@ -95,6 +122,28 @@ class VAEConfig(TrainingSection):
     free_bits: float = Field(0.0, ge=0, description="Nats per dimension without KL penalty (Kingma et al. 2016).")
     cycle_weight: float = Field(0.0, ge=0, description="Weight of recovering z ~ N(0, I) from decode(z); original: 0.")
     vgg_weights: str | None = Field(None, description="Safetensors file of torchvision's VGG16; null: MS-SSIM.")
+    dp: PrivacyConfig | None = Field(
+        None, description="Differentially private training, with group in place of batch norm; needs the extra dp."
+    )
+
+    @model_validator(mode="after")
+    def _is_private_as_a_whole(self) -> Self:
+        """Refuse what would look at scans of several patients at once, or at scans without noise."""
+        if self.dp is None:
+            return self
+        needed = {
+            "kind": "convolutional", "cycle_weight": 0.0, "gradient_accumulation": 1, "mixed_precision": "no",
+            "validate_every": 0,
+        }  # fmt: skip
+        if missing := [f"{name}={value}" for name, value in needed.items() if getattr(self, name) != value]:
+            raise ValueError(f"dp needs {', '.join(missing)}: anything else looks at scans without noise")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_unused_dp(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """``dp`` came later: without it, everything keeps its digest."""
+        content: dict[str, Any] = handler(self)
+        return {name: value for name, value in content.items() if name != "dp" or value is not None}
 
 
 class DiffusionConfig(TrainingSection):

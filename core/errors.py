@@ -11,7 +11,7 @@ from image_longitudinal.core.secrets import redacted
 _EXTRA_OF = {
     "bm3d": "bm3d", "dask": "analysis", "duckdb": "analysis", "h5py": "judge",
     "huggingface_hub": "hub", "nibabel": "nifti", "pandas": "analysis", "polars": "analysis",
-    "pydicom": "dicom",
+    "opacus": "dp", "pydicom": "dicom",
     "s3fs": "s3", "xarray": "analysis",
 }  # fmt: skip
 _PIPELINE = frozenset({

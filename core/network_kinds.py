@@ -14,6 +14,12 @@ def check_networks(config: Config) -> None:
     """
     vae, diffusion, flattened = config.vae, config.diffusion, "flattened"
     alone = config.generator.backend == "vae"  # without a diffusion model
+    if vae.dp is not None and not alone:
+        raise ConfigError(
+            "a differentially private VAE cannot have a diffusion model", where="vae.dp",
+            expected="generator.backend vae", got=config.generator.backend,
+            do="set generator.backend=vae: a diffusion model is trained on the same scans without noise",
+        )  # fmt: skip
     if not alone and (vae.kind == flattened) != (diffusion.kind == flattened):
         raise ConfigError(
             "vae.kind and diffusion.kind do not fit", expected="both flattened, or neither",

@@ -23,7 +23,7 @@ class LatentSignal(Section):
     ``read_back``: z ~ N(0, I) read from the model's own images, which hold no detail yet. ``posterior``: what training
     images leave of z, the eigenvalues of the covariance of standardised posterior means (near 1: known; near 0: drawn
     anew for every image); it predicts what a diffusion model that is given samples of the posterior can show. None for
-    a model without a posterior.
+    a model without a posterior, and for one whose training was private.
     """
 
     read_back: list[float]
@@ -31,12 +31,12 @@ class LatentSignal(Section):
 
 
 @torch.no_grad()
-def latent_signal(vae: LatentModel, images: ImageRows, seed: int) -> LatentSignal:
-    """Measure a trained model on its own decoded images, and on training images (n, S, S) uint8."""
+def latent_signal(vae: LatentModel, images: ImageRows | None, seed: int) -> LatentSignal:
+    """Measure a trained model on its own decoded images, and on training images (n, S, S) uint8 unless None."""
     latents, seeds = probe_latents(seed, DECODED, vae.latent_dim, "signal")
     decoded = generate_in_batches(vae_images(vae, digest=""), latents, seeds, BATCH)
     read = r_squared(latents, encoder_reader(vae)(decoded))
-    posterior = posterior_shares(vae, images) if isinstance(vae, VAE) else None
+    posterior = posterior_shares(vae, images) if isinstance(vae, VAE) and images is not None else None
     return LatentSignal(read_back=np.sort(read)[::-1].tolist(), posterior=posterior)
 
 

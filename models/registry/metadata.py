@@ -46,12 +46,33 @@ class NetworkConfigs(Section):
         return (self.diffusion or self.vae).image_size
 
 
+class PrivacyFigures(Section):
+    """What a differentially private training guarantees: (``epsilon``, ``delta``) for each patient of its scans.
+
+    Of two training sets, one with a patient more (all scans of theirs) than the other, no outcome is more than
+    exp(``epsilon``) times likelier with one, but for a probability ``delta``. ``sampling_rate``: the probability that a
+    patient is in a step. ``noise_multiplier``: standard deviation of the noise by ``max_grad_norm``, to which the
+    gradient of each patient is clipped. ``accountant``: what computed ε from these.
+    """
+
+    epsilon: float
+    delta: float
+    unit: Literal["patient"] = "patient"
+    patients: int
+    sampling_rate: float
+    steps: int
+    noise_multiplier: float
+    max_grad_norm: float
+    accountant: str
+
+
 class VAETraining(Section):
     """Training figures of the VAE: ``kl`` in nats per raw dimension, descending; ``validation_mse`` of grey 0 to 1.
 
     Without validation images ``validation_mse`` is None. A flattened retina has no training and no KL, but the share of
     the pixels' variance that each component explains, and the held-out log-likelihood (nats per image) of priors with
-    different numbers of Gaussians.
+    different numbers of Gaussians. After a private training (``privacy``) history and KL are of public or of generated
+    images alone.
     """
 
     history: History
@@ -61,6 +82,7 @@ class VAETraining(Section):
     perception: str
     explained_variance: list[float] | None = None
     prior_likelihood: dict[str, float] | None = None
+    privacy: PrivacyFigures | None = None
 
 
 class DiffusionTraining(Section):

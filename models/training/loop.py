@@ -71,7 +71,7 @@ class LoopSettings:
 
     @classmethod
     def of(
-        cls, config: VAEConfig | DiffusionConfig | DistillationConfig, device: str, **changes: int | bool
+        cls, config: VAEConfig | DiffusionConfig | DistillationConfig, device: str, **changes: float | bool
     ) -> LoopSettings:
         """The settings that have the same name in a network's configuration, with ``changes``."""
         shared = {field.name: getattr(config, field.name) for field in fields(cls) if hasattr(config, field.name)}
@@ -98,7 +98,8 @@ def train(
         model: the network; moved to the device that accelerate finds.
         loss: maps (model, step, device) to scalar tensors, of which ``"loss"`` is minimised. It must take all random
             numbers, for the whole batch, from :func:`models.training.step_random.step_generator`, and compute the rows
-            of :func:`models.training.processes.process_rows`.
+            of :func:`models.training.processes.process_rows`. A loss without a graph says that the function has set
+            the parameters' gradients itself.
         settings: length, learning rate and precision.
         checkpoint: a safetensors file, replaced atomically while training runs; if it exists and is intact, training
             resumes from it.
@@ -209,7 +210,8 @@ def _take_step(
         with accelerator.accumulate(model):
             figures = loss(model, step, accelerator.device)
             _check_finite(name, step, "loss", figures["loss"], checkpoint)
-            accelerator.backward(figures["loss"])
+            if figures["loss"].requires_grad:  # else the function has set the gradients
+                accelerator.backward(figures["loss"])
             if accelerator.sync_gradients:
                 norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
                 # Under fp16 the scaler skips such a step and lowers its factor, as long as that can help.

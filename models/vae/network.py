@@ -9,6 +9,7 @@ from image_longitudinal.models.vae.augmentation import centre_view
 from image_longitudinal.models.vae.latent_model import LatentModel
 
 SCALE = 32  # the encoder halves the image five times, the decoder doubles it five times
+GROUP_CHANNELS = 8  # in a group of group norm; every channel count is a multiple of it
 
 
 class Encoder(nn.Module):
@@ -66,7 +67,8 @@ class VAE(LatentModel):
     identity covariance, like samples of N(0, I).
 
     ``image_size`` is the side of the square images in pixels, a multiple of 32; ``latent_dim`` the length of z
-    (original: 128); ``width`` multiplies every channel count (original: 1).
+    (original: 128); ``width`` multiplies every channel count (original: 1). With ``group_norm``, which takes the place
+    of batch norm, no image of a batch has an influence on another: private training needs that.
     """
 
     views_are_crops = True
@@ -74,13 +76,15 @@ class VAE(LatentModel):
     shift: Tensor
     transform: Tensor
 
-    def __init__(self, image_size: int, latent_dim: int, width: float) -> None:
+    def __init__(self, image_size: int, latent_dim: int, width: float, group_norm: bool = False) -> None:
         super().__init__()
         if image_size % SCALE or image_size < SCALE:
             raise ModelError("the VAE cannot take this image size", expected=f"a multiple of {SCALE}", got=image_size)
         self.image_size, self.latent_dim = image_size, latent_dim
         self.encoder = Encoder(latent_dim, width)
         self.decoder = Decoder(latent_dim, image_size, width)
+        if group_norm:
+            _replace_batch_norm(self)
         self.register_buffer("shift", torch.zeros(latent_dim))
         self.register_buffer("transform", torch.eye(latent_dim))
 
@@ -128,6 +132,14 @@ class VAE(LatentModel):
 
 def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+def _replace_batch_norm(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, nn.GroupNorm(child.num_features // GROUP_CHANNELS, child.num_features))
+        else:
+            _replace_batch_norm(child)
 
 
 def _scaled(channels: int, width: float) -> int:

@@ -95,7 +95,7 @@ def train_vae(
 def build_vae(config: VAEConfig, seed: int) -> VAE:
     """A VAE with the configured architecture and initial weights that depend on the seed alone."""
     with seeded_weights(seed, "vae-weights"):
-        vae = VAE(config.image_size, config.latent_dim, config.width)
+        vae = VAE(config.image_size, config.latent_dim, config.width, group_norm=config.dp is not None)
     vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # half the time of a step on a CPU
     return vae
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from image_longitudinal.core.gates import Gate
-from image_longitudinal.models.registry.metadata import Measurement, ModelMetadata, TrainingImages
+from image_longitudinal.models.registry.metadata import Measurement, ModelMetadata, PrivacyFigures, TrainingImages
 from image_longitudinal.models.registry.real_scans import NOTE
 from image_longitudinal.tasks.reports.model_figures import quality_rows
 from image_longitudinal.tasks.reports.scorecard import scorecard_markdown, scorecard_rows
@@ -26,6 +26,11 @@ def model_card(metadata: ModelMetadata, gates: Sequence[Gate] = ()) -> str:
   {error}. Active dimensions before standardisation: {vae.active_units}.
 - Latents are standardised (over training images they have mean 0 and covariance I) and rotated to the axes that are
   most recoverable from finished images."""
+    if vae.privacy is not None:
+        latents = f"""- Perceptual term of the VAE's loss: {vae.perception}. Validation error (mean squared, grey 0 to
+  1): {error}. Active dimensions: {vae.active_units}.
+- Latents are those of the prior, z ~ N(0, I), not fitted to training images, and rotated to the axes that are most
+  recoverable from finished images."""
     if vae.explained_variance is not None:
         networks = "model of flattened retinas with diffusion" if metadata.networks.diffusion else "flattened retina"
         latents = f"""- Of z, dimensions 0 to 3 are the curve of the retina (position, tilt, curvature, asymmetry), the
@@ -46,8 +51,28 @@ best first, with its standard deviation over noise seeds:
 | latent dimension | R² | sd |
 |---|---|---|
 {rows}
-{_quality_section(measured)}{scorecard_markdown(scorecard_rows(measured))}{_gates_section(gates)}{_privacy(images)}
+{_guarantee(vae.privacy)}{_quality_section(measured)}{scorecard_markdown(scorecard_rows(measured))}{_gates_section(gates)}{_privacy(images)}
 Method: arXiv 2410.16177. Weights are safetensors; `model.json` holds configuration and figures.
+"""
+
+
+def _guarantee(privacy: PrivacyFigures | None) -> str:
+    if privacy is None:
+        return ""
+    return f"""
+The weights are differentially private: ε = {privacy.epsilon:.2f} at δ = {privacy.delta:g}, for each
+{privacy.unit} of the training split with all of their scans.
+
+- DP-SGD: {privacy.steps:,} steps, each with one scan of every one of {privacy.patients:,} patients with probability
+  {privacy.sampling_rate:.4f}; gradients clipped to {privacy.max_grad_norm:g}, noise of {privacy.noise_multiplier:.2f}
+  times that. ε by the accountant {privacy.accountant}, for patients added or removed.
+- Within ε: the weights, the rotation of z, and all images made from them, which are data sets too.
+- Outside of ε: every figure below that compares with training scans (nearest scans, copies, membership, the judge), as
+  it is measured without noise; scans of held-out patients that are shown or measured; which scans were taken at all,
+  and into which split; how many scans and patients there are, by split and class; settings chosen by looking at
+  results. Another model of the same patients adds its own ε.
+- Sample and noise are secret: drawn from the operating system's randomness, kept nowhere, not repeatable by the seed.
+  The generator (Mersenne Twister) is not cryptographic, and rounding of floating-point noise is not accounted for.
 """
 
 

@@ -80,5 +80,6 @@ def recorded_gates(version: ModelVersion) -> tuple[Gate, ...]:
 def measure_latents(spec: LatentSignalSpec, vae: TrainedNetwork, prepared: str, compute: ComputeConfig) -> LatentSignal:
     """:func:`models.quality.latent_signal.latent_signal` of a trained VAE; ``prepared``: folder of training images."""
     network = assemble_vae(NetworkConfigs(vae=spec.vae.vae), vae.tensors()).to(default_device(compute.device))
-    images = open_prepared(prepared).rows(spec.vae.vae.image_size, "train")
+    private = spec.vae.vae.dp is not None  # then a figure of training scans, without noise, would be a leak
+    images = None if private else open_prepared(prepared).rows(spec.vae.vae.image_size, "train")
     return latent_signal(network, images, spec.vae.seed)

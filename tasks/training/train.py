@@ -11,7 +11,7 @@ from prefect import get_run_logger, task
 from torch import Tensor
 
 from image_longitudinal.core.config import ComputeConfig, Config, Section
-from image_longitudinal.core.errors import ModelError
+from image_longitudinal.core.errors import ConfigError, ModelError
 from image_longitudinal.core.gates import GateKind, accepting, require_open
 from image_longitudinal.core.network_kinds import check_networks
 from image_longitudinal.models.diffusion.adagn import ResidualDiffusion
@@ -35,6 +35,7 @@ from image_longitudinal.models.training.processes import (
 )
 from image_longitudinal.models.training.tensor_files import load_tensors
 from image_longitudinal.models.vae.network import VAE
+from image_longitudinal.models.vae.private_train import train_private_vae
 from image_longitudinal.models.vae.train import train_vae
 from image_longitudinal.storage.scans.prepared import PreparedImages, open_prepared
 from image_longitudinal.tasks.engine.cache_keys import CACHED, cached_or_fresh
@@ -63,6 +64,11 @@ class TrainingInputs(NamedTuple):
             raise ModelError("no training images", where=images.folder, do="lower the other splits' fractions")
         return images.rows(size, "train"), images.rows(size, "validation")
 
+    def patients(self) -> NDArray[np.int64]:
+        """The number of the patient of each training image."""
+        records = [image for image in open_prepared(self.prepared).manifest.images if image.split == "train"]
+        return np.unique([image.patient for image in records], return_inverse=True)[1]
+
     def flattened(self, size: int, path: Path) -> tuple[FlattenedImages, FlattenedImages, NDArray[np.int64]]:
         """Flattened training and validation images for a model's size, kept beside ``path``; patients of the former."""
         prepared = open_prepared(self.prepared)
@@ -70,8 +76,7 @@ class TrainingInputs(NamedTuple):
         with main_process_first():
             train = flatten_images(scans, size, path.with_name(f"train-{size}"))
             validation = flatten_images(others, size, path.with_name(f"validation-{size}"))
-        records = [image for image in prepared.manifest.images if image.split == "train"]
-        return train, validation, np.unique([image.patient for image in records], return_inverse=True)[1]
+        return train, validation, self.patients()
 
     def weights(self, network: str) -> dict[str, Tensor] | None:
         """The trained weights of a network of the start version, if there is one and it has that network."""
@@ -93,11 +98,16 @@ def trained_model(
     names the kinds of gates (``config.gates``) that may fail.
 
     Raises:
-        ConfigError: VAE and diffusion model do not fit each other.
+        ConfigError: VAE and diffusion model do not fit each other, or private training would not be private.
         RefusedByGateError: the VAE says too little of z, so no diffusion model is trained; or the finished model, also
             one that was registered before, is not good enough.
     """
     check_networks(config)
+    if config.vae.dp is not None and start is not None:
+        raise ConfigError(
+            "private training starts from random weights", where="vae.dp", got=f"those of model {start.version}",
+            do="train with start=afresh: nothing bounds what earlier weights know of these patients",
+        )  # fmt: skip
     inputs = TrainingInputs(str(prepared.folder), str(start.folder) if start else None)
 
     def fitted(fit: Any, spec: VAETrainingSpec | DiffusionTrainingSpec, inputs: TrainingInputs) -> TrainedNetwork:
@@ -173,10 +183,12 @@ def _train_vae(path: Path, device: str, spec: VAETrainingSpec, inputs: TrainingI
         retina, fitted = fit_flattened_retina(train, patients, spec.vae, spec.seed)
         _save(path, retina.state_dict(), fitted)
         return
-    vae, figures = train_vae(
-        *inputs.images(spec.vae.image_size), spec.vae, spec.seed, path.with_suffix(".checkpoint"), device, report,
-        initial=inputs.weights("vae"),
-    )  # fmt: skip
+    images, validation = inputs.images(spec.vae.image_size)
+    arguments = (spec.vae, spec.seed, path.with_suffix(".checkpoint"), device, report)
+    if spec.vae.dp is not None:
+        vae, figures = train_private_vae(images, inputs.patients(), validation, *arguments)
+    else:
+        vae, figures = train_vae(images, validation, *arguments, initial=inputs.weights("vae"))
     _save(path, vae.state_dict(), figures)
 
 

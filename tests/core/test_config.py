@@ -78,6 +78,29 @@ def test_every_problem_is_named_and_each_only_once() -> None:
         assert message.count(part) == 1
 
 
+@pytest.mark.parametrize(
+    ("vae", "named"),
+    [
+        ({"dp": {}}, "give either epsilon or noise_multiplier"),
+        ({"dp": {"epsilon": 3, "noise_multiplier": 1}}, "give either epsilon or noise_multiplier"),
+        ({"dp": {"epsilon": 3}, "kind": "flattened"}, "dp needs kind=convolutional"),
+        ({"dp": {"epsilon": 3}, "cycle_weight": 0.5}, "dp needs cycle_weight=0.0"),
+        ({"dp": {"epsilon": 3}, "validate_every": 5, "mixed_precision": "bf16", "gradient_accumulation": 2},
+         "dp needs gradient_accumulation=1, mixed_precision=no, validate_every=0"),
+    ],
+)  # fmt: skip
+def test_private_training_refuses_what_would_not_be_private(vae: dict[str, Any], named: str) -> None:
+    assert named in refusal(vae=vae)
+
+
+def test_without_private_training_a_configuration_is_recorded_as_before() -> None:
+    """Digests of models and data sets depend on it."""
+    assert "dp" not in Config().recorded["vae"]
+    private = validate_config({"vae": {"dp": {"epsilon": 3}}})
+    assert private.recorded["vae"]["dp"]["epsilon"] == 3
+    assert validate_config(private.model_dump(mode="json")) == private
+
+
 def test_what_yaml_makes_of_unquoted_words_is_taken_back() -> None:
     """YAML 1.1 reads ``no`` as false and ``2024-05-01`` as a date."""
     text = "vae: {mixed_precision: no}\ndataset: {date: 2024-05-01}"

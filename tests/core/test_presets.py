@@ -79,6 +79,10 @@ def test_an_override_that_cannot_be_meant_is_refused_by_name(text: str, named: s
         (["diffusion.kind=latent"], "vae.kind and diffusion.kind do not fit"),
         (["vae.latent_dim=4"], "expected 5 or more"),
         (["vae.image_size=128"], "expected one size for both; got 128 and 64"),
+        (
+            ["vae.kind=convolutional", "vae.dp.epsilon=3", "diffusion.kind=residual"],
+            "private VAE cannot have a diffusion model .*got diffusion. Set generator.backend=vae",
+        ),
     ],
 )
 def test_networks_that_do_not_fit_each_other_are_refused(texts: list[str], problem: str) -> None:

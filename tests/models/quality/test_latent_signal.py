@@ -37,6 +37,14 @@ def test_eigenvalues_say_what_share_of_z_training_images_decide(
     assert posterior_shares(vae, tiny_images) == pytest.approx(shares, abs=1e-4)
 
 
+def test_without_training_images_only_the_models_own_are_looked_at(
+    trained_vae: tuple[VAE, object], tiny_images: np.ndarray
+) -> None:
+    alone, beside = latent_signal(trained_vae[0], None, 1), latent_signal(trained_vae[0], tiny_images, 1)
+    assert alone.posterior is None
+    assert alone.read_back == beside.read_back
+
+
 def test_a_collapsed_posterior_and_a_decoder_that_ignores_z_say_nothing(
     trained_vae: tuple[VAE, object], tiny_images: np.ndarray
 ) -> None:
