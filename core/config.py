@@ -91,7 +91,7 @@ class PrivacyConfig(Section):
 
     epsilon: float | None = Field(None, gt=0, description="ε of the whole training; sets the noise.")
     noise_multiplier: float | None = Field(
-        None, gt=0, description="Standard deviation of the noise by max_grad_norm, in place of epsilon."
+        None, ge=0.01, description="Standard deviation of the noise by max_grad_norm, in place of epsilon."
     )
     delta: float = Field(1e-5, gt=0, lt=1, description="δ: must be well below 1 / patients.")
     max_grad_norm: float = Field(1.0, gt=0, description="Norm to which the gradient of each patient is clipped.")

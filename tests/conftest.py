@@ -36,7 +36,8 @@ SLOW = {  # folders and modules that `make check` (and, if "operations", `make t
         "tasks/population/test_intervals.py",
         "tasks/population/test_methods.py", "tasks/population/test_outcome_kinds.py",
         "models/quality/judge/test_judge.py", "models/quality/test_latent_regressor.py",
-        "models/training/test_processes.py", "models/vae/test_train.py", "tasks/shards/test_study.py",
+        "models/training/test_processes.py", "models/vae/test_private_gradient.py", "models/vae/test_private_train.py",
+        "models/vae/test_train.py", "tasks/shards/test_study.py",
         "tasks/training/test_arithmetic.py",
     ),
 }  # fmt: skip
