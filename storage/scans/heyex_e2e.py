@@ -72,7 +72,10 @@ def _read_content(path: Path, size: int, _: int) -> _Content:
     with reading(".E2E"), path.open("rb") as file:
         from eyepy.io.he.e2e_format import TypesEnum, containerheader_format, type9_format, type10004_format
 
-        skipped, series, patterns, patients = containerheader_format.sizeof(), {}, {}, set()
+        series: dict[tuple[int, int, int], list[tuple[int, _Bscan]]] = {}  # by patient, study, series: slices
+        patterns: dict[tuple[int, int, int], int] = {}
+        patients: set[str] = set()
+        skipped = containerheader_format.sizeof()
         for folder in _folders(file, size):
             kind, of = int(folder.type), (folder.patient_id, folder.study_id, folder.series_id)
             start = folder.start + skipped
