@@ -28,8 +28,8 @@ def starting_prefect(server: bool = True) -> Iterator[None]:
 
     from image_longitudinal.deployments.temporary_server import server_for_this_process
 
-    if (url := lasting_server()) and (server := reach(url)).problem:
-        raise ConfigError("no Prefect server answers", where=server.address, got=server.problem, do=START)
+    if (url := lasting_server()) and (reached := reach(url)).problem:
+        raise ConfigError("no Prefect server answers", where=reached.address, got=reached.problem, do=START)
     note("starting (the first start on a machine takes longer)")
     started = server_for_this_process()
     yield
