@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.models.nlme.compile_solvers import compile_solvers
+from image_longitudinal.models.nlme.compile_solvers import USUAL, compile_solvers
+from image_longitudinal.models.nlme.library import get_model
 
 # Fits and simulates by every method that needs a kernel, and counts what it had to compile itself.
 LATER = """
@@ -30,13 +31,17 @@ print(sum(sum(kernel.stats.cache_misses.values()) for kernel in kernels),
 
 
 def test_a_later_process_compiles_nothing() -> None:
-    compile_solvers()
+    compile_solvers(USUAL[:1])  # (the others take long where nothing is compiled)
     done = subprocess.run(
         [sys.executable, "-c", LATER], env=dict(os.environ), capture_output=True, text=True, check=True
     )
     misses, used = map(int, done.stdout.split())
     assert misses == 0
     assert used >= 5  # (kernels that a method of few subjects does not need stay unused)
+
+
+def test_the_usual_models_are_in_the_library() -> None:
+    assert {get_model(name).name for name in USUAL} == set(USUAL)
 
 
 def test_a_name_that_no_model_has_is_refused() -> None:
