@@ -14,7 +14,8 @@ ARGS    ?=
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-setup: $(READY) ## install the exact versions of requirements.lock into .venv
+setup: $(READY) ## install the exact versions of requirements.lock into .venv, compile what fits need
+	$(BIN)/python -m image_longitudinal.models.nlme.compile_solvers
 
 # Files of the lock files alone, each checked against its hash; wheels, except of one package that has none.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation

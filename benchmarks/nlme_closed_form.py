@@ -5,7 +5,8 @@
 Theophylline (12 subjects, 132 observations; ``theoph_132obs.csv`` in FOLDER) and 300 simulated subjects with 9
 observations each, by the library's ``one-compartment``: the second fit in one process, standard errors (sandwich)
 included. Then a bootstrap of Theophylline, 500 replicates (50 with ``--quick``), and first runs in new processes:
-simulation and fit with nothing compiled, and of another library model when only what serves every model is.
+simulation and fit with nothing compiled, of another library model when only what serves every model is, and after
+``models.nlme.compile_solvers``, which ``make setup`` runs.
 ``--quick`` leaves the first runs and the integrated fit of 300 subjects out.
 
 nlme's seconds are not measured here: they were measured once, with Debian's r-cran-nlme, on two cores such as those of
@@ -48,8 +49,8 @@ from image_longitudinal.models.nlme.estimation.fit import fit
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.nlme.simulation.simulate import observe, simulate
 model = get_model({name!r})
-eta = 0.2 * np.random.default_rng(1).standard_normal((20, model.n_random_effects))
-observed = observe(model, simulate(model, eta), key=1, ids=np.arange(20))
+eta = 0.2 * np.random.default_rng(1).standard_normal((100, model.n_random_effects))
+observed = observe(model, simulate(model, eta), key=1, ids=np.arange(100))
 design = model.design
 fit(model, PopulationData.of_design(model.structural, observed, design.times, design.doses), omega="diagonal")
 """
@@ -84,7 +85,13 @@ def main() -> None:
             for what, name in (("nothing compiled", "one-compartment"), ("another model", "two-compartment"),
                                ("again", "two-compartment")):  # fmt: skip
                 figures[what] = first_run(name, cache)
-                print(f"first run of {name}, {what}: {figures[what]:.1f} CPU seconds")
+                print(f"first run of {name}, {what}: {figures[what]:.1f} CPU seconds", flush=True)
+            figures["compile_solvers"] = new_process(
+                "-m", "image_longitudinal.models.nlme.compile_solvers", cache=cache
+            )
+            figures["after compile_solvers"] = first_run("pk-emax", cache)
+            print(f"the rest of compile_solvers: {figures['compile_solvers']:.1f} CPU seconds, "
+                  f"first run of pk-emax then {figures['after compile_solvers']:.1f}")  # fmt: skip
     print_result(("numpy", "numba"), figures)
 
 
@@ -147,9 +154,14 @@ def integrating() -> Iterator[None]:
 
 def first_run(name: str, cache: str) -> float:
     """CPU seconds of a new process that simulates and fits a library model."""
+    return new_process("-c", FIRST_RUN.format(name=name), cache=cache)
+
+
+def new_process(*arguments: str, cache: str) -> float:
+    """CPU seconds of Python with its cache of kernels in a folder."""
     environment = os.environ | {"XDG_CACHE_HOME": cache}
     before = os.times()
-    subprocess.run([sys.executable, "-c", FIRST_RUN.format(name=name)], check=True, env=environment)
+    subprocess.run([sys.executable, *arguments], check=True, env=environment)
     after = os.times()
     return after.children_user + after.children_system - before.children_user - before.children_system
 

@@ -1,10 +1,12 @@
 """Calibration of fits of counts, levels and times of events: simulated trials, fitted at once.
 
     python -m benchmarks.nlme_outcome_kinds [--quick] [--trials 200] [--kinds poisson negative-binomial ordinal event]
+        [--minutes 6]
 
 Each trial is simulated from a model and fitted by adaptive Gauss-Hermite quadrature from the model's own values. The
 bias of an estimate (on the scale of its interval: logarithms of positive ones) is compared with the standard error of
 its mean over the trials, and its 95 % intervals are counted that hold the true value. Variances are not looked at.
+After so many CPU ``--minutes`` per kind no further trial begins.
 """
 
 import time
@@ -82,39 +84,44 @@ def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--minutes", type=float, default=6.0, help="of CPU per kind, after which no trial begins")
     options = parser.parse_args()
     trials = min(options.trials, 10) if options.quick else options.trials
     figures: dict[str, dict[str, object]] = {}
     print(f"{'':20}{'estimate':>12}{'true':>8}{'bias / its SE':>15}{'coverage':>10}")
     for name in options.kinds:
         before = time.process_time()
-        errors, held, converged = calibration(KINDS[name], trials)
+        errors, held, converged = calibration(KINDS[name], trials, options.minutes)
+        done = len(errors)
         cpu = time.process_time() - before
         z = errors.mean(axis=0) / (errors.std(axis=0, ddof=1) / np.sqrt(len(errors)))
         coverage = held.mean(axis=0)
         own = KINDS[name].model.parameters
         for i, parameter in enumerate(own):
             print(f"{name:20}{parameter.name:>12}{parameter.typical:8g}{z[i]:15.2f}{coverage[i]:10.1%}", flush=True)
-        print(f"{name:20}{converged} of {trials} converged, {cpu / trials:.2f} CPU s a trial", flush=True)
+        print(f"{name:20}{converged} of {done} converged, {cpu / done:.2f} CPU s a trial", flush=True)
         figures[name] = {
             "bias_in_standard_errors": dict(zip((one.name for one in own), z.round(3).tolist(), strict=True)),
             "coverage": dict(zip((one.name for one in own), coverage.round(4).tolist(), strict=True)),
+            "trials": done,
             "converged": converged,
-            "cpu_seconds_per_trial": round(cpu / trials, 3),
+            "cpu_seconds_per_trial": round(cpu / done, 3),
         }
     largest = max(abs(z) for one in figures.values() for z in one["bias_in_standard_errors"].values())  # type: ignore[attr-defined]
     print_result(("numpy", "numba"), {"trials": trials, "largest_bias_in_standard_errors": largest, "kinds": figures})
 
 
-def calibration(kind: Kind, trials: int) -> tuple[np.ndarray, np.ndarray, int]:
+def calibration(kind: Kind, trials: int, minutes: float) -> tuple[np.ndarray, np.ndarray, int]:
     """Errors of the typical values on the scale of their intervals, whether these hold the truth, (trials, p) both.
 
-    Also how many fits converged; the others count as well.
+    Also how many fits converged; the others count as well. No trial begins after so many CPU minutes.
     """
     true = kind.model.typical_values
     errors, held = np.empty((trials, len(true))), np.empty((trials, len(true)), dtype=bool)
-    converged = 0
+    converged, start = 0, time.process_time()
     for trial in range(trials):
+        if trial > 1 and time.process_time() - start > 60.0 * minutes:
+            return errors[:trial], held[:trial], converged
         found = quadrature_fit(kind.model, simulated(kind, trial), order=ORDER, fixed=kind.fixed)
         converged += found.converged
         rows = {row.name: row for row in parameter_rows(found)}

@@ -61,7 +61,7 @@ class Prediction(Op):
         parameters, data = np.ascontiguousarray(inputs[0], dtype=np.float64), self.data
         out, gradient = np.empty(len(data.times)), np.empty((len(data.times), parameters.shape[1]))
         kernel = (
-            solver_kernel(self.model, plain=data.is_plain, stepwise=data.is_stepwise)
+            solver_kernel(self.model, plain=data.is_plain, stepwise=data.is_stepwise, boluses=data.is_boluses)
             if self.fastest
             else generated_kernel(self.model)
         )

@@ -202,6 +202,11 @@ class PopulationData:
         return bool((self.kind == DOSE).all() and (self.rate >= 0).all())
 
     @property
+    def is_boluses(self) -> bool:
+        """Whether every event is a dose of known amount that takes effect at once."""
+        return bool((self.kind == DOSE).all() and (self.rate == 0).all())
+
+    @property
     def is_stepwise(self) -> bool:
         """Whether all covariates are constant between events."""
         return not self.covariates[:, self.covariates.shape[1] // 2 :].any()

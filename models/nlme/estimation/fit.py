@@ -18,7 +18,7 @@ from image_longitudinal.models.nlme.estimation.minimise import minimise
 from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.plateaus import escape
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
-from image_longitudinal.models.nlme.estimation.uncertainty import covariance_of
+from image_longitudinal.models.nlme.estimation.uncertainty import corrected_score, covariance_of
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
@@ -26,6 +26,7 @@ Evaluated = Callable[[int, float], None]  # called with (evaluation, objective)
 DIFFERENCE = 1e-3  # central differences in coordinates that are logarithms or of order 1
 INFEASIBLE = 1e15  # objective of a trial that cannot be evaluated: finite, so that the line search can interpolate
 TOLERANCE = 1e-5  # predicted decrease at convergence per √subject: the rounding of the sum grows like that
+FEW = 20  # subjects per estimate, below which intervals by sandwich are corrected
 WARM_UP = 30  # at most; each costs as much as one gradient
 ROUNDS = 2  # of minimisation, if a search from several starts finds better modes
 RESTARTS = 4  # further minimisations, from a lower point near the end of one
@@ -56,8 +57,10 @@ class Fit:
     (n,) those of the subjects. ``eta`` (n, k) are the empirical Bayes estimates, ``searches_converged`` (n,) whether
     each search ended at a mode. ``names`` label ``estimates`` and ``standard_errors`` (m,) on the natural scale
     (typical values, Ω entries, residual variances) and ``covariance`` (m, m); NaN if no covariance was computed or it
-    does not exist, and for quantities that the data do not hold. ``shrinkage`` (k,) is 1 - sd(η̂) / ω. If ``converged``
-    is False, ``message`` says why. ``sampling``: of methods whose likelihood is sampled (imp, SAEM).
+    does not exist, and for quantities that the data do not hold. ``interval_covariance`` (m, m): what intervals are
+    made from, a sandwich corrected for few subjects; None if that is ``covariance``. ``shrinkage`` (k,) is
+    1 - sd(η̂) / ω. If ``converged`` is False, ``message`` says why. ``sampling``: of methods whose likelihood is
+    sampled (imp, SAEM).
     """
 
     model: PopulationModel
@@ -76,6 +79,7 @@ class Fit:
     message: str
     evaluations: int
     sampling: Sampling | None = None
+    interval_covariance: FloatArray | None = None
 
     @property
     def table(self) -> dict[str, tuple[float, float]]:
@@ -89,7 +93,7 @@ class PopulationSearch(ABC):
 
     def __init__(self, objective: Objective, coordinates: Coordinates, progress: Evaluated | None) -> None:
         self.objective, self.coordinates, self.progress, self.evaluations = objective, coordinates, progress, 0
-        self._derivatives: tuple[bytes, FloatArray, FloatArray] | None = None
+        self._derivatives: tuple[bytes, FloatArray, FloatArray, FloatArray] | None = None
 
     @abstractmethod
     def individual_objectives(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -103,51 +107,63 @@ class PopulationSearch(ABC):
             self.progress(self.evaluations, value)
         return value, gradient.sum(axis=0)
 
-    def derivatives(self, psi: FloatArray, *, hessian: bool = True) -> tuple[FloatArray, FloatArray]:
+    def derivatives(self, psi: FloatArray, *, hessian: bool = True) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Each subject's gradient (n, m) at ψ, and the objective's Hessian (m, m) by differences of the gradient.
 
-        Those of the last ψ are kept. Without ``hessian`` that is empty. ``objective.eta`` are the modes at ψ before and
-        after.
+        Third, where there are few enough that it matters, each subject's part of the Hessian (n, m, m), else an array
+        without rows. Those of the last ψ are kept. Without ``hessian`` it is empty. ``objective.eta`` are the modes at
+        ψ before and after.
         """
         key = psi.tobytes()
         if self._derivatives is not None and self._derivatives[0] == key:
             return self._derivatives[1:]
+        m = len(psi)
+        few = hessian and len(self.objective.data) < FEW * m
         kept = self.objective.eta.copy()
 
         def gradients(point: FloatArray) -> FloatArray:
             self.objective.eta[:] = kept
             return self.individual_objectives(point)[1]
 
-        own, second = gradients(psi), np.empty((0, 0))
+        own, second, parts = gradients(psi), np.empty((0, 0)), np.empty((0, m, m))
         if hessian:
             counter = Counter("curvature at the estimates", len(psi), "estimates") if self.progress else None
-            columns = central_differences(lambda point: gradients(point).sum(axis=0), psi, DIFFERENCE, counter)
-            second = np.stack(columns, axis=1) / (2 * DIFFERENCE)
-            second = 0.5 * (second + second.T)
-            self._derivatives = key, own, second
+            columns = central_differences(
+                lambda x: gradients(x) if few else gradients(x).sum(axis=0), psi, DIFFERENCE, counter
+            )
+            second = np.stack(columns, axis=-1) / (2 * DIFFERENCE)
+            second = 0.5 * (second + np.swapaxes(second, -1, -2))
+            if few:
+                second, parts = second.sum(axis=0), second
+            self._derivatives = key, own, second, parts
         self.objective.eta[:] = kept
-        return own, second
+        return own, second, parts
 
-    def covariance(self, psi: FloatArray, kind: str) -> tuple[FloatArray, str]:
+    def covariance(self, psi: FloatArray, kind: str) -> tuple[FloatArray, FloatArray | None, str]:
         """Covariance (m, m) of the estimates on their natural scale, and a message if it or a part does not exist.
 
-        ``kind`` as in :func:`fit`. The Hessian is of differences of the gradient.
+        ``kind`` as in :func:`fit`. The Hessian is of differences of the gradient. Between the two: what intervals are
+        made from, as in :class:`Fit`.
         """
         m = len(psi)
         nothing = np.full((m, m), np.nan)
         if kind == "none" or not m:
-            return nothing, ""
+            return nothing, None, ""
         kept = self.objective.eta.copy()
-        own, information = self.derivatives(psi, hessian=kind != "gradient")
+        own, information, parts = self.derivatives(psi, hessian=kind != "gradient")
         score = 0.25 * own.T @ own
         information = score if kind == "gradient" else 0.5 * information
         self.objective.eta[:] = kept
         jacobian = np.stack(central_differences(self.coordinates.natural, psi, 1e-6), axis=1) / 2e-6
         matrix = covariance_of(information, score, jacobian, kind)
         if matrix is None:
-            return nothing, "no standard errors: the objective is not convex at the estimates"
+            return nothing, None, "no standard errors: the objective is not convex at the estimates"
+        corrected = None
+        if kind == "sandwich" and len(parts):
+            corrected = covariance_of(information, corrected_score(0.5 * own, 0.5 * parts), jacobian, kind)
         lost = [name for name, own in zip(self.coordinates.names, np.diag(matrix), strict=True) if np.isnan(own)]
-        return matrix, f"no standard error of {', '.join(lost)}: the data do not hold it" if lost else ""
+        message = f"no standard error of {', '.join(lost)}: the data do not hold it" if lost else ""
+        return matrix, corrected, message
 
     def result(
         self, psi: FloatArray, method: str, covariance: str, objectives: FloatArray, eta: FloatArray,
@@ -155,7 +171,7 @@ class PopulationSearch(ABC):
     ) -> Fit:  # fmt: skip
         """The fit that ends at ψ; ``covariance`` as in :func:`fit`, the rest as in :class:`Fit`."""
         values = self.coordinates.unpack(psi)
-        matrix, problem = self.covariance(psi, covariance)
+        matrix, for_intervals, problem = self.covariance(psi, covariance)
         known = np.isfinite(np.diag(matrix))
         own = matrix[np.ix_(known, known)]
         correlation = own / np.sqrt(np.outer(np.diag(own), np.diag(own)))
@@ -177,6 +193,7 @@ class PopulationSearch(ABC):
             converged=converged,
             message="; ".join(part for part in (message, problem) if part),
             evaluations=self.evaluations,
+            interval_covariance=for_intervals,
         )
 
 
@@ -255,7 +272,7 @@ class _Search(PopulationSearch):
             self.objective.eta[:] = kept
             return float(self.objective.evaluate(self.coordinates.unpack(point)).sum())
 
-        gradients, hessian = self.derivatives(psi)
+        gradients, hessian, _ = self.derivatives(psi)
         found = look_around(value, psi, gradients.sum(axis=0), hessian, shown=self.progress is not None)
         self.objective.eta[:] = kept
         return found

@@ -70,7 +70,9 @@ class Objective:
             raise ConfigError("FO cannot use censored observations", expected="FOCEI or Laplace", got=censored)
         self.model, self.data, self.method, self.n_threads, self.tolerance = model, data, method, n_threads, tolerance
         with _LOADING:
-            self.solver = solver_kernel(model.structural, plain=data.is_plain, stepwise=data.is_stepwise)
+            self.solver = solver_kernel(
+                model.structural, plain=data.is_plain, stepwise=data.is_stepwise, boluses=data.is_boluses
+            )
         # with constant variance the two coincide, and only FOCEI has the analytic gradient
         constant_variance = set(kinds) <= set(CONSTANT_VARIANCE)
         effective = "FOCEI" if method == "FOCE" and constant_variance else method

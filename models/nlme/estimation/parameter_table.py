@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
+from scipy.special import ndtr, stdtrit
 
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.fit import Fit
@@ -83,6 +83,7 @@ def parameter_rows(fit: Fit) -> tuple[ParameterRow, ...]:
     parameters = {own.name: own for own in fit.model.parameters}
     of_effect = [own for own in fit.model.parameters if own.random]
     place = {name: index for index, name in enumerate(fit.names)}
+    covariance, quantile = covariance_for_intervals(fit)
     rows = []
     for index, name in enumerate(fit.names):
         value, error = float(fit.estimates[index]), float(fit.standard_errors[index])
@@ -110,7 +111,7 @@ def parameter_rows(fit: Fit) -> tuple[ParameterRow, ...]:
             if scale == "correlation":
                 low, high = _covariance_interval(fit, place, cells[name], effects, omega)
             else:
-                low, high = _interval(value, error, scale)
+                low, high = _interval(value, float(np.sqrt(covariance[index, index])), scale, quantile)
             relative = 100.0 * error / abs(value) if value else None
             row = ParameterRow(
                 name, kind, value, error, relative, low, high, scale, cv_percent=cv, correlation=correlation, sd=sd
@@ -119,11 +120,22 @@ def parameter_rows(fit: Fit) -> tuple[ParameterRow, ...]:
     return tuple(rows)
 
 
-def _interval(value: float, error: float, scale: str) -> tuple[float, float]:
+def covariance_for_intervals(fit: Fit) -> tuple[FloatArray, float]:
+    """The covariance (m, m) of the estimates that intervals are made from, and their half width in its errors.
+
+    A sandwich of few subjects is corrected for them (:func:`.uncertainty.corrected_score`), with the quantile of t with
+    one degree of freedom less than there are subjects, as for any variance between subjects.
+    """
+    if fit.interval_covariance is None:
+        return fit.covariance, Z95
+    return fit.interval_covariance, float(stdtrit(max(1, len(fit.eta) - 1), 0.975))
+
+
+def _interval(value: float, error: float, scale: str, quantile: float) -> tuple[float, float]:
     """95 % interval made on a scale, back on the natural one."""
     distribution = {"log": "log-normal", "logit": "logit-normal"}.get(scale, "normal")
     slope = {"log": value, "logit": value * (1.0 - value)}.get(scale, 1.0)
-    centre, half = float(link(distribution, value)), Z95 * error / slope
+    centre, half = float(link(distribution, value)), quantile * error / slope
     low, high = inverse_link(distribution, np.array([centre - half, centre + half]))
     return float(low), float(high)
 
@@ -140,8 +152,9 @@ def _covariance_interval(
     slopes |= {f"omega({effects[k]},{effects[k]})": -0.5 * r / omega[k, k] for k in (i, j)}
     known = [name for name in slopes if name in place and np.isfinite(fit.standard_errors[place[name]])]
     positions, weights = [place[name] for name in known], np.array([slopes[name] for name in known])
-    variance = float(weights @ fit.covariance[np.ix_(positions, positions)] @ weights)
-    half = Z95 * np.sqrt(max(variance, 0.0)) / max(1.0 - r * r, 1e-12)
+    covariance, quantile = covariance_for_intervals(fit)
+    variance = float(weights @ covariance[np.ix_(positions, positions)] @ weights)
+    half = quantile * np.sqrt(max(variance, 0.0)) / max(1.0 - r * r, 1e-12)
     low, high = np.tanh(np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12)) + np.array([-half, half])) * size
     return float(low), float(high)
 

@@ -38,9 +38,9 @@ def inference_data(
 ) -> az.InferenceData:
     """A fit as InferenceData.
 
-    Groups: ``estimates`` (estimate, standard_error, covariance by quantity), ``population`` (typical values, omega,
-    residual error), ``random_effects`` (eta, shrinkage and each subject's objective and convergence),
-    ``fit_statistics``, and with data ``observed_data``, ``constant_data`` and ``predictions``.
+    Groups: ``estimates`` (estimate, standard_error, covariance, interval_covariance by quantity), ``population``
+    (typical values, omega, residual error), ``random_effects`` (eta, shrinkage and each subject's objective and
+    convergence), ``fit_statistics``, and with data ``observed_data``, ``constant_data`` and ``predictions``.
 
     Args:
         predictions: arrays (N,) by name, e.g. ``vars(residuals(...))``.
@@ -55,6 +55,8 @@ def inference_data(
         "standard_error": ("quantity", fit.standard_errors),
         "covariance": (("quantity", "quantity_other"), fit.covariance),
     }
+    if fit.interval_covariance is not None:
+        estimates["interval_covariance"] = (("quantity", "quantity_other"), fit.interval_covariance)
     population = {
         "typical": ("parameter", [p.typical for p in parameters]),
         "distribution": ("parameter", [p.distribution for p in parameters]),
@@ -197,6 +199,7 @@ def load_fit(path: str | Path, model: PopulationModel | None = None) -> Fit:
         message=statistics.attrs["message"],
         evaluations=int(statistics["evaluations"]),
         sampling=_sampling(effects, statistics),
+        interval_covariance=estimates["interval_covariance"].values if "interval_covariance" in estimates else None,
     )
 
 

@@ -7,7 +7,7 @@ below.
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -44,6 +44,15 @@ SIGNATURES: dict[int, Signature] = {
     DOSING: signature(_real, _real, _vector, _vector, _matrix),
     RATES: signature(_real, _real, _vector, _vector, _matrix),
 }
+
+
+class Solver(NamedTuple):
+    """What :func:`bind` returns, and the tolerance per step that is usual."""
+
+    model: Callable[[], NDArray[np.int64]]
+    run: Callable[..., tuple[int, int]]
+    TOLERANCE: float
+
 
 # How a model's functions that others call are compiled.
 entry = njit(cache=True, nogil=True, error_model="numpy", no_cpython_wrapper=True)

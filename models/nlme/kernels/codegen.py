@@ -19,6 +19,7 @@ from typing import Any
 
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.files import write_atomically
+from image_longitudinal.models.nlme.kernels import calls
 from image_longitudinal.models.nlme.kernels.cached import cache_folder, digest_of_sources
 from image_longitudinal.models.nlme.kernels.digamma import digamma
 from image_longitudinal.models.nlme.kernels.graphs import jacobian, simplify, write
@@ -28,7 +29,7 @@ from image_longitudinal.models.nlme.model.symbolic import SymbolicSystem, trace
 
 KERNELS = Path(__file__).parent
 PARTS = ("compiled", "records", "dop853", "esdirk", "calls")  # modules that are compiled into a generated file
-LINEAR_PARTS = ("calls",)
+LINEAR_PARTS = ("compiled", "calls")
 
 _WITH_GRADIENT = """
 
@@ -78,10 +79,12 @@ from image_longitudinal.models.nlme.kernels.esdirk import TOLERANCE
 LINEAR_FOOTER = (
     _WITH_GRADIENT.format(name="rates")
     + """
-from image_longitudinal.models.nlme.kernels.linear import TOLERANCE, solve_linear
+from image_longitudinal.models.nlme.kernels.linear import TOLERANCE, solve_boluses, solve_linear
 
 FUNCTIONS = {{{functions}, calls.RATES: called_rates}}
-model, run = calls.bind(solve_linear, FUNCTIONS, N_STATES, N_PARAMETERS, N_COVARIATES, DEPOTS, PLACES)
+SIZES = N_STATES, N_PARAMETERS, N_COVARIATES, DEPOTS, PLACES
+model, run = calls.bind(solve_linear, FUNCTIONS, *SIZES)
+boluses = None if MODELLED else calls.Solver(*calls.bind(solve_boluses, FUNCTIONS, *SIZES), TOLERANCE)
 """
 )
 
@@ -125,20 +128,29 @@ def _module(source: str, parts: Sequence[str]) -> ModuleType:
         return _load(name, path)
 
 
-def solver_kernel(model: StructuralModel, *, plain: bool = True, stepwise: bool = True) -> ModuleType:
-    """The fastest module with a ``run`` for a model: hand-written, in closed form, or generated.
+def solver_kernel(
+    model: StructuralModel, *, plain: bool = True, stepwise: bool = True, boluses: bool = False
+) -> ModuleType | calls.Solver:
+    """The fastest solver of a model, or a module that is one: hand-written, in closed form, or generated.
 
     ``plain``: every event is a dose of known amount and rate, which hand-written kernels require; ``stepwise``:
-    covariates are constant between events, which the closed form of linear compartments requires.
+    covariates are constant between events, which the closed form of linear compartments requires; ``boluses``: every
+    event is a dose that takes effect at once, for which the closed form has a smaller kernel.
     """
     if model.kernel and plain:
         return importlib.import_module(model.kernel)
-    return (linear_kernel(model) if stepwise else None) or generated_kernel(model)
+    linear = linear_kernel(model) if stepwise else None
+    if linear is None:
+        return generated_kernel(model)
+    own: calls.Solver | None = linear.boluses if boluses else None
+    return linear if own is None else own
 
 
 def solver_digest(model: StructuralModel) -> str:
     """Digest of all code that decides a model's predictions and estimates."""
-    solver = solver_kernel(model)  # the name of a generated one is the digest of its text
+    solver = solver_kernel(model)
+    assert isinstance(solver, ModuleType)
+    # (the name of a generated one is the digest of its text)
     own = digest_of_sources(Path(str(solver.__file__)).parent) if model.kernel else solver.__name__
     return digest_of(own, digest_of_sources(KERNELS))
 
@@ -208,7 +220,7 @@ def generate_linear_source(model: StructuralModel, system: SymbolicSystem, form:
 
 
 class _Functions:
-    """Writes expressions of a model as njit functions."""
+    """Writes expressions of a model as functions that compiled ones call."""
 
     def __init__(self, system: SymbolicSystem) -> None:
         m, c = len(system.parameters), len(system.covariates)
@@ -227,7 +239,7 @@ class _Functions:
             value = write(expression, known, by_text, lines)
             lines.append(f"return {value}" if target == "return" else f"{target} = {value}")
         body = "\n".join(f"    {line}" for line in [*self.head, *lines] or ["pass"])
-        return f'@njit(nogil=True, error_model="numpy")\ndef {name}({arguments}):\n{body}\n'
+        return f"@compiled\ndef {name}({arguments}):\n{body}\n"
 
     def common(self) -> list[str]:
         """Initial values, dosing and outputs."""
@@ -253,9 +265,10 @@ def _file(
 ) -> str:  # fmt: skip
     head = (
         f'"""Compiled functions of the structural model {model.name!r}, generated from its symbolic form."""\n\n'
-        "import math\n\nimport numpy as np\nfrom numba import njit\n\n"
+        "import math\n\nimport numpy as np\n\n"
         "from image_longitudinal.models.nlme.kernels import calls\n"
-        f"from image_longitudinal.models.nlme.kernels.calls import entry\n{imports}\n"
+        "from image_longitudinal.models.nlme.kernels.calls import entry\n"
+        f"from image_longitudinal.models.nlme.kernels.compiled import compiled\n{imports}\n"
     )
     names = ", ".join(f"calls.{name}: called_{name.lower()}" for name in called)
     entries = "".join(ENTRIES[name] for name in called)
@@ -272,7 +285,7 @@ def _choice(name: str, arguments: str, n: int) -> str:
     """A function that calls that of the given endpoint."""
     lines = [f"    if endpoint == {i}:\n        return {name}{i}({arguments})" for i in range(n - 1)]
     body = "\n".join([*lines, f"    return {name}{n - 1}({arguments})"])
-    return f'@njit(nogil=True, error_model="numpy")\ndef {name}(endpoint, {arguments}):\n{body}\n'
+    return f"@compiled\ndef {name}(endpoint, {arguments}):\n{body}\n"
 
 
 def _cells(rows: Sequence[Any], columns: Sequence[Any]) -> list[str]:

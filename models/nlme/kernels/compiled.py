@@ -1,18 +1,20 @@
-"""Functions that only other compiled functions call: how they are compiled, and loops over small arrays."""
+"""Functions that only other compiled functions call: how they are compiled, and loops over small arrays.
+
+numba optimises a function together with all that it calls and makes machine code of it, and does both again in every
+caller: a kernel of five levels costs five times what it could. Functions of this module's kinds are handed to their
+callers as they are; the kernel at the end optimises everything once.
+"""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
-from numba import njit
-from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba import _dynfunc, njit
+from numba.core.compiler import CompilerBase, DefaultPassBuilder, _LowerResult
 from numba.core.compiler_machinery import register_pass
 from numba.core.lowering import Lower
 from numba.core.typed_passes import BaseNativeLowering, NativeLowering
 
 Compiled: TypeAlias = Callable[..., Any]
-
-# Without entry points from Python and C, which would only add compile time.
-compiled = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 class _Apart(Lower):
@@ -21,8 +23,50 @@ class _Apart(Lower):
         self.builder.function.attributes.add("noinline")
 
 
+class _Inlined(Lower):
+    def pre_lower(self) -> None:
+        super().pre_lower()
+        self.builder.function.attributes.add("alwaysinline")
+
+
+class _Inner(BaseNativeLowering):
+    """Lowers a function to code that is neither optimised nor turned into machine code: its callers do both."""
+
+    def run_pass(self, state: Any) -> bool:
+        context, flags = state.targetctx, state.flags
+        library = state.library = context.codegen().create_library(state.func_id.func_qualname)
+
+        def finalised() -> None:
+            library._finalized = True
+
+        library._optimize_functions = lambda module: None
+        library._optimize_final_module = lambda: None
+        library._finalize_final_module = finalised
+        kept, flags.no_compile = flags.no_compile, True
+        try:
+            super().run_pass(state)
+        finally:
+            flags.no_compile = kept
+        found = state["cr"]
+        of, name = found.fndesc, found.fndesc.qualname.split(".")[-1]
+        # what numba's table of functions needs; with no address, because nothing calls it from Python
+        key = _dynfunc.make_function(of.lookup_module(), name, "", 0, found.env, (library,))
+        context.insert_user_function(key, of, [library])
+        state["cr"] = _LowerResult(of, found.call_helper, cfunc=key, env=found.env)
+        return True
+
+
 @register_pass(mutates_CFG=True, analysis_only=False)
-class _ApartLowering(BaseNativeLowering):
+class _InnerLowering(_Inner):
+    _name = "inner_lowering"
+
+    @property
+    def lowering_class(self) -> type[Lower]:
+        return Lower
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _ApartLowering(_Inner):
     _name = "apart_lowering"
 
     @property
@@ -30,20 +74,48 @@ class _ApartLowering(BaseNativeLowering):
         return _Apart
 
 
-class _ApartCompiler(CompilerBase):
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _InlinedLowering(_Inner):
+    _name = "inlined_lowering"
+
+    @property
+    def lowering_class(self) -> type[Lower]:
+        return _Inlined
+
+
+class _InnerCompiler(CompilerBase):
+    lowering: ClassVar[type[_Inner]] = _InnerLowering
+
     def define_pipelines(self) -> list[Any]:
         passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        own = [(_ApartLowering if one is NativeLowering else one, text) for one, text in passes.passes]
+        own = [(self.lowering if one is NativeLowering else one, text) for one, text in passes.passes]
         passes.passes = own
         passes._finalized = False
         passes.finalize()
         return [passes]
 
 
+class _ApartCompiler(_InnerCompiler):
+    lowering = _ApartLowering
+
+
+class _InlinedCompiler(_InnerCompiler):
+    lowering = _InlinedLowering
+
+
+def _inner(pipeline: type[_InnerCompiler]) -> Callable[[Compiled], Any]:
+    """A decorator, without entry points from Python and C, which would only add compile time."""
+    options = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    decorator: Callable[[Compiled], Any] = njit(pipeline_class=pipeline, **options)
+    return decorator
+
+
+compiled = _inner(_InnerCompiler)
 # As ``compiled``, but LLVM makes no copies at the places of call: for what is called rarely and from many of them.
-apart = njit(
-    nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=_ApartCompiler
-)
+apart = _inner(_ApartCompiler)
+# As ``compiled``, but a part of its callers in any case: for what is called at every observation. A record of 15 arrays
+# as an argument is a copy of 100 words.
+inlined = _inner(_InlinedCompiler)
 
 
 @compiled

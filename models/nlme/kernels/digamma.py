@@ -2,10 +2,10 @@
 
 import math
 
-from numba import njit
+from image_longitudinal.models.nlme.kernels.compiled import compiled
 
 
-@njit(nogil=True, error_model="numpy")
+@compiled
 def digamma(x: float) -> float:
     """d/dx log Γ(x) for x > 0, to 1e-14 (relative, or absolute near its zero at 1.46).
 

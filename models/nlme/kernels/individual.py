@@ -57,6 +57,24 @@ def predict_subject(model, i, phi, scales, data, tolerance, f, g):  # type: igno
     return True
 
 
+@compiled
+def predict_around(model, i, phi, scales, data, tolerance, f, g):  # type: ignore[no-untyped-def]
+    """As :func:`predict_subject` at each of phi (D, p), one after the other in f (D T,) and g (D T, p), by one call."""
+    n, n_p = phi.shape
+    values, slopes = np.empty((n, n_p)), np.empty((n, n_p))
+    for d in range(n):
+        for a in range(n_p):
+            values[d, a], slopes[d, a] = parameter_of(scales[a], phi[d, a])
+    failed, _ = call_solve(model, (model, values, data, i, True, tolerance, f, g))
+    if failed >= 0:
+        return False
+    n_rows = f.size // n
+    for j in range(f.size):
+        for a in range(n_p):
+            g[j, a] *= slopes[j // n_rows, a]
+    return True
+
+
 @cached_kernel
 def predictions(model, phi, scales, data, tolerance, f, g):  # type: ignore[no-untyped-def]
     """f (N,) and its derivative g (N, p) at φ (n, p); first failed subject or -1."""
@@ -92,7 +110,9 @@ def objectives(  # type: ignore[no-untyped-def]
     if not cholesky(factor):
         return 0
     log_omega = log_determinant(factor)
-    first, second, phi = np.empty(n_p), np.empty((n_p, n_p)), np.empty(n_p)
+    first, second = np.empty(n_p), np.empty((n_p, n_p))
+    around = 2 * n_p if gradient or method == LAPLACE else 0
+    phi = np.empty((around + 1, n_p))  # up and down in every φ, then the mode itself
     up, down = np.empty(n_p), np.empty(n_p)
     b_up, b_down = np.empty((n_p, n_p)), np.empty((n_p, n_p))
     hessian, change = np.empty((n_p, n_p)), np.empty((n_p, k, k))
@@ -101,18 +121,20 @@ def objectives(  # type: ignore[no-untyped-def]
     for i in range(eta.shape[0]):
         r0 = data.row_start[i]
         n_rows = data.row_start[i + 1] - r0
-        f, g = np.empty(n_rows), np.empty((n_rows, n_p))
-        around = 2 * n_p if gradient or method == LAPLACE else 0
-        value = math.inf
-        for direction in range(around + 1):  # up and down in every φ, then the mode itself
-            a, sign = direction // 2, 1.0 if direction % 2 == 0 else -1.0
-            assign(phi, mu[i])
+        all_f, all_g = np.empty((around + 1) * n_rows), np.empty(((around + 1) * n_rows, n_p))
+        for direction in range(around + 1):
+            for a in range(n_p):
+                phi[direction, a] = mu[i, a]
             for b in range(k):
-                phi[random[b]] += eta[i, b] if method != FO else 0.0
+                phi[direction, random[b]] += eta[i, b] if method != FO else 0.0
             if direction < around:
-                phi[a] += sign * STEP
-            if not predict_subject(problem.model, i, phi, problem.scales, data, problem.tolerance, f, g):
-                return i
+                phi[direction, direction // 2] += STEP if direction % 2 == 0 else -STEP
+        if not predict_around(problem.model, i, phi, problem.scales, data, problem.tolerance, all_f, all_g):
+            return i
+        value = math.inf
+        for direction in range(around + 1):
+            a, sign = direction // 2, 1.0 if direction % 2 == 0 else -1.0
+            f, g = all_f[direction * n_rows : (direction + 1) * n_rows], all_g[direction * n_rows :]
             at = f if problem.interaction else typical[r0 : r0 + n_rows]
             value = data_terms(problem, error, r0, f, at, g, first, second)
             if direction == around:
@@ -120,13 +142,14 @@ def objectives(  # type: ignore[no-untyped-def]
             for b in range(n_p):
                 if sign > 0:
                     up[b] = first[b]
-                    b_up[b] = second[b]
+                    assign(b_up[b], second[b])
                 else:
                     hessian[b, a] = (up[b] - first[b]) / (2.0 * STEP)
             if sign < 0:
                 for b in range(k):
                     for c in range(k):
                         change[a, b, c] = (b_up[random[b], random[c]] - second[random[b], random[c]]) / (2.0 * STEP)
+        f, g = all_f[around * n_rows :], all_g[around * n_rows :]
         at = f if problem.interaction else typical[r0 : r0 + n_rows]
         for b in range(k):
             for c in range(k):

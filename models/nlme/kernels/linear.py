@@ -9,7 +9,7 @@ import numpy as np
 
 from image_longitudinal.models.nlme.kernels import calls, doses, records
 from image_longitudinal.models.nlme.kernels.cached import cached_kernel
-from image_longitudinal.models.nlme.kernels.compiled import apart, assign, compiled
+from image_longitudinal.models.nlme.kernels.compiled import apart, assign, compiled, inlined
 from image_longitudinal.models.nlme.kernels.event_integration import plan_dose
 from image_longitudinal.models.nlme.kernels.linear_state import (
     AMOUNT,
@@ -30,7 +30,7 @@ from image_longitudinal.models.nlme.kernels.spectrum import renew
 TOLERANCE = 0.0  # there is none: the solution is exact
 
 
-@compiled
+@inlined
 def observe(model, endpoint, t, s, p, by_parameter, by_state, gradient):  # type: ignore[no-untyped-def]
     """The prediction at time t; ``gradient`` (m,) receives its derivatives."""
     places, modes, depots, passed, exchange, modes_by, depots_by, exchange_by, y = (
@@ -215,30 +215,40 @@ def solve_linear(model, parameters, data, start_at, shared, tolerance, out, grad
     n, m = model[calls.N_STATES], gradient.shape[1]
     event_start, row_start = data.event_start, data.row_start
     s = new_linear(model, m)
-    by_parameter, by_state, none = np.zeros(m), np.zeros(n), np.zeros(m)
+    by_parameter, by_state = np.zeros(m), np.zeros(n)
     p = np.zeros(model[calls.N_PARAMETERS] + 2 * model[calls.N_COVARIATES] + 2)
     most = 0
     for i in range(start_at, start_at + 1 if shared else start_at + parameters.shape[0]):
-        for e in range(event_start[i], event_start[i + 1]):
-            if model[calls.DOSING] != 0 or data.kind[e] != records.DOSE or data.rate[e] != 0.0:
-                most = max(most, event_start[i + 1] - event_start[i])
-    if most > 0:
-        queue, plan = records.new_queue(4 * most + 4, m), records.new_plan(n, m)
-        initial, initial_by = np.zeros(n), np.zeros((n, m))
-        for row in range(parameters.shape[0]):
-            subject = start_at if shared else start_at + row
-            r0, r1 = row_start[subject], row_start[subject + 1]
-            if r0 == r1:
-                continue
-            o = row * (r1 - r0) if shared else r0 - row_start[start_at]
-            reason = solve_subject(
-                model, subject, parameters[row], data, s, p, queue, plan, initial, initial_by, by_parameter, by_state,
-                out[o : o + r1 - r0], gradient[o : o + r1 - r0],
-            )  # fmt: skip
-            if reason != records.GOOD:
-                return row, reason
-        return -1, records.GOOD
-    for row in range(parameters.shape[0]):  # every dose takes effect at once and at its time
+        most = max(most, event_start[i + 1] - event_start[i])
+    queue, plan = records.new_queue(4 * most + 4, m), records.new_plan(n, m)
+    initial, initial_by = np.zeros(n), np.zeros((n, m))
+    for row in range(parameters.shape[0]):
+        subject = start_at if shared else start_at + row
+        r0, r1 = row_start[subject], row_start[subject + 1]
+        if r0 == r1:
+            continue
+        o = row * (r1 - r0) if shared else r0 - row_start[start_at]
+        reason = solve_subject(
+            model, subject, parameters[row], data, s, p, queue, plan, initial, initial_by, by_parameter, by_state,
+            out[o : o + r1 - r0], gradient[o : o + r1 - r0],
+        )  # fmt: skip
+        if reason != records.GOOD:
+            return row, reason
+    return -1, records.GOOD
+
+
+@cached_kernel
+def solve_boluses(model, parameters, data, start_at, shared, tolerance, out, gradient):  # type: ignore[no-untyped-def]
+    """As :func:`solve_linear`, where every event is a dose that takes effect at once and at its time.
+
+    A kernel of its own, because most data need no other, and the other one takes several times as long to compile.
+    """
+    n, m = model[calls.N_STATES], gradient.shape[1]
+    event_start, row_start = data.event_start, data.row_start
+    s = new_linear(model, m)
+    by_parameter, by_state, none = np.zeros(m), np.zeros(n), np.zeros(m)
+    p = np.zeros(model[calls.N_PARAMETERS] + 2 * model[calls.N_COVARIATES] + 2)
+    for row in range(parameters.shape[0]):
         subject = start_at if shared else start_at + row
         event, r0, r1 = event_start[subject], row_start[subject], row_start[subject + 1]
         if r0 == r1:

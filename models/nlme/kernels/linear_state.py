@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_longitudinal.models.nlme.kernels import calls
-from image_longitudinal.models.nlme.kernels.compiled import apart, compiled
+from image_longitudinal.models.nlme.kernels.compiled import apart, compiled, inlined
 
 NEAR = 1e-2  # differences of exponents below which a series of six terms is exact to 1e-14
 AMOUNT, RATE = 0, 1  # what an addition is to
@@ -102,7 +102,7 @@ def transfer(h, ka, decay, of_depot, of_mode):  # type: ignore[no-untyped-def]
     return g, (g - h * of_mode) / apart, (h * of_depot - g) / apart
 
 
-@compiled
+@inlined
 def advance(h, s):  # type: ignore[no-untyped-def]
     """Move the state by a duration h (negative: back) of constant infusion rates."""
     more, modes, depots, passed, modes_by, depots_by, y_by = (

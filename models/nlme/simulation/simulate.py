@@ -154,7 +154,8 @@ def predict(
     """
     values = np.ascontiguousarray(parameters, dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    kernel, arrays = solver_kernel(model, plain=data.is_plain, stepwise=data.is_stepwise), data.arrays
+    kernel = solver_kernel(model, plain=data.is_plain, stepwise=data.is_stepwise, boluses=data.is_boluses)
+    arrays = data.arrays
     per_step = kernel.TOLERANCE if tolerance is None else tolerance
     rows = np.arange(len(values) + 1) * len(data.times) if shared else data.row_start
     out = np.empty(rows[-1])

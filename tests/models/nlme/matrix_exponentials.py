@@ -11,6 +11,7 @@ from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.data.events import EventTable
 from image_longitudinal.models.nlme.kernels.codegen import generated_kernel
 from image_longitudinal.models.nlme.model.structural import MODIFIERS, StructuralModel
+from tests.models.nlme.compiled_functions import from_python
 
 FloatArray = NDArray[np.float64]
 
@@ -82,10 +83,10 @@ class LinearSubject:
         self.kernel = generated_kernel(model)
         self.parameters = np.append(np.asarray(parameters, dtype=np.float64), 0.0)  # (the last: see generate_source)
         self.matrix, constant = np.zeros((n, n)), np.zeros(n)
-        self.kernel.rhs(0.0, np.zeros(n), self.parameters, constant)
-        self.kernel.jacobian(0.0, np.zeros(n), self.parameters, self.matrix)
+        from_python(self.kernel.rhs)(0.0, np.zeros(n), self.parameters, constant)
+        from_python(self.kernel.jacobian)(0.0, np.zeros(n), self.parameters, self.matrix)
         later = np.zeros((n, n))
-        self.kernel.jacobian(1.0, np.zeros(n), self.parameters, later)
+        from_python(self.kernel.jacobian)(1.0, np.zeros(n), self.parameters, later)
         if not self.kernel.LINEAR or model.covariates or constant.any() or (later != self.matrix).any():
             raise ConfigError(f"model {model.name!r} has no exact solution by matrix exponentials", expected="x' = A x")
         self.dosing = dosing or self._own_dosing(n)
@@ -96,7 +97,7 @@ class LinearSubject:
         if not self.kernel.MODELLED:
             return DosingParameters()
         values = np.empty(4 * n)
-        self.kernel.dosing(0.0, self.parameters, values)
+        from_python(self.kernel.dosing)(0.0, self.parameters, values)
         by_name = values.reshape(n, 4).T
         return DosingParameters(
             **{name: dict(enumerate(row.tolist(), 1)) for name, row in zip(MODIFIERS, by_name, strict=True)}
@@ -121,7 +122,7 @@ class LinearSubject:
             if event["EVID"] in (1, 4):
                 self._dose(event)
                 self._go_to(event["TIME"])
-            out[index] = self.kernel.output(0, self.now, self.x, self.parameters)
+            out[index] = from_python(self.kernel.output)(0, self.now, self.x, self.parameters)
         return out
 
     def _go_to(self, time: float) -> None:

@@ -117,6 +117,45 @@ def test_times_of_events_reach_scipys_maximum(survived):
     np.testing.assert_array_less(np.abs(found.estimates - expected), 0.05 * found.standard_errors)
 
 
+def check_saem(model, data, **options):
+    """SAEM ends near the maximum that quadrature finds, of order 9 (1e-3 and better for these models)."""
+    right = quadrature_fit(model, data, order=9, **options)
+    found = saem_fit(model, data, covariance="none", **options)
+    assert right.converged, right.message
+    assert found.converged, found.message
+    # a root mean square distance of 0.4 standard errors from the maximum counts as converged
+    off = np.abs(found.estimates - right.estimates) / right.standard_errors
+    np.testing.assert_array_less(off, 0.8)
+    # what such a distance adds to -2 log L, and three Monte Carlo errors
+    largest = 0.16 * len(off) + 3 * found.sampling.error
+    assert found.objective == pytest.approx(right.objective, abs=largest)
+
+
+def test_saem_fits_exact_and_censored_times_of_events(survived):
+    check_saem(CLOSED, expand_events(event_table(survived, CLOSED.structural), CLOSED.structural), fixed=("omega",))
+
+
+def test_saem_fits_a_marker_with_the_event_that_follows_it():
+    rng, n, end, times = np.random.default_rng(11), 100, 8.0, np.arange(7.0)
+    start = 1.0 + np.sqrt(0.2) * rng.standard_normal(n)
+    growth = 0.3 + np.sqrt(0.02) * rng.standard_normal(n)
+    # the time at which base exp(link start) (exp(link growth t) - 1) / (link growth) is an exponential draw
+    reached = 1.0 + rng.exponential(size=n) * 0.8 * growth / (0.02 * np.exp(0.8 * start))
+    time = np.where(reached > 0.0, np.log(np.maximum(reached, 1e-12)) / (0.8 * growth), np.inf)
+    seen, died = np.minimum(time, end), time <= end
+    marker = start[:, None] + growth[:, None] * times + 0.3 * rng.standard_normal((n, len(times)))
+    rows = [
+        row
+        for i in range(n)
+        for row in (
+            *((i, t, value, 1) for t, value in zip(times, marker[i], strict=True) if t < seen[i]),
+            (i, seen[i], float(died[i]), 2),
+        )
+    ]
+    columns = dict(zip(("ID", "TIME", "DV", "DVID"), np.array(rows).T, strict=True))
+    check_saem(JOINT, expand_events(event_table(columns, JOINT.structural), JOINT.structural), omega="diagonal")
+
+
 def test_an_integrated_hazard_is_the_closed_form(survived):
     one, two = (
         fit(own, expand_events(event_table(survived, own.structural), own.structural), "Laplace", fixed=(

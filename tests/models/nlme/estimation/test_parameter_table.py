@@ -4,11 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from image_longitudinal.models.nlme.diagnostics.residuals import residuals
 from image_longitudinal.models.nlme.estimation.fit import fit
-from image_longitudinal.models.nlme.estimation.parameter_table import fit_statistics, parameter_rows
+from image_longitudinal.models.nlme.estimation.parameter_table import (
+    covariance_for_intervals,
+    fit_statistics,
+    parameter_rows,
+)
 from tests.models.nlme.estimation.test_fit import THEOPHYLLINE, theophylline_data  # noqa: F401
 
 
@@ -23,10 +27,13 @@ def test_every_estimate_has_its_row_with_an_interval_on_its_own_scale(found):
     ka, variance = rows["ka"], rows["omega(eta_ka,eta_ka)"]
     assert ka.relative_error == pytest.approx(100 * ka.standard_error / ka.estimate)
     # log scale: the geometric mean of the interval is the estimate
+    covariance_of_estimates, quantile = covariance_for_intervals(found)
+    assert quantile == pytest.approx(t.ppf(0.975, 11))  # 12 subjects
+    errors = dict(zip(found.names, np.sqrt(np.diag(covariance_of_estimates)), strict=True))
     for row in (ka, variance, rows["sigma2_additive"]):
         assert row.scale == "log"
         assert np.sqrt(row.lower * row.upper) == pytest.approx(row.estimate, rel=1e-12)
-        half = norm.ppf(0.975) * row.standard_error / row.estimate
+        half = quantile * errors[row.name] / row.estimate
         assert np.log(row.upper / row.estimate) == pytest.approx(half, rel=1e-12)
     assert variance.cv_percent == pytest.approx(100 * np.sqrt(np.exp(variance.estimate) - 1))
     assert variance.sd == pytest.approx(np.sqrt(variance.estimate))
@@ -40,9 +47,15 @@ def test_a_variance_that_is_hardly_known_has_no_negative_interval(found):
     place = found.names.index("omega(eta_k,eta_k)")
     covariance = found.covariance.copy()
     covariance[place, place] = (3.0 * found.estimates[place]) ** 2
-    vague = replace(found, covariance=covariance, standard_errors=np.sqrt(np.diag(covariance)))
+    errors = np.sqrt(np.diag(covariance))
+    vague = replace(found, covariance=covariance, standard_errors=errors, interval_covariance=covariance)
     row = parameter_rows(vague)[place]
     assert 0.0 < row.lower < row.estimate < row.upper
+
+
+def test_an_interval_without_correction_is_that_of_the_standard_error(found):
+    row = parameter_rows(replace(found, interval_covariance=None))[0]
+    assert np.log(row.upper / row.estimate) == pytest.approx(norm.ppf(0.975) * row.standard_error / row.estimate)
 
 
 def test_a_quantity_that_the_data_do_not_hold_costs_only_itself_its_error(found):

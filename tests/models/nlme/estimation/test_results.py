@@ -34,9 +34,12 @@ def test_how_well_a_sampled_likelihood_is_known_comes_back_and_a_doubtful_one_is
     shapes = np.full(12, 0.2)
     shapes[3] = 0.9
     known = Sampling(np.full(12, 600), np.full(12, 400.0), shapes, 0.015)
-    sampled = replace(result, sampling=known, searches_converged=shapes <= 0.7)
-    back = results.load_fit(results.save_fit(sampled, tmp_path / "fit.nc", data)).sampling
+    wide = 2.0 * result.covariance
+    sampled = replace(result, sampling=known, searches_converged=shapes <= 0.7, interval_covariance=wide)
+    found = results.load_fit(results.save_fit(sampled, tmp_path / "fit.nc", data))
+    back = found.sampling
     assert back is not None
+    np.testing.assert_array_equal(found.interval_covariance, wide)
     for field in fields(Sampling):
         np.testing.assert_array_equal(getattr(back, field.name), getattr(known, field.name))
     warned = [text for text in results.fit_warnings(sampled) if "sampled likelihood" in text]

@@ -7,7 +7,7 @@ from image_longitudinal.core.random import normals, stream_key
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.fit import fit
 from image_longitudinal.models.nlme.estimation.results import fit_warnings
-from image_longitudinal.models.nlme.estimation.uncertainty import covariance_of
+from image_longitudinal.models.nlme.estimation.uncertainty import corrected_score, covariance_of
 from image_longitudinal.models.nlme.model import symbolic as s
 from image_longitudinal.models.nlme.model.population import Design, Parameter, PopulationModel
 from image_longitudinal.models.nlme.model.residual_error import ResidualError
@@ -72,3 +72,26 @@ def test_without_a_maximum_there_is_no_covariance():
     assert covariance_of(np.diag([1.0, -1.0]), np.eye(2), np.eye(2), "sandwich") is None
     assert covariance_of(np.zeros((2, 2)), np.zeros((2, 2)), np.eye(2), "gradient") is None
     np.testing.assert_array_equal(covariance_of(FULL, FULL, np.eye(2), "hessian"), np.linalg.inv(FULL))
+
+
+def test_the_corrected_sandwich_is_the_jackknife():
+    # least squares: gradients x r and Hessians x x' / sigma²; the jackknife has closed form
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((15, 3))
+    y = x @ [1.0, -2.0, 0.5] + rng.standard_normal(15) * (1.0 + x[:, 0] ** 2)
+    estimate = np.linalg.lstsq(x, y, rcond=None)[0]
+    gradients, hessians = -x * (y - x @ estimate)[:, None], x[:, :, None] * x[:, None, :]
+    without = [np.linalg.lstsq(np.delete(x, i, 0), np.delete(y, i), rcond=None)[0] for i in range(15)]
+    own = covariance_of(hessians.sum(axis=0), corrected_score(gradients, hessians), np.eye(3), "sandwich")
+    moved = np.array(without) - estimate
+    np.testing.assert_allclose(own, moved.T @ moved, rtol=1e-9)
+    # the plain sandwich is smaller
+    plain = covariance_of(hessians.sum(axis=0), gradients.T @ gradients, np.eye(3), "sandwich")
+    assert (np.diag(plain) < np.diag(own)).all()
+
+
+def test_a_subject_that_alone_holds_an_estimate_is_not_corrected_without_bound():
+    hessians = np.array([[[1.0]], [[1e-9]]])  # leverage 1: (1 - 0.75)^-1 at most
+    np.testing.assert_allclose(corrected_score(np.array([[0.1], [0.0]]), hessians), [[0.16]])
+    # and where there is no minimum nothing is corrected
+    np.testing.assert_allclose(corrected_score(np.array([[0.1]]), np.array([[[-1.0]]])), [[0.01]])

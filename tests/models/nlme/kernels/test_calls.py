@@ -65,7 +65,7 @@ def check(model: PopulationModel) -> None:
 
 
 def test_what_serves_every_model_is_compiled_for_the_first_and_predicts_each() -> None:
-    solvers = (event_integration.solve_events, linear.solve_linear)
+    solvers = (event_integration.solve_events, linear.solve_boluses)
     shared = (individual.predictions, modes, individual.objectives, *solvers)
     for model in (SQUARE, DECAY):  # one for each solver
         check(model)

@@ -134,6 +134,24 @@ def test_covariates_that_change_carry_amounts_and_sensitivities_on():
     assert solver_kernel(model, stepwise=False) is generated_kernel(model)
 
 
+def test_doses_that_take_effect_at_once_have_a_kernel_of_their_own_with_the_same_results():
+    columns = {"ID": [1] * 6, "TIME": [0, 1, 3, 5, 5, 9], "EVID": [1, 0, 0, 1, 0, 0], "AMT": [100, 0, 0, 50, 0, 0]}
+    columns |= {"DV": [0] * 6}
+    data = expand_events(event_table({k: np.array(v, dtype=float) for k, v in columns.items()}, TWO), TWO)
+    assert data.is_boluses
+    own = solver_kernel(TWO, boluses=True)
+    assert own is linear_kernel(TWO).boluses
+    values = [0.8, 2.0, 20.0, 3.0, 40.0]
+    got, gradient = solved(TWO, values, data, lambda _: own)
+    general, by_general = solved(TWO, values, data)
+    np.testing.assert_allclose(got, general, rtol=1e-14)  # the same operations
+    np.testing.assert_allclose(gradient, by_general, rtol=1e-13, atol=1e-15)
+    # infusions are not that, nor doses that the parameters change
+    infused = expand_events(event_table(columns | {"RATE": [20, 0, 0, 0, 0, 0]}, TWO), TWO)
+    assert not infused.is_boluses
+    assert solver_kernel(THREE, boluses=True) is linear_kernel(THREE)
+
+
 def _scaled(p):
     """Clearance, volume and exchange by weight."""
     share = p.weight / 70.0

@@ -12,6 +12,7 @@ from image_longitudinal.models.nlme.kernels.codegen import generated_kernel
 from image_longitudinal.models.nlme.library import get_model, load_models, load_named
 from image_longitudinal.models.nlme.model.dosing import Dose
 from image_longitudinal.models.nlme.simulation.simulate import simulate, simulate_individuals
+from tests.models.nlme.compiled_functions import from_python
 
 TIMES = np.array([0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 24.0, 48.0])
 
@@ -24,11 +25,11 @@ def typical(name, doses, times=TIMES):
 def by_scipy(name, start, times):
     """Right-hand side of a library model and its states (n, T): for these models no kernel needs to be compiled."""
     model = get_model(name)
-    kernel, p = generated_kernel(model.structural), np.append(list(model.typical_values.values()), 0.0)
+    rhs, p = from_python(generated_kernel(model.structural).rhs), np.append(list(model.typical_values.values()), 0.0)
 
     def slope(t, x):
         out = np.empty(len(x))
-        kernel.rhs(t, x, p, out)
+        rhs(t, x, p, out)
         return out
 
     options = {"method": "LSODA", "t_eval": times, "rtol": 1e-9, "atol": 1e-9}
