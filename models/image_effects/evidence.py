@@ -75,8 +75,7 @@ class Evidence:
         prior = np.linalg.inv(omega)
         center, covariance = self.posterior(mean, omega)
         score: FloatArray = (center - mean) @ prior
-        information: FloatArray = prior - prior @ covariance @ prior
-        return score, information
+        return score, np.asarray(prior - prior @ covariance @ prior, np.float64)
 
     def objective(self, mean: FloatArray, omega: FloatArray) -> FloatArray:
         """Minus twice the marginal log-likelihood of each subject under N(``mean`` (n, k), Ω), (n,)."""
