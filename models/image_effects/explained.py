@@ -43,6 +43,8 @@ def explained_shares(effects: ImageEffects, *, replicates: int = 1000, seed: int
         replicates: resamples.
         seed: of the bootstrap.
     """
+    if not effects.held_out.any():  # nothing was learned
+        return [Estimate(0.0, 0.0, 0.0)] * len(effects.omega)
     none, diagonal = np.zeros_like(effects.held_out), _diagonal(len(effects.omega))
     around = omega_scores(effects.after, effects.held_out, effects.omega)
     without = omega_scores(effects.before, none, effects.total)

@@ -79,6 +79,9 @@ def fit_image_effects(
     none = np.zeros((len(data), len(start)))
     before = evidence(model, data, none, start, by=by, workers=workers)
     total = likeliest_omega(before, none, start, start)
+    center = before.posterior(none, total)[0]
+    before = evidence(model, data, none, total, by=by, start=center, workers=workers)
+    total = likeliest_omega(before, none, total, total)
     objectives = [float(before.objective(none, total).sum())]
     known, omega = before, total
     best: tuple[CrossFit, FloatArray, Evidence] | None = None
@@ -114,6 +117,9 @@ def check_subjects(model: PopulationModel, data: PopulationData, learner: Learne
     """
     if not model.n_random_effects:
         raise ConfigError("images explain random effects", where=f"model {model.name!r}", got="none")
+    if model.shared_omega:
+        what = "images explain random effects of subjects, not of occasions"
+        raise ConfigError(what, where=f"model {model.name!r}", do="fit a model without variability between occasions")
     if len(data) != len(learner):
         raise ConfigError("images and table do not fit", expected=f"images of {len(data)} subjects", got=len(learner))
     if len(data) < FEWEST * learner.folds:

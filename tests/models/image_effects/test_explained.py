@@ -1,5 +1,7 @@
 """What images explain: the designed share where they do; nothing where they are noise or another subject's."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from image_longitudinal.models.image_effects.explained import explained_shares, permutation_null
@@ -34,6 +36,13 @@ def test_images_that_say_nothing_explain_nothing() -> None:
     null = permutation_null(found, learner, permutations=PERMUTATIONS)
     assert null.p > 0.05
     assert null.gain < 10
+
+
+def test_a_g_that_is_zero_explains_exactly_nothing() -> None:
+    people = trial()
+    found = fit_image_effects(MODEL, people.data.subset(0, 40), LinearLearner(people.features[:40]), rounds=1)
+    none = replace(found, held_out=np.zeros_like(found.held_out), omega=found.total * 0.999, after=found.before)
+    assert explained_shares(none) == [(0.0, 0.0, 0.0)] * 3
 
 
 def test_images_given_to_the_wrong_subjects_explain_nothing() -> None:

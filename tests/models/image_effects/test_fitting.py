@@ -6,6 +6,7 @@ import pytest
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.image_effects.fitting import fit_image_effects
 from image_longitudinal.models.image_effects.linear_head import LinearLearner
+from image_longitudinal.models.nlme.model.effects import with_occasions
 from tests.models.image_effects.conftest import MODEL, SHARE, r2, trial
 
 N = 120
@@ -47,3 +48,6 @@ def test_subjects_that_cannot_be_learned_from_are_refused() -> None:
         fit_image_effects(MODEL, people.data.subset(0, 12), LinearLearner(people.features[:40]))
     with pytest.raises(ConfigError, match="at least 20 subjects"):
         fit_image_effects(MODEL, people.data.subset(0, 12), LinearLearner(people.features[:12]))
+    varying = with_occasions(MODEL, ["cl"], occasions=2, omega=[[0.04]])
+    with pytest.raises(ConfigError, match="not of occasions"):
+        fit_image_effects(varying, people.data.subset(0, 40), LinearLearner(people.features[:40]))

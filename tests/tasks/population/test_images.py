@@ -57,7 +57,10 @@ def fitted(place: Path, folder: Path, overwrite: bool = False, **more: Any) -> F
 
 @pytest.fixture(scope="module")
 def finished(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fit to which images were added when it was complete."""
     folder = tmp_path_factory.mktemp("finished") / "fit"
+    assert fitted(place, folder, images=None).images is None
+    assert not (folder / IMAGE_PREDICTOR).exists()
     fitted(place, folder)
     return folder
 
@@ -77,15 +80,13 @@ def test_a_fit_says_what_images_explain(place: Path, finished: Path, tmp_path: P
     assert any("images explain" in line for line in again.lines())
 
 
-def test_images_are_added_to_a_fit_that_exists_and_not_replaced_unasked(place: Path, tmp_path: Path) -> None:
-    fitted(place, tmp_path / "fit", images=None)
-    assert not (tmp_path / "fit" / IMAGE_PREDICTOR).exists()
-    added = fitted(place, tmp_path / "fit", image_learning="two-step", permutations=0)
-    assert added.images is not None
-    assert (added.images.learning, added.images.p) == ("two-step", None)
+def test_a_result_of_other_images_is_not_replaced_unasked(place: Path, finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "fit")
     with pytest.raises(StorageError, match="other images"):
-        fitted(place, tmp_path / "fit", permutations=0)
-    assert fitted(place, tmp_path / "fit", True, permutations=0).images != added.images
+        fitted(place, folder, image_learning="two-step", permutations=0)
+    replaced = fitted(place, folder, True, image_learning="two-step", permutations=0).images
+    assert replaced is not None
+    assert (replaced.learning, replaced.p) == ("two-step", None)
 
 
 def test_new_subjects_are_predicted_by_image_and_by_first_visits(place: Path, finished: Path, tmp_path: Path) -> None:
@@ -125,10 +126,11 @@ def test_images_that_do_not_fit_are_refused_before_the_fit(place: Path, tmp_path
 
 
 def test_a_network_of_pixels_learns_from_the_same_files(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(network_head, "EPOCHS", 3)
-    found = fitted(place, tmp_path / "fit", image_model="cnn", permutations=0).images
+    folder = shutil.copytree(finished, tmp_path / "fit")
+    found = fitted(place, folder, True, image_model="cnn", permutations=0).images
     assert found is not None
     assert found.features == "16x16 pixels"
-    il.predict(tmp_path / "fit", place / "new", tmp_path / "new.csv")
+    il.predict(folder, place / "new", tmp_path / "new.csv")
