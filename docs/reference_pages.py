@@ -29,7 +29,7 @@ from image_longitudinal.storage.dataset.layout import (
     unit_of,
 )
 from image_longitudinal.storage.dataset.study_columns import TRUTH, TRUTH_DESCRIPTIONS, StudyColumns
-from image_longitudinal.tasks.population.options import CovariateOptions, FitOptions, SimulateOptions
+from image_longitudinal.tasks.population.options import CovariateOptions, FitOptions, PredictOptions, SimulateOptions
 
 MADE = "*This page is made from the code by `make docs`.*"
 STUDY = StudyColumns(
@@ -137,10 +137,10 @@ def options_page() -> str:
     """Fields of the options of population models, which functions take as keyword arguments."""
     lines = [
         "# Options of population models", "", MADE, "",
-        "Keyword arguments of `il.simulate`, `il.fit` and `il.search_covariates`; the command line has an option for",
-        "each.",
+        "Keyword arguments of `il.simulate`, `il.fit`, `il.predict` and `il.search_covariates`; the command line has",
+        "an option for each.",
     ]  # fmt: skip
-    for kind in (SimulateOptions, FitOptions, CovariateOptions):
+    for kind in (SimulateOptions, FitOptions, PredictOptions, CovariateOptions):
         lines += ["", f"## {kind.__name__}", "", _text(inspect.getdoc(kind) or ""), "", *_keys(keys_of(kind, ""))]
     return "\n".join([*lines, ""])
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         fit,
         generate,
         load_model,
+        predict,
         score,
         search_covariates,
         simulate,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SubjectDataset", "SubjectLoader", "__version__", "compare_fits", "evaluate", "evaluate_study", "fit", "generate",
-    "load_model", "open_dataset", "score", "search_covariates", "simulate", "simulate_study",
+    "load_model", "open_dataset", "predict", "score", "search_covariates", "simulate", "simulate_study",
 ]  # fmt: skip
 
 _ROOM_OF = {

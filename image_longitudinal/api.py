@@ -272,7 +272,8 @@ def fit(
         model: name of the population model.
         workers: threads; the result does not depend on their number.
         overwrite: replace another fit in the folder.
-        options: fields of :class:`tasks.population.options.FitOptions`, such as ``method="imp", level=0.5``.
+        options: fields of :class:`tasks.population.options.FitOptions`, such as ``method="imp", level=0.5``. With
+            ``images="scans/"`` also what images explain of the random effects.
 
     Returns:
         The content of ``fit.json``: estimates, standard errors, objective, convergence.
@@ -292,6 +293,60 @@ def fit(
         from image_longitudinal.tasks.population.options import FitOptions, options_of
     chosen = options_of(FitOptions, {"table": hidden(str(table)), "model": model, **options})
     return run_or_call(fit_table, chosen, str(output), workers, overwrite)
+
+
+def predict(
+    fit: str | Path,
+    images: str | Path,
+    output: str | Path,
+    *,
+    table: str | Path | None = None,
+    workers: int = 2,
+    overwrite: bool = False,
+    **options: Any,
+) -> Path:
+    """Predict random effects and parameters of new subjects by a fit with images, and write a table.
+
+    It has a row for each subject and source: ``image``, and with a table of first visits ``visits`` (without images)
+    and ``image+visits``.
+
+    Args:
+        fit: folder of a fit with images.
+        images: folder of pictures, Zarr array or data set, as for :func:`fit`.
+        output: CSV or Parquet file to write.
+        table: first visits, as for :func:`fit`.
+        workers: threads; the result does not depend on their number.
+        overwrite: replace the file if it exists.
+        options: fields of :class:`tasks.population.options.PredictOptions`, such as ``visits=2``.
+
+    Returns:
+        The path of the table.
+
+    Raises:
+        ConfigError: the folder holds no fit with images, or an unusable table.
+        StorageError: images and ids that do not fit together, or the file exists.
+
+    Example:
+        >>> import os, numpy as np, pandas as pd
+        >>> from PIL import Image
+        >>> table = il.simulate("trial.csv", "one-compartment", subjects=40, seed=2, overwrite=True)
+        >>> os.makedirs("scans", exist_ok=True)
+        >>> for subject in pd.read_csv(table)["ID"].unique():
+        ...     picture = np.random.default_rng(subject).integers(0, 255, (16, 16), dtype=np.uint8)
+        ...     Image.fromarray(picture).save(f"scans/{subject}.png")
+        >>> found = il.fit(table, "image-fit", "one-compartment", images="scans", omega="diagonal", overwrite=True)
+        >>> found.images.shares["eta_cl"].low <= 0.2  # pictures of noise
+        True
+        >>> il.predict("image-fit", "scans", "by-image.csv", overwrite=True)
+        PosixPath('by-image.csv')
+    """
+    with naming_missing_extra():
+        from image_longitudinal.core.outputs import check_new_file
+        from image_longitudinal.tasks.population.options import PredictOptions, options_of
+        from image_longitudinal.tasks.population.prediction import predict_effects
+    check_new_file(Path(output), overwrite)
+    given = {"fit": str(fit), "images": hidden(str(images)), "table": str(table) if table else None, **options}
+    return Path(predict_effects(options_of(PredictOptions, given), str(output), workers))
 
 
 def search_covariates(

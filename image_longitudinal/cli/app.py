@@ -15,7 +15,7 @@ from image_longitudinal.cli.export import export_command
 from image_longitudinal.cli.inspect import show_command, verify_command
 from image_longitudinal.cli.make import distill_command, generate_command, ingest_command, train_command
 from image_longitudinal.cli.model_choice import compare_command, covariates_command
-from image_longitudinal.cli.population import fit_command, simulate_command
+from image_longitudinal.cli.population import fit_command, predict_command, simulate_command
 from image_longitudinal.cli.service import run_command
 from image_longitudinal.cli.signals import ending_by_signals
 from image_longitudinal.cli.transfer import convert_command, fetch_command, publish_command
@@ -111,6 +111,12 @@ add_command(
     fit_command,
     "image-longitudinal fit trial.csv --model one-compartment --output trial-fit",
     f"image-longitudinal fit {DATA} --level 0.5 --method imp --output demo-fit",
+)
+add_command(
+    app,
+    predict_command,
+    "image-longitudinal predict trial-fit --images new-scans/ --output predictions.csv",
+    "image-longitudinal predict trial-fit --images new-scans/ --table first-visits.csv --output predictions.parquet",
 )
 add_command(
     app,

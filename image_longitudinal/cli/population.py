@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from image_longitudinal.cli.console import command_line, note, opening, print_result, show
-from image_longitudinal.cli.options import Overwrite, Threads, address
+from image_longitudinal.cli.options import Overwrite, Threads, WorkspaceOption, address
 from image_longitudinal.cli.prefect_session import starting_prefect
 from image_longitudinal.core.errors import ConfigError, Problems
 from image_longitudinal.core.outputs import check_new_file, expanded
@@ -39,6 +39,17 @@ Fixed = Annotated[Texts, typer.Option(help="Value to hold: a parameter, omega, r
 Diagonal = Annotated[bool, typer.Option("--diagonal", help="No covariances of random effects.")]
 Block = Annotated[
     Texts, typer.Option(help="Parameters whose random effects covary, e.g. cl,v; repeatable; others do not.")
+]
+
+ImageList = Annotated[
+    str | None,
+    typer.Option(
+        help="CSV or Parquet file with an id and an image in each row; else names of files have ids.",
+        parser=expanded, metavar="FILE",
+    ),
+]  # fmt: skip
+IdColumn = Annotated[
+    str | None, typer.Option(help="Column of ids of the list, which is in the folder if it is not named.")
 ]
 
 
@@ -154,10 +165,30 @@ def fit_command(
     sir: Annotated[
         int | None, typer.Option(min=100, help="Intervals by importance resampling, from so many draws an iteration.")
     ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of pictures, Zarr array or data set: what images explain of the random effects.",
+            parser=address, metavar="FOLDER",
+        ),
+    ] = None,
+    image_list: ImageList = None,
+    id_column: IdColumn = None,
+    image_model: Annotated[
+        str, typer.Option(help="linear in principal components, mlp: a network of these, cnn: a network of pixels.")
+    ] = "linear",
+    image_encoder: Annotated[
+        str | None, typer.Option(help="Registered model whose encoder reads features, e.g. pretrained.")
+    ] = None,
+    image_learning: Annotated[
+        str, typer.Option(help="likelihood, or two-step: regression on empirical Bayes estimates.")
+    ] = "likelihood",
+    permutations: Annotated[int, typer.Option(min=0, help="Of images over subjects, as a check.")] = 19,
+    workspace: WorkspaceOption = "workspace",
     model_file: ModelFileOption = None,
     workers: Threads = 2,
     overwrite: Overwrite = False,
-) -> None:
+) -> None:  # fmt: skip
     """Fit a population model to a table, save the results and write a report."""
     from image_longitudinal.tasks.population.options import FitOptions, options_of
 
@@ -168,8 +199,11 @@ def fit_command(
         "decimal": decimal, "sdtab": sdtab, "stratify": stratify or (), "order": order, "burn_in": burn_in,
         "smoothing": smoothing, "bootstrap": bootstrap, "sir": sir,
         "profile": [name for one in profile or () for name in listed(one)],
+        "images": images, "image_list": image_list, "id_column": id_column, "image_model": image_model,
+        "image_encoder": image_encoder, "image_learning": image_learning, "permutations": permutations,
+        "workspace": workspace,
     })  # fmt: skip
-    check_inputs(model, model_file, table)
+    check_inputs(model, model_file, table, images)
     note(f"fit {model} to {table} by {method}")
     with starting_prefect(server=False):
         from image_longitudinal.flows.fit_table import fit_table
@@ -178,11 +212,48 @@ def fit_command(
     print_result(page, opening(page))
 
 
-def check_inputs(model: str, model_file: str | None, table: str | None) -> None:
-    """Check what the command names, before Prefect and the engine are imported: the model, its file, the table.
+def predict_command(
+    fit: Annotated[str, typer.Argument(help="Folder of a fit with images.", parser=expanded, metavar="FIT")],
+    images: Annotated[
+        str, typer.Option(help="Pictures of new subjects, as for fit.", parser=address, metavar="FOLDER")
+    ],
+    output: Annotated[str, typer.Option(help="CSV or Parquet file to write.", parser=expanded, metavar="FILE")],
+    table: Annotated[
+        str | None, typer.Option(help="Table of their first visits, as for fit.", parser=expanded, metavar="TABLE")
+    ] = None,
+    visits: Annotated[int | None, typer.Option(min=1, help="Use the first N observations of each subject.")] = None,
+    image_list: ImageList = None,
+    id_column: IdColumn = None,
+    covariates: Covariates = "locf",
+    endpoint: Endpoints = None,
+    decimal: DecimalOption = ".",
+    workspace: WorkspaceOption = "workspace",
+    model_file: ModelFileOption = None,
+    workers: Threads = 2,
+    overwrite: Overwrite = False,
+) -> None:
+    """Predict random effects and parameters of new subjects: by their images, and with first visits."""
+    check_new_file(Path(output), overwrite)
+    if not Path(fit).is_dir():
+        raise ConfigError("no such fit", got=fit)
+    check_inputs("depot-central-mm", model_file, table, images)
+    with starting_prefect(server=False):
+        from image_longitudinal.tasks.population.options import PredictOptions, options_of
+        from image_longitudinal.tasks.population.prediction import predict_effects
+    options = options_of(PredictOptions, {
+        "fit": fit, "images": images, "table": table, "visits": visits, "image_list": image_list,
+        "id_column": id_column, "covariates": covariates, "endpoints": named(endpoint), "decimal": decimal,
+        "workspace": workspace, "model_file": model_file,
+    })  # fmt: skip
+    note(f"predict random effects by the fit in {fit}")
+    print_result(predict_effects(options, output, workers))
+
+
+def check_inputs(model: str, model_file: str | None, table: str | None, images: str | None = None) -> None:
+    """Check what the command names, before Prefect and the engine are imported: model, its file, table, images.
 
     Raises:
-        ConfigError: no such model or file.
+        ConfigError: no such model, file or folder.
     """
     from image_longitudinal.models.nlme.library import get_model
 
@@ -195,6 +266,9 @@ def check_inputs(model: str, model_file: str | None, table: str | None) -> None:
     with problems.noting():
         if table is not None and "://" not in table and not Path(table).exists():
             raise ConfigError("no such table", got=table)
+    with problems.noting():
+        if images is not None and "://" not in images and not Path(images).is_dir():
+            raise ConfigError("no such folder of images", got=images)
     problems.require_none()
 
 

@@ -58,8 +58,14 @@ class OffsetObjective(Objective):
         seen, times = np.asarray(observed, np.float64), np.asarray(model.design.times)
         if columns is not None:
             seen, times = seen[:, columns], times[columns]
-        data = PopulationData.of_design(model.structural, seen, times, model.design.doses)
-        objective = cls(model, data, n_threads=workers)
+        return cls.over(model, PopulationData.of_design(model.structural, seen, times, model.design.doses), offsets,
+                        workers=workers)  # fmt: skip
+
+    @classmethod
+    def over(cls, model: PopulationModel, data: PopulationData, offsets: FloatArray, *, workers: int = 1) -> Self:
+        """For the subjects of any table, with offsets (n, k)."""
+        numbered = replace(data, ids=np.arange(len(data)), labels=tuple(map(str, data.names)))
+        objective = cls(model, numbered, n_threads=workers)
         objective.offsets = offsets
         return objective
 

@@ -40,6 +40,8 @@ from image_longitudinal.tasks.population.summary import (
     BOOTSTRAP,
     DRAWS,
     EBES,
+    IMAGE_EFFECTS,
+    IMAGE_PREDICTOR,
     NAME,
     REPORT,
     RESULTS,
@@ -53,7 +55,9 @@ from image_longitudinal.tasks.population.summary import (
 )
 
 SDTAB = {kind: f"sdtab.{kind}" for kind in ("parquet", "csv")}
-FILES = (NAME, RESULTS, EBES, DRAWS, REPORT, BOOTSTRAP, SIR, *SDTAB.values())
+FILES = (
+    NAME, RESULTS, EBES, DRAWS, REPORT, BOOTSTRAP, SIR, IMAGE_PREDICTOR, IMAGE_EFFECTS, *SDTAB.values(),
+)  # fmt: skip
 METHODS = {"fo": "FO", "foce": "FOCE", "focei": "FOCEI", "laplace": "Laplace"}
 
 

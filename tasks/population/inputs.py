@@ -26,7 +26,13 @@ from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
 from image_longitudinal.models.nlme.library import get_model, load_models, load_named, model_content
 from image_longitudinal.models.nlme.model.population import PopulationModel
 from image_longitudinal.storage.dataset.reader import open_dataset
-from image_longitudinal.tasks.population.options import FitOptions, FitSettings, FitSpec, SimulateOptions
+from image_longitudinal.tasks.population.options import (
+    FitOptions,
+    FitSettings,
+    FitSpec,
+    PredictOptions,
+    SimulateOptions,
+)
 
 MOST_GROUPS = 6  # values of a number by which subjects are grouped; with more, its median divides them
 
@@ -151,7 +157,7 @@ def strata_of(options: FitOptions, table: FitTable) -> list[str]:
     return [", ".join(parts) for parts in zip(*labels, strict=True)]
 
 
-def reading_of(options: FitOptions | SimulateOptions, model: PopulationModel) -> Reading:
+def reading_of(options: FitOptions | SimulateOptions | PredictOptions, model: PopulationModel) -> Reading:
     """How options say that a table is read."""
     return Reading(
         interpolation=options.covariates, endpoints=tuple(options.endpoints.items()), decimal=options.decimal,

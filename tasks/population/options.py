@@ -18,6 +18,7 @@ ENDPOINTS: Any = Field(
     {}, description="Value in DVID (or in CMT, without DVID) of each endpoint's observations, such as cp 2."
 )
 DECIMAL: Any = Field(".", description="Decimal mark of a text file: . or a comma.")
+ImageModelKind = Literal["linear", "mlp", "cnn"]
 Method = Literal["fo", "foce", "focei", "laplace", "agq", "imp", "saem", "nuts"]
 
 
@@ -88,6 +89,29 @@ class FitOptions(FitSettings):
     sir: int | None = Field(
         None, ge=100, description="Draws of each iteration of sampling importance resampling of the estimates."
     )
+    images: str | None = Field(
+        None,
+        description="Images of the subjects, to explain their random effects: a folder, a Zarr array, or a data set.",
+    )
+    image_list: str | None = Field(
+        None, description="CSV or Parquet file with an id and an image in each row; names of files have ids without it."
+    )
+    id_column: str | None = Field(None, description="Its column of ids; alone: the list is in the folder of images.")
+    image_model: ImageModelKind = Field(
+        "linear",
+        description="What random effects are predicted with: linear in principal components, mlp: a network of these, "
+        "cnn: a network of pixels.",
+    )
+    image_encoder: str | None = Field(
+        None, description="Registered model whose encoder reads features, in place of principal components."
+    )
+    image_learning: Literal["likelihood", "two-step"] = Field(
+        "likelihood",
+        description="likelihood: images are learned within the marginal likelihood; two-step: by regression on "
+        "empirical Bayes estimates.",
+    )
+    permutations: int = Field(19, ge=0, description="Of images over subjects, to see what a fit finds in noise.")
+    workspace: str = Field("workspace", description="Folder with the registered models.")
 
 
 class CovariateOptions(FitOptions):
@@ -111,6 +135,37 @@ class FitSpec(FitSettings, Spec):
     table_content: str  # digest of the file, or identity of the data set
     model_content: str  # name of a library model, or name and SHA-256 of the user's file
     sampler: int = 1  # version of importance sampling; fits by imp are those of version 2
+
+
+class ImageSpec(Spec):
+    """All that decides what images explain in a finished fit."""
+
+    product: ClassVar[str] = "image-effects"
+    code_version: ClassVar[int] = 1
+
+    fit: str  # the fit's key
+    content: str  # digest of what decides the images
+    encoder: str | None  # digest of the model that reads features
+    image_model: ImageModelKind
+    image_learning: str
+    permutations: int
+    seed: int
+
+
+class PredictOptions(Section):
+    """New subjects to predict by a fit with images."""
+
+    fit: str = Field(description="Folder of a fit with images.")
+    images: str = Field(description="Pictures of new subjects, as for a fit.")
+    table: str | None = Field(None, description="Table of their first visits.")
+    visits: int | None = Field(None, ge=1, description="Use the first so many observations of each subject.")
+    image_list: str | None = Field(None, description="As for a fit.")
+    id_column: str | None = Field(None, description="As for a fit.")
+    covariates: Interpolation = Field("locf", description="Covariates between rows.")
+    endpoints: dict[str, str] = ENDPOINTS
+    decimal: Decimal = DECIMAL
+    workspace: str = Field("workspace", description="Folder with the registered models.")
+    model_file: str | None = Field(None, description="Python file that registers the fit's model.")
 
 
 class SimulateOptions(Section):

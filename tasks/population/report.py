@@ -15,6 +15,7 @@ from image_longitudinal.models.nlme.estimation.fit import Fit
 from image_longitudinal.models.nlme.estimation.results import fit_warnings, load_fit, load_results
 from image_longitudinal.models.nlme.intervals.profiles import RISE
 from image_longitudinal.models.nlme.model.symbolic import risks_of
+from image_longitudinal.tasks.population.image_summary import LEARNERS
 from image_longitudinal.tasks.population.inputs import model_to_fit, observations_of, population_of, strata_of
 from image_longitudinal.tasks.population.interval_summary import IntervalCells, interval_cells
 from image_longitudinal.tasks.population.options import FitOptions
@@ -88,6 +89,7 @@ def fit_page(
         "fit.html", figures, fit=found, options=options, summary=summary, warnings=fit_warnings(found),
         sd=np.sqrt(np.diag(found.model.omega)).tolist(), strata=inside,
         replicates=REPLICATES, shown=len(some), sampled=_sampled(found, data), intervals=_intervals(summary),
+        learners=LEARNERS,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 from image_longitudinal.core.config import Section
 from image_longitudinal.core.files import write_atomically
 from image_longitudinal.models.nlme.estimation.parameter_table import FitStatistics, ParameterRow
+from image_longitudinal.tasks.population.image_summary import ImageSummary
 from image_longitudinal.tasks.population.interval_summary import (
     BootstrapSummary,
     ProfileSummary,
@@ -22,7 +23,8 @@ from image_longitudinal.tasks.population.interval_summary import (
 NAME, RESULTS, DRAWS = "fit.json", "fit.nc", "posterior.nc"
 EBES, REPORT = "ebes.parquet", "report.html"
 BOOTSTRAP, SIR = "bootstrap.parquet", "sir.parquet"
-LATER = ("bootstrap", "sir", "profiles")  # sections that are made after a fit
+IMAGE_PREDICTOR, IMAGE_EFFECTS = "image-predictor.safetensors", "image-effects.parquet"
+LATER = ("bootstrap", "sir", "profiles", "images")  # sections that are made after a fit
 
 
 class ParameterEstimate(Section):
@@ -122,6 +124,7 @@ class FitSummary(Section):
     bootstrap: BootstrapSummary | None = None
     sir: SirSummary | None = None
     profiles: dict[str, ProfileSummary] = Field({})
+    images: ImageSummary | None = None  # what images explain
 
     def write(self, folder: Path) -> None:
         """Write fit.json."""
@@ -157,7 +160,8 @@ class FitSummary(Section):
             lines.append(f"  unreliable (Pareto k above 0.7): {_listed(self.sampling.unreliable)}")
         if self.searches_not_converged:
             lines.append(f"  {self.searches_not_converged} of {self.subjects} individual searches did not converge")
-        return lines + [f"  {line}" for line in self.interval_lines()]
+        lines += [f"  {line}" for line in self.interval_lines()]
+        return lines + ([f"  {line}" for line in self.images.lines()] if self.images else [])
 
     def interval_lines(self) -> list[str]:
         """The intervals that were made after the fit, as text."""

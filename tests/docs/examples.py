@@ -15,7 +15,7 @@ from image_longitudinal.storage.dataset.view import View
 
 RUNS = (  # flows, fits and kernels that are compiled: minutes
     "evaluate", "evaluate_study", "generate", "load_model", "score", "simulate", "simulate_study", "fit",
-    "search_covariates", "compare_fits",
+    "predict", "search_covariates", "compare_fits",
 )  # fmt: skip
 CLASSES = (Dataset, Rows, View, Subject, ArrowTable, SubjectStream)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

@@ -1,0 +1,1 @@
+"""Images in the likelihood: the mean g(x) of a subject's random effects, learned from images beside a table."""
