@@ -5,6 +5,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from platformdirs import user_cache_dir
 
 from tests.paths import ROOT, SHARED_DATA
@@ -12,6 +13,9 @@ from tests.paths import ROOT, SHARED_DATA
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+
+settings.register_profile("tests", deadline=None)  # a busy machine takes long
+settings.load_profile("tests")
 
 SLOW = {  # folders and modules that `make check` (and, if "operations", `make test`) leaves out, by marker
     "e2e": ("e2e", "cli/test_first_run.py"),

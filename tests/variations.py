@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from image_longitudinal.core.config import Config, Section
+from image_longitudinal.core.config import Config, PrivacyConfig, Section
 from image_longitudinal.core.presets import load_config
 
 OTHER = {  # names, valid ones
@@ -42,6 +42,10 @@ def with_another_value(config: Config, path: str) -> Config:
     """The configuration with another valid value of one field; one of a study, with arms and sites to vary."""
     if path.startswith("study.") and not config.study.arms:
         config = config.model_copy(update={"study": WITH_ARMS})
+    if path == "vae.dp":  # valid only if other fields have other values too
+        dp = PrivacyConfig(noise_multiplier=1.0)
+        private = config.vae.model_copy(update={"dp": dp, "cycle_weight": 0.0, "mixed_precision": "no"})
+        return config.model_copy(update={"vae": private})
     content = config.model_dump(mode="json")
     *sections, name = path.split(".")
     inner = content

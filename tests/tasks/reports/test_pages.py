@@ -19,7 +19,7 @@ def test_html_in_a_name_stays_text() -> None:
         estimate=1.0, standard_error=0.1, relative_error=10.0, lower=0.8, upper=1.2, sd=None, correlation=None,
         cv_percent=None,
     )  # fmt: skip
-    summary = SimpleNamespace(subjects_fitted=3, observations=9, estimates={hostile: row}, figures=None)
+    summary = SimpleNamespace(subjects_fitted=3, observations=9, estimates={hostile: row}, figures=None, images=None)
     pictures = dict.fromkeys(("effects", "fit", "individual", "vpc", "pcvpc", "npde"), b"\x89PNG")
     made = pages.page(
         "fit.html", pictures, fit=fit, options=options, summary=summary, warnings=[hostile], sd=[1.0], strata=[],
