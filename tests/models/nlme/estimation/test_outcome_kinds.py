@@ -135,6 +135,7 @@ def test_saem_fits_exact_and_censored_times_of_events(survived):
     check_saem(CLOSED, expand_events(event_table(survived, CLOSED.structural), CLOSED.structural), fixed=("omega",))
 
 
+@pytest.mark.operations
 def test_saem_fits_a_marker_with_the_event_that_follows_it():
     rng, n, end, times = np.random.default_rng(11), 100, 8.0, np.arange(7.0)
     start = 1.0 + np.sqrt(0.2) * rng.standard_normal(n)
