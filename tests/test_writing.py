@@ -23,6 +23,7 @@ KNOWN = {
     "storage/scans/frame_cache.py": "PNG inside replacing()",
     "storage/scans/sources.py": "inside temporary_folder()",
     "tasks/evaluation/run.py": "arrays inside replacing()",
+    "tasks/population/images.py": "tables inside replacing(); Predictor.save(), which is save_tensors()",
     "tasks/population/intervals.py": "Parquet inside replacing()",
     "tasks/exports/hugging_face.py": "Parquet to memory, then Root.write_bytes()",
     "tasks/ingest/review.py": "PNG inside replacing()",
