@@ -78,6 +78,7 @@ def loss_figure(training: TrainingFigures) -> Figure | None:
         curves += [("vae", vae, "mse", "reconstruction error"), ("vae", vae, "kl", "KL (nats)")]
     if diffusion:
         curves.append(("diffusion", diffusion, "loss", "diffusion loss"))
+    curves = [one for one in curves if any(one[2] in row for row in one[1])]  # private training logs no errors of scans
     if not curves:
         return None
     figure = Figure(figsize=(3.6 * len(curves), 2.6), layout="constrained")

@@ -279,6 +279,16 @@ def test_a_vae_alone_generates_a_data_set(tmp_path: Path, tiny: Callable[..., Co
 
 
 @pytest.mark.operations
+def test_a_privately_trained_vae_generates_a_data_set(tmp_path: Path, tiny: Callable[..., Config]) -> None:
+    private = ("vae.dp={epsilon: 8.0}", "vae.cycle_weight=0", "vae.mixed_precision=no", "images.validation_fraction=0")
+    work = Workspace.at(tmp_path / "work")
+    config = tiny("generator.backend=vae", *private)
+    generate_dataset(str(tmp_path / "data"), config=config, workspace=str(work.root))
+    assert verify(str(tmp_path / "data")).ok
+    assert "ε" in work.registry.get(open_dataset(tmp_path / "data").manifest.image.model).card
+
+
+@pytest.mark.operations
 def test_a_model_is_measured_again_by_another_probe(first: Path, tiny: Callable[..., Config], workspace: str) -> None:
     from image_longitudinal.flows.remeasure_model import measure_model
     from image_longitudinal.tasks.reports.model_table import model_report, model_table
