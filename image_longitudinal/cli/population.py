@@ -236,7 +236,7 @@ def predict_command(
     check_new_file(Path(output), overwrite)
     if not Path(fit).is_dir():
         raise ConfigError("no such fit", got=fit)
-    check_inputs("depot-central-mm", model_file, table, images)
+    check_inputs(None, model_file, table, images)
     with starting_prefect(server=False):
         from image_longitudinal.tasks.population.options import PredictOptions, options_of
         from image_longitudinal.tasks.population.prediction import predict_effects
@@ -249,8 +249,10 @@ def predict_command(
     print_result(predict_effects(options, output, workers))
 
 
-def check_inputs(model: str, model_file: str | None, table: str | None, images: str | None = None) -> None:
+def check_inputs(model: str | None, model_file: str | None, table: str | None, images: str | None = None) -> None:
     """Check what the command names, before Prefect and the engine are imported: model, its file, table, images.
+
+    A model that comes with a file, or with a fit (None), is checked when that is read.
 
     Raises:
         ConfigError: no such model, file or folder.
@@ -260,7 +262,8 @@ def check_inputs(model: str, model_file: str | None, table: str | None, images: 
     problems = Problems()
     with problems.noting():
         if model_file is None:
-            get_model(model)
+            if model is not None:
+                get_model(model)
         elif not Path(model_file).is_file():
             raise ConfigError("no such model file", where=model_file)
     with problems.noting():

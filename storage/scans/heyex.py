@@ -1,7 +1,8 @@
-"""What both kinds of Heidelberg's exports share: eyepy, which knows the formats, errors, and patients' pseudonyms."""
+"""What both kinds of Heidelberg's exports share: eyepy, which knows the formats; errors; bytes; patients' names."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import BinaryIO
 
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import IngestError
@@ -38,3 +39,19 @@ def pseudonym(identity: str) -> str:
             do="give every patient a pseudonym, the same in all of their files: patients must not be in two splits",
         )  # fmt: skip
     return f"heidelberg-{digest_of('heidelberg-patient', name)[:PATIENT_DIGITS]}"
+
+
+def exactly(file: BinaryIO, start: int, count: int, what: str) -> bytes:
+    """``count`` bytes of a file of the kind ``what``, from ``start``, which is what the file itself says.
+
+    Raises:
+        IngestError: the file does not have them.
+    """
+    data = b""
+    if start >= 0:
+        file.seek(start)
+        data = file.read(count)
+    if len(data) != count:
+        expected = f"{count} bytes from {start}"
+        raise IngestError(f"damaged or truncated {what} file", expected=expected, got=len(data))
+    return data

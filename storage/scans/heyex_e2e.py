@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import IngestError
-from image_longitudinal.storage.scans.heyex import CIRCLE, pseudonym, reading
+from image_longitudinal.storage.scans.heyex import CIRCLE, exactly, pseudonym, reading
 
 CHUNK_MAGIC = "MDbDir"
 BSCAN = 35652097  # the type of an image that is a B-scan; 33620481 is infrared
@@ -57,7 +57,7 @@ def read_frame(path: Path, index: int) -> NDArray[np.uint8]:
         from eyepy.core.utils import from_e2e_intensity
         from eyepy.io.he.e2e_format import Bscan
 
-        codes = np.frombuffer(_exactly(file, bscan.start, 2 * bscan.rows * bscan.columns), "<u2")
+        codes = np.frombuffer(exactly(file, bscan.start, 2 * bscan.rows * bscan.columns, ".E2E"), "<u2")
         shown: NDArray[np.uint8] = from_e2e_intensity(Bscan.LUT[codes].reshape(bscan.rows, bscan.columns))
         return shown
 
@@ -80,9 +80,11 @@ def _read_content(path: Path, size: int, _: int) -> _Content:
             kind, of = int(folder.type), (folder.patient_id, folder.study_id, folder.series_id)
             start = folder.start + skipped
             if kind == TypesEnum.patient:
-                patients.add(pseudonym(type9_format.parse(_exactly(file, start, _record(folder.size))).patient_id))
+                patients.add(
+                    pseudonym(type9_format.parse(exactly(file, start, _record(folder.size), ".E2E")).patient_id)
+                )
             elif kind == TypesEnum.bscanmeta:
-                meta = type10004_format.parse(_exactly(file, start, _record(folder.size)))
+                meta = type10004_format.parse(exactly(file, start, _record(folder.size), ".E2E"))
                 patterns.setdefault(of, meta.scan_pattern)
             elif kind == TypesEnum.image and (found := _bscan(file, start, size)) is not None:
                 series.setdefault(of, []).append((folder.slice_id, found))
@@ -108,14 +110,14 @@ def _folders(file: BinaryIO, size: int) -> Iterator[Any]:
 
     at, count = version_format.sizeof() + header_format.sizeof(), 0
     while at + header_format.sizeof() <= size:
-        header = header_format.parse(_exactly(file, at, header_format.sizeof()))
+        header = header_format.parse(exactly(file, at, header_format.sizeof(), ".E2E"))
         if header.magic2 != CHUNK_MAGIC or not 1 <= header.num_entries <= MAX_CHUNK_FOLDERS:
             break
         count += header.num_entries
         if count > MAX_FOLDERS:
             raise IngestError("too many records in an .E2E file", expected=f"at most {MAX_FOLDERS}")
         step = folderheader_format.sizeof()
-        data = _exactly(file, at + header_format.sizeof(), step * header.num_entries)
+        data = exactly(file, at + header_format.sizeof(), step * header.num_entries, ".E2E")
         folders = [folderheader_format.parse(data[i : i + step]) for i in range(0, len(data), step)]
         yield from (folder for folder in folders if int(folder.type))
         end = at + header_format.sizeof() + len(data)
@@ -128,7 +130,7 @@ def _folders(file: BinaryIO, size: int) -> Iterator[Any]:
 
 def _bscan(file: BinaryIO, start: int, size: int) -> _Bscan | None:
     """The B-scan in an image's record; None for other images."""
-    _, kind, values, rows, columns = np.frombuffer(_exactly(file, start, 20), "<u4").tolist()
+    _, kind, values, rows, columns = np.frombuffer(exactly(file, start, 20, ".E2E"), "<u4").tolist()
     if kind != BSCAN:
         return None
     if not (1 <= rows <= MAX_SIDE and 1 <= columns <= MAX_SIDE) or values != rows * columns:
@@ -142,11 +144,3 @@ def _record(size: int) -> int:
     if size > MAX_RECORD:
         raise IngestError("damaged .E2E file", expected=f"a record of at most {MAX_RECORD} bytes", got=size)
     return size
-
-
-def _exactly(file: BinaryIO, start: int, count: int) -> bytes:
-    file.seek(start)
-    data = file.read(count)
-    if len(data) != count:
-        raise IngestError("damaged or truncated .E2E file", expected=f"{start + count} bytes", got="fewer")
-    return data

@@ -6,13 +6,12 @@ eyepy says what the header means and how bright a B-scan is shown. Nothing is re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import IngestError
-from image_longitudinal.storage.scans.heyex import CIRCLE, pseudonym, reading
+from image_longitudinal.storage.scans.heyex import CIRCLE, exactly, pseudonym, reading
 
 HEADER = 2048  # bytes before the infrared image
 LEAST_BSCAN_HEADER = 256
@@ -48,7 +47,7 @@ def read_frame(path: Path, index: int) -> NDArray[np.uint8]:
     with reading(".vol"), path.open("rb") as file:
         from eyepy.core.utils import from_vol_intensity
 
-        data = _exactly(file, volume.starts[index], 4 * volume.rows * volume.columns)
+        data = exactly(file, volume.starts[index], 4 * volume.rows * volume.columns, ".vol")
         raw = np.frombuffer(data, "<f4").reshape(volume.rows, volume.columns)
         seen = np.isfinite(raw) & (raw >= 0)
         shown: NDArray[np.uint8] = from_vol_intensity(np.where(seen, raw, np.finfo(np.float32).max))
@@ -67,7 +66,7 @@ def _read_volume(path: Path, size: int, _: int) -> _Volume:
         from eyepy.io.he.vol_reader import vol_format
 
         fields = [field for field in vol_format.subcons if field.name not in ("localizer", "bscans")]
-        header = Struct(*fields).parse(_exactly(file, 0, HEADER))
+        header = Struct(*fields).parse(exactly(file, 0, HEADER, ".vol"))
         rows, columns, count = header.size_y, header.size_x, header.n_bscans
         if not (1 <= rows <= MAX_SIDE and 1 <= columns <= MAX_SIDE and 1 <= count <= MAX_BSCANS):
             expected = f"at most {MAX_BSCANS} B-scans of at most {MAX_SIDE} pixels a side"
@@ -76,7 +75,7 @@ def _read_volume(path: Path, size: int, _: int) -> _Volume:
             raise IngestError("a circular scan around the optic disc", expected="B-scans through the macula")
         starts, at = [], HEADER + header.size_x_slo * header.size_y_slo
         for _number in range(count):
-            own = int.from_bytes(_exactly(file, at + SIZE_AT, 4), "little")
+            own = int.from_bytes(exactly(file, at + SIZE_AT, 4, ".vol"), "little")
             starts.append(at + own)
             at += own + 4 * rows * columns
             if own < LEAST_BSCAN_HEADER or at > size:
@@ -84,11 +83,3 @@ def _read_volume(path: Path, size: int, _: int) -> _Volume:
                 raise IngestError("damaged or truncated .vol file", got=got)
         patient = pseudonym(str(header.patient_id))
     return _Volume(patient, rows, columns, tuple(starts))
-
-
-def _exactly(file: BinaryIO, start: int, count: int) -> bytes:
-    file.seek(start)
-    data = file.read(count)
-    if len(data) != count:
-        raise IngestError("damaged or truncated .vol file", expected=f"{start + count} bytes", got="fewer")
-    return data

@@ -59,7 +59,7 @@ class ShardBatch:
 def make_by_workers(run: DatasetRun, wanted: Mapping[int, str]) -> Generator[MadeShard, None, None]:
     """Have shards made by a pool's workers, with ``compute.concurrent_shards`` batches submitted at a time.
 
-    A batch is as long as takes :data:`BATCH_SECONDS`, and shorter towards the end, so that workers finish together.
+    A batch has as many shards as take :data:`BATCH_SECONDS`, and fewer towards the end: workers finish together.
     Arguments and yield as in :func:`tasks.shards.making.make_here`; shards come in the order in which they are seen
     finished.
 

@@ -140,3 +140,12 @@ def test_without_eyepy_the_extra_is_named(tmp_path, monkeypatch):
     found = reasons(tmp_path)
     assert set(found) == {"a.vol", "b.E2E"}
     assert all("install 'image-longitudinal[heidelberg]'" in reason for reason in found.values())
+
+
+@pytest.mark.usefixtures("_eyepy")
+def test_a_place_before_the_file_is_damage(tmp_path):
+    write_vol(tmp_path / "odd.vol", stack())
+    content = bytearray((tmp_path / "odd.vol").read_bytes())
+    content[48:52] = (-5000).to_bytes(4, "little", signed=True)  # columns of the infrared image
+    (tmp_path / "odd.vol").write_bytes(content)
+    assert "damaged or truncated .vol file" in reasons(tmp_path)["odd.vol"]
