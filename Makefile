@@ -35,7 +35,8 @@ $(READY): requirements.lock requirements-build.lock requirements-cuda.lock pypro
 dataset: $(READY) ## generate a data set: IMAGES=folder/of/scans OUTPUT=folder/or/url PRESET=demo ARGS="--set key=value"
 	$(BIN)/image-longitudinal generate --preset $(PRESET) $(if $(IMAGES),--images "$(IMAGES)") --output "$(OUTPUT)" $(ARGS)
 
-PYTEST  := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three workers keep two cores busy: a test of the service or of a command often waits.
+PYTEST  := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: lint ## lint, and run the tests that need no service and no training (3 minutes)
 	$(PYTEST) -m "not e2e and not service and not training and not docs" $(ARGS)

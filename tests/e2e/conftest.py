@@ -19,7 +19,7 @@ from tests.e2e.postgres import postgres
 from tests.e2e.service import Service, cli_environment
 
 TINY = {
-    "images": {"n_phantoms": 120, "min_images": 20},
+    "images": {"n_phantoms": 90, "min_images": 20},
     "vae": {
         "kind": "convolutional", "image_size": 32, "latent_dim": 6, "width": 0.15, "steps": 30, "batch_size": 16,
         "learning_rate": 1.5e-3, "kl_weight": 0.03, "kl_warmup_steps": 5, "cycle_weight": 0.3,

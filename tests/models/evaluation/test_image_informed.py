@@ -64,6 +64,7 @@ def test_it_reaches_the_ceiling_where_regression_on_estimates_does_not(level: fl
     np.testing.assert_allclose(found.head(people.features[FEW]).mean(0), 0, atol=1e-9)
 
 
+@pytest.mark.operations
 def test_a_fitted_population_gives_the_table_of_the_known_one() -> None:
     """Fitted to 600 subjects from the published start; each R² of 200 others lies in the other's 95 % interval.
 

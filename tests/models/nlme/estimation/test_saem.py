@@ -18,7 +18,11 @@ from tests.models.nlme.model.test_effects import LIMIT, MODEL
 # a variance whose maximum is 0 is approached by EM as 1 / iterations: 0.115 above after 350
 @pytest.mark.parametrize(
     ("model", "omega", "near"),
-    [(COMBINED, "full", 0.1), (DIAGONAL, "diagonal", 0.1), (ADDITIVE, "diagonal", 0.15)],
+    [
+        (COMBINED, "full", 0.1),
+        (DIAGONAL, "diagonal", 0.1),
+        pytest.param(ADDITIVE, "diagonal", 0.15, marks=pytest.mark.operations),
+    ],
 )
 def test_theophylline_ends_near_the_maximum_by_quadrature(reference_data, model, omega, near):
     data = theophylline(reference_data, model)
