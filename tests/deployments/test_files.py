@@ -102,6 +102,7 @@ def test_images_are_pinned_and_run_by_an_ordinary_user_who_can_write_where_volum
     assert all(re.search(r"@sha256:[0-9a-f]{64}$", one) for one in (*bases, *pulled))
     assert re.search(r"^USER app$", DOCKERFILE, re.M)
     assert "install --directory --owner app --group app workspace datasets .run /home/app/.prefect" in DOCKERFILE
+    assert "chmod 1777 .run" in DOCKERFILE  # runc gave a tmpfs there the mode of the folder below it, and root as owner
     for name, service in COMPOSE["services"].items():
         if "build" in service:
             assert service["read_only"], name
