@@ -7,8 +7,8 @@ Command: python -m benchmarks.designs            (half an hour on two cores: up 
 Only the learners, a probe of sites and ``cost`` need images. ``coverage``: how many of the seeds' 95 % intervals hold
 the designed number. ``zero``: Kolmogorov-Smirnov p-value of the seeds' p-values of a link that is designed to be 0.
 ``models``: trials on three longitudinal models. ``learners``: on phantom images at 32x32, R² and policy gain of the
-learners as shares of the oracle's. ``cost``: CPU seconds of the numbers and images of a study of two arms over those of
-the plain data set.
+learners as shares of the oracle's. ``cost``: CPU seconds of a study of two arms over those of the plain data set: of
+the numbers and images alone, and of the whole command.
 """
 
 import time
@@ -21,6 +21,7 @@ from scipy.stats import f as f_law
 from scipy.stats import kstest, norm
 
 from benchmarks.report import argument_parser, print_result
+from benchmarks.study_cost import command_cost
 from image_longitudinal.core.config import GeneratorConfig, OutcomesConfig
 from image_longitudinal.core.random import subject_seeds
 from image_longitudinal.core.study_config import StudyConfig
@@ -46,7 +47,7 @@ LATENT_DIM, ETA_DIMS, LEVEL = 16, (0, 1, 2), 0.5
 SIZES = {  # full, quick
     "strengths": (100_000, 20_000), "coverage seeds": (300, 20), "coverage": (5_000, 1_000), "zero seeds": (200, 40),
     "zero": (20_000, 5_000), "models": (20_000, 2_000), "learners": (50_000, 3_000), "test": (10_000, 600),
-    "cost": (20_000, 2_000),
+    "cost": (20_000, 2_000), "command": (40_000, 2_000),
 }  # fmt: skip
 STUDY: dict[str, Any] = {
     "functional": "area",
@@ -290,8 +291,11 @@ def _learned(design: StudyDesign, train: FloatArray, test: FloatArray) -> dict[s
     return found
 
 
-def cost(n: int) -> dict[str, float]:
-    """CPU seconds of a study of two arms over those of the same subjects without one; images are made once in both."""
+def cost(n: int, commands: int) -> dict[str, float]:
+    """CPU seconds of a study of two arms over those of the same subjects without one; images are made once in both.
+
+    ``n`` subjects in this process, ``commands`` by the whole command.
+    """
     ids = np.arange(n)
     design = design_of(1, assignment={}, shortcut={}, covariates=[])
     made(design, 10)  # compiles
@@ -313,8 +317,13 @@ def cost(n: int) -> dict[str, float]:
         work()
         seconds[name] = time.process_time() - began
     ratio = (seconds["images"] + seconds["study"]) / (seconds["images"] + seconds["plain"])
-    print(f"  {ratio:.2f} times the plain data set: {seconds}")
-    return {"cost_ratio": ratio, **{f"{name}_seconds": value for name, value in seconds.items()}}
+    print(f"  numbers and images: {ratio:.2f} times the plain data set: {seconds}")
+    found = {"cost_ratio": ratio, **{f"{name}_seconds": value for name, value in seconds.items()}}
+    found |= (whole := command_cost(commands, STUDY["arms"]))
+    for name in ("", "_images_reused"):
+        found[f"command{name}_ratio"] = whole[f"study{name}_command_seconds"] / whole[f"plain{name}_command_seconds"]
+        print(f"  whole command{name.replace('_', ' ')}: {found[f'command{name}_ratio']:.2f} times")
+    return found
 
 
 def main() -> None:
@@ -329,7 +338,7 @@ def main() -> None:
         "zero": lambda: zero(size["zero"], size["zero seeds"]),
         "models": lambda: models(size["models"]),
         "learners": lambda: learners(size["learners"], size["test"]),
-        "cost": lambda: cost(size["cost"]),
+        "cost": lambda: cost(size["cost"], size["command"]),
     }
     figures: dict[str, Any] = {}
     for part in options.only or PARTS:

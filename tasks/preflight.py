@@ -11,7 +11,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from image_longitudinal.core.config import ComputeConfig, Config
+from image_longitudinal.core.config import ComputeConfig, Config, DiffusionConfig
 from image_longitudinal.core.errors import ConfigError, IngestError, Problems, StorageError
 from image_longitudinal.core.estimates import expected_bytes, image_side
 from image_longitudinal.core.progress import human_bytes
@@ -38,6 +38,7 @@ class Found:
 
     model: str | None = None  # None: phantom images, or a model that is still to be trained
     image_side: int | None = None  # pixels, of that model or of phantoms
+    diffusion: DiffusionConfig | None = None  # of that model
     scans: int | None = None  # None: none are named, or they are in an archive or elsewhere
     reused: str | None = None  # name of the data set whose images are shared
     finished: int = 0
@@ -112,7 +113,8 @@ def foresee_generation(
         _check_executor(config.compute)
     if not problems.found:
         _check_generator(problems, config, version)
-    return Found(version.version if version else None, side, scans, reused, finished, free)
+    name, diffusion = (version.version, version.metadata.networks.diffusion) if version else (None, None)
+    return Found(name, side, diffusion, scans, reused, finished, free)
 
 
 def foresee_training(problems: Problems, config: Config | None, images: str | None, workspace: str) -> Found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from image_longitudinal.core.config import Config
+from image_longitudinal.core.config import Config, DiffusionConfig
 from image_longitudinal.core.estimates import expected_bytes, image_side, observation_rows
 from image_longitudinal.core.plan_warnings import plan_warnings
 from image_longitudinal.core.progress import duration, human_bytes
@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # imports torch, which readers do not have
 # Seconds, measured on two cores (AMD EPYC) with the demo's networks at 64x64; a GPU is far faster.
 _VAE_STEP, _DIFFUSION_STEP, _SOLVER_STEP = 0.15, 0.33, 0.0022
 _START, _SUBJECT = 25.0, 0.0004
+_READ_BACK = 15.0  # z of 128 finished images of a flattened retina
 
 
 def describe_plan(config: Config, *, training: bool, generation: bool, found: Found | None = None) -> str:
@@ -43,7 +44,7 @@ def describe_plan(config: Config, *, training: bool, generation: bool, found: Fo
                 f"train diffusion   {diffusion.steps:,} steps of {diffusion.batch_size} at "
                 f"{diffusion.image_size}x{diffusion.image_size} ({diffusion.kind})"
             )
-            seconds += diffusion.steps * _DIFFUSION_STEP * diffusion.batch_size / 32 * _diffusion_scale(config)
+            seconds += diffusion.steps * _DIFFUSION_STEP * diffusion.batch_size / 32 * _diffusion_scale(diffusion)
     if generation:
         dataset, shards = config.dataset, config.dataset.plan
         size, rows = (found and found.image_side) or image_side(config), observation_rows(config)
@@ -68,8 +69,11 @@ def describe_plan(config: Config, *, training: bool, generation: bool, found: Fo
         if found and found.free is not None:
             lines.append(f"free              {human_bytes(found.free)} where it is written")
         seconds += n_missing * _SUBJECT
+        network = (found and found.diffusion) or config.diffusion  # that of the model that is used
         if backend == "diffusion" and not (found and found.reused):
-            seconds += n_missing * config.generator.steps * _SOLVER_STEP * _diffusion_scale(config)
+            seconds += n_missing * config.generator.steps * _SOLVER_STEP * _diffusion_scale(network)
+        if backend == "diffusion" and network.kind == "flattened":
+            seconds += _READ_BACK
     lines.append(f"time              about {duration(round(seconds, -1))} on two CPU cores; a GPU is far faster")
     lines += [f"warning           {warning}" for warning in plan_warnings(config, generation=generation)]
     return "\n".join(lines)
@@ -87,9 +91,11 @@ def _study(config: Config) -> str:
     return "; ".join(text for text, named in parts.items() if named) or "no arms, covariates or sites"
 
 
-def _diffusion_scale(config: Config) -> float:
-    """Cost of one call of the diffusion network relative to the demo's, by its operations (SD 1.5: 803 GFLOP)."""
-    diffusion = config.diffusion
+def _diffusion_scale(diffusion: DiffusionConfig) -> float:
+    """Cost of one call of the diffusion network relative to one with channels 64 and 96 at 64x64, by its operations.
+
+    Stable Diffusion 1.5: 803 GFLOP.
+    """
     if diffusion.kind == "stable-diffusion":
         return 803 / 0.32 * (diffusion.image_size / 512) ** 2
     if diffusion.kind == "flattened":  # the same grid at every size

@@ -54,18 +54,19 @@ def potential_outcomes(design: "StudyDesign", subjects: "StudySubjects") -> Pote
         visits = visits_of(design).draw(design.seed, ids)
     times: ArrayLike = outcomes.times if visits is None else visits[0]
     key = stream_key(design.seed, "residual", float(design.level))
-    every, observed, summaries = [], [], []
+    every, predictions, summaries = [], [], []
     for number, arm in enumerate(design.arms):
         shifts = {name: values for (of, name), values in subjects.effects.items() if of == number}
         parameters = arm_parameters(design, subjects.eta, shifts, subjects.covariates)
         predicted = arm_prediction(design, arm, parameters, subjects.covariates, times, ids)
-        observed.append(observe(model, predicted, key=key, ids=ids))
+        predictions.append(predicted)
         if visits is not None:
             predicted = arm_prediction(design, arm, parameters, subjects.covariates, outcomes.times, ids)
         summaries.append(summarise(predicted, outcomes.times))
         every.append(parameters)
     functionals = {name: np.stack([summary[name] for summary in summaries]) for name in summaries[0]}
-    return PotentialOutcomes(np.stack(every), np.stack(observed), functionals, visits)
+    observed = observe(model, np.stack(predictions), key=key, ids=ids)
+    return PotentialOutcomes(np.stack(every), observed, functionals, visits)
 
 
 def visits_of(design: "StudyDesign") -> Visits:

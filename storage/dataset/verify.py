@@ -242,6 +242,7 @@ def _check_content(dataset: Dataset, shard: Shard, manifest: ShardManifest) -> I
         dims = dataset.manifest.eta_latents
         if dims is not None and not np.array_equal(eta.astype(np.float32), latents[ids - shard.start][:, list(dims)]):
             yield Problem(path, "random effects are not the image's", expected=f"latent dimensions {list(dims)}")
+        taken: dict[float | None, NDArray[Any]] = {}  # observed outcomes (n, T) by level, to compare with the potential
         for level in dataset.levels:
             path = dataset.manifest.table_path("random_effects", shard.index, part.split, level)
             table = _read_table(dataset, "random_effects", path, rows[path], len(ids))
@@ -261,15 +262,18 @@ def _check_content(dataset: Dataset, shard: Shard, manifest: ShardManifest) -> I
                 dataset, path, observed, ids, arm, association=level, split=part.split, **own
             )
             if arm is not None:
-                path = dataset.manifest.table_path(POTENTIAL, shard.index, part.split, level)
-                table = _read_table(dataset, POTENTIAL, path, rows[path], len(ids) * len(dataset.arms))
-                yield from [table] if isinstance(table, Problem) else _check_taken(path, table, observed, arm)
+                taken[level] = _observed_outcomes(observed, len(ids))
         for name in dataset.manifest.study_columns.truth:
             for chosen in dataset.levels if layout.has_levels(name) else (None,):
                 path = dataset.manifest.table_path(name, shard.index, part.split, chosen)
                 many = dataset.manifest.rows_of_a_subject(name)
                 table = _read_table(dataset, name, path, rows[path], len(ids) * many)
-                yield from [table] if isinstance(table, Problem) else _check_truth(path, table, ids, many, part.split)
+                if isinstance(table, Problem):
+                    yield table
+                    continue
+                yield from _check_truth(path, table, ids, many, part.split)
+                if name == POTENTIAL and arm is not None and chosen in taken:
+                    yield from _check_taken(path, table, taken[chosen], arm)
 
 
 def _check_effects(
@@ -312,12 +316,16 @@ def _check_observations(
         yield Problem(path, "dv is not a finite number on exactly the observation rows")
 
 
-def _check_taken(path: str, potential: pa.Table, observed: pa.Table, arm: NDArray[Any]) -> Iterator[Problem]:
-    """The observed outcomes of subjects are the potential ones of the arm taken (n,), bit for bit."""
+def _observed_outcomes(observed: pa.Table, n: int) -> NDArray[Any]:
+    """The outcomes (n, T) in a table of observations; NaN at missed visits."""
+    seen = np.asarray(observed["evid"].combine_chunks()) == 0
+    return np.asarray(observed["dv"].combine_chunks())[seen].reshape(n, -1)
+
+
+def _check_taken(path: str, potential: pa.Table, dv: NDArray[Any], arm: NDArray[Any]) -> Iterator[Problem]:
+    """The observed outcomes (n, T) of subjects are the potential ones of the arm taken (n,), bit for bit."""
     names = [name for name in potential.column_names if name.startswith("dv_")]
     every = np.stack([_numpy(potential, name) for name in names], axis=1).reshape(len(arm), -1, len(names))
-    seen = np.asarray(observed["evid"].combine_chunks()) == 0
-    dv = np.asarray(observed["dv"].combine_chunks())[seen].reshape(len(arm), -1)
     if (wrong := np.flatnonzero(((dv != every[np.arange(len(arm)), arm]) & np.isfinite(dv)).any(1))).size:
         yield Problem(path, f"{wrong.size} subjects have other outcomes than in the arm they take")
 

@@ -144,3 +144,16 @@ def test_the_data_set_whose_images_are_shared_is_in_the_plan(tmp_path: Path) -> 
     assert problems == []
     assert found.reused == "tiny"
     assert "those of tiny" in describe_plan(config_of(*PHANTOM), training=False, generation=True, found=found)
+
+
+def test_the_estimated_time_is_that_of_the_model_that_is_used(tmp_path: Path) -> None:
+    chosen = ("generator.backend=diffusion", "dataset.n_subjects=4000")
+    times = []
+    for channels in ("[16]", "[512]"):  # of the configuration, for a model that is not trained here
+        config = config_of(*chosen, f"diffusion.channels={channels}", preset="trial")
+        found, problems = foreseen(tmp_path, config, model=PRETRAINED)
+        assert problems == []
+        plan = describe_plan(config, training=False, generation=True, found=found)
+        times += [one for one in plan.splitlines() if one.startswith("time")]
+    assert times[0] == times[1]
+    assert "2 min 50 s" in times[0]  # 33 ms an image, the start and reading z back

@@ -188,7 +188,9 @@ def integration_error(model: StructuralModel, parameters: ArrayLike, subject: in
 def observe(
     model: PopulationModel, prediction: ArrayLike, *, key: int, ids: ArrayLike, endpoint: str | None = None
 ) -> FloatArray:
-    """Observations, float64 (n, T): predictions (n, T) plus residual error drawn from each subject's own stream.
+    """Observations: predictions (n, T) plus residual error drawn from each subject's own stream, float64.
+
+    Predictions (A, n, T) of the same subjects under A arms get the same draws.
 
     Args:
         model: the population model.
@@ -201,7 +203,7 @@ def observe(
     if not prediction.size:
         return prediction.copy()
     residual = model.residuals[0 if endpoint is None else model.structural.endpoint_index(endpoint)]
-    return residual.scatter(prediction, normals(key, ids, prediction.shape[1]))
+    return residual.scatter(prediction, normals(key, ids, prediction.shape[-1]))
 
 
 def observe_table(
