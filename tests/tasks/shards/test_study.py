@@ -1,6 +1,7 @@
 """A data set with a study design, as the tasks write it: verified, made again, reported, evaluated, exported."""
 
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,16 @@ from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.storage.dataset import layout
 from image_longitudinal.storage.dataset.card import write_card
 from image_longitudinal.storage.dataset.images import create_image_arrays
-from image_longitudinal.storage.dataset.manifest import ShardManifest, write_root_manifest, write_shard_manifest
+from image_longitudinal.storage.dataset.manifest import (
+    ShardManifest,
+    read_shard_manifest,
+    write_root_manifest,
+    write_shard_manifest,
+)
 from image_longitudinal.storage.dataset.reader import Dataset, open_dataset
 from image_longitudinal.storage.dataset.run_claim import begin_run
+from image_longitudinal.storage.dataset.study_columns import POTENTIAL
+from image_longitudinal.storage.dataset.tables import write_table
 from image_longitudinal.storage.dataset.verify import verify_dataset
 from image_longitudinal.storage.io.open import open_root
 from image_longitudinal.storage.io.root import file_record
@@ -105,6 +113,27 @@ def test_it_verifies_and_is_made_again_equal(study: Dataset) -> None:
     assert report.ok, str(report)
     assert rederive(study, np.array([0, 49, 50, 119]), "none") == ([], None)
     assert check_provenance(study.root, study.manifest) == ([], None)
+
+
+def test_potential_outcomes_that_are_not_the_observed_ones_are_found(study: Dataset, tmp_path: Path) -> None:
+    """Their digests are those of the changed file: only the tables contradict each other."""
+    shutil.copytree(study.root.url, tmp_path / "changed")
+    root = open_root(tmp_path / "changed")
+    made = read_shard_manifest(root, 0)
+    assert made is not None
+    path = layout.table_path(POTENTIAL, 0, "train", 0.5)
+    table = pq.read_table(root.join(path))
+    place = table.column_names.index("dv_3")
+    other = pa.array(np.asarray(table["dv_3"].combine_chunks()) + 1)
+    written = write_table(root, path, table.set_column(place, table.schema.field(place), other))
+    files = tuple(written if file.path == path else file for file in made.parts["outcomes"].files)
+    part = made.parts["outcomes"].model_copy(update={"files": files})
+    record = write_shard_manifest(root, made.model_copy(update={"parts": made.parts | {"outcomes": part}}))
+    shards = (record, *study.manifest.shards[1:])
+    write_root_manifest(root, study.manifest.model_copy(update={"shards": shards}))
+    (problem,) = verify_dataset(root).problems
+    assert problem.path == path
+    assert problem.what == "50 subjects have other outcomes than in the arm they take"
 
 
 def test_order_workers_and_a_restart_change_no_byte(study: Dataset, tmp_path: Path) -> None:
