@@ -4,7 +4,8 @@ An image is compared with every training scan over all small shifts, mirrored or
 after both are smoothed and brought to mean 0 and norm 1: blur, grain, brightness and contrast do not hide a copy.
 Retinas are alike, so how near the nearest one is says little; a copy is much nearer to one training scan than to the
 others.
-``benchmarks.copies`` plants copies among scans of other patients and says how many are found.
+``benchmarks.copies`` plants copies among scans of other patients, ``benchmarks.clean_models`` among images of models
+that were trained on the copied scans; both say how many are found.
 """
 
 from typing import NamedTuple
