@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -191,7 +192,7 @@ class PopulationData:
         """Each subject's id as its table has it, (n,)."""
         return self.ids if self.labels is None else np.array(self.labels)
 
-    @property
+    @cached_property
     def arrays(self) -> EventArrays:
         """The arrays for the compiled kernels: contiguous and writable, or kernels would be compiled again."""
         return EventArrays(*(np.require(getattr(self, name), requirements=["C", "W"]) for name in EventArrays._fields))

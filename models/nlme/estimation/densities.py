@@ -43,7 +43,7 @@ class Densities:
             where, _, arrays = part
             subject_densities(
                 self.objective.kinds, error, arrays.observed, arrays.endpoint, arrays.censored, arrays.row_start,
-                predicted[self._rows(where)], out[where],
+                predicted[self._rows(where)], out[where], np.empty((0, 0)),
             )  # fmt: skip
 
         self.objective.in_threads(run, self.parts)

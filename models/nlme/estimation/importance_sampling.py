@@ -6,7 +6,7 @@ subject (as NONMEM's IMP), or over the nodes of a quadrature. Fixed draws make i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from image_longitudinal.models.nlme.kernels.likelihood import subject_densities
 FloatArray = NDArray[np.float64]
 WIDTHS = (1.0, 2.0, 4.0)  # of the mixture's components, relative to the fitted standard deviation; wide for the tails
 WEIGHTS = (0.55, 0.25, 0.12)  # of these components; the rest of the draws come from the population's distribution
-STEP = 1e-4  # central differences in logarithms of residual values and in parameters without random effect
+STEP = 1e-4  # central differences in parameters without random effect
 ENOUGH = 10.0  # effective draws; with more, the moments of the draws are a better proposal than the previous one
 
 
@@ -50,6 +50,7 @@ class ImportanceSearch(PopulationSearch):
         normal = ~data.censored & objective.model.has_residual_error(data.endpoint)
         self.constant = np.log(2 * np.pi) * np.add.reduceat(normal, data.row_start[:-1], dtype=float)
         others = [i for i in range(len(objective.model.parameters)) if i not in random]
+        self._kept = np.empty((0, 0))  # predictions: large, and as large in the next round
         self.shifted = [i for i in others if i in coordinates.mu]  # estimated, without a random effect
 
     def use(self, draws: Draws, center: FloatArray | None = None, moving: Sequence[int] = ()) -> None:
@@ -69,93 +70,121 @@ class ImportanceSearch(PopulationSearch):
         self.moving = [b for b in moving if self.objective.random[b] in self.coordinates.mu]
         self.solved = [*self.shifted, *(int(self.objective.random[b]) for b in self.moving)]
 
-    def individual_objectives(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Each subject's -2 log likelihood without T·log 2π (n,), and its gradient (n, m).
+    def objectives(self, psi: FloatArray) -> FloatArray:
+        """Each subject's -2 log likelihood without T·log 2π, (n,), without its gradient, which takes most of the time.
 
         A draw at which the equations cannot be integrated has no weight.
         """
-        self.evaluations += 1
+        return self._weigh(self.coordinates.unpack(psi), differentiate=False)[0]
+
+    def individual_objectives(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """As :meth:`objectives`, and their gradient (n, m)."""
         values = self.coordinates.unpack(psi)
-        center = self.objective.typical_phi(values)
-        self.eta = self.draws.phi - center[:, None, self.objective.random]
-        if self.moving and self.held is not None:
-            self.eta[:, :, self.moving] = self.held[:, :, self.moving]
-        predicted = self._predictions(center)
-        density = self._log_density(predicted, values)
-        log_weight = density + log_normal(self.eta, values.omega) - self.draws.log_q
-        self.log_weight, total = log_weight, logsumexp(log_weight, axis=1)
-        if not np.isfinite(total).all():
-            subject = self.objective.data.names[int(np.argmin(np.isfinite(total)))]
-            raise SimulationError("no draw of a subject can be evaluated", where=f"subject {subject}")
-        self.weights = np.exp(log_weight - total[:, None])
-        w, precision, errors = self.weights, np.linalg.inv(values.omega), self.coordinates.errors
+        objectives, by_residual = self._weigh(values, differentiate=True)
+        center, errors = self.objective.typical_phi(values), self.coordinates.errors
+        w, precision = self.weights, np.linalg.inv(values.omega)
         by_mu = np.zeros((len(w), len(values.mu)))
         by_mu[:, self.objective.random] = -2.0 * np.einsum("ns,nsk->nk", w, self.eta) @ precision
 
         def at_center(shift: FloatArray) -> FloatArray:
             moved = center.copy()
             moved[:, self.solved] += shift
-            return self._log_density(self._solve(moved), values)
+            return self._log_density(self._solve(moved, np.empty_like(self._kept)), values)[0]
 
-        def at_error(logs: FloatArray) -> FloatArray:
-            error = values.error.copy()
-            error[errors] *= np.exp(logs)
-            return self._log_density(predicted, replace(values, error=error))
-
+        changes = central_differences(at_center, np.zeros(len(self.solved)), STEP)
+        for i, change in zip(self.solved, changes, strict=True):
+            by_mu[:, i] = -2.0 * self._mean(change) / (2 * STEP)
         by_error = np.zeros((len(w), len(values.error)))
-        for derivative, columns, function in ((by_mu, self.solved, at_center), (by_error, errors, at_error)):
-            for i, change in zip(columns, central_differences(function, np.zeros(len(columns)), STEP), strict=True):
-                known = np.where(w > 0, change, 0.0)  # -inf - (-inf) where a draw is impossible
-                derivative[:, i] = -2.0 * np.einsum("ns,ns->n", w, known) / (2 * STEP)
-        by_precision = np.einsum("ns,nsk,nsl->nkl", w, self.eta, self.eta) - values.omega
-        objectives = -2.0 * (total - np.log(w.shape[1])) - self.constant
+        for i in errors:
+            by_error[:, i] = -2.0 * self._mean(by_residual[:, :, i])
+        by_precision = self._second_moment(self.eta) - values.omega
         gradient = Gradient(objectives, by_mu, by_precision, by_error)
         return objectives, by_coordinates(self.coordinates, values, gradient)
+
+    def _weigh(self, values: PopulationParameters, *, differentiate: bool) -> tuple[FloatArray, FloatArray]:
+        """Set ``eta`` and ``weights``; objectives (n,), and what :meth:`_log_density` differentiates."""
+        self.evaluations += 1
+        center = self.objective.typical_phi(values)
+        self.eta = self.draws.phi - center[:, None, self.objective.random]
+        if self.moving and self.held is not None:
+            self.eta[:, :, self.moving] = self.held[:, :, self.moving]
+        density, by_residual = self._log_density(self._predictions(center), values, differentiate=differentiate)
+        log_weight = density + log_normal(self.eta, values.omega) - self.draws.log_q
+        self.log_weight, total = log_weight, logsumexp(log_weight, axis=1)
+        if not np.isfinite(total).all():
+            subject = self.objective.data.names[int(np.argmin(np.isfinite(total)))]
+            raise SimulationError("no draw of a subject can be evaluated", where=f"subject {subject}")
+        self.weights = np.exp(log_weight - total[:, None])
+        return -2.0 * (total - np.log(log_weight.shape[1])) - self.constant, by_residual
+
+    def _mean(self, change: FloatArray) -> FloatArray:
+        """Weighted mean (n,) of derivatives (n, S), which do not exist where a draw is impossible."""
+        return np.einsum("ns,ns->n", self.weights, np.where(self.weights > 0, change, 0.0))
+
+    def _second_moment(self, x: FloatArray) -> FloatArray:
+        """Weighted mean (n, k, k) of the outer products of x (n, S, k)."""
+        return np.asarray(np.swapaxes(self.weights[:, :, None] * x, 1, 2) @ x)
 
     def moments(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Mean (n, k) and covariance (n, k, k) of the individual posteriors, and the effective number of draws (n,)."""
         w = self.weights
         mean = np.einsum("ns,nsk->nk", w, self.eta)
         deviation = self.eta - mean[:, None]
-        return mean, np.einsum("ns,nsk,nsl->nkl", w, deviation, deviation), 1.0 / (w**2).sum(axis=1)
+        return mean, self._second_moment(deviation), 1.0 / (w**2).sum(axis=1)
 
     def _predictions(self, center: FloatArray) -> FloatArray:
         """Predictions at the draws (S, N); they change only with parameters that have no random effect."""
         key = center[:, self.solved].tobytes()
         if self.cached is None or self.cached[0] != key:
-            self.cached = key, self._solve(center)
+            shape = self.draws.phi.shape[1], len(self.objective.data.times)
+            if self._kept.shape != shape:
+                self._kept = np.empty(shape)
+            self._solve(center, self._kept)
+            self.cached = key, self._kept
         return self.cached[1]
 
-    def _solve(self, center: FloatArray) -> FloatArray:
-        def one(draw: int) -> FloatArray:
+    def _solve(self, center: FloatArray, out: FloatArray) -> FloatArray:
+        """``out`` (S, N) ← predictions at the draws."""
+
+        def one(draw: int) -> None:
             phi = center.copy()
             phi[:, self.objective.random] = self.draws.phi[:, draw]
             for b in self.moving:
                 phi[:, self.objective.random[b]] = center[:, self.objective.random[b]] + self.eta[:, draw, b]
-            return self.objective.predict_where_possible(phi)
+            out[draw] = self.objective.predict_where_possible(phi)
 
-        return np.stack(self.objective.in_threads(one, range(self.draws.phi.shape[1])))
+        self.objective.in_threads(one, range(len(out)))
+        return out
 
-    def _log_density(self, predicted: FloatArray, values: PopulationParameters) -> FloatArray:
-        """log p(y | draw), (n, S)."""
-        data, kinds = self.objective.data, self.objective.kinds
+    def _log_density(
+        self, predicted: FloatArray, values: PopulationParameters, *, differentiate: bool = False
+    ) -> tuple[FloatArray, FloatArray]:
+        """log p(y | draw), (n, S); its derivatives by the logarithms of the residual values, (n, S, e) or empty."""
+        data, kinds, n, draws = self.objective.data, self.objective.kinds, len(self.objective.data), len(predicted)
+        out, by_error = np.empty((draws, n)), np.empty((draws, n if differentiate else 0, len(values.error)))
 
-        def one(predicted: FloatArray) -> FloatArray:
-            found = np.empty(len(data))
+        def one(draw: int) -> None:
             subject_densities(
-                kinds, values.error, data.observed, data.endpoint, data.censored, data.row_start, predicted, found
-            )
-            return found
+                kinds, values.error, data.observed, data.endpoint, data.censored, data.row_start, predicted[draw],
+                out[draw], by_error[draw],
+            )  # fmt: skip
 
-        return np.stack(self.objective.in_threads(one, predicted), axis=1)
+        self.objective.in_threads(one, range(draws))
+        return np.ascontiguousarray(out.T), np.swapaxes(by_error, 0, 1)
 
 
 def log_normal(x: FloatArray, covariance: FloatArray) -> FloatArray:
     """Log density of N(0, Σ) at x (..., k); Σ (k, k) or one per leading entry (n, k, k) for x (n, S, k)."""
+    squared, logs = whitened(x, covariance)
+    return np.asarray(-0.5 * squared - np.expand_dims(logs, -1) - 0.5 * x.shape[-1] * np.log(2 * np.pi))
+
+
+def whitened(x: FloatArray, covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """xᵀ Σ⁻¹ x and half the logarithm of |Σ|, for x and Σ as in :func:`log_normal`."""
     factor = np.linalg.cholesky(covariance)
-    white = np.linalg.solve(factor, np.swapaxes(x, -1, -2))
+    white = x @ np.swapaxes(np.linalg.inv(factor), -1, -2)  # (faster than to solve, for many small systems)
     logs = np.log(np.diagonal(factor, axis1=-2, axis2=-1)).sum(axis=-1)
-    return np.asarray(-0.5 * (white**2).sum(axis=-2) - np.expand_dims(logs, -1) - 0.5 * x.shape[-1] * np.log(2 * np.pi))
+    return np.einsum("...k,...k->...", white, white), logs
 
 
 def draw_from_proposal(

@@ -14,7 +14,15 @@ from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.core.random import stream_key
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
-from image_longitudinal.models.nlme.estimation.fit import Evaluated, Fit, Sampling, starting_points
+from image_longitudinal.models.nlme.estimation.fit import (
+    CHECKED_IN_FIRST,
+    SAMPLE,
+    Evaluated,
+    Fit,
+    Sampling,
+    spread,
+    starting_points,
+)
 from image_longitudinal.models.nlme.estimation.importance_sampling import ENOUGH, Draws
 from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.pareto import UNRELIABLE
@@ -37,6 +45,7 @@ ROUNDS = 12  # at most
 NEAR = 1.0  # standard errors: a round that moves less ends the first ones
 AGREE = 0.1  # standard errors: Monte Carlo error of the estimates at which rounds end
 AGREE_IF_LARGE = 0.25  # the same for large data: the error of the estimates grows by 3 %
+AGREE_IN_FIRST = 0.5  # the same for the few subjects that the rounds of many begin with
 ACCEPTED = 0.35  # with which a fit counts as converged: the error of the estimates grows by 6 %
 CHEAP = 4_000_000  # predictions in memory from which on data are large
 OBJECTIVE_ERROR = (0.02, 0.005)  # Monte Carlo error of the objective that is aimed at: the first, or the second x √n
@@ -72,8 +81,8 @@ class Sampler:
             own = own.with_moments(self.posteriors.mean, self.posteriors.covariance + ridge, known)
         self.proposal = own
 
-    def draw(self, psi: FloatArray, draws: IntArray) -> tuple[FloatArray, FloatArray]:
-        """A new set of draws (n,) for the search; each subject's objective (n,) and gradient (n, m) at ψ."""
+    def draw(self, psi: FloatArray, draws: IntArray) -> None:
+        """A new set of draws (n,) for the search, around ψ."""
         assert self.proposal is not None
         search, proposal, values = self.search, self.proposal, self.search.coordinates.unpack(psi)
         objective = search.objective
@@ -86,8 +95,17 @@ class Sampler:
 
         moving = [] if self.posteriors is None else hardly_informed(values.omega, self.posteriors.covariance)
         search.use(draws, drawn, center, moving)
-        found = search.individual_objectives(psi)
-        self.posteriors = search.posteriors()
+
+    def evaluate(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Each subject's objective (n,) and gradient (n, m) at ψ; the posteriors there."""
+        found = self.search.individual_objectives(psi)
+        self.posteriors = self.search.posteriors()
+        return found
+
+    def objectives(self, psi: FloatArray) -> FloatArray:
+        """As :meth:`evaluate`, without the gradient."""
+        found = self.search.objectives(psi)
+        self.posteriors = self.search.posteriors()
         return found
 
 
@@ -121,26 +139,55 @@ def maximum_likelihood(
     """
     if draws < FEWEST:
         raise ConfigError("too few draws for importance sampling", expected=f"at least {FEWEST} draws", got=draws)
-    objective = Objective(fit.model, data, n_threads=n_threads, tolerance=SOLVER_TOLERANCE)
     coordinates = Coordinates(fit.model, omega, fixed)
-    search = SampledLikelihood(objective, coordinates, progress)
-    sampler, psi = Sampler(search, seed), coordinates.pack(coordinates.start)
-    usual, most, rows = max(FEWEST, draws // USUAL), most_draws(draws, data, growth), len(data.times)
-    count, error = max(FEWEST, draws // FIRST), np.inf
+
+    def sampler_of(some: PopulationData) -> Sampler:
+        objective = Objective(fit.model, some, n_threads=n_threads, tolerance=SOLVER_TOLERANCE)
+        return Sampler(SampledLikelihood(objective, coordinates, progress), seed)
+
+    sampler, psi, count = sampler_of(data), coordinates.pack(coordinates.start), max(FEWEST, draws // FIRST)
+    usual, most, evaluations = max(FEWEST, draws // USUAL), most_draws(draws, data, growth), fit.evaluations
+    if len(data) >= CHECKED_IN_FIRST * SAMPLE:  # most rounds with few subjects, the last with all
+        few = sampler_of(spread(data, SAMPLE))
+        psi, count, _ = _rounds(few, psi, count, usual, most, max_iterations, AGREE_IN_FIRST)
+        evaluations, count = evaluations + few.search.evaluations, max(usual, count // 2)
+    psi, count, error = _rounds(sampler, psi, count, usual, most, max_iterations)
+    measured = measure(sampler, psi, np.full(len(data), max(count, draws)), growth)
+    converged = not len(psi) or error <= ACCEPTED
+    return sampled_fit(sampler.search, psi, "IMP", covariance, measured, evaluations, converged, error)
+
+
+def _rounds(
+    sampler: Sampler, psi: FloatArray, count: int, usual: int, most: int, limit: int, agree: float | None = None
+) -> tuple[FloatArray, int, float]:
+    """Maxima with new draws, more and more, until two agree.
+
+    Args:
+        sampler: of the subjects.
+        psi: start.
+        count: draws per subject in the first round.
+        usual, most: draws per subject from which on rounds are compared, and at most.
+        limit: iterations of each maximisation.
+        agree: Monte Carlo error of the estimates, in standard errors, at which rounds end; the usual one if None.
+
+    Returns:
+        The last maximum, its number of draws, and its error in standard errors.
+    """
+    data = sampler.search.objective.data
+    error, n, rows = np.inf, len(data), len(data.times)
     for number in range(ROUNDS if len(psi) else 0):
         sampler.propose(psi, starts=number < 2)
-        gradients = sampler.draw(psi, np.full(len(data), count))[1]
-        psi, moved, good = search.maximise(psi, gradients, max_iterations)
+        sampler.draw(psi, np.full(n, count))
+        gradients = sampler.evaluate(psi)[1]
+        psi, moved, good = sampler.search.maximise(psi, gradients, limit)
         error = moved / np.sqrt(2.0) if number and count >= usual and good else np.inf
-        if error <= (AGREE if count * rows < CHEAP else AGREE_IF_LARGE):
+        if error <= (agree or (AGREE if count * rows < CHEAP else AGREE_IF_LARGE)):
             break
-        if number and count >= usual:
+        if count > usual or (number and count == usual):
             count = min(2 * count, most)
         elif moved <= NEAR or number:
             count = usual
-    measured = measure(sampler, psi, np.full(len(data), max(count, draws)), growth)
-    converged = not len(psi) or error <= ACCEPTED
-    return sampled_fit(search, psi, "IMP", covariance, measured, fit.evaluations, converged, error)
+    return psi, count, error
 
 
 def most_draws(draws: int, data: PopulationData, growth: int) -> int:
@@ -156,8 +203,10 @@ def measure(sampler: Sampler, psi: FloatArray, draws: IntArray, growth: int = MO
     wanted = max(OBJECTIVE_ERROR[0], OBJECTIVE_ERROR[1] * np.sqrt(n))
     while True:
         sampler.propose(psi, starts=False)
-        first = sampler.draw(psi, draws)[0]
-        second = sampler.draw(psi, draws)[0]
+        sampler.draw(psi, draws)
+        first = sampler.objectives(psi)
+        sampler.draw(psi, draws)
+        second = sampler.objectives(psi)
         differences = first - second
         error = 0.5 * float(np.sqrt(np.sum(differences**2)))
         more = doubled(draws, differences, wanted, most)

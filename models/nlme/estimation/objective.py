@@ -44,8 +44,9 @@ class Gradient:
 class Objective:
     """FO, FOCE, FOCEI or Laplace objective of one data set, without the constant N·log 2π.
 
-    ``eta`` (n, k) holds the modes of the random effects, from which the next search starts. Results do not depend on
-    the number of threads.
+    ``eta`` (n, k) holds the modes of the random effects, from which the next search starts. A search also begins with
+    what the last one learned about curvature, so that its rounding depends on what was evaluated before, unless
+    :meth:`restart` was called. Results do not depend on the number of threads.
 
     Raises:
         ConfigError: an unknown method, or log-normal residual error with an observation that is not positive.
@@ -85,6 +86,7 @@ class Objective:
         self.constant_per_subject = constant / max(1, len(data))
         self.arrays = data.arrays
         self.eta = np.zeros((len(data), model.n_random_effects))
+        self._beyond = np.zeros((*self.eta.shape, model.n_random_effects))  # what the last search learned of curvature
         pieces = np.linspace(0, len(data), min(len(data), 8 * n_threads if n_threads > 1 else 1) + 1).astype(int)
         self.pieces = [(slice(a, b), data.subset(a, b)) for a, b in pairwise(pieces)]
 
@@ -104,12 +106,17 @@ class Objective:
         def run(piece: tuple[slice, PopulationData]) -> None:
             rows, data = piece
             modes(
-                self.problem(values, data), self.eta[rows], extra, self._mu(values, data), self._typical(values, data),
-                joint[rows], good[rows],
+                self.problem(values, data), self.eta[rows], self._beyond[rows], extra, self._mu(values, data),
+                self._typical(values, data), joint[rows], good[rows],
             )  # fmt: skip
 
         self.in_threads(run, self.pieces)
         return joint, good
+
+    def restart(self, eta: FloatArray) -> None:
+        """Let the next search start at random effects (n, k), and as if there had been none before it."""
+        self.eta[:] = eta
+        self._beyond[:] = 0.0
 
     def at_modes(self, values: PopulationParameters, *, gradient: bool) -> Gradient:
         """Each subject's objective at the present ``eta``, and its gradient (FOCEI only; else arrays without rows).
@@ -126,7 +133,7 @@ class Objective:
             failed = individual.objectives(
                 self.problem(values, data), self.code, self.eta[where], self._mu(values, data), values.omega,
                 self._typical(values, data), result.objective[where], result.by_mu[where], result.by_precision[where],
-                result.by_error[where],
+                result.by_error[where], self._beyond[where],
             )  # fmt: skip
             if failed >= 0:
                 what, got = f"the {self.method} objective of model", f"eta {self.eta[where][failed].tolist()}"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln, logsumexp, ndtri
 
-from image_longitudinal.models.nlme.estimation.importance_sampling import Draws, log_normal
+from image_longitudinal.models.nlme.estimation.importance_sampling import Draws, log_normal, whitened
 from image_longitudinal.models.nlme.estimation.quasi_random import even_uniforms
 
 FloatArray = NDArray[np.float64]
@@ -60,7 +60,7 @@ class Proposal:
         eta = np.empty_like(z)
         for mean, scale, a, b in zip(self.centers, self.scales, cuts, cuts[1:-1], strict=False):
             factor = np.linalg.cholesky(scale)
-            eta[:, a:b] = mean[:, None] + np.einsum("nkl,nsl->nsk", factor, z[:, a:b]) * stretch[:, a:b, None]
+            eta[:, a:b] = mean[:, None] + z[:, a:b] @ np.swapaxes(factor, 1, 2) * stretch[:, a:b, None]
         eta[:, cuts[2] :] = z[:, cuts[2] :] @ np.linalg.cholesky(omega).T
         logs = [log_t(eta - mean[:, None], scale) for mean, scale in zip(self.centers, self.scales, strict=True)]
         logs.append(log_normal(eta, omega))
@@ -71,8 +71,7 @@ class Proposal:
 
 def log_t(x: FloatArray, scale: FloatArray) -> FloatArray:
     """Log density of the multivariate t with :data:`DEGREES` of freedom at x (n, S, k), scale matrices (n, k, k)."""
-    factor, k = np.linalg.cholesky(scale), x.shape[-1]
-    white = np.linalg.solve(factor, np.swapaxes(x, -1, -2))
-    logs = np.log(np.diagonal(factor, axis1=-2, axis2=-1)).sum(axis=-1)[:, None]
+    k = x.shape[-1]
+    squared, logs = whitened(x, scale)
     constant = float(gammaln(0.5 * (DEGREES + k)) - gammaln(0.5 * DEGREES) - 0.5 * k * np.log(DEGREES * np.pi))
-    return np.asarray(constant - logs - 0.5 * (DEGREES + k) * np.log1p((white**2).sum(axis=-2) / DEGREES))
+    return np.asarray(constant - logs[:, None] - 0.5 * (DEGREES + k) * np.log1p(squared / DEGREES))

@@ -95,6 +95,7 @@ def saem_fit(
     sampler, psi = Sampler(search, seed), np.mean(kept, axis=0) if kept else coordinates.pack(values)
     sampler.propose(psi, starts=True)
     sampler.draw(psi, np.full(len(data), draws))
+    sampler.objectives(psi)  # the posteriors, by which proposals improve
     measured = measure(sampler, psi, np.full(len(data), draws))
     gain = _gain(search, psi)
     distance = np.sqrt(gain / max(1, len(psi)))

@@ -21,6 +21,7 @@ TOLERANCE = 1e-6  # predicted decrease at convergence per √subject
 TRUSTED = 0.3  # mean decrease of the log of the effective number of draws up to which fixed draws are believed
 
 MANY = 20  # subjects per coordinate, from which on the outer product of gradients is a fair Hessian
+TOGETHER = 1000  # subjects: arrays over all draws of more would be given back to the system and fetched again each time
 LITTLE = 0.8  # share of a random effect's variance that the data of the median subject leave open
 
 
@@ -35,7 +36,7 @@ class Posteriors:
 
 
 class SampledLikelihood(PopulationSearch):
-    """-2 log likelihood in the coordinates ψ of a fit, from fixed draws; subjects with equally many in one group."""
+    """-2 log likelihood in the coordinates ψ of a fit, from fixed draws; groups of subjects with equally many."""
 
     def __init__(self, objective: Objective, coordinates: Coordinates, progress: Evaluated | None = None) -> None:
         super().__init__(objective, coordinates, progress)
@@ -51,18 +52,19 @@ class SampledLikelihood(PopulationSearch):
         if not np.array_equal(draws, self.draws):
             self.draws, self.groups = draws.copy(), []
             for n in np.unique(draws):
-                positions = np.flatnonzero(draws == n)
-                own = self.objective if len(positions) == len(draws) else self._part(positions)
-                self.groups.append((positions, ImportanceSearch(own, self.coordinates, None)))
+                found = np.flatnonzero(draws == n)
+                for positions in np.array_split(found, -(-len(found) // TOGETHER)):
+                    own = self.objective if len(positions) == len(draws) else self._part(positions)
+                    self.groups.append((positions, ImportanceSearch(own, self.coordinates, None)))
         for positions, search in self.groups:
             search.use(drawn(positions, int(draws[positions[0]])), center[positions], moving)
         self._derivatives, self.reference = None, None
 
     def _part(self, positions: IntArray) -> Objective:
-        whole = self.objective
-        return Objective(
-            whole.model, whole.data.take(positions), whole.method, n_threads=whole.n_threads, tolerance=whole.tolerance
-        )
+        whole, first, last = self.objective, int(positions[0]), int(positions[-1])
+        together = last - first + 1 == len(positions)
+        data = whole.data.subset(first, last + 1) if together else whole.data.take(positions)
+        return Objective(whole.model, data, whole.method, n_threads=whole.n_threads, tolerance=whole.tolerance)
 
     def individual_objectives(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Each subject's objective (n,) and gradient (n, m), as :class:`.importance_sampling.ImportanceSearch`."""
@@ -72,6 +74,14 @@ class SampledLikelihood(PopulationSearch):
         for positions, search in self.groups:
             objectives[positions], gradient[positions] = search.individual_objectives(psi)
         return objectives, gradient
+
+    def objectives(self, psi: FloatArray) -> FloatArray:
+        """Each subject's objective (n,) alone."""
+        self.evaluations += 1
+        out = np.empty(len(self.objective.data))
+        for positions, search in self.groups:
+            out[positions] = search.objectives(psi)
+        return out
 
     def curvature(self, psi: FloatArray, gradients: FloatArray) -> FloatArray:
         """A positive definite Hessian (m, m) of the objective at ψ, for a search.

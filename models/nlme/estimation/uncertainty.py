@@ -6,7 +6,9 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 NOTHING = 1e-12  # information, relative to the largest, that is the rounding of none
 LARGEST = 0.75  # leverage of a subject that is corrected for (Fay & Graubard 2001, Biometrics 57:1198)
-DEPENDS = 1e-6  # share of a quantity's gradient along such directions from which on it depends on them
+# share of a quantity's gradient along directions without information, from which on it depends on them; far above the
+# root of NOTHING, up to which the objective's own gradient may have a part along them
+DEPENDS = 1e-4
 
 
 def covariance_of(

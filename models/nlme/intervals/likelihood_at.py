@@ -47,7 +47,7 @@ class LikelihoodAt:
 
     def __call__(self, psi: FloatArray) -> float:
         """The objective at ψ (m,); infinite where it does not exist."""
-        self.objective.eta[:] = self.found.eta
+        self.objective.restart(self.found.eta)
         try:
             value = float(self._individual(psi).sum())
         except (SimulationError, np.linalg.LinAlgError):
@@ -60,7 +60,8 @@ class LikelihoodAt:
         search = SampledLikelihood(self.objective, self.coordinates)
         if self.method == "AGQ":
             place(search, psi, self.order, starts=False)
-            return search.individual_objectives(psi)[0]
+            return search.objectives(psi)
         sampler = Sampler(search, self.seed)
         sampler.propose(psi, starts=False)
-        return sampler.draw(psi, np.full(len(self.objective.data), self.draws))[0]
+        sampler.draw(psi, np.full(len(self.objective.data), self.draws))
+        return sampler.objectives(psi)

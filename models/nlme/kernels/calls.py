@@ -19,6 +19,7 @@ from numba.core.typing import Signature, signature
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from image_longitudinal.models.nlme.kernels.compiled import without_owner
 from image_longitudinal.models.nlme.kernels.records import EventArrays, new_state, new_workspace
 
 SOLVE, ADVANCE, RHS, INITIAL, OUTPUT, DOSING, RATES, N_STATES, N_PARAMETERS, N_COVARIATES, N_DEPOTS, PLACES = range(12)
@@ -101,7 +102,10 @@ def _caller(position: int) -> Any:
             kinds = [context.get_value_type(kind) for kind in expected.args]
             kind = ir.FunctionType(context.get_value_type(expected.return_type), kinds).as_pointer()
             given = zip(cgutils.unpack_tuple(builder, values[1]), arguments, expected.args, strict=True)
-            cast = [context.cast(builder, value, here, there) for value, here, there in given]
+            cast = [
+                without_owner(context, builder, there, context.cast(builder, value, here, there))
+                for value, here, there in given
+            ]
             return builder.call(builder.inttoptr(address, kind), cast)
 
         return expected.return_type(model, arguments), generate

@@ -87,6 +87,16 @@ model, run = calls.bind(solve_linear, FUNCTIONS, *SIZES)
 boluses = None if MODELLED else calls.Solver(*calls.bind(solve_boluses, FUNCTIONS, *SIZES), TOLERANCE)
 """
 )
+ONE_COMPARTMENT_FOOTER = (
+    LINEAR_FOOTER
+    + _WITH_GRADIENT.format(name="scaled_rates")
+    + """
+from image_longitudinal.models.nlme.kernels.one_compartment import solve_one_compartment
+
+SIZES = N_STATES, N_PARAMETERS, N_COVARIATES, DEPOTS, (*PLACES, ENDPOINTS)
+boluses = calls.Solver(*calls.bind(solve_one_compartment, {{calls.RATES: called_scaled_rates}}, *SIZES), TOLERANCE)
+"""
+)
 
 FOOTER = """
 FUNCTIONS = {{{functions}}}
@@ -211,12 +221,20 @@ def generate_linear_source(model: StructuralModel, system: SymbolicSystem, form:
         functions_of("rates_gradient", "t, p, out", _cells(rates, p), jacobian(rates, p)),
         *functions_of.common(),
     ]
+    footer = LINEAR_FOOTER
+    if form.scales:
+        footer, rates = ONE_COMPARTMENT_FOOTER, [*rates, *form.scales]
+        functions += [
+            functions_of("scaled_rates", "t, p, out", _entries("out", rates), rates),
+            functions_of("scaled_rates_gradient", "t, p, out", _cells(rates, p), jacobian(rates, p)),
+        ]
     sizes = (
         f"MODELLED, DEPOTS, PLACES = {bool(system.dosing)}, {form.depots}, {form.places}\n"
+        f"ENDPOINTS = {len(form.scales)}\n"
         f"N_STATES, N_PARAMETERS, N_COVARIATES = {len(system.states)}, {len(p)}, {len(system.covariates)}\n\n\n"
     )
     called = ["OUTPUT", "INITIAL", *(["DOSING"] if system.dosing else [])]
-    return _file(model, "", sizes, functions, called, LINEAR_FOOTER)
+    return _file(model, "", sizes, functions, called, footer)
 
 
 class _Functions:

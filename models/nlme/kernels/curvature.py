@@ -5,8 +5,9 @@ import numpy as np
 from image_longitudinal.models.nlme.kernels.cached import cached_kernel
 from image_longitudinal.models.nlme.kernels.compiled import assign, assign2
 from image_longitudinal.models.nlme.kernels.dense import cholesky
-from image_longitudinal.models.nlme.kernels.individual import STEP, predict_subject
+from image_longitudinal.models.nlme.kernels.individual import STEP, predict_around
 from image_longitudinal.models.nlme.kernels.likelihood import data_terms
+from image_longitudinal.models.nlme.kernels.records import rows_of
 
 
 @cached_kernel
@@ -18,7 +19,13 @@ def curvatures(problem, eta, mu, out):  # type: ignore[no-untyped-def]
     """
     n_p, k = mu.shape[1], eta.shape[1]
     data, w, random = problem.data, problem.precision, problem.random
-    first, second, phi = np.empty(n_p), np.empty((n_p, n_p)), np.empty(n_p)
+    rows, phi, values, slopes = (
+        rows_of(problem, problem.data.observed),
+        np.empty((1, n_p)),
+        np.empty((1, n_p)),
+        np.empty((1, n_p)),
+    )
+    first, second = np.empty(n_p), np.empty((n_p, n_p))
     up, hessian, factor = np.empty(n_p), np.empty((k, k)), np.empty((k, k))
     for i in range(eta.shape[0]):
         r0 = data.row_start[i]
@@ -28,17 +35,19 @@ def curvatures(problem, eta, mu, out):  # type: ignore[no-untyped-def]
         for direction in range(2 * k + 1):
             a, sign = direction // 2, 1.0 if direction % 2 == 0 else -1.0
             last = direction == 2 * k
-            assign(phi, mu[i])
+            assign(phi[0], mu[i])
             for b in range(k):
-                phi[random[b]] += eta[i, b]
+                phi[0, random[b]] += eta[i, b]
             if not last:
-                phi[random[a]] += sign * STEP
-            if not predict_subject(problem.model, i, phi, problem.scales, data, problem.tolerance, f, g):
+                phi[0, random[a]] += sign * STEP
+            if not predict_around(
+                problem.model, i, n_rows, phi, problem.scales, data, problem.tolerance, values, slopes, f, g
+            ):  # fmt: skip
                 if last:
                     return i
                 good = False
                 continue
-            data_terms(problem, problem.error, r0, f, f, g, first, second)
+            data_terms(rows, problem.error, r0, n_rows, f, g, 0, first, second)
             if last:
                 break
             for b in range(k):
@@ -65,14 +74,17 @@ def data_derivatives(problem, phi, first, second):  # type: ignore[no-untyped-de
 
     With interaction only. Both are 0 for a subject that cannot be integrated there.
     """
-    n_p, data = phi.shape[1], problem.data
+    n_p, data, rows = phi.shape[1], problem.data, rows_of(problem, problem.data.observed)
+    values, slopes = np.empty((1, n_p)), np.empty((1, n_p))
     for i in range(phi.shape[0]):
         r0 = data.row_start[i]
         n_rows = data.row_start[i + 1] - r0
         f, g = np.empty(n_rows), np.empty((n_rows, n_p))
-        good = predict_subject(problem.model, i, phi[i], problem.scales, data, problem.tolerance, f, g)
+        good = predict_around(
+            problem.model, i, n_rows, phi[i : i + 1], problem.scales, data, problem.tolerance, values, slopes, f, g
+        )
         if good:
-            good = data_terms(problem, problem.error, r0, f, f, g, first[i], second[i]) < np.inf
+            good = data_terms(rows, problem.error, r0, n_rows, f, g, 0, first[i], second[i]) < np.inf
         if not good:
             first[i, :] = 0.0
             second[i, :, :] = 0.0
@@ -85,9 +97,9 @@ def data_hessians(problem, phi, out):  # type: ignore[no-untyped-def]
 
     0 for a subject that cannot be evaluated there or near.
     """
-    n_p, data = phi.shape[1], problem.data
-    first, second = np.empty(n_p), np.empty((n_p, n_p))
-    up, moved = np.empty(n_p), np.empty(n_p)
+    n_p, data, rows = phi.shape[1], problem.data, rows_of(problem, problem.data.observed)
+    first, second, up = np.empty(n_p), np.empty((n_p, n_p)), np.empty(n_p)
+    moved, values, slopes = np.empty((1, n_p)), np.empty((1, n_p)), np.empty((1, n_p))
     for i in range(phi.shape[0]):
         r0 = data.row_start[i]
         n_rows = data.row_start[i + 1] - r0
@@ -95,10 +107,12 @@ def data_hessians(problem, phi, out):  # type: ignore[no-untyped-def]
         hessian, good = np.zeros((n_p, n_p)), True
         for direction in range(2 * n_p):
             a, sign = direction // 2, 1.0 if direction % 2 == 0 else -1.0
-            assign(moved, phi[i])
-            moved[a] += sign * STEP
-            good = good and predict_subject(problem.model, i, moved, problem.scales, data, problem.tolerance, f, g)
-            good = good and data_terms(problem, problem.error, r0, f, f, g, first, second) < np.inf
+            assign(moved[0], phi[i])
+            moved[0, a] += sign * STEP
+            good = good and predict_around(
+                problem.model, i, n_rows, moved, problem.scales, data, problem.tolerance, values, slopes, f, g
+            )
+            good = good and data_terms(rows, problem.error, r0, n_rows, f, g, 0, first, second) < np.inf
             if not good:
                 break
             for b in range(n_p):

@@ -18,9 +18,10 @@ import numpy as np
 
 from image_longitudinal.models.nlme.kernels.cached import cached_kernel
 from image_longitudinal.models.nlme.kernels.calls import call_solve
-from image_longitudinal.models.nlme.kernels.compiled import assign, assign2, compiled
+from image_longitudinal.models.nlme.kernels.compiled import assign2, borrowed, inlined, zero2
 from image_longitudinal.models.nlme.kernels.dense import cholesky, cholesky_solve, log_determinant
 from image_longitudinal.models.nlme.kernels.likelihood import data_terms
+from image_longitudinal.models.nlme.kernels.records import rows_of
 from image_longitudinal.models.nlme.model.population import DISTRIBUTIONS
 
 LOG_NORMAL, LOGIT_NORMAL = DISTRIBUTIONS.index("log-normal"), DISTRIBUTIONS.index("logit-normal")
@@ -29,7 +30,7 @@ FO, FOCEI, LAPLACE = METHODS.index("FO"), METHODS.index("FOCEI"), METHODS.index(
 STEP = 1e-3  # central differences in φ: truncation 1e-6, and the solvers' noise of about 1e-8 becomes 1e-5
 
 
-@compiled
+@inlined
 def parameter_of(scale: int, phi: float) -> tuple[float, float]:
     """The parameter at φ on its scale, and its derivative."""
     if scale == LOG_NORMAL:
@@ -41,53 +42,44 @@ def parameter_of(scale: int, phi: float) -> tuple[float, float]:
     return phi, 1.0
 
 
-@compiled
-def predict_subject(model, i, phi, scales, data, tolerance, f, g):  # type: ignore[no-untyped-def]
-    """Predictions f (T,) of subject i and their derivatives g (T, p) at φ; whether they exist."""
-    n_p = phi.size
-    values, slopes = np.empty((1, n_p)), np.empty(n_p)
-    for a in range(n_p):
-        values[0, a], slopes[a] = parameter_of(scales[a], phi[a])
-    failed, _ = call_solve(model, (model, values, data, i, True, tolerance, f, g))
-    if failed >= 0:
-        return False
-    for j in range(f.size):
-        for a in range(n_p):
-            g[j, a] *= slopes[a]
-    return True
+@inlined
+def predict_around(  # type: ignore[no-untyped-def]
+    model, i, n_rows, phi, scales, data, tolerance, values, slopes, f, g
+):
+    """Predictions of subject i and their derivatives at each of phi (D, p), one after the other; whether they exist.
 
-
-@compiled
-def predict_around(model, i, phi, scales, data, tolerance, f, g):  # type: ignore[no-untyped-def]
-    """As :func:`predict_subject` at each of phi (D, p), one after the other in f (D T,) and g (D T, p), by one call."""
+    ``n_rows``: T of the subject; f and g receive the D T rows, and may be longer. ``values``, ``slopes`` (D, p):
+    scratch.
+    """
     n, n_p = phi.shape
-    values, slopes = np.empty((n, n_p)), np.empty((n, n_p))
     for d in range(n):
         for a in range(n_p):
             values[d, a], slopes[d, a] = parameter_of(scales[a], phi[d, a])
     failed, _ = call_solve(model, (model, values, data, i, True, tolerance, f, g))
     if failed >= 0:
         return False
-    n_rows = f.size // n
-    for j in range(f.size):
-        for a in range(n_p):
-            g[j, a] *= slopes[j // n_rows, a]
+    for d in range(n):
+        for j in range(d * n_rows, (d + 1) * n_rows):
+            for a in range(n_p):
+                g[j, a] *= slopes[d, a]
     return True
 
 
 @cached_kernel
 def predictions(model, phi, scales, data, tolerance, f, g):  # type: ignore[no-untyped-def]
     """f (N,) and its derivative g (N, p) at φ (n, p); first failed subject or -1."""
+    values, slopes, row_start = np.empty((1, phi.shape[1])), np.empty((1, phi.shape[1])), data.row_start
     for i in range(phi.shape[0]):
-        r0, r1 = data.row_start[i], data.row_start[i + 1]
-        if not predict_subject(model, i, phi[i], scales, data, tolerance, f[r0:r1], g[r0:r1]):
+        r0, r1 = row_start[i], row_start[i + 1]
+        own = phi[i : i + 1]
+        if not predict_around(model, i, r1 - r0, own, scales, data, tolerance, values, slopes, f[r0:r1], g[r0:r1]):
             return i
     return -1
 
 
 @cached_kernel
 def objectives(  # type: ignore[no-untyped-def]
-    problem, method, eta, mu, omega, typical, objective, by_mu, by_precision, by_error
+    problem, method, eta, mu, omega, typical, objective, by_mu, by_precision, by_error, beyond
 ):
     """Each subject's objective and, if ``by_mu`` is not empty, its derivatives.
 
@@ -99,12 +91,17 @@ def objectives(  # type: ignore[no-untyped-def]
         by_mu: (n, p) or empty.
         by_precision: (n, k, k), derivative with respect to W = Ω⁻¹.
         by_error: (n, 3 per endpoint), derivative with respect to the logarithms of the residual error's values.
+        beyond: (n, k, k), receives the Hessian of ℓ without H if there are derivatives: see :mod:`.modes`.
 
     Returns:
         The first subject whose objective does not exist, or -1.
     """
+    problem, eta, mu, omega, typical, objective = borrowed((problem, eta, mu, omega, typical, objective))
+    by_mu, by_precision, by_error, beyond = borrowed((by_mu, by_precision, by_error, beyond))
     n_p, k = mu.shape[1], eta.shape[1]
     data, w, random, error = problem.data, problem.precision, problem.random, problem.error
+    model, scales, tolerance = problem.model, problem.scales, problem.tolerance
+    row_start, rows = data.row_start, rows_of(problem, typical)
     gradient = by_mu.shape[0] > 0
     factor = omega.copy()
     if not cholesky(factor):
@@ -113,15 +110,19 @@ def objectives(  # type: ignore[no-untyped-def]
     first, second = np.empty(n_p), np.empty((n_p, n_p))
     around = 2 * n_p if gradient or method == LAPLACE else 0
     phi = np.empty((around + 1, n_p))  # up and down in every φ, then the mode itself
+    values, slopes = np.empty_like(phi), np.empty_like(phi)
+    most = 0
+    for i in range(eta.shape[0]):
+        most = max(most, row_start[i + 1] - row_start[i])
+    f, g = np.empty((around + 1) * most), np.empty(((around + 1) * most, n_p))
     up, down = np.empty(n_p), np.empty(n_p)
     b_up, b_down = np.empty((n_p, n_p)), np.empty((n_p, n_p))
     hessian, change = np.empty((n_p, n_p)), np.empty((n_p, k, k))
     h, inverse, full, v, shift = np.empty((k, k)), np.empty((k, k)), np.empty((k, k)), np.empty(k), np.empty(k)
     scaled = error.copy()
     for i in range(eta.shape[0]):
-        r0 = data.row_start[i]
-        n_rows = data.row_start[i + 1] - r0
-        all_f, all_g = np.empty((around + 1) * n_rows), np.empty(((around + 1) * n_rows, n_p))
+        r0 = row_start[i]
+        n_rows = row_start[i + 1] - r0
         for direction in range(around + 1):
             for a in range(n_p):
                 phi[direction, a] = mu[i, a]
@@ -129,28 +130,26 @@ def objectives(  # type: ignore[no-untyped-def]
                 phi[direction, random[b]] += eta[i, b] if method != FO else 0.0
             if direction < around:
                 phi[direction, direction // 2] += STEP if direction % 2 == 0 else -STEP
-        if not predict_around(problem.model, i, phi, problem.scales, data, problem.tolerance, all_f, all_g):
+        if not predict_around(model, i, n_rows, phi, scales, data, tolerance, values, slopes, f, g):
             return i
         value = math.inf
         for direction in range(around + 1):
             a, sign = direction // 2, 1.0 if direction % 2 == 0 else -1.0
-            f, g = all_f[direction * n_rows : (direction + 1) * n_rows], all_g[direction * n_rows :]
-            at = f if problem.interaction else typical[r0 : r0 + n_rows]
-            value = data_terms(problem, error, r0, f, at, g, first, second)
-            if direction == around:
+            last = direction == around
+            value = data_terms(rows, error, r0, n_rows, f, g, direction * n_rows, first, second, last)
+            if last:
                 break
             for b in range(n_p):
                 if sign > 0:
                     up[b] = first[b]
-                    assign(b_up[b], second[b])
+                    for c in range(n_p):
+                        b_up[b, c] = second[b, c]
                 else:
                     hessian[b, a] = (up[b] - first[b]) / (2.0 * STEP)
             if sign < 0:
                 for b in range(k):
                     for c in range(k):
                         change[a, b, c] = (b_up[random[b], random[c]] - second[random[b], random[c]]) / (2.0 * STEP)
-        f, g = all_f[around * n_rows :], all_g[around * n_rows :]
-        at = f if problem.interaction else typical[r0 : r0 + n_rows]
         for b in range(k):
             for c in range(k):
                 if method == LAPLACE:
@@ -180,12 +179,16 @@ def objectives(  # type: ignore[no-untyped-def]
                 shift[b] = 0.0
             shift[c] = 1.0
             cholesky_solve(h, shift)
-            assign(inverse[:, c], shift)
+            for b in range(k):
+                inverse[b, c] = shift[b]
         for b in range(k):
             for c in range(k):
-                full[b, c] = w[b, c] + 0.5 * (hessian[random[b], random[c]] + hessian[random[c], random[b]])
+                exact = 0.5 * (hessian[random[b], random[c]] + hessian[random[c], random[b]])
+                full[b, c] = w[b, c] + exact
+                beyond[i, b, c] = exact - second[random[b], random[c]]
         if not cholesky(full):
             assign2(full, h)
+            zero2(beyond[i])
         for a in range(n_p):  # direct effect on log |H|
             by_mu[i, a] = 0.0
             for b in range(k):
@@ -208,11 +211,11 @@ def objectives(  # type: ignore[no-untyped-def]
             by_error[i, s] = 0.0
             if error[s] == 0.0:
                 continue
-            assign(scaled, error)
             scaled[s] = error[s] * math.exp(STEP)
-            above = data_terms(problem, scaled, r0, f, at, g, up, b_up)
+            above = data_terms(rows, scaled, r0, n_rows, f, g, around * n_rows, up, b_up)
             scaled[s] = error[s] * math.exp(-STEP)
-            below = data_terms(problem, scaled, r0, f, at, g, down, b_down)
+            below = data_terms(rows, scaled, r0, n_rows, f, g, around * n_rows, down, b_down)
+            scaled[s] = error[s]
             effect = 2.0 * (above - below)
             for b in range(k):
                 effect -= v[b] * (up[random[b]] - down[random[b]])

@@ -15,12 +15,15 @@ class LinearForm:
     """Linear compartments: places of their states, depots first, then the central one, then peripheral ones.
 
     ``rates``: expressions of ka (loss) and kt (flow to the central compartment) of each depot, of the loss k₀ of the
-    central compartment, and of the flow to, the flow back and the loss of each peripheral compartment.
+    central compartment, and of the flow to, the flow back and the loss of each peripheral compartment. ``scales``: what
+    the central amount is multiplied by in each output; empty if :mod:`models.nlme.kernels.one_compartment` does not
+    solve the model.
     """
 
     depots: int
     places: tuple[int, ...]
     rates: list[Any]
+    scales: list[Any]
 
 
 def linear_form(system: SymbolicSystem) -> LinearForm | None:
@@ -56,8 +59,21 @@ def linear_form(system: SymbolicSystem) -> LinearForm | None:
         flows = [2 * d + 1 for d in range(len(depots))]
         flows += [2 * len(depots) + 3 * j + k for j in range(len(peripheral)) for k in (1, 2)]
         if _are_positive([rates[i] for i in flows], [*system.parameters, *system.covariates]):
-            return LinearForm(len(depots), (*depots, central, *peripheral), rates)
+            simple = len(depots) <= 1 and not (peripheral or system.dosing or system.covariates)
+            scales = _scales(system, central) if simple else []
+            return LinearForm(len(depots), (*depots, central, *peripheral), rates, scales)
     return None
+
+
+def _scales(system: SymbolicSystem, central: int) -> list[Any]:
+    """What the central amount is multiplied by in each output, or nothing: see :class:`LinearForm`."""
+    x, n = system.states, len(system.states)
+    slopes = simplify(jacobian(system.outputs, x))
+    scales, others = slopes[central::n], [own for i, own in enumerate(slopes) if i % n != central]
+    rest = [*simplify(_without(system.outputs, x)), *simplify(system.initial), *others]
+    if not all(is_zero(own) for own in rest) or _contain(scales, {*x, system.time, system.observed}):
+        return []
+    return scales
 
 
 def _without(expressions: list[Any], states: list[Any]) -> list[Any]:

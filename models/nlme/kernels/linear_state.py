@@ -98,8 +98,9 @@ def transfer(h, ka, decay, of_depot, of_mode):  # type: ignore[no-untyped-def]
         g = h * of_mode * value
         by_k = h * h * of_mode * slope
         return g, -h * g - by_k, by_k
-    g = (of_mode - of_depot) / apart
-    return g, (g - h * of_mode) / apart, (h * of_depot - g) / apart
+    inverse = 1.0 / apart
+    g = (of_mode - of_depot) * inverse
+    return g, (g - h * of_mode) * inverse, (h * of_depot - g) * inverse
 
 
 @inlined

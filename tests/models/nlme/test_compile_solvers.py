@@ -17,13 +17,14 @@ from image_longitudinal.models.nlme.compile_solvers import FIRST, _simulated
 from image_longitudinal.models.nlme.estimation import densities, objective
 from image_longitudinal.models.nlme.estimation.fit import fit
 from image_longitudinal.models.nlme.estimation.saem import saem_fit
-from image_longitudinal.models.nlme.kernels import curvature, individual, likelihood, linear, modes
+from image_longitudinal.models.nlme.kernels import curvature, individual, likelihood, modes, one_compartment
 from image_longitudinal.models.nlme.library import get_model
 model = get_model(FIRST)
 data = _simulated(model)
 fit(model, data, omega="diagonal", max_iterations=1)
 saem_fit(model, data, omega="diagonal", burn_in=1, smoothing=1, draws=50)
-kernels = [modes.modes, individual.objectives, individual.predictions, linear.solve_boluses, curvature.curvatures,
+kernels = [modes.modes, individual.objectives, individual.predictions, one_compartment.solve_one_compartment,
+           curvature.curvatures,
            likelihood.subject_densities, curvature.data_derivatives]
 print(sum(sum(kernel.stats.cache_misses.values()) for kernel in kernels),
       sum(sum(kernel.stats.cache_hits.values()) > 0 for kernel in kernels))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from image_longitudinal.core.errors import ConfigError
+from image_longitudinal.models.nlme.estimation import sampled_likelihood
 from image_longitudinal.models.nlme.estimation.fit import fit
 from image_longitudinal.models.nlme.estimation.importance_sampling import log_normal
 from image_longitudinal.models.nlme.estimation.maximum_likelihood import maximum_likelihood
@@ -69,6 +70,22 @@ def test_workers_change_nothing_and_too_few_draws_are_refused(original):
     assert "Monte Carlo error" in one.message
     with pytest.raises(ConfigError, match="at least 50 draws"):
         maximum_likelihood(start, data, draws=20)
+
+
+def test_many_subjects_are_evaluated_in_parts_and_begin_with_some_of_them(original, monkeypatch):
+    _, data = simulated(original, 40, seed=6)
+    start = fit(original, data, "FOCE", omega="diagonal", covariance="none")
+    options = {"omega": "diagonal", "draws": 60, "growth": 1, "covariance": "none"}
+    whole = maximum_likelihood(start, data, **(options | {"covariance": "gradient"}))
+    monkeypatch.setattr(sampled_likelihood, "TOGETHER", 9)
+    parts = maximum_likelihood(start, data, **options)
+    np.testing.assert_allclose(parts.estimates, whole.estimates, rtol=1e-9)
+    np.testing.assert_allclose(parts.objectives, whole.objectives, rtol=1e-9)
+    monkeypatch.setattr("image_longitudinal.models.nlme.estimation.maximum_likelihood.SAMPLE", 10)
+    begun = maximum_likelihood(start, data, **options)
+    assert begun.evaluations > parts.evaluations
+    # with 60 draws each is up to half a standard error off
+    assert np.abs((begun.estimates - whole.estimates) / whole.standard_errors).max() < 1.0
 
 
 def test_a_draw_that_cannot_be_integrated_has_no_weight(reference_data):

@@ -8,7 +8,7 @@ from numba.core.errors import TypingError
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
-from image_longitudinal.models.nlme.kernels import event_integration, individual, linear
+from image_longitudinal.models.nlme.kernels import event_integration, individual, linear, one_compartment
 from image_longitudinal.models.nlme.kernels.calls import call_rhs
 from image_longitudinal.models.nlme.kernels.modes import modes
 from image_longitudinal.models.nlme.model import symbolic as s
@@ -39,6 +39,10 @@ EXCHANGE = population(
         lambda t, x, p: x.b,
     )
 )  # fmt: skip
+HALF = population(StructuralModel("half", ("a",), ("k",), lambda t, x, p: {"a": -p.k * x.a}, lambda t, x, p: 0.5 * x.a))
+RAISED = population(
+    StructuralModel("raised", ("a",), ("k",), lambda t, x, p: {"a": -p.k * x.a}, lambda t, x, p: x.a + 1.0)
+)
 SQUARE = population(
     StructuralModel("square", ("a",), ("k",), lambda t, x, p: {"a": -p.k * x.a * x.a}, lambda t, x, p: x.a)
 )
@@ -46,6 +50,8 @@ FORMULA = population(StructuralModel("formula", (), ("k",), lambda t, x, p: {}, 
 TRUTH = {
     "exchange": lambda eta: np.exp(eta[0]) / np.exp(eta).sum() * (1 - np.exp(-0.5 * np.exp(eta).sum() * TIMES)),
     "square": lambda eta: 1 / (1 + 0.5 * np.exp(eta[0]) * TIMES),
+    "half": lambda eta: 0.5 * np.exp(-0.5 * np.exp(eta[0]) * TIMES),
+    "raised": lambda eta: 1.0 + np.exp(-0.5 * np.exp(eta[0]) * TIMES),
     **dict.fromkeys(("decay", "formula"), lambda eta: np.exp(-0.5 * np.exp(eta[0]) * TIMES)),
 }
 
@@ -65,13 +71,13 @@ def check(model: PopulationModel) -> None:
 
 
 def test_what_serves_every_model_is_compiled_for_the_first_and_predicts_each() -> None:
-    solvers = (event_integration.solve_events, linear.solve_boluses)
+    solvers = (event_integration.solve_events, linear.solve_boluses, one_compartment.solve_one_compartment)
     shared = (individual.predictions, modes, individual.objectives, *solvers)
-    for model in (SQUARE, DECAY):  # one for each solver
+    for model in (SQUARE, EXCHANGE, DECAY):  # one for each solver
         check(model)
     before = [kernel.signatures for kernel in shared]
     assert all(before)
-    for model in (EXCHANGE, FORMULA):
+    for model in (FORMULA, RAISED, HALF):
         check(model)
     assert [kernel.signatures for kernel in shared] == before
 

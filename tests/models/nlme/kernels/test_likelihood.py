@@ -14,8 +14,17 @@ PREDICTED = np.array([0.12, 0.25, 0.31, 0.35, 0.5])
 def densities(kinds, error, endpoint, censored, starts, predicted=PREDICTED):
     out = np.empty(len(starts) - 1)
     rows = OBSERVED, np.array(endpoint), np.array(censored), np.array(starts)
-    subject_densities(np.array([KINDS.index(kind) for kind in kinds]), np.array(error), *rows, predicted, out)
+    own = np.array([KINDS.index(kind) for kind in kinds])
+    subject_densities(own, np.array(error, dtype=float), *rows, predicted, out, np.empty((0, 0)))
     return out
+
+
+def derivatives(kind, error, censored):
+    """Derivatives (5, 3) of each row's log density by the logarithms of the residual values."""
+    by_error, starts = np.empty((5, 3)), np.arange(6)
+    rows = OBSERVED, np.zeros(5, dtype=np.int64), np.array(censored), starts
+    subject_densities(np.array([KINDS.index(kind)]), np.array(error), *rows, PREDICTED, np.empty(5), by_error)
+    return by_error
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("log-normal", "likelihood")])
@@ -52,3 +61,15 @@ def test_the_prediction_of_an_endpoint_with_a_likelihood_is_its_log_density():
     found = densities(["additive", "likelihood"], [0.01, 0, 1, 0, 0, 1], [0, 1, 1, 0, 1], 5 * [False], [0, 2, 5])
     normal = norm.logpdf(OBSERVED, PREDICTED, 0.01)
     np.testing.assert_allclose(found, [normal[0] + PREDICTED[1], PREDICTED[2] + normal[3] + PREDICTED[4]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_derivatives_by_residual_values_are_those_of_differences(kind):
+    error, censored = np.array([0.02, 0.1, 0.7]), [False, True, False, True, False]
+    found = derivatives(kind, error, censored)
+    for i in range(3):
+        up, down = (error * np.exp(sign * 1e-5 * np.eye(3)[i]) for sign in (1, -1))
+        change = densities([kind], up, 5 * [0], censored, range(6)) - densities(
+            [kind], down, 5 * [0], censored, range(6)
+        )
+        np.testing.assert_allclose(found[:, i], change / 2e-5, rtol=1e-6, atol=1e-8)

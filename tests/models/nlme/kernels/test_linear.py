@@ -8,12 +8,15 @@ from numba import njit
 
 from image_longitudinal.models.nlme.data.event_expansion import expand_events
 from image_longitudinal.models.nlme.data.events import event_table
+from image_longitudinal.models.nlme.kernels import calls
 from image_longitudinal.models.nlme.kernels.codegen import generated_kernel, linear_kernel, solver_kernel
+from image_longitudinal.models.nlme.kernels.linear_form import linear_form
 from image_longitudinal.models.nlme.kernels.linear_state import NEAR, transfer
 from image_longitudinal.models.nlme.library import get_model
 from image_longitudinal.models.nlme.model import symbolic as s
 from image_longitudinal.models.nlme.model.linear import linear_compartments
 from image_longitudinal.models.nlme.model.structural import StructuralModel
+from image_longitudinal.models.nlme.model.symbolic import trace
 from tests.models.nlme.kernels.test_event_integration import MODELLED, printed_precision, scenarios  # noqa: F401
 from tests.models.nlme.matrix_exponentials import linear_predictions
 
@@ -150,6 +153,72 @@ def test_doses_that_take_effect_at_once_have_a_kernel_of_their_own_with_the_same
     infused = expand_events(event_table(columns | {"RATE": [20, 0, 0, 0, 0, 0]}, TWO), TWO)
     assert not infused.is_boluses
     assert solver_kernel(THREE, boluses=True) is linear_kernel(THREE)
+
+
+def one_compartment(name, states=("depot", "central"), outputs=None, **more):
+    """One compartment with or without a depot; by default the concentration is observed."""
+
+    def rhs(t, x, p):
+        if "depot" not in states:
+            return {"central": -p.ka * p.cl / p.v * x.central}
+        return {"depot": -p.ka * x.depot, "central": p.ka * x.depot - p.cl / p.v * x.central}
+
+    return StructuralModel(name, states, ("ka", "cl", "v"), rhs, outputs or (lambda t, x, p: x.central / p.v), **more)
+
+
+def both_ways(model, values, columns):
+    """Predictions and derivatives of three subjects by the small kernel, and by that for any linear compartments."""
+    rows = len(columns["TIME"])
+    table = {name: np.tile(np.array(column, dtype=float), 3) for name, column in columns.items()}
+    table |= {"ID": np.repeat([1.0, 2.0, 3.0], rows), "DV": np.zeros(3 * rows)}
+    data = expand_events(event_table(table, model), model)
+    parameters = np.array(values) * np.array([[1.0], [0.7], [1.4]])
+    own = solver_kernel(model, boluses=True)
+    assert data.is_boluses
+    assert own is linear_kernel(model).boluses
+    assert own.model()[calls.SOLVE] == linear_kernel(ONE).boluses.model()[calls.SOLVE]
+    return solved(model, parameters, data, lambda _: own), solved(model, parameters, data)
+
+
+REPEATED = {  # doses before, at and between observations, into the depot and into the central compartment
+    "TIME": [0, 0, 0.5, 2, 6, 6, 7, 12, 12, 13, 30], "EVID": [1, 0, 0, 1, 0, 1, 0, 1, 0, 0, 0],
+    "AMT": [100, 0, 0, 50, 0, 80, 0, 40, 0, 0, 0], "CMT": [1, 2, 2, 1, 2, 2, 2, 1, 2, 2, 2],
+}  # fmt: skip
+
+
+def test_one_compartment_has_a_kernel_of_its_own_with_the_same_results():
+    (got, gradient), (general, by_general) = both_ways(ONE, [0.8, 2.0, 20.0], REPEATED)
+    np.testing.assert_allclose(got, general, rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(gradient, by_general, rtol=1e-12, atol=1e-13)
+    without_depot = one_compartment("bolus", states=("central",))
+    given = REPEATED | {"CMT": 11 * [1]}
+    (got, gradient), (general, by_general) = both_ways(without_depot, [1.0, 2.0, 20.0], given)
+    np.testing.assert_allclose(got, general, rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(gradient, by_general, rtol=1e-12, atol=1e-13)
+
+
+def test_absorption_as_fast_as_elimination_is_no_exception_there_either():
+    for distance in (0.0, 1e-7, 3e-3):
+        (got, gradient), (general, by_general) = both_ways(ONE, [0.1 * (1 + distance), 2.0, 20.0], REPEATED)
+        np.testing.assert_allclose(got, general, rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(gradient, by_general, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("output", [
+    lambda t, x, p: x.central / p.v + 1.0, lambda t, x, p: x.central / (p.v + x.central),
+    lambda t, x, p: x.depot + x.central, lambda t, x, p: x.central * t,
+])  # fmt: skip
+def test_outputs_that_are_no_multiple_of_the_central_amount_have_the_general_kernel(output):
+    model = one_compartment("other", outputs=output)
+    assert linear_form(trace(model)).scales == []
+
+
+def test_a_model_that_starts_with_something_or_has_covariates_has_the_general_kernel():
+    assert len(linear_form(trace(ONE)).scales) == 1
+    with_start = one_compartment("start", initial=lambda p: {"central": p.v})
+    assert linear_form(trace(with_start)).scales == []
+    heavy = one_compartment("heavy", covariates=("weight",), outputs=lambda t, x, p: x.central / p.weight)
+    assert linear_form(trace(heavy)).scales == []
 
 
 def _scaled(p):
