@@ -167,7 +167,9 @@ def by_nlme(model: PopulationModel, data: PopulationData, dose: float, error: st
         script = Path(folder, "fit.R")
         script.write_text(NLME.format(weights=WEIGHTS[error]), encoding="utf-8")
         start = [str(value) for value in (dose, *model.typical_values.values())]
-        done = subprocess.run(["Rscript", script, table, *start], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["Rscript", script, table, *start], capture_output=True, text=True, encoding="utf-8", check=False
+        )
     return float(done.stdout) if done.returncode == 0 else None
 
 
