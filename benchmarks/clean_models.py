@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.copies import EVERY, KINDS, SHARES, scans_of
+from benchmarks.copies import KINDS, SHARES, altered_copies, scans_of
 from image_longitudinal.core.presets import load_config
 from image_longitudinal.models.flattened.images import FlattenedImages, flatten_images
 from image_longitudinal.models.flattened.train import fit_flattened_retina, train_flattened_diffusion
@@ -30,7 +30,7 @@ from image_longitudinal.models.imaging.assembly import trained_weights
 from image_longitudinal.models.imaging.backends import probed_model
 from image_longitudinal.models.imaging.interface import generate_in_batches
 from image_longitudinal.models.pretrained import BUNDLED, PRETRAINED
-from image_longitudinal.models.quality.copies import NearestScan, correlation_distances, nearest_of, nearest_scans
+from image_longitudinal.models.quality.copies import NearestScan, nearest_of, nearest_scans
 from image_longitudinal.models.quality.judge.judge import RealScans, judge_images
 from image_longitudinal.models.quality.judge.networks import load_judge
 from image_longitudinal.models.quality.judge.resampling import disjoint_sets
@@ -45,29 +45,21 @@ Index = NDArray[np.int64]
 class Scans(NamedTuple):
     """All scans (n, 64, 64), their patients (n,), their flattened images, and how near altered copies are to them.
 
-    ``altered``: distances (m, n) of the copies of every third scan, by what was done to them.
+    ``copied``: which scans are copied, (m,). ``altered``: distances (m, n) of these copies, by what was done to them.
     """
 
     images: NDArray[np.uint8]
     patients: NDArray[np.str_]
     flat: FlattenedImages
+    copied: Index
     altered: dict[str, NDArray[np.float64]]
-
-    @property
-    def copied(self) -> Index:
-        """Which scans are copied, (m,)."""
-        return np.arange(0, len(self.images), EVERY)
 
 
 def read_scans(folder: Path, size: int, work: Path) -> Scans:
     """The scans of a folder, ready to train on and to copy."""
     images, patients = scans_of(folder, size)
     flat = flatten_images(scans_of(folder, SOURCE)[0], size, work / "scans")
-    altered = {
-        name: correlation_distances(np.stack([alter(scan) for scan in images[::EVERY]]), images)
-        for name, alter in KINDS.items()
-    }
-    return Scans(images, patients, flat, altered)
+    return Scans(images, patients, flat, *altered_copies(images))
 
 
 def generated_by_model(scans: Scans, train: Index, seed: int, steps: int, work: Path) -> NDArray[np.uint8]:
@@ -117,7 +109,7 @@ def measured(scans: Scans, seed: int, steps: int, judged: bool, work: Path) -> d
 
 
 def _closes(copies: NDArray[np.bool_], new: NearestScan) -> bool:
-    """Whether so many copies close the gate."""
+    """Whether so many copies close the gate: see models.registry.gates."""
     return float(copies.mean()) > round(float(new.copies.mean()), 4)
 
 
@@ -149,7 +141,7 @@ def main() -> None:
                 with log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(found[-1]) + "\n")
                 shutil.rmtree(a.work / str(seed))
-    floors = [f"{one['floors']:.0f}" for one in found if one["floors"] is not None]
+    floors = [f"{one['floors']:.1f}" for one in found if one["floors"] is not None]
     print(f"{len(found)} models of {a.steps} steps, {found[0]['images']} images each; floors: {', '.join(floors)}")
     print("| copies | models with 0.5 %, 2 %, 10 % copies that raise an alarm |\n|---|---|")
     for name in KINDS:

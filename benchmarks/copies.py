@@ -68,17 +68,22 @@ def scans_of(folder: Path, size: int = 64) -> tuple[Grey, NDArray[np.str_]]:
     return np.stack(images), np.array(patients)
 
 
+def altered_copies(images: Grey) -> tuple[NDArray[np.int64], dict[str, Matrix]]:
+    """Which scans (n, S, S) are copied, (m,), and by kind the distances (m, n) of their copies to all scans."""
+    copied = np.arange(0, len(images), EVERY)
+    return copied, {
+        name: correlation_distances(np.stack([alter(images[one]) for one in copied]), images)
+        for name, alter in KINDS.items()
+    }
+
+
 def main() -> None:
     """Print what is found of every kind and share, and the false alarms among scans of other patients."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     images, patients = scans_of(parser.parse_args().folder)
     among = correlation_distances(images, images)
-    copied = np.arange(0, len(images), EVERY)
-    altered = {
-        name: correlation_distances(np.stack([alter(images[one]) for one in copied]), images)
-        for name, alter in KINDS.items()
-    }
+    copied, altered = altered_copies(images)
     rng = np.random.default_rng(0)
     divisions = [disjoint_sets(patients, len(images) // 2, rng) for _ in range(DIVISIONS)]
     clean = [nearest_of(among[np.ix_(other, train)]) for train, other in divisions]
