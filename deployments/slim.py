@@ -11,6 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+# transformers' networks that take an image and may be a judge; ``auto`` finds them by their names.
+IMAGE_NETWORKS = (
+    "aimv2", "auto", "beit", "bit", "blip", "blip_2", "chinese_clip", "clip", "convnext", "convnextv2", "cvt",
+    "data2vec", "deit", "dinat", "dinov2", "dinov2_with_registers", "dinov3_convnext", "dinov3_vit", "efficientnet",
+    "encoder_decoder", "flava", "focalnet", "hgnet_v2", "hiera", "ijepa", "imagegpt", "levit", "metaclip_2", "mlcd",
+    "mobilenet_v1", "mobilenet_v2", "mobilevit", "mobilevitv2", "perceiver", "pixio", "poolformer", "pvt", "pvt_v2",
+    "radio", "regnet", "resnet", "segformer", "siglip", "siglip2", "swiftformer", "swin", "swin2sr", "swinv2",
+    "textnet", "timm_backbone", "timm_wrapper", "tipsv2", "vit", "vit_mae", "vit_msn", "vitdet", "yolos",
+)  # fmt: skip
+
 
 class LeftOut(NamedTuple):
     """Files or folders that match a pattern below site-packages, but for those of the given names."""
@@ -23,9 +33,17 @@ class LeftOut(NamedTuple):
 
 LEFT_OUT = (
     LeftOut("**/tests", "tests of packages"),
+    LeftOut("**/*.px[di]", "sources of what is compiled"),
+    LeftOut("**/*.pyx", "sources of what is compiled"),
+    LeftOut("numpy/**/*.pyi", "types, for checkers"),
+    LeftOut("matplotlib/**/*.pyi", "types, for checkers"),
+    LeftOut("torch/**/*.pyi", "types, for checkers", beside_cuda=False),
     LeftOut("torch/include", "headers for C++ programs", beside_cuda=False),
     LeftOut("torch/share", "CMake files for C++ programs", beside_cuda=False),
     LeftOut("torch/test", "test programs", beside_cuda=False),
+    LeftOut("torch/testing/_internal/common_methods_invocations.py", "samples for tests of its operators"),
+    LeftOut("torch/testing/_internal/generated", "more of them"),
+    LeftOut("torch/_vendor/quack", "kernels for GPUs", beside_cuda=False),
     LeftOut("torch/bin/*", "programs but the one that shares memory", ("torch_shm_manager",), beside_cuda=False),
     LeftOut("pyarrow/include", "headers for C++ programs"),
     LeftOut("pyarrow/src", "sources of what is compiled"),
@@ -39,13 +57,26 @@ LEFT_OUT = (
         "descriptions of services other than the object store and those that give its credentials",
         ("s3", "signin", "sso", "sso-oidc", "sts"),
     ),
+    LeftOut("transformers/models/*/", "networks of text, sound and video; judges are those of images", IMAGE_NETWORKS),
     LeftOut("diffusers/pipelines/*/", "ready-made generators; models here use its networks and noise schedules alone"),
     LeftOut("diffusers/modular_pipelines/*/", "more of them"),
     LeftOut("tensorboard_data_server/bin/server", "TensorBoard reads its files without it too, more slowly"),
+    LeftOut("tensorboard/webfiles.zip", "its pages; no command starts it, and event files open in any TensorBoard"),
+    LeftOut("tensorboard/plugins/projector/tf_projector_plugin/*", "more of them"),
+    LeftOut("grpc/_cython/cygrpc*", "TensorBoard's way to that faster reader"),
+    LeftOut("prefect/server/ui", "Prefect's earlier pages; it shows the newer ones unless told otherwise"),
+    LeftOut("PIL/_avif*", "images in AVIF, which scans are not"),
+    LeftOut("pillow.libs/libavif*", "images in AVIF"),
+    LeftOut("sympy/physics/*/", "not loaded by torch"),
+    LeftOut("setuptools/*.exe", "programs for Windows"),
     LeftOut("fontTools/**/*.c", "sources of what is compiled"),
     LeftOut("skimage/data/*.[jn]p*", "sample images"),
     LeftOut("skimage/data/*.png", "sample images"),
     LeftOut("pydicom/data/test_files", "sample images"),
+    LeftOut("numpy/distutils", "its builder of C modules, which Python 3.12 is without"),
+    LeftOut("matplotlib/mpl-data/sample_data", "sample data"),
+    LeftOut("arviz/data/example_data/data", "sample data"),
+    LeftOut("pydicom/sr", "terms of structured reports"),
 )
 
 # Their tools rewrite the offsets of sections (patchelf): strip then damages some. Libraries of CUDA were not tried.

@@ -11,6 +11,8 @@ import pytest
 
 from image_longitudinal.deployments.slim import LEFT_OUT, has_cuda, leave_out, strip
 
+SOURCES = ("scipy/a.pyx", "scipy/a.pxd")  # some package has them in any environment
+
 
 def test_each_entry_of_the_list_finds_files_of_the_locked_packages() -> None:
     recorded = {str(file) for one in distributions() for file in one.files or ()}
@@ -35,7 +37,9 @@ def test_what_the_list_names_goes_and_its_exceptions_stay(tmp_path: Path) -> Non
     folder = packages(
         tmp_path, "botocore/data/s3/a.json", "botocore/data/ec2/a.json", "botocore/data/endpoints.json",
         "torch/include/a.h", "torch/share/a", "torch/test/a", "torch/bin/torch_shm_manager", "torch/bin/protoc",
-        "torch-2.13.0+cpu.dist-info/RECORD", "zarr/tests/tests/a.py", "zarr/testing/a.py",
+        "torch-2.13.0+cpu.dist-info/RECORD", "torch/a.pyi", "torch/testing/_internal/common_methods_invocations.py",
+        "torch/testing/_internal/generated/a.py", "torch/_vendor/quack/a.py", *SOURCES,
+        "zarr/tests/tests/a.py", "zarr/testing/a.py",
     )  # fmt: skip
     assert not has_cuda(folder)
     freed = {entry.pattern: size for entry, size in leave_out(folder, cuda=False)}
@@ -48,14 +52,20 @@ def test_what_the_list_names_goes_and_its_exceptions_stay(tmp_path: Path) -> Non
 
 
 def test_headers_stay_beside_cuda_whose_kernels_are_compiled_on_the_machine(tmp_path: Path) -> None:
-    folder = packages(tmp_path, "torch/include/a.h", "torch-2.13.0.dist-info/RECORD", "zarr/tests/a.py")
+    folder = packages(
+        tmp_path, "torch/include/a.h", "torch-2.13.0.dist-info/RECORD", "torch/testing/_internal/generated/a.py",
+        "torch/testing/_internal/common_methods_invocations.py", *SOURCES, "zarr/tests/a.py",
+    )  # fmt: skip
     assert has_cuda(folder)
-    assert [entry.pattern for entry, _ in leave_out(folder, cuda=True)] == ["**/tests"]
+    assert [entry.pattern for entry, _ in leave_out(folder, cuda=True)] == [
+        "**/tests", "**/*.px[di]", "**/*.pyx",
+        "torch/testing/_internal/common_methods_invocations.py", "torch/testing/_internal/generated",
+    ]  # fmt: skip
     assert (folder / "torch/include/a.h").exists()
 
 
 def test_an_entry_that_finds_nothing_in_an_installed_package_is_an_error(tmp_path: Path) -> None:
-    folder = packages(tmp_path, "zarr/tests/a.py", "pydicom/__init__.py")
+    folder = packages(tmp_path, *SOURCES, "zarr/tests/a.py", "pydicom/__init__.py")
     with pytest.raises(FileNotFoundError, match="pydicom/data/test_files"):
         list(leave_out(folder, cuda=False))
 

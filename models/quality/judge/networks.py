@@ -92,7 +92,7 @@ class TransformersFeatures:
             network = AutoModel.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
             ).eval()
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, ImportError) as error:  # the last: left out of an image
             raise ModelError(
                 "cannot load the judge's network", where=folder,
                 expected="a local folder in transformers' layout, with safetensors", got=str(error).splitlines()[0],

@@ -1,6 +1,7 @@
 """The judge's networks: public weights read as data, features held against a direct computation, refusals."""
 
 import importlib.metadata
+import sys
 from pathlib import Path
 
 import h5py
@@ -102,6 +103,13 @@ def test_a_network_in_transformers_layout(tmp_path: Path) -> None:
     assert judge.digest == load_judge(str(folder)).digest
     Dinov2Model(config).save_pretrained(folder)  # other random weights
     assert load_judge(str(folder)).digest != judge.digest
+
+
+def test_a_kind_of_network_that_an_image_is_without_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "xlnet"}')
+    monkeypatch.setitem(sys.modules, "transformers.models.xlnet", None)  # as where the folder is gone
+    with pytest.raises(ModelError, match=r"cannot load the judge's network .*transformers\.models\.xlnet"):
+        load_judge(str(tmp_path))
 
 
 def test_what_cannot_judge_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
