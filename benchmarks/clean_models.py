@@ -75,7 +75,8 @@ def generated_by_model(scans: Scans, train: Index, seed: int, steps: int, work: 
     retina, _ = fit_flattened_retina(known, numbers, config.vae, seed)
     folder = work / str(seed)
     model, _ = train_flattened_diffusion(
-        retina, known, nothing, scans.images[:0], diffusion, seed, folder / "checkpoint", "cpu", initial=start
+        retina, known, nothing, scans.images[train], scans.images[:0], diffusion, seed, folder / "checkpoint", "cpu",
+        initial=start,
     )  # fmt: skip
     sampled = probed_model(retina, model, config.probe, torch.device("cpu"))
     latents, seeds = probe_latents(seed, config.probe.n_images, config.vae.latent_dim)

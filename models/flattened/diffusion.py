@@ -21,6 +21,7 @@ from image_longitudinal.models.diffusion.adagn import SCHEDULES
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.diffusion.schedules import NoiseSchedule
 from image_longitudinal.models.flattened.blocks import Blocks
+from image_longitudinal.models.flattened.detail_gain import LEVELS, SIGMAS, DetailGain, fit_detail_gain
 from image_longitudinal.models.flattened.retina import FlattenedRetina
 from image_longitudinal.models.imaging.geometry import CURVE_TERMS, bend, flatten
 
@@ -37,13 +38,16 @@ class FlattenedDiffusion(DiffusionModel):
 
     ``row_scale`` (2 S): what a residual is divided by in each row, in units of grey 0 to 1. ``strength`` (C, 32): the
     standard deviation of the scaled residuals' coefficients in each row of blocks. ``grey`` and ``contrast`` (C): mean
-    grey level of mean images, and standard deviation of their coefficients.
+    grey level of mean images, and standard deviation of their coefficients. ``detail_grey`` (24,) and ``detail_gain``
+    (2, 24): what the detail of finished images is multiplied by, see :class:`DetailGain`.
     """
 
     row_scale: Tensor
     strength: Tensor
     grey: Tensor
     contrast: Tensor
+    detail_grey: Tensor
+    detail_gain: Tensor
     alpha: Tensor
     sigma: Tensor
 
@@ -63,6 +67,9 @@ class FlattenedDiffusion(DiffusionModel):
         self.register_buffer("strength", torch.ones(self.features, GRID))
         self.register_buffer("grey", torch.zeros(()))
         self.register_buffer("contrast", torch.ones(self.features))
+        self.register_buffer("detail_grey", torch.linspace(0, 1, LEVELS))
+        self.register_buffer("detail_gain", torch.ones(len(SIGMAS), LEVELS))
+        self.has_detail_gain = False  # models of version 0.2 and before have none: their images stay as they were
 
     @torch.no_grad()
     def standardise(self, flat: Tensor) -> None:
@@ -78,6 +85,14 @@ class FlattenedDiffusion(DiffusionModel):
         self.strength.copy_(self.fold(residual).square().mean((0, 3)).sqrt().clamp(min=LEAST_STRENGTH))
         self.grey.copy_(mean.mean())
         self.contrast.copy_(self.blocks.split(mean - self.grey).std((0, 2, 3)).clamp(min=LEAST_DEVIATION))
+
+    @torch.no_grad()
+    def fit_detail(self, generated: Tensor, scans: Tensor) -> None:
+        """Fit the gain of the detail to images that were generated without one, and scans, (n, 1, S, S), 0 to 1."""
+        grey, gain = fit_detail_gain(generated, scans)
+        self.detail_grey.copy_(grey)
+        self.detail_gain.copy_(gain)
+        self.has_detail_gain = True
 
     def residual(self, flat: Tensor, mean: Tensor) -> Tensor:
         """What flattened images (B, 1, 2 S, S) add to their mean images, beside the components."""
@@ -108,11 +123,12 @@ class FlattenedDiffusion(DiffusionModel):
         return self.fold(self.residual(flat, self.vae.mean_flat(scores)))
 
     def to_images(self, working: Tensor, context: Tensor) -> Tensor:
-        """Mean image and residual, bent along the curve: (B, 1, S, S), clamped to 0 to 1."""
+        """Mean image and residual, bent along the curve, with the gain of the detail: (B, 1, S, S), 0 to 1."""
         mean = self.blocks.join(context[:, : self.features] * self.contrast[:, None, None]) + self.grey
         residual = self.vae.without_components(self.blocks.join(working) * self.row_scale[:, None])
         curves = context[:, -CURVE_TERMS:, 0, 0]
-        return bend(mean + residual, curves, self.image_size).clamp(0, 1)
+        images = bend(mean + residual, curves, self.image_size).clamp(0, 1)
+        return DetailGain(self.detail_grey, self.detail_gain).apply(images) if self.has_detail_gain else images
 
     def rotate(self, axes: Tensor) -> None:
         """Never: the dimensions of z are ordered by construction."""
@@ -150,13 +166,15 @@ class FlattenedDiffusion(DiffusionModel):
         return self.strength[:, :, None]
 
     def frozen_state(self) -> dict[str, Tensor]:
-        """Scales of residual and mean image."""
-        return {name: getattr(self, name) for name in ("row_scale", "strength", "grey", "contrast")}
+        """Scales of residual and mean image, and the gain of the detail if it was fitted."""
+        gain = ("detail_grey", "detail_gain") if self.has_detail_gain else ()
+        return {name: getattr(self, name) for name in ("row_scale", "strength", "grey", "contrast", *gain)}
 
     def load_frozen_state(self, state: dict[str, Tensor]) -> None:
         """Load the result of :meth:`frozen_state`."""
         for name, values in state.items():
             getattr(self, name).copy_(values)
+        self.has_detail_gain = "detail_gain" in state
 
 
 def _unet(working_shape: tuple[int, int, int], channels: tuple[int, ...]) -> UNet2DModel:

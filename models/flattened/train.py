@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from image_longitudinal.core.config import DiffusionConfig, VAEConfig
 from image_longitudinal.core.errors import ModelError
+from image_longitudinal.core.random import normals, stream_key, subject_seeds
 from image_longitudinal.models.diffusion.loss import diffusion_loss
 from image_longitudinal.models.diffusion.schedules import NoiseSchedule
+from image_longitudinal.models.diffusion.solvers import sample_on_device
 from image_longitudinal.models.diffusion.train import reconstruction_errors
 from image_longitudinal.models.flattened.diffusion import FlattenedDiffusion
 from image_longitudinal.models.flattened.images import FlattenedImages
@@ -19,7 +21,7 @@ from image_longitudinal.models.flattened.prior import fit_mixture
 from image_longitudinal.models.flattened.retina import FlattenedRetina, retina_rows
 from image_longitudinal.models.imaging.device import default_device
 from image_longitudinal.models.imaging.geometry import CURVE_TERMS, TRACED_COLUMNS, visible
-from image_longitudinal.models.imaging.grey_images import ImageRows, evenly_spaced
+from image_longitudinal.models.imaging.grey_images import ImageRows, evenly_spaced, to_unit
 from image_longitudinal.models.registry.metadata import DiffusionTraining, VAETraining
 from image_longitudinal.models.training.checkpoints import load_initial_weights
 from image_longitudinal.models.training.loop import LoopSettings, TrainingProgress, train
@@ -36,6 +38,9 @@ MEAN_NOISE = 0.05
 LEAST_WEIGHT = 0.05  # of a flattened row that hardly any scan shows
 VALIDATION_IMAGES = 256
 RECONSTRUCTED_IMAGES = 16
+GAIN_IMAGES = 256  # generated images that the gain of the detail is fitted to, at most as many as scans
+GAIN_SOLVER, GAIN_STEPS = "whitened", 6  # how they are drawn: about as by the presets
+GAIN_BATCH = 32
 
 
 @torch.no_grad()
@@ -93,6 +98,7 @@ def train_flattened_diffusion(
     retina: FlattenedRetina,
     images: FlattenedImages,
     validation: FlattenedImages,
+    scans: ImageRows,
     held_out: ImageRows,
     config: DiffusionConfig,
     seed: int,
@@ -106,6 +112,7 @@ def train_flattened_diffusion(
     Args:
         retina: fitted to the same images; not changed.
         images, validation: of training scans, and of other patients.
+        scans: training scans (n, S, S) uint8, whose detail finished images are to have.
         held_out: images (n, S, S) uint8 of other patients, to reconstruct.
         config, seed, checkpoint, device, report, initial: as for :func:`models.diffusion.train.train_diffusion`.
 
@@ -153,10 +160,24 @@ def train_flattened_diffusion(
     validate = validation_loss if len(validation) else None
     model.denoiser, history = train("diffusion", model.denoiser, loss, settings, checkpoint, report, validate)
     pixel_mse, working_mse = reconstruction_errors(model, retina, evenly_spaced(held_out, RECONSTRUCTED_IMAGES), where)
+    fit_gain(model, scans, seed)
     return model, DiffusionTraining(
         history=history, validation_loss=validate(model.denoiser) if validate else None, pixel_mse=pixel_mse,
         working_mse=working_mse,
     )  # fmt: skip
+
+
+@torch.no_grad()
+def fit_gain(model: FlattenedDiffusion, scans: ImageRows, seed: int) -> None:
+    """Fit the gain of the detail of a trained model, in evaluation mode, to training scans (n, S, S) uint8."""
+    device = model.vae.mean.device
+    real = to_unit(evenly_spaced(scans, GAIN_IMAGES), device)
+    ids = np.arange(len(real))
+    latents = torch.from_numpy(normals(stream_key(seed, "detail-latent"), ids, model.latent_dim)).float().to(device)
+    seeds = torch.from_numpy(subject_seeds(stream_key(seed, "detail-seed") >> 1, ids)).to(device)
+    batches = zip(latents.split(GAIN_BATCH), seeds.split(GAIN_BATCH), strict=True)
+    made = [sample_on_device(model, *batch, scheduler=GAIN_SOLVER, steps=GAIN_STEPS) for batch in batches]
+    model.fit_detail(torch.cat(made)[:, None].float() / 255, real)
 
 
 def build_flattened_diffusion(retina: FlattenedRetina, config: DiffusionConfig, seed: int) -> FlattenedDiffusion:

@@ -15,7 +15,7 @@ from image_longitudinal.models.registry.metadata import Arithmetic
 from image_longitudinal.models.registry.registry import ModelVersion
 from image_longitudinal.models.training.arithmetic import arithmetic_of
 
-TRAINING_VERSION = 3  # raise it whenever the same spec would give other weights
+TRAINING_VERSION = 4  # raise it whenever the same spec would give other weights
 MEASURING_VERSION = 3  # raise it whenever the same networks would be measured or shown differently
 DISTILLATION_VERSION = 2  # raise it whenever the same spec would give other distilled weights
 

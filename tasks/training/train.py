@@ -203,7 +203,7 @@ def _train_diffusion(
     model: DiffusionModel
     if isinstance(vae, FlattenedRetina):
         train, validation, _ = inputs.flattened(size, Path(inputs.vae))
-        model, figures = train_flattened_diffusion(vae, train, validation, inputs.images(size)[1], config, *arguments)
+        model, figures = train_flattened_diffusion(vae, train, validation, *inputs.images(size), config, *arguments)
     else:
         assert isinstance(vae, VAE)
         scans, other = inputs.images(size)

@@ -8,10 +8,12 @@ import torch
 
 from image_longitudinal.core.config import DiffusionConfig
 from image_longitudinal.models.diffusion.solvers import sample_on_device
+from image_longitudinal.models.flattened.detail_gain import DetailGain
 from image_longitudinal.models.flattened.diffusion import FlattenedDiffusion
 from image_longitudinal.models.flattened.images import FlattenedImages
 from image_longitudinal.models.flattened.retina import FlattenedRetina
 from image_longitudinal.models.flattened.train import build_flattened_diffusion, train_flattened_diffusion
+from image_longitudinal.models.imaging import phantom
 from image_longitudinal.models.imaging.assembly import diffusion_weights, trained_weights
 
 CONFIG = DiffusionConfig(
@@ -92,10 +94,11 @@ def test_training_lowers_the_loss_and_a_resumed_one_ends_alike(
 ) -> None:
     none = FlattenedImages(flattened.flat[:0], flattened.curves[:0], 32)
     held_out = np.zeros((0, 32, 32), np.uint8)
+    scans = phantom.render(np.random.default_rng(0).standard_normal((24, 8)).astype(np.float32), np.arange(24), 32)
 
     def trained(steps: int, name: str) -> tuple[FlattenedDiffusion, list[dict[str, float]]]:
         config = CONFIG.model_copy(update={"steps": steps, "ema_decay": 0.5})
-        arguments = (retina, flattened, none, held_out, config, 0, tmp_path / name, "cpu")
+        arguments = (retina, flattened, none, scans, held_out, config, 0, tmp_path / name, "cpu")
         model, figures = train_flattened_diffusion(*arguments)
         assert figures.validation_loss is None
         return model, figures.history
@@ -109,7 +112,7 @@ def test_training_lowers_the_loss_and_a_resumed_one_ends_alike(
         assert torch.equal(one, other)
     start = trained_weights(diffusion_weights(long))  # as a registered version has them
     config = CONFIG.model_copy(update={"steps": 1, "learning_rate": 1e-9, "ema_decay": 0.0})
-    arguments = (retina, flattened, none, held_out, config, 0, tmp_path / "started", "cpu")
+    arguments = (retina, flattened, none, scans, held_out, config, 0, tmp_path / "started", "cpu")
     started, _ = train_flattened_diffusion(*arguments, initial=start)
     for one, other in zip(started.denoiser.parameters(), long.denoiser.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
@@ -117,6 +120,25 @@ def test_training_lowers_the_loss_and_a_resumed_one_ends_alike(
     again = build_flattened_diffusion(retina, CONFIG, 0)
     again.load_frozen_state(frozen)
     assert torch.equal(again.row_scale, long.row_scale)
+    assert torch.equal(again.detail_gain, long.detail_gain)
+    assert again.has_detail_gain
+
+
+def test_finished_images_have_the_gain_that_was_fitted_and_older_weights_none(model: FlattenedDiffusion) -> None:
+    z = _latents(8)
+    drawn = 0.2 * torch.randn(8, *model.working_shape, generator=torch.Generator().manual_seed(0))
+    plain = model.to_images(drawn, model.context(z))
+    gained = build_flattened_diffusion(model.vae, CONFIG, 0).eval()
+    gained.load_frozen_state(model.frozen_state())
+    assert torch.equal(gained.to_images(drawn, gained.context(z)), plain)
+    scans = phantom.render(z[:, :8].numpy(), np.arange(8), 32)
+    gained.fit_detail(plain, torch.from_numpy(scans)[:, None].float() / 255)
+    expected = DetailGain(gained.detail_grey, gained.detail_gain).apply(plain)
+    images = gained.to_images(drawn, gained.context(z))
+    assert torch.equal(images, expected)
+    assert float((images - plain).abs().max()) > 0.01
+    gained.load_frozen_state(model.frozen_state())  # of weights without a gain
+    assert torch.equal(gained.to_images(drawn, gained.context(z)), plain)
 
 
 def test_larger_images_have_larger_blocks_on_the_same_grid() -> None:
