@@ -72,7 +72,7 @@ class BentGaussian:
             slope = np.clip(0.5 * ((q - 1.0) * _near(tau) * weights).sum(axis=1), -STEEPEST, STEEPEST)
             left = left * np.exp(-slope[:, None] * _near(tau))[:, :, None]
         factor = np.linalg.cholesky(_spread(left, weights) + floor)
-        return cls(center, axes, width, bend, factor, slope)
+        return cls(center, axes, width, bend, np.asarray(factor, dtype=np.float64), slope)
 
     @classmethod
     def joined(cls, parts: Sequence["BentGaussian"]) -> "BentGaussian":
