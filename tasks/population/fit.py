@@ -155,9 +155,8 @@ def run_fit(
         )  # fmt: skip
     if options.method == "agq" and options.order == 1:
         return quadrature_fit(model, data, order=1, **shared)
-    # the linearised fit of some subjects is as good a start; imp has rounds of its own with few subjects
-    some = SAMPLE // 4 if options.method == "imp" else SAMPLE
-    few = spread(data, some) if len(data) >= CHECKED_IN_FIRST * SAMPLE else data
+    # the linearised fit of some subjects is as good a start: both have rounds of their own with few subjects
+    few = spread(data, SAMPLE // 4) if len(data) >= CHECKED_IN_FIRST * SAMPLE else data
     start = fit(model, few, first_method(model), **(shared | {"covariance": "none"}))
     if options.method == "agq":
         return quadrature_fit(model, data, order=options.order, start=start, **shared)

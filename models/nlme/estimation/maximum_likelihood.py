@@ -74,11 +74,9 @@ class Sampler:
         """Proposals at the modes at ψ; ``starts``: search these from several starts."""
         objective, values = self.search.objective, self.search.coordinates.unpack(psi)
         objective.find_modes(values, starting_points(values.omega) if starts else None)
-        own = Proposal.around(objective.eta.copy(), objective.posterior_covariance(values))
+        own = Proposal.around(objective.eta.copy(), objective.posterior_covariance(values), values.omega)
         if self.posteriors is not None:
-            ridge = 1e-6 * np.diag(np.diag(values.omega))
-            known = self.posteriors.effective > ENOUGH
-            own = own.with_moments(self.posteriors.mean, self.posteriors.covariance + ridge, known)
+            own = own.following(self.search.bent(values.omega), self.search.effective() > ENOUGH)
         self.proposal = own
 
     def draw(self, psi: FloatArray, draws: IntArray) -> None:

@@ -1,23 +1,35 @@
 """Maximum likelihood by adaptive Gauss-Hermite quadrature.
 
-Each subject's integral over its k random effects is a sum over order^k nodes, placed by the mode and the inverse
-Hessian of its joint density there (Pinheiro & Bates 1995, J Comput Graph Stat 4:12). Order 1 is the Laplace
+Each subject's integral over its k random effects is a sum over nodes, placed first by the mode and the inverse Hessian
+of its joint density there (Pinheiro & Bates 1995, J Comput Graph Stat 4:12), then by what these nodes tell of the
+posterior (:mod:`.bent_nodes`), with nearly twice as many along its widest direction. Order 1 is the Laplace
 approximation. Exact for a posterior that is a Gaussian times a polynomial of degree 2 x order - 1; it does not see a
-second mode.
+mode far from the first.
 
 The likelihood is maximised with the nodes fixed, which gives an exact gradient; then the nodes are placed again, until
-the estimates stay. The end solves the score equation by the same quadrature.
+the estimates stay. The end solves the score equation by the same quadrature. Of many subjects, most rounds take a part.
 """
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.data.population_data import PopulationData
+from image_longitudinal.models.nlme.estimation.bent_nodes import BentGaussian, grid
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
-from image_longitudinal.models.nlme.estimation.fit import Evaluated, Fit, first_method, fit, starting_points
+from image_longitudinal.models.nlme.estimation.fit import (
+    CHECKED_IN_FIRST,
+    SAMPLE,
+    Evaluated,
+    Fit,
+    first_method,
+    fit,
+    spread,
+    starting_points,
+)
 from image_longitudinal.models.nlme.estimation.importance_sampling import Draws
 from image_longitudinal.models.nlme.estimation.minimise import GOOD_ENOUGH
 from image_longitudinal.models.nlme.estimation.objective import Objective
@@ -30,8 +42,11 @@ MOST_EFFECTS = 4
 SOLVER_TOLERANCE = 1e-8
 FINE = 5  # order of the nodes for a Hessian
 ROUNDS = 15  # placements of the nodes, at most
+SETTLED = 2  # placements before the first maximisation
 STAYS = 0.02  # standard errors: a round that moves all estimates less is the last
-ACCEPTED = 0.1  # the same, with which the fit still counts as converged
+ACCEPTED = 0.1  # the same, with which the fit still counts as converged, and with which rounds of many subjects end
+LEAST = 4  # order from which on the nodes tell enough of the posterior to be placed by it
+KNOWN = 0.25  # share of the effective nodes of an exact rule, below which a subject's nodes are placed by its mode
 
 
 def gauss_hermite(order: int, k: int) -> tuple[FloatArray, FloatArray]:
@@ -67,7 +82,8 @@ def quadrature_fit(
     Args:
         model: the population model; its values are the start values.
         data: the subjects.
-        order: nodes per random effect; 1 is the method Laplace of :func:`.fit.fit`.
+        order: nodes per random effect, 2 x order - 1 along the widest direction; 1 is the method Laplace of
+            :func:`.fit.fit`.
         omega, fixed: as in :func:`.fit.fit`.
         covariance: the same; ``sandwich`` is ``gradient`` for 20 or more subjects per estimate.
         n_threads: the result does not depend on it.
@@ -94,26 +110,88 @@ def quadrature_fit(
             model, data, first_method(model), omega=omega, fixed=fixed, covariance="none", n_threads=n_threads,
             progress=progress,
         )  # fmt: skip
-    objective = Objective(start.model, data, n_threads=n_threads, tolerance=SOLVER_TOLERANCE)
-    coordinates = Coordinates(start.model, omega, fixed)
-    search, psi = SampledLikelihood(objective, coordinates, progress), coordinates.pack(coordinates.start)
-    moved, searches = 0.0, np.ones(len(data), dtype=np.bool_)
-    for number in range(ROUNDS + 1):
-        searches = place(search, psi, order, starts=number < 2)
-        objectives, gradients = search.individual_objectives(psi)
-        if not len(psi) or number == ROUNDS or (number and moved <= STAYS):
-            break
-        psi, moved, _ = search.maximise(psi, gradients, max_iterations)
+    coordinates, evaluations = Coordinates(start.model, omega, fixed), start.evaluations
+    psi, stays = coordinates.pack(coordinates.start), STAYS
+
+    def search_of(some: PopulationData) -> SampledLikelihood:
+        objective = Objective(start.model, some, n_threads=n_threads, tolerance=SOLVER_TOLERANCE)
+        return SampledLikelihood(objective, coordinates, progress)
+
+    if len(data) >= CHECKED_IN_FIRST * SAMPLE:  # most rounds with few subjects, the last with all
+        few, stays = search_of(spread(data, SAMPLE)), ACCEPTED
+        psi = _rounds(few, psi, order, stays, max_iterations).psi
+        evaluations += few.evaluations
+    search = search_of(data)
+    psi, objectives, gradients, searches, moved = _rounds(search, psi, order, stays, max_iterations)
     eta = search.posteriors().mean
     converged = not len(psi) or (moved <= ACCEPTED and search.left_to_gain(psi, gradients) < GOOD_ENOUGH)
-    message = f"converged; {order**k} nodes per subject" if len(psi) else "nothing to estimate"
+    message = f"converged; {search.draws.max()} nodes per subject" if len(psi) else "nothing to estimate"
     if not converged:
         message = f"no maximum: estimates still move by {moved:.2g} standard errors, or nodes placed anew promise more"
     kind = affordable(covariance, len(data), len(psi))
     if kind in ("sandwich", "hessian") and order < FINE:
         place(search, psi, FINE, starts=False)
     found = search.result(psi, "AGQ", kind, objectives, eta, searches, converged, message)
-    return replace(found, evaluations=start.evaluations + found.evaluations)
+    return replace(found, evaluations=evaluations + found.evaluations)
+
+
+class _End(NamedTuple):
+    """Of rounds: ψ (m,), objectives (n,) and gradients (n, m) there, searches that converged (n,), the last move."""
+
+    psi: FloatArray
+    objectives: FloatArray
+    gradients: FloatArray
+    searches: NDArray[np.bool_]
+    moved: float
+
+
+def _rounds(search: SampledLikelihood, psi: FloatArray, order: int, stays: float, limit: int) -> _End:
+    """Maxima with nodes placed anew, until a round moves no estimate by more than ``stays`` standard errors."""
+    nodes, moved = _Following(search, order), 0.0
+    for number in range(ROUNDS + 1):
+        searches = nodes.place(psi, starts=number == 0)
+        if number < SETTLED:
+            search.objectives(psi)
+            continue
+        objectives, gradients = search.individual_objectives(psi)
+        if not len(psi) or number == ROUNDS or (number > SETTLED and moved <= stays):
+            break
+        psi, moved, _ = search.maximise(psi, gradients, limit)
+    return _End(psi, objectives, gradients, searches, moved)
+
+
+class _Following:
+    """Nodes by mode and Hessian in the first placement, by the nodes of the last one in later ones."""
+
+    def __init__(self, search: SampledLikelihood, order: int) -> None:
+        self.search, self.order = search, order
+        self.nodes, self.logs = grid(order, search.objective.eta.shape[1])
+        self.bent = False
+        self.lost = np.zeros(len(search.objective.data), dtype=np.bool_)  # whose nodes say too little of the posterior
+
+    def place(self, psi: FloatArray, *, starts: bool) -> NDArray[np.bool_]:
+        """Place the nodes at ψ; which searches of modes converged, (n,). ``starts``: search from several starts."""
+        search, values = self.search, self.search.coordinates.unpack(psi)
+        objective = search.objective
+        good = objective.find_modes(values, starting_points(values.omega) if starts else None)[1]
+        mode, covariance = objective.eta.copy(), objective.posterior_covariance(values)
+        shape = BentGaussian.straight(mode, covariance, values.omega)
+        if self.order < LEAST:
+            place(search, psi, self.order, starts=False)
+            return good
+        if len(search.groups):
+            if self.bent:
+                self.lost |= search.effective() < KNOWN / np.exp(2.0 * self.logs).sum()
+            shape = search.bent(values.omega).instead(shape, self.lost)
+            self.bent = True
+        center = objective.typical_phi(values)[:, objective.random]
+
+        def placed(positions: IntArray, _: int) -> Draws:
+            return shape.take(positions).placed(center[positions], self.nodes, self.logs)
+
+        count = np.full(len(mode), len(self.nodes))
+        search.use(count, placed, center, hardly_informed(values.omega, covariance))
+        return good
 
 
 def place(search: SampledLikelihood, psi: FloatArray, order: int, *, starts: bool) -> NDArray[np.bool_]:

@@ -4,9 +4,16 @@ Markov chains draw each subject's random effects under the present population (:
 moments, averaged over iterations, give typical values and Ω. Residual errors, typical values without random effect, and
 those of random effects on which the data say little, follow the gradient of the likelihood (Fisher's identity) by
 Newton steps of the same step sizes: Robbins & Monro. While the chains explore, variances may fall by 5 % an iteration
-only (simulated annealing). Censored observations contribute their probability (M3). The likelihood itself, and how far
-its maximum is, are then measured by importance sampling.
+only (simulated annealing). Censored observations contribute their probability (M3). Of many subjects, most iterations
+take a part of them alone.
+
+Where much of the information is missing, averages over iterations are slow to come close to the maximum. How far it is
+is measured by importance sampling; if it is not near, a step by the likelihood's own gradient follows, after which an
+estimate is as good as the maximum (Le Cam 1956, Proc Third Berkeley Symp 1:129). The likelihood at the end, and how far
+its maximum still is, are measured with draws of their own.
 """
+
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +22,7 @@ from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.chains import Chains
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
-from image_longitudinal.models.nlme.estimation.fit import Evaluated, Fit
+from image_longitudinal.models.nlme.estimation.fit import CHECKED_IN_FIRST, SAMPLE, Evaluated, Fit, spread
 from image_longitudinal.models.nlme.estimation.maximum_likelihood import (
     SOLVER_TOLERANCE,
     Sampler,
@@ -34,6 +41,7 @@ from image_longitudinal.models.nlme.estimation.sampled_likelihood import (
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 BURN_IN, SMOOTHING = 200, 150
 CHAINS = 300  # at least, over all subjects
 DECREASE = 0.7  # smoothing takes steps m^-0.7: 1 / m would leave directions in which EM is slow where they were
@@ -44,6 +52,9 @@ AIMED = (1, 2, 4, 8, 16, 32, 64, 128)  # iterations before which the proposals a
 # root mean square distance from the maximum, in standard errors, with which a fit counts as converged; that is measured
 # with the noise of the draws, of up to 0.35 (maximum_likelihood.ACCEPTED)
 ACCEPTED = 0.4
+NEAR = 0.2  # the same, beyond which a step by the gradient follows
+STEPS = 4  # of that, at most: the first is Newton's
+FEW, LATER = 100, 4  # draws per subject for proposals; the share of iterations, its inverse, that take all of many
 
 
 def saem_fit(
@@ -74,11 +85,40 @@ def saem_fit(
         expected = "at least one random effect, and one iteration of each phase"
         got = f"{model.n_random_effects} random effects, {burn_in} and {smoothing} iterations"
         raise ConfigError("SAEM cannot be used", expected=expected, got=got)
-    coordinates = Coordinates(model, omega, fixed)
+    coordinates, evaluations = Coordinates(model, omega, fixed), 0
+    iterate = partial(_iterations, model, coordinates=coordinates, seed=seed, n_threads=n_threads, progress=progress)
+    if len(data) >= CHECKED_IN_FIRST * SAMPLE:
+        psi = iterate(spread(data, SAMPLE), coordinates.start, burn_in, smoothing, cooling=burn_in // 2)
+        values, evaluations = coordinates.unpack(psi), burn_in + smoothing
+        burn_in, smoothing = max(1, burn_in // LATER), max(1, smoothing // LATER)
+        psi = iterate(data, values, burn_in, smoothing, cooling=0)
+    else:
+        psi = iterate(data, coordinates.start, burn_in, smoothing, cooling=burn_in // 2)
+    evaluations += burn_in + smoothing
+    search = SampledLikelihood(Objective(model, data, n_threads=n_threads, tolerance=SOLVER_TOLERANCE), coordinates)
+    sampler, count = Sampler(search, seed), np.full(len(data), draws)
+    sampler.propose(psi, starts=True)
+    sampler.draw(psi, np.minimum(count, FEW))
+    sampler.objectives(psi)  # the posteriors, by which proposals improve
+    psi = _nearer(sampler, psi, count)
+    measured = measure(sampler, psi, count)
+    gain = _gain(search, psi)
+    distance = np.sqrt(gain / max(1, len(psi)))
+    away = f"by its gradient, the likelihood's maximum is {gain:.2g} lower, {distance:.2g} standard errors away"
+    converged = distance <= ACCEPTED
+    message = f"converged; {away}" if converged else f"{away}: take more iterations"
+    return sampled_fit(search, psi, "SAEM", covariance, measured, evaluations, converged, distance, message)
+
+
+def _iterations(
+    model: PopulationModel, data: PopulationData, start: PopulationParameters, burn_in: int, smoothing: int, *,
+    cooling: int, coordinates: Coordinates, seed: int, n_threads: int, progress: Evaluated | None,
+) -> FloatArray:  # fmt: skip
+    """The mean ψ (m,) of the end of the smoothing; in the first ``cooling`` iterations, variances fall slowly."""
     copies = max(1, -(-CHAINS // max(1, len(data))))
     many = PopulationData.concatenate([data] * copies) if copies > 1 else data
     objective = Objective(model, many, n_threads=n_threads, tolerance=SOLVER_TOLERANCE)
-    values, chains = coordinates.start, Chains(objective, seed)
+    values, chains = start, Chains(objective, seed)
     chains.begin(values)
     update, kept = _Update(coordinates, chains), list[FloatArray]()
     for number in range(burn_in + smoothing if coordinates.names else 0):
@@ -86,23 +126,24 @@ def saem_fit(
             chains.aim(values)
         chains.sweep(values)
         smooth = number - burn_in + 1  # iteration of the smoothing, from 1 on
-        values = update(values, max(1, smooth) ** -DECREASE, cooling=number < burn_in // 2)
+        values = update(values, max(1, smooth) ** -DECREASE, cooling=number < cooling)
         if smooth > max(0, round((1.0 - AVERAGED) * smoothing)):
             kept.append(coordinates.pack(values))
         if progress:
             progress(number + 1, -2.0 * float(chains.joint.sum()) / copies)
-    search = SampledLikelihood(Objective(model, data, n_threads=n_threads, tolerance=SOLVER_TOLERANCE), coordinates)
-    sampler, psi = Sampler(search, seed), np.mean(kept, axis=0) if kept else coordinates.pack(values)
-    sampler.propose(psi, starts=True)
-    sampler.draw(psi, np.full(len(data), draws))
-    sampler.objectives(psi)  # the posteriors, by which proposals improve
-    measured = measure(sampler, psi, np.full(len(data), draws))
-    gain = _gain(search, psi)
-    distance = np.sqrt(gain / max(1, len(psi)))
-    away = f"by its gradient, the likelihood's maximum is {gain:.2g} lower, {distance:.2g} standard errors away"
-    converged = distance <= ACCEPTED
-    message = f"converged; {away}" if converged else f"{away}: take more iterations"
-    return sampled_fit(search, psi, "SAEM", covariance, measured, burn_in + smoothing, converged, distance, message)
+    return np.asarray(np.mean(kept, axis=0)) if kept else coordinates.pack(values)
+
+
+def _nearer(sampler: Sampler, psi: FloatArray, draws: IntArray) -> FloatArray:
+    """ψ after a step to the maximum of the likelihood by ``draws`` (n,), as far as they are trusted, if it is far."""
+    if not len(psi):
+        return psi
+    sampler.propose(psi, starts=False)
+    sampler.draw(psi, draws)
+    gradients = sampler.evaluate(psi)[1]
+    if np.sqrt(sampler.search.left_to_gain(psi, gradients) / len(psi)) <= NEAR:
+        return psi
+    return sampler.search.maximise(psi, gradients, STEPS)[0]
 
 
 def _gain(search: SampledLikelihood, psi: FloatArray) -> float:

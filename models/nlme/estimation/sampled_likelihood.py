@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_longitudinal.core.errors import SimulationError
+from image_longitudinal.models.nlme.estimation.bent_nodes import BentGaussian
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
 from image_longitudinal.models.nlme.estimation.fit import INFEASIBLE, Evaluated, PopulationSearch
 from image_longitudinal.models.nlme.estimation.importance_sampling import Draws, ImportanceSearch
@@ -125,7 +126,7 @@ class SampledLikelihood(PopulationSearch):
 
         Far from where they were drawn, fixed draws have maxima of their own: where Ω shrinks around few of them.
         """
-        self.reference = np.log(self._effective())
+        self.reference = np.log(self.effective())
 
     def total(self, psi: FloatArray) -> tuple[float, FloatArray]:
         """The sums of :meth:`individual_objectives`; a very large value where the draws cannot be trusted."""
@@ -134,12 +135,13 @@ class SampledLikelihood(PopulationSearch):
         except (SimulationError, np.linalg.LinAlgError):
             return INFEASIBLE, np.zeros(len(psi))
         if self.reference is not None:
-            lost = self.reference - np.log(self._effective())
+            lost = self.reference - np.log(self.effective())
             if np.maximum(lost, 0.0).mean() > TRUSTED or not np.isfinite(value):
                 return INFEASIBLE, np.zeros(len(psi))
         return value, gradient
 
-    def _effective(self) -> FloatArray:
+    def effective(self) -> FloatArray:
+        """Effective numbers of draws (n,) of the last evaluation."""
         out = np.empty(len(self.objective.data))
         for positions, search in self.groups:
             out[positions] = 1.0 / np.square(search.weights).sum(axis=1)
@@ -153,6 +155,11 @@ class SampledLikelihood(PopulationSearch):
             out.mean[positions], out.covariance[positions], out.effective[positions] = search.moments()
             out.pareto_k[positions] = pareto_shapes(search.log_weight)
         return out
+
+    def bent(self, omega: FloatArray) -> BentGaussian:
+        """Distributions fitted to the posteriors of the last evaluation; ``omega`` (k, k): their units."""
+        found = BentGaussian.joined([BentGaussian.fitted(one.eta, one.weights, omega) for _, one in self.groups])
+        return found.take(np.argsort(np.concatenate([positions for positions, _ in self.groups])))
 
 
 def positive(hessian: FloatArray, scale: FloatArray | None = None) -> FloatArray:

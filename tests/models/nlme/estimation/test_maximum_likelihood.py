@@ -7,6 +7,7 @@ import pytest
 
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.estimation import sampled_likelihood
+from image_longitudinal.models.nlme.estimation.bent_nodes import BentGaussian
 from image_longitudinal.models.nlme.estimation.fit import fit
 from image_longitudinal.models.nlme.estimation.importance_sampling import log_normal
 from image_longitudinal.models.nlme.estimation.maximum_likelihood import maximum_likelihood
@@ -44,11 +45,16 @@ def test_draws_have_the_density_they_claim_and_depend_on_the_subject_alone():
     scale, omega = np.array([[[0.3, 0.1], [0.1, 0.2]]] * 2), np.array([[1.0, -0.4], [-0.4, 2.0]])
     mode = np.array([[0.5, 0.0], [0.0, 1.0]])
     ids, center = np.array([7, 3]), np.array([[1.0, 2.0], [1.0, 2.0]])
-    proposal = Proposal.around(mode, scale)
-    many = proposal.draw(ids, center, omega, 20_000, 5)
-    # ∫ q = 1: the mean of p / q over the draws is the integral of p, here of N(0, Ω)
-    ratio = np.exp(log_normal(many.phi - center[:, None], omega) - many.log_q)
-    np.testing.assert_allclose(ratio.mean(axis=1), 1.0, atol=0.01)
+    proposal = Proposal.around(mode, scale, omega)
+    bent = BentGaussian(
+        np.zeros((2, 2)), np.array([np.eye(2)] * 2), np.full(2, 0.7), np.full((2, 3, 1), 0.2), np.full((2, 1, 1), 0.3),
+        np.array([0.4, -0.4]),
+    )  # fmt: skip
+    for one in (proposal, proposal.following(bent, np.array([True, True]))):
+        many = one.draw(ids, center, omega, 20_000, 5)
+        # ∫ q = 1: the mean of p / q over the draws is the integral of p, here of N(0, Ω)
+        ratio = np.exp(log_normal(many.phi - center[:, None], omega) - many.log_q)
+        np.testing.assert_allclose(ratio.mean(axis=1), 1.0, atol=0.01)
     alone = proposal.take(np.array([1])).draw(ids[1:], center[1:], omega, 100, 5)
     whole = proposal.draw(ids, center, omega, 100, 5)
     np.testing.assert_array_equal(alone.phi[0], whole.phi[1])

@@ -71,6 +71,16 @@ def test_workers_change_nothing(reference_data):
     np.testing.assert_array_equal(one.estimates, two.estimates)
 
 
+def test_many_subjects_begin_with_some_of_them(reference_data, monkeypatch):
+    data = theophylline(reference_data, DIAGONAL)
+    options = {"order": 5, "omega": "diagonal", "covariance": "gradient"}
+    whole = quadrature_fit(DIAGONAL, data, **options)
+    monkeypatch.setattr("image_longitudinal.models.nlme.estimation.quadrature.SAMPLE", 3)  # of twelve
+    begun = quadrature_fit(DIAGONAL, data, **options)
+    assert begun.converged, begun.message
+    assert begun.objective == pytest.approx(whole.objective, abs=0.05)
+
+
 def test_more_than_four_effects_and_no_nodes_are_refused():
     data = PopulationData.of_design(LINE.structural, np.ones((2, 3)), [0.0, 1.0, 2.0], [])
     with pytest.raises(ConfigError, match="order from 1 on"):

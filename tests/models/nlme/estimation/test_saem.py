@@ -85,6 +85,16 @@ def test_fixed_values_stay(reference_data):
     assert found.model.typical_values["ka"] != 2.0
 
 
+def test_many_subjects_begin_with_some_of_them(reference_data, monkeypatch):
+    data = theophylline(reference_data, DIAGONAL)
+    short = {"omega": "diagonal", "burn_in": 60, "smoothing": 40, "draws": 50, "covariance": "none"}
+    whole = saem_fit(DIAGONAL, data, **short)
+    monkeypatch.setattr("image_longitudinal.models.nlme.estimation.saem.SAMPLE", 3)  # of twelve
+    begun = saem_fit(DIAGONAL, data, **short)
+    assert begun.evaluations > whole.evaluations + 10  # 15 and 10 iterations of all
+    assert begun.objective == pytest.approx(whole.objective, abs=1.0)
+
+
 def test_no_iterations_are_refused(reference_data):
     with pytest.raises(ConfigError, match="one iteration of each phase"):
         saem_fit(DIAGONAL, theophylline(reference_data, DIAGONAL), burn_in=0)
