@@ -201,12 +201,12 @@ def _train_diffusion(
     size, config, initial = spec.diffusion.image_size, spec.diffusion, inputs.weights("diffusion")
     arguments = (spec.vae.seed, path.with_suffix(".checkpoint"), device, report, initial)
     model: DiffusionModel
+    scans, other = inputs.images(size)
     if isinstance(vae, FlattenedRetina):
         train, validation, _ = inputs.flattened(size, Path(inputs.vae))
-        model, figures = train_flattened_diffusion(vae, train, validation, *inputs.images(size), config, *arguments)
+        model, figures = train_flattened_diffusion(vae, train, validation, scans, other, config, *arguments)
     else:
         assert isinstance(vae, VAE)
-        scans, other = inputs.images(size)
         model, figures = train_diffusion(vae, scans, other, config, *arguments)
     scale = model.residual_scale if isinstance(model, ResidualDiffusion) else None
     _save(path, diffusion_weights(model), TrainedDiffusion(training=figures, residual_scale=scale))
