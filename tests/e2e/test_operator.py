@@ -54,8 +54,10 @@ class Operated(Service):
             [*command, *variables], cwd=ROOT, env={**self.environment, **environment}, capture_output=True, text=True,
             check=False,
         )  # fmt: skip
-        assert done.returncode
-        return next(line for line in done.stderr.splitlines() if "rror: " in line)
+        assert done.returncode, done.stdout
+        said = [line for line in done.stderr.splitlines() if "rror: " in line]
+        assert said, done.stderr
+        return said[0]
 
     def deployment(self, name: str) -> dict[str, object]:
         """A deployment by flow/name."""

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.e2e
 SECONDS = 6.0
 PHANTOM = ("generator.backend=phantom", "generator.image_size=32", "probe.n_images=64", "dataset.eta_dims=[0, 1, 2]")
 DONE = re.compile(r"interrupted: ([\d,]+) of ([\d,]+) \w+ are done; give the same command again to go on")
+PROGRESS = re.compile(r": at work for | to go, ")  # may be printed between the signal and its handling
 START_OVER = "interrupted: give the same command again to start over"
 
 
@@ -43,8 +44,9 @@ def ended(terminal: Terminal, status: int, seconds: float = SECONDS) -> str:
     time.sleep(0.2)  # killed processes leave the table
     assert terminal.left_running() == []
     after = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.output[seen:].rpartition("^C")[2])
-    (line,) = (line for line in re.split(r"[\r\n]+", after) if line.strip() and ": at work for " not in line)
-    return line
+    lines = [line for line in re.split(r"[\r\n]+", after) if line.strip() and not PROGRESS.search(line)]
+    assert len(lines) == 1, lines
+    return lines[0]
 
 
 def generating(data: Path) -> tuple[str, ...]:
