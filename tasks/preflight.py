@@ -57,6 +57,20 @@ def check_names(config: Config) -> None:
     _check_effects(config)
 
 
+def check_model_is_used(config: Config, model: str | None) -> None:
+    """Check that images come from the model that is named, if one is.
+
+    Raises:
+        ConfigError: they are phantoms.
+    """
+    if model is not None and not _is_trained(config):
+        raise ConfigError(
+            f"model {model} would not be used: the images are phantoms", where="generator.backend",
+            expected="diffusion or vae", got=config.generator.backend,
+            do="add --set generator.backend=diffusion, or name no model",
+        )  # fmt: skip
+
+
 def check_eta_dims(eta_dims: tuple[int, ...], config: Config, latent_dim: int) -> None:
     """Check the latent dimensions of the random effects against both models.
 
@@ -102,6 +116,8 @@ def foresee_generation(
     side = version.metadata.networks.image_size if version else image_side(config)
     if model is None and _is_trained(config):
         scans = _check_training(problems, config, images, workspace)
+    with problems.noting():
+        check_model_is_used(config, model)
     with problems.noting():
         _check_effects(config)
     with problems.noting():

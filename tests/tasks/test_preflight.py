@@ -72,6 +72,7 @@ def test_all_problems_are_found_at_once(tmp_path: Path) -> None:
     ("overrides", "model", "message"),
     [
         (("generator.scheduler=student",), PRETRAINED, "has no student"),
+        (PHANTOM, PRETRAINED, "pretrained would not be used: the images are phantoms"),
         (("dataset.eta_dims=[0, 1, 99]",), PRETRAINED, "expected 3 different ones from 0 to"),
         ((*PHANTOM, "dataset.eta_dims=[0, 1]"), None, "3 dimensions"),
         ((*PHANTOM, "compute.device=abacus"), None, "compute.device cannot be used"),
