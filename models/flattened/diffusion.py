@@ -69,7 +69,7 @@ class FlattenedDiffusion(DiffusionModel):
         self.register_buffer("contrast", torch.ones(self.features))
         self.register_buffer("detail_grey", torch.linspace(0, 1, LEVELS))
         self.register_buffer("detail_gain", torch.ones(len(SIGMAS), LEVELS))
-        self.has_detail_gain = False  # models of version 0.2 and before have none: their images stay as they were
+        self.has_detail_gain = False  # weights from before have none: their images stay as they were
 
     @torch.no_grad()
     def standardise(self, flat: Tensor) -> None:
