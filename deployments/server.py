@@ -29,10 +29,18 @@ async def begin_as_writer(
         yield transaction
 
 
+def greeting(base_url: str, ui_enabled: bool) -> str:
+    """Replacement of Prefect's words, which call its pages "not built" where the image has the newer ones alone."""
+    pages = "its pages" if ui_enabled else "no pages (PREFECT_UI_ENABLED=1 shows them)"
+    return f"""
+Prefect's server with {pages}: {base_url}
+Elsewhere than here, workers and commands find it by PREFECT_API_URL={base_url}/api. Ctrl-C ends it."""
+
+
 def main() -> None:
     """Run ``prefect server start`` with the arguments of this command, and supervise its runs."""
     # Here: the temporary server of a command uses this module too, and is in a hurry.
-    from prefect.cli import app
+    from prefect.cli import _server_utils, app
 
     from image_longitudinal.deployments.database_address import database, give_password
     from image_longitudinal.deployments.supervision import start_supervision
@@ -44,6 +52,7 @@ def main() -> None:
     give_password(database())
     start_supervision(address.host, address.port)
     AioSqliteConfiguration.begin_transaction = begin_as_writer  # type: ignore[method-assign]
+    _server_utils.generate_welcome_blurb = greeting
     sys.argv[1:1] = ["server", "start"]
     app()
 

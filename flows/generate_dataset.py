@@ -23,7 +23,7 @@ from image_longitudinal.tasks.engine.attempts import run_lease
 from image_longitudinal.tasks.engine.gates import pass_gates
 from image_longitudinal.tasks.engine.parameters import ConfigChoice, resolve
 from image_longitudinal.tasks.engine.run_table import run_table
-from image_longitudinal.tasks.preflight import check_eta_dims, check_model_is_used
+from image_longitudinal.tasks.preflight import check_eta_dims, check_sources_are_used
 from image_longitudinal.tasks.shards.gates import check_before_generating, dataset_gates
 from image_longitudinal.tasks.shards.making import DatasetRun, MadeShard, make_here
 from image_longitudinal.tasks.shards.parts import find_reusable
@@ -68,11 +68,11 @@ def generate_dataset(
         The address of the data set.
 
     Raises:
-        ConfigError: a model is named, but the images are phantoms.
+        ConfigError: a model or scans are named that would not be used: the images are phantoms, or both are named.
         RefusedByGateError: model or images are not good enough: see the section gates of the configuration.
     """
     config = resolve(preset, config, overrides)
-    check_model_is_used(config, model)
+    check_sources_are_used(config, images, model)
     root, place = open_root(output), Workspace.at(workspace)
     recorded = config.recorded
     check_configuration(root, recorded)

@@ -57,17 +57,25 @@ def check_names(config: Config) -> None:
     _check_effects(config)
 
 
-def check_model_is_used(config: Config, model: str | None) -> None:
-    """Check that images come from the model that is named, if one is.
+def check_sources_are_used(config: Config, images: str | None, model: str | None) -> None:
+    """Check that images come from the model that is named, or from one trained on the scans, if either is.
 
     Raises:
-        ConfigError: they are phantoms.
+        ConfigError: the model or the scans would not be used.
     """
-    if model is not None and not _is_trained(config):
+    named = {"model": model, "images": images}
+    if not _is_trained(config):
+        for argument, name in named.items():
+            if name is not None:
+                raise ConfigError(
+                    f"{argument} {name} would not be used: the images are phantoms", where="generator.backend",
+                    expected="diffusion or vae", got=config.generator.backend,
+                    do=f"add --set generator.backend=diffusion, or leave out {argument}",
+                )  # fmt: skip
+    if model is not None and images is not None:
         raise ConfigError(
-            f"model {model} would not be used: the images are phantoms", where="generator.backend",
-            expected="diffusion or vae", got=config.generator.backend,
-            do="add --set generator.backend=diffusion, or name no model",
+            f"images {images} would not be used: model {model} is trained", where="images",
+            expected="a model, or images to train one on", got="both", do="leave out one of them",
         )  # fmt: skip
 
 
@@ -117,7 +125,7 @@ def foresee_generation(
     if model is None and _is_trained(config):
         scans = _check_training(problems, config, images, workspace)
     with problems.noting():
-        check_model_is_used(config, model)
+        check_sources_are_used(config, images, model)
     with problems.noting():
         _check_effects(config)
     with problems.noting():

@@ -83,6 +83,7 @@ def operated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
 def test_the_pages_ask_the_server_that_they_come_from(operated: Operated) -> None:
     with urlopen(f"{operated.url}/ui-settings") as answer:
         assert b'"api_url":"/api"' in answer.read()
+    assert f"Prefect's server with its pages: {operated.url}" in operated.log
 
 
 def test_the_server_answers_prometheus(operated: Operated) -> None:

@@ -87,6 +87,21 @@ def test_what_does_not_fit_is_refused(
     assert message in problem
 
 
+@pytest.mark.parametrize(
+    ("overrides", "model", "message"),
+    [
+        (PHANTOM, None, "would not be used: the images are phantoms"),
+        ((), PRETRAINED, f"would not be used: model {PRETRAINED} is trained"),
+    ],
+)
+def test_scans_that_would_not_be_used_are_refused(
+    overrides: tuple[str, ...], model: str | None, message: str, tmp_path: Path
+) -> None:
+    enough = scans(tmp_path / "scans", 60, 5)
+    _, (problem,) = foreseen(tmp_path, config_of(*overrides), model=model, images=enough)
+    assert f"images {enough} {message}" in problem
+
+
 def test_an_output_of_something_else_or_in_a_file_is_refused(tmp_path: Path) -> None:
     write_dataset(open_root(tmp_path / "out"))
     _, (problem,) = foreseen(tmp_path, config_of(*PHANTOM))
