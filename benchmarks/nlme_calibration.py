@@ -11,6 +11,7 @@ corrected sandwich. Intervals are those of the parameter table, on its scales. T
 ``--minutes`` no further trial begins.
 """
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -58,8 +59,14 @@ def main() -> None:
         late = time.process_time() - cpu > 60.0 * options.minutes
         return None if late else trial(number, options.subjects, options.kinds)
 
+    found = []
     with ThreadPoolExecutor(options.workers) as pool:
-        found = [one for one in pool.map(within_time, range(trials)) if one is not None]
+        for one in pool.map(within_time, range(trials)):
+            if one is not None:
+                found.append(one)
+            if len(found) % 20 == 0:
+                minutes = (time.process_time() - cpu) / 60.0
+                print(f"{len(found)} of {trials} trials, {minutes:.1f} CPU minutes", file=sys.stderr, flush=True)
     coverage: dict[str, dict[str, float]] = {}
     used: dict[str, int] = {}
     for kind in options.kinds:

@@ -13,6 +13,9 @@ from tests.paths import ROOT, SHARED_DATA
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+# `make test ARGS=...` would hand its ARGS to each make that a test starts.
+for name in ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS"):
+    os.environ.pop(name, None)
 
 settings.register_profile("tests", deadline=None)  # a busy machine takes long
 settings.load_profile("tests")

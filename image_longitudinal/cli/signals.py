@@ -85,9 +85,14 @@ def ending_by_signals(command: str) -> Iterator[None]:
     reader, writer = socket.socketpair()
     writer.setblocking(False)
 
+    interrupted = False
+
     def interrupt(number: int, frame: FrameType | None) -> None:
-        interruption.receive(number)
-        raise KeyboardInterrupt
+        nonlocal interrupted
+        if not interrupted:  # a second one could break off the end itself; the thread sees to it
+            interrupted = True
+            interruption.receive(number)
+            raise KeyboardInterrupt
 
     def watch() -> None:
         while byte := reader.recv(1):

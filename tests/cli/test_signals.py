@@ -88,3 +88,16 @@ print("done")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "done\n"
+
+
+def test_a_signal_while_the_command_ends_changes_nothing() -> None:
+    program = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from image_longitudinal.cli import signals\n"
+        "signals._kill_children = lambda: signal.raise_signal(signal.SIGINT)\n"
+        "with signals.ending_by_signals('fit'):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted: give the same command again to start over\n")

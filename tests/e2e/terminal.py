@@ -5,6 +5,7 @@ import fcntl
 import os
 import pty
 import secrets
+import select
 import signal
 import subprocess
 import termios
@@ -39,6 +40,7 @@ class Terminal:
         )  # fmt: skip
         os.close(slave)
         self.output = ""
+        self._closed = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -47,7 +49,12 @@ class Terminal:
         os.write(self.master, b"\x03")
 
     def close(self) -> None:
-        """As a person closes a window: the terminal's processes get SIGHUP."""
+        """As a person closes a window: the terminal's processes get SIGHUP.
+
+        Nothing may be reading then: a read that waits holds the terminal open until the command prints something.
+        """
+        self._closed.set()
+        self._reader.join()
         os.close(self.master)
 
     def wait_for(self, condition: Callable[[], object], seconds: float = 240) -> None:
@@ -82,6 +89,7 @@ class Terminal:
         self.process.wait()
 
     def _read(self) -> None:
-        with contextlib.suppress(OSError):  # closed on either side
-            while part := os.read(self.master, 65536):
-                self.output += part.decode(errors="replace")
+        with contextlib.suppress(OSError):  # the command has ended
+            while not self._closed.is_set():
+                if select.select([self.master], [], [], 0.1)[0]:
+                    self.output += os.read(self.master, 65536).decode(errors="replace")
