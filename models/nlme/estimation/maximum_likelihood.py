@@ -2,16 +2,18 @@
 
 In rounds: a proposal around each subject's mode, draws from it, and the maximum of the likelihood with these draws
 fixed, as far as they can be trusted. Draws increase until estimates from independent draws agree. At the end the
-likelihood is measured with two independent sets of draws, and subjects on which they disagree get more.
+likelihood is measured with two independent sets of draws, and subjects on which they disagree get more. Of many
+subjects, most rounds take a part of them; then one takes all, and a Newton step by the gradients of the two sets
+together, of more draws for subjects whose draws tell little, is the last.
 """
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from image_longitudinal.core.errors import ConfigError
-from image_longitudinal.core.random import stream_key
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
 from image_longitudinal.models.nlme.estimation.fit import (
@@ -21,20 +23,18 @@ from image_longitudinal.models.nlme.estimation.fit import (
     Fit,
     Sampling,
     spread,
-    starting_points,
 )
-from image_longitudinal.models.nlme.estimation.importance_sampling import ENOUGH, Draws
+from image_longitudinal.models.nlme.estimation.importance_sampling import ENOUGH
 from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.pareto import UNRELIABLE
-from image_longitudinal.models.nlme.estimation.proposals import Proposal
 from image_longitudinal.models.nlme.estimation.quadrature import FINE, MOST_EFFECTS, place
 from image_longitudinal.models.nlme.estimation.sampled_likelihood import (
     Posteriors,
     SampledLikelihood,
     affordable,
     doubled,
-    hardly_informed,
 )
+from image_longitudinal.models.nlme.estimation.sampler import Sampler
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -47,6 +47,17 @@ AGREE = 0.1  # standard errors: Monte Carlo error of the estimates at which roun
 AGREE_IF_LARGE = 0.25  # the same for large data: the error of the estimates grows by 3 %
 AGREE_IN_FIRST = 0.5  # the same for the few subjects that the rounds of many begin with
 ACCEPTED = 0.35  # with which a fit counts as converged: the error of the estimates grows by 6 %
+LITTLE = 5e-5  # decrease of the objective per √subject that ends searches of all of many: 0.1 standard errors of 10,000
+FAR = 5.0  # standard errors: beyond it, a maximum of all of many subjects by few draws is sought again
+STEP = 1.0  # the same, of the last step, which misses by the error of the outer product of gradients: some percent
+LAST_STEPS = 4  # at most
+RISE = 1.0  # of the objective by one set of draws after a step by two: more is no noise
+SHARES = (
+    0.25,
+    0.125,
+    0.0625,
+    0.03125,
+)  # effective ones of draws, below which a subject of many gets twice as many each
 CHEAP = 4_000_000  # predictions in memory from which on data are large
 OBJECTIVE_ERROR = (0.02, 0.005)  # Monte Carlo error of the objective that is aimed at: the first, or the second x √n
 MOST, PREDICTIONS = 16, 100_000_000  # draws grow up to so many times, and to so many predictions in memory
@@ -60,51 +71,6 @@ class MeasuredLikelihood:
     objectives: FloatArray
     posteriors: Posteriors
     sampling: Sampling
-
-
-class Sampler:
-    """Proposals that follow ψ, and draws from them for a :class:`.sampled_likelihood.SampledLikelihood`."""
-
-    def __init__(self, search: SampledLikelihood, seed: int) -> None:
-        self.search, self.seed, self.sets = search, seed, 0
-        self.posteriors: Posteriors | None = None
-        self.proposal: Proposal | None = None
-
-    def propose(self, psi: FloatArray, *, starts: bool) -> None:
-        """Proposals at the modes at ψ; ``starts``: search these from several starts."""
-        objective, values = self.search.objective, self.search.coordinates.unpack(psi)
-        objective.find_modes(values, starting_points(values.omega) if starts else None)
-        own = Proposal.around(objective.eta.copy(), objective.posterior_covariance(values), values.omega)
-        if self.posteriors is not None:
-            own = own.following(self.search.bent(values.omega), self.search.effective() > ENOUGH)
-        self.proposal = own
-
-    def draw(self, psi: FloatArray, draws: IntArray) -> None:
-        """A new set of draws (n,) for the search, around ψ."""
-        assert self.proposal is not None
-        search, proposal, values = self.search, self.proposal, self.search.coordinates.unpack(psi)
-        objective = search.objective
-        center, ids = objective.typical_phi(values)[:, objective.random], objective.data.ids
-        key = stream_key(self.seed, "importance", self.sets)
-        self.sets += 1
-
-        def drawn(positions: IntArray, n: int) -> Draws:
-            return proposal.take(positions).draw(ids[positions], center[positions], values.omega, n, key)
-
-        moving = [] if self.posteriors is None else hardly_informed(values.omega, self.posteriors.covariance)
-        search.use(draws, drawn, center, moving)
-
-    def evaluate(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Each subject's objective (n,) and gradient (n, m) at ψ; the posteriors there."""
-        found = self.search.individual_objectives(psi)
-        self.posteriors = self.search.posteriors()
-        return found
-
-    def objectives(self, psi: FloatArray) -> FloatArray:
-        """As :meth:`evaluate`, without the gradient."""
-        found = self.search.objectives(psi)
-        self.posteriors = self.search.posteriors()
-        return found
 
 
 def maximum_likelihood(
@@ -145,10 +111,11 @@ def maximum_likelihood(
 
     sampler, psi, count = sampler_of(data), coordinates.pack(coordinates.start), max(FEWEST, draws // FIRST)
     usual, most, evaluations = max(FEWEST, draws // USUAL), most_draws(draws, data, growth), fit.evaluations
-    if len(data) >= CHECKED_IN_FIRST * SAMPLE:  # most rounds with few subjects, the last with all
+    if len(data) >= CHECKED_IN_FIRST * SAMPLE and len(psi):  # most rounds with few subjects, the last with all
         few = sampler_of(spread(data, SAMPLE))
-        psi, count, _ = _rounds(few, psi, count, usual, most, max_iterations, AGREE_IN_FIRST)
-        evaluations, count = evaluations + few.search.evaluations, max(usual, count // 2)
+        psi = _rounds(few, psi, count, usual, most, max_iterations, AGREE_IN_FIRST)[0]
+        evaluations += few.search.evaluations
+        return last_steps(sampler, psi, "IMP", draws, growth, covariance, evaluations, max_iterations)
     psi, count, error = _rounds(sampler, psi, count, usual, most, max_iterations)
     measured = measure(sampler, psi, np.full(len(data), max(count, draws)), growth)
     converged = not len(psi) or error <= ACCEPTED
@@ -186,6 +153,84 @@ def _rounds(
         elif moved <= NEAR or number:
             count = usual
     return psi, count, error
+
+
+def last_steps(
+    sampler: Sampler, psi: FloatArray, method: str, draws: int, growth: int, covariance: str, evaluations: int,
+    limit: int,
+) -> Fit:  # fmt: skip
+    """The end of a fit of many subjects, from estimates of a part of them or near the maximum.
+
+    Args:
+        sampler: of all subjects.
+        psi: where to start.
+        method: name of the fit's method.
+        draws: per subject; two thirds of them for each of three sets.
+        growth: how many times as many a subject gets at most.
+        covariance: as in :func:`maximum_likelihood`.
+        evaluations: so far.
+        limit: iterations of each maximisation.
+    """
+    search, count = sampler.search, np.full(len(sampler.search.objective.data), max(FEWEST, 2 * draws // USUAL))
+    sampler.propose(psi, starts=True)
+    sampler.draw(psi, count // 2)
+    sampler.objectives(psi)  # the posteriors, by which proposals improve
+    for _ in range(LAST_STEPS):
+        sampler.propose(psi, starts=False)
+        sampler.draw(psi, count)
+        psi, moved, _ = search.maximise(psi, sampler.evaluate(psi)[1], limit, LITTLE)
+        if moved <= FAR:
+            break
+    for _ in range(LAST_STEPS):
+        few = search.effective()[:, None] < search.draws[:, None] * np.array(SHARES)
+        psi, measured, moved, error = _measured_step(
+            sampler, psi, draws * np.minimum(2 ** few.sum(axis=1), growth), limit
+        )
+        if moved <= STEP:
+            break
+    converged, message = error <= ACCEPTED and moved <= STEP, ""
+    if moved > STEP:
+        message = f"no maximum: estimates still move by {moved:.2g} standard errors"
+    return sampled_fit(search, psi, method, covariance, measured, evaluations, converged, error, message)
+
+
+def _measured_step(
+    sampler: Sampler, psi: FloatArray, draws: IntArray, limit: int
+) -> tuple[FloatArray, MeasuredLikelihood, float, float]:
+    """A Newton step from ψ by two sets of draws (n,) together.
+
+    What n draws tell of a likelihood's logarithm and gradient is biased by b / n: twice what both sets tell together
+    minus the mean of what each tells is not (Quenouille's jackknife).
+
+    Returns:
+        The point, the likelihood there, the largest change of a coordinate and the largest Monte Carlo error of one, in
+        standard errors.
+    """
+    search = sampler.search
+    sampler.propose(psi, starts=False)
+    sampler.draw(psi, draws)
+    first, first_gradients = sampler.evaluate(psi)
+    sampler.draw(psi, draws)
+    second, second_gradients = sampler.evaluate(psi)
+    share = expit(0.5 * (second - first))[:, None]  # of the first set, in the likelihood of both
+    gradients = share * first_gradients + (1.0 - share) * second_gradients
+    gradients = 2.0 * gradients - 0.5 * (first_gradients + second_gradients)
+    inverse = np.linalg.inv(search.curvature(psi, gradients))
+    deviations = np.sqrt(2.0 * np.diag(inverse))
+    error = 0.5 * float(np.abs(inverse @ (first_gradients - second_gradients).sum(axis=0) / deviations).max())
+    move = -inverse @ gradients.sum(axis=0)
+    search.trust_from_here()
+    if search.total(psi + move)[0] < second.sum() + RISE:
+        psi, moved = psi + move, float(np.abs(move / deviations).max())
+    else:
+        psi, moved = search.maximise(psi, second_gradients, limit)[0], np.inf
+    change = search.individual_objectives(psi)[0] - second
+    both = -2.0 * (np.logaddexp(-0.5 * first, -0.5 * second) - np.log(2.0))
+    objectives = 2.0 * both - 0.5 * (first + second) + change
+    known = search.posteriors()
+    noise = 0.5 * float(np.sqrt(np.sum((first - second) ** 2)))
+    sampling = Sampling(2 * draws, 2 * known.effective, known.pareto_k, noise)
+    return psi, MeasuredLikelihood(objectives, known, sampling), moved, error
 
 
 def most_draws(draws: int, data: PopulationData, growth: int) -> int:

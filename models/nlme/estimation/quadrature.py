@@ -1,13 +1,14 @@
 """Maximum likelihood by adaptive Gauss-Hermite quadrature.
 
-Each subject's integral over its k random effects is a sum over nodes, placed first by the mode and the inverse Hessian
-of its joint density there (Pinheiro & Bates 1995, J Comput Graph Stat 4:12), then by what these nodes tell of the
-posterior (:mod:`.bent_nodes`), with nearly twice as many along its widest direction. Order 1 is the Laplace
-approximation. Exact for a posterior that is a Gaussian times a polynomial of degree 2 x order - 1; it does not see a
-mode far from the first.
+Each subject's integral over its k random effects is a sum over nodes, placed by the mode and the inverse Hessian of its
+joint density there (Pinheiro & Bates 1995, J Comput Graph Stat 4:12), or from order 4 on by what a few draws, and then
+the nodes before, tell of the posterior (:mod:`.bent_nodes`), with nearly twice as many along its widest direction.
+Order 1 is the Laplace approximation. Exact for a posterior that is a Gaussian times a polynomial of degree
+2 x order - 1.
 
 The likelihood is maximised with the nodes fixed, which gives an exact gradient; then the nodes are placed again, until
-the estimates stay. The end solves the score equation by the same quadrature. Of many subjects, most rounds take a part.
+the estimates stay. The end solves the score equation by the same quadrature. Of many subjects, most rounds take a part
+of them and order 4; the last steps take all and the order asked for.
 """
 
 from dataclasses import replace
@@ -30,10 +31,11 @@ from image_longitudinal.models.nlme.estimation.fit import (
     spread,
     starting_points,
 )
-from image_longitudinal.models.nlme.estimation.importance_sampling import Draws
+from image_longitudinal.models.nlme.estimation.importance_sampling import ENOUGH, Draws
 from image_longitudinal.models.nlme.estimation.minimise import GOOD_ENOUGH
 from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.sampled_likelihood import SampledLikelihood, affordable, hardly_informed
+from image_longitudinal.models.nlme.estimation.sampler import Sampler
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
@@ -45,7 +47,12 @@ ROUNDS = 15  # placements of the nodes, at most
 SETTLED = 2  # placements before the first maximisation
 STAYS = 0.02  # standard errors: a round that moves all estimates less is the last
 ACCEPTED = 0.1  # the same, with which the fit still counts as converged, and with which rounds of many subjects end
+FAR = 5.0  # the same, beyond which a maximum by rough nodes of all of many subjects is sought again
+STEP = 1.0  # the same, of the last step with all of many subjects: nodes hardly depend on where they were placed
+LITTLE = 5e-5  # decrease of the objective per √subject that ends searches of all of many: 0.1 standard errors of 10,000
 LEAST = 4  # order from which on the nodes tell enough of the posterior to be placed by it
+DRAWN = 200  # draws per subject before the first nodes; they find what nodes at the mode would take many rounds to find
+SEED = 1  # of these draws
 KNOWN = 0.25  # share of the effective nodes of an exact rule, below which a subject's nodes are placed by its mode
 
 
@@ -83,7 +90,7 @@ def quadrature_fit(
         model: the population model; its values are the start values.
         data: the subjects.
         order: nodes per random effect, 2 x order - 1 along the widest direction; 1 is the method Laplace of
-            :func:`.fit.fit`.
+            :func:`.fit.fit`. Of 8,000 or more subjects, that of the last steps.
         omega, fixed: as in :func:`.fit.fit`.
         covariance: the same; ``sandwich`` is ``gradient`` for 20 or more subjects per estimate.
         n_threads: the result does not depend on it.
@@ -111,20 +118,24 @@ def quadrature_fit(
             progress=progress,
         )  # fmt: skip
     coordinates, evaluations = Coordinates(start.model, omega, fixed), start.evaluations
-    psi, stays = coordinates.pack(coordinates.start), STAYS
+    psi = coordinates.pack(coordinates.start)
 
     def search_of(some: PopulationData) -> SampledLikelihood:
         objective = Objective(start.model, some, n_threads=n_threads, tolerance=SOLVER_TOLERANCE)
         return SampledLikelihood(objective, coordinates, progress)
 
-    if len(data) >= CHECKED_IN_FIRST * SAMPLE:  # most rounds with few subjects, the last with all
-        few, stays = search_of(spread(data, SAMPLE)), ACCEPTED
-        psi = _rounds(few, psi, order, stays, max_iterations).psi
+    search, many = search_of(data), len(data) >= CHECKED_IN_FIRST * SAMPLE and len(psi) > 0
+    if many:  # most rounds with few subjects, the last with all
+        few, rough = search_of(spread(data, SAMPLE)), min(order, LEAST)
+        psi = _rounds(few, psi, rough, ACCEPTED, max_iterations).psi
         evaluations += few.evaluations
-    search = search_of(data)
-    psi, objectives, gradients, searches, moved = _rounds(search, psi, order, stays, max_iterations)
+        psi, searches, moved = _last_steps(search, psi, rough, order, max_iterations)
+    else:
+        psi, searches, moved = _rounds(search, psi, order, STAYS, max_iterations)
+    objectives, gradients = search.individual_objectives(psi)
     eta = search.posteriors().mean
-    converged = not len(psi) or (moved <= ACCEPTED and search.left_to_gain(psi, gradients) < GOOD_ENOUGH)
+    near = moved <= (STEP if many else ACCEPTED)
+    converged = not len(psi) or (near and search.left_to_gain(psi, gradients) < GOOD_ENOUGH)
     message = f"converged; {search.draws.max()} nodes per subject" if len(psi) else "nothing to estimate"
     if not converged:
         message = f"no maximum: estimates still move by {moved:.2g} standard errors, or nodes placed anew promise more"
@@ -136,61 +147,74 @@ def quadrature_fit(
 
 
 class _End(NamedTuple):
-    """Of rounds: ψ (m,), objectives (n,) and gradients (n, m) there, searches that converged (n,), the last move."""
+    """Of rounds: ψ (m,), searches of modes that converged (n,), the last move in standard errors."""
 
     psi: FloatArray
-    objectives: FloatArray
-    gradients: FloatArray
     searches: NDArray[np.bool_]
     moved: float
 
 
 def _rounds(search: SampledLikelihood, psi: FloatArray, order: int, stays: float, limit: int) -> _End:
     """Maxima with nodes placed anew, until a round moves no estimate by more than ``stays`` standard errors."""
-    nodes, moved = _Following(search, order), 0.0
+    nodes, moved = FollowingNodes(search, psi, order), 0.0
     for number in range(ROUNDS + 1):
-        searches = nodes.place(psi, starts=number == 0)
+        searches = nodes.place(psi, order)
         if number < SETTLED:
             search.objectives(psi)
             continue
-        objectives, gradients = search.individual_objectives(psi)
+        gradients = search.individual_objectives(psi)[1]
         if not len(psi) or number == ROUNDS or (number > SETTLED and moved <= stays):
             break
         psi, moved, _ = search.maximise(psi, gradients, limit)
-    return _End(psi, objectives, gradients, searches, moved)
+    return _End(psi, searches, moved)
 
 
-class _Following:
-    """Nodes by mode and Hessian in the first placement, by the nodes of the last one in later ones."""
+def _last_steps(search: SampledLikelihood, psi: FloatArray, rough: int, order: int, limit: int) -> _End:
+    """The maximum by nodes of a ``rough`` order, then by those of ``order``, until it moves little."""
+    nodes = FollowingNodes(search, psi, rough)
+    for own, stays in ((rough, FAR), (order, STEP)):
+        for _ in range(ROUNDS):
+            searches = nodes.place(psi, own)
+            psi, moved, _ = search.maximise(psi, search.individual_objectives(psi)[1], limit, LITTLE)
+            if moved <= stays:
+                break
+    return _End(psi, searches, moved)
 
-    def __init__(self, search: SampledLikelihood, order: int) -> None:
-        self.search, self.order = search, order
-        self.nodes, self.logs = grid(order, search.objective.eta.shape[1])
-        self.bent = False
+
+class FollowingNodes:
+    """Nodes that follow the posteriors, as the last draws or nodes tell of them.
+
+    Created with draws around the modes at ψ, which are searched from several starts, if ``order`` is high enough.
+    """
+
+    def __init__(self, search: SampledLikelihood, psi: FloatArray, order: int) -> None:
+        self.search = search
         self.lost = np.zeros(len(search.objective.data), dtype=np.bool_)  # whose nodes say too little of the posterior
+        self.enough = ENOUGH  # effective draws or nodes, below which that is so
+        sampler = Sampler(search, SEED)
+        sampler.propose(psi, starts=True)
+        if order >= LEAST:
+            sampler.draw(psi, np.full(len(self.lost), DRAWN))
+            search.objectives(psi)
 
-    def place(self, psi: FloatArray, *, starts: bool) -> NDArray[np.bool_]:
-        """Place the nodes at ψ; which searches of modes converged, (n,). ``starts``: search from several starts."""
+    def place(self, psi: FloatArray, order: int) -> NDArray[np.bool_]:
+        """Place the nodes of an order at ψ; which searches of modes converged, (n,)."""
         search, values = self.search, self.search.coordinates.unpack(psi)
+        if order < LEAST:
+            return place(search, psi, order, starts=False)
         objective = search.objective
-        good = objective.find_modes(values, starting_points(values.omega) if starts else None)[1]
+        good = objective.find_modes(values)[1]
         mode, covariance = objective.eta.copy(), objective.posterior_covariance(values)
-        shape = BentGaussian.straight(mode, covariance, values.omega)
-        if self.order < LEAST:
-            place(search, psi, self.order, starts=False)
-            return good
-        if len(search.groups):
-            if self.bent:
-                self.lost |= search.effective() < KNOWN / np.exp(2.0 * self.logs).sum()
-            shape = search.bent(values.omega).instead(shape, self.lost)
-            self.bent = True
+        self.lost |= search.effective() < self.enough
+        shape = search.bent(values.omega).instead(BentGaussian.straight(mode, covariance, values.omega), self.lost)
+        nodes, logs = grid(order, mode.shape[1])
+        self.enough = KNOWN / np.exp(2.0 * logs).sum()
         center = objective.typical_phi(values)[:, objective.random]
 
         def placed(positions: IntArray, _: int) -> Draws:
-            return shape.take(positions).placed(center[positions], self.nodes, self.logs)
+            return shape.take(positions).placed(center[positions], nodes, logs)
 
-        count = np.full(len(mode), len(self.nodes))
-        search.use(count, placed, center, hardly_informed(values.omega, covariance))
+        search.use(np.full(len(mode), len(nodes)), placed, center, hardly_informed(values.omega, covariance))
         return good
 
 

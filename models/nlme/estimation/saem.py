@@ -10,7 +10,8 @@ take a part of them alone.
 Where much of the information is missing, averages over iterations are slow to come close to the maximum. How far it is
 is measured by importance sampling; if it is not near, a step by the likelihood's own gradient follows, after which an
 estimate is as good as the maximum (Le Cam 1956, Proc Third Berkeley Symp 1:129). The likelihood at the end, and how far
-its maximum still is, are measured with draws of their own.
+its maximum still is, are measured with draws of their own. A fit of many subjects ends with the last steps of
+:mod:`.maximum_likelihood`.
 """
 
 from functools import partial
@@ -24,8 +25,9 @@ from image_longitudinal.models.nlme.estimation.chains import Chains
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
 from image_longitudinal.models.nlme.estimation.fit import CHECKED_IN_FIRST, SAMPLE, Evaluated, Fit, spread
 from image_longitudinal.models.nlme.estimation.maximum_likelihood import (
+    MOST,
     SOLVER_TOLERANCE,
-    Sampler,
+    last_steps,
     measure,
     sampled_fit,
 )
@@ -38,6 +40,7 @@ from image_longitudinal.models.nlme.estimation.sampled_likelihood import (
     hardly_informed,
     positive,
 )
+from image_longitudinal.models.nlme.estimation.sampler import Sampler
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
 FloatArray = NDArray[np.float64]
@@ -54,7 +57,7 @@ AIMED = (1, 2, 4, 8, 16, 32, 64, 128)  # iterations before which the proposals a
 ACCEPTED = 0.4
 NEAR = 0.2  # the same, beyond which a step by the gradient follows
 STEPS = 4  # of that, at most: the first is Newton's
-FEW, LATER = 100, 4  # draws per subject for proposals; the share of iterations, its inverse, that take all of many
+FEW, LATER = 100, 8  # draws per subject for proposals; the share of iterations, its inverse, that take all of many
 
 
 def saem_fit(
@@ -87,16 +90,19 @@ def saem_fit(
         raise ConfigError("SAEM cannot be used", expected=expected, got=got)
     coordinates, evaluations = Coordinates(model, omega, fixed), 0
     iterate = partial(_iterations, model, coordinates=coordinates, seed=seed, n_threads=n_threads, progress=progress)
-    if len(data) >= CHECKED_IN_FIRST * SAMPLE:
+    many = len(data) >= CHECKED_IN_FIRST * SAMPLE and len(coordinates.names) > 0
+    if many:
         psi = iterate(spread(data, SAMPLE), coordinates.start, burn_in, smoothing, cooling=burn_in // 2)
         values, evaluations = coordinates.unpack(psi), burn_in + smoothing
         burn_in, smoothing = max(1, burn_in // LATER), max(1, smoothing // LATER)
-        psi = iterate(data, values, burn_in, smoothing, cooling=0)
+        psi = iterate(data, values, burn_in, smoothing, cooling=0, aimed=())
     else:
         psi = iterate(data, coordinates.start, burn_in, smoothing, cooling=burn_in // 2)
     evaluations += burn_in + smoothing
     search = SampledLikelihood(Objective(model, data, n_threads=n_threads, tolerance=SOLVER_TOLERANCE), coordinates)
     sampler, count = Sampler(search, seed), np.full(len(data), draws)
+    if many:
+        return last_steps(sampler, psi, "SAEM", draws, MOST, covariance, evaluations, STEPS)
     sampler.propose(psi, starts=True)
     sampler.draw(psi, np.minimum(count, FEW))
     sampler.objectives(psi)  # the posteriors, by which proposals improve
@@ -112,9 +118,13 @@ def saem_fit(
 
 def _iterations(
     model: PopulationModel, data: PopulationData, start: PopulationParameters, burn_in: int, smoothing: int, *,
-    cooling: int, coordinates: Coordinates, seed: int, n_threads: int, progress: Evaluated | None,
+    cooling: int, aimed: tuple[int, ...] = AIMED, coordinates: Coordinates, seed: int, n_threads: int,
+    progress: Evaluated | None,
 ) -> FloatArray:  # fmt: skip
-    """The mean ψ (m,) of the end of the smoothing; in the first ``cooling`` iterations, variances fall slowly."""
+    """The mean ψ (m,) of the end of the smoothing.
+
+    In the first ``cooling`` iterations variances fall slowly; before those ``aimed`` proposals are fitted again.
+    """
     copies = max(1, -(-CHAINS // max(1, len(data))))
     many = PopulationData.concatenate([data] * copies) if copies > 1 else data
     objective = Objective(model, many, n_threads=n_threads, tolerance=SOLVER_TOLERANCE)
@@ -122,7 +132,7 @@ def _iterations(
     chains.begin(values)
     update, kept = _Update(coordinates, chains), list[FloatArray]()
     for number in range(burn_in + smoothing if coordinates.names else 0):
-        if number in AIMED or number == burn_in:
+        if number in aimed or number == burn_in:
             chains.aim(values)
         chains.sweep(values)
         smooth = number - burn_in + 1  # iteration of the smoothing, from 1 on

@@ -44,6 +44,7 @@ class SampledLikelihood(PopulationSearch):
         self.draws = np.zeros(len(objective.data), dtype=np.int64)
         self.groups: list[tuple[IntArray, ImportanceSearch]] = []
         self.reference: FloatArray | None = None
+        self._last: tuple[bytes, FloatArray, FloatArray] | None = None  # the last evaluation
 
     def use(self, draws: IntArray, drawn: DrawsOf, center: FloatArray, moving: Sequence[int] = ()) -> None:
         """Set the number of draws (n,) of each subject and what draws them.
@@ -59,7 +60,7 @@ class SampledLikelihood(PopulationSearch):
                     self.groups.append((positions, ImportanceSearch(own, self.coordinates, None)))
         for positions, search in self.groups:
             search.use(drawn(positions, int(draws[positions[0]])), center[positions], moving)
-        self._derivatives, self.reference = None, None
+        self._derivatives, self.reference, self._last = None, None, None
 
     def _part(self, positions: IntArray) -> Objective:
         whole, first, last = self.objective, int(positions[0]), int(positions[-1])
@@ -69,16 +70,19 @@ class SampledLikelihood(PopulationSearch):
 
     def individual_objectives(self, psi: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Each subject's objective (n,) and gradient (n, m), as :class:`.importance_sampling.ImportanceSearch`."""
-        self.evaluations += 1
+        if self._last is not None and self._last[0] == psi.tobytes():
+            return self._last[1:]
+        self.evaluations, self._last = self.evaluations + 1, None
         n = len(self.objective.data)
         objectives, gradient = np.empty(n), np.empty((n, len(psi)))
         for positions, search in self.groups:
             objectives[positions], gradient[positions] = search.individual_objectives(psi)
+        self._last = psi.tobytes(), objectives, gradient
         return objectives, gradient
 
     def objectives(self, psi: FloatArray) -> FloatArray:
         """Each subject's objective (n,) alone."""
-        self.evaluations += 1
+        self.evaluations, self._last = self.evaluations + 1, None
         out = np.empty(len(self.objective.data))
         for positions, search in self.groups:
             out[positions] = search.objectives(psi)
@@ -97,20 +101,23 @@ class SampledLikelihood(PopulationSearch):
             return np.asarray(outer + 1e-6 * np.diag(scale**2))
         return positive(self.derivatives(psi)[1], scale)
 
-    def maximise(self, psi: FloatArray, gradients: FloatArray, limit: int) -> tuple[FloatArray, float, bool]:
+    def maximise(
+        self, psi: FloatArray, gradients: FloatArray, limit: int, tolerance: float = TOLERANCE
+    ) -> tuple[FloatArray, float, bool]:  # fmt: skip
         """The maximum of the likelihood from ψ, as far as the draws can be trusted.
 
         Args:
             psi: where the draws were drawn.
             gradients: each subject's there, (n, m).
             limit: number of iterations.
+            tolerance: decrease of the objective per √subject that a step must promise.
 
         Returns:
             The point, the largest change of a coordinate in standard errors, and whether it is a maximum.
         """
         curvature = self.curvature(psi, gradients)
         self.trust_from_here()
-        point, good, _ = minimise(self.total, psi, curvature, limit, TOLERANCE * np.sqrt(len(gradients)))
+        point, good, _ = minimise(self.total, psi, curvature, limit, tolerance * np.sqrt(len(gradients)))
         inverse = np.asarray(np.linalg.inv(curvature), dtype=np.float64)
         if not good:  # the search may end at the limit of trust, or on a plateau
             good = _left(self.individual_objectives(point)[1].sum(axis=0), inverse) < GOOD_ENOUGH

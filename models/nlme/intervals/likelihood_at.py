@@ -8,10 +8,11 @@ from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates
 from image_longitudinal.models.nlme.estimation.draws import coordinates_of
 from image_longitudinal.models.nlme.estimation.fit import Fit
-from image_longitudinal.models.nlme.estimation.maximum_likelihood import SOLVER_TOLERANCE, Sampler
+from image_longitudinal.models.nlme.estimation.maximum_likelihood import SOLVER_TOLERANCE
 from image_longitudinal.models.nlme.estimation.objective import TOLERANCE, Objective
 from image_longitudinal.models.nlme.estimation.quadrature import place
 from image_longitudinal.models.nlme.estimation.sampled_likelihood import SampledLikelihood
+from image_longitudinal.models.nlme.estimation.sampler import Sampler
 from image_longitudinal.models.nlme.kernels.individual import METHODS
 
 FloatArray = NDArray[np.float64]
