@@ -88,7 +88,9 @@ def test_many_subjects_are_evaluated_in_parts_and_begin_with_some_of_them(origin
     np.testing.assert_allclose(parts.estimates, whole.estimates, rtol=1e-9)
     np.testing.assert_allclose(parts.objectives, whole.objectives, rtol=1e-9)
     monkeypatch.setattr("image_longitudinal.models.nlme.estimation.maximum_likelihood.SAMPLE", 10)
-    begun = maximum_likelihood(start, data, **(options | {"draws": 180}))  # of which sets of many get two thirds
+    options["draws"] = 180  # of which sets of many get two thirds
+    begun = maximum_likelihood(start, data, **options)
+    np.testing.assert_array_equal(maximum_likelihood(start, data, n_threads=2, **options).estimates, begun.estimates)
     assert begun.evaluations != parts.evaluations
     # each is up to half a standard error off
     assert np.abs((begun.estimates - whole.estimates) / whole.standard_errors).max() < 1.0

@@ -79,6 +79,7 @@ def test_many_subjects_begin_with_some_of_them(reference_data, monkeypatch):
     begun = quadrature_fit(DIAGONAL, data, **options)
     assert begun.converged, begun.message
     assert begun.objective == pytest.approx(whole.objective, abs=0.05)
+    np.testing.assert_array_equal(quadrature_fit(DIAGONAL, data, n_threads=2, **options).estimates, begun.estimates)
 
 
 def test_more_than_four_effects_and_no_nodes_are_refused():
