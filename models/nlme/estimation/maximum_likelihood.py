@@ -52,12 +52,7 @@ FAR = 5.0  # standard errors: beyond it, a maximum of all of many subjects by fe
 STEP = 1.0  # the same, of the last step, which misses by the error of the outer product of gradients: some percent
 LAST_STEPS = 4  # at most
 RISE = 1.0  # of the objective by one set of draws after a step by two: more is no noise
-SHARES = (
-    0.25,
-    0.125,
-    0.0625,
-    0.03125,
-)  # effective ones of draws, below which a subject of many gets twice as many each
+SHARES = (0.25, 0.125, 0.0625, 0.03125)  # of effective draws; below each, a subject of many gets twice as many
 CHEAP = 4_000_000  # predictions in memory from which on data are large
 OBJECTIVE_ERROR = (0.02, 0.005)  # Monte Carlo error of the objective that is aimed at: the first, or the second x √n
 MOST, PREDICTIONS = 16, 100_000_000  # draws grow up to so many times, and to so many predictions in memory
