@@ -18,6 +18,7 @@ from image_longitudinal.storage.dataset.layout import LEASE
 COMPUTATION = """
 import hashlib, signal, subprocess, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a test worker ignores it, and so would its children
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests under nohup ignore it
 from image_longitudinal.cli.signals import ending_by_signals
 from image_longitudinal.core.progress import Counter
 from image_longitudinal.storage.io.lease import hold_lease

@@ -25,6 +25,7 @@ def _take_terminal() -> None:
     """In the new process: the terminal is its own, and SIGINT is not ignored as a test worker ignores it."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
 
 
 class Terminal:
