@@ -62,8 +62,9 @@ def main() -> None:
     found = []
     with ThreadPoolExecutor(options.workers) as pool:
         for one in pool.map(within_time, range(trials)):
-            if one is not None:
-                found.append(one)
+            if one is None:
+                break
+            found.append(one)
             if len(found) % 20 == 0:
                 minutes = (time.process_time() - cpu) / 60.0
                 print(f"{len(found)} of {trials} trials, {minutes:.1f} CPU minutes", file=sys.stderr, flush=True)

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from image_longitudinal.models.nlme.data.population_data import PopulationData
 from image_longitudinal.models.nlme.estimation.coordinates import Coordinates, central_differences
@@ -18,7 +17,7 @@ from image_longitudinal.models.nlme.estimation.fit import Fit
 from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.population_parameters import PopulationParameters
 from image_longitudinal.models.nlme.estimation.sampled_likelihood import SampledLikelihood
-from image_longitudinal.models.nlme.estimation.sampler import Sampler
+from image_longitudinal.models.nlme.estimation.sampler import Sampler, gradients_of_both
 
 FloatArray = NDArray[np.float64]
 TOGETHER = 500  # subjects, as memory allows
@@ -80,6 +79,4 @@ def _gradients(search: SampledLikelihood, psi: FloatArray) -> tuple[FloatArray, 
         sampler.draw(psi, DRAWS * np.minimum(2**halvings, MOST))
         sets.append(sampler.evaluate(psi))
     (first, by_first), (second, by_second) = sets
-    share = expit(0.5 * (second - first))[:, None]  # of the first set, in the likelihood of both
-    both = share * by_first + (1.0 - share) * by_second
-    return np.asarray(2.0 * both - 0.5 * (by_first + by_second)), by_first - by_second
+    return gradients_of_both(first, second, by_first, by_second), by_first - by_second

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from image_longitudinal.core.errors import ConfigError
 from image_longitudinal.models.nlme.data.population_data import PopulationData
@@ -29,12 +28,13 @@ from image_longitudinal.models.nlme.estimation.objective import Objective
 from image_longitudinal.models.nlme.estimation.pareto import UNRELIABLE
 from image_longitudinal.models.nlme.estimation.quadrature import FINE, MOST_EFFECTS, place
 from image_longitudinal.models.nlme.estimation.sampled_likelihood import (
+    TOLERANCE_OF_MANY,
     Posteriors,
     SampledLikelihood,
     affordable,
     doubled,
 )
-from image_longitudinal.models.nlme.estimation.sampler import Sampler
+from image_longitudinal.models.nlme.estimation.sampler import Sampler, gradients_of_both
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -47,7 +47,6 @@ AGREE = 0.1  # standard errors: Monte Carlo error of the estimates at which roun
 AGREE_IF_LARGE = 0.25  # the same for large data: the error of the estimates grows by 3 %
 AGREE_IN_FIRST = 0.5  # the same for the few subjects that the rounds of many begin with
 ACCEPTED = 0.35  # with which a fit counts as converged: the error of the estimates grows by 6 %
-LITTLE = 5e-5  # decrease of the objective per √subject that ends searches of all of many: 0.1 standard errors of 10,000
 FAR = 5.0  # standard errors: beyond it, a maximum of all of many subjects by few draws is sought again
 STEP = 1.0  # the same, of the last step, which misses by the error of the outer product of gradients: some percent
 LAST_STEPS = 4  # at most
@@ -173,7 +172,7 @@ def last_steps(
     for _ in range(LAST_STEPS):
         sampler.propose(psi, starts=False)
         sampler.draw(psi, count)
-        psi, moved, _ = search.maximise(psi, sampler.evaluate(psi)[1], limit, LITTLE)
+        psi, moved, _ = search.maximise(psi, sampler.evaluate(psi)[1], limit, TOLERANCE_OF_MANY)
         if moved <= FAR:
             break
     for _ in range(LAST_STEPS):
@@ -194,8 +193,7 @@ def _measured_step(
 ) -> tuple[FloatArray, MeasuredLikelihood, float, float]:
     """A Newton step from ψ by two sets of draws (n,) together.
 
-    What n draws tell of a likelihood's logarithm and gradient is biased by b / n: twice what both sets tell together
-    minus the mean of what each tells is not (Quenouille's jackknife).
+    Gradients and objectives are without the bias of few draws, see :func:`.sampler.gradients_of_both`.
 
     Returns:
         The point, the likelihood there, the largest change of a coordinate and the largest Monte Carlo error of one, in
@@ -207,9 +205,7 @@ def _measured_step(
     first, first_gradients = sampler.evaluate(psi)
     sampler.draw(psi, draws)
     second, second_gradients = sampler.evaluate(psi)
-    share = expit(0.5 * (second - first))[:, None]  # of the first set, in the likelihood of both
-    gradients = share * first_gradients + (1.0 - share) * second_gradients
-    gradients = 2.0 * gradients - 0.5 * (first_gradients + second_gradients)
+    gradients = gradients_of_both(first, second, first_gradients, second_gradients)
     inverse = np.linalg.inv(search.curvature(psi, gradients))
     deviations = np.sqrt(2.0 * np.diag(inverse))
     error = 0.5 * float(np.abs(inverse @ (first_gradients - second_gradients).sum(axis=0) / deviations).max())

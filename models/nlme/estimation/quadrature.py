@@ -34,7 +34,12 @@ from image_longitudinal.models.nlme.estimation.fit import (
 from image_longitudinal.models.nlme.estimation.importance_sampling import ENOUGH, Draws
 from image_longitudinal.models.nlme.estimation.minimise import GOOD_ENOUGH
 from image_longitudinal.models.nlme.estimation.objective import Objective
-from image_longitudinal.models.nlme.estimation.sampled_likelihood import SampledLikelihood, affordable, hardly_informed
+from image_longitudinal.models.nlme.estimation.sampled_likelihood import (
+    TOLERANCE_OF_MANY,
+    SampledLikelihood,
+    affordable,
+    hardly_informed,
+)
 from image_longitudinal.models.nlme.estimation.sampler import Sampler
 from image_longitudinal.models.nlme.model.population import PopulationModel
 
@@ -49,7 +54,6 @@ STAYS = 0.02  # standard errors: a round that moves all estimates less is the la
 ACCEPTED = 0.1  # the same, with which the fit still counts as converged, and with which rounds of many subjects end
 FAR = 5.0  # the same, beyond which a maximum by rough nodes of all of many subjects is sought again
 STEP = 1.0  # the same, of the last step with all of many subjects: nodes hardly depend on where they were placed
-LITTLE = 5e-5  # decrease of the objective per √subject that ends searches of all of many: 0.1 standard errors of 10,000
 LEAST = 4  # order from which on the nodes tell enough of the posterior to be placed by it
 DRAWN = 200  # draws per subject before the first nodes; they find what nodes at the mode would take many rounds to find
 SEED = 1  # of these draws
@@ -175,7 +179,7 @@ def _last_steps(search: SampledLikelihood, psi: FloatArray, rough: int, order: i
     for own, stays in ((rough, FAR), (order, STEP)):
         for _ in range(ROUNDS):
             searches = nodes.place(psi, own)
-            psi, moved, _ = search.maximise(psi, search.individual_objectives(psi)[1], limit, LITTLE)
+            psi, moved, _ = search.maximise(psi, search.individual_objectives(psi)[1], limit, TOLERANCE_OF_MANY)
             if moved <= stays:
                 break
     return _End(psi, searches, moved)

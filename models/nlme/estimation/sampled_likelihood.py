@@ -19,6 +19,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 DrawsOf = Callable[[IntArray, int], Draws]  # so many draws for each of the subjects at some positions
 TOLERANCE = 1e-6  # predicted decrease at convergence per √subject
+TOLERANCE_OF_MANY = 5e-5  # the same, for searches of all of many subjects: 0.1 standard errors of 10,000
 TRUSTED = 0.3  # mean decrease of the log of the effective number of draws up to which fixed draws are believed
 
 MANY = 20  # subjects per coordinate, from which on the outer product of gradients is a fair Hessian
