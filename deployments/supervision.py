@@ -21,11 +21,13 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, Fl
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 
 PAGE = 200  # runs per request, the server's limit
 LOOK_SECONDS = 5.0  # between two looks: a few small queries
 HEARTBEAT = "prefect.flow-run.heartbeat"
+WORKER, POOL = "prefect.worker.name", "prefect.work-pool.name"  # labels that a worker gives to a run that it accepts
 _Seen = dict[tuple[str, UUID], tuple[Hashable, float]]  # what of a run was seen, and since when
 RECENT = timedelta(hours=1)  # crashes from before this are history, also for a server that was away
 
@@ -34,8 +36,8 @@ RECENT = timedelta(hours=1)  # crashes from before this are history, also for a 
 class Patience:
     """How long the server waits, in seconds, and how often it starts a run again."""
 
-    silence: float = 90.0  # without a heartbeat: three of the work pools' intervals
-    beginning: float = 600.0  # until an accepted run begins: a busy machine takes a minute
+    silence: float = 90.0  # without a heartbeat of a run, or of its worker until it begins: three of their intervals
+    beginning: float = 600.0  # until a run begins that a living worker has accepted: a busy machine takes a minute
     report: float = 20.0  # from a crash to the next attempt: a living worker has said all it has to say by then
     restarts: int = 3  # of a run; 0 switches restarts off
 
@@ -78,8 +80,14 @@ class Supervision:
                 cancelling = run.state_type == StateType.CANCELLING
                 done.append(self._set(run, Cancelled(message=why) if cancelling else Crashed(message=why)))
         for run in list(self._runs(StateType.PENDING)):
-            if run.deployment_id and lasted("pending", run, run.state_id) >= self.patience.beginning:
+            if not run.deployment_id:
+                continue
+            heard = lasted("worker", run, (run.state_id, self._latest_heartbeat_of_worker(run)))
+            if lasted("pending", run, run.state_id) >= self.patience.beginning:
                 why = f"Not started within {self.patience.beginning / 60:.0f} minutes by the worker that accepted it."
+                done.append(self._set(run, AwaitingRetry(message=why)))
+            elif heard >= self.patience.silence and WORKER in run.labels:
+                why = f"No heartbeat for {self.patience.silence:.0f} seconds of the worker that accepted it."
                 done.append(self._set(run, AwaitingRetry(message=why)))
         for run in list(self._recently_crashed()):
             if lasted("crashed", run, run.state_id) >= self.patience.report:
@@ -116,6 +124,18 @@ class Supervision:
         )
         found = self.client.read_events(wanted, limit=1).events
         return found[0].id if found else None
+
+    def _latest_heartbeat_of_worker(self, run: FlowRun) -> datetime | None:
+        """That of the worker that accepted the run; None if nobody has, or the worker or its pool was deleted."""
+        if not {WORKER, POOL} <= run.labels.keys():
+            return None
+        try:
+            workers = self.client.read_workers_for_work_pool(str(run.labels[POOL]))  # latest heartbeats first
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code != 404:
+                raise
+            return None
+        return next((one.last_heartbeat_time for one in workers if one.name == run.labels[WORKER]), None)
 
     def _set(self, run: FlowRun, state: State) -> str:
         result = self.client.set_flow_run_state(run.id, state)

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 
-from image_longitudinal.deployments.supervision import HEARTBEAT, Patience, Supervision
+from image_longitudinal.deployments.supervision import HEARTBEAT, POOL, WORKER, Patience, Supervision
 from tests.e2e.service import Service
 
 pytestmark = pytest.mark.e2e
@@ -47,6 +47,15 @@ class Runs:
         until = (datetime.now(UTC) + timedelta(days=1)).isoformat()
         wanted = {"filter": {"id": {"id": [event["id"]]}, "occurred": {"until": until}}}
         self.service.wait_for(lambda: self.service.request("events/filter", wanted)["events"], 60)
+
+    def accept(self, run: str, worker: str, pool: str = "nobody") -> None:
+        """A worker accepts it."""
+        self.set(run, "PENDING")
+        self.service.request(f"flow_runs/{run}/labels", {WORKER: worker, POOL: pool}, method="PATCH")
+
+    def beat_of_worker(self, worker: str) -> None:
+        """A heartbeat of a worker."""
+        self.service.request("work_pools/nobody/workers/heartbeat", {"name": worker})
 
     def name(self, run: str) -> str:
         """The name of its state."""
@@ -122,6 +131,26 @@ def test_a_run_that_its_worker_never_began_is_scheduled_again(runs: Runs, superv
     (done,) = supervision.look(600)
     assert "Not started within 10 minutes by the worker that accepted it." in done
     assert runs.name(run) == "AwaitingRetry"
+
+
+def test_a_run_that_a_lost_worker_accepted_is_scheduled_again_sooner(runs: Runs, supervision: Supervision) -> None:
+    lost, living, orphan = runs.new(), runs.new(), runs.new()
+    for worker, run in (("gone", lost), ("here", living)):
+        runs.accept(run, worker)
+        runs.beat_of_worker(worker)
+    runs.accept(orphan, "gone", pool="deleted")
+    supervision.look(0)
+    runs.beat_of_worker("here")
+    supervision.look(50)
+    assert supervision.look(89) == []
+    done = supervision.look(90)
+    assert len(done) == 2
+    assert all("AwaitingRetry: No heartbeat for 90 seconds of the worker that accepted it." in one for one in done)
+    assert [runs.name(run) for run in (lost, living, orphan)] == ["AwaitingRetry", "Pending", "AwaitingRetry"]
+    runs.beat_of_worker("here")
+    runs.set(lost, "PENDING")  # accepted anew, while its label is still that of the lost worker
+    supervision.look(95)
+    assert supervision.look(180) == []
 
 
 def test_a_cancelled_run_whose_machine_is_gone_ends_as_cancelled(runs: Runs, supervision: Supervision) -> None:
