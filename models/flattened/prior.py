@@ -28,7 +28,8 @@ SHRINKAGE = 1.0  # prior weight of the common covariance: this times D images
 ROUNDS = 200  # most rounds of expectation and maximisation
 TOLERANCE = 1e-6  # of the mean log-likelihood, in nats
 STARTS = 4  # random starts of each fit, of which the likeliest is kept
-SEARCH_ROUNDS = 40  # halvings and Newton steps of F⁻¹: to the last digit of float64
+SEARCH_ROUNDS = 40  # halvings and Newton steps of F⁻¹, at most
+FOUND = 1e-13  # a step of F⁻¹ that is not larger is a row's last
 TAIL = 7.5  # |z| beyond this is treated as this: float64 cannot tell Φ(8.3) from 1
 
 
@@ -172,12 +173,17 @@ class _Conditioning:
 
 
 def _quantile(z: Tensor, mean: Tensor, deviation: Tensor, share: Tensor) -> Tensor:
-    """x (B,) with F(x) = Φ(z): Newton's method, kept within a bracket that halves where Newton leaves it."""
+    """x (B,) with F(x) = Φ(z): Newton's method, kept within a bracket that halves where Newton leaves it.
+
+    Each row stays where its own search ended, so that the others do not change it. A GPU goes through all rounds: asked
+    whether all rows have ended, it would wait.
+    """
     at_z = mean + deviation * z[:, None]
     low, high = at_z.amin(1), at_z.amax(1)
     x = (share * at_z).sum(1)
     upper = z > 0  # work on the smaller tail: 1 - F loses no digits there
     target = torch.special.ndtr(-z.abs())
+    ended = torch.zeros_like(upper)
     for _ in range(SEARCH_ROUNDS):
         u = (x[:, None] - mean) / deviation
         tail = (share * torch.special.ndtr(torch.where(upper[:, None], -u, u))).sum(1)
@@ -185,7 +191,10 @@ def _quantile(z: Tensor, mean: Tensor, deviation: Tensor, share: Tensor) -> Tens
         high, low = torch.where(error > 0, x, high), torch.where(error > 0, low, x)
         density = (share * torch.exp(-0.5 * u**2) / deviation).sum(1) / (2 * torch.pi) ** 0.5
         newton = x - error / density.clamp(min=1e-300)
-        x = torch.where((newton > low) & (newton < high), newton, (low + high) / 2)
+        following = torch.where((newton > low) & (newton < high), newton, (low + high) / 2)
+        ended, x = ended | ((following - x).abs() <= FOUND), torch.where(ended, x, following)
+        if x.device.type == "cpu" and bool(ended.all()):
+            break
     return x
 
 

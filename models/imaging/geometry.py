@@ -114,9 +114,10 @@ def _sample_columns(images: Tensor, shifts: Tensor, rows: int) -> Tensor:
     """``rows`` samples of every column of images (B, C, H, W), each taken ``shifts`` (B, W) heights further down.
 
     Cubic convolution (Keys 1981, IEEE Trans ASSP 29:1153). Rows beyond an edge echo what lies at that edge, to and fro:
-    mirrored, they would soon show the retina again.
+    mirrored, they would soon show the retina again. That goes on for one height; nothing further away is looked up.
     """
     height = images.shape[2]
+    extended = images.index_select(2, _echoed(torch.arange(-height, 2 * height, device=images.device), height))
     at = (torch.arange(rows, device=images.device, dtype=images.dtype) + 0.5) / rows
     source = (at[None, :, None] + shifts[:, None].to(images)) * height - 0.5
     base = source.floor()
@@ -127,10 +128,10 @@ def _sample_columns(images: Tensor, shifts: Tensor, rows: int) -> Tensor:
         ((-1.5 * f + 2) * f + 0.5) * f,
         (0.5 * f - 0.5) * f * f,
     )
+    first = (base.long() + height - 1).clamp(0, 3 * height - len(weights))[:, None].expand(-1, images.shape[1], -1, -1)
     sampled = images.new_zeros((*images.shape[:2], *source.shape[1:]))
-    for offset, weight in zip((-1, 0, 1, 2), weights, strict=True):
-        index = _echoed(base.long() + offset, height)[:, None].expand(-1, images.shape[1], -1, -1)
-        sampled = sampled + weight[:, None] * images.gather(2, index)
+    for offset, weight in enumerate(weights):
+        sampled = sampled + weight[:, None] * extended.gather(2, first + offset)
     return sampled
 
 

@@ -39,6 +39,8 @@ from image_longitudinal.models.nlme.estimation.sampler import Sampler, gradients
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 SOLVER_TOLERANCE = 1e-7
+# moves the maximum of 10,000 subjects of the original's model by 3e-5 standard errors, and takes a sixth less time
+SOLVER_TOLERANCE_OF_MANY = 1e-6
 FEWEST = 50  # draws per subject
 FIRST, USUAL = 6, 3  # rounds begin with a sixth of the draws, go on with a third, and double while estimates disagree
 ROUNDS = 12  # at most
@@ -98,14 +100,16 @@ def maximum_likelihood(
     if draws < FEWEST:
         raise ConfigError("too few draws for importance sampling", expected=f"at least {FEWEST} draws", got=draws)
     coordinates = Coordinates(fit.model, omega, fixed)
+    many = len(data) >= CHECKED_IN_FIRST * SAMPLE and len(coordinates.names) > 0
+    tolerance = SOLVER_TOLERANCE_OF_MANY if many else SOLVER_TOLERANCE
 
     def sampler_of(some: PopulationData) -> Sampler:
-        objective = Objective(fit.model, some, n_threads=n_threads, tolerance=SOLVER_TOLERANCE)
+        objective = Objective(fit.model, some, n_threads=n_threads, tolerance=tolerance)
         return Sampler(SampledLikelihood(objective, coordinates, progress), seed)
 
     sampler, psi, count = sampler_of(data), coordinates.pack(coordinates.start), max(FEWEST, draws // FIRST)
     usual, most, evaluations = max(FEWEST, draws // USUAL), most_draws(draws, data, growth), fit.evaluations
-    if len(data) >= CHECKED_IN_FIRST * SAMPLE and len(psi):  # most rounds with few subjects, the last with all
+    if many:  # most rounds with few subjects, the last with all
         few = sampler_of(spread(data, SAMPLE))
         psi = _rounds(few, psi, count, usual, most, max_iterations, AGREE_IN_FIRST)[0]
         evaluations += few.search.evaluations

@@ -14,6 +14,7 @@ its maximum still is, are measured with draws of their own. A fit of many subjec
 :mod:`.maximum_likelihood`.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -27,6 +28,7 @@ from image_longitudinal.models.nlme.estimation.fit import CHECKED_IN_FIRST, SAMP
 from image_longitudinal.models.nlme.estimation.maximum_likelihood import (
     MOST,
     SOLVER_TOLERANCE,
+    SOLVER_TOLERANCE_OF_MANY,
     last_steps,
     measure,
     sampled_fit,
@@ -89,8 +91,11 @@ def saem_fit(
         got = f"{model.n_random_effects} random effects, {burn_in} and {smoothing} iterations"
         raise ConfigError("SAEM cannot be used", expected=expected, got=got)
     coordinates, evaluations = Coordinates(model, omega, fixed), 0
-    iterate = partial(_iterations, model, coordinates=coordinates, seed=seed, n_threads=n_threads, progress=progress)
     many = len(data) >= CHECKED_IN_FIRST * SAMPLE and len(coordinates.names) > 0
+    objective_of = partial(
+        Objective, model, n_threads=n_threads, tolerance=SOLVER_TOLERANCE_OF_MANY if many else SOLVER_TOLERANCE
+    )
+    iterate = partial(_iterations, objective_of, coordinates=coordinates, seed=seed, progress=progress)
     if many:
         psi = iterate(spread(data, SAMPLE), coordinates.start, burn_in, smoothing, cooling=burn_in // 2)
         values, evaluations = coordinates.unpack(psi), burn_in + smoothing
@@ -99,7 +104,7 @@ def saem_fit(
     else:
         psi = iterate(data, coordinates.start, burn_in, smoothing, cooling=burn_in // 2)
     evaluations += burn_in + smoothing
-    search = SampledLikelihood(Objective(model, data, n_threads=n_threads, tolerance=SOLVER_TOLERANCE), coordinates)
+    search = SampledLikelihood(objective_of(data), coordinates)
     sampler, count = Sampler(search, seed), np.full(len(data), draws)
     if many:
         return last_steps(sampler, psi, "SAEM", draws, MOST, covariance, evaluations, STEPS)
@@ -117,8 +122,8 @@ def saem_fit(
 
 
 def _iterations(
-    model: PopulationModel, data: PopulationData, start: PopulationParameters, burn_in: int, smoothing: int, *,
-    cooling: int, aimed: tuple[int, ...] = AIMED, coordinates: Coordinates, seed: int, n_threads: int,
+    objective_of: Callable[[PopulationData], Objective], data: PopulationData, start: PopulationParameters,
+    burn_in: int, smoothing: int, *, cooling: int, aimed: tuple[int, ...] = AIMED, coordinates: Coordinates, seed: int,
     progress: Evaluated | None,
 ) -> FloatArray:  # fmt: skip
     """The mean ψ (m,) of the end of the smoothing.
@@ -127,8 +132,7 @@ def _iterations(
     """
     copies = max(1, -(-CHAINS // max(1, len(data))))
     many = PopulationData.concatenate([data] * copies) if copies > 1 else data
-    objective = Objective(model, many, n_threads=n_threads, tolerance=SOLVER_TOLERANCE)
-    values, chains = start, Chains(objective, seed)
+    values, chains = start, Chains(objective_of(many), seed)
     chains.begin(values)
     update, kept = _Update(coordinates, chains), list[FloatArray]()
     for number in range(burn_in + smoothing if coordinates.names else 0):

@@ -100,11 +100,12 @@ def test_results_do_not_depend_on_the_batch(phantoms: tuple[Tensor, Tensor]) -> 
     torch.testing.assert_close(together, alone)
 
 
-def test_beyond_an_edge_a_bent_image_shows_what_lies_at_that_edge_and_no_second_retina() -> None:
+@pytest.mark.parametrize("row", [0.1, -0.4, -3.0])
+def test_beyond_an_edge_a_bent_image_shows_what_lies_at_that_edge_and_no_second_retina(row: float) -> None:
     """The retina high up: what enters below is choroid, however far."""
     flat = torch.zeros(1, 1, 128, 64)
     flat[:, :, 60:80] = 1.0  # a bright retina around the boundary
     flat[:, :, 80:] = 0.3  # choroid
-    image = geometry.bend(flat, torch.tensor([[0.1, 0, 0, 0]], dtype=torch.float64), 64)
+    image = geometry.bend(flat, torch.tensor([[row, 0, 0, 0]], dtype=torch.float64), 64)
     assert image[:, :, 20:].max() < 0.31
     assert image[:, :, 20:].min() > 0.29
