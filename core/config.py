@@ -21,7 +21,7 @@ from image_longitudinal.core.section import Section as Section
 from image_longitudinal.core.study_config import StudyConfig
 
 Level = Annotated[float, Field(gt=0, le=1)]
-SolverName = Literal["ddim", "ddpm", "dpm++", "sde-dpm++", "unipc", "whitened", "euler", "heun"]
+SolverName = Literal["ddim", "ddpm", "dpm++", "sde-dpm++", "unipc", "whitened", "centred", "euler", "heun"]
 
 
 # YAML 1.1 reads an unquoted `no` as false and 2024-05-01 as a date; people write both without quotes.

@@ -1,4 +1,4 @@
-"""Which kinds of networks a configuration may combine: a rule over two of its sections."""
+"""Which kinds of networks and solvers may be combined: rules over several sections of a configuration."""
 
 from image_longitudinal.core.config import Config
 from image_longitudinal.core.errors import ConfigError
@@ -35,3 +35,20 @@ def check_networks(config: Config) -> None:
             "vae.image_size and diffusion.image_size differ", where="vae.kind flattened", expected="one size for both",
             got=f"{vae.image_size} and {diffusion.image_size}",
         )  # fmt: skip
+
+
+def check_solver(section: str, scheduler: str, steps: int, kind: str) -> None:
+    """Check that a solver fits a diffusion model's kind; ``section`` has the settings ``scheduler`` and ``steps``.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if scheduler != "centred":
+        return
+    if kind != "flattened":
+        raise ConfigError(
+            f"{section}.scheduler centred does not fit the model", expected="a model of the kind flattened", got=kind,
+            do="use whitened, which evaluates the network once more",
+        )  # fmt: skip
+    if steps < 2:
+        raise ConfigError(f"{section}.steps is impossible", expected="at least 2 for centred", got=steps)

@@ -20,6 +20,7 @@ from torch import Tensor
 from image_longitudinal.core.config import GeneratorConfig, ProbeConfig
 from image_longitudinal.core.digest import digest_of
 from image_longitudinal.core.errors import ConfigError, ModelError
+from image_longitudinal.core.network_kinds import check_solver
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.diffusion.solvers import sample_on_device
 from image_longitudinal.models.imaging import phantom
@@ -110,7 +111,7 @@ def describe(config: GeneratorConfig, version: ModelVersion | None) -> Generator
     this machine; the phantom needs none (None).
 
     Raises:
-        ConfigError: no backend has that name.
+        ConfigError: no backend has that name, or the solver does not fit the model.
         ModelError: the backend needs a registered model, or a network that the model does not have.
     """
     if config.backend == "phantom":
@@ -125,6 +126,7 @@ def describe(config: GeneratorConfig, version: ModelVersion | None) -> Generator
     image_size = networks.vae.image_size
     if config.backend == "diffusion":
         require_networks(registered, *_distilled_parts(config))
+        check_solver("generator", config.scheduler, config.steps, networks.diffusion.kind if networks.diffusion else "")
         decisive = [config.scheduler, config.steps, config.precision, *(["light"] if config.decoder == "light" else [])]
         image_size = networks.image_size
     digest = digest_of(config.backend, BACKENDS_VERSION, registered.digest, *decisive)

@@ -51,7 +51,7 @@ def test_the_plan_names_only_what_will_run() -> None:
     assert "96x96 (vae)" in vae
     assert "outcomes" not in plan_of(generation=False)
     assert "fit retina" not in plan_of(training=False)
-    assert "whitened 4 steps" in plan_of()
+    assert "centred 4 steps" in plan_of()
 
 
 def test_the_estimated_time_grows_with_the_work() -> None:

@@ -149,6 +149,13 @@ def test_a_missing_network_is_an_error_before_any_is_loaded(
             function(config("diffusion"), version)
 
 
+def test_a_solver_that_does_not_fit_the_model_is_refused_before_any_network_is_loaded(
+    tiny_version: ModelVersion,
+) -> None:
+    with pytest.raises(ConfigError, match=r"generator\.scheduler centred does not fit .*flattened; got residual"):
+        describe(config("diffusion", scheduler="centred"), tiny_version)
+
+
 @pytest.mark.parametrize("name", ["no.such.module:make", f"{__name__}:nothing", ":make", f"{__name__}:"])
 def test_a_backend_that_cannot_be_imported_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"generator\.backend cannot be imported"):
