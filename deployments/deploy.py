@@ -148,14 +148,15 @@ def apply_automation(client: SyncPrefectClient, wanted: dict[str, Any]) -> None:
         client.create_automation(automation)
         return
     automation.enabled = existing[0].enabled
-    if _content(automation) != _content(existing[0]):
+    if decisive_content(automation) != decisive_content(existing[0]):
         client.update_automation(existing[0].id, automation)
         print(f"changed the automation {automation.name!r}")
 
 
-def _content(automation: AutomationCore) -> dict[str, Any]:
+def decisive_content(automation: AutomationCore) -> dict[str, Any]:
     """All that decides what an automation does; identifiers that the server adds are left out."""
-    return automation.model_dump(mode="json", include=set(AutomationCore.model_fields), exclude={"trigger": {"id"}})
+    # (as Python objects: events are a set, which JSON lists in an order that depends on how it was made)
+    return automation.model_dump(include=set(AutomationCore.model_fields), exclude={"trigger": {"id"}})
 
 
 if __name__ == "__main__":
