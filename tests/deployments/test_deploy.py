@@ -10,8 +10,9 @@ from image_longitudinal.deployments.deploy import decisive_content
 
 def test_the_order_of_events_is_no_change_of_an_automation() -> None:
     """Events are a set, and two whose hashes collide are listed in the order in which they were added."""
-    pairs = (["prefect.flow-run.Failed", f"prefect.flow-run.{number}"] for number in count())
-    pair = next(one for one in pairs if list(set(one)) != list(set(one[::-1])))
+    first = "prefect.flow-run.Failed"
+    others = (f"prefect.flow-run.{number}" for number in count())
+    pair = next([first, other] for other in others if list({first, other}) != list({other, first}))
     (wanted, _) = alert_automations("6d5ec7f3-2a5b-4a4c-a4b5-6f0e9bb0b1a5")
     ways = [AutomationCore.model_validate(wanted) for _ in range(3)]
     for automation, events in zip(ways, (pair, pair[::-1], pair[:1]), strict=True):
