@@ -52,6 +52,8 @@ class Checkout(Service):
     def be_old(self) -> None:
         """``git checkout`` of the old commit, ``make setup``."""
         self.environment["PYTHONPATH"] = f"{self.older_prefect}:{self.folder}"
+        # its server may hang if these look at an automation while SQLite writes it (PrefectHQ/prefect issue 23055)
+        self.environment["PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED"] = "false"
         file = self.folder / "deployments" / "automations.yaml"
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         content["automations"].append({**content["automations"][0], "name": RETIRED})
@@ -61,6 +63,7 @@ class Checkout(Service):
     def be_new(self) -> None:
         """``git pull``, ``make setup``."""
         self.environment["PYTHONPATH"] = str(self.folder)
+        self.environment.pop("PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED", None)
         name = Path("deployments") / "automations.yaml"
         shutil.copy(ROOT / name, self.folder / name)
 
