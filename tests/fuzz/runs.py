@@ -36,8 +36,8 @@ CONFIG = {
             "validate_every": 2},
     "diffusion": {"kind": "residual", "image_size": 32, "channels": [16], "steps": 3, "batch_size": 8,
                   "validate_every": 2},
-    "probe": {"n_images": 64, "steps": 2},
-    "generator": {"steps": 2, "batch_size": 8},
+    "probe": {"n_images": 64, "scheduler": "whitened", "steps": 2},
+    "generator": {"scheduler": "whitened", "steps": 2, "batch_size": 8},
     "dataset": {"n_subjects": 20, "shard_size": 8},
     "gates": {"latents": -1e6, "recoverability": -1e6, "fidelity": 1e6, "copies": 1},  # nothing is learned in seconds
     "compute": {"training_threads": 1},
