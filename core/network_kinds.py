@@ -37,6 +37,16 @@ def check_networks(config: Config) -> None:
         )  # fmt: skip
 
 
+def check_solvers(config: Config, kind: str) -> None:
+    """Check that both solvers of a configuration fit a diffusion model's kind.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    check_solver("probe", config.probe.scheduler, config.probe.steps, kind)
+    check_solver("generator", config.generator.scheduler, config.generator.steps, kind)
+
+
 def check_solver(section: str, scheduler: str, steps: int, kind: str) -> None:
     """Check that a solver fits a diffusion model's kind; ``section`` has the settings ``scheduler`` and ``steps``.
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from image_longitudinal.core.config import ComputeConfig, Config, DistillationConfig
 from image_longitudinal.core.errors import ModelError
-from image_longitudinal.core.network_kinds import check_solver
+from image_longitudinal.core.network_kinds import check_solvers
 from image_longitudinal.models.diffusion.distillation import train_light_decoder, train_student
 from image_longitudinal.models.diffusion.stable_diffusion import StableDiffusion
 from image_longitudinal.models.imaging.assembly import LIGHT_DECODER, STUDENT, load_diffusion, load_vae
@@ -47,8 +47,7 @@ def distilled_model(
     images, asked, network = version.metadata.images.digest, config.distillation, version.metadata.networks.diffusion
     if network is None:
         raise ModelError("there is no diffusion model to distil", where=version.version)
-    for section, sampler in (("probe", config.probe), ("generator", config.generator)):
-        check_solver(section, sampler.scheduler, sampler.steps, network.kind)
+    check_solvers(config, network.kind)
     if images != prepared.digest:
         raise ModelError(
             "these are not the images that the model was trained on", where=version.version,

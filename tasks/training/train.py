@@ -13,7 +13,7 @@ from torch import Tensor
 from image_longitudinal.core.config import ComputeConfig, Config, Section
 from image_longitudinal.core.errors import ConfigError, ModelError
 from image_longitudinal.core.gates import GateKind, accepting, require_open
-from image_longitudinal.core.network_kinds import check_networks, check_solver
+from image_longitudinal.core.network_kinds import check_networks, check_solvers
 from image_longitudinal.models.diffusion.adagn import ResidualDiffusion
 from image_longitudinal.models.diffusion.diffusion_model import DiffusionModel
 from image_longitudinal.models.diffusion.train import train_diffusion
@@ -104,8 +104,7 @@ def trained_model(
     """
     check_networks(config)
     if config.generator.backend != "vae":
-        for section, sampler in (("probe", config.probe), ("generator", config.generator)):
-            check_solver(section, sampler.scheduler, sampler.steps, config.diffusion.kind)
+        check_solvers(config, config.diffusion.kind)
     if config.vae.dp is not None and start is not None:
         raise ConfigError(
             "private training starts from random weights", where="vae.dp", got=f"those of model {start.version}",

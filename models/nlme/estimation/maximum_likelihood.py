@@ -39,7 +39,7 @@ from image_longitudinal.models.nlme.estimation.sampler import Sampler, gradients
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 SOLVER_TOLERANCE = 1e-7
-# moves the maximum of 10,000 subjects of the original's model by 3e-5 standard errors, and takes a sixth less time
+# moves the maximum of 10,000 subjects of the original's model by 3e-5 standard errors, and takes a tenth less time
 SOLVER_TOLERANCE_OF_MANY = 1e-6
 FEWEST = 50  # draws per subject
 FIRST, USUAL = 6, 3  # rounds begin with a sixth of the draws, go on with a third, and double while estimates disagree
