@@ -111,11 +111,11 @@ class Measured(NamedTuple):
     error: float
 
 
-def simulated(n: int, workers: int) -> Simulated:
-    """``n`` subjects of the model."""
+def simulated(n: int, workers: int, sample: int = 1) -> Simulated:
+    """``n`` subjects of the model; others for each ``sample``."""
     ids = np.arange(n)
-    eta = normals(stream_key(1, "eta"), ids, 3)
-    observed = observe(MODEL, simulate(MODEL, eta, n_threads=workers), key=stream_key(1, "residual"), ids=ids)
+    eta = normals(stream_key(sample, "eta"), ids, 3)
+    observed = observe(MODEL, simulate(MODEL, eta, n_threads=workers), key=stream_key(sample, "residual"), ids=ids)
     return Simulated(PopulationData.of_design(MODEL.structural, observed, MODEL.design.times, MODEL.design.doses), eta)
 
 

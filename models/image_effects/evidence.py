@@ -39,8 +39,10 @@ FloatArray = NDArray[np.float64]
 By = Literal["focei", "imp"]
 
 NARROWEST = 1e-4  # of the prior's variance, in any direction: what outcomes leave of it at least
-DRAWS = 100  # a subject: a posterior mean errs by a tenth of the posterior's standard deviation, and many are averaged
-TOGETHER = 2_000  # subjects: draws x visits of each are in memory
+# A subject: with few draws posteriors are too narrow, which makes Ω too small (300 subjects with 4 visits, smallest
+# eigenvalue of Ω by 100, 400 and 1,600 draws: .016, .073, .111; by FOCEI .131). Many subjects have many visits.
+LEAST_DRAWS, MOST_DRAWS, ALL_DRAWS = 100, 1_000, 300_000
+TOGETHER = 2_000  # subjects: draws and visits of each are in memory
 KEY = stream_key(1, "image-evidence")  # draws are a quadrature rule: the same for every fit
 
 
@@ -107,6 +109,7 @@ def evidence(
     """
     base = PopulationParameters.of(model)
     values, parts = PopulationParameters(base.mu, omega, base.error), []
+    draws = min(max(ALL_DRAWS // len(data), LEAST_DRAWS), MOST_DRAWS)
     for rows in row_chunks(len(data), TOGETHER):
         whole = rows.stop - rows.start == len(data)
         some = data if whole else data.subset(rows.start, rows.stop)
@@ -123,14 +126,14 @@ def evidence(
             parts.append(_expanded(mean[rows], omega, center, covariance, gradient.objective))
         else:
             objective.find_modes(values)
-            parts.append(_expanded(mean[rows], omega, *_sampled(objective, values, rows.start)))
+            parts.append(_expanded(mean[rows], omega, *_sampled(objective, values, rows.start, draws)))
     return Evidence(*(np.concatenate(own) for own in zip(*(vars(part).values() for part in parts), strict=True)))
 
 
 def _sampled(
-    objective: OffsetObjective, values: PopulationParameters, first: int
+    objective: OffsetObjective, values: PopulationParameters, first: int, draws: int
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Mean (n, k) of η - g, covariance (n, k, k), -2 log-likelihood (n,); subjects are numbered from ``first``.
+    """Mean (n, k) of η - g, covariance (n, k, k), -2 log-likelihood (n,), by draws of subjects numbered from ``first``.
 
     A subject with few effective draws keeps mode and linearised covariance.
     """
@@ -140,7 +143,7 @@ def _sampled(
     mean, covariance = objective.eta, linearised_covariance(objective, values, objective.eta)
     center, found = objective.typical_phi(values)[:, objective.random], np.empty(len(mean))
     for _ in range(2):  # the second with proposals fitted to the first's posteriors
-        search.use(draw_from_proposal(ids, center, mean, covariance, values.omega, DRAWS, KEY))
+        search.use(draw_from_proposal(ids, center, mean, covariance, values.omega, draws, KEY))
         found = search.individual_objectives(psi)[0]
         better, wider, effective = search.moments()
         enough = effective > ENOUGH

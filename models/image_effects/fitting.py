@@ -77,11 +77,12 @@ def fit_image_effects(
     check_subjects(model, data, learner)
     start = PopulationParameters.of(model).omega
     none = np.zeros((len(data), len(start)))
-    before = evidence(model, data, none, start, by=by, workers=workers)
-    total = likeliest_omega(before, none, start, start)
-    center = before.posterior(none, total)[0]
-    before = evidence(model, data, none, total, by=by, start=center, workers=workers)
-    total = likeliest_omega(before, none, total, total)
+    before, total = evidence(model, data, none, start, by=by, workers=workers), start
+    likelier = likeliest_omega(before, none, start, start)
+    center = before.posterior(none, likelier)[0]
+    there = evidence(model, data, none, likelier, by=by, start=center, workers=workers)
+    if there.objective(none, likelier).sum() < before.objective(none, start).sum():  # not by the extrapolation alone
+        before, total = there, likeliest_omega(there, none, likelier, start)
     objectives = [float(before.objective(none, total).sum())]
     known, omega = before, total
     best: tuple[CrossFit, FloatArray, Evidence] | None = None
@@ -91,10 +92,10 @@ def fit_image_effects(
         else:
             targets = Targets.of_likelihood(known, omega, total)
         found = learner.cross_fit(targets)
-        new = likeliest_omega(known, found.held_out, omega, total)
+        new = likeliest_omega(known, found.held_out, omega, start)
         center = known.posterior(found.held_out, new)[0]
         made = evidence(model, data, found.held_out, new, by=by, start=center, workers=workers)
-        new = likeliest_omega(made, found.held_out, new, total)
+        new = likeliest_omega(made, found.held_out, new, start)
         objectives.append(float(made.objective(found.held_out, new).sum()))
         if report:
             report(index, objectives[-1])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from image_longitudinal.models.evaluation.ridge import row_chunks
 from image_longitudinal.models.image_effects.learners import CrossFit, Targets, fold_numbers
+from image_longitudinal.models.image_effects.residual_omega import bounded
 
 FloatArray = NDArray[np.float64]
 
@@ -127,7 +128,8 @@ def _around(features: FloatArray, fit: Fit, targets: Targets) -> FloatArray:
         center, posterior = known.posterior(mean, omega)
         away, shrunk = center - mean, posterior @ known.precision
         omega = posterior.mean(0) + away.T @ away / len(away) + (shrunk @ spread @ np.swapaxes(shrunk, 1, 2)).mean(0)
-    return 0.5 * (omega + omega.T)
+        omega = bounded(omega, targets.factor @ targets.factor.T)
+    return omega
 
 
 def relevance(sums: _Sums, *, shared: bool, start: Fit | None = None) -> Fit:

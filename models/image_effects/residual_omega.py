@@ -16,6 +16,9 @@ FloatArray = NDArray[np.float64]
 ITERATIONS, HALVINGS = 50, 12
 SETTLED = 1e-6  # predicted rise of the log-likelihood per √subject that ends the search
 LEAST = 1e-3  # of ``total`` in every direction: a variance that vanishes leaves no Ω⁻¹
+# Times ``total`` in every direction: evidence is true near the Ω at which it was made. Where outcomes moved a mean but
+# narrowed nothing, its likelihood rises with the variance for ever.
+MOST = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +57,7 @@ def likeliest_omega(known: Evidence, mean: FloatArray, start: FloatArray, total:
         known: of n subjects.
         mean: g of each subject, (n, k).
         start: where the search begins, (k, k).
-        total: Ω of the population: its ``LEAST`` part is left in every direction.
+        total: Ω of the population: between its ``LEAST`` part and ``MOST`` times as much is left in every direction.
     """
     omega = bounded(start, total)
     for _ in range(ITERATIONS):
@@ -80,11 +83,11 @@ def moved(omega: FloatArray, step: FloatArray, total: FloatArray) -> FloatArray:
 
 
 def bounded(omega: FloatArray, total: FloatArray) -> FloatArray:
-    """Ω with at least the fraction ``LEAST`` of ``total`` in every direction."""
+    """Ω with at least the fraction ``LEAST`` of ``total`` in every direction, and at most ``MOST`` times as much."""
     factor = np.linalg.cholesky(total)
     inverse = np.linalg.inv(factor)
     fractions, axes = np.linalg.eigh(inverse @ omega @ inverse.T)
-    kept = factor @ ((axes * np.maximum(fractions, LEAST)) @ axes.T) @ factor.T
+    kept = factor @ ((axes * np.clip(fractions, LEAST, MOST)) @ axes.T) @ factor.T
     return np.asarray(0.5 * (kept + kept.T))
 
 

@@ -67,3 +67,14 @@ def test_a_subject_whose_outcomes_say_nothing_of_an_effect_does_not_count_for_it
     known.shift[::2, 0], known.precision[::2, 0, 0] = 0.0, 0.0
     head = LinearLearner(x).cross_fit(Targets.of_likelihood(known, np.eye(2), np.eye(2))).head
     np.testing.assert_allclose(head(x)[:, 0], (b - b.mean(0))[:, 0], atol=0.05)
+
+
+def test_outcomes_that_say_nothing_of_an_effect_do_not_end_in_a_singular_matrix() -> None:
+    """Their means moved, their covariances did not narrow: the likelihood rises with Ω for ever."""
+    x, b = drawn(100, 5, 1.0)
+    seen = targets(b).known
+    precision, shift = seen.precision.copy(), seen.shift.copy()
+    precision[::2, 1], shift[::2, 1] = 0.0, np.random.default_rng(6).normal(0, 1e8, 50)
+    endless = Evidence(precision, shift, seen.constant)
+    found = LinearLearner(x).cross_fit(Targets.of_likelihood(endless, np.eye(2), np.eye(2)))
+    assert np.isfinite(found.held_out).all()

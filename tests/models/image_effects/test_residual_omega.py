@@ -53,3 +53,13 @@ def test_a_variance_of_zero_stays_above_zero() -> None:
     subjects, mean = known(500, 1e-9 * np.eye(2))
     found = likeliest_omega(subjects, mean, np.eye(2), np.eye(2))
     assert np.linalg.eigvalsh(found).min() == pytest.approx(1e-3, rel=1e-6)
+
+
+def test_means_that_moved_beside_covariances_that_did_not_narrow_leave_a_bounded_omega() -> None:
+    """Such a likelihood rises for ever: Ω would end as infinity, and its inverse as a singular matrix."""
+    subjects, mean = known(300, TRUE)
+    shift = subjects.shift.copy()
+    shift[::2, 1] = np.random.default_rng(0).normal(0, 3, 150)
+    endless = Evidence(subjects.precision, shift, subjects.constant)
+    found = likeliest_omega(endless, mean, np.eye(2), np.eye(2))
+    assert np.linalg.eigvalsh(found).max() == pytest.approx(10.0, rel=1e-6)
