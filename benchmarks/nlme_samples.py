@@ -2,9 +2,9 @@
 
     python -m benchmarks.nlme_samples [--quick] [--samples 8] [--methods foce imp saem] [--workers 2]
 
-The samples and start values of :mod:`benchmarks.nlme_estimation` (of 1,000 subjects with ``--quick``). The maximum of
-the likelihood of one sample is some 2 standard errors from the truth in one of its values as often as chance has it;
-the mean of the errors over samples shows the bias of a method, with the standard error of that mean.
+The model and start values of :mod:`benchmarks.nlme_estimation` (1,000 subjects with ``--quick``). The maximum of one
+sample's likelihood misses the truth by chance, so the error of one fit says little of its method. The mean of the
+errors over samples is the method's bias; its standard error is printed beside it.
 """
 
 import numpy as np

@@ -81,7 +81,7 @@ def fit_image_effects(
     likelier = likeliest_omega(before, none, start, start)
     center = before.posterior(none, likelier)[0]
     there = evidence(model, data, none, likelier, by=by, start=center, workers=workers)
-    if there.objective(none, likelier).sum() < before.objective(none, start).sum():  # not by the extrapolation alone
+    if there.objective(none, likelier).sum() < before.objective(none, start).sum():  # anew, not extrapolated
         before, total = there, likeliest_omega(there, none, likelier, start)
     objectives = [float(before.objective(none, total).sum())]
     known, omega = before, total
